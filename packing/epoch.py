@@ -1,0 +1,104 @@
+"""One epoch of packs: who shares a pack with whom this time, in what order, and which rank takes what.
+
+Frozen packs make training see the same molecules together for ever; here items change places with others
+of their size class before every epoch, from (seed, epoch) alone.
+
+On data's way: PackingPlan -> Epoch -> shard -> collate.
+"""
+
+from dataclasses import dataclass
+from typing import Tuple
+
+import numpy as np
+
+from packing.types import gather_index
+
+
+@dataclass(frozen=True, eq=False)
+class Epoch:
+    """Packs in the order of use, some of them possibly empty.
+
+    Attributes:
+        items: [S] int32, pack after pack.
+        offsets: [P + 1] int64; pack p holds items[offsets[p]:offsets[p + 1]].
+    """
+
+    items: np.ndarray
+    offsets: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __getitem__(self, pack: int) -> np.ndarray:
+        """Items of one pack, [k] int32."""
+        return self.items[self.offsets[pack] : self.offsets[pack + 1]]
+
+    def slice(self, start: int, stop: int) -> Tuple[np.ndarray, np.ndarray]:
+        """Items of packs start .. stop and their offsets from 0: what `collate` takes."""
+        offsets = self.offsets[start : stop + 1]
+        return self.items[offsets[0] : offsets[-1]], offsets - offsets[0]
+
+    def shard(self, rank: int, world: int) -> "Epoch":
+        """The packs of one of ``world`` processes: every world-th one, as many on every rank.
+
+        The union of all ranks at any point of the epoch is what one process would have seen.
+
+        Raises:
+            ValueError: the number of packs is no multiple of ``world`` (give `epoch` a multiple), or
+                ``rank`` is not one of 0 .. world - 1.
+        """
+        if not 0 <= rank < world:
+            raise ValueError(f"rank {rank} is not one of 0 .. {world - 1}.")
+        if len(self) % world:
+            raise ValueError(f"{len(self)} packs do not divide over {world} ranks; pass multiple={world} to epoch().")
+        return reorder(self.items, self.offsets, np.arange(rank, len(self), world))
+
+
+class PackOrder:
+    """What is computed once per plan so that an epoch is two shuffles and two gathers."""
+
+    def __init__(self, items: np.ndarray, offsets: np.ndarray, classes: np.ndarray) -> None:
+        self.items = items
+        self.offsets = offsets.astype(np.int64)
+        of_slot = classes[items]
+        self.slot_by_class = np.argsort(of_slot, kind="stable").astype(np.int32)
+        self.bounds = np.zeros(int(of_slot.max(initial=0)) + 2, np.int64)
+        np.cumsum(np.bincount(of_slot, minlength=len(self.bounds) - 1), out=self.bounds[1:])
+
+    def shuffled(self, seed: int, epoch: int, multiple: int) -> Epoch:
+        """See `PackingPlan.epoch`."""
+        if seed < 0 or epoch < 0 or multiple < 1:
+            raise ValueError(f"seed {seed} and epoch {epoch} are 0 or more, multiple {multiple} is 1 or more.")
+        random = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, epoch])))
+        by_class = self.items[self.slot_by_class]
+        for start, stop in zip(self.bounds[:-1], self.bounds[1:]):
+            random.shuffle(by_class[start:stop])
+        items = np.empty_like(self.items)
+        items[self.slot_by_class] = by_class
+        return reorder(items, self.offsets, spread(random.permutation(len(self.offsets) - 1), multiple))
+
+    def planned(self, multiple: int) -> Epoch:
+        """See `PackingPlan.in_order`."""
+        missing = -(len(self.offsets) - 1) % multiple
+        return Epoch(self.items, np.concatenate([self.offsets, np.full(missing, self.offsets[-1])]))
+
+
+def spread(order: np.ndarray, multiple: int) -> np.ndarray:
+    """Stretch an order to a multiple, with -1 (an empty pack) evenly between.
+
+    Were the empty packs left at the end, the last optimizer step of every epoch would average over far
+    fewer molecules than the others, or over none.
+    """
+    count = len(order)
+    total = -(-count // multiple) * multiple
+    slots = np.full(total, -1, np.int64)
+    slots[np.arange(count) * total // max(count, 1)] = order
+    return slots
+
+
+def reorder(items: np.ndarray, offsets: np.ndarray, order: np.ndarray) -> Epoch:
+    """Copy packs into a new order; -1 makes an empty pack."""
+    # One more, empty, pack at the end of the table is what -1 points to.
+    padded = np.append(offsets, offsets[-1])
+    positions, new_offsets = gather_index(padded, np.where(order < 0, len(offsets) - 1, order))
+    return Epoch(items[positions], new_offsets)

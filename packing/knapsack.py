@@ -1,0 +1,97 @@
+"""Unbounded knapsack over several dimensions at once, as a dense table: the pricing step of column
+generation (which pack would pay best at the current prices?).
+
+On data's way: helper of column_generation.
+"""
+
+import math
+from typing import List, Tuple
+
+import numpy as np
+
+_NONE = -1
+
+
+class Knapsack:
+    """Best multiset of classes within the capacities, for prices that change from call to call.
+
+    A cell of the table stands for the capacity still available up to that corner; cell [-1, ..., -1] is
+    the whole pack. Sizes are divided by their greatest common divisor first, which shrinks the table.
+    """
+
+    def __init__(self, sizes: np.ndarray, capacities: np.ndarray) -> None:
+        """Set up the table.
+
+        Args:
+            sizes: [C, D] integer, positive in the first column; every row fits the capacities.
+            capacities: [D] integer.
+        """
+        units = np.maximum(np.gcd.reduce(sizes, axis=0), 1)
+        self.sizes = sizes // units
+        # No pack holds more of a dimension than its largest number of items could use.
+        most_items = int((capacities // np.maximum(sizes.min(0), 1)).min(initial=2**31, where=sizes.min(0) > 0))
+        self.capacities = np.minimum(capacities // units, most_items * self.sizes.max(0))
+        self.shape = tuple((self.capacities + 1).tolist())
+        with np.errstate(divide="ignore"):
+            fits = np.where(self.sizes > 0, self.capacities // np.maximum(self.sizes, 1), 2**31)
+        self.most = fits.min(1)  # [C] copies of one class that fit a pack
+        # Flat steps let a chain of choices be walked without unravelling the index each time.
+        self.strides = np.cumprod((1,) + self.shape[:0:-1])[::-1].astype(np.int64)
+        self.steps = self.sizes @ self.strides
+
+    @staticmethod
+    def cost(sizes: np.ndarray, capacities: np.ndarray) -> int:
+        """Cells times classes: about the number of additions that one `solve` takes."""
+        units = np.maximum(np.gcd.reduce(sizes, axis=0), 1)
+        return math.prod((capacities // units + 1).tolist()) * len(sizes)  # Python integers cannot overflow
+
+    def solve(self, prices: np.ndarray) -> Tuple[float, List[np.ndarray]]:
+        """Most valuable packs.
+
+        Args:
+            prices: [C] float64; classes with a price of zero or less are left out.
+
+        Returns:
+            (value of the best pack, packs as multiplicity rows [C]: for every class the best pack that
+            holds it, best first, without repetition).
+        """
+        value = np.zeros(self.shape)
+        chosen = np.full(self.shape, _NONE, np.int32)
+        for cls in np.flatnonzero(prices > 1e-12):
+            self._add_class(value, chosen, int(cls), prices[cls])
+        flat_value, flat_chosen = value.ravel(), chosen.ravel()
+        corner = value.size - 1
+        held = prices + flat_value[corner - self.steps]  # best pack with at least one of each class
+        packs, seen = [], set()
+        for cls in np.argsort(-held, kind="stable"):
+            row = self._trace(flat_chosen, corner - self.steps[cls])
+            row[cls] += 1
+            if row.tobytes() not in seen:
+                seen.add(row.tobytes())
+                packs.append(row)
+        return float(flat_value[corner]), packs
+
+    def _add_class(self, value: np.ndarray, chosen: np.ndarray, cls: int, price: float) -> None:
+        """Let every cell take copies of one class; doubling reaches any number in log2(copies) passes."""
+        copies = 1
+        while copies <= self.most[cls]:
+            shift = self.sizes[cls] * copies
+            here = value[tuple(slice(s, None) for s in shift)]
+            without = value[tuple(slice(0, n - s) for n, s in zip(self.shape, shift))]
+            offer = without + copies * price
+            better = offer > here + 1e-12
+            np.copyto(here, offer, where=better)
+            code = cls * 64 + copies.bit_length() - 1
+            np.copyto(chosen[tuple(slice(s, None) for s in shift)], code, where=better)
+            copies *= 2
+
+    def _trace(self, chosen: np.ndarray, cell: int) -> np.ndarray:
+        """Follow the choices from a cell down to the empty pack."""
+        row = np.zeros(len(self.sizes), np.int32)
+        while True:
+            code = int(chosen[cell])
+            if code == _NONE:
+                return row
+            cls, copies = code // 64, 1 << (code % 64)
+            row[cls] += copies
+            cell -= copies * int(self.steps[cls])

@@ -1,0 +1,164 @@
+"""Items on disk as flat arrays: written once and whole, memory-mapped by any number of readers.
+
+A store is a folder: ``meta.json``, one ``<field>.npy`` per field and one ``<axis>.offsets.npy`` per axis.
+Fields on an axis ("nodes", "edges", "tokens") have as many rows per item as the axis says; the other
+fields have one row per item. Plain numpy reads every file.
+
+On data's way: molecules -> Store -> Ragged fields -> collate.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, Dict, Mapping, Optional, Union
+
+import numpy as np
+
+from packing.files import PathLike, atomic_folder
+from packing.types import Ragged
+
+_FORMAT = 1
+
+
+class Store:
+    """Variable-size items in flat arrays, in memory or memory-mapped from a folder.
+
+    Attributes:
+        axes: axis name -> offsets [I + 1] int64.
+        fields: field name -> values; [total, ...] on an axis, else [I, ...].
+        axis_of: field name -> axis name, for fields on an axis.
+        info: anything JSON can hold: origin, units, counts.
+    """
+
+    def __init__(
+        self,
+        axes: Mapping[str, np.ndarray],
+        fields: Mapping[str, np.ndarray],
+        axis_of: Mapping[str, str],
+        info: Optional[Mapping[str, Any]] = None,
+    ) -> None:
+        self.axes = {name: np.asarray(offsets, np.int64) for name, offsets in axes.items()}
+        self.fields = dict(fields)
+        self.axis_of = dict(axis_of)
+        self.info: Dict[str, Any] = dict(info or {})
+        for name, offsets in self.axes.items():
+            if len(offsets) != len(self) + 1:
+                raise ValueError(f"axis {name} has {len(offsets) - 1} items, another one {len(self)}.")
+        for name, values in self.fields.items():
+            if name in self.axis_of:
+                Ragged(values, self.axes[self.axis_of[name]])  # checks that the two belong together
+            elif len(values) != len(self):
+                raise ValueError(f"field {name} has {len(values)} rows for {len(self)} items.")
+
+    def __len__(self) -> int:
+        """Number of items."""
+        if self.axes:
+            return len(next(iter(self.axes.values()))) - 1
+        return len(next(iter(self.fields.values())))
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.fields
+
+    def __getitem__(self, name: str) -> Union[Ragged, np.ndarray]:
+        """A field: `Ragged` on an axis, else an array [I, ...]."""
+        if name not in self.fields:
+            raise KeyError(f"the store has no field {name!r}; it has {', '.join(sorted(self.fields))}.")
+        return self.ragged(name) if name in self.axis_of else self.fields[name]
+
+    def ragged(self, name: str) -> Ragged:
+        """A field on an axis."""
+        return Ragged(self.fields[name], self.axes[self.axis_of[name]])
+
+    def sizes(self) -> Dict[str, np.ndarray]:
+        """Rows per item on every axis, [I] int64: what `make_plan` takes."""
+        return {name: np.diff(offsets) for name, offsets in self.axes.items()}
+
+    def take(self, items: np.ndarray) -> "Store":
+        """The given items in the given order, in memory."""
+        items = np.asarray(items)
+        fields = {
+            name: self.ragged(name).take(items).values if name in self.axis_of else values[items]
+            for name, values in self.fields.items()
+        }
+        axes = {}
+        for name, offsets in self.axes.items():
+            axes[name] = np.concatenate([[0], np.cumsum(np.diff(offsets)[items])])
+        return Store(axes, fields, self.axis_of, self.info)
+
+    def save(self, path: PathLike) -> None:
+        """Write the store as a folder, atomically, replacing one that is there.
+
+        Raises:
+            OSError: the folder cannot be written; what was there is kept.
+        """
+        arrays = {f"{name}.npy": values for name, values in self.fields.items()}
+        arrays.update({f"{name}.offsets.npy": offsets for name, offsets in self.axes.items()})
+        with atomic_folder(path) as folder:
+            files = {}
+            for name, array in arrays.items():
+                np.save(folder / name, np.ascontiguousarray(array), allow_pickle=False)
+                files[name] = {"bytes": (folder / name).stat().st_size, "blake2b": _digest(folder / name)}
+            meta = {
+                "format": _FORMAT,
+                "items": len(self),
+                "axes": sorted(self.axes),
+                "axis_of": self.axis_of,
+                "files": files,
+                "info": self.info,
+            }
+            (folder / "meta.json").write_text(json.dumps(meta, indent=1, sort_keys=True), encoding="utf-8")
+
+    @classmethod
+    def open(cls, path: PathLike, verify: bool = False) -> "Store":
+        """Memory-map a stored folder.
+
+        Args:
+            path: the folder.
+            verify: also compare every file with its checksum (reads everything once).
+
+        Raises:
+            FileNotFoundError: no store there.
+            ValueError: another format, a file is missing, of the wrong length, or damaged.
+        """
+        folder = Path(path)
+        if not (folder / "meta.json").is_file():
+            raise FileNotFoundError(f"{folder} holds no store (no meta.json); prepare the data first.")
+        meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+        if meta.get("format") != _FORMAT:
+            raise ValueError(
+                f"{folder}: store format {meta.get('format')}, this version reads {_FORMAT}; prepare it again."
+            )
+        for name, expected in meta["files"].items():
+            file = folder / name
+            if not file.is_file() or file.stat().st_size != expected["bytes"]:
+                raise ValueError(f"{file} is missing or cut short; prepare the data again.")
+            if verify and _digest(file) != expected["blake2b"]:
+                raise ValueError(f"{file} is damaged: its checksum does not match; prepare the data again.")
+        arrays = {name: _map(folder / name) for name in meta["files"]}
+        axes = {name: np.array(arrays[f"{name}.offsets.npy"]) for name in meta["axes"]}
+        fields = {name[:-4]: array for name, array in arrays.items() if not name.endswith(".offsets.npy")}
+        return cls(axes, fields, meta["axis_of"], meta["info"])
+
+    def fingerprint(self) -> str:
+        """16 hex digits that change with any value of any field."""
+        digest = hashlib.blake2b(digest_size=8)
+        for kind, arrays in (("axis", self.axes), ("field", self.fields)):
+            for name in sorted(arrays):
+                array = np.ascontiguousarray(arrays[name])
+                digest.update(f"{kind} {name} {array.dtype.str} {array.shape}".encode())
+                digest.update(array.tobytes())
+        return digest.hexdigest()
+
+
+def _map(path: Path) -> np.ndarray:
+    """Memory-map one array; plain ndarrays index faster than numpy's memmap class, and none may be empty."""
+    array = np.load(path, mmap_mode="r", allow_pickle=False)
+    return np.asarray(array) if array.size else np.load(path, allow_pickle=False)
+
+
+def _digest(path: Path) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    with open(path, "rb") as file:
+        for block in iter(lambda: file.read(1 << 22), b""):
+            digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,215 @@
+"""Packing a stream: molecules come in one by one or in chunks, packs go out, memory stays bounded.
+
+A buffer of items is packed with the patterns of column generation; only packs that the linear program
+uses wholly leave, the rest waits for better company. Patterns found for one buffer start the next.
+
+On data's way: (ids, sizes) as they come -> StreamPacker -> Epoch pieces -> collate.
+"""
+
+from typing import Any, Dict, List, Mapping, Union
+
+import numpy as np
+
+from packing import column_generation
+from packing.best_fit import fit_decreasing
+from packing.classes import PackTypes, SizeClasses, deal, size_classes
+from packing.epoch import Epoch, reorder
+from packing.make_plan import continuous_bound
+from packing.plan import size_table
+from packing.rounding import round_up, without_surplus
+from packing.types import Budget
+
+# More size classes than this would cost more time than a few microseconds per item.
+_MAX_CLASSES = 250
+_MAX_PATTERNS = 1500
+_FIRST_ROUNDS = 100
+_LATER_ROUNDS = 1
+_NEARLY_FULL = 0.995
+_SECONDS = 5.0
+# Rounding sizes up by more than this costs more packs than column generation saves.
+_INFLATION = 1.04
+
+
+class StreamPacker:
+    """Packs items as they arrive.
+
+    Example:
+        packer = StreamPacker(Budget(nodes=128))
+        for ids, sizes in chunks:
+            for pack in packer.push(ids, sizes): ...
+        for pack in packer.flush(): ...
+    """
+
+    def __init__(self, budget: Budget, buffer_size: int = 10_000, algorithm: str = "auto", seed: int = 0) -> None:
+        """Set up an empty buffer.
+
+        Args:
+            budget: capacities of a pack.
+            buffer_size: items that wait at most before packs are made.
+            algorithm: "column_generation", "best_fit" or "auto" (the former where scipy is installed).
+            seed: decides the order in which packs leave.
+
+        Raises:
+            ValueError: unknown algorithm, missing scipy, or buffer_size below 1.
+        """
+        if algorithm not in ("auto", "column_generation", "best_fit"):
+            raise ValueError(f"unknown streaming algorithm {algorithm!r}; choose auto, column_generation or best_fit.")
+        if buffer_size < 1:
+            raise ValueError(f"buffer_size={buffer_size} holds nothing; give at least 1.")
+        if algorithm == "column_generation" and not column_generation.available():
+            raise ValueError("algorithm='column_generation' needs scipy >= 1.9: pip install scipy.")
+        self.budget = budget
+        self.buffer_size = buffer_size
+        self.linear = algorithm != "best_fit" and column_generation.available()
+        self._random = np.random.Generator(np.random.PCG64(seed))
+        self._ids = np.zeros(0, np.int64)
+        self._sizes = np.zeros((0, len(budget.measured)), np.int32)
+        self._round_to = 1
+        # Patterns by size, not by class number, because every buffer has its own classes.
+        self._known = np.zeros((0, len(budget.names)), np.int64)
+        self._patterns = np.zeros((0, 0), np.int32)
+
+    def push(self, ids: np.ndarray, sizes: Union[np.ndarray, Mapping[str, np.ndarray]]) -> Epoch:
+        """Take items in; returns the packs that are ready (often none), as ids.
+
+        Args:
+            ids: [k] integer names of the items.
+            sizes: [k] integer, or {name: [k]} for several measured dimensions.
+
+        Raises:
+            ValueError: an item is larger than the budget, or ids and sizes differ in length.
+        """
+        table = size_table(sizes, self.budget)
+        ids = np.asarray(ids, np.int64)
+        if len(ids) != len(table):
+            raise ValueError(f"{len(ids)} ids were pushed with {len(table)} sizes.")
+        limits = np.array([self.budget[name] for name in self.budget.measured])
+        if (table > limits).any():
+            item = int(np.argmax((table > limits).any(1)))
+            size = ", ".join(f"{value} {name}" for name, value in zip(self.budget.measured, table[item]))
+            raise ValueError(f"item {ids[item]} ({size}) is larger than the budget ({self.budget}).")
+        ready = []
+        while len(ids):
+            # Packs leave whenever the buffer is exactly full, so they do not depend on how pushes are cut.
+            room = self.buffer_size - len(self._ids)
+            self._ids = np.concatenate([self._ids, ids[:room]])
+            self._sizes = np.concatenate([self._sizes, table[:room]])
+            ids, table = ids[room:], table[room:]
+            if len(self._ids) == self.buffer_size:
+                ready.append(self._emit())
+        return _join(ready)
+
+    def flush(self) -> Epoch:
+        """Pack everything that still waits."""
+        return self._emit(everything=True) if len(self._ids) else _join([])
+
+    @property
+    def waiting(self) -> int:
+        """Items in the buffer."""
+        return len(self._ids)
+
+    def state_dict(self) -> Dict[str, Any]:
+        """Everything that decides the packs still to come, as arrays and plain values."""
+        return {
+            "budget": self.budget.as_dict(),
+            "buffer_size": self.buffer_size,
+            "ids": self._ids.copy(),
+            "sizes": self._sizes.copy(),
+            "round_to": self._round_to,
+            "known": self._known.copy(),
+            "patterns": self._patterns.copy(),
+            "random": self._random.bit_generator.state,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue where `state_dict` was taken.
+
+        Raises:
+            ValueError: the state belongs to another budget or buffer size.
+        """
+        if state["budget"] != self.budget.as_dict() or state["buffer_size"] != self.buffer_size:
+            raise ValueError(
+                f"the saved stream has budget {state['budget']} and buffer {state['buffer_size']}, "
+                f"this one {self.budget.as_dict()} and {self.buffer_size}."
+            )
+        self._ids, self._sizes = state["ids"].copy(), state["sizes"].copy()
+        self._round_to = state["round_to"]
+        self._known, self._patterns = state["known"].copy(), state["patterns"].copy()
+        self._random.bit_generator.state = state["random"]
+
+    def _emit(self, everything: bool = False) -> Epoch:
+        """Pack the buffer and let the good packs go, or all; at least half of the items leave."""
+        exact = size_classes(self._sizes, self.budget)
+        classes = exact if self._round_to == 1 else size_classes(self._sizes, self.budget, self._round_to)
+        while self.linear and self._too_fine(classes):
+            self._round_to *= 2
+            classes = size_classes(self._sizes, self.budget, self._round_to)
+        types = None
+        if continuous_bound(classes, self.budget) > _INFLATION * continuous_bound(exact, self.budget):
+            classes = exact
+        elif self.linear:
+            types = self._whole_packs(classes, everything)
+        if types is None or 2 * int(types.items.sum()) < len(self._ids):
+            types = fit_decreasing(classes, self.budget.capacities())
+            types = types if everything else _fullest(types, classes, self.budget)
+        slots, offsets = deal(types, classes.of_item, None)
+        # Packs of one type are made together but must not leave together.
+        packs = reorder(self._ids[slots], offsets, self._random.permutation(types.num_packs))
+        waits = np.ones(len(self._ids), bool)
+        waits[slots] = False
+        self._ids, self._sizes = self._ids[waits], self._sizes[waits]
+        return packs
+
+    def _too_fine(self, classes: SizeClasses) -> bool:
+        """Whether rounding sizes up further would still help."""
+        widest = max((self.budget[name] for name in self.budget.measured[1:]), default=0)
+        many = len(classes.counts) > _MAX_CLASSES or not column_generation.affordable(classes, self.budget)
+        return many and self._round_to < widest
+
+    def _whole_packs(self, classes: SizeClasses, everything: bool) -> PackTypes:
+        """The packs that the linear program over this buffer uses an integer number of times, or packs for all."""
+        start = self._recall(classes)
+        if not column_generation.affordable(classes, self.budget):
+            return PackTypes.from_rows([], len(classes.counts))
+        # The first buffer finds the patterns; the later ones look like it and only add a few.
+        first = len(start) == 0
+        rounds = _FIRST_ROUNDS if first else _LATER_ROUNDS
+        relaxation = column_generation.relax(classes, self.budget, start, _SECONDS, rounds, prove=first)
+        self._remember(classes, relaxation)
+        if everything:
+            # A deadline in the past leaves out the integer program, whose answer may depend on the clock.
+            return round_up(relaxation, classes, self.budget, deadline=0.0, target=0)
+        whole = np.floor(relaxation.amounts + 1e-7).astype(np.int64)
+        whole = without_surplus(relaxation.patterns, whole, classes.counts)
+        return PackTypes.from_rows(list(zip(whole.tolist(), relaxation.patterns)), len(classes.counts))
+
+    def _recall(self, classes: SizeClasses) -> np.ndarray:
+        """Earlier patterns in terms of this buffer's classes; items of absent classes are left out."""
+        place = {tuple(size): index for index, size in enumerate(self._known.tolist())}
+        columns = [place.get(tuple(size), -1) for size in classes.sizes.tolist()]
+        padded = np.concatenate([self._patterns, np.zeros((len(self._patterns), 1), np.int32)], 1)
+        rows = padded[:, columns]
+        return np.unique(rows[rows.any(1)], axis=0) if len(rows) else rows
+
+    def _remember(self, classes: SizeClasses, relaxation: column_generation.Relaxation) -> None:
+        """Keep this buffer's patterns for the next one, the used ones first when there are too many."""
+        order = np.argsort(-relaxation.amounts, kind="stable")[:_MAX_PATTERNS]
+        self._known, self._patterns = classes.sizes, relaxation.patterns[order]
+
+
+def _fullest(types: PackTypes, classes: SizeClasses, budget: Budget) -> PackTypes:
+    """The fullest packs: all that are nearly full, and as many as it takes to hold half of the items."""
+    primary = budget.names.index(budget.measured[0])
+    fill = types.multiplicity @ classes.sizes[:, primary] / budget[budget.measured[0]]
+    order = np.argsort(-fill, kind="stable")
+    items = (types.multiplicity.sum(1) * types.counts)[order].cumsum()
+    enough = int(np.searchsorted(items, classes.counts.sum() / 2)) + 1
+    take = order[: max(enough, int((fill >= _NEARLY_FULL).sum()))]
+    return PackTypes(types.multiplicity[take], types.counts[take])
+
+
+def _join(pieces: List[Epoch]) -> Epoch:
+    """One run of packs out of several."""
+    items = np.concatenate([piece.items for piece in pieces] or [np.zeros(0, np.int64)])
+    lengths = np.concatenate([np.diff(piece.offsets) for piece in pieces] or [np.zeros(0, np.int64)])
+    return Epoch(items, np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64))

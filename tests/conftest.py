@@ -1,0 +1,31 @@
+"""What all tests share: the repository on the path, and the folder of real data when it is there."""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+ROOT = Path(__file__).resolve().parent.parent
+SHARED = Path(os.environ.get("IPU_CHEM_SHARED") or ROOT.parent / "shared")
+sys.path.append(str(ROOT))  # benchmarks are not installed with the packages, but tests use and check them
+
+settings.register_profile("repository", deadline=None, max_examples=60, print_blob=True)
+settings.load_profile("repository")
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of golden numbers and real data; without it the tests that ask for it are skipped."""
+    if not SHARED.is_dir():
+        pytest.skip(f"no shared data: {SHARED} is not there, set IPU_CHEM_SHARED to its path")
+    return SHARED
+
+
+def pytest_terminal_summary(terminalreporter) -> None:
+    missed = [
+        report for report in terminalreporter.stats.get("skipped", []) if "no shared data" in str(report.longrepr)
+    ]
+    if missed:
+        terminalreporter.write_line(f"{len(missed)} tests were NOT run: no shared data at {SHARED}.", yellow=True)

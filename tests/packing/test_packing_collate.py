@@ -1,0 +1,207 @@
+"""Collation against a slow reference that fills one slot at a time."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from packing import Budget, Ragged, make_plan
+from packing.collate import IGNORE_LABEL, collate_graphs, collate_tokens
+
+EXACT_INDEX = [(128, np.uint8), (256, np.uint8), (257, np.int16), (2**15, np.int16), (40_000, np.int32)]
+
+
+def slow_graphs(packs, budget, z, pos, edges, y):
+    """What `collate_graphs` promises, slot by slot and in wide dtypes."""
+    count, nodes, edge_slots, graphs = len(packs), budget["nodes"], budget["edges"], budget["graphs"]
+    out = {
+        "z": np.zeros((count, nodes), int),
+        "pos": np.zeros((count, nodes, 3)),
+        "node_mask": np.zeros((count, nodes), bool),
+        "graph_index": np.full((count, nodes), graphs - 1),
+        "y": np.zeros((count, graphs, 2)),
+        "graph_mask": np.zeros((count, graphs), bool),
+        "edge_index": np.full((count, 2, edge_slots), nodes - 1),
+        "edge_mask": np.zeros((count, edge_slots), bool),
+    }
+    for p, items in enumerate(packs):
+        node = edge = 0
+        for graph, item in enumerate(items):
+            first = node
+            out["y"][p, graph], out["graph_mask"][p, graph] = y[item], True
+            for atom, place in zip(z[item], pos[item]):
+                out["z"][p, node], out["pos"][p, node], out["node_mask"][p, node] = atom, place, True
+                out["graph_index"][p, node] = graph
+                node += 1
+            for source, target in edges[item]:
+                out["edge_index"][p, :, edge] = first + source, first + target
+                out["edge_mask"][p, edge] = True
+                edge += 1
+    return out
+
+
+def molecules(seed, count, budget):
+    """Random molecules that fit the budget; edges sorted by target."""
+    random = np.random.default_rng(seed)
+    z, pos, edges = [], [], []
+    for _ in range(count):
+        n = int(random.integers(1, budget["nodes"] + 1))
+        pairs = random.integers(0, n, (int(random.integers(0, budget["edges"] + 1)), 2))
+        z.append(random.integers(1, 10, n).astype(np.uint8))
+        pos.append(random.normal(size=(n, 3)).astype(np.float32))
+        edges.append(pairs[np.argsort(pairs[:, 1], kind="stable")].astype(np.int32))
+    return Ragged.from_list(z), Ragged.from_list(pos), Ragged.from_list(edges), random.normal(size=(count, 2))
+
+
+@st.composite
+def graph_cases(draw):
+    budget = Budget(nodes=draw(st.integers(1, 12)), edges=draw(st.integers(1, 20)), graphs=draw(st.integers(1, 5)))
+    fields = molecules(draw(st.integers(0, 10**6)), draw(st.integers(1, 12)), budget)
+    plan = make_plan({"nodes": fields[0].lengths, "edges": fields[2].lengths}, budget, "best_fit")
+    epoch = plan.epoch(0, 0, draw(st.integers(1, 6)))
+    start = draw(st.integers(0, len(epoch)))
+    return budget, fields, epoch, start, draw(st.integers(start, len(epoch)))
+
+
+@given(graph_cases())
+@settings(max_examples=150)
+def test_graphs_equal_the_slow_reference(case):
+    budget, (z, pos, edges, y), epoch, start, stop = case
+    found = collate_graphs(epoch.slice(start, stop), budget, {"z": z, "pos": pos}, edges, {"y": y})
+    expected = slow_graphs([epoch[p] for p in range(start, stop)], budget, z, pos, edges, y)
+    assert found.keys() == expected.keys()
+    for name, array in expected.items():
+        assert found[name].shape == array.shape and np.array_equal(found[name], array), name
+    assert found["z"].dtype == np.uint8 and found["pos"].dtype == np.float32 and found["y"].dtype == np.float64
+    assert all(found[name].dtype == bool for name in found if name.endswith("mask"))
+    assert (np.diff(found["edge_index"][:, 1].astype(int), axis=1) >= 0).all(), "edges sorted by target stay sorted"
+    assert (np.diff(found["graph_index"].astype(int), axis=1) >= 0).all()
+    assert all(array.flags.c_contiguous for array in found.values())
+
+
+def test_empty_packs_are_all_padding():
+    budget = Budget(nodes=4, edges=3, graphs=2)
+    z, pos, edges, y = molecules(0, 3, budget)
+    nothing = (np.zeros(0, np.int32), np.zeros(3, np.int64))
+    packs = collate_graphs(nothing, budget, {"z": z, "pos": pos}, edges, {"y": y})
+    assert packs["pos"].shape == (2, 4, 3) and packs["y"].shape == (2, 2, 2) and packs["edge_index"].shape == (2, 2, 3)
+    assert not any(packs[name].any() for name in ("z", "pos", "y", "node_mask", "edge_mask", "graph_mask"))
+    assert (packs["edge_index"] == 3).all() and (packs["graph_index"] == 1).all()
+    tokens = collate_tokens(nothing, Budget(tokens=5), Ragged.from_list([np.array([7])]), pad_id=9)
+    assert (tokens["input_ids"] == 9).all() and (tokens["labels"] == IGNORE_LABEL).all()
+    assert not tokens["token_mask"].any() and not tokens["segment_ids"].any()
+
+
+@pytest.mark.parametrize("nodes, dtype", EXACT_INDEX)
+def test_edge_index_is_wide_enough_for_the_last_node(nodes, dtype):
+    """A byte holds 255: an offset kept in one wraps, and edges silently join the wrong molecules."""
+    sizes = np.array([nodes - 5, 5])
+    z = Ragged.from_list([np.ones(n, np.uint8) for n in sizes])
+    last = np.array([[n - 1, n - 1] for n in sizes], np.int64)
+    edges = Ragged.from_list([np.array([[0, 0], row]) for row in last])
+    budget = Budget(nodes=nodes, edges=6, graphs=2)
+    found = collate_graphs((np.array([0, 1]), np.array([0, 2])), budget, {"z": z}, edges)
+    assert found["edge_index"].dtype == dtype and found["graph_index"].dtype == np.uint8
+    expected = [0, nodes - 6, nodes - 5, nodes - 1, nodes - 1, nodes - 1]
+    assert found["edge_index"].tolist() == [[expected, expected]]
+    assert np.bincount(found["graph_index"][0]).tolist() == sizes.tolist()
+
+
+@pytest.mark.parametrize("nodes, dtype", EXACT_INDEX[1:])
+def test_narrow_local_indices_do_not_narrow_the_result(nodes, dtype):
+    sizes = np.full(nodes // 4, 4)
+    z = Ragged.from_list([np.ones(4, np.uint8)] * len(sizes))
+    edges = Ragged(np.full((len(sizes), 2), 3, np.uint8), np.arange(len(sizes) + 1))
+    budget = Budget(nodes=nodes, edges=len(sizes), graphs=len(sizes))
+    found = collate_graphs((np.arange(len(sizes)), np.array([0, len(sizes)])), budget, {"z": z}, edges)
+    assert found["edge_index"][0, 0].tolist() == list(range(3, 4 * len(sizes), 4))
+    assert found["graph_index"][0, : 4 * len(sizes)].tolist() == np.repeat(np.arange(len(sizes)), 4).tolist()
+
+
+@pytest.mark.parametrize("graphs, dtype", [(256, np.uint8), (257, np.int16)])
+def test_graph_index_is_wide_enough_for_the_last_graph(graphs, dtype):
+    z = Ragged.from_list([np.ones(1, np.uint8)] * graphs)
+    packs = (np.arange(graphs), np.array([0, graphs]))
+    found = collate_graphs(packs, Budget(nodes=graphs, graphs=graphs), {"z": z})
+    assert found["graph_index"].dtype == dtype and found["graph_index"][0].tolist() == list(range(graphs))
+    assert "edge_index" not in found and "edge_mask" not in found
+
+
+def test_a_pack_above_the_budget_is_refused():
+    budget = Budget(nodes=6, edges=4, graphs=2)
+    z = Ragged.from_list([np.ones(n, np.uint8) for n in (3, 3, 1, 4)])
+    edges = Ragged.from_list([np.zeros((e, 2), np.int32) for e in (2, 3, 0, 0)])
+    for items, message in (([0, 3], "holds 7 nodes, the budget 6"), ([2, 2, 2], "holds 3 graphs, the budget 2")):
+        with pytest.raises(ValueError, match=f"pack 1 of the batch {message}"):
+            collate_graphs((np.array([2, *items]), np.array([0, 1, 1 + len(items)])), budget, {"z": z}, edges)
+    with pytest.raises(ValueError, match="pack 0 of the batch holds 5 edges, the budget 4"):
+        collate_graphs((np.array([0, 1]), np.array([0, 2])), budget, {"z": z}, edges)
+    with pytest.raises(ValueError, match="how many edges"):
+        collate_graphs((np.array([0]), np.array([0, 1])), Budget(nodes=6, graphs=2), {"z": z}, edges)
+    with pytest.raises(ValueError, match="how many graphs"):
+        collate_graphs((np.array([0]), np.array([0, 1])), Budget(nodes=6), {"z": z})
+
+
+def slow_tokens(packs, length, ids, pad_id):
+    shape = (len(packs), length)
+    out = {
+        "input_ids": np.full(shape, pad_id),
+        "position_ids": np.zeros(shape, int),
+        "segment_ids": np.zeros(shape, int),
+        "token_mask": np.zeros(shape, bool),
+        "labels": np.full(shape, IGNORE_LABEL),
+    }
+    for p, items in enumerate(packs):
+        slot = 0
+        for segment, item in enumerate(items):
+            for position, token in enumerate(ids[item]):
+                out["input_ids"][p, slot], out["position_ids"][p, slot] = token, position
+                out["segment_ids"][p, slot], out["token_mask"][p, slot] = segment + 1, True
+                out["labels"][p, slot] = token if position else IGNORE_LABEL
+                slot += 1
+    return out
+
+
+@given(
+    st.lists(st.lists(st.integers(0, 50_000), min_size=1, max_size=9), min_size=1, max_size=12),
+    st.integers(9, 14),
+    st.integers(1, 4),
+    st.integers(0, 3),
+)
+def test_tokens_equal_the_slow_reference(sequences, length, segments, pad_id):
+    ids = Ragged.from_list([np.array(sequence, np.uint16) for sequence in sequences])
+    budget = Budget(tokens=length, segments=segments)
+    epoch = make_plan(ids.lengths, budget, "best_fit").epoch(0, 0, multiple=3)
+    found = collate_tokens(epoch.slice(0, len(epoch)), budget, ids, pad_id)
+    expected = slow_tokens([epoch[p] for p in range(len(epoch))], length, ids, pad_id)
+    assert found.keys() == expected.keys()
+    for name, array in expected.items():
+        assert np.array_equal(found[name], array), name
+    # A model shifts labels by one: where a label remains, the token before it is of the same sequence.
+    asked = found["labels"][:, 1:] != IGNORE_LABEL
+    assert (found["segment_ids"][:, 1:] == found["segment_ids"][:, :-1])[asked].all()
+    assert (found["labels"][:, 0] == IGNORE_LABEL).all()
+    assert asked.sum() == sum(len(sequence) - 1 for sequence in sequences)
+    assert (found["position_ids"][:, 1:] == found["position_ids"][:, :-1] + 1)[asked].all()
+    assert found["input_ids"].dtype == found["labels"].dtype == np.int32
+
+
+@pytest.mark.parametrize("length, position, segment", [(256, np.uint8, np.int16), (2**15, np.int16, np.int32)])
+def test_positions_and_segments_do_not_wrap(length, position, segment):
+    budget = Budget(tokens=length)
+    ids = Ragged.from_list([np.arange(length, dtype=np.int32), *[np.array([5], np.int32)] * length])
+    packs = (np.arange(length + 1), np.array([0, 1, length + 1]))
+    found = collate_tokens(packs, budget, ids)
+    assert found["position_ids"].dtype == position and found["position_ids"][0].tolist() == list(range(length))
+    assert found["segment_ids"].dtype == segment and found["segment_ids"][1].tolist() == list(range(1, length + 1))
+
+
+def test_too_many_tokens_or_segments_are_refused():
+    ids = Ragged.from_list([np.arange(3), np.arange(4)])
+    packs = (np.array([0, 1]), np.array([0, 2]))
+    with pytest.raises(ValueError, match="holds 7 tokens, the budget 6"):
+        collate_tokens(packs, Budget(tokens=6), ids)
+    with pytest.raises(ValueError, match="2 segments of 1"):
+        collate_tokens(packs, Budget(tokens=7, segments=1), ids)
+    with pytest.raises(ValueError, match="how many tokens"):
+        collate_tokens(packs, Budget(nodes=7), ids)

@@ -1,0 +1,186 @@
+"""Streaming: every item leaves once, in good company, whatever the pushes look like."""
+
+import copy
+import pickle
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from packing_cases import HYDRONET_500K, QM9, check_packs, instances, rows_of, sizes_of
+
+from packing import Budget, make_plan, streaming
+from packing.streaming import StreamPacker
+
+
+def pieces(sizes, cuts):
+    """(ids, sizes) in chunks that end at the given places."""
+    count = len(next(iter(sizes.values())))
+    for start, stop in zip([0, *cuts], [*cuts, count]):
+        yield np.arange(start, stop), {name: values[start:stop] for name, values in sizes.items()}
+
+
+def packs_of(epoch):
+    return [tuple(epoch[p].tolist()) for p in range(len(epoch))]
+
+
+def stream(packer, chunks):
+    packs = []
+    for ids, sizes in chunks:
+        packs += packs_of(packer.push(ids, sizes))
+        assert packer.waiting < packer.buffer_size
+    return packs + packs_of(packer.flush())
+
+
+@st.composite
+def streams(draw):
+    sizes, budget = draw(instances(max_items=60))
+    count = len(sizes["nodes"])
+    cuts = sorted(draw(st.lists(st.integers(0, count), max_size=6)))
+    return sizes, budget, draw(st.integers(1, 25)), draw(st.sampled_from(["auto", "best_fit"])), cuts
+
+
+@given(streams())
+def test_every_item_leaves_once_within_the_budget(case):
+    sizes, budget, buffer_size, algorithm, cuts = case
+    packer = StreamPacker(budget, buffer_size, algorithm)
+    packs = stream(packer, pieces(sizes, cuts))
+    check_packs(packs, rows_of(sizes, budget), budget)
+    assert all(packs) and packer.waiting == 0 and len(packer.flush()) == 0
+
+
+@given(streams())
+def test_packs_do_not_depend_on_how_pushes_are_cut(case):
+    sizes, budget, buffer_size, algorithm, cuts = case
+    whole = stream(StreamPacker(budget, buffer_size, algorithm, seed=2), pieces(sizes, []))
+    assert stream(StreamPacker(budget, buffer_size, algorithm, seed=2), pieces(sizes, cuts)) == whole
+
+
+@given(streams(), st.data(), st.sampled_from([250, 3]))
+def test_a_resumed_stream_gives_the_same_packs(case, data, classes):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(streaming, "_MAX_CLASSES", classes)  # more are rounded up
+        resume(*case, data)
+
+
+def resume(sizes, budget, buffer_size, algorithm, cuts, data):
+    chunks = list(pieces(sizes, cuts))
+    middle = data.draw(st.integers(0, len(chunks)))
+    packer = StreamPacker(budget, buffer_size, algorithm, seed=1)
+    for ids, part in chunks[:middle]:
+        packer.push(ids, part)
+    state = packer.state_dict()
+    before = copy.deepcopy(state)
+    resumed = StreamPacker(budget, buffer_size, algorithm, seed=99)
+    resumed.load_state_dict(pickle.loads(pickle.dumps(state)))
+    assert resumed.waiting == packer.waiting
+    np.testing.assert_equal(resumed.state_dict(), before)
+    assert stream(packer, chunks[middle:]) == stream(resumed, chunks[middle:])
+    np.testing.assert_equal(state, before, "using the packer must not change a state that was taken")
+
+
+def test_a_resumed_stream_remembers_how_sizes_are_rounded(monkeypatch):
+    monkeypatch.setattr(streaming, "_MAX_CLASSES", 3)
+    packer = StreamPacker(Budget(nodes=24, edges=40), 10)
+    packer.push(np.arange(10), {"nodes": np.full(10, 2), "edges": np.arange(10) * 3 + 1})
+    resumed = StreamPacker(Budget(nodes=24, edges=40), 10)
+    resumed.load_state_dict(packer.state_dict())
+    later = [(np.arange(10, 40), {"nodes": np.full(30, 2), "edges": np.full(30, 9)})]
+    assert packer.state_dict()["round_to"] > 1
+    assert stream(packer, later) == stream(resumed, later)
+
+
+def test_state_of_another_stream_is_refused():
+    state = StreamPacker(Budget(nodes=36), 10).state_dict()
+    for other in (StreamPacker(Budget(nodes=37), 10), StreamPacker(Budget(nodes=36), 11)):
+        with pytest.raises(ValueError, match="the saved stream has budget"):
+            other.load_state_dict(state)
+
+
+@pytest.mark.parametrize(
+    "histogram, budget",
+    [
+        (QM9, Budget(nodes=36)),
+        (QM9, Budget(nodes=128)),
+        (HYDRONET_500K, Budget(nodes=192, graphs=5)),
+    ],
+    ids=["qm9-36", "qm9-128", "hydronet-192"],
+)
+def test_a_buffer_of_ten_thousand_reaches_995_of_1000_of_the_optimum(histogram, budget):
+    sizes = np.random.default_rng(0).permutation(sizes_of(histogram))[:50_000]
+    packs = stream(StreamPacker(budget), pieces({"nodes": sizes}, range(1000, 50_000, 1000)))
+    assert make_plan(sizes, budget).lower_bound >= 0.995 * len(packs)
+
+
+@pytest.mark.parametrize("limits", [{}, {"graphs": 8}], ids=["nodes-edges", "nodes-edges-graphs"])
+def test_several_dimensions_reach_99_of_100_of_the_optimum(limits):
+    nodes = np.random.default_rng(0).permutation(sizes_of(QM9))[:30_000]
+    sizes, budget = {"nodes": nodes, "edges": nodes * (nodes - 1)}, Budget(nodes=128, edges=2304, **limits)
+    packs = stream(StreamPacker(budget), pieces(sizes, range(5000, 30_000, 5000)))
+    assert make_plan(sizes, budget, time_limit=1.0).lower_bound >= 0.99 * len(packs)
+
+
+def test_hundreds_of_edge_counts():
+    random = np.random.default_rng(0)
+    nodes = random.integers(3, 30, 12_000)
+    sizes = {"nodes": nodes, "edges": random.integers(0, nodes * (nodes - 1))}
+    budget = Budget(nodes=128, edges=1500, graphs=12)
+    packs = stream(StreamPacker(budget, 3000), pieces(sizes, range(1000, 12_000, 1000)))
+    check_packs(packs, rows_of(sizes, budget), budget)
+    assert nodes.sum() / (128 * len(packs)) > 0.93
+
+
+def test_a_budget_too_large_for_a_table_of_exact_sizes():
+    nodes = np.random.default_rng(0).permutation(sizes_of(QM9))[:20_000]
+    sizes, budget = {"nodes": nodes, "edges": nodes * (nodes - 1)}, Budget(nodes=2000, edges=40_000)
+    packs = stream(StreamPacker(budget, 5000), pieces(sizes, []))
+    check_packs(packs, rows_of(sizes, budget), budget)
+    assert nodes.sum() / (2000 * len(packs)) > 0.95
+
+
+def test_sizes_are_not_rounded_up_when_that_costs_more_than_it_gains():
+    """Hundreds of node counts leave room for two or three edge counts: every molecule would fill a pack."""
+    random = np.random.default_rng(1)
+    nodes = random.integers(5, 200, 4000)
+    sizes = {"nodes": nodes, "edges": random.integers(nodes, nodes * 50)}
+    packs = stream(StreamPacker(Budget(nodes=512, edges=12_000), 1500), pieces(sizes, []))
+    assert nodes.sum() / (512 * len(packs)) > 0.8
+
+
+def test_packs_do_not_leave_in_order_of_size():
+    sizes = np.random.default_rng(0).permutation(sizes_of(QM9))[:20_000]
+    packer = StreamPacker(Budget(nodes=128))
+    epoch = packer.push(np.arange(len(sizes)), sizes)
+    lengths = np.diff(epoch.offsets)[:1000]
+    assert abs(np.corrcoef(np.arange(len(lengths)), lengths)[0, 1]) < 0.15
+    other = StreamPacker(Budget(nodes=128), seed=1).push(np.arange(len(sizes)), sizes)
+    assert sorted(packs_of(other))[:50] == sorted(packs_of(epoch))[:50] and packs_of(other)[:50] != packs_of(epoch)[:50]
+
+
+def test_ids_may_be_any_integers():
+    ids = np.array([10**12, 7, -3, 8])
+    packer = StreamPacker(Budget(nodes=9), buffer_size=2)
+    packs = packs_of(packer.push(ids, np.array([5, 4, 9, 1]))) + packs_of(packer.flush())
+    assert sorted(item for pack in packs for item in pack) == sorted(ids.tolist())
+
+
+def test_refusals():
+    packer = StreamPacker(Budget(nodes=9, edges=5))
+    with pytest.raises(
+        ValueError, match=r"item 42 \(4 nodes, 6 edges\) is larger than the budget \(nodes=9, edges=5\)"
+    ):
+        packer.push(np.array([41, 42]), {"nodes": np.array([9, 4]), "edges": np.array([5, 6])})
+    assert packer.waiting == 0, "a refused push leaves nothing behind"
+    with pytest.raises(ValueError, match="2 ids were pushed with 1 sizes"):
+        packer.push(np.array([1, 2]), {"nodes": np.array([9]), "edges": np.array([5])})
+    with pytest.raises(ValueError, match="unknown streaming algorithm 'lpfhp'"):
+        StreamPacker(Budget(nodes=9), algorithm="lpfhp")
+    with pytest.raises(ValueError, match="buffer_size=0"):
+        StreamPacker(Budget(nodes=9), 0)
+
+
+@settings(max_examples=10)
+@given(st.integers(0, 5))
+def test_nothing_pushed_gives_nothing(seed):
+    packer = StreamPacker(Budget(nodes=9), seed=seed)
+    assert len(packer.push(np.zeros(0, int), np.zeros(0, int))) == 0 and len(packer.flush()) == 0
