@@ -1,0 +1,87 @@
+"""The seam between training and devices, cut at the optimizer step.
+
+One call of a device program is forward, backward, reduction over replicas and update for a whole block
+of packs; so a backend offers that call, not its parts, and the loop above it is the same for every device.
+
+On data's way: GraphPack (of one call) -> Backend.train_step -> losses; -> Backend.evaluate -> predictions.
+"""
+
+from abc import ABC, abstractmethod
+from typing import Any, Callable, Dict, Optional, Tuple
+
+from torch import Tensor, nn
+
+from ipu_chem.backends.options import Batching
+from ipu_chem.optim import OptimizerConfig
+
+
+class Program(nn.Module):
+    """Model and loss in one module: what a device compiles."""
+
+    def __init__(self, model: nn.Module, loss: Callable[..., Tensor]) -> None:
+        super().__init__()
+        self.model = model
+        self.loss = loss
+
+    def forward(self, batch: Any) -> Tuple[Tensor, Tensor]:
+        """A NamedTuple of tensors whose last two are labels and weights -> (prediction, loss)."""
+        # Slices, not the batch's properties: torch.compile of torch 2.0 does not follow those.
+        prediction = self.model(*batch[:-2])
+        return prediction, self.loss(prediction, *batch[-2:])
+
+
+class Backend(ABC):
+    """A device, or several, that trains and evaluates one model.
+
+    Batches are NamedTuples of tensors on the host whose leading axis counts packs, ordered device
+    iteration, then accumulation, then replica, then micro-batch; shapes and dtypes never change. The
+    weights of every optimizer step sum to 1 (`ipu_chem.loader`), so losses and gradients add up to means.
+    """
+
+    name: str
+
+    @abstractmethod
+    def compile(
+        self,
+        model: nn.Module,
+        loss: Callable[..., Tensor],
+        optimizer: Optional[OptimizerConfig],
+        batching: Batching,
+        example: Any,
+    ) -> None:
+        """Get ready.
+
+        Args:
+            model: parameters on the host; the backend owns it from now on.
+            loss: function of (prediction, *targets) that adds up, see `ipu_chem.losses`.
+            optimizer: None when only `evaluate` will be called.
+            batching: how a call is cut up.
+            example: a batch for `train_step`, or for `evaluate` when there is no optimizer.
+
+        Raises:
+            ValueError: the device cannot run this; says why and what would do.
+        """
+
+    @abstractmethod
+    def train_step(self, batch: Any, learning_rate: float) -> Tensor:
+        """Run one call; returns the loss of each of its optimizer steps, [device_iterations], on the host."""
+
+    @abstractmethod
+    def evaluate(self, batch: Any) -> Tensor:
+        """Predict for `packs_per_evaluation` packs; returns the predictions in order, on the host."""
+
+    @abstractmethod
+    def state_dict(self, weights_only: bool = False) -> Dict[str, Dict[str, Any]]:
+        """{"model": ..., "optimizer": ...}, current and on the host, in copies that training leaves alone.
+
+        "model" is the model's state dict; "optimizer" maps names to tensors or plain values and is absent
+        when only weights are asked for or there is no optimizer.
+        """
+
+    @abstractmethod
+    def load_state_dict(self, state: Dict[str, Dict[str, Any]]) -> None:
+        """Load "model", and "optimizer" if it is there."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Give the device back; calling it twice is fine."""

@@ -1,0 +1,315 @@
+"""IPUs: training and evaluation are two static PopTorch programs that take turns on the device.
+
+The only module that imports poptorch, and only once a backend is made.
+
+On data's way: GraphPack -> PopTorchBackend -> losses and predictions. The leading axis of every input, and
+of every output under OutputMode.All, runs over [device iteration, accumulation, replica, micro-batch], the
+last one fastest: PopART hands out consecutive pieces and deals each round of them to the replicas in turn.
+"""
+
+import importlib.util
+from itertools import chain
+from typing import Any, Callable, Dict, List, Optional, Tuple
+
+import torch
+from torch import Tensor, nn
+
+from ipu_chem.backends.base import Backend, Program
+from ipu_chem.backends.ipu_options import IpuOptions, program_options
+from ipu_chem.backends.options import Batching
+from ipu_chem.optim import OptimizerConfig
+
+# What has no place on an IPU and is halved before it travels.
+_NARROWED = {torch.int64: torch.int32, torch.float64: torch.float32}
+_MAX_IPUS = 64  # of one process
+
+
+def ipus_available() -> bool:
+    """Whether PopTorch can be imported here and sees an IPU."""
+    if importlib.util.find_spec("poptorch") is None:
+        return False
+    try:
+        return bool(_poptorch().ipuHardwareIsAvailable())
+    except ValueError:
+        return False
+
+
+class _TrainingProgram(Program):
+    """Model, loss and the mark from which PopTorch differentiates; only the loss leaves the device."""
+
+    def forward(self, batch: Any) -> Any:
+        """A NamedTuple as `Program` takes it -> loss of the micro-batch, a scalar."""
+        _, loss = super().forward(batch)
+        # The loss is one number already: summing it is the reduction that scales nothing.
+        return _poptorch().identity_loss(loss, reduction="sum")
+
+
+class PopTorchBackend(Backend):
+    """Trains and evaluates on IPUs, every replica on one of them."""
+
+    name = "ipu"
+
+    def __init__(self, options: Optional[IpuOptions] = None) -> None:
+        """Load PopTorch; devices are taken by `compile`.
+
+        Args:
+            options: of compilation and device.
+
+        Raises:
+            ValueError: PopTorch cannot be imported here.
+        """
+        self.options = options or IpuOptions()
+        self._poptorch = _poptorch()
+        self._model: Optional[nn.Module] = None
+        self._training: Optional[Any] = None
+        self._inference: Optional[Any] = None
+        self._optimizer: Optional[Any] = None
+        self._compiled_for: Dict[str, Dict[str, Tuple[torch.dtype, List[int]]]] = {}
+
+    def compile(
+        self,
+        model: nn.Module,
+        loss: Callable[..., Tensor],
+        optimizer: Optional[OptimizerConfig],
+        batching: Batching,
+        example: Any,
+    ) -> None:
+        """See `Backend.compile`; compiles at once, the evaluation program of a training run at its first use."""
+        self._check(model, batching)
+        self.batching = batching
+        self._model = model
+        if optimizer is None:
+            self._compile_inference(self._register(example, "evaluation", batching.packs_per_evaluation))
+            return
+        example = self._register(example, "training", batching.packs_per_call)
+        self._optimizer = build_optimizer(optimizer, model, self.options.loss_scaling)
+        self._learning_rate = optimizer.learning_rate
+        program = _TrainingProgram(model, loss).train()
+        executor = self._poptorch.trainingModel(
+            program, program_options(self._poptorch, self.options, self.batching, True), self._optimizer
+        )
+        self._training = self._compile(executor, "training", example)
+        if self.options.offline is not None:  # no later call would compile it
+            part = type(example)(*(field[: batching.packs_per_evaluation] for field in example))
+            self._compile_inference(self._register(part, "evaluation", batching.packs_per_evaluation))
+
+    def train_step(self, batch: Any, learning_rate: float) -> Tensor:
+        """See `Backend.train_step`."""
+        assert self._training is not None and self._optimizer is not None, "compile() got no optimizer"
+        batch = self._ready(batch, "training")
+        self._make_way(self._inference)
+        if learning_rate != self._learning_rate:
+            for group in self._optimizer.param_groups:
+                group["lr"] = learning_rate
+            self._training.setOptimizer(self._optimizer)  # until told, the device keeps the old rate
+            self._learning_rate = learning_rate
+        # One number per micro-batch of every replica; those of a step are adjacent and add up to its loss.
+        return self._training(batch).reshape(self.batching.device_iterations, -1).sum(1)
+
+    def evaluate(self, batch: Any) -> Tensor:
+        """See `Backend.evaluate`."""
+        assert self._model is not None, "compile() comes first"
+        if self._inference is None:
+            batch = self._register(batch, "evaluation", self.batching.packs_per_evaluation)
+            self._make_way(self._training)
+            self._compile_inference(batch)
+        else:
+            batch = self._ready(batch, "evaluation")
+            self._make_way(self._training)
+        assert self._inference is not None
+        return self._inference(*batch[:-2])  # labels and weights stay behind
+
+    def state_dict(self, weights_only: bool = False) -> Dict[str, Dict[str, Any]]:
+        """See `Backend.state_dict`."""
+        assert self._model is not None, "compile() comes first"
+        if self._training is not None:
+            self._training.copyWeightsToHostIfNeeded()
+        state = {"model": {name: _plain_copy(value) for name, value in self._model.state_dict().items()}}
+        if self._optimizer is not None and not weights_only:
+            # What PopTorch adds to it, "ipu_param", are settings such as the learning rate, not state.
+            tensors = self._optimizer.state_dict()["ipu_state"] or {}
+            state["optimizer"] = {name: _plain_copy(value) for name, value in tensors.items()}
+        return state
+
+    def load_state_dict(self, state: Dict[str, Dict[str, Any]]) -> None:
+        """See `Backend.load_state_dict`.
+
+        Raises:
+            ValueError: the optimizer state was not saved by this program on IPUs.
+        """
+        assert self._model is not None, "compile() comes first"
+        if self._training is not None and "optimizer" in state:
+            self._load_optimizer(state["optimizer"])
+        self._model.load_state_dict(state["model"])
+        for program in (self._training, self._inference):
+            if program is not None and program.isAttachedToDevice():
+                program.copyWeightsToDevice()
+
+    def close(self) -> None:
+        """See `Backend.close`."""
+        for program in (self._inference, self._training):
+            if program is not None:
+                program.destroy()
+        self._training = self._inference = self._optimizer = self._model = None
+
+    def _check(self, model: nn.Module, batching: Batching) -> None:
+        """What PopTorch would refuse later, or quietly do otherwise."""
+        replicas = batching.replication_factor
+        if replicas > 1 and self.options.ipu_model:
+            raise ValueError(f"batching.replication_factor={replicas}: the IPU simulator runs 1 replica.")
+        if replicas > _MAX_IPUS or replicas & (replicas - 1):
+            raise ValueError(
+                f"batching.replication_factor={replicas}: IPUs are lent in powers of two, up to {_MAX_IPUS} to a "
+                "process; use 1, 2, 4, ..."
+            )
+        proportions = self.options.available_memory_proportion
+        if proportions is not None and len(proportions) != 1:
+            raise ValueError(f"ipu.available_memory_proportion={proportions}: a replica has 1 IPU, give 1 number.")
+        for name, tensor in chain(model.named_parameters(), model.named_buffers()):
+            if tensor.dtype in (torch.float64, torch.bfloat16):
+                raise ValueError(f"{name} is {_short(tensor.dtype)}, which IPUs do not have; call model.float() first.")
+
+    def _compile_inference(self, batch: Any) -> None:
+        """The evaluation program: the bare model in eval mode, without loss and gradients."""
+        assert self._model is not None
+        was_training = self._model.training
+        self._model.eval()
+        executor = self._poptorch.inferenceModel(
+            self._model, program_options(self._poptorch, self.options, self.batching, False)
+        )
+        self._inference = self._compile(executor, "evaluation", *batch[:-2])
+        self._model.train(was_training)
+
+    def _compile(self, executor: Any, kind: str, *example: Any) -> Any:
+        try:
+            executor.compile(*example)
+        except self._poptorch.Error as error:
+            raise ValueError(f"PopTorch cannot compile the {kind} program: {error}") from error
+        return executor
+
+    def _make_way(self, other: Optional[Any]) -> None:
+        """Take the IPUs from the other program, which brings weights and optimizer state back to the host.
+
+        PopTorch attaches a program when it is called, and gives it then what is on the host.
+        """
+        if self.options.offline is not None:
+            raise ValueError("ipu.offline only compiles; leave it out to run, the programs are found in the cache.")
+        if other is not None and other.isAttachedToDevice():
+            other.detachFromDevice()
+
+    def _register(self, example: Any, kind: str, packs: int) -> Any:
+        """Check the size of the batch that a program is compiled for, and remember its shapes and dtypes."""
+        if len(example[0]) != packs:
+            raise ValueError(
+                f"the batch holds {len(example[0])} packs, the batching ({self.batching}) makes {packs} a call."
+            )
+        example = to_ipu_types(example)
+        named = zip(example._fields, example)
+        self._compiled_for[kind] = {name: (field.dtype, list(field.shape)) for name, field in named}
+        return example
+
+    def _ready(self, batch: Any, kind: str) -> Any:
+        """The batch in the device's dtypes, exactly as the program was compiled for."""
+        batch = to_ipu_types(batch)
+        for name, field in zip(batch._fields, batch):
+            dtype, shape = self._compiled_for[kind][name]
+            if field.dtype != dtype or list(field.shape) != shape:
+                raise ValueError(
+                    f"{name} of this {kind} batch is {_short(field.dtype)} {list(field.shape)}, the program was "
+                    f"compiled for {_short(dtype)} {shape}; all batches of a run have one budget and one batching."
+                )
+        return batch
+
+    def _load_optimizer(self, saved: Dict[str, Any]) -> None:
+        """Replace the state tensors and keep PopTorch's own settings; the next call writes them to the device."""
+        assert self._optimizer is not None
+        state = self._optimizer.state_dict()
+        current = state["ipu_state"] or {}
+        if set(saved) != set(current):
+            name = min(set(saved) ^ set(current))
+            raise ValueError(
+                f"the optimizer state in the checkpoint does not fit this program ({name} is only in one of them); "
+                "resume on IPUs with the same model, optimizer and batching, or load the weights alone."
+            )
+        for name, value in saved.items():
+            if value.shape != current[name].shape:
+                raise ValueError(
+                    f"optimizer state {name} has shape {list(value.shape)} in the checkpoint and "
+                    f"{list(current[name].shape)} in this program; resume with the same model."
+                )
+        state["ipu_state"] = {name: _plain_copy(value) for name, value in saved.items()}
+        self._optimizer.load_state_dict(state)
+
+
+def build_optimizer(config: OptimizerConfig, model: nn.Module, loss_scaling: float = 1.0) -> Any:
+    """The PopTorch optimizer that a description stands for.
+
+    Raises:
+        ValueError: it would not do on IPUs what it does elsewhere; names what would.
+    """
+    # PopART clips what enters the moments (adam, adamw) or the weight update (sgd): the gradient itself only
+    # where nothing was mixed into it before.
+    mixed = config.weight_decay > 0 or config.momentum > 0 or loss_scaling != 1
+    if config.max_grad_norm > 0 and (
+        (config.name == "adam" and config.weight_decay > 0) or (config.name == "sgd" and mixed)
+    ):
+        raise ValueError(
+            f"optimizer.max_grad_norm with {config.name}: IPUs clip after weight decay, momentum and loss scaling; "
+            "use optimizer.name=adamw, or leave those out."
+        )
+    optim = _poptorch().optim
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    shared = {"lr": config.learning_rate, "weight_decay": config.weight_decay, "loss_scaling": loss_scaling}
+    if config.max_grad_norm > 0:
+        shared["max_grad_norm"] = config.max_grad_norm
+    if config.name == "sgd":
+        optimizer = optim.SGD(parameters, momentum=config.momentum, **shared)
+    else:
+        kind = optim.AdamW if config.name == "adamw" else optim.Adam
+        optimizer = kind(parameters, betas=tuple(config.betas), eps=config.eps, **shared)
+    # Whatever is passed counts as changing from step to step, costs a stream to the device and, for a momentum
+    # of 0, a buffer as large as the weights: only the learning rate does change.
+    for name in ("momentum",) if config.name == "sgd" else ("betas", "eps"):
+        optimizer.variable_attrs.markAsConstant(name)
+    optimizer.variable_attrs.markAsConstant("weight_decay")
+    optimizer.variable_attrs.markAsConstant("loss_scaling")
+    return optimizer
+
+
+def to_ipu_types(batch: Any) -> Any:
+    """The same NamedTuple in dtypes that IPUs have: int64 as int32, float64 as float32.
+
+    Raises:
+        ValueError: a field is bfloat16, which has no place there.
+    """
+    for name, field in zip(batch._fields, batch):
+        if field.dtype == torch.bfloat16:
+            raise ValueError(f"{name} is bfloat16, which IPUs do not have; use float32 or float16.")
+    return type(batch)(*(field.to(_NARROWED.get(field.dtype, field.dtype)).contiguous() for field in batch))
+
+
+def _plain_copy(value: Tensor) -> Tensor:
+    """A copy that is a torch.Tensor, not one of PopTorch's parameter classes, which look at the device."""
+    copy = torch.empty(value.shape, dtype=value.dtype)
+    copy.copy_(value.detach())
+    return copy
+
+
+def _short(dtype: torch.dtype) -> str:
+    return str(dtype).replace("torch.", "")
+
+
+def _poptorch() -> Any:
+    """The poptorch module.
+
+    Raises:
+        ValueError: it cannot be imported; says why.
+    """
+    try:
+        import poptorch  # noqa: TID251 (the one place)
+    except (ImportError, AssertionError, OSError) as error:
+        raise ValueError(
+            f"PopTorch cannot be imported here ({error}); source the Poplar SDK's enable script and use Python 3.8 "
+            "with the torch version that its PopTorch was built for."
+        ) from error
+    return poptorch

@@ -1,0 +1,38 @@
+"""What crosses to the device: one NamedTuple of tensors, whose order and shapes are the compiled signature.
+
+On data's way: collate -> GraphPack -> Backend.train_step / evaluate -> model.
+"""
+
+from typing import NamedTuple, Tuple
+
+from torch import Tensor
+
+
+class GraphPack(NamedTuple):
+    """B packs of molecules side by side; every index counts inside its own pack.
+
+    All but the last two, in this order, are the arguments of a graph model's forward; labels and weights
+    come last in every kind of batch.
+    """
+
+    # inputs
+    z: Tensor  # [B, N] uint8, atomic numbers
+    pos: Tensor  # [B, N, 3] float, Å
+    graph_index: Tensor  # [B, N] integer in 0..G-1, molecule of each atom
+    edge_index: Tensor  # [B, 2, E] integer in 0..N-1, row 0 source, row 1 target (PyG's order)
+    node_mask: Tensor  # [B, N] bool, False in padding
+    edge_mask: Tensor  # [B, E] bool, False in padding
+    graph_mask: Tensor  # [B, G] bool, False in padding
+    # targets
+    y: Tensor  # [B, G, T] float, standardised targets
+    weight: Tensor  # [B, G, T] float, 0 in padding and for missing labels; sums to 1 over an optimizer step
+
+    @property
+    def inputs(self) -> Tuple[Tensor, ...]:
+        """What the model takes."""
+        return tuple(self[:-2])
+
+    @property
+    def targets(self) -> Tuple[Tensor, Tensor]:
+        """What the loss takes besides the prediction."""
+        return self.y, self.weight

@@ -1,0 +1,42 @@
+"""Losses as weighted sums: the weights, which the host computes, make the sum a mean over a whole step.
+
+On data's way: model(pack) -> prediction -> loss -> backend. A loss never divides: the weights of a step
+already sum to 1 over all its packs, micro-batches and replicas, so adding up gives the exact mean over
+molecules however they were packed.
+"""
+
+from typing import Callable, Dict
+
+import torch
+from torch import Tensor
+
+from ipu_chem.models.layers import keep
+
+Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+def _error(prediction: Tensor, y: Tensor, weight: Tensor) -> Tensor:
+    """Prediction minus target where there is a label, else exactly 0 whatever stands there."""
+    return keep(prediction - y, weight > 0)
+
+
+def mse(prediction: Tensor, y: Tensor, weight: Tensor) -> Tensor:
+    """Sum of weight x squared error; all arguments [B, G, T]."""
+    error = _error(prediction, y, weight)
+    return (weight * (error * error)).sum()  # not a power, see GaussianBasis
+
+
+def mae(prediction: Tensor, y: Tensor, weight: Tensor) -> Tensor:
+    """Sum of weight x absolute error; all arguments [B, G, T]."""
+    return (weight * _error(prediction, y, weight).abs()).sum()
+
+
+def huber(prediction: Tensor, y: Tensor, weight: Tensor) -> Tensor:
+    """Sum of weight x Huber error with the bend at 1 standardised unit (Huber 1964); all [B, G, T]."""
+    size = _error(prediction, y, weight).abs()
+    small = torch.clamp(size, max=1.0)
+    # small^2 / 2 below the bend, size - 1/2 above: the same expression on both sides.
+    return (weight * (small * (size - 0.5 * small))).sum()
+
+
+LOSSES: Dict[str, Loss] = {"mse": mse, "mae": mae, "huber": huber}

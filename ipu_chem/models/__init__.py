@@ -1,0 +1,1 @@
+"""Models in static shapes, on torch alone: they know nothing of data sets or devices."""

@@ -1,0 +1,71 @@
+"""Building blocks shared by the models: written in static shapes and in operators that PopTorch has.
+
+On data's way: inside a model's forward. Shapes: B packs, N node slots, E edge slots, G graph slots,
+F features; "flat" tensors put the packs of a batch one after the other, [B * N, F].
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+# exp(-80) is 1.8e-35: still a normal float32. Smaller values turn denormal, at which CPU matrix products
+# trap and run several times slower, and at 1e-35 of the others they could not change a sum anyway.
+_SMALLEST_EXPONENT = -80.0
+
+
+class ShiftedSoftplus(nn.Module):
+    """ln(0.5 e^x + 0.5), which is 0 at 0 (Schuett et al. 2017)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Element by element, any shape."""
+        return functional.softplus(x) - math.log(2.0)
+
+
+class GaussianBasis(nn.Module):
+    """Distances on a row of Gaussians, evenly spaced from 0 to the cutoff (Schuett et al. 2017)."""
+
+    def __init__(self, num_gaussians: int, cutoff: float) -> None:
+        """Centres are as far apart as the Gaussians are wide.
+
+        Args:
+            num_gaussians: 2 or more.
+            cutoff: Å.
+        """
+        super().__init__()
+        self.register_buffer("centres", torch.linspace(0.0, cutoff, num_gaussians))
+        spacing = cutoff / (num_gaussians - 1)
+        self.factor = -0.5 / spacing**2
+
+    def forward(self, distance: Tensor) -> Tensor:
+        """[...] Å -> [..., num_gaussians]."""
+        offset = distance.unsqueeze(-1) - self.centres
+        # x * x, not a power: powers of two cost IPUs hundreds of cycles an element.
+        return torch.exp(torch.clamp(self.factor * (offset * offset), min=_SMALLEST_EXPONENT))
+
+
+def cosine_cutoff(distance: Tensor, cutoff: float) -> Tensor:
+    """Falls smoothly from 1 at 0 to 0 at the cutoff, 0 beyond (Behler 2011); Å, any shape."""
+    within = torch.clamp(distance, max=cutoff)
+    return 0.5 * (torch.cos(within * (math.pi / cutoff)) + 1.0)
+
+
+def keep(values: Tensor, mask: Tensor) -> Tensor:
+    """The values where the mask is True and 0 elsewhere, whatever stands there.
+
+    Values must be int32, int64 or floating-point: IPUs cannot select between narrower integers.
+    """
+    return torch.where(mask, values, torch.zeros((), dtype=values.dtype, device=values.device))
+
+
+def flat_index(index: Tensor, slots: int) -> Tensor:
+    """Indices inside each pack, [B, K] int64, as indices into flat tensors of ``slots`` rows a pack, [B * K] int64."""
+    first = torch.arange(index.shape[0], device=index.device).unsqueeze(1) * slots
+    return (index + first).reshape(-1)
+
+
+def sum_into(values: Tensor, index: Tensor, slots: int) -> Tensor:
+    """Add row k of values [K, F] to row index[k] of a zero tensor [slots, F]."""
+    zeros = torch.zeros((slots, values.shape[1]), dtype=values.dtype, device=values.device)
+    return zeros.scatter_add(0, index.unsqueeze(1).expand_as(values), values)

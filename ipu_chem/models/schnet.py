@@ -1,0 +1,167 @@
+"""SchNet: energies and other scalars of molecules from continuous-filter convolutions.
+
+K. T. Schuett et al., "SchNet: A continuous-filter convolutional neural network for modeling quantum
+interactions", NeurIPS 2017, arXiv:1706.08566; layer sizes and initialisation as in PyTorch Geometric.
+
+On data's way: GraphPack.inputs -> SchNet -> prediction [B, G, T] -> loss.
+Shapes: B packs, N node, E edge, G graph slots, F features, T targets.
+"""
+
+from typing import List, Optional
+
+import torch
+from torch import Tensor, nn
+
+from ipu_chem.models.layers import GaussianBasis, ShiftedSoftplus, cosine_cutoff, flat_index, keep, sum_into
+
+MAX_Z = 100  # atomic numbers 0 (padding) to 99
+
+
+class Interaction(nn.Module):
+    """One continuous-filter convolution with its atom-wise layers; the caller adds the result to x."""
+
+    def __init__(self, hidden_features: int, num_filters: int, num_gaussians: int) -> None:
+        super().__init__()
+        self.filter_net = nn.Sequential(
+            nn.Linear(num_gaussians, num_filters), ShiftedSoftplus(), nn.Linear(num_filters, num_filters)
+        )
+        self.lin_in = nn.Linear(hidden_features, num_filters, bias=False)
+        self.lin_out = nn.Linear(num_filters, hidden_features)
+        self.activation = ShiftedSoftplus()
+        self.lin_last = nn.Linear(hidden_features, hidden_features)
+
+    def forward(self, x: Tensor, basis: Tensor, envelope: Tensor, source: Tensor, target: Tensor) -> Tensor:
+        """Update of every atom.
+
+        Args:
+            x: [B * N, F].
+            basis: [B * E, num_gaussians], distances on Gaussians.
+            envelope: [B * E, 1], cutoff function, 0 for padding edges.
+            source, target: [B * E] int64, rows of x.
+        """
+        filters = self.filter_net(basis) * envelope
+        messages = self.lin_in(x).index_select(0, source) * filters
+        received = sum_into(messages, target, x.shape[0])
+        return self.lin_last(self.activation(self.lin_out(received)))
+
+
+class SchNet(nn.Module):
+    """Scalar properties of molecules from atomic numbers and positions."""
+
+    def __init__(
+        self,
+        hidden_features: int = 128,
+        num_filters: int = 128,
+        num_interactions: int = 6,
+        num_gaussians: int = 50,
+        cutoff: float = 10.0,
+        num_targets: int = 1,
+        readout: str = "sum",
+        atom_references: Optional[Tensor] = None,
+    ) -> None:
+        """Build the network.
+
+        Args:
+            hidden_features: F, features of an atom.
+            num_filters: features of a message.
+            num_interactions: blocks.
+            num_gaussians: functions of the distance basis.
+            cutoff: Å; edges must not be longer.
+            num_targets: T, values predicted for every molecule.
+            readout: "sum" (extensive targets such as energies) or "mean" (intensive ones) over atoms.
+            atom_references: [MAX_Z, T], fixed value of each element, added for every atom.
+
+        Raises:
+            ValueError: a size is out of range or the readout is unknown.
+        """
+        super().__init__()
+        if readout not in ("sum", "mean"):
+            raise ValueError(f"readout={readout!r}: choose 'sum' or 'mean'.")
+        if min(hidden_features, num_filters, num_gaussians) < 2 or min(num_interactions, num_targets) < 1:
+            raise ValueError("SchNet needs 2 or more features, filters and Gaussians and 1 or more blocks and targets.")
+        if not cutoff > 0:
+            raise ValueError(f"cutoff={cutoff}: the cutoff is a positive distance in Å.")
+        self.cutoff = float(cutoff)
+        self.readout = readout
+        self.embedding = nn.Embedding(MAX_Z, hidden_features)
+        self.basis = GaussianBasis(num_gaussians, self.cutoff)
+        self.interactions = nn.ModuleList(
+            [Interaction(hidden_features, num_filters, num_gaussians) for _ in range(num_interactions)]
+        )
+        self.head = nn.Sequential(
+            nn.Linear(hidden_features, hidden_features // 2),
+            ShiftedSoftplus(),
+            nn.Linear(hidden_features // 2, num_targets),
+        )
+        self.register_buffer("atom_references", atom_references)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Glorot-uniform weights, zero biases, normal embeddings; the last layer starts at zero.
+
+        A sum over atoms of random outputs would begin tens of standard deviations away from any target.
+        """
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        nn.init.normal_(self.embedding.weight)
+        nn.init.zeros_(self.head[2].weight)
+
+    def blocks(self) -> List[str]:
+        """Names of the submodules at which a pipeline may be cut, in the order of execution."""
+        return ["embedding"] + [f"interactions.{i}" for i in range(len(self.interactions))] + ["head"]
+
+    def forward(
+        self,
+        z: Tensor,
+        pos: Tensor,
+        graph_index: Tensor,
+        edge_index: Tensor,
+        node_mask: Tensor,
+        edge_mask: Tensor,
+        graph_mask: Tensor,
+    ) -> Tensor:
+        """Predict.
+
+        Args:
+            z: [B, N] integer, atomic numbers.
+            pos: [B, N, 3], Å.
+            graph_index: [B, N] integer, molecule of each atom inside its pack.
+            edge_index: [B, 2, E] integer, source and target atom inside the pack.
+            node_mask, edge_mask, graph_mask: [B, N], [B, E], [B, G] bool, False in padding.
+
+        Returns:
+            [B, G, T], exactly 0 in padding slots.
+        """
+        num_packs, num_nodes = z.shape
+        num_graphs = graph_mask.shape[1]
+        # Padding may hold anything, NaN included; from here on it holds zeros.
+        z = keep(z.to(torch.int64), node_mask).reshape(-1)
+        pos = keep(pos, node_mask.unsqueeze(-1)).reshape(-1, 3)
+        edge_index = keep(edge_index.to(torch.int64), edge_mask.unsqueeze(1))
+        graph_index = keep(graph_index.to(torch.int64), node_mask)
+        source, target = flat_index(edge_index[:, 0], num_nodes), flat_index(edge_index[:, 1], num_nodes)
+
+        offset = pos.index_select(0, target) - pos.index_select(0, source)
+        distance = torch.sqrt((offset * offset).sum(1) + 1e-12)  # never 0, where the root has no slope
+        basis = self.basis(distance)
+        envelope = cosine_cutoff(distance, self.cutoff) * edge_mask.reshape(-1).to(distance.dtype)
+        envelope = envelope.unsqueeze(1)
+
+        x = self.embedding(z)
+        for interaction in self.interactions:
+            x = x + interaction(x, basis, envelope, source, target)
+        per_atom = self.head(x)
+        if self.atom_references is not None:
+            per_atom = per_atom + self.atom_references.to(per_atom.dtype).index_select(0, z)
+
+        real = node_mask.reshape(-1, 1).to(per_atom.dtype)
+        owner = flat_index(graph_index, num_graphs)
+        total = sum_into(per_atom * real, owner, num_packs * num_graphs)
+        if self.readout == "mean":
+            atoms = sum_into(real, owner, num_packs * num_graphs)
+            total = total / torch.clamp(atoms, min=1.0)
+        total = total.reshape(num_packs, num_graphs, -1)
+        return total * graph_mask.unsqueeze(-1).to(total.dtype)

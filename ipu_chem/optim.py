@@ -1,0 +1,108 @@
+"""Optimizers and learning rates as plain descriptions; each backend builds its own from them.
+
+On data's way: config -> OptimizerConfig -> Backend; (step, schedule) -> learning rate -> Backend.train_step.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Tuple
+
+OPTIMIZERS = ("adamw", "adam", "sgd")
+SCHEDULES = ("constant", "cosine", "plateau")
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """How weights follow gradients.
+
+    Attributes:
+        name: adamw, adam or sgd.
+        learning_rate: peak learning rate, reached after warm-up.
+        weight_decay: decoupled for adamw, added to the gradient for adam and sgd.
+        betas: decay of the two moments of adam and adamw.
+        eps: keeps adam's division finite.
+        momentum: of sgd.
+        max_grad_norm: gradients of a step longer than this are shortened to it; 0 never clips.
+    """
+
+    name: str = "adamw"
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.0
+    betas: Tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    momentum: float = 0.0
+    max_grad_norm: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.name not in OPTIMIZERS:
+            raise ValueError(f"optimizer {self.name!r}: choose one of {', '.join(OPTIMIZERS)}.")
+        if not self.learning_rate > 0 or self.weight_decay < 0 or self.max_grad_norm < 0:
+            raise ValueError("learning_rate must be above 0; weight_decay and max_grad_norm must not be negative.")
+
+
+@dataclass(frozen=True)
+class ScheduleConfig:
+    """How the learning rate moves.
+
+    Attributes:
+        name: constant, cosine (falls to min_factor at the last step) or plateau (falls by plateau_factor
+            whenever the validation metric has not improved for plateau_patience evaluations).
+        warmup_steps: optimizer steps of linear rise from 0.
+        min_factor: lowest learning rate as a share of the peak.
+        plateau_factor: multiplies the learning rate on a plateau.
+        plateau_patience: evaluations without improvement that make a plateau.
+    """
+
+    name: str = "cosine"
+    warmup_steps: int = 0
+    min_factor: float = 0.01
+    plateau_factor: float = 0.5
+    plateau_patience: int = 5
+
+    def __post_init__(self) -> None:
+        if self.name not in SCHEDULES:
+            raise ValueError(f"schedule {self.name!r}: choose one of {', '.join(SCHEDULES)}.")
+        if self.warmup_steps < 0 or not 0 <= self.min_factor <= 1 or not 0 < self.plateau_factor <= 1:
+            raise ValueError("warmup_steps is 0 or more; min_factor and plateau_factor lie between 0 and 1.")
+
+
+class Schedule:
+    """Learning rate as a function of the optimizer step; a plateau's falls are its only memory."""
+
+    def __init__(self, config: ScheduleConfig, peak: float, total_steps: int) -> None:
+        self.config = config
+        self.peak = peak
+        self.total_steps = max(total_steps, 1)
+        self.falls = 0
+        self._best = math.inf
+        self._waited = 0
+
+    def learning_rate(self, step: int) -> float:
+        """Learning rate of optimizer step ``step``, counted from 0."""
+        config = self.config
+        if step < config.warmup_steps:
+            return self.peak * (step + 1) / config.warmup_steps
+        factor = 1.0
+        if config.name == "cosine":
+            done = (step - config.warmup_steps) / max(self.total_steps - config.warmup_steps, 1)
+            factor = config.min_factor + (1 - config.min_factor) * 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
+        elif config.name == "plateau":
+            factor = max(config.plateau_factor**self.falls, config.min_factor)
+        return self.peak * factor
+
+    def evaluated(self, metric: float) -> None:
+        """Tell the schedule a validation metric (lower is better)."""
+        if metric < self._best:
+            self._best, self._waited = metric, 0
+            return
+        self._waited += 1
+        if self.config.name == "plateau" and self._waited >= self.config.plateau_patience:
+            self.falls, self._waited = self.falls + 1, 0
+
+    def state_dict(self) -> "dict[str, float]":
+        """What `load_state_dict` needs to go on, as JSON values."""
+        return {"falls": self.falls, "best": self._best, "waited": self._waited}
+
+    def load_state_dict(self, state: "dict[str, float]") -> None:
+        """Continue where `state_dict` was taken."""
+        self.falls, self._best, self._waited = int(state["falls"]), float(state["best"]), int(state["waited"])
