@@ -1,0 +1,116 @@
+"""Data sets by name, prepared once and kept: `load_dataset("nci3d")`.
+
+A prepared store lies in the cache folder (argument, else IPU_CHEM_CACHE, else ~/.cache/ipu-chem) under a
+name that changes with the input files, the options and the format, so a stale one is never taken.
+
+On data's way: name and options -> raw files -> molecules -> store -> split, edges, plan.
+"""
+
+import difflib
+import hashlib
+import inspect
+import json
+import os
+from pathlib import Path
+from typing import Any, Callable, Dict, NamedTuple, Optional
+
+from ipu_chem.data.datasets import nci3d, qm9
+from packing.files import PathLike
+from packing.store import Store
+
+# Raised whenever the same files and options would give another store.
+_FORMAT = 1
+# Options that change how fast a store is made, not what is in it.
+_MANNER = ("workers", "progress")
+
+
+class Dataset(NamedTuple):
+    """How a data set is prepared.
+
+    Attributes:
+        inputs: (path, cache folder) -> JSON: checksums and library versions that decide the content.
+        prepare: (path, cache folder, **options) -> Store.
+    """
+
+    inputs: Callable[[Optional[Path], Path], Dict[str, Any]]
+    prepare: Callable[..., Store]
+
+
+DATASETS: Dict[str, Dataset] = {
+    "nci3d": Dataset(nci3d.inputs, nci3d.prepare),
+    "qm9": Dataset(qm9.inputs, qm9.prepare),
+}
+
+
+def load_dataset(name: str, path: Optional[PathLike] = None, cache: Optional[PathLike] = None, **options: Any) -> Store:
+    """A data set as a memory-mapped store, prepared on first use.
+
+    Args:
+        name: one of `DATASETS`.
+        path: where the raw data lies; None lets the data set find or download them.
+        cache: folder for prepared stores.
+        **options: of the data set's ``prepare``.
+
+    Raises:
+        ValueError: unknown name or option, raw data missing or damaged.
+        OSError: the cache folder cannot be written.
+    """
+    if name not in DATASETS:
+        raise ValueError(f"there is no data set {name!r}{_nearest(name, DATASETS)}; there are {', '.join(DATASETS)}.")
+    dataset = DATASETS[name]
+    settings = _settings(name, dataset, options)
+    root = cache_folder(cache)
+    path = None if path is None else Path(path).expanduser()
+    content = {key: value for key, value in settings.items() if key not in _MANNER}
+    identity = {"format": _FORMAT, "options": content, "inputs": dataset.inputs(path, root)}
+    key = hashlib.blake2b(json.dumps(identity, sort_keys=True).encode(), digest_size=8).hexdigest()
+    folder = root / f"{name}-{key}"
+
+    if (folder / "meta.json").is_file():
+        try:
+            store = Store.open(folder)
+            print(f"{name}: {len(store):,} molecules, prepared before, from {folder}")
+            return store
+        except ValueError as error:
+            print(f"{name}: preparing again, because {error}")
+    store = dataset.prepare(path, root, **settings)
+    store.save(folder)
+    left_out = store.info["failures"]["count"]
+    print(f"{name}: {len(store):,} molecules prepared, {left_out:,} left out (listed in {folder / 'meta.json'})")
+    return Store.open(folder)
+
+
+def cache_folder(cache: Optional[PathLike] = None) -> Path:
+    """The cache folder, created if need be.
+
+    Raises:
+        ValueError: it cannot be written, which is better known before anything is prepared.
+    """
+    root = Path(cache or os.environ.get("IPU_CHEM_CACHE") or "~/.cache/ipu-chem").expanduser()
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"cache folder {root} cannot be made ({error}); set IPU_CHEM_CACHE or pass cache.") from None
+    if not os.access(root, os.W_OK):
+        raise ValueError(f"cache folder {root} cannot be written; set IPU_CHEM_CACHE or pass cache.")
+    return root
+
+
+def _settings(name: str, dataset: Dataset, options: Dict[str, Any]) -> Dict[str, Any]:
+    """All options of a data set, with its defaults for those not given."""
+    known = {
+        parameter.name: parameter.default
+        for parameter in inspect.signature(dataset.prepare).parameters.values()
+        if parameter.default is not inspect.Parameter.empty
+    }
+    for option in options:
+        if option not in known:
+            raise ValueError(
+                f"data set {name} has no option {option!r}{_nearest(option, known)}; it has {', '.join(known)}."
+            )
+    return {**known, **options}
+
+
+def _nearest(word: str, words: Any) -> str:
+    close = difflib.get_close_matches(word, list(words), 1)
+    return f" (did you mean {close[0]!r}?)" if close else ""

@@ -1,0 +1,177 @@
+"""Molecules from 3D files: xyz and extxyz through ASE, SDF through RDKit.
+
+On data's way: files -> Molecule -> store, or straight into a prediction.
+"""
+
+import gzip
+import io
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, Dict, Iterator, List, Optional, cast
+
+import numpy as np
+
+from ipu_chem.data.molecule import Molecule, checked, from_rdkit
+from packing.files import PathLike
+
+if TYPE_CHECKING:
+    from rdkit.Chem import Mol
+
+_SUFFIXES = (".xyz", ".extxyz", ".sdf")
+
+
+def read_molecules(path: PathLike, target: Optional[str] = None) -> List[Molecule]:
+    """All molecules of a file; its suffix (.xyz, .extxyz, .sdf, each also with .gz) says how to read it.
+
+    Args:
+        path: the file.
+        target: what to take as label y: a key of an xyz frame's comment line or calculator, or an SDF
+            property. None reads no labels.
+
+    Raises:
+        ValueError: no such file, nothing in it, another suffix, a molecule that cannot be used, or one
+            without ``target``.
+    """
+    suffix = plain_suffix(Path(path))
+    if suffix in (".xyz", ".extxyz"):
+        return read_xyz(path, target)
+    if suffix == ".sdf":
+        return read_sdf(path, target)
+    hint = "; SMILES have no coordinates, embed them first (ipu_chem.data.smiles)" if suffix in (".smi", ".csv") else ""
+    raise ValueError(f"{path}: molecules are read from {', '.join(_SUFFIXES)} files, also gzipped{hint}.")
+
+
+def read_xyz(path: PathLike, target: Optional[str] = None) -> List[Molecule]:
+    """All frames of an xyz or extxyz file.
+
+    Args:
+        path: the file, coordinates in Å.
+        target: key of the comment line or of the calculator ASE makes of it, such as "energy".
+
+    Raises:
+        ValueError: as `read_molecules`; also for periodic cells, which only some models could take.
+    """
+    import ase.io
+
+    path = existing_file(path)
+    molecules = []
+    frames = ase.io.iread(str(path), index=":", format="extxyz")
+    while True:
+        name = f"{path.name} frame {len(molecules)}"
+        try:
+            # With a format given, ASE yields Atoms, never a list of them.
+            atoms = cast(Any, next(frames, None))
+        except Exception as error:  # ASE has no common class of its parse errors
+            raise ValueError(f"{name} cannot be read ({type(error).__name__}: {error}); is the file cut?") from None
+        if atoms is None:
+            break
+        if atoms.pbc.any():
+            raise ValueError(
+                f'{name} has a periodic cell; only free molecules are supported (write pbc="F F F" if it is one).'
+            )
+        y = None
+        if target is not None:
+            values: Dict[str, Any] = {**atoms.info, **(atoms.calc.results if atoms.calc is not None else {})}
+            y = _label(values, target, name)
+        molecules.append(checked(atoms.numbers, atoms.positions, y, str(atoms.info.get("name", name))))
+    if not molecules:
+        raise ValueError(f"{path} holds no frames.")
+    return molecules
+
+
+def read_sdf(path: PathLike, target: Optional[str] = None) -> List[Molecule]:
+    """All records of an SDF file; only elements and coordinates are used, so odd valences do no harm.
+
+    Args:
+        path: the file.
+        target: a property of every record.
+
+    Raises:
+        ValueError: as `read_molecules`; also for 2D drawings and records without their hydrogens.
+    """
+    path = existing_file(path)
+    molecules = []
+    for index, mol in enumerate(sdf_records(path), start=1):
+        title = mol.GetProp("_Name").strip()
+        name = title or f"{path.name} record {index}"
+        _check_complete(mol, name)
+        y = _label(mol.GetPropsAsDict(), target, name) if target is not None else None
+        molecules.append(from_rdkit(mol, name)._replace(y=y))
+    if not molecules:
+        raise ValueError(f"{path} holds no records.")
+    return molecules
+
+
+def sdf_records(path: Path) -> Iterator["Mol"]:
+    """RDKit molecules of an SDF file as written: not sanitised, hydrogens kept.
+
+    Raises:
+        ValueError: a record cannot be parsed.
+    """
+    from rdkit import Chem, rdBase
+
+    # RDKit's log would say it again, and a generator must not hold the log blocked between two records.
+    with open_bytes(path) as file:
+        supplier = Chem.ForwardSDMolSupplier(file, sanitize=False, removeHs=False)
+        index = 0
+        while True:
+            index += 1
+            with rdBase.BlockLogs():
+                mol = next(supplier, "end")
+            if mol == "end":
+                return
+            if mol is None:
+                raise ValueError(f"{path}: record {index} cannot be parsed; repair it or take it out.")
+            yield mol
+
+
+def _check_complete(mol: "Mol", name: str) -> None:
+    """Refuse drawings and bare skeletons: they would be predicted without any complaint."""
+    info = mol.GetProp("_MolFileInfo") if mol.HasProp("_MolFileInfo") else ""
+    if info[20:22] == "2D":
+        raise ValueError(f"{name} is a 2D drawing; write 3D coordinates (RDKit: AddHs, EmbedMolecule).")
+    if mol.GetNumAtoms() > 1 and all(atom.GetAtomicNum() != 1 for atom in mol.GetAtoms()):
+        mol.UpdatePropertyCache(strict=False)
+        missing = sum(atom.GetTotalNumHs() for atom in mol.GetAtoms())
+        if missing:
+            raise ValueError(
+                f"{name} holds no hydrogens but has room for {missing}; write the file with explicit hydrogens."
+            )
+
+
+def _label(values: Dict[str, Any], target: str, name: str) -> np.ndarray:
+    """[T] float64 from the key ``target``."""
+    if target not in values:
+        raise ValueError(f"{name} has no {target!r}; it has {', '.join(sorted(values)) or 'no labels at all'}.")
+    try:
+        return np.atleast_1d(np.asarray(values[target], np.float64)).reshape(-1)
+    except (TypeError, ValueError):
+        raise ValueError(f"{name}: {target}={values[target]!r} is not a number.") from None
+
+
+def existing_file(path: PathLike) -> Path:
+    """The path of a file that is there and not empty.
+
+    Raises:
+        ValueError: it is not.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"there is no file {path}.")
+    if path.stat().st_size == 0:
+        raise ValueError(f"{path} is empty.")
+    return path
+
+
+def plain_suffix(path: Path) -> str:
+    """Suffix in lower case, that before .gz for a gzipped file."""
+    return Path(path.stem if path.suffix == ".gz" else path.name).suffix.lower()
+
+
+def open_bytes(path: Path) -> IO[bytes]:
+    """Content of a plain or gzipped file."""
+    return cast(IO[bytes], gzip.open(path, "rb")) if path.suffix == ".gz" else open(path, "rb")
+
+
+def open_text(path: Path) -> IO[str]:
+    """Text of a plain or gzipped file."""
+    return io.TextIOWrapper(open_bytes(path), encoding="utf-8", newline="")

@@ -1,0 +1,241 @@
+"""One molecule as numpy arrays, its checks, and many of them as a store.
+
+On data's way: SMILES, xyz, SDF, PyG Data -> Molecule -> store -> plan -> pack.
+"""
+
+from typing import TYPE_CHECKING, Any, List, Mapping, NamedTuple, Optional, Sequence, Tuple
+
+import numpy as np
+
+from ipu_chem.data.neighbors import radius_edges
+from packing.store import Store
+
+if TYPE_CHECKING:
+    from rdkit.Chem import Mol
+    from torch_geometric.data import Data
+
+MAX_Z = 99  # embeddings have 100 rows, and row 0 is padding
+_COINCIDENT = 0.1  # Å; the shortest bond, H2, is 0.74
+
+# Element symbols by atomic number, 0 to 99.
+SYMBOLS = (
+    "X H He Li Be B C N O F Ne Na Mg Al Si P S Cl Ar K Ca Sc Ti V Cr Mn Fe Co Ni Cu Zn Ga Ge As Se Br Kr Rb Sr "
+    "Y Zr Nb Mo Tc Ru Rh Pd Ag Cd In Sn Sb Te I Xe Cs Ba La Ce Pr Nd Pm Sm Eu Gd Tb Dy Ho Er Tm Yb Lu Hf Ta W "
+    "Re Os Ir Pt Au Hg Tl Pb Bi Po At Rn Fr Ra Ac Th Pa U Np Pu Am Cm Bk Cf Es"
+).split()
+
+
+class Molecule(NamedTuple):
+    """A free molecule of n atoms.
+
+    Attributes:
+        z: [n] uint8, atomic numbers 1 to 99, hydrogens included.
+        pos: [n, 3] float64, Å.
+        y: [T] float64, labels in the units of the data set, NaN where missing; None without labels.
+        name: what error messages and tables call it.
+    """
+
+    z: np.ndarray
+    pos: np.ndarray
+    y: Optional[np.ndarray] = None
+    name: str = ""
+
+
+def check_molecule(molecule: Molecule) -> None:
+    """Refuse a molecule that no model can take.
+
+    Raises:
+        ValueError: no atoms, shapes that do not agree, an atomic number outside 1 .. 99, a coordinate that
+            is not finite, or two atoms less than 0.1 Å apart; the sentence names molecule and atoms.
+    """
+    who = molecule.name or "molecule without a name"
+    z, pos = np.asarray(molecule.z), np.asarray(molecule.pos)
+    if z.ndim != 1 or pos.shape != (len(z), 3):
+        raise ValueError(f"{who}: z has shape {list(z.shape)} and pos {list(pos.shape)}; they are [n] and [n, 3].")
+    if z.dtype.kind not in "iu":
+        raise ValueError(f"{who}: atomic numbers are integers, not {z.dtype}.")
+    if molecule.y is not None and np.ndim(molecule.y) != 1:
+        raise ValueError(f"{who}: y has shape {list(np.shape(molecule.y))}; labels of a molecule are [targets].")
+    check_atoms(z, pos, np.array([0, len(z)]), [who])
+
+
+def check_atoms(z: np.ndarray, pos: np.ndarray, offsets: np.ndarray, names: Sequence[str]) -> None:
+    """Check many molecules at once.
+
+    Args:
+        z: [total] integer.
+        pos: [total, 3] floating, Å.
+        offsets: [I + 1] integer.
+        names: I names for the error message.
+
+    Raises:
+        ValueError: as `check_molecule`, for the first molecule at fault.
+    """
+
+    def owner(atom: int) -> Tuple[str, int]:
+        molecule = int(np.searchsorted(offsets, atom, side="right")) - 1
+        return names[molecule] or f"molecule {molecule}", atom - int(offsets[molecule])
+
+    lengths = np.diff(offsets)
+    if len(lengths) and lengths.min() < 1:
+        empty = int(np.argmin(lengths))
+        raise ValueError(f"{names[empty] or f'molecule {empty}'} has no atoms; leave it out.")
+    wrong = (z < 1) | (z > MAX_Z)
+    if wrong.any():
+        atom = int(np.argmax(wrong))
+        who, local = owner(atom)
+        raise ValueError(f"{who}: atom {local} has atomic number {z[atom]}; elements are 1 (H) to {MAX_Z} (Es).")
+    bad = ~np.isfinite(pos).all(axis=1)
+    if bad.any():
+        who, local = owner(int(np.argmax(bad)))
+        raise ValueError(f"{who}: atom {local} has a coordinate that is not finite; correct or leave out the molecule.")
+    close = radius_edges(pos, offsets, _COINCIDENT)
+    if len(close.values):
+        molecule = int(np.argmax(close.lengths > 0))
+        first, second = sorted(int(atom) for atom in close[molecule][0])
+        start = offsets[molecule]
+        distance = float(np.linalg.norm(pos[start + first] - pos[start + second]))
+        raise ValueError(
+            f"{names[molecule] or f'molecule {molecule}'}: atoms {first} ({SYMBOLS[z[start + first]]}) and "
+            f"{second} ({SYMBOLS[z[start + second]]}) are {distance:.3f} Å apart; two atoms at one place are "
+            "a duplicate or a wrong unit (coordinates are Å)."
+        )
+
+
+def from_rdkit(mol: "Mol", name: str = "") -> Molecule:
+    """Atoms and first conformer of an RDKit molecule; implicit hydrogens are not added.
+
+    Raises:
+        ValueError: there is no conformer, or `check_molecule` refuses it.
+    """
+    if mol.GetNumConformers() == 0:
+        raise ValueError(f"{name or 'molecule'} has no 3D coordinates; embed it first (ipu_chem.data.smiles).")
+    z, pos = rdkit_arrays(mol)
+    return checked(z, pos, None, name)
+
+
+def rdkit_arrays(mol: "Mol") -> Tuple[np.ndarray, np.ndarray]:
+    """(z [n] int64, pos [n, 3] float64 Å) of the first conformer, unchecked."""
+    z = np.array([atom.GetAtomicNum() for atom in mol.GetAtoms()], np.int64)
+    return z, np.array(mol.GetConformer().GetPositions(), np.float64).reshape(-1, 3)
+
+
+def from_pyg(data: "Data", name: str = "") -> Molecule:
+    """A molecule from PyG's ``z``, ``pos`` and, when there, ``y`` of shape [1, T] or [T].
+
+    Raises:
+        ValueError: z or pos is missing, y belongs to more than one molecule, or `check_molecule` refuses it.
+    """
+    who = name or str(getattr(data, "name", None) or "Data")
+    if getattr(data, "z", None) is None or getattr(data, "pos", None) is None:
+        raise ValueError(f"{who}: a molecule needs z [n] and pos [n, 3]; this Data has {', '.join(data.to_dict())}.")
+    y = getattr(data, "y", None)
+    if y is not None:
+        y = y.detach().cpu().numpy().astype(np.float64)
+        if y.ndim == 2 and len(y) == 1 or y.ndim == 0:
+            y = y.reshape(-1)
+        if y.ndim != 1:
+            raise ValueError(f"{who}: y has shape {list(y.shape)}; labels of one molecule are [1, T] or [T].")
+    return checked(data.z.cpu().numpy(), data.pos.detach().cpu().numpy().astype(np.float64), y, who)
+
+
+def to_pyg(molecule: Molecule) -> "Data":
+    """PyG Data with z [n] int64, pos [n, 3] float32, y [1, T] float64 (float32 would round total energies)."""
+    import torch
+    from torch_geometric.data import Data
+
+    data = Data(
+        z=torch.as_tensor(np.asarray(molecule.z, np.int64)),
+        pos=torch.as_tensor(np.asarray(molecule.pos, np.float32)),
+        name=molecule.name,
+    )
+    if molecule.y is not None:
+        data.y = torch.as_tensor(np.asarray(molecule.y, np.float64)).reshape(1, -1)
+    return data
+
+
+def checked(z: np.ndarray, pos: np.ndarray, y: Optional[np.ndarray], name: str) -> Molecule:
+    """A Molecule of the right dtypes that has passed `check_molecule`."""
+    check_molecule(Molecule(z, pos, y, name))  # before the cast, which would wrap an atomic number of 300
+    return Molecule(z.astype(np.uint8), np.asarray(pos, np.float64), y, name)
+
+
+def molecules_to_store(
+    molecules: Sequence[Molecule],
+    info: Optional[Mapping[str, Any]] = None,
+    smiles: Optional[Sequence[str]] = None,
+    fields: Optional[Mapping[str, np.ndarray]] = None,
+) -> Store:
+    """Many molecules in flat arrays.
+
+    Args:
+        molecules: at least one; those without labels get NaN when others have some.
+        info: what `Store.info` shall hold.
+        smiles: I texts, kept as the field "smiles".
+        fields: further fields with one row per molecule, such as "id" [I] int64.
+
+    Returns:
+        Axis "nodes" with z uint8 and pos float32 (Å); y [I, T] float64 when there are labels; axes and
+        fields "name" and "smiles" of UTF-8 bytes (`decode_text`).
+
+    Raises:
+        ValueError: no molecules, one that `check_molecule` refuses, or labels that differ in number.
+    """
+    if len(molecules) == 0:
+        raise ValueError("there are no molecules to store; see the list of failures for the reasons.")
+    for index, molecule in enumerate(molecules):
+        if np.shape(molecule.pos) != (len(molecule.z), 3):
+            check_molecule(molecule._replace(name=molecule.name or f"molecule {index}"))
+    names = [molecule.name for molecule in molecules]
+    z = np.concatenate([molecule.z for molecule in molecules])
+    pos = np.concatenate([molecule.pos for molecule in molecules])
+    offsets = np.zeros(len(molecules) + 1, np.int64)
+    np.cumsum([len(molecule.z) for molecule in molecules], out=offsets[1:])
+    check_atoms(z, pos, offsets, names)
+
+    all_fields = {"z": z.astype(np.uint8), "pos": pos.astype(np.float32), **(fields or {})}
+    y = _labels(molecules)
+    if y is not None:
+        all_fields["y"] = y
+    axes, axis_of = {"nodes": offsets}, {"z": "nodes", "pos": "nodes"}
+    for field, texts in (("name", names), ("smiles", smiles)):
+        if texts is not None:
+            all_fields[field], axes[field] = encode_texts(texts)
+            axis_of[field] = field
+    return Store(axes, all_fields, axis_of, info)
+
+
+def _labels(molecules: Sequence[Molecule]) -> Optional[np.ndarray]:
+    """[I, T] float64, or None where no molecule has labels."""
+    first = next((molecule for molecule in molecules if molecule.y is not None), None)
+    if first is None or first.y is None:
+        return None
+    y = np.full((len(molecules), len(first.y)), np.nan)
+    for index, molecule in enumerate(molecules):
+        if molecule.y is None:
+            continue
+        if len(molecule.y) != y.shape[1]:
+            raise ValueError(
+                f"{molecule.name or f'molecule {index}'} has {len(molecule.y)} labels, "
+                f"{first.name or 'the first labelled molecule'} has {y.shape[1]}; all have the same (NaN = missing)."
+            )
+        y[index] = molecule.y
+    return y
+
+
+def encode_texts(texts: Sequence[str]) -> Tuple[np.ndarray, np.ndarray]:
+    """Texts as UTF-8 bytes one after the other: (values [total] uint8, offsets [I + 1] int64)."""
+    encoded = [text.encode("utf-8") for text in texts]
+    offsets = np.zeros(len(encoded) + 1, np.int64)
+    np.cumsum([len(text) for text in encoded], out=offsets[1:])
+    return np.frombuffer(b"".join(encoded), np.uint8).copy(), offsets
+
+
+def decode_text(store: Store, field: str, item: int) -> str:
+    """The text of one item, such as its "name" or "smiles"."""
+    return store.ragged(field)[item].tobytes().decode("utf-8")
+
+
+def decode_texts(store: Store, field: str) -> List[str]:
+    """The texts of all items."""
+    return [decode_text(store, field, item) for item in range(len(store))]

@@ -1,0 +1,60 @@
+"""Choosing labels, and asking each data set only for what it knows.
+
+On data's way: config -> options of a data set -> store -> store with the chosen labels.
+"""
+
+import difflib
+import inspect
+from typing import Any, Dict
+
+import numpy as np
+
+from ipu_chem.data.datasets import DATASETS
+from packing.store import Store
+
+
+def dataset_options(name: str, limit: int, workers: int, target: str) -> Dict[str, Any]:
+    """Options for `load_dataset`, those that the data set does not have left out.
+
+    Args:
+        name: of the data set.
+        limit: first molecules only; 0 takes all.
+        workers: processes; 0 takes one per core.
+        target: names of labels, for data sets whose files hold any.
+    """
+    if name not in DATASETS:
+        return {}  # load_dataset says what is wrong, and which there are
+    known = inspect.signature(DATASETS[name].prepare).parameters
+    wanted: Dict[str, Any] = {"limit": limit or None, "workers": workers or None, "target": target or None}
+    return {option: value for option, value in wanted.items() if option in known and value is not None}
+
+
+def select_targets(store: Store, names: str) -> Store:
+    """The store with only the labels named, in that order.
+
+    Args:
+        store: with the field y and info["targets"].
+        names: separated by commas; empty takes the first label.
+
+    Raises:
+        ValueError: the store has no labels, or no label of that name; gives the nearest.
+    """
+    targets = store.info.get("targets", [])
+    if not targets:
+        raise ValueError("these molecules have no labels to train on; name one with data.target.")
+    have = [target["name"] for target in targets]
+    wanted = [name.strip() for name in names.split(",") if name.strip()] or have[:1]
+    for name in wanted:
+        if name not in have:
+            close = difflib.get_close_matches(name, have, 1)
+            hint = f" (did you mean {close[0]}?)" if close else ""
+            raise ValueError(f"there is no target {name!r}{hint}; the data set has {', '.join(have)}.")
+    columns = [have.index(name) for name in wanted]
+    references = store.info.get("reference_energies", {})
+    info = {
+        **store.info,
+        "targets": [targets[column] for column in columns],
+        "reference_energies": {name: references[name] for name in wanted if name in references},
+    }
+    labels = np.asarray(store.fields["y"])[:, columns]
+    return Store(store.axes, {**store.fields, "y": labels}, store.axis_of, info)

@@ -1,0 +1,239 @@
+"""SMILES to 3D: RDKit's ETKDGv3 embedding, MMFF94 minimisation, and the MMFF94 energy as a label.
+
+S. Wang et al., "Improving Conformer Generation for Small Rings and Macrocycles Based on Distance Geometry and
+Experimental Torsional-Angle Preferences", J. Chem. Inf. Model. 60, 2044 (2020) (ETKDGv3); T. A. Halgren,
+"Merck molecular force field. I.", J. Comput. Chem. 17, 490 (1996) (MMFF94).
+
+On data's way: SMILES file -> embed -> Molecule with label -> store.
+"""
+
+import csv
+import os
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import IO, List, NamedTuple, Optional, Sequence, Tuple, Union
+
+import numpy as np
+from tqdm import tqdm
+
+from ipu_chem.data.files import existing_file, open_text, plain_suffix
+from ipu_chem.data.molecule import Molecule, from_rdkit
+from packing.files import PathLike
+
+# Attempts at an embedding, first from the distance bounds, then from random coordinates.
+_ATTEMPTS = (10, 20)
+_MINIMISER_STEPS = 1000
+# kcal/mol/Å; a converged minimisation ends below 0.03, a broken one (a straight angle) at thousands.
+_LARGEST_FORCE = 0.1
+_SMILES_COLUMNS = ("smiles", "canonical_smiles", "smile")
+_NAME_COLUMNS = ("name", "id", "mol_id", "molecule_id")
+# Below this many molecules, starting processes costs more than it gains.
+_FEW = 16
+
+
+class SmilesLine(NamedTuple):
+    """One molecule of a SMILES file: line number from 1, SMILES, and its name (the line number without one)."""
+
+    line: int
+    smiles: str
+    name: str
+
+
+class Failure(NamedTuple):
+    """One molecule that was left out, and why."""
+
+    line: int
+    smiles: str
+    reason: str
+
+
+class Embedding(NamedTuple):
+    """One molecule in 3D; ``molecule.y`` is [1], its MMFF94 energy in kcal/mol at this geometry."""
+
+    molecule: Molecule
+    smiles: str  # canonical
+    line: int
+
+
+def embed_smiles(
+    smiles: str, seed: int = 0, name: str = "", line: int = 0, max_atoms: Optional[int] = None
+) -> Embedding:
+    """A local minimum of MMFF94 and its energy; the same for the same SMILES, seed and RDKit version.
+
+    Args:
+        smiles: one molecule in one fragment.
+        seed: of the embedding, 0 or more.
+        name: of the molecule; the SMILES when empty.
+        line: passed on.
+        max_atoms: refuse larger molecules, hydrogens included, before embedding them.
+
+    Raises:
+        ValueError: the reason alone, such as "no MMFF94 parameters".
+    """
+    from rdkit import Chem, rdBase
+    from rdkit.Chem import ChemicalForceFields, rdDistGeom
+
+    with rdBase.BlockLogs():
+        mol = Chem.MolFromSmiles(smiles)
+        if mol is None or mol.GetNumAtoms() == 0:
+            raise ValueError("RDKit cannot parse the SMILES")
+        fragments = len(Chem.GetMolFrags(mol))
+        if fragments > 1:
+            raise ValueError(f"several fragments ({fragments}); give one molecule per line")
+        canonical = Chem.MolToSmiles(mol)
+        mol = Chem.AddHs(mol)
+        if max_atoms is not None and mol.GetNumAtoms() > max_atoms:
+            raise ValueError(f"more than {max_atoms} atoms with hydrogens")
+        if not ChemicalForceFields.MMFFHasAllMoleculeParams(mol):
+            raise ValueError("no MMFF94 parameters")
+
+        options = rdDistGeom.ETKDGv3()
+        options.randomSeed = seed
+        for attempts, random in zip(_ATTEMPTS, (False, True)):
+            options.maxIterations, options.useRandomCoords = attempts, random
+            if rdDistGeom.EmbedMolecule(mol, options) >= 0:
+                break
+        else:
+            raise ValueError(f"no 3D embedding in {sum(_ATTEMPTS)} attempts")
+
+        properties = ChemicalForceFields.MMFFGetMoleculeProperties(mol, mmffVariant="MMFF94")
+        field = ChemicalForceFields.MMFFGetMoleculeForceField(mol, properties)
+        field.Initialize()
+        if field.Minimize(maxIts=_MINIMISER_STEPS) != 0:
+            raise ValueError(f"MMFF94 minimisation not converged in {_MINIMISER_STEPS} steps")
+        # The minimiser also stops, and reports success, where an angle is straight and its gradient breaks down.
+        force = float(np.abs(field.CalcGrad()).max())
+        if not force <= _LARGEST_FORCE:
+            raise ValueError(f"MMFF94 minimisation stopped off a minimum (a force above {_LARGEST_FORCE} kcal/mol/Å)")
+        molecule = from_rdkit(mol, name or smiles)
+        return Embedding(molecule._replace(y=np.array([field.CalcEnergy()])), canonical, line)
+
+
+def from_smiles(smiles: str, seed: int = 0) -> Molecule:
+    """One molecule in 3D without a label: what a prediction for a SMILES is made on.
+
+    Raises:
+        ValueError: names the SMILES and why it has no 3D structure.
+    """
+    try:
+        return embed_smiles(smiles, seed).molecule._replace(y=None)
+    except ValueError as error:
+        raise ValueError(f"{smiles!r}: {error}.") from None
+
+
+def embed_many(
+    smiles: Sequence[Union[str, SmilesLine]],
+    seed: int = 0,
+    workers: Optional[int] = None,
+    progress: bool = True,
+    strict: bool = False,
+    max_atoms: Optional[int] = None,
+) -> Tuple[List[Embedding], List[Failure]]:
+    """Embed molecules in parallel processes; the result does not depend on how many there are.
+
+    Args:
+        smiles: texts, or lines of `read_smiles_file`.
+        seed: of every embedding.
+        workers: processes; None takes the cores this process may use.
+        progress: show a bar on stderr.
+        strict: stop at the first failure instead of listing it.
+        max_atoms: list larger molecules, hydrogens included, as failures.
+
+    Returns:
+        (embeddings, failures), each in the order given.
+
+    Raises:
+        ValueError: ``strict`` and a molecule failed; names the line, the SMILES and the reason.
+    """
+    lines = [
+        SmilesLine(index, item, str(index)) if isinstance(item, str) else item
+        for index, item in enumerate(smiles, start=1)
+    ]
+    if workers is None:
+        workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    embed = partial(_embed_or_fail, seed=seed, max_atoms=max_atoms)
+    embeddings: List[Embedding] = []
+    failures: List[Failure] = []
+
+    def sort_out(results) -> None:
+        for result in tqdm(results, "embedding", len(lines), unit="molecule", disable=not progress, mininterval=0.5):
+            if isinstance(result, Embedding):
+                embeddings.append(result)
+                continue
+            if strict:
+                raise ValueError(f"line {result.line} ({result.smiles}): {result.reason}.")
+            failures.append(result)
+
+    if workers <= 1 or len(lines) < _FEW:
+        sort_out(map(embed, lines))
+    else:
+        with ProcessPoolExecutor(workers) as pool:
+            sort_out(pool.map(embed, lines, chunksize=_FEW))
+    return embeddings, failures
+
+
+def _embed_or_fail(line: SmilesLine, seed: int, max_atoms: Optional[int]) -> Union[Embedding, Failure]:
+    try:
+        return embed_smiles(line.smiles, seed, line.name, line.line, max_atoms)
+    except (ValueError, RuntimeError) as error:  # RDKit reports a violated invariant as RuntimeError
+        return Failure(line.line, line.smiles, str(error).strip().split("\n")[0])
+
+
+def read_smiles_file(path: PathLike, smiles_column: Optional[str] = None) -> List[SmilesLine]:
+    """Lines of a .smi (SMILES, blank, name) or .csv file with a header, either also as .gz.
+
+    A first line of a .smi file that says "smiles" is a header; blank lines and "#" comments are passed over.
+
+    Args:
+        path: the file.
+        smiles_column: of a .csv; None takes "smiles", whatever its case.
+
+    Raises:
+        ValueError: no such file, nothing in it, another suffix, or no such column; names the columns there are.
+    """
+    path = existing_file(path)
+    suffix = plain_suffix(path)
+    if suffix not in (".smi", ".csv"):
+        raise ValueError(f"{path}: SMILES are read from .smi or .csv files, also gzipped (.smi.gz, .csv.gz).")
+    if suffix == ".smi" and smiles_column is not None:
+        raise ValueError(f"{path}: smiles_column={smiles_column!r} is for .csv files; a .smi file has none.")
+    try:
+        with open_text(path) as file:
+            lines = _smi_lines(file) if suffix == ".smi" else _csv_lines(file, path, smiles_column)
+    except (UnicodeDecodeError, OSError, EOFError, csv.Error) as error:
+        raise ValueError(f"{path} cannot be read as text ({error}); is it what its name says?") from None
+    if not lines:
+        raise ValueError(f"{path} holds no SMILES.")
+    return lines
+
+
+def _smi_lines(file: IO[str]) -> List[SmilesLine]:
+    lines = []
+    for number, text in enumerate(file, start=1):
+        words = text.split(None, 1)
+        if not words or words[0].startswith("#") or (not lines and words[0].lower() in _SMILES_COLUMNS):
+            continue
+        lines.append(SmilesLine(number, words[0], words[1].strip() if len(words) > 1 else str(number)))
+    return lines
+
+
+def _csv_lines(file: IO[str], path: Path, smiles_column: Optional[str]) -> List[SmilesLine]:
+    reader = csv.DictReader(file)
+    columns = list(reader.fieldnames or [])
+    if not columns:
+        return []
+    by_lower = {column.strip().lower(): column for column in columns}
+    if smiles_column is None:
+        smiles_column = next((by_lower[name] for name in _SMILES_COLUMNS if name in by_lower), None)
+    if smiles_column not in columns:
+        asked = "no column named smiles" if smiles_column is None else f"no column {smiles_column!r}"
+        raise ValueError(f"{path} has {asked}; pass smiles_column, one of: {', '.join(columns)}.")
+    name_column = next((by_lower[name] for name in _NAME_COLUMNS if name in by_lower), None)
+    lines = []
+    for row in reader:
+        smiles = (row[smiles_column] or "").strip()
+        if smiles:
+            name = (row[name_column] or "").strip() if name_column else ""
+            lines.append(SmilesLine(reader.line_num, smiles, name or str(reader.line_num)))
+    return lines

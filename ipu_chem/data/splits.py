@@ -1,0 +1,212 @@
+"""Which molecules train, validate and test: at random, by scaffold, or as a published file says.
+
+A split is made before anything is packed, and its fingerprint is kept with every result, because figures on
+another split of the same data set do not compare.
+
+On data's way: store -> Split -> standardize (train only), plan per part.
+"""
+
+import hashlib
+import json
+import zipfile
+from pathlib import Path
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Union
+
+import numpy as np
+
+from ipu_chem.data.files import existing_file
+from packing.files import PathLike
+
+# How the parts are called in the split files of the field (SchNetPack, PhysNet, TorchMD-Net, Cormorant).
+_KEYS = {
+    "train": ("train", "idx_train", "train_idx", "train_indices"),
+    "val": ("val", "valid", "validation", "idx_val", "val_idx", "idx_valid", "valid_idx", "val_indices"),
+    "test": ("test", "idx_test", "test_idx", "test_indices"),
+}
+
+
+class Split(NamedTuple):
+    """Items of each part, rising: the order in which they train is the plan's affair.
+
+    Attributes:
+        train: [I_train] int32, at least one.
+        val: [I_val] int32.
+        test: [I_test] int32.
+    """
+
+    train: np.ndarray
+    val: np.ndarray
+    test: np.ndarray
+
+
+def random_split(
+    n: int, val: Union[int, float], test: Union[int, float], seed: int = 0, train: Optional[int] = None
+) -> Split:
+    """Items at random; the same for the same arguments on every machine.
+
+    Args:
+        n: items there are.
+        val, test: a count (int) or a fraction below 1 (float), which gives at least one item unless 0.
+        seed: 0 or more. The test and validation parts do not depend on ``train``.
+        train: count; None takes the rest.
+
+    Raises:
+        ValueError: a count is out of range, or nothing is left to train on.
+    """
+    if n < 1 or seed < 0:
+        raise ValueError(f"random_split: n={n} is 1 or more and seed={seed} is 0 or more.")
+    num_val, num_test = _count(n, val, "val"), _count(n, test, "test")
+    left = n - num_val - num_test
+    if train is not None and train < 1 or left < (train or 1):
+        raise ValueError(
+            f"random_split: {n} items are not enough for val={num_val}, test={num_test} "
+            f"and train={train or 'at least 1'}."
+        )
+    order = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed]))).permutation(n)
+    rest = order[num_test + num_val :]
+    return check_split(rest[:train], order[num_test : num_test + num_val], order[:num_test], n)
+
+
+def file_split(path: PathLike, n: int) -> Split:
+    """A split from an .npz or .json file with integer arrays train, val, test (or idx_train, train_idx, ...).
+
+    Args:
+        path: the file.
+        n: items there are; the indices count from 0 in the order of the store.
+
+    Raises:
+        ValueError: no such file, another format, a part is missing, or `check_split` refuses it.
+    """
+    path = existing_file(path)
+    try:
+        parts = _read_parts(path)
+    except (OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path} is no split file (.npz or .json with train, val and test): {error}") from None
+    found = []
+    for part, keys in _KEYS.items():
+        key = next((key for key in keys if key in parts), None)
+        if key is None:
+            raise ValueError(f"{path} has no {part} part ({', '.join(keys)}); it has {', '.join(parts) or 'nothing'}.")
+        found.append(np.asarray(parts[key]))
+    try:
+        return check_split(found[0], found[1], found[2], n)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def scaffold_split(smiles: Sequence[str], val: Union[int, float], test: Union[int, float], seed: int = 0) -> Split:
+    """Whole Bemis-Murcko scaffolds to one part each, the largest to train: how well does it carry over?
+
+    Args:
+        smiles: of every item, in the order of the store. Molecules without rings share one, empty, scaffold.
+        val, test: count or fraction to aim at; whole scaffolds hit it only nearly.
+        seed: order of scaffolds with equally many molecules.
+
+    Raises:
+        ValueError: a SMILES cannot be parsed, or a part stays empty because scaffolds are too few.
+    """
+    n = len(smiles)
+    if n < 1 or seed < 0:
+        raise ValueError(f"scaffold_split: there are {n} SMILES (1 or more) and seed={seed} (0 or more).")
+    wanted = {"val": _count(n, val, "val"), "test": _count(n, test, "test")}
+    room = {"train": n - sum(wanted.values()), **wanted}
+    if room["train"] < 1:
+        raise ValueError(f"scaffold_split: val={wanted['val']} and test={wanted['test']} leave none of {n} to train.")
+    groups = list(_scaffold_groups(smiles).values())
+    random = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed])))
+    shuffled = [groups[index] for index in random.permutation(len(groups))]
+    parts: Dict[str, List[int]] = {"train": [], "val": [], "test": []}
+    for group in sorted(shuffled, key=len, reverse=True):
+        # The first goes to train even if it is larger than its share; it fits nowhere better.
+        if not parts["train"] or len(group) <= room["train"]:
+            part = "train"
+        else:
+            part = max(("val", "test"), key=lambda side: room[side])
+        parts[part] += group
+        room[part] -= len(group)
+    empty = [part for part, count in wanted.items() if count and not parts[part]]
+    if empty:
+        raise ValueError(
+            f"scaffold_split: {len(groups)} scaffolds of {n} molecules leave {' and '.join(empty)} empty; "
+            "use random_split or more varied molecules."
+        )
+    return check_split(parts["train"], parts["val"], parts["test"], n)
+
+
+def check_split(train: Any, val: Any, test: Any, n: int) -> Split:
+    """A split of ``n`` items from anything like three integer arrays.
+
+    Raises:
+        ValueError: nothing to train on, an index out of range, or one that occurs twice.
+    """
+    parts = []
+    for name, items in (("train", train), ("val", val), ("test", test)):
+        items = np.asarray(items)
+        if items.ndim != 1 or (items.size and items.dtype.kind not in "iu"):
+            raise ValueError(f"the {name} part is a list of item numbers, not {items.dtype} of {list(items.shape)}.")
+        if items.size and (items.min() < 0 or items.max() >= n):
+            outside = items.min() if items.min() < 0 else items.max()
+            raise ValueError(
+                f"the {name} part names item {outside}, but items are 0 to {n - 1}; "
+                "is the split for another version of the data set?"
+            )
+        parts.append(np.sort(items).astype(np.int32))
+    if len(parts[0]) == 0:
+        raise ValueError("the train part is empty.")
+    items, counts = np.unique(np.concatenate(parts), return_counts=True)
+    if len(items) and counts.max() > 1:
+        twice = int(items[np.argmax(counts)])
+        sides = [name for name, part in zip(Split._fields, parts) for _ in range(int((part == twice).sum()))]
+        raise ValueError(f"item {twice} occurs {counts.max()} times ({', '.join(sides)}); parts must not overlap.")
+    return Split(*parts)
+
+
+def fingerprint(split: Split) -> str:
+    """16 hex digits that change with any item of any part."""
+    digest = hashlib.blake2b(digest_size=8)
+    for name, items in zip(Split._fields, split):
+        digest.update(f"{name} {len(items)} ".encode())
+        digest.update(np.sort(np.asarray(items)).astype("<i4").tobytes())
+    return digest.hexdigest()
+
+
+def describe(split: Split) -> str:
+    """One line for logs and reports."""
+    counts = ", ".join(f"{name} {len(items):,}" for name, items in zip(Split._fields, split))
+    return f"{counts} (split {fingerprint(split)})"
+
+
+def _count(n: int, size: Union[int, float], name: str) -> int:
+    """A count from a count or a fraction."""
+    if isinstance(size, (int, np.integer)) and not isinstance(size, bool) and size >= 0:
+        return int(size)
+    if isinstance(size, (float, np.floating)) and 0 <= size < 1:
+        return max(1, round(n * float(size))) if size else 0
+    raise ValueError(f"{name}={size!r}: give a count (0 or more) or a fraction (0.0 to below 1.0).")
+
+
+def _read_parts(path: Path) -> Dict[str, Any]:
+    if path.suffix == ".npz":
+        with np.load(path, allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in arrays.files}
+    if path.suffix == ".json":
+        parts = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(parts, dict):
+            return parts
+        raise ValueError(f"it holds a {type(parts).__name__}, not names and lists.")
+    raise ValueError(f"unknown suffix {path.suffix!r}.")
+
+
+def _scaffold_groups(smiles: Sequence[str]) -> Dict[str, List[int]]:
+    """Scaffold SMILES -> items, in the order of their first item."""
+    from rdkit import Chem, rdBase
+    from rdkit.Chem.Scaffolds.MurckoScaffold import MurckoScaffoldSmiles
+
+    groups: Dict[str, List[int]] = {}
+    with rdBase.BlockLogs():
+        for item, text in enumerate(smiles):
+            mol = Chem.MolFromSmiles(text)
+            if mol is None:
+                raise ValueError(f"scaffold_split: RDKit cannot parse SMILES {text!r} of item {item}.")
+            groups.setdefault(MurckoScaffoldSmiles(mol=mol, includeChirality=False), []).append(item)
+    return groups
