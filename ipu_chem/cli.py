@@ -1,0 +1,84 @@
+"""The command line: ``ipu-chem prepare | pack | train | evaluate | predict | report | doctor``.
+
+On data's way: flags and YAML -> config -> the workflow of the same name. Heavy imports wait until a command
+runs, so that --help answers at once.
+"""
+
+import sys
+from typing import Any, Callable, Dict, List, Optional
+
+from ipu_chem import __version__
+from ipu_chem.commands import pack, runs
+from ipu_chem.config import RunConfig, keys, nearest
+
+# What went wrong on the user's side of the line: told in one sentence, without a traceback.
+_USER_ERRORS = (ValueError, OSError, FloatingPointError)
+
+
+def main(argv: Optional[List[str]] = None) -> int:
+    """Run one command; returns the exit status (0 done, 1 failed, 2 wrong arguments, 128 + n stopped by signal n)."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    try:
+        argv = runs.expand_config(argv)
+    except _USER_ERRORS as error:
+        return _fail(error)
+    parser, commands = build_parser()
+    arguments = parser.parse_args(argv)
+    try:
+        return commands[arguments.command](arguments[arguments.command])
+    except _USER_ERRORS as error:
+        return _fail(error)
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return 130
+
+
+def build_parser() -> "tuple[Any, Dict[str, Callable[[Any], int]]]":
+    """The parser and the function behind every command."""
+    from jsonargparse import ActionConfigFile, ArgumentParser
+
+    class Parser(ArgumentParser):
+        """Adds the nearest option to the complaint about an unknown one."""
+
+        def error(self, message: str, *args: Any, **kwargs: Any) -> Any:
+            words = message.split("--")
+            if "nrecognized arguments" in message and len(words) > 1:
+                message += nearest(words[1].split()[0].split("=")[0], keys())
+            return super().error(message, *args, **kwargs)
+
+    top = Parser(
+        prog="ipu-chem",
+        description="Molecular models in fixed-shape packs, on IPUs, CPUs and GPUs.",
+        version=__version__,
+    )
+    subcommands = top.add_subcommands(dest="command", required=True)
+    commands: Dict[str, Callable[[Any], int]] = {}
+
+    def add(name: str, help_text: str, run: Callable[[Any], int]) -> Any:
+        parser = Parser(description=help_text)
+        commands[name] = run
+        subcommands.add_subcommand(name, parser, help=help_text)
+        return parser
+
+    prepare = add("prepare", "Prepare a data set and its edges, and print what is in it.", runs.prepare)
+    runs.add_prepare_arguments(prepare)
+    pack.add_arguments(add("pack", "Print how well molecules fill packs of given sizes.", pack.run))
+    train = add("train", "Train a model; Ctrl-C writes a checkpoint that --resume continues from.", runs.train)
+    train.add_argument("--config", action=ActionConfigFile, help="YAML file, or the name of a shipped recipe")
+    train.add_argument("--resume", type=str, default=None, help="folder of a run to continue")
+    train.add_class_arguments(RunConfig, None)
+    runs.add_evaluate_arguments(add("evaluate", "Measure a trained run on one of its splits.", runs.evaluate))
+    runs.add_predict_arguments(add("predict", "Predict molecules of a SMILES or 3D file.", runs.predict))
+    report = add("report", "Write report.html for one or more runs.", runs.report)
+    report.add_argument("runs", nargs="+", help="folders of runs")
+    add("doctor", "Say what is installed, what is missing and how to get it.", runs.doctor)
+    return top, commands
+
+
+def _fail(error: BaseException) -> int:
+    print(f"ipu-chem: {error}", file=sys.stderr)
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

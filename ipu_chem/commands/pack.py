@@ -1,0 +1,147 @@
+"""The command `pack`: how well a data set fills packs of given sizes, and how well it could at best.
+
+On data's way: sizes of molecules + budgets -> plans -> a table. Needs neither torch nor the molecules.
+"""
+
+import json
+import time
+from pathlib import Path
+from typing import Any, Dict, List, Optional, Sequence, Tuple
+
+import numpy as np
+
+from packing import ALGORITHMS, Budget, PackingPlan, make_plan
+
+_HEADER = ("budget", "algorithm", "packs", "lower bound", "gap", "filled", "items/pack", "closed by", "seconds")
+
+
+def add_arguments(parser: Any) -> None:
+    """Arguments of `pack`."""
+    parser.add_argument("--sizes", type=str, default=None, help="JSON file {data set: {nodes: count}} of sizes")
+    parser.add_argument("--dataset", type=str, default=None, help="which histogram of --sizes")
+    parser.add_argument("--data", type=str, default=None, help="a data set (nci3d, qm9) instead of --sizes")
+    parser.add_argument("--path", type=str, default=None, help="where the raw files of --data lie")
+    parser.add_argument("--cutoff", type=float, default=5.0, help="longest edge of --data, in Å")
+    parser.add_argument("--nodes", type=int, nargs="+", required=True, help="atoms of a pack, one or more values")
+    parser.add_argument("--edges", type=int, default=None, help="directed edges of a pack (all pairs for --sizes)")
+    parser.add_argument("--graphs", type=int, default=None, help="molecules of a pack")
+    parser.add_argument(
+        "--algorithms", type=str, nargs="+", default=["lpfhp", "best_fit", "auto"], help=", ".join(ALGORITHMS)
+    )
+    parser.add_argument("--time_limit", type=float, default=10.0, help="seconds for column generation")
+    parser.add_argument("--plot", type=str, default=None, help="picture of the filled share over --nodes (.png, .svg)")
+
+
+def run(arguments: Any) -> int:
+    """Print the table."""
+    name, sizes = _sizes(arguments)
+    total = ", ".join(f"{values.sum():,} {axis}" for axis, values in sizes.items())
+    print(f"{name}: {len(sizes['nodes']):,} molecules, {total}, largest {sizes['nodes'].max()} nodes")
+    rows: List[Tuple[str, ...]] = []
+    points: Dict[str, List[Tuple[int, float]]] = {}
+    for nodes in arguments.nodes:
+        limits = {"nodes": nodes, "edges": arguments.edges, "graphs": arguments.graphs}
+        budget = Budget(**{axis: capacity for axis, capacity in limits.items() if capacity is not None})
+        plans: List[Tuple[str, PackingPlan, float]] = []
+        for algorithm in arguments.algorithms:
+            if algorithm == "lpfhp" and len(budget.measured) > 1:
+                continue  # it packs one dimension
+            started = time.perf_counter()
+            wanted = {axis: sizes[axis] for axis in budget.measured}
+            plan = make_plan(wanted, budget, algorithm, time_limit=arguments.time_limit)
+            plans.append((algorithm, plan, time.perf_counter() - started))
+            points.setdefault(algorithm, []).append((nodes, plan.efficiency["nodes"]))
+        # What one algorithm proves holds for every other.
+        bound = max((plan.lower_bound for _, plan, _ in plans), default=0)
+        rows += [_row(algorithm, plan, bound, seconds) for algorithm, plan, seconds in plans]
+    print_table(_HEADER, rows)
+    if arguments.plot:
+        _plot(Path(arguments.plot), name, points)
+        print(f"plot: {arguments.plot}")
+    return 0
+
+
+def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print columns padded to their widest cell."""
+    widths = [max(len(row[column]) for row in [header, *rows]) for column in range(len(header))]
+    for row in [header, *rows]:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip())
+
+
+def read_histogram(path: str, dataset: Optional[str]) -> Tuple[str, np.ndarray]:
+    """Sizes of a data set given as counts per size.
+
+    Args:
+        path: JSON file, {size: count} or {data set: {size: count}}.
+        dataset: which one, in the second case.
+
+    Returns:
+        (name, sizes [I] int64).
+
+    Raises:
+        ValueError: no such file or data set, or something that is no count; says what there is.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise ValueError(f"there is no file {path}.")
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is no JSON: {error}") from error
+    if not isinstance(content, dict) or not content:
+        raise ValueError(f"{path} holds no histogram; it should be {{size: count}} or {{data set: {{size: count}}}}.")
+    name = file.stem
+    if any(isinstance(value, dict) for value in content.values()):
+        if dataset not in content:
+            raise ValueError(f"{path} has no data set {dataset!r}; choose --dataset from {', '.join(content)}.")
+        name, content = str(dataset), content[dataset]
+    try:
+        sizes, counts = np.array([int(s) for s in content]), np.array([int(c) for c in content.values()])
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path}: sizes and counts of {name} must be integers ({error}).") from error
+    if (sizes < 1).any() or (counts < 0).any():
+        raise ValueError(f"{path}: sizes of {name} are 1 or more and counts 0 or more.")
+    return name, np.repeat(sizes, counts)
+
+
+def _sizes(arguments: Any) -> Tuple[str, Dict[str, np.ndarray]]:
+    if (arguments.sizes is None) == (arguments.data is None):
+        raise ValueError("give either --sizes FILE (with --dataset) or --data NAME.")
+    if arguments.sizes is not None:
+        name, nodes = read_histogram(arguments.sizes, arguments.dataset)
+        sizes = {"nodes": nodes}
+        if arguments.edges is not None:
+            sizes["edges"] = nodes * (nodes - 1)
+        return name, sizes
+    from ipu_chem.data.datasets import load_dataset
+    from ipu_chem.data.edges import with_edges
+
+    store = with_edges(load_dataset(arguments.data, arguments.path), arguments.cutoff)
+    return arguments.data, {axis: store.sizes()[axis] for axis in ("nodes", "edges")}
+
+
+def _row(algorithm: str, plan: PackingPlan, bound: int, seconds: float) -> Tuple[str, ...]:
+    filled = ", ".join(f"{name} {share:.2%}" for name, share in plan.efficiency.items())
+    closed = ", ".join(f"{name} {share:.0%}" for name, share in plan.closed_by.items() if share >= 0.005)
+    name = algorithm if algorithm == plan.algorithm else f"{algorithm} ({plan.algorithm})"
+    items = f"{plan.num_items / max(plan.num_packs, 1):.2f} (max {plan.max_items_per_pack})"
+    counts = (f"{plan.num_packs:,}", f"{bound:,}", f"{plan.num_packs - bound:,}")
+    return (str(plan.budget), name, *counts, filled, items, closed, f"{seconds:.2f}")
+
+
+def _plot(path: Path, name: str, points: Dict[str, List[Tuple[int, float]]]) -> None:
+    try:
+        import matplotlib
+    except ImportError as error:
+        raise ValueError("--plot needs matplotlib: pip install 'ipu-chem[plot]'.") from error
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axis = pyplot.subplots(figsize=(6, 4), constrained_layout=True)
+    for algorithm, curve in points.items():
+        axis.plot(*zip(*sorted(curve)), marker="o", markersize=3, label=algorithm)
+    axis.set(xlabel="nodes of a pack", ylabel="filled share of the nodes", title=name)
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.legend(frameon=False)
+    figure.savefig(path, dpi=150)
+    pyplot.close(figure)

@@ -1,0 +1,194 @@
+"""Commands about data sets and runs: prepare, train, evaluate, predict, report, doctor.
+
+On data's way: parsed arguments -> data sets, workflow, prediction, report.
+"""
+
+from pathlib import Path
+from typing import Any, Dict, List
+
+from ipu_chem.config import DataConfig, RunConfig, check_keys, to_dict
+
+_RECIPES = Path(__file__).parent.parent / "recipes"
+
+
+def recipes() -> List[str]:
+    """Names of the shipped configurations."""
+    return sorted(path.stem for path in _RECIPES.glob("*.yaml"))
+
+
+def expand_config(argv: List[str]) -> List[str]:
+    """Turn recipe names into paths, --resume into the saved config, and refuse unknown keys in YAML files.
+
+    Raises:
+        ValueError: no such file or recipe, a file that is no YAML mapping, or an unknown key.
+    """
+    if not argv or argv[0] != "train":
+        return argv
+    result: List[str] = []
+    words = iter([part for word in argv for part in (word.split("=", 1) if _takes_path(word) else [word])])
+    for word in words:
+        if word == "--resume":
+            folder = Path(next(words, ""))
+            config = folder / "config.yaml"
+            if not config.is_file():
+                raise ValueError(f"{folder} holds no run to resume (no config.yaml).")
+            # First, so that flags after it override the saved values.
+            result[1:1] = ["--config", str(config)]
+            result += ["--resume", str(folder)]
+        elif word == "--config":
+            path = _config_path(next(words, ""))
+            _check_yaml(path)
+            result += ["--config", str(path)]
+        else:
+            result.append(word)
+    return result
+
+
+def train(arguments: Any) -> int:
+    """Train, or go on training; prints the resolved config first."""
+    import yaml
+
+    from ipu_chem.training.workflow import train as run_training
+
+    config = _run_config(arguments)
+    print(yaml.safe_dump(to_dict(config), sort_keys=False))
+    result = run_training(config, resume=arguments.resume is not None)
+    if result["stopped_by"]:
+        print(f"stopped after step {result['step']}; continue with: ipu-chem train --resume {config.out}")
+        return 128 + result["stopped_by"]
+    return 0
+
+
+def add_prepare_arguments(parser: Any) -> None:
+    """Arguments of `prepare`."""
+    parser.add_class_arguments(DataConfig, None)
+    parser.add_argument("--cutoff", type=float, default=5.0, help="longest edge, in Å")
+
+
+def prepare(arguments: Any) -> int:
+    """Prepare a data set and print its contents."""
+    from ipu_chem.training.run import load_store
+
+    values = {name: value for name, value in vars(arguments).items() if name in DataConfig.__dataclass_fields__}
+    store = load_store(DataConfig(**values), arguments.cutoff)
+    info = store.info
+    sizes = store.sizes()
+    print(f"name         {info.get('name', '')}")
+    print(f"level        {info.get('level', '')}")
+    print(f"source       {info.get('source', '')}")
+    print(f"licence      {info.get('licence', '')}")
+    print(f"molecules    {len(store):,}")
+    print(f"left out     {info.get('failures', {}).get('count', 0):,}")
+    for reason, count in info.get("failures", {}).get("by_reason", {}).items():
+        print(f"             {count:,} {reason}")
+    for axis in ("nodes", "edges"):
+        print(f"{axis:13}{sizes[axis].mean():.1f} per molecule, {sizes[axis].min()} to {sizes[axis].max()}")
+    for column, target in enumerate(info["targets"]):
+        values = store.fields["y"][:, column]
+        print(f"target       {target['name']}: {values.mean():.6g} +- {values.std():.4g} {target['unit']}")
+    print(f"fingerprint  {store.fingerprint()}")
+    return 0
+
+
+def add_evaluate_arguments(parser: Any) -> None:
+    """Arguments of `evaluate`."""
+    parser.add_argument("run", help="folder of the run")
+    parser.add_argument("--split", default="test", choices=["train", "validation", "test"], help="which molecules")
+    parser.add_argument(
+        "--accelerator", type=str, default=None, help="auto, cpu, cuda or ipu; the run's own if not given"
+    )
+
+
+def evaluate(arguments: Any) -> int:
+    """Print the metrics of a run's best checkpoint."""
+    from ipu_chem.training.workflow import evaluate as run_evaluation
+
+    for name, value in run_evaluation(Path(arguments.run), arguments.split, arguments.accelerator).items():
+        print(f"{arguments.split}: {name} {value:.4g}")
+    return 0
+
+
+def add_predict_arguments(parser: Any) -> None:
+    """Arguments of `predict`."""
+    parser.add_argument("run", help="folder of the run")
+    parser.add_argument("input", help=".smi, .csv, .xyz, .extxyz or .sdf file, also gzipped")
+    parser.add_argument("--output", type=str, default="predictions.csv", help="CSV to write")
+    parser.add_argument("--smiles_column", type=str, default=None, help="column of a .csv file that holds SMILES")
+    parser.add_argument("--strict", type=bool, default=False, help="stop at the first molecule that fails")
+    parser.add_argument(
+        "--accelerator", type=str, default=None, help="auto, cpu, cuda or ipu; the run's own if not given"
+    )
+
+
+def predict(arguments: Any) -> int:
+    """Predict the molecules of a file and list those that could not be."""
+    from ipu_chem.training.predict import predict_file
+
+    done, refused = predict_file(
+        arguments.run,
+        arguments.input,
+        arguments.output,
+        arguments.smiles_column,
+        arguments.strict,
+        accelerator=arguments.accelerator,
+    )
+    for entry in refused:
+        print(f"line {entry.line} ({entry.name}): {entry.reason}")
+    print(f"{done:,} molecules predicted, {len(refused):,} refused: {arguments.output}")
+    return 0 if done else 1
+
+
+def report(arguments: Any) -> int:
+    """Write the report of each run."""
+    from ipu_chem.training.report import write_report
+
+    for folder in arguments.runs:
+        print(write_report(folder))
+    return 0
+
+
+def doctor(arguments: Any) -> int:
+    """Print the diagnosis."""
+    from ipu_chem.doctor import print_diagnosis
+
+    return print_diagnosis()
+
+
+def _run_config(arguments: Any) -> RunConfig:
+    """The resolved config; a resumed run writes where it was found."""
+    from ipu_chem.config import from_dict
+
+    values: Dict[str, Any] = arguments.clone().as_dict()
+    values = {name: value for name, value in values.items() if name in RunConfig.__dataclass_fields__}
+    if arguments.resume is not None:
+        values["out"] = arguments.resume
+    return from_dict(values)
+
+
+def _config_path(word: str) -> Path:
+    """A file as it is, or a recipe by name."""
+    path = Path(word)
+    if path.is_file():
+        return path
+    if (_RECIPES / f"{word}.yaml").is_file():
+        return _RECIPES / f"{word}.yaml"
+    raise ValueError(f"--config {word}: there is no such file, and the recipes are {', '.join(recipes())}.")
+
+
+def _check_yaml(path: Path) -> None:
+    import yaml
+
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is no YAML: {error}") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} must hold options as `name: value` lines.")
+    try:
+        check_keys(values)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def _takes_path(word: str) -> bool:
+    return word.startswith(("--config=", "--resume="))

@@ -1,0 +1,219 @@
+"""A run in plain values: what YAML files hold, what flags override and what is saved beside the results.
+
+On data's way: YAML + flags -> RunConfig -> data, plan, model, backend, trainer. Imports nothing heavy, so
+that --help is instant.
+"""
+
+import difflib
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from typing import Any, Dict, List, Mapping, Sequence, Tuple
+
+from ipu_chem.backends.ipu_options import IpuOptions
+from ipu_chem.backends.options import Batching, TorchOptions
+from ipu_chem.optim import OptimizerConfig, ScheduleConfig
+from ipu_chem.training.options import TrainingConfig
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which molecules, which labels, who trains and who tests.
+
+    Attributes:
+        name: nci3d (ships with RDKit), qm9, or file for your own .smi, .csv, .sdf, .xyz or .extxyz.
+        path: folder or file of the data; empty lets the data set find or download it.
+        cache: folder for prepared data; empty is $IPU_CHEM_CACHE or ~/.cache/ipu-chem.
+        target: names of the labels to learn, separated by commas; empty takes the data set's first.
+        limit: use only the first this many molecules; 0 uses all.
+        workers: processes that prepare molecules; 0 is one per CPU core.
+        references: what is subtracted from labels per element: none, atoms (the data set's atomic values),
+            linear (least squares over the training molecules) or auto (linear for extensive targets).
+        split: random, scaffold (whole Bemis-Murcko scaffolds), or the path of an index file.
+        train: training molecules, a share below 1 or a number; 0 takes what validation and test leave.
+        validation: validation molecules, a share below 1 or a number.
+        test: test molecules, a share below 1 or a number.
+        split_seed: of the random and the scaffold split.
+    """
+
+    name: str = "nci3d"
+    path: str = ""
+    cache: str = ""
+    target: str = ""
+    limit: int = 0
+    workers: int = 0
+    references: str = "auto"
+    split: str = "random"
+    train: float = 0.0
+    validation: float = 0.1
+    test: float = 0.1
+    split_seed: int = 0
+
+
+@dataclass(frozen=True)
+class PackConfig:
+    """Shape of a pack and how molecules are put into it.
+
+    Attributes:
+        nodes: atom slots of a pack; 0 chooses them so that hardly any stays empty.
+        edges: directed edges of a pack; 0 chooses what the training molecules need.
+        graphs: molecules of a pack; 0 takes what the fullest pack holds.
+        algorithm: auto, column_generation, best_fit, first_fit or lpfhp.
+        time_limit: seconds for column generation, per split.
+    """
+
+    nodes: int = 0
+    edges: int = 0
+    graphs: int = 0
+    algorithm: str = "auto"
+    time_limit: float = 10.0
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Architecture and size.
+
+    Attributes:
+        name: schnet.
+        hidden_features: features of an atom.
+        num_filters: features of a message.
+        num_interactions: message-passing blocks.
+        num_gaussians: Gaussians that distances are expanded in.
+        cutoff: Å, longest edge.
+        readout: sum, mean, or auto (sum for extensive targets).
+    """
+
+    name: str = "schnet"
+    hidden_features: int = 128
+    num_filters: int = 128
+    num_interactions: int = 3
+    num_gaussians: int = 50
+    cutoff: float = 5.0
+    readout: str = "auto"
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """A training run.
+
+    Attributes:
+        data: which molecules, which labels, who trains and who tests.
+        pack: shape of a pack.
+        model: architecture and size.
+        loss: mse, mae or huber, of the standardised targets.
+        optimizer: how weights follow gradients.
+        schedule: how the learning rate moves.
+        batching: how packs make up optimizer steps and device calls.
+        training: how long to train and what to keep.
+        accelerator: auto, cpu, cuda or ipu.
+        torch: options of the CPU and CUDA backend.
+        ipu: options of the IPU backend.
+        out: folder of the run; everything it writes goes there.
+    """
+
+    data: DataConfig = field(default_factory=DataConfig)
+    pack: PackConfig = field(default_factory=PackConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    loss: str = "mse"
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    batching: Batching = field(default_factory=lambda: Batching(micro_batch_size=8))
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    accelerator: str = "auto"
+    torch: TorchOptions = field(default_factory=TorchOptions)
+    ipu: IpuOptions = field(default_factory=IpuOptions)
+    out: str = "runs/latest"
+
+
+# What must not change when a run is resumed; the rest (epochs, logging, device) may.
+FIXED = ("data", "pack", "model", "loss", "optimizer", "batching")
+
+
+def to_dict(config: Any) -> Dict[str, Any]:
+    """A config as nested dicts of JSON values (tuples become lists)."""
+    return _plain(asdict(config))
+
+
+def from_dict(values: Mapping[str, Any]) -> RunConfig:
+    """The reverse of `to_dict`; missing keys take their defaults.
+
+    Raises:
+        ValueError: a key is unknown or a value has the wrong type; names it.
+    """
+    from jsonargparse import ArgumentError, ArgumentParser
+
+    check_keys(values)
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(RunConfig, "run")
+    try:
+        parsed = parser.parse_object({"run": dict(values)})
+    except ArgumentError as error:
+        raise ValueError(f"this is no run configuration: {error}") from error
+    # jsonargparse renamed the method in 4.49, which needs a newer Python than PopTorch's.
+    make = getattr(parser, "instantiate", None) or parser.instantiate_classes
+    return make(parsed).run
+
+
+def keys(config_class: Any = RunConfig, prefix: str = "") -> List[str]:
+    """Every dotted key of a run: "data", "data.name", ..."""
+    result: List[str] = []
+    for item in fields(config_class):
+        result.append(prefix + item.name)
+        if is_dataclass(item.type):
+            result += keys(item.type, f"{prefix}{item.name}.")
+    return result
+
+
+def check_keys(values: Mapping[str, Any], prefix: str = "") -> None:
+    """Refuse keys that no option has.
+
+    Raises:
+        ValueError: names the key and the nearest one that there is.
+    """
+    known = keys()
+    for key, value in values.items():
+        if prefix + key not in known:
+            raise ValueError(f"unknown option {prefix}{key}{nearest(prefix + key, known)}")
+        if isinstance(value, Mapping):
+            check_keys(value, f"{prefix}{key}.")
+
+
+def nearest(word: str, words: Sequence[str]) -> str:
+    """The end of a sentence: "; did you mean ...?" when one of the words is close, else a full stop."""
+    # A mistyped last part is most common: look for it under the same parent first.
+    parent = word.rpartition(".")[0]
+    siblings = [other for other in words if other.rpartition(".")[0] == parent]
+    close = difflib.get_close_matches(word, siblings, 1) or difflib.get_close_matches(word, list(words), 1)
+    return f"; did you mean {close[0]}?" if close else "."
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> List[Tuple[str, Any, Any]]:
+    """Where two configs as dicts differ: (dotted key, old value, new value)."""
+    result: List[Tuple[str, Any, Any]] = []
+    for key in sorted(set(old) | set(new)):
+        before, after = old.get(key), new.get(key)
+        if isinstance(before, Mapping) and isinstance(after, Mapping):
+            result += differences(before, after, f"{prefix}{key}.")
+        elif before != after:
+            result.append((prefix + key, before, after))
+    return result
+
+
+def check_resumable(saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Refuse to resume a run with another model, other data or another optimizer.
+
+    Raises:
+        ValueError: names the first option that differs and both values.
+    """
+    changed = [change for change in differences(saved, now) if change[0].split(".")[0] in FIXED]
+    changed = [change for change in changed if change[0] not in ("data.cache", "data.workers")]
+    if changed:
+        key, before, after = changed[0]
+        raise ValueError(
+            f"the checkpoint was made with {key}={before!r}, this run asks for {after!r}; resume with the saved "
+            f"value or start a new run with another --out."
+        )
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(inner) for key, inner in value.items()}
+    return [_plain(inner) for inner in value] if isinstance(value, (list, tuple)) else value

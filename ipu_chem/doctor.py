@@ -1,0 +1,101 @@
+"""What is installed, which devices are there, what is missing and how to get it.
+
+On data's way: beside it; the first command to run when something does not work.
+"""
+
+import importlib
+import importlib.util
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from typing import List, NamedTuple, Tuple
+
+import ipu_chem
+
+# Package, what it is for, how to get it.
+_PACKAGES: Tuple[Tuple[str, str, str], ...] = (
+    ("numpy", "packing", "pip install numpy"),
+    ("torch", "models and training", "pip install 'ipu-chem[cpu]'"),
+    ("safetensors", "checkpoints", "pip install 'ipu-chem[cpu]'"),
+    ("scipy", "the best packing, edges of large molecules", "pip install 'ipu-chem[cpu]'"),
+    ("rdkit", "SMILES and SDF, the nci3d data set", "pip install 'ipu-chem[cpu]'"),
+    ("ase", "xyz and extxyz files", "pip install 'ipu-chem[cpu]'"),
+    ("matplotlib", "reports", "pip install 'ipu-chem[plot]'"),
+    ("torch_geometric", "downloading QM9, PyG Data objects", "pip install 'ipu-chem[chem]'"),
+    ("tensorboard", "training.loggers=[tensorboard]", "pip install 'ipu-chem[log]'"),
+    ("wandb", "training.loggers=[wandb]", "pip install 'ipu-chem[log]'"),
+    ("poptorch", "accelerator=ipu", "install the wheel of the Poplar SDK, on Python 3.8 with torch 2.0.1"),
+)
+
+
+class Finding(NamedTuple):
+    """One line of the diagnosis: "ok", "missing" or "problem"."""
+
+    status: str
+    subject: str
+    text: str
+
+
+def diagnose() -> List[Finding]:
+    """Look at the interpreter, the packages and the devices."""
+    findings = [
+        Finding("ok", "ipu-chem", ipu_chem.__version__),
+        Finding("ok", "python", f"{platform.python_version()} ({sys.executable})"),
+        Finding("ok", "machine", f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPU cores"),
+    ]
+    findings += [_package(*entry) for entry in _PACKAGES]
+    if importlib.util.find_spec("torch") is not None:
+        findings += _devices()
+    return findings
+
+
+def print_diagnosis() -> int:
+    """Print every finding; returns 1 when there is a problem, else 0 (missing extras are no problem)."""
+    findings = diagnose()
+    width = max(len(finding.subject) for finding in findings)
+    for finding in findings:
+        print(f"{finding.status:8}{finding.subject:{width + 2}}{finding.text}")
+    return int(any(finding.status == "problem" for finding in findings))
+
+
+def _package(name: str, purpose: str, remedy: str) -> Finding:
+    if importlib.util.find_spec(name) is None:
+        return Finding("missing", name, f"for {purpose}: {remedy}")
+    try:
+        module = importlib.import_module(name)
+    except Exception as error:  # a broken install may raise anything; saying so is this command's purpose
+        return Finding("problem", name, f"is installed but cannot be imported: {error}")
+    return Finding("ok", name, f"{getattr(module, '__version__', '?')} ({purpose})")
+
+
+def _devices() -> List[Finding]:
+    """CPU threads, CUDA devices and IPUs, and versions that do not go together."""
+    import numpy
+    import torch
+
+    from ipu_chem.backends import first_available
+
+    findings = [Finding("ok", "cpu", f"{torch.get_num_threads()} torch threads")]
+    if int(numpy.__version__.split(".")[0]) >= 2 and _version(torch.__version__) < (2, 3):
+        text = f"torch {torch.__version__} needs numpy below 2, found {numpy.__version__}: pip install 'numpy<2'"
+        findings.append(Finding("problem", "torch", text))
+    if torch.cuda.is_available():
+        names = ", ".join(torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count()))
+        findings.append(Finding("ok", "cuda", names))
+    else:
+        findings.append(Finding("missing", "cuda", "torch sees no CUDA device; accelerator=cuda will not work"))
+    monitor = shutil.which("gc-info")
+    if monitor is not None:
+        listed = subprocess.run([monitor, "-l"], capture_output=True, text=True, check=False).stdout.strip()
+        findings.append(Finding("ok", "ipu", listed or "gc-info lists no IPU"))
+    else:
+        findings.append(Finding("missing", "ipu", "no Poplar SDK here (gc-info is not on the PATH)"))
+    findings.append(Finding("ok", "auto", f"accelerator=auto takes {first_available()}"))
+    return findings
+
+
+def _version(text: str) -> Tuple[int, int]:
+    major, minor = text.split(".")[:2]
+    return int(major), int(minor)

@@ -1,0 +1,70 @@
+"""Predicting a split in packs and measuring it in the target's unit.
+
+On data's way: PackLoader.evaluation() -> Backend.evaluate -> predictions in real units -> metrics.
+"""
+
+from typing import Callable, Dict, List, Sequence, Tuple
+
+import numpy as np
+
+from ipu_chem.backends.base import Backend
+from ipu_chem.loader import PackLoader
+from ipu_chem.metrics import Target, regression_metrics, selection_metric
+
+ToUnits = Callable[[np.ndarray, np.ndarray], np.ndarray]
+
+
+def predict_split(backend: Backend, loader: PackLoader) -> np.ndarray:
+    """What the model says of every molecule of a split.
+
+    Returns:
+        [K, T] float64, standardised, in the order of the split.
+    """
+    result = np.zeros((0, 0))
+    for batch, positions in loader.evaluation():
+        prediction = backend.evaluate(batch).double().numpy()
+        if not result.size:
+            result = np.full((len(loader.items), prediction.shape[-1]), np.nan)
+        result[positions] = prediction[batch.graph_mask.numpy()]
+    return result
+
+
+class Evaluator:
+    """A split with its labels and the way back to real units."""
+
+    def __init__(
+        self,
+        loader: PackLoader,
+        labels: np.ndarray,
+        targets: Sequence[Target],
+        scale: Sequence[float],
+        to_units: ToUnits,
+    ) -> None:
+        """Bind a split.
+
+        Args:
+            loader: batches of the split.
+            labels: [K, T] float64 in the targets' units, NaN where missing.
+            targets: T of them.
+            scale: [T] standard deviations, which make targets comparable when checkpoints are chosen.
+            to_units: (store items [K], standardised predictions [K, T]) -> predictions in real units.
+        """
+        self.loader = loader
+        self.labels = labels
+        self.targets = list(targets)
+        self.scale = list(scale)
+        self.to_units = to_units
+
+    @property
+    def metric_names(self) -> List[str]:
+        """Names that `metrics` returns."""
+        return [target.metric(kind) for target in self.targets for kind in ("mae", "rmse")]
+
+    def predictions(self, backend: Backend) -> np.ndarray:
+        """[K, T] float64 in the targets' units, in the order of the split."""
+        return self.to_units(self.loader.items, predict_split(backend, self.loader))
+
+    def metrics(self, backend: Backend) -> Tuple[Dict[str, float], float]:
+        """MAE and RMSE per target, and the one number that checkpoints are chosen by."""
+        metrics = regression_metrics(self.predictions(backend), self.labels, self.targets)
+        return metrics, selection_metric(metrics, self.targets, self.scale)

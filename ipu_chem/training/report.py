@@ -1,0 +1,194 @@
+"""One self-contained HTML page about a run: how it learned, how well it predicts, how full its packs were.
+
+On data's way: <run folder> (metrics.jsonl, run.json, predictions, plans) -> report.html. Reads files only.
+"""
+
+import base64
+import html
+import io
+import json
+from pathlib import Path
+from typing import Any, List, Mapping, Sequence
+
+import numpy as np
+
+from ipu_chem.training.logging import read_rows
+from packing import PackingPlan
+from packing.files import PathLike, atomic_file
+
+_STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 980px; margin: 2em auto; padding: 0 1em; }
+h1 { font-size: 1.5em; } h2 { font-size: 1.15em; margin-top: 2em; border-bottom: 1px solid #ddd; }
+table { border-collapse: collapse; margin: 0.5em 0; } td, th { padding: 0.2em 0.9em 0.2em 0; text-align: left; }
+td.n { text-align: right; font-variant-numeric: tabular-nums; } img { max-width: 100%; }
+pre { background: #f6f6f6; padding: 1em; overflow-x: auto; font-size: 13px; } .big { font-size: 1.3em; }
+"""
+_BLUE, _ORANGE, _GREY = "#2a6fb0", "#d9822b", "#999999"
+
+
+def write_report(folder: PathLike) -> Path:
+    """Write report.html into a run's folder.
+
+    Returns:
+        Path of the page.
+
+    Raises:
+        ValueError: the folder holds no run, or matplotlib is missing; says what to do.
+    """
+    folder = Path(folder)
+    if not (folder / "run.json").is_file():
+        raise ValueError(f"{folder} holds no run (no run.json); give the --out folder of `ipu-chem train`.")
+    try:
+        import matplotlib
+    except ImportError as error:
+        raise ValueError("a report needs matplotlib: pip install 'ipu-chem[plot]'.") from error
+    matplotlib.use("Agg")
+    run = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    rows = read_rows(folder)
+    parts = [
+        f"<h1>{html.escape(run['title'])}</h1>",
+        _results(run),
+        "<h2>Learning</h2>",
+        _image(_learning_curve(rows, run)),
+        "<h2>Predictions</h2>",
+        *[_image(_parity(folder, run, column)) for column in range(len(run["targets"])) if run.get("results")],
+        "<h2>Packing</h2>",
+        _packing(folder, run),
+        "<h2>Data</h2>",
+        _table(run["data"]),
+        "<h2>Environment</h2>",
+        _table(run["environment"]),
+        "<h2>Configuration</h2>",
+        f"<pre>{html.escape((folder / 'config.yaml').read_text(encoding='utf-8'))}</pre>",
+    ]
+    page = (
+        f"<!doctype html><html lang='en'><head><meta charset='utf-8'><title>{html.escape(run['title'])}</title>"
+        f"<style>{_STYLE}</style></head><body>{''.join(parts)}</body></html>"
+    )
+    path = folder / "report.html"
+    with atomic_file(path, "w") as file:
+        file.write(page)
+    return path
+
+
+def _results(run: Mapping[str, Any]) -> str:
+    """The errors, beside the baseline they must beat."""
+    results = run.get("results")
+    if not results:
+        return "<p>The run has not finished yet.</p>"
+    lines = ["<table class='big'><tr><th>split</th><th>metric</th><th>model</th><th>per-composition baseline</th></tr>"]
+    for split, metrics in results.items():
+        baseline = run.get("baseline", {}).get(split, {})
+        for name, value in metrics.items():
+            beside = f"{baseline[name]:.4g}" if name in baseline else ""
+            lines.append(
+                f"<tr><td>{split}</td><td>{html.escape(name)}</td><td class='n'>{value:.4g}</td>"
+                f"<td class='n'>{beside}</td></tr>"
+            )
+    return "".join(lines) + "</table>"
+
+
+def _learning_curve(rows: Sequence[Mapping[str, Any]], run: Mapping[str, Any]) -> Any:
+    """Training loss and validation error over optimizer steps, side by side, never on a double axis."""
+    figure, (left, right) = _figure(1, 2)
+    train = [row for row in rows if row["kind"] == "train" and row.get("loss") is not None]
+    left.plot([row["step"] for row in train], [row["loss"] for row in train], color=_GREY, linewidth=0.8, label="steps")
+    evaluated = [row for row in rows if row["kind"] == "validation"]
+    steps = [row["step"] for row in evaluated]
+    left.plot(steps, [row["loss"] for row in evaluated], color=_BLUE, label="mean of the epoch")
+    left.set(xlabel="optimizer step", ylabel="training loss (standardised)", yscale="log")
+    left.legend(frameon=False)
+    for index, target in enumerate(run["targets"]):
+        name = target["mae"]
+        color = None if index else _BLUE
+        right.plot(steps, [row.get(name) for row in evaluated], color=color, label=name)
+        baseline = run.get("baseline", {}).get("validation", {}).get(name)
+        if baseline is not None and len(run["targets"]) == 1:
+            right.axhline(baseline, color=_ORANGE, linestyle="--", label="per-composition baseline")
+    right.set(xlabel="optimizer step", ylabel="validation MAE", yscale="log")
+    right.legend(frameon=False)
+    return figure
+
+
+def _parity(folder: Path, run: Mapping[str, Any], column: int) -> Any:
+    """Prediction against label, and the distribution of the errors."""
+    target = run["targets"][column]
+    split = "test" if (folder / "predictions_test.csv").is_file() else "validation"
+    table = np.genfromtxt(folder / f"predictions_{split}.csv", delimiter=",", names=True, dtype=None, encoding="utf-8")
+    table = np.atleast_1d(table)
+    label, prediction = table[f"{target['name']}_label"], table[f"{target['name']}_prediction"]
+    unit = f" ({target['unit']})" if target["unit"] else ""
+    figure, (left, right) = _figure(1, 2)
+    left.scatter(label, prediction, s=6, alpha=0.4, color=_BLUE, edgecolors="none")
+    ends = [np.nanmin([label, prediction]), np.nanmax([label, prediction])]
+    left.plot(ends, ends, color=_GREY, linewidth=0.8)
+    left.set(xlabel=f"{target['name']}{unit}, label", ylabel="prediction", title=f"{split} split", aspect="equal")
+    right.hist((prediction - label)[np.isfinite(label)], bins=60, color=_BLUE)
+    right.set(xlabel=f"error of {target['name']}{unit}", ylabel="molecules")
+    return figure
+
+
+def _packing(folder: Path, run: Mapping[str, Any]) -> str:
+    """Plan statistics per split and how full the training packs are."""
+    header = ("split", "molecules", "packs", "lower bound", "gap", "filled", "closed by")
+    lines = ["<table><tr>", *[f"<th>{name}</th>" for name in header], "</tr>"]
+    figure = None
+    for split in run["splits"]:
+        path = folder / "plans" / f"{split}.npz"
+        if not path.is_file():
+            continue
+        plan = PackingPlan.load(path)
+        filled = ", ".join(f"{name} {share:.2%}" for name, share in plan.efficiency.items())
+        closed = ", ".join(f"{name} {share:.1%}" for name, share in plan.closed_by.items() if share)
+        cells = [f"{plan.num_items:,}", f"{plan.num_packs:,}", f"{plan.lower_bound:,}", str(plan.gap)]
+        lines.append(f"<tr><td>{split}</td>" + "".join(f"<td class='n'>{cell}</td>" for cell in cells))
+        lines.append(f"<td>{filled}</td><td>{closed}</td></tr>")
+        if split == "train":
+            figure = _fill_histogram(plan)
+    return "".join(lines) + "</table>" + (_image(figure) if figure is not None else "")
+
+
+def _fill_histogram(plan: PackingPlan) -> Any:
+    """Sizes of the molecules, and how much of each capacity the packs use."""
+    names = list(plan.budget.measured)
+    figure, axes = _figure(1, 1 + len(names))
+    sizes = plan.sizes[:, 0]
+    axes[0].bar(*np.unique(sizes, return_counts=True), color=_BLUE, width=0.9)
+    axes[0].set(xlabel=f"{names[0]} per molecule", ylabel="molecules")
+    for axis, name in zip(axes[1:], names):
+        axis.hist(plan.fills[name], bins=40, color=_BLUE)
+        axis.axvline(plan.budget[name], color=_ORANGE, linestyle="--")
+        axis.set(xlabel=f"{name} per pack (capacity {plan.budget[name]:,})", ylabel="packs", yscale="log")
+    return figure
+
+
+def _figure(rows: int, columns: int) -> Any:
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(rows, columns, figsize=(4.6 * columns, 3.6), layout="constrained")
+    for axis in np.atleast_1d(axes).ravel():
+        axis.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def _image(figure: Any) -> str:
+    """A figure as an <img> that holds its own data."""
+    from matplotlib import pyplot
+
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=130)
+    pyplot.close(figure)
+    return f"<img alt='' src='data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}'>"
+
+
+def _table(values: Mapping[str, Any]) -> str:
+    rows: List[str] = []
+    for name, value in values.items():
+        rows.append(f"<tr><td>{html.escape(str(name))}</td><td>{html.escape(_text(value))}</td></tr>")
+    return f"<table>{''.join(rows)}</table>"
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name}: {inner}" for name, inner in value.items())
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -1,0 +1,38 @@
+"""Stopping politely: the first Ctrl-C or SIGTERM lets the running step end, the second stops at once.
+
+On data's way: helper of the Trainer.
+"""
+
+import signal
+import threading
+from types import FrameType, TracebackType
+from typing import Any, Dict, Optional, Type
+
+
+class StopSignals:
+    """Context in which SIGINT and SIGTERM are noted instead of acted on.
+
+    Attributes:
+        received: number of the signal, 0 while there was none.
+    """
+
+    def __init__(self) -> None:
+        self.received = 0
+        self._previous: Dict[int, Any] = {}
+
+    def __enter__(self) -> "StopSignals":
+        if threading.current_thread() is threading.main_thread():  # Python allows handlers only there
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._previous[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(
+        self, kind: Optional[Type[BaseException]], error: Optional[BaseException], trace: Optional[TracebackType]
+    ) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, frame: Optional[FrameType]) -> None:
+        if self.received:
+            raise KeyboardInterrupt
+        self.received = number

@@ -1,0 +1,264 @@
+"""The training loop: the same for every device, resumable to the bit, stopped by a signal without loss.
+
+On data's way: PackLoader -> Backend.train_step -> losses -> evaluation -> metrics, checkpoints -> report.
+"""
+
+import math
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Dict, List, Optional, Sequence
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from ipu_chem.backends.base import Backend
+from ipu_chem.loader import PackLoader
+from ipu_chem.optim import Schedule
+from ipu_chem.training.checkpoint import load_checkpoint, random_state, restore_random_state, save_checkpoint
+from ipu_chem.training.evaluation import Evaluator
+from ipu_chem.training.logging import MetricsLog
+from ipu_chem.training.options import TrainingConfig
+from ipu_chem.training.signals import StopSignals
+
+
+@dataclass
+class Progress:
+    """How far a run is; everything but the weights that a resumed run needs.
+
+    Attributes:
+        epoch, call: where the next call of the device program belongs.
+        step: optimizer steps done.
+        molecules: molecules seen.
+        losses: sum of the losses of this epoch's steps.
+        best: lowest selection metric so far.
+        waited: evaluations since then.
+    """
+
+    epoch: int = 0
+    call: int = 0
+    step: int = 0
+    molecules: int = 0
+    losses: float = 0.0
+    best: float = math.inf
+    waited: int = 0
+    best_metrics: Dict[str, float] = field(default_factory=dict)
+
+
+class Trainer:
+    """Runs a compiled backend over a training loader."""
+
+    def __init__(
+        self,
+        config: TrainingConfig,
+        backend: Backend,
+        train: PackLoader,
+        validation: Optional[Evaluator],
+        schedule: Schedule,
+        folder: Path,
+        run_state: Dict[str, Any],
+    ) -> None:
+        """Get ready to `fit`.
+
+        Args:
+            config: epochs, cadences, seed.
+            backend: compiled with the loader's batching.
+            train: training batches.
+            validation: None to train without looking.
+            schedule: of the learning rate.
+            folder: of the run; checkpoints/ and the metrics files are written there.
+            run_state: stored in every checkpoint so that the model can be rebuilt: config, standardiser...
+        """
+        self.config = config
+        self.backend = backend
+        self.train = train
+        self.validation = validation
+        self.schedule = schedule
+        self.folder = folder
+        self.run_state = run_state
+        self.progress = Progress()
+        self.averages: Optional[Dict[str, Tensor]] = None
+        if config.ema_decay > 0:
+            self.averages = backend.state_dict(weights_only=True)["model"]
+        self._resumed = False
+
+    @property
+    def last(self) -> Path:
+        """Checkpoint to resume from."""
+        return self.folder / "checkpoints" / "last.safetensors"
+
+    @property
+    def best(self) -> Path:
+        """Weights with the lowest validation error; the last ones when there is no validation."""
+        return self.folder / "checkpoints" / "best.safetensors"
+
+    def resume(self) -> None:
+        """Continue from the last checkpoint of the run's folder.
+
+        Raises:
+            FileNotFoundError, ValueError: see `load_checkpoint`.
+        """
+        tensors, state = load_checkpoint(self.last)
+        self.backend.load_state_dict({name: tensors[name] for name in ("model", "optimizer") if name in tensors})
+        self.progress = Progress(**state["progress"])
+        self.schedule.load_state_dict(state["schedule"])
+        if self.averages is not None:
+            self.averages = dict(tensors["ema"])
+        restore_random_state(tensors["random"])
+        self._resumed = True
+
+    def fit(self) -> Dict[str, Any]:
+        """Train to the end, to early stopping or to a signal.
+
+        Returns:
+            {"finished": bool, "stopped_by": signal number or 0, "step", "epoch", "metrics": best ones}.
+
+        Raises:
+            FloatingPointError: the loss became infinite or NaN; names the step and the remedy.
+            OSError: a checkpoint could not be written.
+        """
+        columns = ["loss", "learning_rate", "molecules_per_s", "seconds"]
+        if self.validation is not None:
+            columns += self.validation.metric_names
+        log = MetricsLog(self.folder, columns, self.progress.step if self._resumed else 0, self.config.loggers)
+        state = self.progress
+        finished = True
+        total = self.config.epochs * self.train.calls_per_epoch
+        done = state.epoch * self.train.calls_per_epoch + state.call
+        with StopSignals() as stop, tqdm(
+            total=total, initial=done, unit="call", disable=None if self.config.progress else True, smoothing=0.05
+        ) as bar:
+            while state.epoch < self.config.epochs and not self._patience_lost():
+                self._train_epoch(log, bar, stop)
+                if stop.received:
+                    finished = False
+                    break
+                mean_loss = state.losses / self.train.steps_per_epoch
+                state.epoch, state.call, state.losses = state.epoch + 1, 0, 0.0
+                if self._evaluation_due():
+                    self._evaluate(log, bar, mean_loss)
+                self.save()
+        if finished and not self.best.is_file():
+            self._save_weights(self.best)
+        return {
+            "finished": finished,
+            "stopped_by": stop.received,
+            "step": state.step,
+            "epoch": state.epoch,
+            "metrics": dict(state.best_metrics),
+        }
+
+    def _train_epoch(self, log: MetricsLog, bar: Any, stop: StopSignals) -> None:
+        """The calls of one epoch that are still to do; leaves early, with a checkpoint, on a signal."""
+        state = self.progress
+        iterations = self.train.batching.device_iterations
+        window = _Window()
+        for batch, molecules in self.train.epoch(self.config.seed, state.epoch, state.call):
+            rate = self.schedule.learning_rate(state.step)
+            losses = self.backend.train_step(batch, rate).tolist()
+            state.call, state.step, state.molecules = (
+                state.call + 1,
+                state.step + iterations,
+                state.molecules + molecules,
+            )
+            state.losses += sum(losses)
+            if not all(math.isfinite(loss) for loss in losses):
+                raise FloatingPointError(
+                    f"the loss became {losses[-1]} at step {state.step}; lower optimizer.learning_rate, set "
+                    f"optimizer.max_grad_norm, or look for broken labels. The last checkpoint is kept."
+                )
+            self._average()
+            window.add(losses, molecules)
+            bar.update(1)
+            if state.call % self.config.log_every == 0 or state.call == self.train.calls_per_epoch:
+                values = {"loss": window.loss, "learning_rate": rate, "molecules_per_s": window.rate}
+                log.write("train", state.step, state.epoch, values)
+                bar.set_postfix(epoch=state.epoch, loss=f"{window.loss:.3g}", mol_per_s=f"{window.rate:.0f}")
+                window = _Window()
+            if stop.received:
+                self.save()
+                return
+            every = self.config.checkpoint_every
+            if every and state.call % every == 0 and state.call < self.train.calls_per_epoch:
+                self.save()
+
+    def _evaluate(self, log: MetricsLog, bar: Any, mean_loss: float) -> None:
+        """Validate with the averaged weights if there are any; keep them when they are the best so far."""
+        assert self.validation is not None
+        started = time.monotonic()
+        raw = None
+        if self.averages is not None:
+            raw = self.backend.state_dict(weights_only=True)
+            self.backend.load_state_dict({"model": self.averages})
+        metrics, selection = self.validation.metrics(self.backend)
+        state = self.progress
+        state.waited += 1
+        if selection < state.best:
+            state.best, state.waited, state.best_metrics = selection, 0, metrics
+            self._save_weights(self.best)
+        if raw is not None:
+            self.backend.load_state_dict(raw)
+        self.schedule.evaluated(selection)
+        values = {"loss": mean_loss, "seconds": time.monotonic() - started, **metrics}
+        log.write("validation", state.step, state.epoch, values)
+        if self.config.progress and bar.disable:  # a log file has no bar: one line per evaluation
+            shown = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
+            print(f"epoch {state.epoch}: step {state.step}, loss {mean_loss:.4g}, {shown}", flush=True)
+
+    def save(self) -> None:
+        """Write the checkpoint to resume from."""
+        tensors: Dict[str, Dict[str, Any]] = {**self.backend.state_dict(), "random": random_state()}
+        if self.averages is not None:
+            tensors["ema"] = self.averages
+        save_checkpoint(self.last, tensors, self._state())
+
+    def _save_weights(self, path: Path) -> None:
+        save_checkpoint(path, self.backend.state_dict(weights_only=True), self._state())
+
+    def _state(self) -> Dict[str, Any]:
+        progress = dict(vars(self.progress))
+        return {**self.run_state, "progress": progress, "schedule": self.schedule.state_dict()}
+
+    def _average(self) -> None:
+        """Move the averaged weights towards the current ones, once per call of the device program."""
+        if self.averages is None:
+            return
+        # Young averages follow faster, so that the random start is forgotten (as TensorFlow's num_updates).
+        decay = min(self.config.ema_decay, (1 + self.progress.step) / (10 + self.progress.step))
+        decay **= self.train.batching.device_iterations
+        for name, value in self.backend.state_dict(weights_only=True)["model"].items():
+            if value.is_floating_point():
+                self.averages[name] = torch.lerp(value, self.averages[name], decay)
+            else:
+                self.averages[name] = value
+
+    def _evaluation_due(self) -> bool:
+        epoch = self.progress.epoch
+        last = epoch == self.config.epochs
+        return self.validation is not None and (epoch % self.config.evaluate_every == 0 or last)
+
+    def _patience_lost(self) -> bool:
+        patience = self.config.early_stopping
+        return patience > 0 and self.progress.waited >= patience
+
+
+class _Window:
+    """Mean loss and speed since the last line of the log."""
+
+    def __init__(self) -> None:
+        self.started = time.monotonic()
+        self.losses: List[float] = []
+        self.molecules = 0
+
+    def add(self, losses: Sequence[float], molecules: int) -> None:
+        self.losses += losses
+        self.molecules += molecules
+
+    @property
+    def loss(self) -> float:
+        return sum(self.losses) / max(len(self.losses), 1)
+
+    @property
+    def rate(self) -> float:
+        return self.molecules / max(time.monotonic() - self.started, 1e-9)

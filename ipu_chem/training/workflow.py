@@ -1,0 +1,226 @@
+"""Train and evaluate: what the commands of the same names do, callable from Python.
+
+On data's way: RunConfig -> run folder with config.yaml, run.json, plans/, checkpoints/, metrics, report.
+"""
+
+import json
+import platform
+from pathlib import Path
+from typing import Any, Dict, Mapping, Optional
+
+import numpy as np
+import torch
+
+import ipu_chem
+from ipu_chem.backends.base import Backend
+from ipu_chem.config import RunConfig, check_resumable, from_dict, to_dict
+from ipu_chem.data import splits
+from ipu_chem.data.standardize import composition_baseline
+from ipu_chem.metrics import regression_metrics
+from ipu_chem.optim import Schedule
+from ipu_chem.training.checkpoint import load_checkpoint
+from ipu_chem.training.evaluation import Evaluator
+from ipu_chem.training.logging import check_loggers
+from ipu_chem.training.run import RunData, load_data, loss_function, make_backend, make_model, molecule_name
+from ipu_chem.training.trainer import Trainer
+from packing.files import atomic_file
+
+
+def train(config: RunConfig, resume: bool = False) -> Dict[str, Any]:
+    """Train a model, evaluate the best checkpoint and write a report.
+
+    Args:
+        config: of the run; everything is written to ``config.out``.
+        resume: continue the run in that folder from its last checkpoint.
+
+    Returns:
+        `Trainer.fit`'s result with "results", the metrics of the evaluated splits.
+
+    Raises:
+        ValueError: the config or the data cannot work; nothing has been trained then.
+    """
+    folder = Path(config.out)
+    last = folder / "checkpoints" / "last.safetensors"
+    if last.is_file() and not resume:
+        raise ValueError(
+            f"{folder} holds a run already; continue it with `ipu-chem train --resume {folder}` "
+            f"or choose another --out."
+        )
+    check_loggers(config.training.loggers)
+    loss = loss_function(config)
+    backend = make_backend(config)
+    state: Dict[str, Any] = {}
+    if resume:
+        _, state = load_checkpoint(last)
+        check_resumable(state["config"], to_dict(config))
+    data = load_data(config, folder / "plans" if resume else None, state.get("standardizer"))
+    train_loader = data.loader("train", config)
+    train_loader.check_steps()
+    model = make_model(config, data.targets)
+    backend.compile(model, loss, config.optimizer, config.batching, train_loader.example(training=True))
+
+    run = describe_run(config, data, backend, model)
+    if not resume:
+        _start_folder(folder, config, data, run)
+    _announce(data, run)
+    total_steps = config.training.epochs * train_loader.steps_per_epoch
+    schedule = Schedule(config.schedule, config.optimizer.learning_rate, total_steps)
+    run_state = {
+        "config": to_dict(config),
+        "standardizer": data.standardizer.to_dict(),
+        "budget": data.budget.as_dict(),
+        "version": ipu_chem.__version__,
+    }
+    validation = data.evaluator("validation", config)
+    trainer = Trainer(config.training, backend, train_loader, validation, schedule, folder, run_state)
+    if resume:
+        trainer.resume()
+    result = trainer.fit()
+    if result["finished"]:
+        backend.load_state_dict({"model": load_checkpoint(trainer.best)[0]["model"]})
+        result["results"] = _evaluate_splits(config, data, backend, folder, run)
+        result["report"] = _report(config, folder)
+    backend.close()
+    return result
+
+
+def evaluate(folder: Path, split: str = "test", accelerator: Optional[str] = None) -> Dict[str, float]:
+    """Measure the best checkpoint of a run on one of its splits.
+
+    Args:
+        folder: of the run.
+        split: train, validation or test.
+        accelerator: another device than the run was trained on.
+
+    Raises:
+        FileNotFoundError: no checkpoint there.
+        ValueError: the split is unknown or empty.
+    """
+    tensors, state = load_checkpoint(Path(folder) / "checkpoints" / "best.safetensors")
+    values = dict(state["config"])
+    if accelerator is not None:
+        values["accelerator"] = accelerator
+    config = from_dict(values)
+    data = load_data(config, Path(folder) / "plans", state["standardizer"])
+    evaluator = data.evaluator(split, config) if split in data.items else None
+    if evaluator is None:
+        raise ValueError(f"the run has no molecules in a split {split!r}; it has {', '.join(data.plans)}.")
+    backend = make_backend(config)
+    model = make_model(config, data.targets)
+    backend.compile(model, loss_function(config), None, config.batching, evaluator.loader.example(training=False))
+    backend.load_state_dict({"model": tensors["model"]})
+    metrics, _ = evaluator.metrics(backend)
+    backend.close()
+    return metrics
+
+
+def describe_run(config: RunConfig, data: RunData, backend: Backend, model: torch.nn.Module) -> Dict[str, Any]:
+    """What run.json says before any result: data, split, packs, model size, versions."""
+    info = data.store.info
+    split = splits.Split(*(data.items[name] for name in ("train", "validation", "test")))
+    return {
+        "title": f"{config.model.name} on {info.get('name', config.data.name)}",
+        "targets": [{"name": target.name, "unit": target.unit, "mae": target.metric("mae")} for target in data.targets],
+        "splits": {name: len(items) for name, items in data.items.items() if len(items)},
+        "data": {
+            "name": info.get("name", config.data.name),
+            "level": info.get("level", ""),
+            "source": info.get("source", ""),
+            "licence": info.get("licence", ""),
+            "molecules": len(data.store),
+            "left out": info.get("failures", {}).get("count", 0),
+            "split": splits.describe(split),
+            "fingerprint": data.store.fingerprint(),
+        },
+        "packs": {
+            "budget": data.budget.as_dict(),
+            "plans": {name: plan.fingerprint for name, plan in data.plans.items()},
+            "efficiency": data.plans["train"].efficiency,
+        },
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "environment": {
+            "ipu-chem": ipu_chem.__version__,
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+            "accelerator": backend.name,
+            "machine": f"{platform.system()} {platform.machine()}, {torch.get_num_threads()} torch threads",
+            "dtype": "float32",
+        },
+    }
+
+
+def _start_folder(folder: Path, config: RunConfig, data: RunData, run: Mapping[str, Any]) -> None:
+    """Write down what the run is before it begins."""
+    import yaml
+
+    with atomic_file(folder / "config.yaml", "w") as file:
+        yaml.safe_dump(to_dict(config), file, sort_keys=False)
+    for name, plan in data.plans.items():
+        plan.save(folder / "plans" / f"{name}.npz")
+    _write_json(folder / "run.json", run)
+
+
+def _announce(data: RunData, run: Mapping[str, Any]) -> None:
+    """The facts worth reading before the wait."""
+    print(f"data: {run['data']['split']}; targets: {', '.join(t['name'] for t in run['targets'])}")
+    print(f"packs: {data.plans['train'].summary()}")
+    print(
+        f"model: {run['title']}, {run['parameters']:,} parameters, on {run['environment']['accelerator']}", flush=True
+    )
+
+
+def _evaluate_splits(
+    config: RunConfig, data: RunData, backend: Backend, folder: Path, run: Dict[str, Any]
+) -> Dict[str, Dict[str, float]]:
+    """Metrics, predictions and the per-composition baseline of the splits that were held out."""
+    run["results"], run["baseline"] = {}, {}
+    for split in ("validation", "test"):
+        evaluator = data.evaluator(split, config)
+        if evaluator is None:
+            continue
+        predictions = evaluator.predictions(backend)
+        _write_predictions(folder / f"predictions_{split}.csv", data, evaluator, predictions)
+        run["results"][split] = regression_metrics(predictions, evaluator.labels, data.targets)
+        baseline = composition_baseline(data.store, data.items["train"], data.items[split])
+        run["baseline"][split] = {
+            target.metric("mae"): baseline[target.name] * target.error_factor for target in data.targets
+        }
+        for name, value in run["results"][split].items():
+            beside = run["baseline"][split].get(name)
+            against = f" (per-composition linear baseline {beside:.4g})" if beside is not None else ""
+            print(f"{split}: {name} {value:.4g}{against}")
+    _write_json(folder / "run.json", run)
+    return run["results"]
+
+
+def _write_predictions(path: Path, data: RunData, evaluator: Evaluator, predictions: np.ndarray) -> None:
+    header = ["item", "name"]
+    for target in data.targets:
+        header += [f"{target.name}_label", f"{target.name}_prediction"]
+    with atomic_file(path, "w") as file:
+        file.write(",".join(header) + "\n")
+        for row, item in enumerate(evaluator.loader.items.tolist()):
+            values = np.stack([evaluator.labels[row], predictions[row]], 1).ravel()
+            name = molecule_name(data.store, item).replace(",", ";")
+            file.write(f"{item},{name}," + ",".join(f"{value:.8g}" for value in values) + "\n")
+
+
+def _report(config: RunConfig, folder: Path) -> str:
+    """Path of the report, or an empty string and a hint when it cannot be drawn."""
+    if not config.training.report:
+        return ""
+    from ipu_chem.training.report import write_report
+
+    try:
+        path = write_report(folder)
+    except ValueError as error:
+        print(error)
+        return ""
+    print(f"report: {path}")
+    return str(path)
+
+
+def _write_json(path: Path, values: Mapping[str, Any]) -> None:
+    with atomic_file(path, "w") as file:
+        json.dump(values, file, indent=1)

@@ -1,0 +1,182 @@
+"""Who may import whom, how long a module may be, and that packing is useful with numpy alone."""
+
+import ast
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+from typing import Callable, Iterator, List, NamedTuple, Sequence, Set
+
+ROOT = Path(__file__).resolve().parent.parent
+LIBRARY = ("packing", "ipu_chem")
+MODULES = sorted(path for package in LIBRARY for path in (ROOT / package).rglob("*.py"))
+BENCHMARKS = sorted((ROOT / "benchmarks").rglob("*.py"))
+IMPORTED_LAZILY = (
+    "ase matplotlib ogb rdkit scipy tensorboard tokenizers torch_geometric transformers wandb poptorch popdist".split()
+)
+# What a device looks like when it leaks out of its backend.
+DEVICE_NAMES = ("on_ipu", "is_ipu", "use_ipu", "using_ipu", "running_on_ipu", "isrunningonipu")
+
+
+class Import(NamedTuple):
+    module: str
+    at_top: bool
+    line: int
+
+
+def imports(path: Path) -> List[Import]:
+    """Every import of a file, by absolute name; inside a function it is not at the top."""
+    return list(_imports(ast.parse(path.read_text(encoding="utf-8")), path, at_top=True))
+
+
+def _imports(node: ast.AST, path: Path, at_top: bool) -> Iterator[Import]:
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.dump(child.test):
+            continue
+        if isinstance(child, ast.Import):
+            yield from (Import(name.name, at_top, child.lineno) for name in child.names)
+        elif isinstance(child, ast.ImportFrom):
+            base = child.module or ""
+            if child.level:
+                package = path.relative_to(ROOT).with_suffix("").parts[: -child.level]
+                base = ".".join([*package, base]).rstrip(".")
+            yield Import(base, at_top, child.lineno)
+            # `from ipu_chem import data` imports a module, too.
+            yield from (Import(f"{base}.{name.name}", at_top, child.lineno) for name in child.names)
+        inside = isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda))
+        yield from _imports(child, path, at_top and not inside)
+        if (
+            isinstance(child, ast.Call)
+            and getattr(child.func, "attr", getattr(child.func, "id", "")) in ("import_module", "__import__")
+            and child.args
+            and isinstance(child.args[0], ast.Constant)
+        ):
+            yield Import(str(child.args[0].value), at_top, child.lineno)
+
+
+def name(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def violations(wrong: Callable[[Path, Import], bool], paths: Sequence[Path] = MODULES) -> List[str]:
+    """Where an import breaks a rule, as file:line module."""
+    return [f"{name(p)}:{one.line} {one.module}" for p in paths for one in imports(p) if wrong(p, one)]
+
+
+def under(module: str, *packages: str) -> bool:
+    return any(module == package or module.startswith(package + ".") for package in packages)
+
+
+def standard_names() -> Set[str]:
+    """Top names of the standard library; Python 3.8 and 3.9 cannot list them."""
+    listed = getattr(sys, "stdlib_module_names", None)
+    if listed is not None:
+        return set(listed)
+    folder = Path(sysconfig.get_paths()["stdlib"])
+    entries = [*folder.iterdir(), *(folder / "lib-dynload").glob("*")]
+    return set(sys.builtin_module_names) | {entry.name.split(".")[0] for entry in entries}
+
+
+STANDARD = standard_names()
+
+
+def standard(module: str) -> bool:
+    return module.split(".")[0] in STANDARD
+
+
+def test_there_is_something_to_check():
+    assert {"packing/plan.py", "ipu_chem/losses.py"} <= {name(path) for path in MODULES} and len(MODULES) > 20
+    top = imports(ROOT / "packing" / "plan.py")
+    assert {("numpy", True), ("packing.files.atomic_file", True)} <= {(one.module, one.at_top) for one in top}
+    lazy = imports(ROOT / "packing" / "column_generation.py")
+    assert ("scipy.optimize", False) in {(one.module, one.at_top) for one in lazy}
+    assert not standard("numpy") and standard("zipfile")
+
+
+def test_packing_needs_numpy_alone():
+    def allowed(path: Path, one: Import) -> bool:
+        if standard(one.module) or under(one.module, "numpy", "packing"):
+            return True
+        lazily = ("scipy",) if path.name in ("column_generation.py", "rounding.py") else ()
+        if "adapters" in path.parts:  # each joins packing to one library, which it loads when it is used
+            lazily = ("torch", "torch_geometric", "transformers", "datasets", "jraph", "jax")
+        return not one.at_top and under(one.module, *lazily)
+
+    assert not violations(lambda path, one: name(path).startswith("packing/") and not allowed(path, one))
+
+
+def test_models_and_losses_need_torch_alone():
+    def wrong(path: Path, one: Import) -> bool:
+        if not name(path).startswith("ipu_chem/models/") and name(path) != "ipu_chem/losses.py":
+            return False
+        if standard(one.module) or under(one.module, "torch", "ipu_chem.models", "ipu_chem.losses"):
+            return False
+        # The bridge to PyTorch Geometric's models loads it when it is used.
+        return not (path.name == "pyg.py" and not one.at_top and under(one.module, "torch_geometric"))
+
+    assert not violations(wrong)
+
+
+def test_only_the_poptorch_backend_imports_poptorch():
+    names = ("poptorch", "popdist", "popart", "poptorch_geometric", "poptorch_experimental_addons")
+    backend = "ipu_chem/backends/poptorch_backend.py"
+    assert not violations(lambda path, one: under(one.module, *names) and name(path) != backend, MODULES + BENCHMARKS)
+
+
+def test_heavy_libraries_are_imported_where_they_are_used():
+    assert not violations(lambda path, one: one.at_top and under(one.module, *IMPORTED_LAZILY))
+
+
+def test_the_library_imports_neither_benchmarks_nor_tests():
+    assert not violations(lambda _, one: under(one.module, "benchmarks", "tests", "conftest", "pytest", "hypothesis"))
+
+
+def test_packing_does_not_know_ipu_chem_and_data_does_not_know_models():
+    assert not violations(lambda path, one: name(path).startswith("packing/") and under(one.module, "ipu_chem"))
+    above = ("ipu_chem.models", "ipu_chem.backends", "ipu_chem.training", "ipu_chem.losses")
+    assert not violations(lambda path, one: name(path).startswith("ipu_chem/data/") and under(one.module, *above))
+
+
+def test_no_code_asks_which_device_it_runs_on():
+    found = []
+    for path in MODULES:
+        if name(path) == "ipu_chem/backends/poptorch_backend.py":
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            words = [getattr(node, field, None) for field in ("id", "attr", "arg", "name")]
+            found += [(name(path), w) for w in words if isinstance(w, str) and w.lower().strip("_") in DEVICE_NAMES]
+    assert not found
+
+
+def test_modules_are_short_and_say_what_they_are():
+    texts = {name(path): path.read_text(encoding="utf-8") for path in MODULES + BENCHMARKS}
+    assert not {module: text.count("\n") for module, text in texts.items() if text.count("\n") > 400}
+    assert not [module for module, text in texts.items() if not ast.get_docstring(ast.parse(text))]
+
+
+def run_blocked(code: str, *blocked: str) -> str:
+    """Run code in a fresh interpreter in which some packages cannot be imported."""
+    block = f"import sys\nsys.modules.update(dict.fromkeys({blocked!r}))\n"
+    result = subprocess.run([sys.executable, "-c", block + code], cwd=str(ROOT), capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def test_packing_works_with_numpy_alone():
+    code = """
+before = set(sys.modules)
+import numpy as np
+import packing, packing.collate, packing.store, packing.streaming, packing.tune
+plan = packing.make_plan(np.array([3, 4, 5, 4]), packing.Budget(nodes=8))
+assert plan.algorithm == "best_fit" and plan.num_packs == 2, plan.summary()
+new = [module for key, module in list(sys.modules.items()) if key not in before]
+files = [str(getattr(module, "__file__", "")).replace("\\\\", "/") for module in new]
+installed = {file.split("-packages/")[1].split("/")[0] for file in files if "-packages/" in file}
+print(" ".join(sorted(installed)))
+"""
+    blocked = ("torch", "scipy", "ipu_chem", "torch_geometric", "rdkit")
+    assert set(run_blocked(code, *blocked).split()) <= {"numpy", "packing", "numpy.libs"}
+
+
+def test_packing_does_not_load_scipy_before_it_needs_it():
+    assert run_blocked("import packing, packing.streaming\nprint('scipy' in sys.modules)").strip() == "False"

@@ -1,0 +1,49 @@
+"""Checkpoints survive what disks and kills do, and refuse what they are not."""
+
+import errno
+import os
+
+import pytest
+import torch
+
+from ipu_chem.training.checkpoint import load_checkpoint, save_checkpoint
+
+TENSORS = {"model": {"a.b": torch.arange(6).reshape(2, 3), "c": torch.tensor(1.5)}, "optimizer": {"0.step": 7}}
+STATE = {"progress": {"step": 3, "best": float("inf")}, "config": {"out": "runs/x"}}
+
+
+def test_round_trip(tmp_path):
+    path = tmp_path / "checkpoints" / "last.safetensors"
+    save_checkpoint(path, TENSORS, STATE)
+    tensors, state = load_checkpoint(path)
+    assert state == STATE and tensors["optimizer"] == {"0.step": 7}
+    assert all(torch.equal(tensors["model"][name], value) for name, value in TENSORS["model"].items())
+
+
+def test_a_full_disk_keeps_the_previous_checkpoint(tmp_path, monkeypatch):
+    path = tmp_path / "last.safetensors"
+    save_checkpoint(path, TENSORS, STATE)
+    before = path.read_bytes()
+
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="could not be written .*No space left.* the previous one is kept"):
+        save_checkpoint(path, {"model": {"c": torch.zeros(1)}}, STATE)
+    assert path.read_bytes() == before and os.listdir(tmp_path) == ["last.safetensors"]
+
+
+def test_missing_damaged_and_foreign_files(tmp_path):
+    path = tmp_path / "last.safetensors"
+    with pytest.raises(FileNotFoundError, match="there is no checkpoint"):
+        load_checkpoint(path)
+    save_checkpoint(path, TENSORS, STATE)
+    path.write_bytes(path.read_bytes()[:-5])
+    with pytest.raises(ValueError, match="damaged or no checkpoint"):
+        load_checkpoint(path)
+    from safetensors.torch import save_file
+
+    save_file({"x": torch.zeros(1)}, str(path))
+    with pytest.raises(ValueError, match="not a checkpoint of this program"):
+        load_checkpoint(path)

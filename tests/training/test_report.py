@@ -1,0 +1,40 @@
+"""The report: one file that needs no other, about the run it stands in."""
+
+import base64
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from ipu_chem.training.report import write_report
+from ipu_chem.training.workflow import train
+
+
+def test_a_report_holds_plots_figures_and_config(options, make_config):
+    pytest.importorskip("matplotlib")
+    options["training"]["report"] = True
+    result = train(make_config(options))
+    page = Path(result["report"]).read_text(encoding="utf-8")
+    pictures = re.findall(r"src='data:image/png;base64,([^']+)'", page)
+    assert len(pictures) == 3, "learning curve, parity, packing"
+    assert all(base64.b64decode(picture).startswith(b"\x89PNG") for picture in pictures)
+    assert not re.search(r"(src|href)=['\"]?(http|/|\.)", page), "the page must not point outside itself"
+    run = json.loads((Path(options["out"]) / "run.json").read_text())
+    mae = run["results"]["test"]["mae_mmff94_energy_kcal_per_mol"]
+    assert f"{mae:.4g}" in page and "hidden_features: 8" in page and run["data"]["fingerprint"] in page
+
+
+def test_a_report_of_an_unfinished_run_says_so(options, make_config):
+    pytest.importorskip("matplotlib")
+    train(make_config(options))
+    folder = Path(options["out"])
+    run = json.loads((folder / "run.json").read_text())
+    del run["results"], run["baseline"]
+    (folder / "run.json").write_text(json.dumps(run))
+    assert "has not finished" in write_report(folder).read_text(encoding="utf-8")
+
+
+def test_a_folder_without_a_run_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="holds no run"):
+        write_report(tmp_path)

@@ -1,0 +1,227 @@
+"""Whole runs: training learns, stops and resumes without a trace, and refuses what cannot work."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from ipu_chem.training.checkpoint import load_checkpoint
+from ipu_chem.training.logging import read_rows
+from ipu_chem.training.workflow import evaluate, train
+
+
+def last(folder):
+    return load_checkpoint(Path(folder) / "checkpoints" / "last.safetensors")
+
+
+def assert_same_state(first, second):
+    """Weights, optimizer, averages and progress equal bit for bit."""
+    for group in ("model", "optimizer", "ema"):
+        assert set(first[0].get(group, {})) == set(second[0].get(group, {}))
+        for name, value in first[0].get(group, {}).items():
+            assert torch.equal(torch.as_tensor(value), torch.as_tensor(second[0][group][name])), f"{group}/{name}"
+    assert first[1]["progress"] == second[1]["progress"]
+    assert first[1]["schedule"] == second[1]["schedule"]
+
+
+def test_a_run_learns_and_leaves_everything_behind(options, make_config):
+    options["training"]["epochs"] = 60
+    options["optimizer"] = {"learning_rate": 0.01, "max_grad_norm": 1.0}
+    options["model"].update(hidden_features=32, num_filters=32, num_interactions=2, num_gaussians=20)
+    result = train(make_config(options))
+    folder = Path(options["out"])
+    rows = read_rows(folder)
+    losses = [row["loss"] for row in rows if row["kind"] == "validation"]
+    assert len(losses) == 60 and losses[-1] < 0.5 * losses[0]
+    assert result["finished"] and set(result["results"]) == {"validation", "test"}
+    run = json.loads((folder / "run.json").read_text())
+    assert set(run["splits"]) == {"train", "validation", "test"}
+    assert run["results"]["test"].keys() == {"mae_mmff94_energy_kcal_per_mol", "rmse_mmff94_energy_kcal_per_mol"}
+    assert make_config(yaml.safe_load((folder / "config.yaml").read_text())) == make_config(options)
+    best = min(row["mae_mmff94_energy_kcal_per_mol"] for row in rows if row["kind"] == "validation")
+    assert result["metrics"]["mae_mmff94_energy_kcal_per_mol"] == best
+    # The stored best weights are the ones that were measured.
+    assert evaluate(folder, "validation")["mae_mmff94_energy_kcal_per_mol"] == pytest.approx(best, rel=1e-6)
+    table = np.genfromtxt(folder / "predictions_test.csv", delimiter=",", names=True, dtype=None, encoding="utf-8")
+    error = np.abs(table["mmff94_energy_label"] - table["mmff94_energy_prediction"]).mean()
+    assert error == pytest.approx(run["results"]["test"]["mae_mmff94_energy_kcal_per_mol"], rel=1e-6)
+
+
+@pytest.mark.parametrize("extra", [{}, {"ema_decay": 0.9}])
+@pytest.mark.parametrize("schedule", ["cosine", "plateau"])
+def test_a_run_cut_in_two_equals_one_piece(options, make_config, tmp_path, extra, schedule):
+    options["schedule"] = {"name": schedule, "plateau_patience": 1, "warmup_steps": 2}
+    options["training"].update(extra, epochs=4)
+    train(make_config(options))
+    whole = last(options["out"])
+    # The same run, killed by an exception in the middle of the second epoch.
+    options["out"] = str(tmp_path / "cut")
+    options["training"]["checkpoint_every"] = 1
+    from ipu_chem.backends.torch_backend import TorchBackend
+
+    calls = []
+    original = TorchBackend.train_step
+
+    def interrupted(self, batch, learning_rate):
+        calls.append(learning_rate)
+        if len(calls) == 9:
+            raise MemoryError("cut")
+        return original(self, batch, learning_rate)
+
+    TorchBackend.train_step = interrupted
+    try:
+        with pytest.raises(MemoryError):
+            train(make_config(options))
+    finally:
+        TorchBackend.train_step = original
+    assert last(options["out"])[1]["progress"]["step"] == 8
+    result = train(make_config(options), resume=True)
+    assert result["finished"]
+    assert_same_state(whole, last(options["out"]))
+    steps = [row["step"] for row in read_rows(options["out"]) if row["kind"] == "train"]
+    assert steps == sorted(set(steps)), "a step was logged twice or out of order"
+
+
+def start(options, tmp_path, *flags):
+    """Start `ipu-chem train` in a process of its own."""
+    config = tmp_path / "config.yaml"
+    config.write_text(yaml.safe_dump(options))
+    command = [sys.executable, "-m", "ipu_chem", "train", "--config", str(config), *flags]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
+
+
+def wait_for_step(folder, step, process):
+    """Wait until a checkpoint of that step or later exists."""
+    path = Path(folder) / "checkpoints" / "last.safetensors"
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        if path.is_file() and load_checkpoint(path)[1]["progress"]["step"] >= step:
+            return
+        assert process.poll() is None, process.stdout.read()
+        time.sleep(0.01)
+    raise AssertionError("no checkpoint came")
+
+
+def test_kill_9_and_resume_is_bit_identical(options, tmp_path):
+    options["training"].update(epochs=40, checkpoint_every=1)
+    whole = start(options, tmp_path)
+    assert whole.wait(300) == 0, whole.stdout.read()
+    reference = last(options["out"])
+
+    options["out"] = str(tmp_path / "killed")
+    process = start(options, tmp_path)
+    wait_for_step(options["out"], 30, process)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait(60) == -signal.SIGKILL
+    assert last(options["out"])[1]["progress"]["step"] < reference[1]["progress"]["step"]
+    resumed = start(options, tmp_path, "--resume", options["out"])
+    assert resumed.wait(300) == 0, resumed.stdout.read()
+    assert_same_state(reference, last(options["out"]))
+    assert not list(Path(options["out"]).rglob("*.tmp"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_stops_with_a_checkpoint_and_a_hint(options, tmp_path, number):
+    options["training"].update(epochs=100000, checkpoint_every=0)
+    process = start(options, tmp_path)
+    wait_for_step(options["out"], 10, process)
+    process.send_signal(number)
+    output = process.communicate(timeout=120)[0]
+    assert process.returncode == 128 + number, output
+    assert f"ipu-chem train --resume {options['out']}" in output
+    step = last(options["out"])[1]["progress"]["step"]
+    assert f"stopped after step {step}" in output
+
+
+def test_early_stopping_counts_evaluations_without_progress(options, make_config):
+    options["training"].update(epochs=50, early_stopping=3)
+    options["optimizer"] = {"learning_rate": 1e-30}
+    options["schedule"] = {"name": "constant"}
+    result = train(make_config(options))
+    assert result["finished"] and result["epoch"] == 4
+
+
+def test_resuming_a_finished_run_changes_nothing(options, make_config):
+    train(make_config(options))
+    before = last(options["out"])
+    result = train(make_config(options), resume=True)
+    assert result["finished"]
+    assert_same_state(before, last(options["out"]))
+
+
+def test_more_epochs_continue_a_finished_run(options, make_config):
+    train(make_config(options))
+    options["training"]["epochs"] = 5
+    assert train(make_config(options), resume=True)["epoch"] == 5
+
+
+def test_a_second_run_in_the_same_folder_is_refused(options, make_config):
+    train(make_config(options))
+    with pytest.raises(ValueError, match="holds a run already; continue it with"):
+        train(make_config(options))
+
+
+@pytest.mark.parametrize(
+    "section, key, value",
+    [("model", "hidden_features", 12), ("optimizer", "learning_rate", 0.5), ("data", "limit", 50)],
+)
+def test_resuming_with_another_config_is_refused(options, make_config, section, key, value):
+    train(make_config(options))
+    options.setdefault(section, {})[key] = value
+    with pytest.raises(ValueError, match=f"checkpoint was made with {section}.{key}="):
+        train(make_config(options), resume=True)
+
+
+def test_a_molecule_larger_than_the_pack_is_named(options, make_config):
+    options["pack"] = {"nodes": 20}
+    with pytest.raises(ValueError, match=r"molecule '\d+' \(item \d+\) has \d+ nodes, more than pack.nodes=20; set"):
+        train(make_config(options))
+    assert not Path(options["out"]).exists()
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ({"loss": "cosine"}, "choose one of mse, mae, huber"),
+        ({"accelerator": "ipu"}, "needs PopTorch"),
+        ({"model": {"name": "schnat"}}, "choose one of schnet"),
+        ({"data": {"name": "nci3"}}, "did you mean 'nci3d'"),
+        ({"data": {"target": "mmff_energy"}}, "did you mean mmff94_energy"),
+        ({"training": {"loggers": ["mlflow"]}}, "unknown logger 'mlflow'"),
+        ({"batching": {"device_iterations": 500}}, "batching.device_iterations"),
+    ],
+)
+def test_nonsense_is_refused_before_training(options, make_config, change, words):
+    for section, values in change.items():
+        options[section] = {**options.get(section, {}), **values} if isinstance(values, dict) else values
+    with pytest.raises(ValueError, match=words):
+        train(make_config(options))
+    assert not (Path(options["out"]) / "checkpoints").exists()
+
+
+def test_a_diverging_run_says_so(options, make_config):
+    options["optimizer"] = {"name": "sgd", "learning_rate": 1e30}
+    options["training"]["epochs"] = 20
+    with pytest.raises(FloatingPointError, match="lower optimizer.learning_rate"):
+        train(make_config(options))
+
+
+def test_schedule_and_replicas_do_not_depend_on_how_a_step_is_cut(options, make_config, tmp_path):
+    curves = []
+    for number, batching in enumerate([(4, 1, 1), (1, 2, 2), (2, 1, 2)]):
+        names = ("micro_batch_size", "gradient_accumulation", "replication_factor")
+        options["batching"] = dict(zip(names, batching))
+        options["out"] = str(tmp_path / f"cut{number}")
+        train(make_config(options))
+        curves.append([row["loss"] for row in read_rows(options["out"]) if row["kind"] == "train"])
+    np.testing.assert_allclose(curves[1], curves[0], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(curves[2], curves[0], rtol=1e-5, atol=1e-6)
