@@ -19,10 +19,13 @@ class DataConfig:
     """Which molecules, which labels, who trains and who tests.
 
     Attributes:
-        name: nci3d (ships with RDKit), qm9, or file for your own .smi, .csv, .sdf, .xyz or .extxyz.
+        name: nci3d (ships with RDKit), qm9, or file for your own .csv (SMILES), .sdf, .xyz or .extxyz.
         path: folder or file of the data; empty lets the data set find or download it.
         cache: folder for prepared data; empty is $IPU_CHEM_CACHE or ~/.cache/ipu-chem.
-        target: names of the labels to learn, separated by commas; empty takes the data set's first.
+        target: names of the labels to learn, separated by commas; empty takes the data set's first. For a
+            file: columns, SDF properties or keys of the xyz comment line.
+        unit: unit of a file's labels, shown beside every figure; data sets by name know theirs.
+        extensive: a file's labels grow with the molecule, as energies do; false for those that do not.
         limit: use only the first this many molecules; 0 uses all.
         workers: processes that prepare molecules; 0 is one per CPU core.
         references: what is subtracted from labels per element: none, atoms (the data set's atomic values),
@@ -38,6 +41,8 @@ class DataConfig:
     path: str = ""
     cache: str = ""
     target: str = ""
+    unit: str = ""
+    extensive: bool = True
     limit: int = 0
     workers: int = 0
     references: str = "auto"

@@ -24,8 +24,8 @@ def read_molecules(path: PathLike, target: Optional[str] = None) -> List[Molecul
 
     Args:
         path: the file.
-        target: what to take as label y: a key of an xyz frame's comment line or calculator, or an SDF
-            property. None reads no labels.
+        target: what to take as labels y: keys of an xyz frame's comment line or calculator, or SDF
+            properties, separated by commas. None reads no labels.
 
     Raises:
         ValueError: no such file, nothing in it, another suffix, a molecule that cannot be used, or one
@@ -45,7 +45,7 @@ def read_xyz(path: PathLike, target: Optional[str] = None) -> List[Molecule]:
 
     Args:
         path: the file, coordinates in Å.
-        target: key of the comment line or of the calculator ASE makes of it, such as "energy".
+        target: keys of the comment line or of the calculator ASE makes of it, such as "energy".
 
     Raises:
         ValueError: as `read_molecules`; also for periodic cells, which only some models could take.
@@ -83,7 +83,7 @@ def read_sdf(path: PathLike, target: Optional[str] = None) -> List[Molecule]:
 
     Args:
         path: the file.
-        target: a property of every record.
+        target: properties of every record.
 
     Raises:
         ValueError: as `read_molecules`; also for 2D drawings and records without their hydrogens.
@@ -139,13 +139,17 @@ def _check_complete(mol: "Mol", name: str) -> None:
 
 
 def _label(values: Dict[str, Any], target: str, name: str) -> np.ndarray:
-    """[T] float64 from the key ``target``."""
-    if target not in values:
-        raise ValueError(f"{name} has no {target!r}; it has {', '.join(sorted(values)) or 'no labels at all'}.")
-    try:
-        return np.atleast_1d(np.asarray(values[target], np.float64)).reshape(-1)
-    except (TypeError, ValueError):
-        raise ValueError(f"{name}: {target}={values[target]!r} is not a number.") from None
+    """[T] float64 from the keys in ``target``, separated by commas."""
+    labels = []
+    for key in target.split(","):
+        key = key.strip()
+        if key not in values:
+            raise ValueError(f"{name} has no {key!r}; it has {', '.join(sorted(values)) or 'no labels at all'}.")
+        try:
+            labels.append(np.asarray(values[key], np.float64).reshape(-1))
+        except (TypeError, ValueError):
+            raise ValueError(f"{name}: {key}={values[key]!r} is not a number.") from None
+    return np.concatenate(labels)
 
 
 def existing_file(path: PathLike) -> Path:

@@ -13,19 +13,34 @@ from ipu_chem.data.datasets import DATASETS
 from packing.store import Store
 
 
-def dataset_options(name: str, limit: int, workers: int, target: str) -> Dict[str, Any]:
-    """Options for `load_dataset`, those that the data set does not have left out.
+def dataset_options(
+    name: str, limit: int = 0, workers: int = 0, target: str = "", unit: str = "", extensive: bool = True
+) -> Dict[str, Any]:
+    """Options for `load_dataset`; those that the data set does not have are left out.
 
     Args:
         name: of the data set.
         limit: first molecules only; 0 takes all.
         workers: processes; 0 takes one per core.
         target: names of labels, for data sets whose files hold any.
+        unit: of the labels, for data sets that do not know it.
+        extensive: whether they grow with the molecule, likewise.
+
+    Raises:
+        ValueError: a unit for a data set that has its own.
     """
     if name not in DATASETS:
         return {}  # load_dataset says what is wrong, and which there are
     known = inspect.signature(DATASETS[name].prepare).parameters
-    wanted: Dict[str, Any] = {"limit": limit or None, "workers": workers or None, "target": target or None}
+    if "unit" not in known and (unit or not extensive):
+        raise ValueError(f"{name} knows what its labels are; data.unit and data.extensive are for data.name=file.")
+    wanted: Dict[str, Any] = {
+        "limit": limit or None,
+        "workers": workers or None,
+        "target": target or None,
+        "unit": unit or None,
+        "extensive": extensive,
+    }
     return {option: value for option, value in wanted.items() if option in known and value is not None}
 
 

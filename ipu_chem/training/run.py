@@ -114,7 +114,7 @@ def load_data(
 
 def load_store(data: DataConfig, cutoff: float) -> Store:
     """A data set with its edges and the labels asked for."""
-    options = dataset_options(data.name, data.limit, data.workers, data.target)
+    options = dataset_options(data.name, data.limit, data.workers, data.target, data.unit, data.extensive)
     store = load_dataset(data.name, data.path or None, data.cache or None, **options)
     store = select_targets(store, data.target)
     labelled = np.flatnonzero(np.isfinite(store.fields["y"]).any(1))

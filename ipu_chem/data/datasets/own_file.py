@@ -1,0 +1,125 @@
+"""file: molecules and labels of the user's own, from one .csv (SMILES), .sdf, .xyz or .extxyz file.
+
+SMILES are embedded as nci3d's are; coordinates of 3D files are taken as they stand. The file says neither the
+unit of its labels nor whether they grow with the molecule, so the user does.
+
+On data's way: file -> molecules -> store.
+"""
+
+import csv
+from pathlib import Path
+from typing import Any, Dict, List, Optional, Tuple
+
+import numpy as np
+
+from ipu_chem.data.datasets.info import failures_info, file_digest, target_info
+from ipu_chem.data.files import existing_file, open_text, plain_suffix, read_molecules
+from ipu_chem.data.molecule import Molecule, molecules_to_store
+from ipu_chem.data.smiles import Failure, embed_many, read_smiles_file
+from packing.store import Store
+
+
+def inputs(path: Optional[Path], cache: Path) -> Dict[str, Any]:
+    """Checksum of the file, and of the RDKit that embeds its SMILES."""
+    file = _file(path)
+    found = {"file": file_digest(file)}
+    if plain_suffix(file) == ".csv":
+        import rdkit
+
+        found["rdkit"] = rdkit.__version__
+    return found
+
+
+def prepare(
+    path: Optional[Path],
+    cache: Path,
+    target: Optional[str] = None,
+    unit: str = "",
+    extensive: bool = True,
+    limit: Optional[int] = None,
+    seed: int = 0,
+    workers: Optional[int] = None,
+    progress: bool = True,
+) -> Store:
+    """Read a file of molecules with labels.
+
+    Args:
+        path: .csv with a SMILES column, .sdf, .xyz or .extxyz, also gzipped.
+        cache: not used.
+        target: columns, properties or keys that hold the labels, separated by commas.
+        unit: of the labels.
+        extensive: whether they are sums over atoms.
+        limit: take the first molecules only.
+        seed: of the embeddings.
+        workers: processes that embed; None takes all cores.
+        progress: show a bar.
+
+    Returns:
+        z, pos, y [I, T], name, and smiles (canonical) for a .csv.
+
+    Raises:
+        ValueError: no file, no labels, an unknown column or property, or nothing left; names it.
+    """
+    file = _file(path)
+    if not target:
+        raise ValueError(f"{file}: say which label to learn with data.target, a column, property or key of the file.")
+    if limit is not None and limit < 1:
+        raise ValueError(f"{file}: limit={limit} is 1 or more.")
+    names = [name.strip() for name in target.split(",")]
+    smiles: Optional[List[str]] = None
+    failures: List[Failure] = []
+    if plain_suffix(file) == ".csv":
+        molecules, smiles, failures = _from_csv(file, names, limit, seed, workers, progress)
+    elif plain_suffix(file) == ".smi":
+        raise ValueError(f"{file}: a .smi file holds no labels; write SMILES and labels as columns of a .csv.")
+    else:
+        molecules = read_molecules(file, target)[:limit]
+    for molecule in molecules:
+        if molecule.y is None or len(molecule.y) != len(names):
+            raise ValueError(f"{molecule.name}: {target} is one number each for a molecule, not a list of them.")
+    info = {
+        "name": file.name,
+        "targets": [target_info(name, unit, extensive) for name in names],
+        "level": "as given",
+        "source": str(file),
+        "licence": "the user's own",
+        "citation": [],
+        "options": {"target": target, "unit": unit, "extensive": extensive, "limit": limit, "seed": seed},
+        "failures": failures_info(failures),
+        "reference_energies": {},
+    }
+    return molecules_to_store(molecules, info, smiles)
+
+
+def _from_csv(
+    file: Path, names: List[str], limit: Optional[int], seed: int, workers: Optional[int], progress: bool
+) -> Tuple[List[Molecule], List[str], List[Failure]]:
+    """Embedded molecules with the labels of their rows; an empty cell is a label that is missing."""
+    labels = _columns(file, names)
+    embeddings, failures = embed_many(read_smiles_file(file)[:limit], seed, workers, progress)
+    if not embeddings:
+        raise ValueError(f"{file}: no molecule could be embedded; the first failed with: {failures[0].reason}.")
+    molecules = [entry.molecule._replace(y=np.array(labels[entry.line])) for entry in embeddings]
+    return molecules, [entry.smiles for entry in embeddings], failures
+
+
+def _columns(file: Path, names: List[str]) -> Dict[int, List[float]]:
+    """Line number -> labels, NaN where a cell is empty."""
+    with open_text(file) as text:
+        reader = csv.DictReader(text)
+        missing = [name for name in names if name not in (reader.fieldnames or [])]
+        if missing:
+            raise ValueError(f"{file} has no column {missing[0]!r}; it has {', '.join(reader.fieldnames or [])}.")
+        labels = {}
+        for row in reader:
+            try:
+                labels[reader.line_num] = [float(row[name] or "nan") for name in names]
+            except ValueError as error:
+                raise ValueError(f"{file} line {reader.line_num}: a label is no number ({error}).") from None
+    return labels
+
+
+def _file(path: Optional[Path]) -> Path:
+    if path is None:
+        raise ValueError("data.name=file reads a file of your own; name it with data.path.")
+    return existing_file(path)
