@@ -140,8 +140,9 @@ def deal(types: PackTypes, of_item: np.ndarray, random: Optional[np.random.Gener
     by_class = np.argsort(of_item, kind="stable").astype(np.int32)
     next_of_class = np.zeros(types.multiplicity.shape[1] + 1, np.int64)
     np.cumsum(np.bincount(of_item, minlength=types.multiplicity.shape[1]), out=next_of_class[1:])
-    for start, stop in zip(next_of_class[:-1], next_of_class[1:]) if random is not None else ():
-        random.shuffle(by_class[start:stop])
+    if random is not None:
+        for start, stop in zip(next_of_class[:-1], next_of_class[1:]):
+            random.shuffle(by_class[start:stop])
     per_pack = types.multiplicity.sum(1)
     offsets = np.zeros(types.num_packs + 1, np.int32)
     np.cumsum(np.repeat(per_pack, types.counts), out=offsets[1:])

@@ -165,7 +165,7 @@ class _Slots:
 
     def place_long(self, values: np.ndarray, padding: np.integer) -> np.ndarray:
         """`place` for one-dimensional values and packs of many: whole runs of bytes are joined."""
-        data, rest = memoryview(values).cast("B"), np.full(self.shape[1], padding).tobytes()
+        data, rest = values.data.cast("B"), np.full(self.shape[1], padding).tobytes()
         ends = (self.starts * values.itemsize).tolist()
         pieces: List[Union[bytes, memoryview]] = []
         for start, end in zip(ends, ends[1:]):

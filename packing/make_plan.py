@@ -154,9 +154,10 @@ def _affordable(classes: SizeClasses, budget: Budget) -> bool:
 
 def _greedy(classes: SizeClasses, budget: Budget, algorithm: str) -> PackTypes:
     if algorithm == "lpfhp":
-        if len(budget.measured) > 1:
+        primary, *others = budget.measured
+        if others:
             raise ValueError(f"lpfhp packs one measured dimension, not {', '.join(budget.measured)}; use best_fit.")
-        return longest_pack_first(classes, budget[budget.measured[0]], budget.max_items)
+        return longest_pack_first(classes, budget[primary], budget.max_items)
     return fit_decreasing(classes, budget.capacities(), best=algorithm == "best_fit")
 
 

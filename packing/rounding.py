@@ -166,9 +166,9 @@ def _integer_program(patterns: np.ndarray, demand: np.ndarray, seconds: float, b
 
     result = milp(
         np.ones(len(patterns)),
-        constraints=LinearConstraint(csr_matrix(patterns.T.astype(np.float64)), demand, np.inf),
+        constraints=LinearConstraint(csr_matrix(patterns.T.astype(np.float64)), demand, np.inf),  # pyright: ignore[reportArgumentType]
         integrality=np.ones(len(patterns)),
-        bounds=Bounds(0, demand.max()),
+        bounds=Bounds(0, float(demand.max())),
         # Any answer within one pack of the bound cannot be told from the optimum of the whole problem.
         options={"time_limit": max(seconds, 0.01), "node_limit": _TRY_NODES, "mip_rel_gap": 0.5 / max(bound, 1)},
     )

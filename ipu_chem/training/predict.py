@@ -81,7 +81,9 @@ def predict_file(
         raise ValueError(f"line {refused[0].line} ({refused[0].name}): {refused[0].reason}.")
     if store is not None and len(kept):
         predictions = _predict(config, tensors["model"], store, kept, standardizer, targets, budget)
-    rows = {lines[item]: (molecules[item].name, row, "") for item, row in zip(kept.tolist(), predictions)}
+    rows: Dict[int, Tuple[str, Any, str]] = {
+        lines[item]: (molecules[item].name, row, "") for item, row in zip(kept.tolist(), predictions)
+    }
     rows.update({entry.line: (entry.name, None, entry.reason) for entry in refused})
     _write(output, targets, rows)
     return len(kept), refused

@@ -64,7 +64,7 @@ class RunData:
             return None
         labels = np.asarray(self.store.fields["y"], np.float64)[self.items[split]]
         loader = self.loader(split, config)
-        return Evaluator(loader, labels, self.targets, self.standardizer.scale, self.to_units)
+        return Evaluator(loader, labels, self.targets, self.standardizer.scale.tolist(), self.to_units)
 
     def to_units(self, items: np.ndarray, standardised: np.ndarray) -> np.ndarray:
         """Predictions for store items in real units, [K, T] float64."""

@@ -174,7 +174,8 @@ class Trainer:
             if state.call % self.config.log_every == 0 or state.call == self.train.calls_per_epoch:
                 values = {"loss": window.loss, "learning_rate": rate, "molecules_per_s": window.rate}
                 log.write("train", state.step, state.epoch, values)
-                bar.set_postfix(epoch=state.epoch, loss=f"{window.loss:.3g}", mol_per_s=f"{window.rate:.0f}")
+                shown = {"epoch": state.epoch, "loss": f"{window.loss:.3g}", "mol/s": f"{window.rate:.0f}"}
+                bar.set_postfix(shown, filled=f"{self.train.plan.efficiency['nodes']:.1%}")
                 window = _Window()
             if stop.received:
                 self.save()

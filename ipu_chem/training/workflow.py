@@ -54,6 +54,8 @@ def train(config: RunConfig, resume: bool = False) -> Dict[str, Any]:
         _, state = load_checkpoint(last)
         check_resumable(state["config"], to_dict(config))
     data = load_data(config, folder / "plans" if resume else None, state.get("standardizer"))
+    if resume:
+        _check_same_data(state, data)
     train_loader = data.loader("train", config)
     train_loader.check_steps()
     model = make_model(config, data.targets)
@@ -69,6 +71,7 @@ def train(config: RunConfig, resume: bool = False) -> Dict[str, Any]:
         "config": to_dict(config),
         "standardizer": data.standardizer.to_dict(),
         "budget": data.budget.as_dict(),
+        "fingerprint": data.store.fingerprint(),
         "version": ipu_chem.__version__,
     }
     validation = data.evaluator("validation", config)
@@ -102,6 +105,7 @@ def evaluate(folder: Path, split: str = "test", accelerator: Optional[str] = Non
         values["accelerator"] = accelerator
     config = from_dict(values)
     data = load_data(config, Path(folder) / "plans", state["standardizer"])
+    _check_same_data(state, data)
     evaluator = data.evaluator(split, config) if split in data.items else None
     if evaluator is None:
         raise ValueError(f"the run has no molecules in a split {split!r}; it has {', '.join(data.plans)}.")
@@ -148,6 +152,15 @@ def describe_run(config: RunConfig, data: RunData, backend: Backend, model: torc
             "dtype": "float32",
         },
     }
+
+
+def _check_same_data(state: Mapping[str, Any], data: RunData) -> None:
+    """Items and plans of a run are numbers: on other molecules they would silently mean another split."""
+    if state["fingerprint"] != data.store.fingerprint():
+        raise ValueError(
+            "the molecules are not those that the run was trained on (other raw files, or another RDKit that "
+            "embedded them); bring those back or start a new run with another --out."
+        )
 
 
 def _start_folder(folder: Path, config: RunConfig, data: RunData, run: Mapping[str, Any]) -> None:

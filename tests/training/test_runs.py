@@ -181,6 +181,18 @@ def test_resuming_with_another_config_is_refused(options, make_config, section, 
         train(make_config(options), resume=True)
 
 
+def test_a_run_goes_on_only_with_the_molecules_it_was_trained_on(options, make_config, tmp_path):
+    helium = tmp_path / "helium.xyz"
+    helium.write_text("".join(f"2\nenergy={x} name=he{x}\nHe 0 0 0\nHe 0 0 {2 + x / 10}\n" for x in range(12)))
+    options["data"].update(name="file", path=str(helium), target="energy", unit="meV", limit=0)
+    result = train(make_config(options))
+    assert "mae_energy_meV" in result["results"]["test"]
+    helium.write_text(helium.read_text().replace("energy=7", "energy=70"))
+    for again in (lambda: train(make_config(options), resume=True), lambda: evaluate(Path(options["out"]))):
+        with pytest.raises(ValueError, match="molecules are not those that the run was trained on"):
+            again()
+
+
 def test_a_molecule_larger_than_the_pack_is_named(options, make_config):
     options["pack"] = {"nodes": 20}
     with pytest.raises(ValueError, match=r"molecule '\d+' \(item \d+\) has \d+ nodes, more than pack.nodes=20; set"):
