@@ -15,8 +15,10 @@ PIP = -m pip install --disable-pip-version-check -q -c .ci/constraints.txt $(if 
 
 .PHONY: demo test test-py38 print-python38 lint types clean
 
+# A second time it goes on from what the first has made: from the results, or from where it was stopped.
 demo: $(VENV)/.demo
-	$(VENV)/bin/ipu-chem demo --out demo
+	@if [ -f demo/checkpoints/last.safetensors ]; then set -- --resume demo; \
+	else set -- --config nci3d_demo --out demo; fi; $(VENV)/bin/ipu-chem train "$$@"
 
 test: $(VENV)/.dev lint
 	$(VENV)/bin/python -m pytest

@@ -1,5 +1,5 @@
 # CPU image: docker build -f docker/cpu.Dockerfile -t ipu-chem:cpu .
-#            docker run --rm -v "$PWD/demo:/work/demo" ipu-chem:cpu demo --out demo
+#            docker run --rm -v "$PWD/demo:/work/demo" ipu-chem:cpu train --config nci3d_demo --out demo
 FROM python:3.11-slim
 
 # RDKit's drawing code loads these two even where nothing is drawn.
