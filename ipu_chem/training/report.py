@@ -4,6 +4,7 @@ On data's way: <run folder> (metrics.jsonl, run.json, predictions, plans) -> rep
 """
 
 import base64
+import csv
 import html
 import io
 import json
@@ -114,9 +115,11 @@ def _parity(folder: Path, run: Mapping[str, Any], column: int) -> Any:
     """Prediction against label, and the distribution of the errors."""
     target = run["targets"][column]
     split = "test" if (folder / "predictions_test.csv").is_file() else "validation"
-    table = np.genfromtxt(folder / f"predictions_{split}.csv", delimiter=",", names=True, dtype=None, encoding="utf-8")
-    table = np.atleast_1d(table)
-    label, prediction = table[f"{target['name']}_label"], table[f"{target['name']}_prediction"]
+    with open(folder / f"predictions_{split}.csv", encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    label, prediction = (
+        np.array([float(row[f"{target['name']}_{kind}"]) for row in rows]) for kind in ("label", "prediction")
+    )
     unit = f" ({target['unit']})" if target["unit"] else ""
     figure, (left, right) = _figure(1, 2)
     left.scatter(label, prediction, s=6, alpha=0.4, color=_BLUE, edgecolors="none")

@@ -3,6 +3,7 @@
 On data's way: RunConfig -> run folder with config.yaml, run.json, plans/, checkpoints/, metrics, report.
 """
 
+import csv
 import json
 import platform
 from pathlib import Path
@@ -15,13 +16,14 @@ import ipu_chem
 from ipu_chem.backends.base import Backend
 from ipu_chem.config import RunConfig, check_resumable, from_dict, to_dict
 from ipu_chem.data import splits
+from ipu_chem.data.molecule import decode_text
 from ipu_chem.data.standardize import composition_baseline
 from ipu_chem.metrics import regression_metrics
 from ipu_chem.optim import Schedule
 from ipu_chem.training.checkpoint import load_checkpoint
 from ipu_chem.training.evaluation import Evaluator
 from ipu_chem.training.logging import check_loggers
-from ipu_chem.training.run import RunData, load_data, loss_function, make_backend, make_model, molecule_name
+from ipu_chem.training.run import RunData, load_data, loss_function, make_backend, make_model
 from ipu_chem.training.trainer import Trainer
 from packing.files import atomic_file
 
@@ -131,6 +133,7 @@ def describe_run(config: RunConfig, data: RunData, backend: Backend, model: torc
             "level": info.get("level", ""),
             "source": info.get("source", ""),
             "licence": info.get("licence", ""),
+            "citation": "; ".join(info.get("citation", [])),
             "molecules": len(data.store),
             "left out": info.get("failures", {}).get("count", 0),
             "split": splits.describe(split),
@@ -212,11 +215,12 @@ def _write_predictions(path: Path, data: RunData, evaluator: Evaluator, predicti
     for target in data.targets:
         header += [f"{target.name}_label", f"{target.name}_prediction"]
     with atomic_file(path, "w") as file:
-        file.write(",".join(header) + "\n")
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(header)
         for row, item in enumerate(evaluator.loader.items.tolist()):
             values = np.stack([evaluator.labels[row], predictions[row]], 1).ravel()
-            name = molecule_name(data.store, item).replace(",", ";")
-            file.write(f"{item},{name}," + ",".join(f"{value:.8g}" for value in values) + "\n")
+            name = decode_text(data.store, "name", item) if "name" in data.store else ""
+            writer.writerow([item, name, *(f"{value:.8g}" for value in values)])
 
 
 def _report(config: RunConfig, folder: Path) -> str:

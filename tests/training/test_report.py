@@ -1,6 +1,7 @@
 """The report: one file that needs no other, about the run it stands in."""
 
 import base64
+import csv
 import json
 import re
 from pathlib import Path
@@ -23,6 +24,26 @@ def test_a_report_holds_plots_figures_and_config(options, make_config):
     run = json.loads((Path(options["out"]) / "run.json").read_text())
     mae = run["results"]["test"]["mae_mmff94_energy_kcal_per_mol"]
     assert f"{mae:.4g}" in page and "hidden_features: 8" in page and run["data"]["fingerprint"] in page
+
+
+def test_names_as_people_write_them(options, make_config, tmp_path):
+    """Several targets, blanks and slashes in their names, commas and "#" in those of molecules, a label missing."""
+    pytest.importorskip("matplotlib")
+    table = tmp_path / "own.csv"
+    chains = ["C" * length for length in range(1, 13)]
+    rows = "".join(f'{smiles},"{i}, {smiles}C#N",{i / 3},{i if i % 3 else ""}\n' for i, smiles in enumerate(chains))
+    table.write_text("smiles,name,log S,k/kT\n" + rows)
+    options["data"].update(name="file", path=str(table), target="log S,k/kT", unit="mol/l", extensive=False, limit=0)
+    options["data"].update(validation=3, test=3)
+    options["training"].update(report=True, epochs=1)
+    page = Path(train(make_config(options))["report"]).read_text(encoding="utf-8")
+    assert len(re.findall(r"src='data:image/png;base64,", page)) == 4, "learning curve, two parities, packing"
+    with open(Path(options["out"]) / "predictions_test.csv", encoding="utf-8", newline="") as file:
+        written = list(csv.DictReader(file))
+    assert len(written) == 3 and {"log S_label", "k/kT_prediction"} <= set(written[0])
+    for row in written:
+        number, smiles = row["name"].split(", ")
+        assert smiles == chains[int(number)] + "C#N" and float(row["log S_label"]) == pytest.approx(int(number) / 3)
 
 
 def test_a_report_of_an_unfinished_run_says_so(options, make_config):

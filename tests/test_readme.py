@@ -1,0 +1,61 @@
+"""What the README shows must work: its Python runs, its commands parse, what it names is there."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from ipu_chem.cli import build_parser
+from ipu_chem.commands.runs import expand_config, recipes
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```(\w*)\n(.*?)```", README, re.DOTALL)
+COMMANDS = [
+    shlex.split(line, comments=True)
+    for _, block in BLOCKS
+    for line in block.splitlines()
+    if line.startswith("ipu-chem ")
+]
+
+
+@pytest.mark.parametrize("source", [source for language, source in BLOCKS if language == "python"])
+def test_python_runs_as_printed(source, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    exec(compile(source, "README.md", "exec"), {})
+    printed = capsys.readouterr().out
+    # The comments of the example promise these shapes and units.
+    assert "(8, 128)" in printed and "'graph_index'" in printed or "5.0 Å" in printed
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+def test_commands_parse(words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run = tmp_path / "runs" / "first"
+    run.mkdir(parents=True)
+    (run / "config.yaml").write_text("loss: mse\n")
+    parser, commands = build_parser()
+    arguments = parser.parse_args(expand_config(words[1:]))
+    assert arguments.command == words[1] and words[1] in commands
+
+
+def test_every_command_is_shown():
+    assert {words[1] for words in COMMANDS} == set(build_parser()[1])
+
+
+def test_what_is_named_is_there():
+    listed = re.search(r"^Recipes: (.*)$", README, re.MULTILINE)
+    assert listed and sorted(re.findall(r"`(\w+)`", listed.group(1))) == recipes()
+    for path in re.findall(r"\b(?:benchmarks|ipu_chem|docker)/[\w/]+\.\w+", README):
+        assert (ROOT / path).is_file(), path
+    targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    for target in re.findall(r"(?:^|`)make ([\w-]+)", README, re.MULTILINE):
+        assert target in targets, target
+    for module in re.findall(r"`((?:packing|ipu_chem)(?:\.\w+)+)", README):
+        parts = module.split(".")
+        found = any(
+            (ROOT / "/".join(parts[:end])).with_suffix(".py").is_file() or (ROOT / "/".join(parts[:end])).is_dir()
+            for end in range(2, len(parts) + 1)
+        )
+        assert found, module
