@@ -26,6 +26,11 @@ class Knapsack:
             sizes: [C, D] integer, positive in the first column; every row fits the capacities.
             capacities: [D] integer.
         """
+        # A dimension that merely counts items comes first: its layers follow from one another, see `solve`.
+        counts = (sizes == 1).all(0)
+        order = np.argsort(~counts, kind="stable")
+        self.layered = bool(counts.any()) and len(order) > 1
+        sizes, capacities = sizes[:, order], capacities[order]
         units = np.maximum(np.gcd.reduce(sizes, axis=0), 1)
         self.sizes = sizes // units
         # No pack holds more of a dimension than its largest number of items could use.
@@ -57,8 +62,12 @@ class Knapsack:
         """
         value = np.zeros(self.shape)
         chosen = np.full(self.shape, _NONE, np.int32)
-        for cls in np.flatnonzero(prices > 1e-12):
-            self._add_class(value, chosen, int(cls), prices[cls])
+        paying = np.flatnonzero(prices > 1e-12)
+        if self.layered:
+            self._add_layers(value, chosen, paying, prices)
+        else:
+            for cls in paying:
+                self._add_class(value, chosen, int(cls), prices[cls])
         flat_value, flat_chosen = value.ravel(), chosen.ravel()
         corner = value.size - 1
         held = prices + flat_value[corner - self.steps]  # best pack with at least one of each class
@@ -76,14 +85,22 @@ class Knapsack:
         copies = 1
         while copies <= self.most[cls]:
             shift = self.sizes[cls] * copies
-            here = value[tuple(slice(s, None) for s in shift)]
+            into = tuple(slice(s, None) for s in shift)
             without = value[tuple(slice(0, n - s) for n, s in zip(self.shape, shift))]
-            offer = without + copies * price
-            better = offer > here + 1e-12
-            np.copyto(here, offer, where=better)
-            code = cls * 64 + copies.bit_length() - 1
-            np.copyto(chosen[tuple(slice(s, None) for s in shift)], code, where=better)
+            _improve(value[into], chosen[into], without + copies * price, cls * 64 + copies.bit_length() - 1)
             copies *= 2
+
+    def _add_layers(self, value: np.ndarray, chosen: np.ndarray, classes: np.ndarray, prices: np.ndarray) -> None:
+        """Best packs of up to k items from those of up to k - 1 and one item of any class."""
+        moves = []
+        for cls in classes.tolist():
+            shift = self.sizes[cls, 1:]
+            into = tuple(slice(s, None) for s in shift)
+            moves.append((into, tuple(slice(0, n - s) for n, s in zip(self.shape[1:], shift)), prices[cls], cls * 64))
+        for layer in range(1, self.shape[0]):
+            value[layer], chosen[layer] = value[layer - 1], chosen[layer - 1]
+            for into, out_of, price, code in moves:
+                _improve(value[layer][into], chosen[layer][into], value[layer - 1][out_of] + price, code)
 
     def _trace(self, chosen: np.ndarray, cell: int) -> np.ndarray:
         """Follow the choices from a cell down to the empty pack."""
@@ -95,3 +112,10 @@ class Knapsack:
             cls, copies = code // 64, 1 << (code % 64)
             row[cls] += copies
             cell -= copies * int(self.steps[cls])
+
+
+def _improve(value: np.ndarray, chosen: np.ndarray, offer: np.ndarray, code: int) -> None:
+    """Take an offer wherever it pays more than what is there."""
+    better = offer > value + 1e-12
+    np.copyto(value, offer, where=better)
+    np.copyto(chosen, code, where=better)

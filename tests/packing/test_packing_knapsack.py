@@ -52,7 +52,7 @@ def test_common_divisors_shrink_the_table():
 
 def test_capacity_that_the_item_limit_leaves_unused_costs_nothing():
     sizes = np.array([[3, 1], [4, 1]])  # the second column counts items: at most two in a pack
-    assert Knapsack(sizes, np.array([1000, 2])).shape == (9, 3)
+    assert Knapsack(sizes, np.array([1000, 2])).shape == (3, 9)
 
 
 def test_cost_of_a_huge_table_does_not_overflow():

@@ -21,7 +21,7 @@ from ipu_chem.optim import OptimizerConfig
 from packing import Budget, Ragged
 from packing.collate import collate_graphs
 
-DOUBLE = Path(__file__).resolve().parent.parent / "poptorch_double"
+DOUBLE = Path(__file__).resolve().parent / "poptorch_double"
 BATCHING = Batching(micro_batch_size=2, gradient_accumulation=2, replication_factor=2, device_iterations=2)
 ADAMW = OptimizerConfig("adamw", 1e-3, weight_decay=0.01)
 
