@@ -25,8 +25,11 @@ _TRY_SECONDS = 4.0
 # With more size classes than this a try takes seconds and handing packs back no longer helps.
 _MANY_CLASSES = 100
 # A rest of fewer packs than this goes to the integer program; a larger one is dived into, a share at a time.
+# Among more size classes the known patterns hold no good integer answer: the dive goes down to the last packs.
 _SMALL_REST = 30
-_DIVE_SHARE = 0.15
+_LAST_PACKS = 2
+_SOME_CLASSES = 50
+_DIVE_SHARE = 0.05
 _DIVE_ROUNDS = 5
 
 
@@ -47,6 +50,8 @@ def round_up(
         target: stop as soon as this few packs are reached (the proven lower bound).
     """
     best: Optional[PackTypes] = None
+    # Where the last pack above the bound would take seconds to save, if it can be saved at all, it may stay.
+    goal = target + (len(classes.counts) > _SOME_CLASSES)
     for handed_back in _HANDED_BACK:
         whole = np.maximum(np.floor(relaxation.amounts + 1e-7).astype(np.int64) - handed_back, 0)
         whole = without_surplus(relaxation.patterns, whole, classes.counts)
@@ -56,7 +61,7 @@ def round_up(
         types = PackTypes.from_rows(rows, len(classes.counts))
         if best is None or types.num_packs < best.num_packs:
             best = types
-        if best.num_packs <= target or time.monotonic() > deadline or len(classes.counts) > _MANY_CLASSES:
+        if best.num_packs <= goal or time.monotonic() > deadline or len(classes.counts) > _MANY_CLASSES:
             break
     assert best is not None
     return best
@@ -113,13 +118,14 @@ def _dive(
     """
     fixed: List[np.ndarray] = []
     left = left.copy()
+    small_rest = _SMALL_REST if len(left) <= _SOME_CLASSES else _LAST_PACKS
     while time.monotonic() < deadline:
         present = np.flatnonzero(left)
         small = SizeClasses(classes.sizes[present], left[present], classes.of_item)
         seconds = deadline - time.monotonic()
         own = relax(small, budget, _restrict(patterns, present), seconds, max_rounds=_DIVE_ROUNDS)
         total = float(own.amounts.sum())
-        if total < _SMALL_REST:
+        if total < small_rest:
             break
         wide = np.zeros((len(own.patterns), len(left)), np.int32)
         wide[:, present] = own.patterns

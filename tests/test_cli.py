@@ -161,7 +161,7 @@ def test_train_on_real_qm9(shared, tmp_path, capsys):
     assert main(["train", *flags, "--accelerator", "cpu", "--out", str(tmp_path / "run")]) == 0
     run = json.loads((tmp_path / "run" / "run.json").read_text())
     assert run["splits"] == {"train": 300, "validation": 40, "test": 40} and run["data"]["name"] == "qm9"
-    assert run["packs"]["budget"]["nodes"] == 128 and run["packs"]["efficiency"]["nodes"] > 0.98
+    assert run["packs"]["budget"]["nodes"] == 128 and run["packs"]["efficiency"]["nodes"] > 0.95
     # Atomic references leave some eV an atom; anything near 1e5 meV would be total energies.
     assert 0 < run["results"]["test"]["mae_u0_meV"] < 5000 and 0 < run["baseline"]["test"]["mae_u0_meV"] < 5000
     assert "validation: mae_u0_meV" in capsys.readouterr().out

@@ -3,12 +3,13 @@
 import time
 
 import numpy as np
+import pytest
 import scipy.optimize
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from packing_cases import QM9, classes_of, instances, table_classes
 
-from packing import Budget, column_generation, rounding
+from packing import Budget, column_generation, make_plan, rounding
 from packing.best_fit import fit_decreasing
 
 
@@ -76,3 +77,15 @@ def test_the_integer_program_is_stopped_by_work_not_by_the_clock(monkeypatch):
     assert options and all(0 < one["node_limit"] < 1000 for one in options)
     assert answers[0].num_packs <= 9363 and np.array_equal(answers[0].multiplicity, answers[1].multiplicity)
     assert np.array_equal(answers[0].counts, answers[1].counts)
+
+
+@pytest.mark.parametrize("largest, low, high, edges, seed", [(40, 6, 24, 1920, 1), (30, 8, 20, 1792, 1)])
+def test_a_few_packs_of_many_different_items_stay_within_one_of_the_bound(largest, low, high, edges, seed):
+    """Every pack is different here: taking whole parts of the linear program's amounts would keep nothing."""
+    rng = np.random.default_rng(seed)
+    nodes = rng.integers(12, largest, 200)
+    sizes = {"nodes": nodes, "edges": (nodes * rng.uniform(low, high, 200)).astype(int) // 2 * 2}
+    plan = make_plan(sizes, Budget(nodes=128, edges=edges), "column_generation")
+    plan.validate()
+    assert len(np.unique(plan.sizes, axis=0)) > 150
+    assert plan.gap <= 1 < make_plan(sizes, plan.budget, "best_fit").gap
