@@ -4,6 +4,7 @@ leaves either the old content or the new one, never half of it.
 On data's way: used by every step that writes (store, plan, checkpoint, report).
 """
 
+import hashlib
 import os
 import shutil
 import tempfile
@@ -62,6 +63,15 @@ def atomic_folder(path: PathLike) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     _sync_folder(path.parent)
+
+
+def file_digest(path: PathLike) -> str:
+    """32 hex digits that change with any byte of the file (BLAKE2b)."""
+    digest = hashlib.blake2b(digest_size=16)
+    with open(path, "rb") as file:
+        for block in iter(lambda: file.read(1 << 22), b""):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def _swap_in(temporary: Path, path: Path) -> None:

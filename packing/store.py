@@ -14,7 +14,7 @@ from typing import Any, Dict, Mapping, Optional, Union
 
 import numpy as np
 
-from packing.files import PathLike, atomic_folder
+from packing.files import PathLike, atomic_folder, file_digest
 from packing.types import Ragged
 
 _FORMAT = 1
@@ -97,7 +97,7 @@ class Store:
             files = {}
             for name, array in arrays.items():
                 np.save(folder / name, np.ascontiguousarray(array), allow_pickle=False)
-                files[name] = {"bytes": (folder / name).stat().st_size, "blake2b": _digest(folder / name)}
+                files[name] = {"bytes": (folder / name).stat().st_size, "blake2b": file_digest(folder / name)}
             meta = {
                 "format": _FORMAT,
                 "items": len(self),
@@ -132,7 +132,7 @@ class Store:
             file = folder / name
             if not file.is_file() or file.stat().st_size != expected["bytes"]:
                 raise ValueError(f"{file} is missing or cut short; prepare the data again.")
-            if verify and _digest(file) != expected["blake2b"]:
+            if verify and file_digest(file) != expected["blake2b"]:
                 raise ValueError(f"{file} is damaged: its checksum does not match; prepare the data again.")
         arrays = {name: _map(folder / name) for name in meta["files"]}
         axes = {name: np.array(arrays[f"{name}.offsets.npy"]) for name in meta["axes"]}
@@ -154,11 +154,3 @@ def _map(path: Path) -> np.ndarray:
     """Memory-map one array; plain ndarrays index faster than numpy's memmap class, and none may be empty."""
     array = np.load(path, mmap_mode="r", allow_pickle=False)
     return np.asarray(array) if array.size else np.load(path, allow_pickle=False)
-
-
-def _digest(path: Path) -> str:
-    digest = hashlib.blake2b(digest_size=16)
-    with open(path, "rb") as file:
-        for block in iter(lambda: file.read(1 << 22), b""):
-            digest.update(block)
-    return digest.hexdigest()

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from ipu_chem.batch import GraphPack
+from ipu_chem.losses import Loss
 from packing import Budget, Ragged, index_dtype, make_plan
 from packing.collate import collate_graphs
 from packing.store import Store
@@ -88,6 +89,32 @@ def with_garbage(pack: GraphPack, rng: np.random.Generator) -> GraphPack:
         edge_index=edge_index,
         y=fill(pack.y, pack.graph_mask, -9, 9),
     )
+
+
+def assert_packed_equals_one_by_one(
+    model: torch.nn.Module, store: Store, budget: Budget, loss: Loss, seed: int = 0, tolerance: float = 1e-10
+) -> None:
+    """Outputs, loss and parameter gradients of packs are those of their molecules alone, in float64."""
+    pack, order = pack_store(store, budget, seed)
+    pack = as_dtype(pack, torch.float64)
+    model.zero_grad()
+    prediction = model(*pack.inputs)
+    value = loss(prediction, *pack.targets)
+    value.backward()
+    together = gradients(model)
+    model.zero_grad()
+    alone, total = [], torch.zeros((), dtype=torch.float64)
+    for single in one_by_one(store):
+        single = as_dtype(single, torch.float64)
+        output = model(*single.inputs)
+        part = loss(output, *single.targets)
+        part.backward()
+        alone.append(output.detach()[0, 0])
+        total += part.detach()
+    close = dict(rtol=tolerance, atol=tolerance)
+    torch.testing.assert_close(prediction[pack.graph_mask].detach(), torch.stack(alone)[order], **close)
+    torch.testing.assert_close(value.detach(), total, **close)
+    torch.testing.assert_close(together, gradients(model), **close)
 
 
 def gradients(model: torch.nn.Module) -> Optional[torch.Tensor]:

@@ -1,13 +1,18 @@
 """SchNet: packed equals one by one, padding is inert, PyTorch Geometric agrees."""
 
-import math
-
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support import as_dtype, gradients, one_by_one, pack_store, random_store, with_garbage
+from support import (
+    as_dtype,
+    assert_packed_equals_one_by_one,
+    gradients,
+    pack_store,
+    random_store,
+    with_garbage,
+)
 
 from ipu_chem.losses import LOSSES
 from ipu_chem.models.layers import GaussianBasis, cosine_cutoff
@@ -41,26 +46,7 @@ def test_pack_equals_its_molecules_one_by_one(seed, count, targets, readout, los
     store = random_store(rng, count, targets=targets)
     table = torch.from_numpy(rng.normal(size=(MAX_Z, targets))) if references else None
     model = small_schnet(num_targets=targets, readout=readout, atom_references=table)
-    pack, order = pack_store(store, BUDGET, seed % 1000)
-    pack = as_dtype(pack, torch.float64)
-
-    prediction = model(*pack.inputs)
-    value = LOSSES[loss](prediction, *pack.targets)
-    value.backward()
-    together = gradients(model)
-    model.zero_grad()
-    alone, total = [], 0.0
-    for single in one_by_one(store):
-        single = as_dtype(single, torch.float64)
-        output = model(*single.inputs)
-        part = LOSSES[loss](output, *single.targets)
-        part.backward()
-        alone.append(output.detach()[0, 0])
-        total += float(part.detach())
-
-    torch.testing.assert_close(prediction[pack.graph_mask], torch.stack(alone)[order], rtol=1e-10, atol=1e-10)
-    assert math.isclose(float(value.detach()), total, rel_tol=1e-10, abs_tol=1e-10)
-    torch.testing.assert_close(together, gradients(model), rtol=1e-10, atol=1e-10)
+    assert_packed_equals_one_by_one(model, store, BUDGET, LOSSES[loss], seed % 1000)
 
 
 @settings(max_examples=20, deadline=None)
@@ -219,23 +205,7 @@ def test_packs_of_real_molecules_equal_them_one_by_one():
     embeddings, failures = embed_many(texts, progress=False, workers=1)
     assert not failures
     store = edges_in_memory(molecules_to_store([entry.molecule for entry in embeddings]), 5.0)
-    pack, order = pack_store(store, Budget(nodes=64, edges=1400, graphs=6))
-    pack = as_dtype(pack, torch.float64)
+    budget = Budget(nodes=64, edges=1400, graphs=6)
+    pack, _ = pack_store(store, budget)
     assert pack.z.shape[0] > 1 and (pack.graph_mask.sum(1) > 1).any()
-    model = small_schnet()
-    prediction = model(*pack.inputs)
-    value = LOSSES["mse"](prediction, *pack.targets)
-    value.backward()
-    together = gradients(model)
-    model.zero_grad()
-    alone, total = [], 0.0
-    for single in one_by_one(store):
-        single = as_dtype(single, torch.float64)
-        output = model(*single.inputs)
-        part = LOSSES["mse"](output, *single.targets)
-        part.backward()
-        alone.append(output.detach()[0, 0])
-        total += float(part.detach())
-    torch.testing.assert_close(prediction[pack.graph_mask], torch.stack(alone)[order], rtol=1e-10, atol=1e-10)
-    assert math.isclose(float(value.detach()), total, rel_tol=1e-10)
-    torch.testing.assert_close(together, gradients(model), rtol=1e-10, atol=1e-10)
+    assert_packed_equals_one_by_one(small_schnet(), store, budget, LOSSES["mse"])

@@ -1,23 +1,12 @@
-"""What every data set says of itself in `Store.info`, and the checksum of what it was made from.
+"""What every data set says of itself in `Store.info`.
 
 On data's way: raw files -> molecules -> [info] -> store.
 """
 
-import hashlib
 from collections import Counter
-from pathlib import Path
 from typing import Any, Dict, Sequence
 
 from ipu_chem.data.smiles import Failure
-
-
-def file_digest(path: Path) -> str:
-    """32 hex digits that change with any byte of the file."""
-    digest = hashlib.blake2b(digest_size=16)
-    with open(path, "rb") as file:
-        for block in iter(lambda: file.read(1 << 22), b""):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def target_info(name: str, unit: str, extensive: bool) -> Dict[str, Any]:

@@ -12,10 +12,11 @@ from typing import Any, Dict, List, Optional, Tuple
 
 import numpy as np
 
-from ipu_chem.data.datasets.info import failures_info, file_digest, target_info
+from ipu_chem.data.datasets.info import failures_info, target_info
 from ipu_chem.data.files import existing_file, open_text, plain_suffix, read_molecules
 from ipu_chem.data.molecule import Molecule, molecules_to_store
 from ipu_chem.data.smiles import Failure, embed_many, read_smiles_file
+from packing.files import file_digest
 from packing.store import Store
 
 

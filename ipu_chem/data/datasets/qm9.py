@@ -18,11 +18,12 @@ from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Union, cast
 
 import numpy as np
 
-from ipu_chem.data.datasets.info import failures_info, file_digest, target_info
+from ipu_chem.data.datasets.info import failures_info, target_info
 from ipu_chem.data.datasets.qm9_files import RawFiles, find_files
 from ipu_chem.data.files import open_text, sdf_records
 from ipu_chem.data.molecule import Molecule, molecules_to_store, rdkit_arrays
 from ipu_chem.data.smiles import Failure
+from packing.files import file_digest
 from packing.store import Store
 
 # As torch_geometric.datasets.qm9 has them, so that figures can be compared to the last digit.
