@@ -14,12 +14,12 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ipu_chem.backends.base import Backend
+from ipu_chem.config import TrainingConfig
 from ipu_chem.loader import PackLoader
 from ipu_chem.optim import Schedule
 from ipu_chem.training.checkpoint import load_checkpoint, random_state, restore_random_state, save_checkpoint
 from ipu_chem.training.evaluation import Evaluator
 from ipu_chem.training.logging import MetricsLog
-from ipu_chem.training.options import TrainingConfig
 from ipu_chem.training.signals import StopSignals
 
 
