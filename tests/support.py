@@ -73,21 +73,23 @@ def as_dtype(pack: GraphPack, dtype: torch.dtype) -> GraphPack:
 def with_garbage(pack: GraphPack, rng: np.random.Generator) -> GraphPack:
     """The pack with nonsense, NaN included, wherever a mask or a weight says that nothing stands."""
 
-    def fill(field: torch.Tensor, mask: torch.Tensor, low: int, high: int) -> torch.Tensor:
+    def fill(field: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         mask = mask.reshape(mask.shape + (1,) * (field.dim() - mask.dim()))
-        noise = torch.from_numpy(rng.integers(low, high, tuple(field.shape))).to(field.dtype)
         if field.is_floating_point():
+            noise = torch.from_numpy(rng.uniform(-50, 50, tuple(field.shape))).to(field.dtype)
             noise[torch.from_numpy(rng.random(tuple(field.shape)) < 0.3)] = float("nan")
+        else:  # also atomic numbers and indices that nothing has
+            limits = torch.iinfo(field.dtype)
+            noise = torch.from_numpy(rng.integers(limits.min, limits.max, tuple(field.shape))).to(field.dtype)
         return torch.where(mask, field, noise)
 
-    num_nodes, num_graphs = pack.z.shape[1], pack.y.shape[1]
-    edge_index = torch.stack([fill(pack.edge_index[:, end], pack.edge_mask, 0, num_nodes) for end in (0, 1)], 1)
+    edge_index = torch.stack([fill(pack.edge_index[:, end], pack.edge_mask) for end in (0, 1)], 1)
     return pack._replace(
-        z=fill(pack.z, pack.node_mask, 0, 99),
-        pos=fill(pack.pos, pack.node_mask, -50, 50),
-        graph_index=fill(pack.graph_index, pack.node_mask, 0, num_graphs),
+        z=fill(pack.z, pack.node_mask),
+        pos=fill(pack.pos, pack.node_mask),
+        graph_index=fill(pack.graph_index, pack.node_mask),
         edge_index=edge_index,
-        y=fill(pack.y, pack.graph_mask, -9, 9),
+        y=fill(pack.y, pack.graph_mask),
     )
 
 

@@ -89,7 +89,7 @@ def embed_smiles(
             raise ValueError("no MMFF94 parameters")
 
         options = rdDistGeom.ETKDGv3()
-        options.randomSeed = seed
+        options.randomSeed = seed + 1  # to RDKit's generator 0 and 1 are the same seed
         for attempts, random in zip(_ATTEMPTS, (False, True)):
             options.maxIterations, options.useRandomCoords = attempts, random
             if rdDistGeom.EmbedMolecule(mol, options) >= 0:

@@ -48,6 +48,16 @@ def test_a_changed_file_is_read_again(xyz, tmp_path):
     assert first["y"][1, 0] == -76.3 and second["y"][1, 0] == -77.3
 
 
+def test_the_seed_decides_the_conformers(table, tmp_path):
+    first, again, other = (
+        load_dataset("file", table, tmp_path / folder, target="logS", seed=seed, progress=False)
+        for folder, seed in (("a", 0), ("b", 0), ("a", 1))
+    )
+    assert first.fingerprint() == again.fingerprint()
+    np.testing.assert_array_equal(first["z"].values, other["z"].values)
+    assert not np.allclose(first["pos"].values, other["pos"].values)
+
+
 def test_a_run_takes_unit_and_kind_from_its_config(table, tmp_path, capsys):
     config = DataConfig("file", str(table), str(tmp_path), target="logS", unit="log(mol/l)", extensive=False)
     store = load_store(config, cutoff=5.0)

@@ -7,14 +7,16 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pytest
 import torch
 import yaml
 
-from ipu_chem.training.checkpoint import load_checkpoint
+from ipu_chem.training.checkpoint import load_checkpoint, random_state, save_checkpoint
 from ipu_chem.training.logging import read_rows
+from ipu_chem.training.trainer import Trainer
 from ipu_chem.training.workflow import evaluate, train
 
 
@@ -127,6 +129,45 @@ def test_kill_9_and_resume_is_bit_identical(options, tmp_path):
     assert resumed.wait(300) == 0, resumed.stdout.read()
     assert_same_state(reference, last(options["out"]))
     assert not list(Path(options["out"]).rglob("*.tmp"))
+
+
+def test_resume_brings_random_numbers_back(options, make_config):
+    """SchNet draws none while training, so the state is moved on by hand: a resumed run must start from it."""
+    train(make_config(options))
+    path = Path(options["out"]) / "checkpoints" / "last.safetensors"
+    tensors, state = load_checkpoint(path)
+    torch.manual_seed(987)
+    torch.rand(11)
+    tensors["random"] = random_state()
+    save_checkpoint(path, tensors, state)
+    options["training"]["epochs"] = 4
+    train(make_config(options), resume=True)
+    after = last(options["out"])[0]["random"]
+    assert all(torch.equal(after[name], value) for name, value in tensors["random"].items())
+
+
+def test_averaged_weights_follow_the_formula(options, make_config, tmp_path):
+    """Two steps a call: the average moves once a call, by the decay of both steps."""
+    options["batching"] = {"micro_batch_size": 1, "device_iterations": 2}
+    options["training"].update(ema_decay=0.5, checkpoint_every=1)
+    folder = Path(options["out"]) / "checkpoints"
+    seen = []
+    with patch.object(Trainer, "save", autospec=True, side_effect=lambda trainer: seen.append(snapshot(trainer))):
+        train(make_config(options))
+    assert len(seen) > 5 and not folder.joinpath("last.safetensors").exists()
+    for (before, _, _), (average, weights, step) in zip(seen, seen[1:]):
+        decay = min(0.5, (1 + step) / (10 + step)) ** 2
+        if step == seen[0][2]:
+            continue
+        for name, value in weights.items():
+            expected = decay * before[name] + (1 - decay) * value
+            torch.testing.assert_close(average[name], expected, rtol=1e-5, atol=1e-7)
+
+
+def snapshot(trainer):
+    """(averaged weights, weights, step), copied."""
+    averages = {name: value.clone() for name, value in trainer.averages.items()}
+    return averages, trainer.backend.state_dict(weights_only=True)["model"], trainer.progress.step
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
