@@ -91,6 +91,8 @@ def _results(run: Mapping[str, Any]) -> str:
 
 def _learning_curve(rows: Sequence[Mapping[str, Any]], run: Mapping[str, Any]) -> Any:
     """Training loss and validation error over optimizer steps, side by side, never on a double axis."""
+    from matplotlib.ticker import LogLocator, NullLocator
+
     figure, (left, right) = _figure(1, 2)
     train = [row for row in rows if row["kind"] == "train" and row.get("loss") is not None]
     left.plot([row["step"] for row in train], [row["loss"] for row in train], color=_GREY, linewidth=0.8, label="steps")
@@ -107,7 +109,11 @@ def _learning_curve(rows: Sequence[Mapping[str, Any]], run: Mapping[str, Any]) -
         if baseline is not None and len(run["targets"]) == 1:
             right.axhline(baseline, color=_ORANGE, linestyle="--", label="per-composition baseline")
     right.set(xlabel="optimizer step", ylabel="validation MAE", yscale="log")
-    right.legend(frameon=False)
+    right.set_ylim(top=right.get_ylim()[1] * 1.5)  # room for the legend above the baseline
+    right.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    right.yaxis.set_minor_locator(NullLocator())
+    right.yaxis.set_major_formatter("{x:g}")
+    right.legend(frameon=False, loc="upper right")
     return figure
 
 
