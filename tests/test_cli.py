@@ -92,6 +92,15 @@ def test_pack_reproduces_golden_figures(shared, capsys):
         assert lpfhp in first and best in second
 
 
+def test_pack_of_molecules_of_ones_own(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("IPU_CHEM_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "library.smi").write_text("CCO\nCCC\nc1ccccc1\nC1CC\n")
+    assert main(["pack", "--data", "file", "--path", str(tmp_path / "library.smi"), "--nodes", "32"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "3 molecules prepared, 1 left out" in lines[0] and "3 molecules, 32 nodes" in lines[1]
+    assert lines[-1].split()[3:6] == ["1", "1", "0"] and "100.00%" in lines[-1]
+
+
 @pytest.mark.parametrize(
     "argv, words",
     [

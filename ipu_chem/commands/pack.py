@@ -19,8 +19,8 @@ def add_arguments(parser: Any) -> None:
     """Arguments of `pack`."""
     parser.add_argument("--sizes", type=str, default=None, help="JSON file {data set: {nodes: count}} of sizes")
     parser.add_argument("--dataset", type=str, default=None, help="which histogram of --sizes")
-    parser.add_argument("--data", type=str, default=None, help="a data set (nci3d, qm9) instead of --sizes")
-    parser.add_argument("--path", type=str, default=None, help="where the raw files of --data lie")
+    parser.add_argument("--data", type=str, default=None, help="nci3d, qm9 or file, instead of --sizes")
+    parser.add_argument("--path", type=str, default=None, help="where the raw files of --data lie, or the file")
     parser.add_argument("--cutoff", type=float, default=5.0, help="longest edge of --data, in Å")
     parser.add_argument("--nodes", type=int, nargs="+", required=True, help="atoms of a pack, one or more values")
     parser.add_argument("--edges", type=int, default=None, help="directed edges of a pack (all pairs for --sizes)")

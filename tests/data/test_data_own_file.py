@@ -71,7 +71,7 @@ def test_a_run_takes_unit_and_kind_from_its_config(table, tmp_path, capsys):
     [
         (dict(path=""), "name it with data.path"),
         (dict(path="nowhere.csv"), "there is no file nowhere.csv"),
-        (dict(target=""), "say which label to learn with data.target"),
+        (dict(target=""), "no labels to train on; name one with data.target"),
         (dict(target="logP"), r"has no column 'logP'; it has smiles, name, logS, pKa"),
         (dict(target="name"), "line 2: a label is no number"),
         (dict(name="nci3d", path="", target="", unit="eV"), "data.unit and data.extensive are for data.name=file"),
@@ -83,7 +83,15 @@ def test_bad_input(table, tmp_path, changes, complaint):
         load_store(DataConfig(**values), cutoff=5.0)
 
 
-def test_files_without_labels(tmp_path, xyz):
+def test_labels_are_not_needed_to_look_at_molecules(tmp_path, xyz):
+    smi = tmp_path / "a.smi"
+    smi.write_text("C methane\nCC ethane\n")
+    for path, count in ((smi, 2), (xyz, 4)):
+        store = load_dataset("file", path, tmp_path / "cache", progress=False)
+        assert len(store) == count and "y" not in store and store.info["targets"] == []
+
+
+def test_labels_that_are_not_there(tmp_path, xyz):
     smi = tmp_path / "a.smi"
     smi.write_text("C methane\n")
     with pytest.raises(ValueError, match="a .smi file holds no labels"):

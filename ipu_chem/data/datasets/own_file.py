@@ -1,4 +1,4 @@
-"""file: molecules and labels of the user's own, from one .csv (SMILES), .sdf, .xyz or .extxyz file.
+"""file: molecules and labels of the user's own, from one .csv or .smi (SMILES), .sdf, .xyz or .extxyz file.
 
 SMILES are embedded as nci3d's are; coordinates of 3D files are taken as they stand. The file says neither the
 unit of its labels nor whether they grow with the molecule, so the user does.
@@ -19,12 +19,14 @@ from ipu_chem.data.smiles import Failure, embed_many, read_smiles_file
 from packing.files import file_digest
 from packing.store import Store
 
+_SMILES = (".csv", ".smi")
+
 
 def inputs(path: Optional[Path], cache: Path) -> Dict[str, Any]:
     """Checksum of the file, and of the RDKit that embeds its SMILES."""
     file = _file(path)
     found = {"file": file_digest(file)}
-    if plain_suffix(file) == ".csv":
+    if plain_suffix(file) in _SMILES:
         import rdkit
 
         found["rdkit"] = rdkit.__version__
@@ -42,12 +44,12 @@ def prepare(
     workers: Optional[int] = None,
     progress: bool = True,
 ) -> Store:
-    """Read a file of molecules with labels.
+    """Read a file of molecules, with labels for training, or without to see how they pack.
 
     Args:
-        path: .csv with a SMILES column, .sdf, .xyz or .extxyz, also gzipped.
+        path: .csv with a SMILES column, .smi, .sdf, .xyz or .extxyz, also gzipped.
         cache: not used.
-        target: columns, properties or keys that hold the labels, separated by commas.
+        target: columns, properties or keys that hold the labels, separated by commas; None reads none.
         unit: of the labels.
         extensive: whether they are sums over atoms.
         limit: take the first molecules only.
@@ -56,26 +58,24 @@ def prepare(
         progress: show a bar.
 
     Returns:
-        z, pos, y [I, T], name, and smiles (canonical) for a .csv.
+        z, pos, y [I, T] with labels, name, and smiles (canonical) for a file of SMILES.
 
     Raises:
-        ValueError: no file, no labels, an unknown column or property, or nothing left; names it.
+        ValueError: no file, an unknown column or property, or nothing left; names it.
     """
     file = _file(path)
-    if not target:
-        raise ValueError(f"{file}: say which label to learn with data.target, a column, property or key of the file.")
     if limit is not None and limit < 1:
         raise ValueError(f"{file}: limit={limit} is 1 or more.")
-    names = [name.strip() for name in target.split(",")]
+    names = [name.strip() for name in (target or "").split(",") if name.strip()]
     smiles: Optional[List[str]] = None
     failures: List[Failure] = []
-    if plain_suffix(file) == ".csv":
-        molecules, smiles, failures = _from_csv(file, names, limit, seed, workers, progress)
-    elif plain_suffix(file) == ".smi":
+    if names and plain_suffix(file) == ".smi":
         raise ValueError(f"{file}: a .smi file holds no labels; write SMILES and labels as columns of a .csv.")
+    if plain_suffix(file) in _SMILES:
+        molecules, smiles, failures = _from_smiles(file, names, limit, seed, workers, progress)
     else:
-        molecules = read_molecules(file, target)[:limit]
-    for molecule in molecules:
+        molecules = read_molecules(file, ",".join(names) or None)[:limit]
+    for molecule in molecules if names else ():
         if molecule.y is None or len(molecule.y) != len(names):
             raise ValueError(f"{molecule.name}: {target} is one number each for a molecule, not a list of them.")
     info = {
@@ -92,15 +92,17 @@ def prepare(
     return molecules_to_store(molecules, info, smiles)
 
 
-def _from_csv(
+def _from_smiles(
     file: Path, names: List[str], limit: Optional[int], seed: int, workers: Optional[int], progress: bool
 ) -> Tuple[List[Molecule], List[str], List[Failure]]:
     """Embedded molecules with the labels of their rows; an empty cell is a label that is missing."""
-    labels = _columns(file, names)
+    labels = _columns(file, names) if names else {}
     embeddings, failures = embed_many(read_smiles_file(file)[:limit], seed, workers, progress)
     if not embeddings:
         raise ValueError(f"{file}: no molecule could be embedded; the first failed with: {failures[0].reason}.")
-    molecules = [entry.molecule._replace(y=np.array(labels[entry.line])) for entry in embeddings]
+    # Without labels of the file there are none: the MMFF94 energy of the embedding is not the user's.
+    of_line = {line: np.array(values) for line, values in labels.items()}
+    molecules = [entry.molecule._replace(y=of_line.get(entry.line)) for entry in embeddings]
     return molecules, [entry.smiles for entry in embeddings], failures
 
 
