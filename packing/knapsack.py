@@ -10,6 +10,7 @@ from typing import List, Tuple
 import numpy as np
 
 _NONE = -1
+_SMALL_TABLE = 5_000
 
 
 class Knapsack:
@@ -29,7 +30,6 @@ class Knapsack:
         # A dimension that merely counts items comes first: its layers follow from one another, see `solve`.
         counts = (sizes == 1).all(0)
         order = np.argsort(~counts, kind="stable")
-        self.layered = bool(counts.any()) and len(order) > 1
         sizes, capacities = sizes[:, order], capacities[order]
         units = np.maximum(np.gcd.reduce(sizes, axis=0), 1)
         self.sizes = sizes // units
@@ -37,6 +37,8 @@ class Knapsack:
         most_items = int((capacities // np.maximum(sizes.min(0), 1)).min(initial=2**31, where=sizes.min(0) > 0))
         self.capacities = np.minimum(capacities // units, most_items * self.sizes.max(0))
         self.shape = tuple((self.capacities + 1).tolist())
+        # Fewer additions, but more calls of numpy: in small tables the calls are what costs.
+        self.layered = bool(counts.any()) and len(order) > 1 and math.prod(self.shape) > _SMALL_TABLE
         with np.errstate(divide="ignore"):
             fits = np.where(self.sizes > 0, self.capacities // np.maximum(self.sizes, 1), 2**31)
         self.most = fits.min(1)  # [C] copies of one class that fit a pack

@@ -1,12 +1,14 @@
 """The pricing table against trying every multiset."""
 
 import itertools
+from unittest.mock import patch
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from packing import knapsack
 from packing.knapsack import Knapsack
 
 
@@ -16,6 +18,8 @@ def problems(draw):
     capacities = draw(st.lists(st.integers(1, 9), min_size=dimensions, max_size=dimensions))
     item = st.tuples(st.integers(1, capacities[0]), *[st.integers(0, c) for c in capacities[1:]])
     sizes = draw(st.lists(item, min_size=1, max_size=4, unique=True))
+    sizes = [row[:-1] + (1,) for row in sizes] if dimensions > 1 and draw(st.booleans()) else sizes  # counts items
+    sizes = list(dict.fromkeys(sizes))
     prices = draw(st.lists(st.integers(-2, 8), min_size=len(sizes), max_size=len(sizes)))
     return np.array(sizes), np.array(capacities), np.array(prices) / 8.0
 
@@ -29,11 +33,15 @@ def best_of_all(sizes, capacities, prices, must_hold=None):
     return max(worth)
 
 
-@given(problems())
-@settings(max_examples=120)
-def test_best_pack_of_all_and_the_best_with_each_class(problem):
+@given(problems(), st.sampled_from([0, 10**9]))
+@settings(max_examples=200)
+def test_best_pack_of_all_and_the_best_with_each_class(problem, small_table):
+    """Whether a dimension that counts items is filled layer by layer, as in large tables, or like any other."""
     sizes, capacities, prices = problem
-    value, packs = Knapsack(sizes, capacities).solve(prices)
+    with patch.object(knapsack, "_SMALL_TABLE", small_table):
+        table = Knapsack(sizes, capacities)
+    assert not table.layered or small_table == 0
+    value, packs = table.solve(prices)
     assert value == pytest.approx(best_of_all(*problem))
     assert all((row @ sizes <= capacities).all() and row.sum() > 0 for row in packs)
     assert len({row.tobytes() for row in packs}) == len(packs)
@@ -42,6 +50,13 @@ def test_best_pack_of_all_and_the_best_with_each_class(problem):
         assert best == pytest.approx(best_of_all(*problem, must_hold=cls))
     worth = [float(row @ prices) for row in packs]
     assert worth == sorted(worth, reverse=True)
+
+
+def test_large_tables_that_count_items_are_filled_layer_by_layer():
+    sizes = np.array([[3, 7, 1], [4, 5, 1]])
+    assert Knapsack(sizes, np.array([128, 999, 8])).layered
+    assert not Knapsack(sizes, np.array([16, 20, 8])).layered
+    assert not Knapsack(sizes[:, :2], np.array([128, 999])).layered
 
 
 def test_common_divisors_shrink_the_table():
