@@ -159,3 +159,11 @@ def deal(types: PackTypes, of_item: np.ndarray, random: Optional[np.random.Gener
             block[:, column : column + times] = by_class[start : start + count * times].reshape(count, times)
             column += times
     return items, offsets
+
+
+def distinct_rows(rows: np.ndarray) -> np.ndarray:
+    """Each row of [K, C] once, in the order of first occurrence; np.unique would sort rows of hundreds of numbers."""
+    seen: Dict[bytes, int] = {}
+    for index, row in enumerate(np.ascontiguousarray(rows)):
+        seen.setdefault(row.tobytes(), index)
+    return rows[list(seen.values())]

@@ -14,7 +14,7 @@ from typing import List, Optional, Set, Tuple
 
 import numpy as np
 
-from packing.classes import SizeClasses
+from packing.classes import SizeClasses, distinct_rows
 from packing.knapsack import Knapsack
 from packing.types import Budget
 
@@ -158,4 +158,4 @@ def _with_pure_patterns(start: np.ndarray, knapsack: Knapsack) -> np.ndarray:
     """The starting patterns and, so that every demand can be met, a full pack of each class alone."""
     pure = np.diag(knapsack.most).astype(np.int32)
     rows = np.concatenate([start.astype(np.int32), pure])
-    return np.unique(rows, axis=0)
+    return distinct_rows(rows)

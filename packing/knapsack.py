@@ -27,7 +27,7 @@ class Knapsack:
             sizes: [C, D] integer, positive in the first column; every row fits the capacities.
             capacities: [D] integer.
         """
-        # A dimension that merely counts items comes first: its layers follow from one another, see `solve`.
+        # A dimension that merely counts items comes first: its layers follow from one another, see `_add_layers`.
         counts = (sizes == 1).all(0)
         order = np.argsort(~counts, kind="stable")
         sizes, capacities = sizes[:, order], capacities[order]

@@ -13,7 +13,7 @@ from typing import List, Optional, Tuple
 import numpy as np
 
 from packing.best_fit import fit_decreasing
-from packing.classes import PackTypes, SizeClasses
+from packing.classes import PackTypes, SizeClasses, distinct_rows
 from packing.column_generation import Relaxation, relax
 from packing.types import Budget
 
@@ -56,7 +56,7 @@ def round_up(
         whole = np.maximum(np.floor(relaxation.amounts + 1e-7).astype(np.int64) - handed_back, 0)
         whole = without_surplus(relaxation.patterns, whole, classes.counts)
         left = classes.counts - whole @ relaxation.patterns
-        rest = _leftover(relaxation.patterns, left, classes, budget, deadline, target - int(whole.sum()))
+        rest = _leftover(relaxation.patterns, left, classes, budget, deadline, goal - int(whole.sum()))
         rows = list(zip(whole.tolist(), relaxation.patterns)) + list(zip(rest.counts.tolist(), rest.multiplicity))
         types = PackTypes.from_rows(rows, len(classes.counts))
         if best is None or types.num_packs < best.num_packs:
@@ -92,7 +92,7 @@ def _leftover(
     greedy = _pack_rest(left, classes, budget)
     if greedy.num_packs <= max(target, 0):
         return greedy
-    fixed, left, patterns = _dive(patterns, left, classes, budget, deadline)
+    fixed, left, patterns = _dive(patterns, left, classes, budget, deadline, target)
     seconds = min(_TRY_SECONDS, deadline - time.monotonic())
     rest = _pack_rest(left, classes, budget)
     present = np.flatnonzero(left)
@@ -108,10 +108,11 @@ def _leftover(
 
 
 def _dive(
-    patterns: np.ndarray, left: np.ndarray, classes: SizeClasses, budget: Budget, deadline: float
+    patterns: np.ndarray, left: np.ndarray, classes: SizeClasses, budget: Budget, deadline: float, target: int
 ) -> Tuple[List[np.ndarray], np.ndarray, np.ndarray]:
     """With many size classes most amounts are below one pack, so flooring keeps little: fix the packs that
-    the program wants most, solve it again for what is left, and so on until the rest is small.
+    the program wants most, solve it again for what is left, and so on until the rest is small, or so little
+    that best fit meets the target with it.
 
     Returns:
         (packs fixed, items per class still left, patterns known by then).
@@ -140,6 +141,8 @@ def _dive(
                     fixed.append(row)
                     left -= row
                     goal -= 1
+        if len(fixed) + _pack_rest(left, classes, budget).num_packs <= target:
+            break
         if len(fixed) == before:  # every wanted pack holds an item more often than it is left
             break
     return fixed, left, patterns
@@ -162,7 +165,7 @@ def _widen(types: PackTypes, present: np.ndarray, num_classes: int) -> PackTypes
 def _restrict(patterns: np.ndarray, present: np.ndarray) -> np.ndarray:
     """The patterns seen by a subset of the classes; dropping items from a pack keeps it valid."""
     rows = patterns[:, present]
-    return np.unique(rows[rows.any(1)], axis=0)
+    return distinct_rows(rows[rows.any(1)])
 
 
 def _integer_program(patterns: np.ndarray, demand: np.ndarray, seconds: float, bound: int) -> Optional[PackTypes]:

@@ -12,7 +12,7 @@ import numpy as np
 
 from packing import column_generation
 from packing.best_fit import fit_decreasing
-from packing.classes import PackTypes, SizeClasses, deal, size_classes
+from packing.classes import PackTypes, SizeClasses, deal, distinct_rows, size_classes
 from packing.epoch import Epoch, reorder
 from packing.make_plan import continuous_bound
 from packing.plan import size_table
@@ -189,7 +189,7 @@ class StreamPacker:
         columns = [place.get(tuple(size), -1) for size in classes.sizes.tolist()]
         padded = np.concatenate([self._patterns, np.zeros((len(self._patterns), 1), np.int32)], 1)
         rows = padded[:, columns]
-        return np.unique(rows[rows.any(1)], axis=0) if len(rows) else rows
+        return distinct_rows(rows[rows.any(1)])
 
     def _remember(self, classes: SizeClasses, relaxation: column_generation.Relaxation) -> None:
         """Keep this buffer's patterns for the next one, the used ones first when there are too many."""

@@ -101,6 +101,7 @@ def load_data(
             plan.check(_sizes(store, used[split]))
         budget = next(iter(made.values())).budget
     else:
+        print(f"packing {sum(len(chosen) for chosen in used.values()):,} molecules ...", flush=True)
         budget = choose_budget(store, np.concatenate(list(used.values())), config.pack)
         made = {
             split: make_plan(

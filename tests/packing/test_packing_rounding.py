@@ -59,7 +59,7 @@ def test_dive_ends_when_no_wanted_pack_fits_what_is_left():
     classes = table_classes(sizes, budget)
     pairs = np.diag(np.full(len(classes.counts), 2)).astype(np.int32)
     start = time.monotonic()
-    fixed, left, _ = rounding._dive(pairs, classes.counts, classes, budget, start + 60)
+    fixed, left, _ = rounding._dive(pairs, classes.counts, classes, budget, start + 60, target=0)
     assert time.monotonic() - start < 30
     assert np.array_equal(sum(fixed, np.zeros_like(left)) + left, classes.counts) and (left >= 0).all()
 
@@ -89,3 +89,13 @@ def test_a_few_packs_of_many_different_items_stay_within_one_of_the_bound(larges
     plan.validate()
     assert len(np.unique(plan.sizes, axis=0)) > 150
     assert plan.gap <= 1 < make_plan(sizes, plan.budget, "best_fit").gap
+
+
+def test_the_dive_ends_where_best_fit_meets_the_target():
+    classes, budget = classes_of(dict.fromkeys(range(5, 60), 3)), Budget(nodes=128)
+    relaxation = relaxed(classes, budget)
+    packs = fit_decreasing(classes, budget.capacities()).num_packs
+    deadline = time.monotonic() + 60
+    easy, left, _ = rounding._dive(relaxation.patterns, classes.counts, classes, budget, deadline, target=packs + 5)
+    hard, _, _ = rounding._dive(relaxation.patterns, classes.counts, classes, budget, deadline, target=0)
+    assert 0 < len(easy) < len(hard) and left.sum() > 0
