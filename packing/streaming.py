@@ -26,6 +26,9 @@ _FIRST_ROUNDS = 100
 _LATER_ROUNDS = 1
 _NEARLY_FULL = 0.995
 _SECONDS = 5.0
+# Packs of this many items have room for something small at the end: best fit fills them, while the tables of
+# the linear program grow with the pack.
+_MANY_ITEMS = 32
 # Rounding sizes up by more than this costs more packs than column generation saves.
 _INFLATION = 1.04
 
@@ -140,14 +143,16 @@ class StreamPacker:
     def _emit(self, everything: bool = False) -> Epoch:
         """Pack the buffer and let the good packs go, or all; at least half of the items leave."""
         exact = size_classes(self._sizes, self.budget)
-        classes = exact if self._round_to == 1 else size_classes(self._sizes, self.budget, self._round_to)
-        while self.linear and self._too_fine(classes):
+        bound = continuous_bound(exact, self.budget)
+        linear = self.linear and len(self._ids) < _MANY_ITEMS * bound
+        classes = size_classes(self._sizes, self.budget, self._round_to) if linear and self._round_to > 1 else exact
+        while linear and self._too_fine(classes):
             self._round_to *= 2
             classes = size_classes(self._sizes, self.budget, self._round_to)
         types = None
-        if continuous_bound(classes, self.budget) > _INFLATION * continuous_bound(exact, self.budget):
+        if continuous_bound(classes, self.budget) > _INFLATION * bound:
             classes = exact
-        elif self.linear:
+        elif linear:
             types = self._whole_packs(classes, everything)
         if types is None or 2 * int(types.items.sum()) < len(self._ids):
             types = fit_decreasing(classes, self.budget.capacities())

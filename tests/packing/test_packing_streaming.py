@@ -132,10 +132,20 @@ def test_hundreds_of_edge_counts():
 
 def test_a_budget_too_large_for_a_table_of_exact_sizes():
     nodes = np.random.default_rng(0).permutation(sizes_of(QM9))[:20_000]
+    sizes, budget = {"nodes": nodes, "edges": nodes * (nodes - 1)}, Budget(nodes=400, edges=8000)
+    packer = StreamPacker(budget, 5000)
+    packs = stream(packer, pieces(sizes, []))
+    check_packs(packs, rows_of(sizes, budget), budget)
+    assert packer.state_dict()["round_to"] > 1
+    assert nodes.sum() / (400 * len(packs)) > 0.95
+
+
+def test_packs_of_a_hundred_items_are_filled_by_best_fit():
+    nodes = np.random.default_rng(0).permutation(sizes_of(QM9))[:20_000]
     sizes, budget = {"nodes": nodes, "edges": nodes * (nodes - 1)}, Budget(nodes=2000, edges=40_000)
     packs = stream(StreamPacker(budget, 5000), pieces(sizes, []))
     check_packs(packs, rows_of(sizes, budget), budget)
-    assert nodes.sum() / (2000 * len(packs)) > 0.95
+    assert nodes.sum() / (2000 * len(packs)) > 0.98
 
 
 def test_sizes_are_not_rounded_up_when_that_costs_more_than_it_gains():
