@@ -13,6 +13,9 @@ import numpy as np
 
 from packing.types import gather_index
 
+# Packs are moved so many at a time: what that takes in between stays in the cache and is used again.
+_BLOCK = 1 << 16
+
 
 @dataclass(frozen=True, eq=False)
 class Epoch:
@@ -100,5 +103,12 @@ def reorder(items: np.ndarray, offsets: np.ndarray, order: np.ndarray) -> Epoch:
     """Copy packs into a new order; -1 makes an empty pack."""
     # One more, empty, pack at the end of the table is what -1 points to.
     padded = np.append(offsets, offsets[-1])
-    positions, new_offsets = gather_index(padded, np.where(order < 0, len(offsets) - 1, order))
-    return Epoch(items[positions], new_offsets)
+    order = np.where(order < 0, len(offsets) - 1, order)
+    new_offsets = np.zeros(len(order) + 1, np.int64)
+    np.cumsum(np.diff(padded)[order], out=new_offsets[1:])
+    moved = np.empty(new_offsets[-1], items.dtype)
+    for start in range(0, len(order), _BLOCK):
+        block = order[start : start + _BLOCK]
+        positions, _ = gather_index(padded, block)
+        moved[new_offsets[start] : new_offsets[start + len(block)]] = items[positions]
+    return Epoch(moved, new_offsets)

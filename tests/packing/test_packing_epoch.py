@@ -158,3 +158,12 @@ def test_reorder_makes_empty_packs_of_minus_one():
 def test_negative_arguments_are_refused(arguments):
     with pytest.raises(ValueError, match="0 or more"):
         qm9_plan(step=5000).epoch(*arguments)
+
+
+def test_moving_packs_in_blocks_changes_nothing(monkeypatch):
+    plan = make_plan(np.random.default_rng(0).integers(3, 30, 500), Budget(nodes=64))
+    whole = plan.epoch(3, 1, multiple=7)
+    monkeypatch.setattr("packing.epoch._BLOCK", 4)
+    blocks = plan.epoch(3, 1, multiple=7)
+    assert np.array_equal(whole.items, blocks.items) and np.array_equal(whole.offsets, blocks.offsets)
+    assert len(whole) % 4 and len(whole) > 8
