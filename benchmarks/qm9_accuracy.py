@@ -68,7 +68,7 @@ class PygTraining:
         )
         ours: Any = make_model(config, data.targets)
         self.model.load_state_dict(schnet_to_pyg(ours))
-        self.optimizer = build_optimizer(config.optimizer, self.model)
+        self.optimizer = build_optimizer(config.optimizer, self.model.parameters())
         store = data.store
         labels = data.standardizer.apply(store.ragged("z"), store.fields["y"]).astype(np.float32)
         used = np.concatenate([data.items["train"], data.items["validation"]])

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from typing import Any, Dict, List, Mapping, Sequence, Tuple
 
 from ipu_chem.backends.ipu_options import IpuOptions
-from ipu_chem.backends.options import Batching, TorchOptions
+from ipu_chem.backends.options import Batching, Precision, TorchOptions
 from ipu_chem.optim import OptimizerConfig, ScheduleConfig
 
 
@@ -144,6 +144,7 @@ class RunConfig:
         optimizer: how weights follow gradients.
         schedule: how the learning rate moves.
         batching: how packs make up optimizer steps and device calls.
+        precision: number formats.
         training: how long to train and what to keep.
         accelerator: auto, cpu, cuda or ipu.
         torch: options of the CPU and CUDA backend.
@@ -158,6 +159,7 @@ class RunConfig:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     batching: Batching = field(default_factory=lambda: Batching(micro_batch_size=8))
+    precision: Precision = field(default_factory=Precision)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     accelerator: str = "auto"
     torch: TorchOptions = field(default_factory=TorchOptions)
@@ -166,7 +168,7 @@ class RunConfig:
 
 
 # What must not change when a run is resumed; the rest (epochs, logging, device) may.
-FIXED = ("data", "pack", "model", "loss", "optimizer", "batching")
+FIXED = ("data", "pack", "model", "loss", "optimizer", "batching", "precision")
 
 
 def to_dict(config: Any) -> Dict[str, Any]:

@@ -8,11 +8,13 @@ from typing import Iterator, Tuple
 import numpy as np
 import torch
 
-from ipu_chem.backends.options import Batching
+from ipu_chem.backends.options import ALONE, Batching, World
 from ipu_chem.batch import GraphPack
-from packing import Budget, Epoch, PackingPlan
+from packing import Budget, Epoch, PackingPlan, Ragged
 from packing.collate import collate_graphs
 from packing.store import Store
+
+Packs = Tuple[np.ndarray, np.ndarray]  # positions of molecules, one pack after the other, and offsets [P + 1]
 
 
 class PackLoader:
@@ -26,6 +28,7 @@ class PackLoader:
         targets: np.ndarray,
         budget: Budget,
         batching: Batching,
+        world: World = ALONE,
     ) -> None:
         """Bind a split to its plan.
 
@@ -35,7 +38,8 @@ class PackLoader:
             plan: packs of those molecules, in the order of ``items``.
             targets: [I, T] standardised targets of the whole store; NaN where a label is missing.
             budget: shape of a pack: nodes, edges and graphs.
-            batching: how many packs a call takes.
+            batching: how many packs a call of all processes together takes.
+            world: this process among them; its batches hold the packs of its own replicas.
 
         Raises:
             ValueError: plan, targets and split differ in length, or the plan does not fit the budget.
@@ -54,6 +58,8 @@ class PackLoader:
         self.plan = plan
         self.budget = budget
         self.batching = batching
+        self.world = world
+        self._local = batching.for_one_of(world)
         self._known = np.isfinite(targets)
         self._y = np.where(self._known, targets, 0.0).astype(np.float32)
 
@@ -80,7 +86,7 @@ class PackLoader:
             )
 
     def epoch(self, seed: int, epoch: int, first_call: int = 0) -> Iterator[Tuple[GraphPack, int]]:
-        """Training batches, each with its number of molecules.
+        """Training batches, each with its number of molecules in all processes together.
 
         Args:
             seed, epoch: decide who shares a pack and in what order.
@@ -90,31 +96,52 @@ class PackLoader:
         order = self.plan.epoch(seed, epoch, multiple=size)
         for call in range(first_call, self.calls_per_epoch):
             packs = order.slice(call * size, (call + 1) * size)
-            yield self._collate(packs, steps=self.batching.device_iterations), len(packs[0])
+            yield self._training_batch(packs), len(packs[0])
 
     def evaluation(self) -> Iterator[Tuple[GraphPack, np.ndarray]]:
         """Every molecule once, each batch with the positions of its molecules in the split.
 
         ``prediction[batch.graph_mask]`` is in the order of those positions.
         """
-        size = self.batching.packs_per_evaluation
+        size = self._local.packs_per_evaluation
         order = self.plan.in_order(multiple=size)
         for start in range(0, len(order), size):
             packs = order.slice(start, start + size)
-            yield self._collate(packs, steps=1), packs[0]
+            yield self._collate(packs, self._labels_of(packs, 1)), packs[0]
 
     def example(self, training: bool) -> GraphPack:
         """A batch of real molecules in the shape of every other."""
-        size = self.batching.packs_per_call if training else self.batching.packs_per_evaluation
+        size = self.batching.packs_per_call if training else self._local.packs_per_evaluation
         order: Epoch = self.plan.in_order(multiple=size)
-        return self._collate(order.slice(0, size), steps=self.batching.device_iterations if training else 1)
+        packs = order.slice(0, size)
+        return self._training_batch(packs) if training else self._collate(packs, self._labels_of(packs, 1))
 
-    def _collate(self, packs: Tuple[np.ndarray, np.ndarray], steps: int) -> GraphPack:
-        """Arrays of the packs as tensors; weights sum to 1 over each of ``steps`` equal parts."""
+    def _training_batch(self, packs: Packs) -> GraphPack:
+        """This process's part of the packs of a call, whose weights count the labels of all processes."""
+        labels = self._labels_of(packs, self.batching.device_iterations)
+        if self.world.size > 1:
+            batching, local = self.batching, self._local.replication_factor
+            order = np.arange(batching.packs_per_call).reshape(
+                -1, batching.replication_factor, batching.micro_batch_size
+            )
+            mine = order[:, self.world.rank * local : (self.world.rank + 1) * local].ravel()
+            taken = Ragged(packs[0], packs[1]).take(mine)
+            packs = (taken.values, taken.offsets)
+        return self._collate(packs, labels)
+
+    def _labels_of(self, packs: Packs, steps: int) -> np.ndarray:
+        """How many labels each of ``steps`` equal parts of the packs has, [steps]."""
+        positions, offsets = packs
+        per_item = self._known[self.items[positions]].sum(1)
+        before = np.concatenate([[0], np.cumsum(per_item)])
+        return np.diff(before[offsets[:: (len(offsets) - 1) // steps]])
+
+    def _collate(self, packs: Packs, labels_of_steps: np.ndarray) -> GraphPack:
+        """Arrays of the packs as tensors; over each step, weights of all processes sum to 1."""
         positions, offsets = packs
         labels = {"y": self._y, "weight": self._known}
         arrays = collate_graphs((self.items[positions], offsets), self.budget, self.nodes, self.edge_index, labels)
-        weight = arrays["weight"].reshape(steps, -1).astype(np.float64)
-        weight = weight / np.maximum(weight.sum(1, keepdims=True), 1.0)
+        weight = arrays["weight"].reshape(len(labels_of_steps), -1).astype(np.float64)
+        weight = weight / np.maximum(labels_of_steps, 1.0)[:, None]
         arrays["weight"] = weight.reshape(arrays["weight"].shape).astype(np.float32)
         return GraphPack(**{name: torch.from_numpy(arrays[name]) for name in GraphPack._fields})

@@ -3,7 +3,7 @@
 import importlib.util
 from typing import TYPE_CHECKING, Any, Optional
 
-from ipu_chem.backends.options import TorchOptions
+from ipu_chem.backends.options import Precision, TorchOptions
 
 if TYPE_CHECKING:  # torch takes a second to import; --help must not wait for it
     from ipu_chem.backends.base import Backend
@@ -12,7 +12,10 @@ ACCELERATORS = ("auto", "cpu", "cuda", "ipu")
 
 
 def get_backend(
-    accelerator: str = "auto", torch_options: Optional[TorchOptions] = None, ipu_options: Optional[Any] = None
+    accelerator: str = "auto",
+    torch_options: Optional[TorchOptions] = None,
+    ipu_options: Optional[Any] = None,
+    precision: Optional[Precision] = None,
 ) -> "Backend":
     """Make a backend.
 
@@ -20,6 +23,7 @@ def get_backend(
         accelerator: "cpu", "cuda", "ipu", or "auto": the first of ipu, cuda, cpu that is there.
         torch_options: for cpu and cuda.
         ipu_options: an `IpuOptions`, for ipu.
+        precision: number formats, of all.
 
     Raises:
         ValueError: unknown name, or the device or its library is missing.
@@ -36,10 +40,10 @@ def get_backend(
             )
         from ipu_chem.backends.poptorch_backend import PopTorchBackend
 
-        return PopTorchBackend(ipu_options)
+        return PopTorchBackend(ipu_options, precision)
     from ipu_chem.backends.torch_backend import TorchBackend
 
-    return TorchBackend(accelerator, torch_options)
+    return TorchBackend(accelerator, torch_options, precision)
 
 
 def first_available() -> str:

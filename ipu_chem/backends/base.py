@@ -11,7 +11,7 @@ from typing import Any, Callable, Dict, Optional, Tuple
 
 from torch import Tensor, nn
 
-from ipu_chem.backends.options import Batching
+from ipu_chem.backends.options import ALONE, Batching, World
 from ipu_chem.optim import OptimizerConfig
 
 
@@ -36,9 +36,11 @@ class Backend(ABC):
     Batches are NamedTuples of tensors on the host whose leading axis counts packs, ordered device
     iteration, then accumulation, then replica, then micro-batch; shapes and dtypes never change. The
     weights of every optimizer step sum to 1 (`ipu_chem.loader`), so losses and gradients add up to means.
+    A process of several feeds the replicas that are its own: `batching.for_one_of(world)`.
     """
 
     name: str
+    world: World = ALONE  # the processes that train together; `Batching` counts the replicas of all of them
 
     @abstractmethod
     def compile(
@@ -55,7 +57,7 @@ class Backend(ABC):
             model: parameters on the host; the backend owns it from now on.
             loss: function of (prediction, *targets) that adds up, see `ipu_chem.losses`.
             optimizer: None when only `evaluate` will be called.
-            batching: how a call is cut up.
+            batching: how a call of all processes together is cut up.
             example: a batch for `train_step`, or for `evaluate` when there is no optimizer.
 
         Raises:

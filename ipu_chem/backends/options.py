@@ -1,9 +1,28 @@
 """Options of the backends as plain values: read by the command line before anything heavy is imported.
 
-On data's way: config -> Batching, TorchOptions -> Backend.compile.
+On data's way: config -> Batching, Precision, TorchOptions -> Backend.compile.
 """
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+FLOATS = ("float32", "float16")
+
+
+class World(NamedTuple):
+    """Processes that run one training together, each with its share of the replicas.
+
+    Attributes:
+        rank: of this process, from 0; the process of rank 0 writes the files.
+        size: how many there are.
+    """
+
+    rank: int = 0
+    size: int = 1
+
+
+ALONE = World()
 
 
 @dataclass(frozen=True)
@@ -41,6 +60,52 @@ class Batching:
     def packs_per_evaluation(self) -> int:
         """Packs that `Backend.evaluate` takes: no accumulation there."""
         return self.micro_batch_size * self.replication_factor * self.device_iterations
+
+    def for_one_of(self, world: World) -> "Batching":
+        """The part of one process: its share of the replicas.
+
+        Raises:
+            ValueError: the replicas cannot be shared out equally.
+        """
+        if self.replication_factor % world.size:
+            raise ValueError(
+                f"batching.replication_factor={self.replication_factor} counts the replicas of all {world.size} "
+                "processes; use a multiple of their number."
+            )
+        return replace(self, replication_factor=self.replication_factor // world.size)
+
+
+@dataclass(frozen=True)
+class Precision:
+    """Number formats of training; on a CPU float16 is emulated: stored in 16 bits, computed in 32.
+
+    Attributes:
+        weights: float32, or float16: weights and activations in 16 bits; positions, distances, normalisations
+            and losses stay in 32.
+        loss_scaling: factor that keeps float16 gradients from vanishing; the update divides it out.
+        stochastic_rounding: round weight updates to float16 at random, right on average (IPUs).
+        partials: float32, or float16: format in which IPUs add up matrix products.
+        accumulation: float32, or float16: format in which gradients are added up over micro-batches, and in
+            which adam and adamw keep the first moment; float16 needs float16 weights.
+    """
+
+    weights: str = "float32"
+    loss_scaling: float = 1.0
+    stochastic_rounding: bool = False
+    partials: str = "float32"
+    accumulation: str = "float32"
+
+    def __post_init__(self) -> None:
+        for name in ("weights", "partials", "accumulation"):
+            if getattr(self, name) not in FLOATS:
+                raise ValueError(f"precision.{name}={getattr(self, name)!r}: choose one of {', '.join(FLOATS)}.")
+        scaling = self.loss_scaling
+        if isinstance(scaling, bool) or not isinstance(scaling, (int, float)) or not 0 < scaling < math.inf:
+            raise ValueError(f"precision.loss_scaling={scaling!r}: give a number above 0.")
+        if not isinstance(self.stochastic_rounding, bool):
+            raise ValueError(f"precision.stochastic_rounding={self.stochastic_rounding!r}: give true or false.")
+        if self.weights == "float32" and "float16" in (self.partials, self.accumulation):
+            raise ValueError("precision.partials and accumulation are float16 only with precision.weights=float16.")
 
 
 @dataclass(frozen=True)

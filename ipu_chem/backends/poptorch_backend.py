@@ -1,6 +1,6 @@
 """IPUs: training and evaluation are two static PopTorch programs that take turns on the device.
 
-The only module that imports poptorch, and only once a backend is made.
+The only module that imports poptorch and popdist, and only once a backend is made.
 
 On data's way: GraphPack -> PopTorchBackend -> losses and predictions. The leading axis of every input, and
 of every output under OutputMode.All, runs over [device iteration, accumulation, replica, micro-batch], the
@@ -15,8 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from ipu_chem.backends.base import Backend, Program
-from ipu_chem.backends.ipu_options import IpuOptions, program_options
-from ipu_chem.backends.options import Batching
+from ipu_chem.backends.half import weights_to_half
+from ipu_chem.backends.ipu_options import IpuOptions
+from ipu_chem.backends.options import Batching, Precision, World
+from ipu_chem.backends.poptorch_blocks import choose_stages, place_stages
+from ipu_chem.backends.poptorch_optim import build_optimizer
+from ipu_chem.backends.poptorch_options import host_overlap, program_options
 from ipu_chem.optim import OptimizerConfig
 
 # What has no place on an IPU and is halved before it travels.
@@ -37,29 +41,56 @@ def ipus_available() -> bool:
 class _TrainingProgram(Program):
     """Model, loss and the mark from which PopTorch differentiates; only the loss leaves the device."""
 
+    def __init__(self, model: nn.Module, loss: Callable[..., Tensor], overlap: Any) -> None:
+        super().__init__(model, loss)
+        self.overlap = overlap
+
     def forward(self, batch: Any) -> Any:
         """A NamedTuple as `Program` takes it -> loss of the micro-batch, a scalar."""
+        if self.overlap is not None:
+            batch = type(batch)(*(self.overlap[0](field) for field in batch))
         _, loss = super().forward(batch)
         # The loss is one number already: summing it is the reduction that scales nothing.
-        return _poptorch().identity_loss(loss, reduction="sum")
+        loss = _poptorch().identity_loss(loss, reduction="sum")
+        return loss if self.overlap is None else self.overlap[1](loss)
+
+
+class _OverlappedInference(nn.Module):
+    """A model whose inputs and outputs travel while it computes."""
+
+    def __init__(self, model: nn.Module, overlap: Any) -> None:
+        super().__init__()
+        self.model = model
+        self.overlap = overlap
+
+    def forward(self, *inputs: Tensor) -> Any:
+        """What the model takes and returns."""
+        return self.overlap[1](self.model(*(self.overlap[0](tensor) for tensor in inputs)))
 
 
 class PopTorchBackend(Backend):
-    """Trains and evaluates on IPUs, every replica on one of them."""
+    """Trains and evaluates on IPUs: replicas of one IPU or of a pipeline, in one process or several."""
 
     name = "ipu"
 
-    def __init__(self, options: Optional[IpuOptions] = None) -> None:
-        """Load PopTorch; devices are taken by `compile`.
+    def __init__(self, options: Optional[IpuOptions] = None, precision: Optional[Precision] = None) -> None:
+        """Load PopTorch and find the other processes that poprun started; devices are taken by `compile`.
 
         Args:
             options: of compilation and device.
+            precision: number formats.
 
         Raises:
             ValueError: PopTorch cannot be imported here.
         """
         self.options = options or IpuOptions()
+        self.precision = precision or Precision()
         self._poptorch = _poptorch()
+        self._popdist = _popdist()
+        if self._popdist is not None:
+            self.world = World(self._popdist.getInstanceIndex(), self._popdist.getNumInstances())
+        self._overlap = host_overlap(self._poptorch) if self.options.io_tiles else None
+        self._stages: List[Any] = []
         self._model: Optional[nn.Module] = None
         self._training: Optional[Any] = None
         self._inference: Optional[Any] = None
@@ -76,18 +107,24 @@ class PopTorchBackend(Backend):
     ) -> None:
         """See `Backend.compile`; compiles at once, the evaluation program of a training run at its first use."""
         self._check(model, batching)
-        self.batching = batching
+        self.batching = batching = batching.for_one_of(self.world)
+        packs = batching.packs_per_call if optimizer is not None else batching.packs_per_evaluation
+        example = self._register(example, "evaluation" if optimizer is None else "training", packs)
+        if self.precision.weights == "float16":
+            weights_to_half(model)
         self._model = model
+        if self.options.ipus_per_replica > 1:
+            micro = type(example)(*(field[: batching.micro_batch_size] for field in example))
+            accumulation = None if optimizer is None else batching.gradient_accumulation
+            self._stages = choose_stages(model, loss, micro, self.options, accumulation)
+            place_stages(self._poptorch, model, self._stages)
         if optimizer is None:
-            self._compile_inference(self._register(example, "evaluation", batching.packs_per_evaluation))
+            self._compile_inference(example)
             return
-        example = self._register(example, "training", batching.packs_per_call)
-        self._optimizer = build_optimizer(optimizer, model, self.options.loss_scaling)
+        self._optimizer = build_optimizer(self._poptorch, optimizer, model, self.precision)
         self._learning_rate = optimizer.learning_rate
-        program = _TrainingProgram(model, loss).train()
-        executor = self._poptorch.trainingModel(
-            program, program_options(self._poptorch, self.options, self.batching, True), self._optimizer
-        )
+        program = _TrainingProgram(model, loss, self._overlap).train()
+        executor = self._poptorch.trainingModel(program, self._program_options(True), self._optimizer)
         self._training = self._compile(executor, "training", example)
         if self.options.offline is not None:  # no later call would compile it
             part = type(example)(*(field[: batching.packs_per_evaluation] for field in example))
@@ -104,7 +141,10 @@ class PopTorchBackend(Backend):
             self._training.setOptimizer(self._optimizer)  # until told, the device keeps the old rate
             self._learning_rate = learning_rate
         # One number per micro-batch of every replica; those of a step are adjacent and add up to its loss.
-        return self._training(batch).reshape(self.batching.device_iterations, -1).sum(1)
+        losses = self._training(batch).reshape(self.batching.device_iterations, -1).sum(1)
+        if self.world.size > 1:  # the others' losses stay on their hosts: the mean over what is here stands for all
+            losses = losses / batch[-1].reshape(len(losses), -1).sum(1).clamp(min=1e-12)
+        return losses
 
     def evaluate(self, batch: Any) -> Tensor:
         """See `Backend.evaluate`."""
@@ -150,21 +190,28 @@ class PopTorchBackend(Backend):
         for program in (self._inference, self._training):
             if program is not None:
                 program.destroy()
+        if self._model is not None and self._stages:
+            self._poptorch.removeBlocks(self._model)
         self._training = self._inference = self._optimizer = self._model = None
 
     def _check(self, model: nn.Module, batching: Batching) -> None:
         """What PopTorch would refuse later, or quietly do otherwise."""
-        replicas = batching.replication_factor
-        if replicas > 1 and self.options.ipu_model:
-            raise ValueError(f"batching.replication_factor={replicas}: the IPU simulator runs 1 replica.")
-        if replicas > _MAX_IPUS or replicas & (replicas - 1):
+        local = batching.for_one_of(self.world).replication_factor
+        ipus = local * self.options.ipus_per_replica
+        if ipus > 1 and self.options.ipu_model:
+            raise ValueError(f"batching.replication_factor={local}: the IPU simulator runs 1 replica on 1 IPU.")
+        if ipus > _MAX_IPUS or ipus & (ipus - 1):
             raise ValueError(
-                f"batching.replication_factor={replicas}: IPUs are lent in powers of two, up to {_MAX_IPUS} to a "
-                "process; use 1, 2, 4, ..."
+                f"batching.replication_factor={local} x ipu.ipus_per_replica={self.options.ipus_per_replica}: IPUs are "
+                f"lent in powers of two, up to {_MAX_IPUS} to a process; use 1, 2, 4, ..."
             )
-        proportions = self.options.available_memory_proportion
-        if proportions is not None and len(proportions) != 1:
-            raise ValueError(f"ipu.available_memory_proportion={proportions}: a replica has 1 IPU, give 1 number.")
+        if self._popdist is not None and self._popdist.getNumTotalReplicas() != batching.replication_factor:
+            raise ValueError(
+                f"poprun started {self._popdist.getNumTotalReplicas()} replicas, batching.replication_factor="
+                f"{batching.replication_factor}: give poprun --num-replicas {batching.replication_factor}."
+            )
+        if self.options.replicated_tensor_sharding and batching.replication_factor == 1:
+            raise ValueError("ipu.replicated_tensor_sharding needs replicas to share with; set replication_factor.")
         for name, tensor in chain(model.named_parameters(), model.named_buffers()):
             if tensor.dtype in (torch.float64, torch.bfloat16):
                 raise ValueError(f"{name} is {_short(tensor.dtype)}, which IPUs do not have; call model.float() first.")
@@ -174,11 +221,18 @@ class PopTorchBackend(Backend):
         assert self._model is not None
         was_training = self._model.training
         self._model.eval()
-        executor = self._poptorch.inferenceModel(
-            self._model, program_options(self._poptorch, self.options, self.batching, False)
-        )
+        program = self._model if self._overlap is None else _OverlappedInference(self._model, self._overlap)
+        executor = self._poptorch.inferenceModel(program, self._program_options(False))
         self._inference = self._compile(executor, "evaluation", *batch[:-2])
         self._model.train(was_training)
+
+    def _program_options(self, training: bool) -> Any:
+        """Options of one program; under poprun, popdist says which replicas and IPUs are this process's."""
+        base = None
+        if self._popdist is not None:
+            base = self._popdist.poptorch.Options(ipus_per_replica=self.options.ipus_per_replica)
+        ipus = [stage.ipu for stage in self._stages] or [0]
+        return program_options(self._poptorch, self.options, self.precision, self.batching, ipus, training, base)
 
     def _compile(self, executor: Any, kind: str, *example: Any) -> Any:
         try:
@@ -241,41 +295,6 @@ class PopTorchBackend(Backend):
         self._optimizer.load_state_dict(state)
 
 
-def build_optimizer(config: OptimizerConfig, model: nn.Module, loss_scaling: float = 1.0) -> Any:
-    """The PopTorch optimizer that a description stands for.
-
-    Raises:
-        ValueError: it would not do on IPUs what it does elsewhere; names what would.
-    """
-    # PopART clips what enters the moments (adam, adamw) or the weight update (sgd): the gradient itself only
-    # where nothing was mixed into it before.
-    mixed = config.weight_decay > 0 or config.momentum > 0 or loss_scaling != 1
-    if config.max_grad_norm > 0 and (
-        (config.name == "adam" and config.weight_decay > 0) or (config.name == "sgd" and mixed)
-    ):
-        raise ValueError(
-            f"optimizer.max_grad_norm with {config.name}: IPUs clip after weight decay, momentum and loss scaling; "
-            "use optimizer.name=adamw, or leave those out."
-        )
-    optim = _poptorch().optim
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    shared = {"lr": config.learning_rate, "weight_decay": config.weight_decay, "loss_scaling": loss_scaling}
-    if config.max_grad_norm > 0:
-        shared["max_grad_norm"] = config.max_grad_norm
-    if config.name == "sgd":
-        optimizer = optim.SGD(parameters, momentum=config.momentum, **shared)
-    else:
-        kind = optim.AdamW if config.name == "adamw" else optim.Adam
-        optimizer = kind(parameters, betas=tuple(config.betas), eps=config.eps, **shared)
-    # Whatever is passed counts as changing from step to step, costs a stream to the device and, for a momentum
-    # of 0, a buffer as large as the weights: only the learning rate does change.
-    for name in ("momentum",) if config.name == "sgd" else ("betas", "eps"):
-        optimizer.variable_attrs.markAsConstant(name)
-    optimizer.variable_attrs.markAsConstant("weight_decay")
-    optimizer.variable_attrs.markAsConstant("loss_scaling")
-    return optimizer
-
-
 def to_ipu_types(batch: Any) -> Any:
     """The same NamedTuple in dtypes that IPUs have: int64 as int32, float64 as float32.
 
@@ -313,3 +332,16 @@ def _poptorch() -> Any:
             "with the torch version that its PopTorch was built for."
         ) from error
     return poptorch
+
+
+def _popdist() -> Optional[Any]:
+    """The popdist module when poprun started this process, else None."""
+    if importlib.util.find_spec("popdist") is None:
+        return None
+    import popdist
+    import popdist.poptorch
+
+    if not popdist.isPopdistEnvSet():
+        return None
+    popdist.init()
+    return popdist

@@ -6,28 +6,33 @@ micro-batch after the other, so a run's loss curve does not depend on the device
 On data's way: GraphPack -> TorchBackend -> losses and predictions.
 """
 
-from typing import Any, Callable, Dict, Optional
+from contextlib import nullcontext
+from typing import Any, Callable, Dict, Iterable, Optional
 
 import torch
 from torch import Tensor, nn
 
-from ipu_chem.backends.base import Backend, Batching, Program
-from ipu_chem.backends.options import TorchOptions
+from ipu_chem.backends.base import Backend, Program
+from ipu_chem.backends.half import HalfOnCpu, HalfWeights, weights_to_half
+from ipu_chem.backends.options import Batching, Precision, TorchOptions
 from ipu_chem.optim import OptimizerConfig
 
 
 class TorchBackend(Backend):
     """Trains on one CPU or one CUDA device."""
 
-    def __init__(self, device: str = "cpu", options: Optional[TorchOptions] = None) -> None:
+    def __init__(
+        self, device: str = "cpu", options: Optional[TorchOptions] = None, precision: Optional[Precision] = None
+    ) -> None:
         """Choose the device.
 
         Args:
             device: "cpu", "cuda" or "cuda:1".
             options: compilation and threads.
+            precision: number formats; float16 is emulated on CPUs.
 
         Raises:
-            ValueError: there is no such device here.
+            ValueError: there is no such device here, or it cannot do what is asked of it.
         """
         if device.startswith("cuda") and not torch.cuda.is_available():
             raise ValueError(
@@ -36,10 +41,15 @@ class TorchBackend(Backend):
         self.name = device
         self.device = torch.device(device)
         self.options = options or TorchOptions()
+        self.precision = precision or Precision()
+        self._is_half = self.precision.weights == "float16"
+        if self._is_half and self.options.compile:
+            raise ValueError("precision.weights=float16 does not go with torch.compile=true; leave one of them out.")
         if self.options.threads > 0:
             torch.set_num_threads(self.options.threads)
         self._program: Optional[Program] = None
         self._optimizer: Optional[torch.optim.Optimizer] = None
+        self._half: Optional[HalfWeights] = None
 
     def compile(
         self,
@@ -52,12 +62,16 @@ class TorchBackend(Backend):
         """See `Backend.compile`; torch.compile itself runs at the first call."""
         self.batching = batching
         self._config = optimizer
+        if self._is_half:
+            weights_to_half(model)
         self._program = Program(model, loss).to(self.device)
         self._run: Callable[[Any], Any] = self._program
         if self.options.compile:
             self._run = torch.compile(self._program, dynamic=False, backend=self.options.compile_backend)
         if optimizer is not None:
-            self._optimizer = build_optimizer(optimizer, model)
+            if self._is_half:
+                self._half = HalfWeights(model, self.precision)
+            self._optimizer = build_optimizer(optimizer, self._trained())
 
     def train_step(self, batch: Any, learning_rate: float) -> Tensor:
         """See `Backend.train_step`."""
@@ -72,13 +86,14 @@ class TorchBackend(Backend):
             self._optimizer.zero_grad(set_to_none=True)
             total = torch.zeros((), device=self.device)
             for _ in range(batching.gradient_accumulation * batching.replication_factor):
-                _, loss = self._run(next(micro_batches))
-                loss.backward()
-                total = total + loss.detach()
+                total = total + self._backward(next(micro_batches))
+            if self._half is not None:
+                self._half.unscale()
             if self._config.max_grad_norm > 0:
-                assert self._program is not None
-                nn.utils.clip_grad_norm_(self._program.parameters(), self._config.max_grad_norm)
+                nn.utils.clip_grad_norm_(self._trained(), self._config.max_grad_norm)
             self._optimizer.step()
+            if self._half is not None:
+                self._half.write_back(self._optimizer)
             losses.append(total)
         return torch.stack(losses).cpu()
 
@@ -90,7 +105,7 @@ class TorchBackend(Backend):
         """
         assert self._program is not None, "compile() comes first"
         self._check_packs(batch, self.batching.packs_per_evaluation)
-        with torch.set_grad_enabled(self.options.compile):
+        with torch.set_grad_enabled(self.options.compile), self._arithmetic():
             predictions = [self._run(micro)[0].detach() for micro in self._micro_batches(batch)]
         return torch.cat(predictions).cpu()
 
@@ -111,6 +126,8 @@ class TorchBackend(Backend):
         """See `Backend.load_state_dict`."""
         assert self._program is not None, "compile() comes first"
         self._program.model.load_state_dict(state["model"])
+        if self._half is not None:
+            self._half.read()
         if "optimizer" in state and self._optimizer is not None:
             full = self._optimizer.state_dict()
             full["state"] = {}
@@ -123,6 +140,27 @@ class TorchBackend(Backend):
         """See `Backend.close`."""
         self._program = None
         self._optimizer = None
+        self._half = None
+
+    def _backward(self, micro_batch: Any) -> Tensor:
+        """Add the gradients of one micro-batch to those of the step; returns its loss."""
+        with self._arithmetic():
+            _, loss = self._run(micro_batch)
+            (loss * self.precision.loss_scaling if self._is_half else loss).backward()
+        if self._half is not None:
+            self._half.collect()
+        return loss.detach()
+
+    def _arithmetic(self) -> Any:
+        """How operators compute: as the device does, or float16 emulated."""
+        return HalfOnCpu() if self._is_half and self.device.type == "cpu" else nullcontext()
+
+    def _trained(self) -> Iterable[nn.Parameter]:
+        """What the optimizer moves."""
+        assert self._program is not None
+        if self._half is not None:
+            return self._half.stand_ins
+        return [parameter for parameter in self._program.parameters() if parameter.requires_grad]
 
     def _micro_batches(self, batch: Any) -> Any:
         """The batch on the device, cut into micro-batches in order."""
@@ -136,9 +174,8 @@ class TorchBackend(Backend):
             raise ValueError(f"the batch holds {got} packs, the batching ({self.batching}) makes {expected} a call.")
 
 
-def build_optimizer(config: OptimizerConfig, model: nn.Module) -> torch.optim.Optimizer:
+def build_optimizer(config: OptimizerConfig, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
     """The torch optimizer that a description stands for."""
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if config.name == "sgd":
         return torch.optim.SGD(
             parameters, lr=config.learning_rate, momentum=config.momentum, weight_decay=config.weight_decay

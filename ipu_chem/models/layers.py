@@ -59,6 +59,11 @@ def keep(values: Tensor, mask: Tensor) -> Tensor:
     return torch.where(mask, values, torch.zeros((), dtype=values.dtype, device=values.device))
 
 
+def at_least_float32(values: Tensor) -> Tensor:
+    """float16 as float32, others as they are: what is added up over a molecule or a step needs the digits."""
+    return values.float() if values.dtype == torch.float16 else values
+
+
 def flat_index(index: Tensor, slots: int) -> Tensor:
     """Indices inside each pack, [B, K] int64, as indices into flat tensors of ``slots`` rows a pack, [B * K] int64."""
     first = torch.arange(index.shape[0], device=index.device).unsqueeze(1) * slots

@@ -12,7 +12,15 @@ from typing import List, Optional
 import torch
 from torch import Tensor, nn
 
-from ipu_chem.models.layers import GaussianBasis, ShiftedSoftplus, cosine_cutoff, flat_index, keep, sum_into
+from ipu_chem.models.layers import (
+    GaussianBasis,
+    ShiftedSoftplus,
+    at_least_float32,
+    cosine_cutoff,
+    flat_index,
+    keep,
+    sum_into,
+)
 
 MAX_Z = 100  # atomic numbers 0 (padding) to 99
 
@@ -146,14 +154,15 @@ class SchNet(nn.Module):
 
         offset = pos.index_select(0, target) - pos.index_select(0, source)
         distance = torch.sqrt((offset * offset).sum(1) + 1e-12)  # never 0, where the root has no slope
-        basis = self.basis(distance)
+        # Distances and energies keep the format of the positions, what lies between has that of the weights.
         envelope = cosine_cutoff(distance, self.cutoff) * edge_mask.reshape(-1).to(distance.dtype)
-        envelope = envelope.unsqueeze(1)
+        envelope = envelope.unsqueeze(1).to(self.embedding.weight.dtype)
+        basis = self.basis(distance).to(envelope.dtype)
 
         x = self.embedding(z)
         for interaction in self.interactions:
             x = x + interaction(x, basis, envelope, source, target)
-        per_atom = self.head(x)
+        per_atom = at_least_float32(self.head(x))
         if self.atom_references is not None:
             per_atom = per_atom + self.atom_references.to(per_atom.dtype).index_select(0, z)
 

@@ -12,6 +12,7 @@ import torch
 
 from ipu_chem.backends import get_backend
 from ipu_chem.backends.base import Backend
+from ipu_chem.backends.options import ALONE, World
 from ipu_chem.config import DataConfig, PackConfig, RunConfig
 from ipu_chem.data.datasets import load_dataset
 from ipu_chem.data.edges import with_edges
@@ -42,7 +43,7 @@ class RunData:
         standardizer: fitted on the training items.
         plans: split name -> packs of its items; empty splits have none.
         budget: shape of every pack: nodes, edges, graphs.
-        batching: how packs make up calls.
+        world: this process among those that train together.
     """
 
     store: Store
@@ -51,12 +52,15 @@ class RunData:
     standardizer: Standardizer
     plans: Dict[str, PackingPlan]
     budget: Budget
+    world: World = ALONE
 
     def loader(self, split: str, config: RunConfig) -> PackLoader:
         """Batches of a split."""
         labels = np.asarray(self.store.fields["y"], np.float64)
         standardised = self.standardizer.apply(self.store.ragged("z"), labels)
-        return PackLoader(self.store, self.items[split], self.plans[split], standardised, self.budget, config.batching)
+        return PackLoader(
+            self.store, self.items[split], self.plans[split], standardised, self.budget, config.batching, self.world
+        )
 
     def evaluator(self, split: str, config: RunConfig) -> Optional[Evaluator]:
         """Measures a split; None when it is empty."""
@@ -173,7 +177,7 @@ def make_model(config: RunConfig, targets: List[Target]) -> torch.nn.Module:
 
 def make_backend(config: RunConfig) -> Backend:
     """The device that the config asks for."""
-    return get_backend(config.accelerator, config.torch, config.ipu)
+    return get_backend(config.accelerator, config.torch, config.ipu, config.precision)
 
 
 def loss_function(config: RunConfig) -> Any:

@@ -82,6 +82,8 @@ class Trainer:
         if config.ema_decay > 0:
             self.averages = backend.state_dict(weights_only=True)["model"]
         self._resumed = False
+        self._writes = backend.world.rank == 0  # of several processes, one writes the files
+        self._best_weights: Optional[Dict[str, Tensor]] = None  # what the others remember instead
 
     @property
     def last(self) -> Path:
@@ -108,6 +110,12 @@ class Trainer:
         restore_random_state(tensors["random"])
         self._resumed = True
 
+    def best_weights(self) -> Dict[str, Tensor]:
+        """Weights of the best evaluation, in every process."""
+        if self._best_weights is not None:
+            return self._best_weights
+        return load_checkpoint(self.best)[0]["model"]
+
     def fit(self) -> Dict[str, Any]:
         """Train to the end, to early stopping or to a signal.
 
@@ -121,13 +129,14 @@ class Trainer:
         columns = ["loss", "learning_rate", "molecules_per_s", "seconds"]
         if self.validation is not None:
             columns += self.validation.metric_names
-        log = MetricsLog(self.folder, columns, self.progress.step if self._resumed else 0, self.config.loggers)
+        first = self.progress.step if self._resumed else 0
+        log = MetricsLog(self.folder, columns, first, self.config.loggers) if self._writes else None
         state = self.progress
         finished = True
         total = self.config.epochs * self.train.calls_per_epoch
         done = state.epoch * self.train.calls_per_epoch + state.call
         with StopSignals() as stop, tqdm(
-            total=total, initial=done, unit="call", disable=None if self.config.progress else True, smoothing=0.05
+            total=total, initial=done, unit="call", disable=self._bar_disabled(), smoothing=0.05
         ) as bar:
             while state.epoch < self.config.epochs and not self._patience_lost():
                 self._train_epoch(log, bar, stop)
@@ -139,8 +148,8 @@ class Trainer:
                 if self._evaluation_due():
                     self._evaluate(log, bar, mean_loss)
                 self.save()
-        if finished and not self.best.is_file():
-            self._save_weights(self.best)
+        if finished and self._best_weights is None and not (self.best.is_file() and (self._writes or self._resumed)):
+            self._save_best()
         return {
             "finished": finished,
             "stopped_by": stop.received,
@@ -149,7 +158,7 @@ class Trainer:
             "metrics": dict(state.best_metrics),
         }
 
-    def _train_epoch(self, log: MetricsLog, bar: Any, stop: StopSignals) -> None:
+    def _train_epoch(self, log: Optional[MetricsLog], bar: Any, stop: StopSignals) -> None:
         """The calls of one epoch that are still to do; leaves early, with a checkpoint, on a signal."""
         state = self.progress
         iterations = self.train.batching.device_iterations
@@ -173,7 +182,8 @@ class Trainer:
             bar.update(1)
             if state.call % self.config.log_every == 0 or state.call == self.train.calls_per_epoch:
                 values = {"loss": window.loss, "learning_rate": rate, "molecules_per_s": window.rate}
-                log.write("train", state.step, state.epoch, values)
+                if log is not None:
+                    log.write("train", state.step, state.epoch, values)
                 shown = {"epoch": state.epoch, "loss": f"{window.loss:.3g}", "mol/s": f"{window.rate:.0f}"}
                 bar.set_postfix(shown, filled=f"{self.train.plan.efficiency['nodes']:.1%}")
                 window = _Window()
@@ -184,7 +194,7 @@ class Trainer:
             if every and state.call % every == 0 and state.call < self.train.calls_per_epoch:
                 self.save()
 
-    def _evaluate(self, log: MetricsLog, bar: Any, mean_loss: float) -> None:
+    def _evaluate(self, log: Optional[MetricsLog], bar: Any, mean_loss: float) -> None:
         """Validate with the averaged weights if there are any; keep them when they are the best so far."""
         assert self.validation is not None
         started = time.monotonic()
@@ -197,25 +207,36 @@ class Trainer:
         state.waited += 1
         if selection < state.best:
             state.best, state.waited, state.best_metrics = selection, 0, metrics
-            self._save_weights(self.best)
+            self._save_best()
         if raw is not None:
             self.backend.load_state_dict(raw)
         self.schedule.evaluated(selection)
         values = {"loss": mean_loss, "seconds": time.monotonic() - started, **metrics}
+        if log is None:
+            return
         log.write("validation", state.step, state.epoch, values)
         if self.config.progress and bar.disable:  # a log file has no bar: one line per evaluation
             shown = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
             print(f"epoch {state.epoch}: step {state.step}, loss {mean_loss:.4g}, {shown}", flush=True)
 
     def save(self) -> None:
-        """Write the checkpoint to resume from."""
+        """Write the checkpoint to resume from; every process fetches its weights, which keeps them in step."""
         tensors: Dict[str, Dict[str, Any]] = {**self.backend.state_dict(), "random": random_state()}
         if self.averages is not None:
             tensors["ema"] = self.averages
-        save_checkpoint(self.last, tensors, self._state())
+        if self._writes:
+            save_checkpoint(self.last, tensors, self._state())
 
-    def _save_weights(self, path: Path) -> None:
-        save_checkpoint(path, self.backend.state_dict(weights_only=True), self._state())
+    def _save_best(self) -> None:
+        weights = self.backend.state_dict(weights_only=True)
+        if self._writes:
+            save_checkpoint(self.best, weights, self._state())
+        else:
+            self._best_weights = weights["model"]
+
+    def _bar_disabled(self) -> Optional[bool]:
+        """None leaves it to tqdm: a bar on terminals."""
+        return None if self.config.progress and self._writes else True
 
     def _state(self) -> Dict[str, Any]:
         progress = dict(vars(self.progress))

@@ -14,6 +14,7 @@ import torch
 
 import ipu_chem
 from ipu_chem.backends.base import Backend
+from ipu_chem.backends.options import World
 from ipu_chem.config import RunConfig, check_resumable, from_dict, to_dict
 from ipu_chem.data import splits
 from ipu_chem.data.molecule import decode_text
@@ -24,6 +25,7 @@ from ipu_chem.training.checkpoint import load_checkpoint
 from ipu_chem.training.evaluation import Evaluator
 from ipu_chem.training.logging import check_loggers
 from ipu_chem.training.run import RunData, load_data, loss_function, make_backend, make_model
+from ipu_chem.training.shared_plans import plans_are_complete, wait_for_plans, write_plans
 from ipu_chem.training.trainer import Trainer
 from packing.files import atomic_file
 
@@ -55,7 +57,7 @@ def train(config: RunConfig, resume: bool = False) -> Dict[str, Any]:
     if resume:
         _, state = load_checkpoint(last)
         check_resumable(state["config"], to_dict(config))
-    data = load_data(config, folder / "plans" if resume else None, state.get("standardizer"))
+    data = _load_together(config, backend.world, resume, state.get("standardizer"))
     if resume:
         _check_same_data(state, data)
     train_loader = data.loader("train", config)
@@ -64,9 +66,10 @@ def train(config: RunConfig, resume: bool = False) -> Dict[str, Any]:
     backend.compile(model, loss, config.optimizer, config.batching, train_loader.example(training=True))
 
     run = describe_run(config, data, backend, model)
-    if not resume:
-        _start_folder(folder, config, data, run)
-    _announce(data, run)
+    if backend.world.rank == 0:
+        if not resume:
+            _start_folder(folder, config, data, run)
+        _announce(data, run)
     total_steps = config.training.epochs * train_loader.steps_per_epoch
     schedule = Schedule(config.schedule, config.optimizer.learning_rate, total_steps)
     run_state = {
@@ -82,9 +85,9 @@ def train(config: RunConfig, resume: bool = False) -> Dict[str, Any]:
         trainer.resume()
     result = trainer.fit()
     if result["finished"]:
-        backend.load_state_dict({"model": load_checkpoint(trainer.best)[0]["model"]})
+        backend.load_state_dict({"model": trainer.best_weights()})
         result["results"] = _evaluate_splits(config, data, backend, folder, run)
-        result["report"] = _report(config, folder)
+        result["report"] = _report(config, folder) if backend.world.rank == 0 else ""
     backend.close()
     return result
 
@@ -152,9 +155,23 @@ def describe_run(config: RunConfig, data: RunData, backend: Backend, model: torc
             "numpy": np.__version__,
             "accelerator": backend.name,
             "machine": f"{platform.system()} {platform.machine()}, {torch.get_num_threads()} torch threads",
-            "dtype": "float32",
+            "dtype": config.precision.weights,
         },
     }
+
+
+def _load_together(config: RunConfig, world: World, resume: bool, standardizer: Optional[Mapping[str, Any]]) -> RunData:
+    """`load_data` with the same plans in every process of a run."""
+    folder = Path(config.out) / "plans"
+    if world.size == 1 or resume:
+        data = load_data(config, folder if resume else None, standardizer)
+    elif world.rank > 0:
+        data = load_data(config, wait_for_plans(folder, config), standardizer)
+    else:
+        data = load_data(config, folder if plans_are_complete(folder, config) else None, standardizer)
+        write_plans(folder, data.plans, config)
+    data.world = world
+    return data
 
 
 def _check_same_data(state: Mapping[str, Any], data: RunData) -> None:
@@ -196,17 +213,19 @@ def _evaluate_splits(
         if evaluator is None:
             continue
         predictions = evaluator.predictions(backend)
-        _write_predictions(folder / f"predictions_{split}.csv", data, evaluator, predictions)
+        if backend.world.rank == 0:
+            _write_predictions(folder / f"predictions_{split}.csv", data, evaluator, predictions)
         run["results"][split] = regression_metrics(predictions, evaluator.labels, data.targets)
         baseline = composition_baseline(data.store, data.items["train"], data.items[split])
         run["baseline"][split] = {
             target.metric("mae"): baseline[target.name] * target.error_factor for target in data.targets
         }
-        for name, value in run["results"][split].items():
+        for name, value in run["results"][split].items() if backend.world.rank == 0 else ():
             beside = run["baseline"][split].get(name)
             against = f" (per-composition linear baseline {beside:.4g})" if beside is not None else ""
             print(f"{split}: {name} {value:.4g}{against}")
-    _write_json(folder / "run.json", run)
+    if backend.world.rank == 0:
+        _write_json(folder / "run.json", run)
     return run["results"]
 
 

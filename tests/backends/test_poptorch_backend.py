@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ipu_chem.backends import get_backend
 from ipu_chem.backends.ipu_options import IpuOptions
-from ipu_chem.backends.options import Batching
+from ipu_chem.backends.options import Batching, Precision
 from ipu_chem.backends.poptorch_backend import PopTorchBackend, ipus_available
 from ipu_chem.losses import huber, mae, mse
 from ipu_chem.optim import OptimizerConfig
@@ -74,7 +74,7 @@ def test_every_nesting_alone(poptorch: Any, batching: Batching) -> None:
 
 
 def test_loss_scaling_changes_nothing_in_float32(poptorch: Any) -> None:
-    plain, scaled = make("ipu"), PopTorchBackend(IpuOptions(loss_scaling=1024.0))
+    plain, scaled = make("ipu"), PopTorchBackend(precision=Precision(loss_scaling=1024.0))
     expected = train(plain, 3)
     plain.close()
     scaled.compile(small_schnet(), mse, ADAMW, BATCHING, batches(1)[0])
@@ -191,11 +191,10 @@ def test_program_options_are_what_was_asked_for(poptorch: Any, tmp_path: Any) ->
         executable_cache=str(tmp_path),
         prefetch_depth=4,
         merge_all_reduce=True,
-        stochastic_rounding=True,
         profile_dir=str(tmp_path / "report"),
         seed=7,
     )
-    backend = PopTorchBackend(asked)
+    backend = PopTorchBackend(asked, Precision(stochastic_rounding=True))
     backend.compile(small_schnet(), mse, ADAMW, BATCHING, batches(1)[0])
     backend.evaluate(random_packs(BATCHING.packs_per_evaluation))
     training, inference = backend._training.options, backend._inference.options

@@ -19,7 +19,7 @@ from poptorch_helpers import (
 
 from ipu_chem.backends import get_backend
 from ipu_chem.backends.ipu_options import IpuOptions
-from ipu_chem.backends.options import Batching
+from ipu_chem.backends.options import Batching, Precision
 from ipu_chem.backends.poptorch_backend import PopTorchBackend, ipus_available
 from ipu_chem.batch import GraphPack
 from ipu_chem.losses import mse
@@ -62,13 +62,35 @@ def test_broken_sdk_is_no_ipu(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) ->
         ({"offline": 3, "executable_cache": "c"}, "offline=3: give the IPU version"),
         ({"offline": 2}, "set ipu.executable_cache too"),
         ({"offline": 2, "executable_cache": "c", "ipu_model": True}, "choose one of the two"),
-        ({"loss_scaling": 0.0}, "loss_scaling=0.0: give a number above 0"),
-        ({"loss_scaling": float("nan")}, "loss_scaling=nan"),
+        ({"ipus_per_replica": 3}, "ipus_per_replica=3: IPUs are lent in powers of two"),
+        ({"ipus_per_replica": 2, "layers_per_ipu": (1, -2)}, "layers_per_ipu=.*whole numbers"),
+        ({"ipus_per_replica": 2, "layers_per_ipu": (3,)}, "one number for each of the 2 IPUs"),
+        ({"execution": "phased"}, "execution='phased': choose one of pipelined, sharded"),
+        ({"io_tiles": 33}, "io_tiles=33: give 0 or an even number from 32 to 192"),
+        ({"io_tiles": 194}, "io_tiles=194"),
+        ({"io_tiles": 32, "ipus_per_replica": 2}, "a pipeline cannot overlap I/O"),
+        ({"available_memory_proportion": (0.5, 0.5)}, "one number for each of the 1 IPUs"),
     ],
 )
 def test_options_are_refused_in_one_sentence(options: Dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message) as caught:
         IpuOptions(**options)
+    assert one_sentence(str(caught.value))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"loss_scaling": 0.0}, "loss_scaling=0.0: give a number above 0"),
+        ({"loss_scaling": float("nan")}, "loss_scaling=nan"),
+        ({"weights": "bfloat16"}, "weights='bfloat16': choose one of float32, float16"),
+        ({"stochastic_rounding": 1}, "stochastic_rounding=1: give true or false"),
+        ({"partials": "float16"}, "only with precision.weights=float16"),
+    ],
+)
+def test_precisions_are_refused_in_one_sentence(options: Dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message) as caught:
+        Precision(**options)
     assert one_sentence(str(caught.value))
 
 
@@ -95,8 +117,9 @@ def test_clipping_that_would_mean_something_else_is_refused(poptorch: Any, optim
     [
         (Batching(replication_factor=3), {}, "powers of two"),
         (Batching(replication_factor=128), {}, "up to 64"),
-        (Batching(replication_factor=2), {"ipu_model": True}, "simulator runs 1 replica"),
-        (Batching(), {"available_memory_proportion": (0.5, 0.5)}, "has 1 IPU, give 1 number"),
+        (Batching(replication_factor=2), {"ipu_model": True}, "simulator runs 1 replica on 1 IPU"),
+        (Batching(replication_factor=16), {"ipus_per_replica": 8}, "up to 64"),
+        (Batching(), {"replicated_tensor_sharding": True}, "needs replicas to share with"),
     ],
 )
 def test_batchings_are_refused(poptorch: Any, batching: Batching, options: Dict[str, Any], message: str) -> None:
