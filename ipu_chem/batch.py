@@ -36,3 +36,27 @@ class GraphPack(NamedTuple):
     def targets(self) -> Tuple[Tensor, Tensor]:
         """What the loss takes besides the prediction."""
         return self.y, self.weight
+
+
+class NodePack(NamedTuple):
+    """A `GraphPack` without edges, for models that find them on the device (`ipu_chem.models.device_edges`)."""
+
+    # inputs
+    z: Tensor  # [B, N] uint8, atomic numbers
+    pos: Tensor  # [B, N, 3] float, Å
+    graph_index: Tensor  # [B, N] integer in 0..G-1, molecule of each atom
+    node_mask: Tensor  # [B, N] bool, False in padding
+    graph_mask: Tensor  # [B, G] bool, False in padding
+    # targets
+    y: Tensor  # [B, G, T] float, standardised targets
+    weight: Tensor  # [B, G, T] float, 0 in padding and for missing labels; sums to 1 over an optimizer step
+
+    @property
+    def inputs(self) -> Tuple[Tensor, ...]:
+        """What the model takes."""
+        return tuple(self[:-2])
+
+    @property
+    def targets(self) -> Tuple[Tensor, Tensor]:
+        """What the loss takes besides the prediction."""
+        return self.y, self.weight

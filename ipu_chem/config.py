@@ -60,6 +60,8 @@ class PackConfig:
         nodes: atom slots of a pack; 0 chooses them so that hardly any stays empty.
         edges: directed edges of a pack; 0 chooses what the training molecules need.
         graphs: molecules of a pack; 0 takes what the fullest pack holds.
+        device_neighbors: 0 makes edges on the host. Else only positions cross to the device, which looks for
+            this many nearest neighbours of every atom; -1 takes the most that any atom has within the cutoff.
         algorithm: auto, column_generation, best_fit, first_fit or lpfhp.
         time_limit: seconds for column generation, per split.
     """
@@ -67,6 +69,7 @@ class PackConfig:
     nodes: int = 0
     edges: int = 0
     graphs: int = 0
+    device_neighbors: int = 0
     algorithm: str = "auto"
     time_limit: float = 10.0
 

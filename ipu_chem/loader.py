@@ -1,19 +1,20 @@
 """From a store and a plan to batches: the last host step before the device.
 
-On data's way: Store + PackingPlan + standardised targets -> PackLoader -> GraphPack -> Backend.
+On data's way: Store + PackingPlan + standardised targets -> PackLoader -> GraphPack (or NodePack) -> Backend.
 """
 
-from typing import Iterator, Tuple
+from typing import Iterator, Tuple, Union
 
 import numpy as np
 import torch
 
 from ipu_chem.backends.options import ALONE, Batching, World
-from ipu_chem.batch import GraphPack
+from ipu_chem.batch import GraphPack, NodePack
 from packing import Budget, Epoch, PackingPlan, Ragged
 from packing.collate import collate_graphs
 from packing.store import Store
 
+Pack = Union[GraphPack, NodePack]
 Packs = Tuple[np.ndarray, np.ndarray]  # positions of molecules, one pack after the other, and offsets [P + 1]
 
 
@@ -37,7 +38,7 @@ class PackLoader:
             items: [K] integer, which molecules of the store make up the split.
             plan: packs of those molecules, in the order of ``items``.
             targets: [I, T] standardised targets of the whole store; NaN where a label is missing.
-            budget: shape of a pack: nodes, edges and graphs.
+            budget: shape of a pack: nodes, graphs, and edges unless the device is to find them (`NodePack`).
             batching: how many packs a call of all processes together takes.
             world: this process among them; its batches hold the packs of its own replicas.
 
@@ -53,7 +54,7 @@ class PackLoader:
             if name in budget and len(fill) and fill.max() > budget[name]:
                 raise ValueError(f"the plan fills {fill.max()} {name} of a pack, its shape has {budget[name]}.")
         self.nodes = {"z": store.ragged("z"), "pos": store.ragged("pos")}
-        self.edge_index = store.ragged("edge_index")
+        self.edge_index = store.ragged("edge_index") if "edges" in budget else None
         self.items = np.asarray(items)
         self.plan = plan
         self.budget = budget
@@ -85,7 +86,7 @@ class PackLoader:
                 f"a call; lower batching.device_iterations to {max(self.plan.num_packs, 1)} or less."
             )
 
-    def epoch(self, seed: int, epoch: int, first_call: int = 0) -> Iterator[Tuple[GraphPack, int]]:
+    def epoch(self, seed: int, epoch: int, first_call: int = 0) -> Iterator[Tuple[Pack, int]]:
         """Training batches, each with its number of molecules in all processes together.
 
         Args:
@@ -98,7 +99,7 @@ class PackLoader:
             packs = order.slice(call * size, (call + 1) * size)
             yield self._training_batch(packs), len(packs[0])
 
-    def evaluation(self) -> Iterator[Tuple[GraphPack, np.ndarray]]:
+    def evaluation(self) -> Iterator[Tuple[Pack, np.ndarray]]:
         """Every molecule once, each batch with the positions of its molecules in the split.
 
         ``prediction[batch.graph_mask]`` is in the order of those positions.
@@ -109,14 +110,14 @@ class PackLoader:
             packs = order.slice(start, start + size)
             yield self._collate(packs, self._labels_of(packs, 1)), packs[0]
 
-    def example(self, training: bool) -> GraphPack:
+    def example(self, training: bool) -> Pack:
         """A batch of real molecules in the shape of every other."""
         size = self.batching.packs_per_call if training else self._local.packs_per_evaluation
         order: Epoch = self.plan.in_order(multiple=size)
         packs = order.slice(0, size)
         return self._training_batch(packs) if training else self._collate(packs, self._labels_of(packs, 1))
 
-    def _training_batch(self, packs: Packs) -> GraphPack:
+    def _training_batch(self, packs: Packs) -> Pack:
         """This process's part of the packs of a call, whose weights count the labels of all processes."""
         labels = self._labels_of(packs, self.batching.device_iterations)
         if self.world.size > 1:
@@ -136,7 +137,7 @@ class PackLoader:
         before = np.concatenate([[0], np.cumsum(per_item)])
         return np.diff(before[offsets[:: (len(offsets) - 1) // steps]])
 
-    def _collate(self, packs: Packs, labels_of_steps: np.ndarray) -> GraphPack:
+    def _collate(self, packs: Packs, labels_of_steps: np.ndarray) -> Pack:
         """Arrays of the packs as tensors; over each step, weights of all processes sum to 1."""
         positions, offsets = packs
         labels = {"y": self._y, "weight": self._known}
@@ -144,4 +145,5 @@ class PackLoader:
         weight = arrays["weight"].reshape(len(labels_of_steps), -1).astype(np.float64)
         weight = weight / np.maximum(labels_of_steps, 1.0)[:, None]
         arrays["weight"] = weight.reshape(arrays["weight"].shape).astype(np.float32)
-        return GraphPack(**{name: torch.from_numpy(arrays[name]) for name in GraphPack._fields})
+        kind = NodePack if self.edge_index is None else GraphPack
+        return kind(**{name: torch.from_numpy(arrays[name]) for name in kind._fields})

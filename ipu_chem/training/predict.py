@@ -74,7 +74,7 @@ def predict_file(
     kept = np.zeros(0, np.int64)
     predictions = np.zeros((0, len(targets)))
     if store is not None:
-        budget = Budget(**state["budget"])
+        budget = _with_edges(Budget(**state["budget"]), store)
         kept, reasons = _fitting(store, standardizer, budget)
         refused += [Refused(lines[item], molecules[item].name, reason) for item, reason in sorted(reasons.items())]
     if strict and refused:
@@ -100,6 +100,14 @@ def _read(
     refused = [Refused(failure.line, failure.smiles, failure.reason) for failure in failures]
     named = [e.molecule._replace(y=None, name=e.molecule.name or e.smiles) for e in embeddings]
     return [e.line for e in embeddings], named, refused
+
+
+def _with_edges(budget: Budget, store: Store) -> Budget:
+    """The budget, with room for any pack's edges where the run's device looked for them itself."""
+    if "edges" in budget:
+        return budget
+    sizes = store.sizes()
+    return budget.replace(edges=int(np.ceil(budget["nodes"] * (sizes["edges"] / sizes["nodes"]).max())) or 1)
 
 
 def _fitting(store: Store, standardizer: Standardizer, budget: Budget) -> Tuple[np.ndarray, Dict[int, str]]:

@@ -23,6 +23,7 @@ from ipu_chem.data.standardize import Standardizer
 from ipu_chem.loader import PackLoader
 from ipu_chem.losses import LOSSES
 from ipu_chem.metrics import Target
+from ipu_chem.models.device_edges import DeviceEdges
 from ipu_chem.models.registry import build_model
 from ipu_chem.training.evaluation import Evaluator
 from packing import Budget, PackingPlan, make_plan
@@ -43,6 +44,7 @@ class RunData:
         standardizer: fitted on the training items.
         plans: split name -> packs of its items; empty splits have none.
         budget: shape of every pack: nodes, edges, graphs.
+        neighbors: of an atom that the device looks for itself; 0 when edges come from the host.
         world: this process among those that train together.
     """
 
@@ -52,6 +54,7 @@ class RunData:
     standardizer: Standardizer
     plans: Dict[str, PackingPlan]
     budget: Budget
+    neighbors: int = 0
     world: World = ALONE
 
     def loader(self, split: str, config: RunConfig) -> PackLoader:
@@ -98,23 +101,28 @@ def load_data(
         fitted = Standardizer.fit(store, items["train"], references or _usual_references(targets))
     else:
         fitted = Standardizer.from_dict(standardizer)
+    neighbors = _device_neighbors(store, config.pack)
     used = {split: chosen for split, chosen in items.items() if len(chosen)}
     if plans is not None:
         made = {split: PackingPlan.load(plans / f"{split}.npz") for split in used}
         for split, plan in made.items():
-            plan.check(_sizes(store, used[split]))
+            plan.check(_sizes(store, used[split], neighbors))
         budget = next(iter(made.values())).budget
     else:
         print(f"packing {sum(len(chosen) for chosen in used.values()):,} molecules ...", flush=True)
         budget = choose_budget(store, np.concatenate(list(used.values())), config.pack)
         made = {
             split: make_plan(
-                _sizes(store, chosen), budget, config.pack.algorithm, data.split_seed, time_limit=config.pack.time_limit
+                _sizes(store, chosen, neighbors),
+                budget,
+                config.pack.algorithm,
+                data.split_seed,
+                time_limit=config.pack.time_limit,
             )
             for split, chosen in used.items()
         }
     graphs = config.pack.graphs or max(plan.max_items_per_pack for plan in made.values())
-    return RunData(store, targets, items, fitted, made, budget.replace(graphs=graphs))
+    return RunData(store, targets, items, fitted, made, budget.replace(graphs=graphs), neighbors)
 
 
 def load_store(data: DataConfig, cutoff: float) -> Store:
@@ -155,24 +163,31 @@ def choose_budget(store: Store, items: np.ndarray, pack: PackConfig) -> Budget:
     Raises:
         ValueError: a molecule is larger than a capacity; names it and the capacity that would do.
     """
-    sizes = _sizes(store, items)
+    sizes = _sizes(store, items, pack.device_neighbors)
     for name, capacity in (("nodes", pack.nodes), ("edges", pack.edges)):
-        if capacity and capacity < sizes[name].max():
+        if capacity and name in sizes and capacity < sizes[name].max():
             item = int(items[int(np.argmax(sizes[name]))])
             raise ValueError(
                 f"molecule {molecule_name(store, item)} has {sizes[name].max()} {name}, more than pack.{name}="
                 f"{capacity}; set pack.{name} to {sizes[name].max()} or more, or to 0 to have it chosen."
             )
     fixed = {"nodes": pack.nodes, "edges": pack.edges, "graphs": pack.graphs}
-    return fit_budget(sizes, fixed)
+    return fit_budget(sizes, {name: fixed[name] for name in (*sizes, "graphs")})
 
 
-def make_model(config: RunConfig, targets: List[Target]) -> torch.nn.Module:
-    """The model with weights drawn from the run's seed."""
+def make_model(config: RunConfig, targets: List[Target], neighbors: int = 0) -> torch.nn.Module:
+    """The model with weights drawn from the run's seed.
+
+    Args:
+        config: of the run.
+        targets: what it predicts.
+        neighbors: of an atom that it looks for itself; 0 when edges come with the packs.
+    """
     sizes = {name: value for name, value in vars(config.model).items() if name not in ("name", "readout")}
     torch.manual_seed(config.training.seed)
     extensive = all(target.extensive for target in targets)
-    return build_model(config.model.name, len(targets), extensive, config.model.readout, **sizes)
+    model = build_model(config.model.name, len(targets), extensive, config.model.readout, **sizes)
+    return DeviceEdges(model, config.model.cutoff, neighbors) if neighbors else model
 
 
 def make_backend(config: RunConfig) -> Backend:
@@ -199,8 +214,34 @@ def molecule_name(store: Store, item: int) -> str:
     return f"{name!r} (item {item})" if name else f"item {item}"
 
 
-def _sizes(store: Store, items: np.ndarray) -> Dict[str, np.ndarray]:
-    return {axis: store.sizes()[axis][items] for axis in ("nodes", "edges")}
+def _sizes(store: Store, items: np.ndarray, neighbors: int) -> Dict[str, np.ndarray]:
+    """What fills a pack: edges too, unless the device looks for them in slots of its own."""
+    return {axis: store.sizes()[axis][items] for axis in (("nodes",) if neighbors else ("nodes", "edges"))}
+
+
+def _device_neighbors(store: Store, pack: PackConfig) -> int:
+    """How many neighbours of an atom the device looks for; 0 for edges from the host.
+
+    Raises:
+        ValueError: some atom has more, whose edges would be lost without a word.
+    """
+    if pack.device_neighbors == 0:
+        return 0
+    if pack.device_neighbors < -1 or pack.edges:
+        raise ValueError(
+            f"pack.device_neighbors={pack.device_neighbors}: give 0, -1 or a number of neighbours, and pack.edges=0 "
+            "with it, because the host makes no edges then."
+        )
+    edges = store.ragged("edge_index")
+    first_atom = np.repeat(store.ragged("z").offsets[:-1], edges.lengths)
+    degrees = np.bincount(first_atom + edges.values[:, 1])
+    most = int(degrees.max()) if len(degrees) else 1
+    if 0 < pack.device_neighbors < most:
+        raise ValueError(
+            f"pack.device_neighbors={pack.device_neighbors}: some atoms have {most} neighbours within the cutoff; set "
+            f"{most} or more, or -1 to have it chosen."
+        )
+    return most if pack.device_neighbors == -1 else pack.device_neighbors
 
 
 def _usual_references(targets: List[Target]) -> Dict[str, str]:

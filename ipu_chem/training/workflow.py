@@ -62,7 +62,7 @@ def train(config: RunConfig, resume: bool = False) -> Dict[str, Any]:
         _check_same_data(state, data)
     train_loader = data.loader("train", config)
     train_loader.check_steps()
-    model = make_model(config, data.targets)
+    model = make_model(config, data.targets, data.neighbors)
     backend.compile(model, loss, config.optimizer, config.batching, train_loader.example(training=True))
 
     run = describe_run(config, data, backend, model)
@@ -115,7 +115,7 @@ def evaluate(folder: Path, split: str = "test", accelerator: Optional[str] = Non
     if evaluator is None:
         raise ValueError(f"the run has no molecules in a split {split!r}; it has {', '.join(data.plans)}.")
     backend = make_backend(config)
-    model = make_model(config, data.targets)
+    model = make_model(config, data.targets, data.neighbors)
     backend.compile(model, loss_function(config), None, config.batching, evaluator.loader.example(training=False))
     backend.load_state_dict({"model": tensors["model"]})
     metrics, _ = evaluator.metrics(backend)

@@ -1,14 +1,16 @@
 """One run, several devices: what is trained does not depend on who executes it, nor on how a step is cut."""
 
+import csv
 from pathlib import Path
-from typing import Any
+from typing import Any, List
 
 import pytest
 import torch
 from poptorch_helpers import installed_double
 
 from ipu_chem.training.checkpoint import load_checkpoint
-from ipu_chem.training.workflow import train
+from ipu_chem.training.predict import predict_file
+from ipu_chem.training.workflow import evaluate, train
 
 
 @pytest.fixture(autouse=True)
@@ -19,6 +21,11 @@ def poptorch() -> Any:
 
 def weights(folder: str) -> Any:
     return load_checkpoint(Path(folder) / "checkpoints" / "last.safetensors")[0]["model"]
+
+
+def predictions(path: Path) -> List[float]:
+    with open(path, newline="") as file:
+        return [float(row[2]) for row in list(csv.reader(file))[1:]]
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "plateau"])
@@ -46,3 +53,32 @@ def test_a_run_on_ipus_resumes(options, make_config, tmp_path):
             train(make_config(options), resume=number > 0)
     whole, parts = weights(str(tmp_path / "whole")), weights(str(tmp_path / "parts"))
     assert all(torch.equal(whole[name], parts[name]) for name in whole)
+
+
+def test_a_run_whose_device_finds_the_edges(options, make_config, tmp_path):
+    """The run that sends edges and the one that does not are the same run."""
+    options["pack"] = {"nodes": 80, "graphs": 40}
+    options["batching"] = {"micro_batch_size": 1, "gradient_accumulation": 12}  # all molecules in every step
+    options["optimizer"] = {"name": "sgd", "learning_rate": 0.05}  # adam makes steps out of rounding noise
+    results = {}
+    for name, accelerator, neighbors in (("sent", "cpu", 0), ("found", "cpu", -1), ("found-ipu", "ipu", -1)):
+        options.update(accelerator=accelerator, out=str(tmp_path / name))
+        options["pack"] = {**options["pack"], "edges": 0 if neighbors else 4000, "device_neighbors": neighbors}
+        results[name] = train(make_config(options))["results"]
+    for name in ("found", "found-ipu"):
+        for split in ("validation", "test"):
+            assert results[name][split] == pytest.approx(results["sent"][split], rel=1e-4)
+    evaluated = evaluate(tmp_path / "found", "test")
+    assert evaluated == pytest.approx(results["found"]["test"], rel=1e-6)
+    molecules = tmp_path / "molecules.smi"
+    molecules.write_text("CCO ethanol\nc1ccccc1 benzene\n")
+    for name in ("sent", "found"):
+        predict_file(tmp_path / name, molecules, tmp_path / f"{name}.csv", workers=1)
+    sent, found = (predictions(tmp_path / f"{name}.csv") for name in ("sent", "found"))
+    assert len(sent) == 2 and found == pytest.approx(sent, rel=1e-3)
+
+
+def test_too_few_neighbors_are_refused(options, make_config):
+    options["pack"] = {"nodes": 80, "device_neighbors": 3}
+    with pytest.raises(ValueError, match="pack.device_neighbors=3: some atoms have .* neighbours within the cutoff"):
+        train(make_config(options))

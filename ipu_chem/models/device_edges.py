@@ -1,0 +1,91 @@
+"""Neighbours found on the device: only positions cross from the host, edges are made inside the program.
+
+Distances are taken between the atoms of one pack, never over the micro-batch, and of each atom's distances
+the k smallest within the cutoff become edges: static shapes, however many neighbours there are.
+
+On data's way: NodePack.inputs -> DeviceEdges (edge_index, edge_mask) -> graph model -> prediction.
+"""
+
+from typing import Any, List, Tuple
+
+import torch
+from torch import Tensor, nn
+
+_NOT_A_NEIGHBOR = -1.0e9  # minus a squared distance in Å² that no molecule reaches; float32 throughout
+
+
+class DeviceEdges(nn.Module):
+    """A graph model that takes no edges; its state dict is the model's, so checkpoints fit both ways."""
+
+    def __init__(self, model: nn.Module, cutoff: float, max_neighbors: int) -> None:
+        """Wrap a model.
+
+        Args:
+            model: forward as `SchNet`'s.
+            cutoff: Å, longest edge.
+            max_neighbors: k, edges that end at an atom; further ones are left out, the nearest come first.
+
+        Raises:
+            ValueError: there is nothing to look for.
+        """
+        super().__init__()
+        if max_neighbors < 1 or not cutoff > 0:
+            raise ValueError(
+                f"max_neighbors={max_neighbors}, cutoff={cutoff}: give 1 or more neighbours within a positive "
+                "distance in Å."
+            )
+        self.model = model
+        self.cutoff = float(cutoff)
+        self.max_neighbors = max_neighbors
+
+    def blocks(self) -> List[str]:
+        """As the model's; the search belongs to the first."""
+        return [f"model.{name}" for name in self.model.blocks()]  # type: ignore[operator]
+
+    def forward(self, z: Tensor, pos: Tensor, graph_index: Tensor, node_mask: Tensor, graph_mask: Tensor) -> Tensor:
+        """Predict; arguments as of `SchNet.forward` without edges."""
+        edge_index, edge_mask = neighbors_in_packs(pos, graph_index, node_mask, self.cutoff, self.max_neighbors)
+        return self.model(z, pos, graph_index, edge_index, node_mask, edge_mask, graph_mask)
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """The model's."""
+        return self.model.state_dict(*args, **kwargs)
+
+    def load_state_dict(self, state_dict: Any, *args: Any, **kwargs: Any) -> Any:
+        """The model's."""
+        return self.model.load_state_dict(state_dict, *args, **kwargs)
+
+
+def neighbors_in_packs(
+    pos: Tensor, graph_index: Tensor, node_mask: Tensor, cutoff: float, max_neighbors: int
+) -> Tuple[Tensor, Tensor]:
+    """The nearest atoms of the same molecule, for every atom of every pack.
+
+    Args:
+        pos: [B, N, 3], Å.
+        graph_index: [B, N] integer, molecule of each atom inside its pack.
+        node_mask: [B, N] bool, False in padding.
+        cutoff: Å.
+        max_neighbors: k; at most N.
+
+    Returns:
+        edge_index [B, 2, N * k] int64 (source, target), sorted by target, and edge_mask [B, N * k] bool.
+    """
+    num_packs, num_nodes = graph_index.shape
+    per_atom = min(max_neighbors, num_nodes)
+    # The choice of neighbours has no slope: gradients flow through the distances that the model takes itself.
+    pos = torch.where(node_mask.unsqueeze(-1), pos.detach().float(), torch.zeros((), device=pos.device))
+    owner = torch.where(node_mask, graph_index.to(torch.int32), torch.full((), -1, dtype=torch.int32).to(pos.device))
+    squared = torch.zeros((), device=pos.device)
+    for axis in range(3):  # [B, N, N] three times, not [B, N, N, 3] once
+        offset = pos[:, :, axis].unsqueeze(2) - pos[:, :, axis].unsqueeze(1)
+        squared = squared + offset * offset
+    slot = torch.arange(num_nodes, device=pos.device)
+    others = (slot.unsqueeze(1) != slot.unsqueeze(0)).unsqueeze(0)
+    together = (owner.unsqueeze(2) == owner.unsqueeze(1)) & node_mask.unsqueeze(2)
+    near = together & others & (squared <= cutoff * cutoff)
+    nearness = torch.where(near, -squared, torch.full((), _NOT_A_NEIGHBOR, device=pos.device))
+    nearest, source = torch.topk(nearness, per_atom, dim=2)  # [B, N, k], for every target
+    target = slot.reshape(1, num_nodes, 1).expand(num_packs, num_nodes, per_atom)
+    edge_index = torch.stack([source.reshape(num_packs, -1), target.reshape(num_packs, -1)], 1)
+    return edge_index, (nearest > 0.5 * _NOT_A_NEIGHBOR).reshape(num_packs, -1)
