@@ -110,6 +110,7 @@ class TrainingConfig:
         checkpoint_every: calls of the device program between checkpoints inside an epoch; 0 writes one at
             the end of every epoch only.
         log_every: calls between lines of the metrics files.
+        prefetch: batches that a thread makes ahead; 0 makes each when it is needed.
         loggers: also log to "tensorboard" and/or "wandb".
         progress: show a progress bar (or, where there is no terminal, a line per evaluation).
         report: write report.html at the end.
@@ -122,6 +123,7 @@ class TrainingConfig:
     ema_decay: float = 0.0
     checkpoint_every: int = 0
     log_every: int = 10
+    prefetch: int = 2
     loggers: List[str] = field(default_factory=list)
     progress: bool = True
     report: bool = True
@@ -131,8 +133,8 @@ class TrainingConfig:
             raise ValueError("training.epochs, evaluate_every and log_every are 1 or more.")
         if not 0 <= self.ema_decay < 1:
             raise ValueError(f"training.ema_decay={self.ema_decay}: give 0 (none) or a value below 1 such as 0.999.")
-        if min(self.seed, self.early_stopping, self.checkpoint_every) < 0:
-            raise ValueError("training.seed, early_stopping and checkpoint_every are 0 or more.")
+        if min(self.seed, self.early_stopping, self.checkpoint_every, self.prefetch) < 0:
+            raise ValueError("training.seed, early_stopping, checkpoint_every and prefetch are 0 or more.")
 
 
 @dataclass(frozen=True)

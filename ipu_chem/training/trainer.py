@@ -17,6 +17,7 @@ from ipu_chem.backends.base import Backend
 from ipu_chem.config import TrainingConfig
 from ipu_chem.loader import PackLoader
 from ipu_chem.optim import Schedule
+from ipu_chem.prefetch import prefetched
 from ipu_chem.training.checkpoint import load_checkpoint, random_state, restore_random_state, save_checkpoint
 from ipu_chem.training.evaluation import Evaluator
 from ipu_chem.training.logging import MetricsLog
@@ -163,7 +164,8 @@ class Trainer:
         state = self.progress
         iterations = self.train.batching.device_iterations
         window = _Window()
-        for batch, molecules in self.train.epoch(self.config.seed, state.epoch, state.call):
+        calls = self.train.epoch(self.config.seed, state.epoch, state.call)
+        for batch, molecules in prefetched(calls, self.config.prefetch):
             rate = self.schedule.learning_rate(state.step)
             losses = self.backend.train_step(batch, rate).tolist()
             state.call, state.step, state.molecules = (
