@@ -60,3 +60,28 @@ class NodePack(NamedTuple):
     def targets(self) -> Tuple[Tensor, Tensor]:
         """What the loss takes besides the prediction."""
         return self.y, self.weight
+
+
+class TokenPack(NamedTuple):
+    """B packs of S symbols: molecules written as text one after the other, padding at the end of every pack.
+
+    Neither masks nor boundaries travel: positions that start again at 0 say where a molecule begins, and what
+    follows the last molecule comes too late to be seen by any (`ipu_chem.models.chemgpt`).
+    """
+
+    # inputs
+    ids: Tensor  # [B, S] integer in 0..V-1, symbols
+    position_ids: Tensor  # [B, S] integer, place of each symbol in its molecule, from 0; 0 in padding
+    # targets
+    labels: Tensor  # [B, S] integer in 0..V-1, the next symbol of the same molecule
+    weight: Tensor  # [B, S] float, 0 in padding and on last symbols; sums to 1 over an optimizer step
+
+    @property
+    def inputs(self) -> Tuple[Tensor, ...]:
+        """What the model takes."""
+        return tuple(self[:-2])
+
+    @property
+    def targets(self) -> Tuple[Tensor, Tensor]:
+        """What the loss takes besides the prediction."""
+        return self.labels, self.weight

@@ -10,7 +10,7 @@ from typing import Callable, Dict
 import torch
 from torch import Tensor
 
-from ipu_chem.models.layers import keep
+from ipu_chem.models.layers import at_least_float32, keep
 
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 
@@ -37,6 +37,23 @@ def huber(prediction: Tensor, y: Tensor, weight: Tensor) -> Tensor:
     small = torch.clamp(size, max=1.0)
     # small^2 / 2 below the bend, size - 1/2 above: the same expression on both sides.
     return (weight * (small * (size - 0.5 * small))).sum()
+
+
+def token_cross_entropy(prediction: Tensor, labels: Tensor, weight: Tensor) -> Tensor:
+    """Sum of weight x cross entropy in nats, in float32 or better: the loss of language models.
+
+    Args:
+        prediction: [B, S, V] logits.
+        labels: [B, S] integer in 0..V-1; anything where the weight is 0, and so are the logits there.
+        weight: [B, S], 0 where there is nothing to predict.
+    """
+    counts = weight > 0
+    logits = keep(at_least_float32(prediction), counts.unsqueeze(-1))
+    labels = keep(labels.to(torch.int64), counts)
+    symbols = torch.arange(logits.shape[-1], device=logits.device)
+    # By comparison, not by an index: the slope of a gather scatters, one element at a time on an IPU.
+    of_label = keep(logits, symbols == labels.unsqueeze(-1)).sum(-1)
+    return (at_least_float32(weight) * (torch.logsumexp(logits, -1) - of_label)).sum()
 
 
 LOSSES: Dict[str, Loss] = {"mse": mse, "mae": mae, "huber": huber}

@@ -23,6 +23,17 @@ class ShiftedSoftplus(nn.Module):
         return functional.softplus(x) - math.log(2.0)
 
 
+def silu(x: Tensor) -> Tensor:
+    """x / (1 + exp(-x)), whose slopes of any order are made of operators that a forward pass may hold.
+
+    torch's own has a backward operator that PopTorch takes in its own backward pass alone, not where a model
+    differentiates energies itself.
+    """
+    # Below the bound exp would overflow and turn slopes to NaN; there the result is 0 but for rounding.
+    largest = 11.0 if x.dtype == torch.float16 else 80.0
+    return x / (1.0 + torch.exp(torch.clamp(-x, max=largest)))
+
+
 class GaussianBasis(nn.Module):
     """Distances on a row of Gaussians, evenly spaced from 0 to the cutoff (Schuett et al. 2017)."""
 
@@ -43,6 +54,26 @@ class GaussianBasis(nn.Module):
         offset = distance.unsqueeze(-1) - self.centres
         # x * x, not a power: powers of two cost IPUs hundreds of cycles an element.
         return torch.exp(torch.clamp(self.factor * (offset * offset), min=_SMALLEST_EXPONENT))
+
+
+class SincBasis(nn.Module):
+    """sin(n pi d / cutoff) / d for n = 1, 2, ...: spherical waves that end at the cutoff (Gasteiger et al. 2020)."""
+
+    def __init__(self, num_radial: int, cutoff: float) -> None:
+        """Waves of 1 to ``num_radial`` half periods.
+
+        Args:
+            num_radial: 1 or more.
+            cutoff: Å.
+        """
+        super().__init__()
+        self.register_buffer("half_periods", torch.arange(1, num_radial + 1, dtype=torch.float32), persistent=False)
+        self.factor = math.pi / cutoff
+
+    def forward(self, distance: Tensor) -> Tensor:
+        """[...] Å, never 0 -> [..., num_radial] 1/Å."""
+        distance = distance.unsqueeze(-1)
+        return torch.sin(distance * self.factor * self.half_periods) / distance
 
 
 def cosine_cutoff(distance: Tensor, cutoff: float) -> Tensor:
@@ -74,3 +105,34 @@ def sum_into(values: Tensor, index: Tensor, slots: int) -> Tensor:
     """Add row k of values [K, F] to row index[k] of a zero tensor [slots, F]."""
     zeros = torch.zeros((slots, values.shape[1]), dtype=values.dtype, device=values.device)
     return zeros.scatter_add(0, index.unsqueeze(1).expand_as(values), values)
+
+
+def take_rows(values: Tensor, index: Tensor) -> Tensor:
+    """Row index[k] of values [M, F] for every k, [K, F]; the slope adds up as `sum_into` does.
+
+    Index-select's slope is an operator without a PopTorch handler, which matters where a model differentiates
+    energies itself.
+    """
+    return values.gather(0, index.unsqueeze(1).expand(-1, values.shape[1]))
+
+
+def read_out(per_atom: Tensor, graph_index: Tensor, node_mask: Tensor, graph_mask: Tensor, mean: bool) -> Tensor:
+    """Sums, or means, over the atoms of every molecule.
+
+    Args:
+        per_atom: [B * N, T].
+        graph_index: [B, N] int64 in 0..G-1, also in padding.
+        node_mask, graph_mask: [B, N], [B, G] bool, False in padding.
+        mean: divide by the number of atoms.
+
+    Returns:
+        [B, G, T], exactly 0 in padding slots.
+    """
+    num_packs, num_graphs = graph_mask.shape
+    owner = flat_index(graph_index, num_graphs)
+    real = node_mask.reshape(-1, 1).to(per_atom.dtype)
+    total = sum_into(per_atom * real, owner, num_packs * num_graphs)
+    if mean:
+        total = total / torch.clamp(sum_into(real, owner, num_packs * num_graphs), min=1.0)
+    total = total.reshape(num_packs, num_graphs, -1)
+    return total * graph_mask.unsqueeze(-1).to(total.dtype)

@@ -1,0 +1,202 @@
+"""PaiNN: energies and other scalars of molecules from messages that carry directions.
+
+K. T. Schuett, O. T. Unke, M. Gastegger, "Equivariant message passing for the prediction of tensorial properties
+and molecular spectra", ICML 2021, arXiv:2102.03150. Every atom has scalars, which do not change when the molecule
+is turned, and vectors, which turn with it; unlike SchNet it tells angles apart that distances along edges do not.
+
+On data's way: GraphPack.inputs -> PaiNN -> prediction [B, G, T] -> loss.
+Shapes: B packs, N node, E edge, G graph slots, F features, T targets. Vectors are [B * N, 3, F].
+"""
+
+from typing import List, NamedTuple, Optional, Tuple
+
+import torch
+from torch import Tensor, nn
+
+from ipu_chem.models.layers import (
+    SincBasis,
+    at_least_float32,
+    cosine_cutoff,
+    flat_index,
+    keep,
+    read_out,
+    silu,
+    sum_into,
+    take_rows,
+)
+from ipu_chem.models.schnet import MAX_Z
+
+
+class Edges(NamedTuple):
+    """What messages need to know of the edges; padding edges have an envelope of 0."""
+
+    source: Tensor  # [B * E] int64
+    target: Tensor  # [B * E] int64
+    direction: Tensor  # [B * E, 3], unit vectors from source to target
+    basis: Tensor  # [B * E, num_radial]
+    envelope: Tensor  # [B * E, 1]
+
+
+class Silu(nn.Module):
+    """`silu` as a layer."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Element by element, any shape."""
+        return silu(x)
+
+
+class Interaction(nn.Module):
+    """Messages from the neighbours, then an update of each atom by itself: 11 F^2 + 8 F + 3 F (R + 1) weights."""
+
+    def __init__(self, hidden_features: int, num_radial: int) -> None:
+        super().__init__()
+        features = self.features = hidden_features
+        self.message_net = nn.Sequential(nn.Linear(features, features), Silu(), nn.Linear(features, 3 * features))
+        self.filter_net = nn.Linear(num_radial, 3 * features)
+        self.mix = nn.Linear(features, 2 * features, bias=False)
+        self.update_net = nn.Sequential(nn.Linear(2 * features, features), Silu(), nn.Linear(features, 3 * features))
+
+    def forward(self, scalars: Tensor, vectors: Tensor, edges: Edges) -> Tuple[Tensor, Tensor]:
+        """Scalars [B * N, F] and vectors [B * N, 3, F] after the block."""
+        scalars, vectors = self._message(scalars, vectors, edges)
+        return self._update(scalars, vectors)
+
+    def _message(self, scalars: Tensor, vectors: Tensor, edges: Edges) -> Tuple[Tensor, Tensor]:
+        atoms, width = scalars.shape[0], 3 * self.features
+        # One gather and one sum for scalars and vectors together: on an IPU each is an exchange between tiles.
+        sent = take_rows(torch.cat([self.message_net(scalars), vectors.reshape(atoms, width)], 1), edges.source)
+        gates, carried = sent.split([width, width], 1)
+        gates = gates * (self.filter_net(edges.basis) * edges.envelope)
+        message, pointing, passing = gates.unsqueeze(1).split(self.features, 2)  # [B * E, 1, F] each
+        turned = carried.reshape(-1, 3, self.features) * passing + edges.direction.unsqueeze(2) * pointing
+        received = sum_into(torch.cat([message.squeeze(1), turned.reshape(-1, width)], 1), edges.target, atoms)
+        added, turned = received.split([self.features, width], 1)
+        return scalars + added, vectors + turned.reshape(-1, 3, self.features)
+
+    def _update(self, scalars: Tensor, vectors: Tensor) -> Tuple[Tensor, Tensor]:
+        left, right = self.mix(vectors).split(self.features, 2)  # U v and V v, [B * N, 3, F]
+        wide = at_least_float32(right)
+        length = torch.sqrt((wide * wide).sum(1) + 1e-8).to(scalars.dtype)  # never 0, where the root has no slope
+        gates = self.update_net(torch.cat([scalars, length], 1))
+        of_scalars, of_products, of_vectors = gates.split(self.features, 1)
+        scalars = scalars + of_scalars + of_products * (left * right).sum(1)
+        return scalars, vectors + left * of_vectors.unsqueeze(1)
+
+
+class PaiNN(nn.Module):
+    """Scalar properties of molecules from atomic numbers and positions."""
+
+    def __init__(
+        self,
+        hidden_features: int = 128,
+        num_interactions: int = 3,
+        num_radial: int = 20,
+        cutoff: float = 5.0,
+        num_targets: int = 1,
+        readout: str = "sum",
+        atom_references: Optional[Tensor] = None,
+    ) -> None:
+        """Build the network.
+
+        Args:
+            hidden_features: F, scalars of an atom and as many vectors.
+            num_interactions: blocks.
+            num_radial: R, functions of the distance basis.
+            cutoff: Å; edges must not be longer.
+            num_targets: T, values predicted for every molecule.
+            readout: "sum" (extensive targets such as energies) or "mean" (intensive ones) over atoms.
+            atom_references: [MAX_Z, T], fixed value of each element, added for every atom.
+
+        Raises:
+            ValueError: a size is out of range or the readout is unknown.
+        """
+        super().__init__()
+        if readout not in ("sum", "mean"):
+            raise ValueError(f"readout={readout!r}: choose 'sum' or 'mean'.")
+        if hidden_features < 2 or min(num_radial, num_interactions, num_targets) < 1:
+            raise ValueError("PaiNN needs 2 or more features and 1 or more radial functions, blocks and targets.")
+        if not cutoff > 0:
+            raise ValueError(f"cutoff={cutoff}: the cutoff is a positive distance in Å.")
+        self.cutoff = float(cutoff)
+        self.readout = readout
+        self.embedding = nn.Embedding(MAX_Z, hidden_features)
+        self.basis = SincBasis(num_radial, self.cutoff)
+        self.interactions = nn.ModuleList([Interaction(hidden_features, num_radial) for _ in range(num_interactions)])
+        self.head = nn.Sequential(
+            nn.Linear(hidden_features, hidden_features // 2), Silu(), nn.Linear(hidden_features // 2, num_targets)
+        )
+        self.register_buffer("atom_references", atom_references)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Glorot-uniform weights, zero biases, normal embeddings; the last layer starts at zero, as SchNet's."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        nn.init.normal_(self.embedding.weight)
+        nn.init.zeros_(self.head[2].weight)
+
+    def blocks(self) -> List[str]:
+        """Names of the submodules at which a pipeline may be cut, in the order of execution."""
+        return ["embedding"] + [f"interactions.{i}" for i in range(len(self.interactions))] + ["head"]
+
+    def forward(
+        self,
+        z: Tensor,
+        pos: Tensor,
+        graph_index: Tensor,
+        edge_index: Tensor,
+        node_mask: Tensor,
+        edge_mask: Tensor,
+        graph_mask: Tensor,
+    ) -> Tensor:
+        """Predict.
+
+        Args:
+            z: [B, N] integer, atomic numbers.
+            pos: [B, N, 3], Å.
+            graph_index: [B, N] integer, molecule of each atom inside its pack.
+            edge_index: [B, 2, E] integer, source and target atom inside the pack.
+            node_mask, edge_mask, graph_mask: [B, N], [B, E], [B, G] bool, False in padding.
+
+        Returns:
+            [B, G, T], exactly 0 in padding slots.
+        """
+        scalars, _ = self.features(z, pos, edge_index, node_mask, edge_mask)
+        per_atom = at_least_float32(self.head(scalars))
+        if self.atom_references is not None:
+            elements = keep(z.to(torch.int64), node_mask).reshape(-1)
+            per_atom = per_atom + self.atom_references.to(per_atom.dtype).index_select(0, elements)
+        graph_index = keep(graph_index.to(torch.int64), node_mask)
+        return read_out(per_atom, graph_index, node_mask, graph_mask, self.readout == "mean")
+
+    def features(
+        self, z: Tensor, pos: Tensor, edge_index: Tensor, node_mask: Tensor, edge_mask: Tensor
+    ) -> Tuple[Tensor, Tensor]:
+        """Scalars [B * N, F] and vectors [B * N, 3, F] of every atom; arguments as of `forward`.
+
+        Vectors turn with the molecule and change sign under inversion; both are without meaning in padding.
+        """
+        z = keep(z.to(torch.int64), node_mask).reshape(-1)
+        edges = self._edges(pos, edge_index, node_mask, edge_mask)
+        scalars = self.embedding(z)
+        vectors = torch.zeros((scalars.shape[0], 3, scalars.shape[1]), dtype=scalars.dtype, device=scalars.device)
+        for interaction in self.interactions:
+            scalars, vectors = interaction(scalars, vectors, edges)
+        return scalars, vectors
+
+    def _edges(self, pos: Tensor, edge_index: Tensor, node_mask: Tensor, edge_mask: Tensor) -> Edges:
+        """Directions and distances, which keep the format of the positions until they are weighed."""
+        num_nodes = pos.shape[1]
+        # Padding may hold anything, NaN included; from here on it holds zeros.
+        pos = keep(pos, node_mask.unsqueeze(-1)).reshape(-1, 3)
+        edge_index = keep(edge_index.to(torch.int64), edge_mask.unsqueeze(1))
+        source, target = flat_index(edge_index[:, 0], num_nodes), flat_index(edge_index[:, 1], num_nodes)
+        offset = take_rows(pos, target) - take_rows(pos, source)
+        distance = torch.sqrt((offset * offset).sum(1) + 1e-12)
+        envelope = cosine_cutoff(distance, self.cutoff) * edge_mask.reshape(-1).to(distance.dtype)
+        dtype = self.embedding.weight.dtype
+        direction = (offset / distance.unsqueeze(1)).to(dtype)
+        return Edges(source, target, direction, self.basis(distance).to(dtype), envelope.unsqueeze(1).to(dtype))
