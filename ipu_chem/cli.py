@@ -71,7 +71,8 @@ def build_parser() -> "tuple[Any, Dict[str, Callable[[Any], int]]]":
     runs.add_predict_arguments(add("predict", "Predict molecules of a SMILES or 3D file.", runs.predict))
     report = add("report", "Write report.html for one or more runs.", runs.report)
     report.add_argument("runs", nargs="+", help="folders of runs")
-    add("doctor", "Say what is installed, what is missing and how to get it.", runs.doctor)
+    doctor = add("doctor", "Say what is installed and what is missing, or how a run fits on IPUs.", runs.doctor)
+    runs.add_doctor_arguments(doctor)
     return top, commands
 
 

@@ -1,6 +1,6 @@
-"""What is installed, which devices are there, what is missing and how to get it.
+"""What is installed, which devices are there, what is missing and how to get it; and whether a run fits on IPUs.
 
-On data's way: beside it; the first command to run when something does not work.
+On data's way: beside it; the first command to run when something does not work, or before IPUs are rented.
 """
 
 import importlib
@@ -10,9 +10,10 @@ import platform
 import shutil
 import subprocess
 import sys
-from typing import List, NamedTuple, Tuple
+from typing import Any, List, NamedTuple, Optional, Tuple
 
 import ipu_chem
+from ipu_chem.config import RunConfig
 
 # Package, what it is for, how to get it.
 _PACKAGES: Tuple[Tuple[str, str, str], ...] = (
@@ -58,6 +59,72 @@ def print_diagnosis() -> int:
     for finding in findings:
         print(f"{finding.status:8}{finding.subject:{width + 2}}{finding.text}")
     return int(any(finding.status == "problem" for finding in findings))
+
+
+def print_plan(config: RunConfig, ipus: Optional[int] = None) -> int:
+    """Print whether IPUs have the run's operators, and how it fits on so many of them; needs no IPU, no data.
+
+    A configuration for just as many IPUs is judged as it is; else a layout is chosen.
+
+    Args:
+        config: of the run.
+        ipus: how many there are; None takes as many as the configuration uses.
+
+    Returns:
+        0 for a layout that fits, 1 when there is none or an operator is missing.
+
+    Raises:
+        ValueError: the configuration contradicts itself.
+    """
+    from ipu_chem.ipu.example import check_config
+    from ipu_chem.ipu.layout import Refusal
+    from ipu_chem.ipu.planner import check_layout, plan
+    from ipu_chem.ipu.table import memory_table, summary, to_yaml
+
+    report = check_config(config)
+    print(report.text())
+    configured = config.batching.replication_factor * config.ipu.ipus_per_replica
+    ipus = ipus or configured
+    task = _task(config)
+    meant_for_them = ipus == configured and (config.accelerator == "ipu" or configured > 1)
+    try:
+        if meant_for_them:
+            layout = check_layout(task, config.batching, config.ipu, config.precision)
+        else:
+            layout = plan(task, ipus, config.precision, config.ipu)
+    except Refusal as refusal:
+        if refusal.layout is not None:
+            print(f"\n{memory_table(refusal.layout)}")
+        print(f"\nrefused: {refusal}")
+        if refusal.alternative is not None:
+            print(f"\n{to_yaml(refusal.alternative)}")
+        return 1
+    print(f"\n{summary(layout)}\n\n{memory_table(layout)}\n")
+    if layout.batching.packs_per_step != config.batching.packs_per_step:
+        print(f"(the configuration has {config.batching.packs_per_step:,} packs in an optimizer step)")
+    print(f"fits {'as it is configured' if meant_for_them else 'with these options'}; sizes are estimates in MiB")
+    if not meant_for_them:
+        print(f"\n{to_yaml(layout)}")
+    return int(bool(report.findings))
+
+
+def _task(config: RunConfig) -> Any:
+    """What a configuration trains, without values: the model on the meta device, one pack of its shape."""
+    import torch
+
+    from ipu_chem.ipu.example import example_packs
+    from ipu_chem.ipu.planner import Task
+    from ipu_chem.losses import LOSSES
+    from ipu_chem.models.registry import build_model
+
+    example = example_packs(config, 1)
+    sizes = {name: value for name, value in vars(config.model).items() if name not in ("name", "readout")}
+    with torch.device("meta"):
+        model = build_model(config.model.name, example[-2].shape[-1], True, config.model.readout, **sizes)
+    batching = config.batching
+    return Task(
+        model, LOSSES[config.loss], example, config.optimizer, batching.packs_per_step, batching.device_iterations
+    )
 
 
 def _package(name: str, purpose: str, remedy: str) -> Finding:

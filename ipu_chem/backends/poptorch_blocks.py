@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from ipu_chem.backends.base import Program
 from ipu_chem.backends.ipu_options import IpuOptions
 from ipu_chem.backends.poptorch_options import stage_name
+from ipu_chem.ipu.profile import profile_blocks
+from ipu_chem.ipu.stages import Stage, check_accumulation, plan_stages, shared_blocks
 
 
 def choose_stages(
@@ -19,7 +21,7 @@ def choose_stages(
     example: Any,
     options: IpuOptions,
     gradient_accumulation: Optional[int],
-) -> List[Any]:
+) -> List[Stage]:
     """Stages of one replica, in the order of execution.
 
     Args:
@@ -32,9 +34,6 @@ def choose_stages(
     Raises:
         ValueError: the model cannot be cut into so many parts, or too few micro-batches would fill the pipeline.
     """
-    from ipu_chem.ipu.profile import profile_blocks
-    from ipu_chem.ipu.stages import check_accumulation, plan_stages, shared_blocks
-
     if not hasattr(model, "blocks"):
         raise ValueError(
             f"ipu.ipus_per_replica={options.ipus_per_replica}: {type(model).__name__} has no blocks() that say where "
@@ -53,7 +52,7 @@ def choose_stages(
     return stages
 
 
-def place_stages(poptorch: Any, model: nn.Module, stages: List[Any]) -> None:
+def place_stages(poptorch: Any, model: nn.Module, stages: List[Stage]) -> None:
     """Mark the first block of every stage: what runs from there on, until the next mark, is on the stage's IPU.
 
     What runs before the first block is on IPU 0, and so is the first stage.

@@ -147,11 +147,31 @@ def report(arguments: Any) -> int:
     return 0
 
 
-def doctor(arguments: Any) -> int:
-    """Print the diagnosis."""
-    from ipu_chem.doctor import print_diagnosis
+def add_doctor_arguments(parser: Any) -> None:
+    """Arguments of `doctor`."""
+    parser.add_argument(
+        "--config", type=str, default=None, help="YAML file or shipped recipe: say whether and how it fits on IPUs"
+    )
+    parser.add_argument(
+        "--ipus", type=int, default=None, help="IPUs that there will be, 1, 2, 4, ...; the config's own if not given"
+    )
 
-    return print_diagnosis()
+
+def doctor(arguments: Any) -> int:
+    """Print the diagnosis, or for a configuration how it fits on IPUs."""
+    from ipu_chem.doctor import print_diagnosis, print_plan
+
+    if arguments.config is None:
+        if arguments.ipus is not None:
+            raise ValueError("--ipus says on how many IPUs a run shall fit: name it with --config.")
+        return print_diagnosis()
+    import yaml
+
+    from ipu_chem.config import from_dict
+
+    path = _config_path(arguments.config)
+    _check_yaml(path)
+    return print_plan(from_dict(yaml.safe_load(path.read_text(encoding="utf-8"))), arguments.ipus)
 
 
 def _run_config(arguments: Any) -> RunConfig:

@@ -1,0 +1,251 @@
+"""A layout for a model on a number of IPUs: replicas, stages, micro-batch, what is kept where; or why there is none.
+
+On data's way: model, one micro-batch, IPUs -> [Layout] -> table, options to paste; Refusal -> the user.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ipu_chem.backends.base import Program
+from ipu_chem.backends.ipu_options import IpuOptions
+from ipu_chem.backends.options import Batching, Precision
+from ipu_chem.ipu.layout import Layout, Refusal, advice, complaint
+from ipu_chem.ipu.machine import LARGEST_MACHINE, is_power_of_two
+from ipu_chem.ipu.memory import MemoryModel
+from ipu_chem.ipu.profile import BlockProfile, meta_copy, profile_blocks, to_meta
+from ipu_chem.ipu.stages import (
+    Stage,
+    check_accumulation,
+    count_layers,
+    needed_accumulation,
+    plan_stages,
+    shared_blocks,
+)
+from ipu_chem.optim import OptimizerConfig
+
+LARGEST_MICRO_BATCH = 64  # packs; beyond it the matrix products of a pack's size fill the tiles anyway
+# The estimate is no better than its calibration (a quarter of an IPU either way): micro-batches do not grow into the
+# last tenth.
+COMFORTABLE_SHARE = 0.9
+
+
+@dataclass(frozen=True)
+class Task:
+    """What shall be trained; profiles are measured once for every micro-batch size and format.
+
+    Attributes:
+        model: on any device, the meta device too.
+        loss: as of `Backend.compile`.
+        example: any number of packs.
+        optimizer: its state takes memory.
+        packs_per_step: packs that an optimizer step shall have, kept as nearly as a layout can; 0 is free.
+        device_iterations: optimizer steps in one call.
+    """
+
+    model: nn.Module
+    loss: Callable[..., Tensor]
+    example: Any
+    optimizer: OptimizerConfig = OptimizerConfig()
+    packs_per_step: int = 0
+    device_iterations: int = 1
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_known", {})
+
+    def profiles(self, weights: str, micro_batch_size: int) -> List[BlockProfile]:
+        """Of every block at a micro-batch size, with weights in a format."""
+        known: Dict[Any, List[BlockProfile]] = getattr(self, "_known")  # noqa: B009 - set past the frozen fields
+        key = (weights, micro_batch_size)
+        if key not in known:
+            twin = meta_copy(Program(self.model, self.loss), getattr(torch, weights))
+            known[key] = profile_blocks(twin, to_meta(self.example, micro_batch_size))
+        return known[key]
+
+
+def plan(task: Task, ipus: int, precision: Optional[Precision] = None, options: Optional[IpuOptions] = None) -> Layout:
+    """The layout with the fewest IPUs a replica, then the least that slows training down, then the largest micro-batch.
+
+    Args:
+        task: what shall be trained.
+        ipus: to use, all of them; a power of two.
+        precision: number formats.
+        options: whatever the layout does not decide is taken from them.
+
+    Raises:
+        ValueError: ipus is no power of two.
+        Refusal: nothing fits; names the stage, and the next larger layout or other formats that do.
+    """
+    if not is_power_of_two(ipus):
+        raise ValueError(f"--ipus {ipus}: IPUs are lent in powers of two; use 1, 2, 4, 8, 16, 64, ...")
+    precision = precision or Precision()
+    options = options or IpuOptions()
+    nearest: List[Layout] = []
+    found = _search(task, ipus, precision, options, nearest)
+    if found is not None:
+        return found
+    alternative = _next_machine(task, ipus, precision, options)
+    closest = min(nearest, key=lambda layout: layout.fullest.share)
+    counted = f"{ipus} IPU{'s' if ipus > 1 else ''}"
+    raise Refusal(
+        f"no layout on {counted} fits. Nearest: {complaint(closest)}{advice(alternative)}", closest, alternative
+    )
+
+
+def check_layout(task: Task, batching: Batching, options: IpuOptions, precision: Optional[Precision] = None) -> Layout:
+    """Judge a layout as it is.
+
+    Raises:
+        ValueError: the model cannot be cut like that, or too few micro-batches would fill the pipeline.
+        Refusal: it does not fit; names the stage and the next layout that does on as many IPUs, or on more.
+    """
+    precision = precision or Precision()
+    layout = _layout(task, batching, options, precision)
+    check_accumulation(layout.stages, batching.gradient_accumulation, options.execution)
+    if layout.fits:
+        return layout
+    alternative = next((other for other in _relieved(task, layout) if other.fits), None)
+    if alternative is None:
+        try:
+            alternative = plan(task, layout.ipus, precision, options)
+        except Refusal as refusal:
+            alternative = refusal.alternative
+    raise Refusal(f"this layout does not fit: {complaint(layout)}{advice(alternative)}", layout, alternative)
+
+
+def _search(
+    task: Task, ipus: int, precision: Precision, options: IpuOptions, nearest: Optional[List[Layout]] = None
+) -> Optional[Layout]:
+    """The first layout that fits, cheapest first; what did not fit is added to `nearest`."""
+    per_replica = 1
+    while per_replica <= ipus:
+        for choice in _choices(options, per_replica, ipus // per_replica):
+            layout = _balanced(task, choice, ipus // per_replica, 1, precision)
+            if layout is not None and layout.fits:
+                return _with_largest_micro_batch(task, layout)
+            if layout is not None and nearest is not None:
+                nearest.append(layout)
+        per_replica *= 2
+    return None
+
+
+def _choices(options: IpuOptions, per_replica: int, replicas: int) -> Iterator[IpuOptions]:
+    """Options in the order of what they cost: exchange once a step, the host once a step, a third more compute."""
+    fresh = replace(
+        options,
+        ipus_per_replica=per_replica,
+        layers_per_ipu=None,
+        available_memory_proportion=None,
+        io_tiles=options.io_tiles if per_replica == 1 else 0,
+        optimizer_state_offchip=False,
+        replicated_tensor_sharding=False,
+    )
+    several = replicas > 1
+    for recompute in (False, True) if fresh.is_pipeline else (options.recompute,):
+        kept = replace(fresh, recompute=recompute)
+        yield kept
+        if several:
+            yield replace(kept, replicated_tensor_sharding=True)
+        yield replace(kept, optimizer_state_offchip=True, replicated_tensor_sharding=several)
+
+
+def _balanced(
+    task: Task, options: IpuOptions, replicas: int, micro_batch_size: int, precision: Precision
+) -> Optional[Layout]:
+    """A layout with stages of equal cost that fit, or if none do, of equal cost; None if there are too few blocks."""
+    profiles = task.profiles(precision.weights, micro_batch_size)
+    shared = shared_blocks(task.model)
+    names = [profile.name for profile in profiles]
+    costs = [float(profile.flops) for profile in profiles]
+    batching = Batching(micro_batch_size, 1, replicas, task.device_iterations)
+    model = MemoryModel(profiles, options, batching, precision, task.optimizer)
+    ipus = options.ipus_per_replica
+    returning = next((names.index(group[0]) for group in shared if group[-1] == names[-1]), None)
+    count = ipus + int(returning is not None)
+
+    def fits(stage: int, first: int, stop: int) -> bool:
+        spans = [(stage, first, stop)]
+        if returning is not None and first <= returning < stop:
+            spans.append((count - 1, len(names) - 1, len(names)))
+        return model.ipu(stage, spans, count).fits
+
+    for condition in (fits, None):
+        try:
+            stages = plan_stages(names, costs, ipus, None, shared, condition)
+        except ValueError:
+            continue
+        layers = count_layers(stages, names) if ipus > 1 else None
+        batching = _fill(task, batching, stages, options)
+        return Layout(
+            batching, replace(options, layers_per_ipu=layers), precision, tuple(stages), tuple(model.layout(stages))
+        )
+    return None
+
+
+def _fill(task: Task, batching: Batching, stages: Sequence[Stage], options: IpuOptions) -> Batching:
+    """The accumulation that keeps the optimizer step's packs as they are, or as few as the pipeline takes."""
+    needed = needed_accumulation(stages, options.execution)
+    together = batching.micro_batch_size * batching.replication_factor
+    return replace(batching, gradient_accumulation=max(needed, round(task.packs_per_step / together)))
+
+
+def _with_largest_micro_batch(task: Task, layout: Layout) -> Layout:
+    """The same with micro-batches as large as memory and the packs of a step allow."""
+    while layout.batching.micro_batch_size < LARGEST_MICRO_BATCH:
+        size = 2 * layout.batching.micro_batch_size
+        needed = needed_accumulation(layout.stages, layout.options.execution)
+        if task.packs_per_step and size * layout.batching.replication_factor * needed > task.packs_per_step:
+            break
+        options = replace(layout.options, layers_per_ipu=None)
+        larger = _balanced(task, options, layout.batching.replication_factor, size, layout.precision)
+        if larger is None or larger.fullest.share > COMFORTABLE_SHARE:
+            break
+        layout = larger
+    return layout
+
+
+def _layout(task: Task, batching: Batching, options: IpuOptions, precision: Precision) -> Layout:
+    """A layout as asked for, whether it fits or not."""
+    profiles = task.profiles(precision.weights, batching.micro_batch_size)
+    names = [profile.name for profile in profiles]
+    costs = [float(profile.flops) for profile in profiles]
+    stages = plan_stages(names, costs, options.ipus_per_replica, options.layers_per_ipu, shared_blocks(task.model))
+    model = MemoryModel(profiles, options, batching, precision, task.optimizer)
+    return Layout(batching, options, precision, tuple(stages), tuple(model.layout(stages)))
+
+
+def _relieved(task: Task, layout: Layout) -> Iterator[Layout]:
+    """The same IPUs and stages with less on the chip: smaller micro-batches, then the optimizer's state elsewhere."""
+    batching, options = layout.batching, layout.options
+    while batching.micro_batch_size > 1 and batching.micro_batch_size % 2 == 0:
+        batching = replace(
+            batching,
+            micro_batch_size=batching.micro_batch_size // 2,
+            gradient_accumulation=2 * batching.gradient_accumulation,
+        )
+        yield _layout(task, batching, options, layout.precision)
+    several = batching.replication_factor > 1
+    if several and not options.replicated_tensor_sharding:
+        yield _layout(task, batching, replace(options, replicated_tensor_sharding=True), layout.precision)
+    if not options.optimizer_state_offchip:
+        options = replace(options, optimizer_state_offchip=True, replicated_tensor_sharding=several)
+        yield _layout(task, batching, options, layout.precision)
+    if options.is_pipeline and not options.recompute:
+        yield _layout(task, batching, replace(options, recompute=True), layout.precision)
+
+
+def _next_machine(task: Task, ipus: int, precision: Precision, options: IpuOptions) -> Optional[Layout]:
+    """The smallest number of IPUs that does; if none, the same with 16-bit numbers."""
+    formats = [precision]
+    if precision.accumulation != "float16":
+        formats.append(replace(precision, weights="float16", accumulation="float16"))
+    for number, tried in enumerate(formats):
+        count = ipus if number else 2 * ipus
+        while count <= LARGEST_MACHINE:
+            found = _search(task, count, tried, options)
+            if found is not None:
+                return found
+            count *= 2
+    return None

@@ -1,0 +1,251 @@
+"""What every block of a model weighs: parameters, activations, what it hands on, and its work.
+
+The model runs once on torch's meta device, where tensors have shapes but no values: no memory, no time,
+the same on every machine. A 1.2-billion-parameter model takes a second.
+
+On data's way: Program, one micro-batch -> [BlockProfile] -> memory estimate, stages.
+"""
+
+import copy
+from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Set
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+# Operators whose work is a matrix product: multiply-adds are the size of the result times the inner dimension.
+_PRODUCTS = {"mm": 0, "bmm": 0, "addmm": 1, "baddbmm": 1}  # name -> position of the first factor
+_RANDOM = ("bernoulli", "native_dropout", "rand", "normal", "uniform")
+
+
+class BlockProfile(NamedTuple):
+    """One block of a model in one forward pass of one micro-batch.
+
+    Attributes:
+        name: of the submodule; empty for a model that cannot be cut.
+        parameters: trained numbers that this block is the first to use.
+        parameter_bytes: their size in the model's format.
+        constant_bytes: buffers and frozen parameters that this block is the first to use.
+        activation_bytes: what the backward pass needs of this block.
+        host_bytes: tensors of the batch that this block is the first to use, and results, for the last one.
+        output_bytes: what a cut behind this block hands on, for whichever later block.
+        flops: floating-point operations; 1 an element where there is no matrix product.
+    """
+
+    name: str
+    parameters: int
+    parameter_bytes: int
+    constant_bytes: int
+    activation_bytes: int
+    host_bytes: int
+    output_bytes: int
+    flops: int
+
+
+def profile_blocks(program: nn.Module, example: Any) -> List[BlockProfile]:
+    """Measure every block of ``program.model.blocks()`` in the formats that the parameters have.
+
+    What runs before the first block counts to it, what runs between two to the earlier one, the loss to the last.
+
+    Args:
+        program: `backends.base.Program`: module with ``model``; forward takes a batch. It is left as it is.
+        example: one micro-batch, a NamedTuple of tensors on any device.
+
+    Raises:
+        ValueError: blocks() names no submodule, or forward does not call the blocks one after the other.
+    """
+    twin = meta_copy(program)
+    names = block_names(twin.model)
+    modules = dict(twin.model.named_modules())
+    for name in names:
+        if name not in modules:
+            raise ValueError(f"blocks() of {type(twin.model).__name__} names {name!r}, which is no submodule of it.")
+    batch = to_meta(example)
+    recorder = _Recorder(twin, batch, len(names))
+    handles = [
+        modules[name].register_forward_pre_hook(recorder.enters(index, name)) for index, name in enumerate(names)
+    ]
+    try:
+        with recorder, torch.autograd.graph.saved_tensors_hooks(recorder.save, lambda kept: kept):
+            results = twin(batch)
+    finally:
+        for handle in handles:
+            handle.remove()
+    if recorder.called != len(names):
+        raise ValueError(f"forward of {type(twin.model).__name__} does not call the block {names[recorder.called]!r}.")
+    return recorder.profiles(names, results)
+
+
+def block_names(model: nn.Module) -> List[str]:
+    """`model.blocks()`, or one nameless block, the whole model, where there is no such method."""
+    blocks = getattr(model, "blocks", None)
+    return [""] if blocks is None else list(blocks())
+
+
+def meta_copy(module: nn.Module, parameters: Optional[torch.dtype] = None) -> nn.Module:
+    """A copy without values, on the meta device; shared parameters stay shared.
+
+    Args:
+        module: on any device.
+        parameters: format of the copy's floating-point parameters; None keeps each one's.
+    """
+    # Whatever deepcopy finds in its memo it does not copy: billions of values are never touched.
+    memo: Dict[int, Any] = {}
+    for weight in module.parameters():
+        kept = parameters is None or not weight.is_floating_point()
+        values = torch.empty_like(weight, device="meta", dtype=weight.dtype if kept else parameters)
+        memo[id(weight)] = nn.Parameter(values, requires_grad=weight.requires_grad)
+    for buffer in module.buffers():
+        memo[id(buffer)] = torch.empty_like(buffer, device="meta")
+    return copy.deepcopy(module, memo)
+
+
+def to_meta(batch: Any, packs: Optional[int] = None) -> Any:
+    """The same NamedTuple of tensors on the meta device, with another number of packs if that is given."""
+    return type(batch)(
+        *[
+            torch.empty((packs or field.shape[0],) + tuple(field.shape[1:]), dtype=field.dtype, device="meta")
+            for field in batch
+        ]
+    )
+
+
+class _Recorder(TorchDispatchMode):
+    """Watches operators: who makes and who uses every storage, what is saved, and how much work it is."""
+
+    def __init__(self, twin: nn.Module, batch: Any, blocks: int) -> None:
+        super().__init__()
+        self.called = 0
+        self._alive: List[Any] = []  # an address means one storage only as long as nothing is freed
+        self._made: Dict[int, int] = {}
+        self._last_use: Dict[int, int] = {}
+        self._bytes: Dict[int, int] = {}
+        self._fixed: Set[int] = set()  # storages that are no activation: parameters, buffers, the batch
+        self._random: Set[int] = set()
+        self._saved: Set[int] = set()
+        self._weights = {self._storage(weight): weight for weight in twin.parameters()}
+        self._constants = {self._storage(buffer): buffer for buffer in twin.buffers()}
+        self._inputs = {self._storage(field): field for field in batch}
+        self._fixed.update(self._weights, self._constants, self._inputs)
+        self._activations = [0] * blocks
+        self._flops = [0] * blocks
+
+    def enters(self, index: int, name: str) -> Any:
+        """A forward pre-hook of one block."""
+
+        def hook(module: nn.Module, arguments: Any) -> None:
+            if index != self.called:
+                raise ValueError(
+                    f"forward calls the block {name!r} as number {self.called}, blocks() has it as number {index}: "
+                    "a pipeline needs blocks that run once each, in order."
+                )
+            self.called += 1
+
+        return hook
+
+    @property
+    def _block(self) -> int:
+        return max(self.called - 1, 0)
+
+    def save(self, tensor: Tensor) -> Tensor:
+        """Called by autograd with whatever it keeps for the backward pass."""
+        key = self._storage(tensor)
+        # Random numbers are drawn again from their seed in the backward pass, PopART keeps none.
+        if key not in self._saved and key not in self._fixed and key not in self._random:
+            self._saved.add(key)
+            self._activations[self._block] += self._bytes[key]
+        return tensor
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        try:
+            result = func(*args, **kwargs)
+        except NotImplementedError:  # torch 2.0 knows the shapes of most operators' results, not of all
+            result = _map(lambda tensor: tensor.to("meta"), func(*_map(_zeros, args), **_map(_zeros, kwargs)))
+        used = {self._storage(tensor) for tensor in _tensors((args, kwargs))}
+        for key in used:
+            self._made.setdefault(key, self._block)
+            self._last_use[key] = max(self._last_use.get(key, 0), self._block)
+        name = func._schema.name.split("::")[-1]
+        for tensor in _tensors(result):
+            key = self._storage(tensor)
+            if name.startswith(_RANDOM) and (name != "native_dropout" or tensor.dtype == torch.bool):
+                self._random.add(key)
+            self._made.setdefault(key, self._block)
+            self._last_use.setdefault(key, self._block)
+            if key not in used:  # a view is no work
+                self._flops[self._block] += tensor.numel()
+        if name in _PRODUCTS:
+            factor = args[_PRODUCTS[name]]
+            self._flops[self._block] += (2 * factor.shape[-1] - 1) * result.numel()
+        return result
+
+    def profiles(self, names: List[str], results: Any) -> List[BlockProfile]:
+        """What was seen, block by block."""
+        last = len(names) - 1
+        handed_on = [0] * len(names)
+        for key, made in self._made.items():
+            if key not in self._weights and key not in self._constants:
+                for block in range(made, self._last_use[key]):
+                    handed_on[block] += self._bytes[key]
+        returned = sum(self._bytes[self._storage(tensor)] for tensor in _tensors(results))
+        found = []
+        for block, name in enumerate(names):
+            trained = [w for key, w in self._weights.items() if self._owner(key, last) == block and w.requires_grad]
+            frozen = [w for key, w in self._weights.items() if self._owner(key, last) == block and not w.requires_grad]
+            frozen += [buffer for key, buffer in self._constants.items() if self._made.get(key) == block]
+            host = [field for key, field in self._inputs.items() if self._made.get(key) == block]
+            found.append(
+                BlockProfile(
+                    name,
+                    parameters=sum(weight.numel() for weight in trained),
+                    parameter_bytes=sum(_size(weight) for weight in trained),
+                    constant_bytes=sum(_size(constant) for constant in frozen),
+                    activation_bytes=self._activations[block],
+                    host_bytes=sum(_size(field) for field in host) + (returned if block == last else 0),
+                    output_bytes=handed_on[block],
+                    flops=self._flops[block],
+                )
+            )
+        return found
+
+    def _owner(self, key: int, last: int) -> int:
+        """The first user of a parameter; one that nothing uses takes memory nevertheless."""
+        return self._made.get(key, last)
+
+    def _storage(self, tensor: Tensor) -> int:
+        storage = tensor.untyped_storage()
+        key = storage._cdata
+        if key not in self._bytes:
+            self._alive.append(storage)
+            self._bytes[key] = storage.nbytes()
+        return key
+
+
+def _size(tensor: Tensor) -> int:
+    return tensor.numel() * tensor.element_size()
+
+
+def _zeros(tensor: Tensor) -> Tensor:
+    return torch.zeros(tensor.shape, dtype=tensor.dtype) if tensor.is_meta else tensor
+
+
+def _map(function: Callable[[Tensor], Tensor], value: Any) -> Any:
+    """The same nested lists, tuples and dicts with a function of every tensor."""
+    if isinstance(value, Tensor):
+        return function(value)
+    if isinstance(value, dict):
+        return {key: _map(function, part) for key, part in value.items()}
+    return type(value)(_map(function, part) for part in value) if isinstance(value, (list, tuple)) else value
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    """Every tensor in nested lists, tuples and dicts."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, dict):
+        for part in value.values():
+            yield from _tensors(part)
+    elif isinstance(value, (list, tuple)):
+        for part in value:
+            yield from _tensors(part)
