@@ -79,11 +79,12 @@ class ModelConfig:
     """Architecture and size.
 
     Attributes:
-        name: schnet.
+        name: schnet or painn.
         hidden_features: features of an atom.
-        num_filters: features of a message.
+        num_filters: features of a message (schnet).
         num_interactions: message-passing blocks.
-        num_gaussians: Gaussians that distances are expanded in.
+        num_gaussians: Gaussians that distances are expanded in (schnet).
+        num_radial: waves that distances are expanded in (painn).
         cutoff: Å, longest edge.
         readout: sum, mean, or auto (sum for extensive targets).
     """
@@ -93,6 +94,7 @@ class ModelConfig:
     num_filters: int = 128
     num_interactions: int = 3
     num_gaussians: int = 50
+    num_radial: int = 20
     cutoff: float = 5.0
     readout: str = "auto"
 

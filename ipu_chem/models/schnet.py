@@ -19,6 +19,7 @@ from ipu_chem.models.layers import (
     cosine_cutoff,
     flat_index,
     keep,
+    read_out,
     sum_into,
 )
 
@@ -143,8 +144,7 @@ class SchNet(nn.Module):
         Returns:
             [B, G, T], exactly 0 in padding slots.
         """
-        num_packs, num_nodes = z.shape
-        num_graphs = graph_mask.shape[1]
+        num_nodes = z.shape[1]
         # Padding may hold anything, NaN included; from here on it holds zeros.
         z = keep(z.to(torch.int64), node_mask).reshape(-1)
         pos = keep(pos, node_mask.unsqueeze(-1)).reshape(-1, 3)
@@ -166,11 +166,4 @@ class SchNet(nn.Module):
         if self.atom_references is not None:
             per_atom = per_atom + self.atom_references.to(per_atom.dtype).index_select(0, z)
 
-        real = node_mask.reshape(-1, 1).to(per_atom.dtype)
-        owner = flat_index(graph_index, num_graphs)
-        total = sum_into(per_atom * real, owner, num_packs * num_graphs)
-        if self.readout == "mean":
-            atoms = sum_into(real, owner, num_packs * num_graphs)
-            total = total / torch.clamp(atoms, min=1.0)
-        total = total.reshape(num_packs, num_graphs, -1)
-        return total * graph_mask.unsqueeze(-1).to(total.dtype)
+        return read_out(per_atom, graph_index, node_mask, graph_mask, self.readout == "mean")

@@ -56,7 +56,8 @@ def train(config: RunConfig, resume: bool = False) -> Dict[str, Any]:
     state: Dict[str, Any] = {}
     if resume:
         _, state = load_checkpoint(last)
-        check_resumable(state["config"], to_dict(config))
+        # Options that are newer than the run had their default then.
+        check_resumable(to_dict(from_dict(state["config"])), to_dict(config))
     data = _load_together(config, backend.world, resume, state.get("standardizer"))
     if resume:
         _check_same_data(state, data)

@@ -205,6 +205,16 @@ def test_more_epochs_continue_a_finished_run(options, make_config):
     assert train(make_config(options), resume=True)["epoch"] == 5
 
 
+def test_a_run_from_before_an_option_was_there_resumes(options, make_config):
+    train(make_config(options))
+    path = Path(options["out"]) / "checkpoints" / "last.safetensors"
+    tensors, state = load_checkpoint(path)
+    del state["config"]["model"]["num_radial"], state["config"]["precision"], state["config"]["training"]["prefetch"]
+    save_checkpoint(path, tensors, state)
+    options["training"]["epochs"] = 4
+    assert train(make_config(options), resume=True)["epoch"] == 4
+
+
 def test_a_second_run_in_the_same_folder_is_refused(options, make_config):
     train(make_config(options))
     with pytest.raises(ValueError, match="holds a run already; continue it with"):
