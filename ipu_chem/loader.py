@@ -1,9 +1,11 @@
 """From a store and a plan to batches: the last host step before the device.
 
-On data's way: Store + PackingPlan + standardised targets -> PackLoader -> GraphPack (or NodePack) -> Backend.
+On data's way: Store + PackingPlan + standardised targets -> PackLoader -> GraphPack (or NodePack) -> Backend;
+token ids + PackingPlan -> TokenLoader (`ipu_chem.token_loader`) -> TokenPack -> Backend.
 """
 
-from typing import Iterator, Tuple, Union
+from abc import ABC, abstractmethod
+from typing import Any, Iterator, Tuple
 
 import numpy as np
 import torch
@@ -14,55 +16,38 @@ from packing import Budget, Epoch, PackingPlan, Ragged
 from packing.collate import collate_graphs
 from packing.store import Store
 
-Pack = Union[GraphPack, NodePack]
 Packs = Tuple[np.ndarray, np.ndarray]  # positions of molecules, one pack after the other, and offsets [P + 1]
 
 
-class PackLoader:
-    """Batches of one split of a data set, always of the same shape."""
+class Loader(ABC):
+    """Batches of one split of a data set, always of the same shape; subclasses say what a pack holds."""
 
-    def __init__(
-        self,
-        store: Store,
-        items: np.ndarray,
-        plan: PackingPlan,
-        targets: np.ndarray,
-        budget: Budget,
-        batching: Batching,
-        world: World = ALONE,
-    ) -> None:
+    def __init__(self, items: np.ndarray, plan: PackingPlan, budget: Budget, batching: Batching, world: World) -> None:
         """Bind a split to its plan.
 
         Args:
-            store: molecules with the axes "nodes" and "edges" and the fields z, pos and edge_index.
-            items: [K] integer, which molecules of the store make up the split.
+            items: [K] integer, which molecules of the data make up the split.
             plan: packs of those molecules, in the order of ``items``.
-            targets: [I, T] standardised targets of the whole store; NaN where a label is missing.
-            budget: shape of a pack: nodes, graphs, and edges unless the device is to find them (`NodePack`).
+            budget: shape of a pack.
             batching: how many packs a call of all processes together takes.
             world: this process among them; its batches hold the packs of its own replicas.
 
         Raises:
-            ValueError: plan, targets and split differ in length, or the plan does not fit the budget.
+            ValueError: plan and split differ in length, or the plan does not fit the budget.
         """
-        if len(items) != len(plan.sizes) or len(targets) != len(store):
+        if len(items) != len(plan.sizes):
             raise ValueError(
-                f"a split of {len(items)} molecules and a plan for {len(plan.sizes)}, a store of {len(store)} "
-                f"and targets for {len(targets)}: these do not belong together."
+                f"a split of {len(items)} molecules and a plan for {len(plan.sizes)}: these do not belong together."
             )
         for name, fill in plan.fills.items():
             if name in budget and len(fill) and fill.max() > budget[name]:
                 raise ValueError(f"the plan fills {fill.max()} {name} of a pack, its shape has {budget[name]}.")
-        self.nodes = {"z": store.ragged("z"), "pos": store.ragged("pos")}
-        self.edge_index = store.ragged("edge_index") if "edges" in budget else None
         self.items = np.asarray(items)
         self.plan = plan
         self.budget = budget
         self.batching = batching
         self.world = world
         self._local = batching.for_one_of(world)
-        self._known = np.isfinite(targets)
-        self._y = np.where(self._known, targets, 0.0).astype(np.float32)
 
     @property
     def calls_per_epoch(self) -> int:
@@ -86,7 +71,7 @@ class PackLoader:
                 f"a call; lower batching.device_iterations to {max(self.plan.num_packs, 1)} or less."
             )
 
-    def epoch(self, seed: int, epoch: int, first_call: int = 0) -> Iterator[Tuple[Pack, int]]:
+    def epoch(self, seed: int, epoch: int, first_call: int = 0) -> Iterator[Tuple[Any, int]]:
         """Training batches, each with its number of molecules in all processes together.
 
         Args:
@@ -99,7 +84,7 @@ class PackLoader:
             packs = order.slice(call * size, (call + 1) * size)
             yield self._training_batch(packs), len(packs[0])
 
-    def evaluation(self) -> Iterator[Tuple[Pack, np.ndarray]]:
+    def evaluation(self) -> Iterator[Tuple[Any, np.ndarray]]:
         """Every molecule once, each batch with the positions of its molecules in the split.
 
         ``prediction[batch.graph_mask]`` is in the order of those positions.
@@ -108,18 +93,18 @@ class PackLoader:
         order = self.plan.in_order(multiple=size)
         for start in range(0, len(order), size):
             packs = order.slice(start, start + size)
-            yield self._collate(packs, self._labels_of(packs, 1)), packs[0]
+            yield self._collate(packs, self._labels_of_steps(packs, 1)), packs[0]
 
-    def example(self, training: bool) -> Pack:
+    def example(self, training: bool) -> Any:
         """A batch of real molecules in the shape of every other."""
         size = self.batching.packs_per_call if training else self._local.packs_per_evaluation
         order: Epoch = self.plan.in_order(multiple=size)
         packs = order.slice(0, size)
-        return self._training_batch(packs) if training else self._collate(packs, self._labels_of(packs, 1))
+        return self._training_batch(packs) if training else self._collate(packs, self._labels_of_steps(packs, 1))
 
-    def _training_batch(self, packs: Packs) -> Pack:
+    def _training_batch(self, packs: Packs) -> Any:
         """This process's part of the packs of a call, whose weights count the labels of all processes."""
-        labels = self._labels_of(packs, self.batching.device_iterations)
+        labels = self._labels_of_steps(packs, self.batching.device_iterations)
         if self.world.size > 1:
             batching, local = self.batching, self._local.replication_factor
             order = np.arange(batching.packs_per_call).reshape(
@@ -130,20 +115,78 @@ class PackLoader:
             packs = (taken.values, taken.offsets)
         return self._collate(packs, labels)
 
-    def _labels_of(self, packs: Packs, steps: int) -> np.ndarray:
+    def _labels_of_steps(self, packs: Packs, steps: int) -> np.ndarray:
         """How many labels each of ``steps`` equal parts of the packs has, [steps]."""
         positions, offsets = packs
-        per_item = self._known[self.items[positions]].sum(1)
-        before = np.concatenate([[0], np.cumsum(per_item)])
+        before = np.concatenate([[0], np.cumsum(self._labels_of(self.items[positions]))])
         return np.diff(before[offsets[:: (len(offsets) - 1) // steps]])
 
-    def _collate(self, packs: Packs, labels_of_steps: np.ndarray) -> Pack:
+    @abstractmethod
+    def _labels_of(self, items: np.ndarray) -> np.ndarray:
+        """How many labels each molecule has, [K]."""
+
+    @abstractmethod
+    def _collate(self, packs: Packs, labels_of_steps: np.ndarray) -> Any:
         """Arrays of the packs as tensors; over each step, weights of all processes sum to 1."""
+
+
+class PackLoader(Loader):
+    """Batches of molecules as graphs."""
+
+    def __init__(
+        self,
+        store: Store,
+        items: np.ndarray,
+        plan: PackingPlan,
+        targets: np.ndarray,
+        budget: Budget,
+        batching: Batching,
+        world: World = ALONE,
+    ) -> None:
+        """Bind a split of a store to its plan and its labels.
+
+        Args:
+            store: molecules with the axes "nodes" and "edges" and the fields z, pos and edge_index.
+            items: see `Loader`.
+            plan: see `Loader`.
+            targets: [I, T] standardised targets of the whole store; NaN where a label is missing.
+            budget: shape of a pack: nodes, graphs, and edges unless the device is to find them (`NodePack`).
+            batching: see `Loader`.
+            world: see `Loader`.
+
+        Raises:
+            ValueError: plan, targets and split differ in length, or the plan does not fit the budget.
+        """
+        super().__init__(items, plan, budget, batching, world)
+        if len(targets) != len(store):
+            raise ValueError(f"a store of {len(store)} and targets for {len(targets)}: these do not belong together.")
+        self.nodes = {"z": store.ragged("z"), "pos": store.ragged("pos")}
+        self.edge_index = store.ragged("edge_index") if "edges" in budget else None
+        self._known = np.isfinite(targets)
+        self._y = np.where(self._known, targets, 0.0).astype(np.float32)
+
+    def _labels_of(self, items: np.ndarray) -> np.ndarray:
+        return self._known[items].sum(1)
+
+    def _collate(self, packs: Packs, labels_of_steps: np.ndarray) -> Any:
         positions, offsets = packs
         labels = {"y": self._y, "weight": self._known}
         arrays = collate_graphs((self.items[positions], offsets), self.budget, self.nodes, self.edge_index, labels)
-        weight = arrays["weight"].reshape(len(labels_of_steps), -1).astype(np.float64)
-        weight = weight / np.maximum(labels_of_steps, 1.0)[:, None]
-        arrays["weight"] = weight.reshape(arrays["weight"].shape).astype(np.float32)
+        arrays["weight"] = weights_of(arrays["weight"], labels_of_steps)
         kind = NodePack if self.edge_index is None else GraphPack
         return kind(**{name: torch.from_numpy(arrays[name]) for name in kind._fields})
+
+
+def weights_of(counts: np.ndarray, labels_of_steps: np.ndarray) -> np.ndarray:
+    """What each label weighs in the mean of its optimizer step.
+
+    Args:
+        counts: [B, ...] bool or 0 and 1, whether there is a label; packs of step after step.
+        labels_of_steps: [steps] labels of each step, in all processes together.
+
+    Returns:
+        [B, ...] float32.
+    """
+    weight = counts.reshape(len(labels_of_steps), -1).astype(np.float64)
+    weight = weight / np.maximum(labels_of_steps, 1.0)[:, None]
+    return weight.reshape(counts.shape).astype(np.float32)

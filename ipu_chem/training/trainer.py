@@ -1,6 +1,6 @@
 """The training loop: the same for every device, resumable to the bit, stopped by a signal without loss.
 
-On data's way: PackLoader -> Backend.train_step -> losses -> evaluation -> metrics, checkpoints -> report.
+On data's way: Loader -> Backend.train_step -> losses -> evaluation -> metrics, checkpoints -> report.
 """
 
 import math
@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from ipu_chem.backends.base import Backend
 from ipu_chem.config import TrainingConfig
-from ipu_chem.loader import PackLoader
+from ipu_chem.loader import Loader
 from ipu_chem.optim import Schedule
 from ipu_chem.prefetch import prefetched
 from ipu_chem.training.checkpoint import load_checkpoint, random_state, restore_random_state, save_checkpoint
@@ -54,7 +54,7 @@ class Trainer:
         self,
         config: TrainingConfig,
         backend: Backend,
-        train: PackLoader,
+        train: Loader,
         validation: Optional[Evaluator],
         schedule: Schedule,
         folder: Path,
