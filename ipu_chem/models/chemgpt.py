@@ -108,12 +108,12 @@ class Layer(nn.Module):
 
 
 class Head(nn.Module):
-    """Last normalization and the projection on the vocabulary, with the symbols' embedding as its weight."""
+    """Last normalization and the projection on the vocabulary."""
 
     def __init__(self, weight: nn.Parameter) -> None:
         super().__init__()
         self.ln_f = LayerNorm(weight.shape[1])
-        self.weight = weight  # [V, F], tied
+        self.weight = weight  # [V, F]; the symbols' embedding itself when tied
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, S, F] -> logits [B, S, V], float32 at least."""
@@ -132,6 +132,7 @@ class ChemGPT(nn.Module):
         num_layers: int = 0,
         num_heads: int = 0,
         scale_attention: bool = False,
+        tie_embeddings: bool = True,
     ) -> None:
         """Build the network with fresh weights.
 
@@ -143,6 +144,8 @@ class ChemGPT(nn.Module):
             num_layers: in place of 24; 0 keeps that.
             num_heads: H, in place of 16; 0 keeps that.
             scale_attention: divide scores by the root of a head's width, as most models do and GPT-Neo does not.
+            tie_embeddings: the head's weight is the symbols' embedding. In a pipeline the last stage then returns to
+                the first IPU; a head with a weight of its own saves that way, and V is small.
 
         Raises:
             ValueError: the size is unknown or a number out of range.
@@ -162,13 +165,14 @@ class ChemGPT(nn.Module):
         self.layers = nn.ModuleList(
             [Layer(hidden_features, num_heads, scale_attention) for _ in range(num_layers or _LAYERS)]
         )
-        self.head = Head(self.embedding.wte.weight)
+        symbols = self.embedding.wte.weight
+        self.head = Head(symbols if tie_embeddings else nn.Parameter(torch.empty_like(symbols)))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Normal weights of standard deviation 0.02, zero biases; normalizations change nothing at first."""
         for module in self.modules():
-            if isinstance(module, (nn.Linear, nn.Embedding)):
+            if isinstance(module, (nn.Linear, nn.Embedding, Head)):
                 nn.init.normal_(module.weight, std=0.02)
             if isinstance(module, nn.Linear) and module.bias is not None:
                 nn.init.zeros_(module.bias)
@@ -176,7 +180,7 @@ class ChemGPT(nn.Module):
     def blocks(self) -> List[str]:
         """Names of the submodules at which a pipeline may be cut, in the order of execution.
 
-        The first and the last share the symbols' embedding.
+        The first and the last share the symbols' embedding if it is tied.
         """
         return ["embedding"] + [f"layers.{i}" for i in range(len(self.layers))] + ["head"]
 
