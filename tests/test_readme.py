@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import poprun
 from ipu_chem.cli import build_parser
 from ipu_chem.commands.runs import expand_config, recipes
+from ipu_chem.config import keys
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -38,6 +40,13 @@ def test_commands_parse(words, tmp_path, monkeypatch):
     parser, commands = build_parser()
     arguments = parser.parse_args(expand_config(words[1:]))
     assert arguments.command == words[1] and words[1] in commands
+
+
+def test_options_and_launchers_named_in_passing_are_there():
+    options = set(re.findall(r"--(\w+\.\w+)", README))
+    assert len(options) > 10 and not options - set(keys())
+    launched = re.findall(r"`(poprun [^`]+)`", README)
+    assert launched and all(poprun.parse(shlex.split(command)).program for command in launched)
 
 
 def test_every_command_is_shown():

@@ -41,6 +41,7 @@ class Backend(ABC):
 
     name: str
     world: World = ALONE  # the processes that train together; `Batching` counts the replicas of all of them
+    compiles_only: bool = False  # whether `compile` is all that can be done here: it leaves programs for other machines
 
     @abstractmethod
     def compile(

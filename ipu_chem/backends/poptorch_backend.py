@@ -85,6 +85,7 @@ class PopTorchBackend(Backend):
         """
         self.options = options or IpuOptions()
         self.precision = precision or Precision()
+        self.compiles_only = self.options.offline is not None
         self._poptorch = _poptorch()
         self._popdist = _popdist()
         if self._popdist is not None:
@@ -126,7 +127,7 @@ class PopTorchBackend(Backend):
         program = _TrainingProgram(model, loss, self._overlap).train()
         executor = self._poptorch.trainingModel(program, self._program_options(True), self._optimizer)
         self._training = self._compile(executor, "training", example)
-        if self.options.offline is not None:  # no later call would compile it
+        if self.compiles_only:  # no later call would compile it
             part = type(example)(*(field[: batching.packs_per_evaluation] for field in example))
             self._compile_inference(self._register(part, "evaluation", batching.packs_per_evaluation))
 
@@ -246,7 +247,7 @@ class PopTorchBackend(Backend):
 
         PopTorch attaches a program when it is called, and gives it then what is on the host.
         """
-        if self.options.offline is not None:
+        if self.compiles_only:
             raise ValueError("ipu.offline only compiles; leave it out to run, the programs are found in the cache.")
         if other is not None and other.isAttachedToDevice():
             other.detachFromDevice()

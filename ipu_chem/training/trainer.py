@@ -187,7 +187,7 @@ class Trainer:
                 if log is not None:
                     log.write("train", state.step, state.epoch, values)
                 shown = {"epoch": state.epoch, "loss": f"{window.loss:.3g}", "mol/s": f"{window.rate:.0f}"}
-                bar.set_postfix(shown, filled=f"{self.train.plan.efficiency['nodes']:.1%}")
+                bar.set_postfix(shown, filled=f"{next(iter(self.train.plan.efficiency.values())):.1%}")
                 window = _Window()
             if stop.received:
                 self.save()

@@ -65,6 +65,10 @@ def train(config: RunConfig, resume: bool = False) -> Dict[str, Any]:
     train_loader.check_steps()
     model = make_model(config, data.targets, data.neighbors)
     backend.compile(model, loss, config.optimizer, config.batching, train_loader.example(training=True))
+    if backend.compiles_only:
+        backend.close()
+        print("compiled; start the run without the option that only compiles, the programs are found again.")
+        return {"finished": False, "stopped_by": 0, "step": 0, "epoch": 0, "metrics": {}}
 
     run = describe_run(config, data, backend, model)
     if backend.world.rank == 0:

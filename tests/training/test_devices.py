@@ -78,6 +78,16 @@ def test_a_run_whose_device_finds_the_edges(options, make_config, tmp_path):
     assert len(sent) == 2 and found == pytest.approx(sent, rel=1e-3)
 
 
+def test_programs_compiled_without_a_device_start_the_run_later(options, make_config, tmp_path, capsys):
+    cache = tmp_path / "cache"
+    options.update(accelerator="ipu", ipu={"offline": 2, "executable_cache": str(cache)})
+    result = train(make_config(options))
+    assert not result["finished"] and "compiled; start the run without the option" in capsys.readouterr().out
+    assert not Path(options["out"]).exists()
+    options["ipu"] = {"executable_cache": str(cache)}
+    assert train(make_config(options))["finished"]
+
+
 def test_too_few_neighbors_are_refused(options, make_config):
     options["pack"] = {"nodes": 80, "device_neighbors": 3}
     with pytest.raises(ValueError, match="pack.device_neighbors=3: some atoms have .* neighbours within the cutoff"):

@@ -1,0 +1,245 @@
+"""Break the IPU backend in every way that has a name, one at a time, and see that the tests notice.
+
+    python tests/mutations.py            # all, about a minute each
+    python tests/mutations.py stale      # those whose name contains a word
+
+Every mutation is made in a copy of the checkout. A mutation that survives is a hole in the tests: exit status 1.
+"""
+
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import List, NamedTuple, Optional
+
+ROOT = Path(__file__).resolve().parent.parent
+BACKEND = "ipu_chem/backends/poptorch_backend.py"
+OPTIONS = "ipu_chem/backends/poptorch_options.py"
+BLOCKS = "ipu_chem/backends/poptorch_blocks.py"
+OPTIM = "ipu_chem/backends/poptorch_optim.py"
+LOADER = "ipu_chem/loader.py"
+# The tests that a backend has to pass, the quickest first.
+TESTS = ("tests/backends", "tests/models/test_device_edges.py", "tests/test_loader.py", "tests/ipu", "tests/training")
+
+
+class Mutation(NamedTuple):
+    """One mistake.
+
+    Attributes:
+        name: what it is.
+        path: of the module.
+        right: text that stands there exactly once.
+        wrong: what is put in its place.
+    """
+
+    name: str
+    path: str
+    right: str
+    wrong: str
+
+
+MUTATIONS: List[Mutation] = [
+    Mutation(
+        "a new learning rate is never told to the device",
+        BACKEND,
+        "self._training.setOptimizer(self._optimizer)  # until told",
+        "pass  # until told",
+    ),
+    Mutation("gradients are averaged, not added", OPTIONS, "poptorch.ReductionType.Sum", "poptorch.ReductionType.Mean"),
+    Mutation(
+        "an option is changed after a program has it",
+        BACKEND,
+        "        executor = self._poptorch.trainingModel(program, self._program_options(True), self._optimizer)\n",
+        "        frozen = self._program_options(True)\n"
+        "        executor = self._poptorch.trainingModel(program, frozen, self._optimizer)\n"
+        "        frozen.deviceIterations(batching.device_iterations)\n",
+    ),
+    Mutation(
+        "offsets in a dtype that is too small",
+        "packing/collate.py",
+        "    dtype = index_dtype(num_nodes)\n",
+        "    dtype = np.dtype(np.uint8)\n",
+    ),
+    Mutation(
+        "padding weighs as much as a label",
+        LOADER,
+        "    weight = counts.reshape(",
+        "    weight = np.ones_like(counts).reshape(",
+    ),
+    Mutation(
+        "stages in the wrong order",
+        OPTIONS,
+        "for stage, ipu in enumerate(ipus_of_stages)]",
+        "for stage, ipu in reversed(list(enumerate(ipus_of_stages)))]",
+    ),
+    Mutation(
+        "a block's mark is left out",
+        BLOCKS,
+        "    for index, stage in enumerate(stages):\n        poptorch",
+        "    for index, stage in list(enumerate(stages))[:-1]:\n        poptorch",
+    ),
+    Mutation(
+        "only the last micro-batch's loss comes back",
+        OPTIONS,
+        "    options.outputMode(poptorch.OutputMode.All)",
+        "    options.outputMode(poptorch.OutputMode.Final)",
+    ),
+    Mutation(
+        "the loss is not marked",
+        BACKEND,
+        'loss = _poptorch().identity_loss(loss, reduction="sum")',
+        "loss = loss.sum()",
+    ),
+    Mutation(
+        "a checkpoint holds stale weights",
+        BACKEND,
+        "            self._training.copyWeightsToHostIfNeeded()\n        state =",
+        "            pass\n        state =",
+    ),
+    Mutation(
+        "loaded weights stay on the host",
+        BACKEND,
+        "                program.copyWeightsToDevice()\n",
+        "                pass\n",
+    ),
+    Mutation(
+        "a resumed optimizer starts from nothing",
+        BACKEND,
+        '            self._load_optimizer(state["optimizer"])\n',
+        "            pass\n",
+    ),
+    Mutation(
+        "gradients are not accumulated",
+        OPTIONS,
+        "    options.Training.gradientAccumulation(batching.gradient_accumulation)\n",
+        "",
+    ),
+    Mutation("no replicas", OPTIONS, "        options.replicationFactor(batching.replication_factor)\n", ""),
+    Mutation("no device iterations", OPTIONS, "    options.deviceIterations(batching.device_iterations)\n", ""),
+    Mutation(
+        "both programs want the IPUs",
+        BACKEND,
+        "            other.detachFromDevice()\n",
+        "            pass\n",
+    ),
+    Mutation(
+        "losses of different steps are mixed",
+        BACKEND,
+        "reshape(self.batching.device_iterations, -1).sum(1)",
+        "reshape(-1, self.batching.device_iterations).sum(0)",
+    ),
+    Mutation("evaluation in training mode", BACKEND, "        self._model.eval()\n", ""),
+    Mutation(
+        "64-bit integers travel as they are",
+        BACKEND,
+        "{torch.int64: torch.int32, torch.float64: torch.float32}",
+        "{torch.float64: torch.float32}",
+    ),
+    Mutation(
+        "loss scaling is forgotten",
+        OPTIM,
+        '"loss_scaling": scaling}',
+        '"loss_scaling": 1.0}',
+    ),
+    Mutation(
+        "gradients are not clipped",
+        OPTIM,
+        '        shared["max_grad_norm"] = config.max_grad_norm\n',
+        "        pass\n",
+    ),
+    Mutation(
+        "every process takes all replicas",
+        BACKEND,
+        "        self.batching = batching = batching.for_one_of(self.world)\n",
+        "        self.batching = batching\n",
+    ),
+    Mutation(
+        "too few micro-batches fill a pipeline",
+        "ipu_chem/ipu/stages.py",
+        "return 2 * len(stages) - 1 if",
+        "return 2 * len(stages) - 2 if",
+    ),
+    Mutation(
+        "a tied head is left alone on the last IPU",
+        "ipu_chem/ipu/stages.py",
+        "            stages.append(Stage(home, (blocks[last],)))\n",
+        "            stages[-1] = Stage(ipus - 1, stages[-1].blocks + (blocks[last],))\n",
+    ),
+    Mutation(
+        "outputs are not marked for overlapped transfers",
+        BACKEND,
+        "        return loss if self.overlap is None else self.overlap[1](loss)\n",
+        "        return loss\n",
+    ),
+    Mutation(
+        "atoms of other molecules are neighbours",
+        "ipu_chem/models/device_edges.py",
+        "    near = together & others",
+        "    near = node_mask.unsqueeze(2) & others",
+    ),
+]
+
+
+def apply(mutation: Mutation, root: Path) -> None:
+    """Make the mistake.
+
+    Raises:
+        ValueError: the text that it replaces does not stand there exactly once.
+    """
+    path = root / mutation.path
+    text = path.read_text(encoding="utf-8")
+    if text.count(mutation.right) != 1:
+        raise ValueError(
+            f"{mutation.name}: {mutation.path} has {mutation.right!r} {text.count(mutation.right)} times; "
+            "bring the mutation up to date."
+        )
+    path.write_text(text.replace(mutation.right, mutation.wrong), encoding="utf-8")
+
+
+def caught_by(mutation: Mutation) -> Optional[str]:
+    """The first test that fails, or None."""
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / "checkout"
+        ignored = shutil.ignore_patterns(
+            ".git", ".venv*", "demo", "runs", ".pytest_cache", ".hypothesis", "__pycache__"
+        )
+        shutil.copytree(str(ROOT), str(copy), ignore=ignored)
+        apply(mutation, copy)
+        command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *TESTS]
+        # The copy, not an installed checkout, is what the tests import.
+        result = subprocess.run(
+            command, cwd=str(copy), env=_environment(copy), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+    if result.returncode == 0:
+        return None
+    failed = [line for line in result.stdout.splitlines() if line.startswith(("FAILED ", "ERROR "))]
+    if result.returncode != 1 or not failed:
+        raise RuntimeError(f"{mutation.name}: the tests did not run:\n{result.stdout[-3000:]}")
+    return failed[0].split(" ", 1)[1].split(" - ")[0]
+
+
+def main(words: List[str]) -> int:
+    """Try the mutations whose names contain one of the words; all without words."""
+    chosen = [mutation for mutation in MUTATIONS if not words or any(word in mutation.name for word in words)]
+    survivors = []
+    for mutation in chosen:
+        started = time.monotonic()
+        test = caught_by(mutation)
+        verdict = f"caught by {test}" if test else "SURVIVED"
+        print(f"{mutation.name}: {verdict} ({time.monotonic() - started:.0f} s)", flush=True)
+        if test is None:
+            survivors.append(mutation.name)
+    print(f"{len(chosen) - len(survivors)} of {len(chosen)} mutations caught")
+    return int(bool(survivors) or not chosen)
+
+
+def _environment(copy: Path) -> "dict[str, str]":
+    import os
+
+    return {**os.environ, "PYTHONPATH": str(copy), "IPU_CHEM_SHARED": str(ROOT.parent / "shared")}
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
