@@ -1,7 +1,7 @@
 """Benchmarks of an IPU-POD: lists them, prints their exact commands, runs them and collects the figures.
 
     python -m benchmarks.pod --list
-    python -m benchmarks.pod --run schnet_qm9_train_gen_pod16 --dry-run
+    python -m benchmarks.pod --dry-run
     python -m benchmarks.pod --run 'schnet_*_pod64' --hosts pod1,pod2,pod3,pod4 --out results
 
 benchmarks.yml describes them in the form of Graphcore's examples, so Graphcore's own runner takes it, too. Every
@@ -84,7 +84,8 @@ def load(path: Path = SPEC) -> List[Variant]:
     entries = yaml.safe_load(path.read_text(encoding="utf-8"))
     if not isinstance(entries, dict):
         raise ValueError(f"{path}: a list of benchmarks is a mapping from names to their commands.")
-    return [variant for name, entry in entries.items() if "cmd" in entry for variant in _variants(name, entry)]
+    described = {name: entry for name, entry in entries.items() if isinstance(entry, dict) and "cmd" in entry}
+    return [variant for name, entry in described.items() for variant in _variants(name, entry)]
 
 
 def check(variant: Variant, site: Mapping[str, str]) -> List[str]:
@@ -101,7 +102,7 @@ def check(variant: Variant, site: Mapping[str, str]) -> List[str]:
     words = [string.Template(word).safe_substitute(values) for word in variant.words]
     try:
         program = words
-        launched = poprun.parse(words, variant.ipus) if words[0] == "poprun" else None
+        launched = poprun.parse(words, variant.ipus) if words[:1] == ["poprun"] else None
         if launched is not None:
             program = list(launched.program)
         if tuple(program[:3]) != _PROGRAM:
@@ -111,8 +112,6 @@ def check(variant: Variant, site: Mapping[str, str]) -> List[str]:
             _agree(launched, settings)
         elif variant.ipus is not None:
             raise ValueError("a command for a pod begins with poprun.")
-    except SystemExit:  # an argument parser has said why on stderr
-        raise ValueError(f"{variant.name}: benchmarks.throughput does not take these options.") from None
     except ValueError as error:
         raise ValueError(f"{variant.name}: {error}") from error
     return words
@@ -203,22 +202,24 @@ def write(records: Sequence[Mapping[str, Any]], out: Path) -> None:
 def main(argv: Optional[Sequence[str]] = None) -> int:
     """List, print or run benchmarks; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    action = parser.add_mutually_exclusive_group(required=True)
+    action = parser.add_mutually_exclusive_group()
     action.add_argument("--list", action="store_true", help="name every benchmark and what it is")
     action.add_argument("--run", nargs="+", metavar="NAME", help="benchmarks, variants or patterns")
-    parser.add_argument("--dry-run", action="store_true", help="print the commands instead")
+    parser.add_argument("--dry-run", action="store_true", help="print the commands instead, without --run all of them")
     parser.add_argument("--spec", type=Path, default=SPEC, help="another list of benchmarks")
     parser.add_argument("--out", type=Path, default=Path("pod_results"), help="results go to OUT.json and OUT.csv")
     for variable, (flag, what) in _SITE.items():
         parser.add_argument(f"--{flag}", dest=variable, help=f"{what} (default: ${variable})")
     arguments = parser.parse_args(argv)
+    if not (arguments.list or arguments.run or arguments.dry_run):
+        parser.error("say what to do: --list, --run NAME ... or --dry-run")
     given = {name: getattr(arguments, name) or os.environ.get(name) for name in _SITE}
     site = {name: value for name, value in given.items() if value}
     try:
         variants = load(arguments.spec)
         if arguments.list:
             return _list(variants)
-        chosen = choose(variants, arguments.run)
+        chosen = choose(variants, arguments.run or ["*"])
         commands = [check(variant, site) for variant in chosen]
         if arguments.dry_run:
             print("\n".join(_quoted(words) for words in commands))
@@ -236,22 +237,24 @@ def _variants(name: str, entry: Mapping[str, Any]) -> Iterator[Variant]:
     """The commands of an entry; rows of values, or every combination of comma separated ones."""
     parameters = entry.get("parameters", {})
     if isinstance(parameters, list):
-        rows = [dict(zip(parameters[0], map(str, row))) for row in parameters[1:]]
         if any(len(row) != len(parameters[0]) for row in parameters):
             raise ValueError(f"{name}: every row of its parameters has {len(parameters[0])} values.")
+        rows = [dict(zip(parameters[0], map(str, row))) for row in parameters[1:]]
     else:
         rows = [{}]
         for key, values in parameters.items():
             rows = [{**row, key: value} for value in str(values).split(",") for row in rows]
-    for how in entry.get("data", {}).values():
+    for metric, how in entry.get("data", {}).items():
         if how.get("reduction_type", "mean") not in _REDUCTIONS:
-            raise ValueError(f"{name}: reduction_type is one of {', '.join(_REDUCTIONS)}.")
+            raise ValueError(f"{name}: reduction_type of {metric} is one of {', '.join(_REDUCTIONS)}.")
+        if re.compile(how.get("regexp", "")).groups != 1:
+            raise ValueError(f"{name}: regexp of {metric} has one pair of brackets, around the number.")
     for row in rows:
         full = "_".join([name, *(f"{key}_{row[key]}" for key in sorted(row))])
         try:
-            words = shlex.split(entry["cmd"].format(**row))
-        except KeyError as error:
-            raise ValueError(f"{name}: its command has {error}, its parameters do not.") from error
+            words = [" ".join(word.split()) for word in shlex.split(entry["cmd"].format(**row))]
+        except (KeyError, IndexError) as error:
+            raise ValueError(f"{name}: its command has {{{error.args[0]}}}, its parameters do not.") from error
         env = {key: str(value) for key, value in entry.get("env", {}).items()}
         yield Variant(full, name, " ".join(entry.get("description", "").split()), words, env, entry.get("data", {}))
 
@@ -273,7 +276,7 @@ def _list(variants: Sequence[Variant]) -> int:
     counts = {variant.benchmark: 0 for variant in variants}
     for variant in variants:
         counts[variant.benchmark] += 1
-    described = {variant.benchmark: variant.description.partition(". ")[0].rstrip(".") for variant in variants}
+    described = {variant.benchmark: variant.description for variant in variants}
     for name, number in counts.items():
         print(f"{name:36}{number:3} variant{'s' if number > 1 else ' '}  {described[name]}")
     return 0
@@ -307,7 +310,12 @@ def _number(text: str) -> Optional[float]:
 
 def _quoted(words: Sequence[str]) -> str:
     """A command to paste; variables that are still in it stay variables."""
-    return " ".join(f'"{word}"' if "$" in word else shlex.quote(word) for word in words)
+    return " ".join(_double_quoted(word) if "$" in word else shlex.quote(word) for word in words)
+
+
+def _double_quoted(word: str) -> str:
+    escaped = re.sub(r'["`\\]', r"\\\g<0>", word)
+    return f'"{escaped}"'
 
 
 if __name__ == "__main__":

@@ -54,7 +54,7 @@ _SHORT = {"-H": "host", "-h": "help"}
 _SWITCH = ("yes", "no", "true", "false", "on", "off", "1", "0")
 _REPEATED = ("instance-mpi-local-args",)  # once for each instance
 # mpirun's options that are easily given to poprun itself.
-_OF_MPIRUN = ("tag-output", "allow-run-as-root", "mca", "bind-to", "x", "report-bindings", "timestamp-output")
+_OF_MPIRUN = ("tag-output", "allow-run-as-root", "mca", "bind-to", "x", "np", "report-bindings", "output-filename")
 
 
 class PopRun(NamedTuple):
@@ -116,21 +116,24 @@ def expand_hosts(text: str) -> List[str]:
     """
     hosts: List[str] = []
     for part in re.split(r",(?![^\[]*\])", text):  # not at the commas inside brackets
-        match = re.match(r"^([\w.-]*)\[([\d,-]+)\]([\w.-]*)$", part)
-        if match is None:
-            if not re.match(r"^[\w.:-]+$", part):
-                raise ValueError(
-                    f"poprun: --host {text!r} has no host in {part!r}; give names or addresses with commas."
-                )
+        match = re.fullmatch(r"([\w.-]*)\[([^\]]*)\]([\w.-]*)", part)
+        if match is not None:
+            numbers = [number for piece in match.group(2).split(",") for number in _numbers(text, piece)]
+            hosts += [f"{match.group(1)}{number}{match.group(3)}" for number in numbers]
+        elif re.fullmatch(r"[\w.:-]+", part):
             hosts.append(part)
-            continue
-        for piece in match.group(2).split(","):
-            first, _, last = piece.partition("-")
-            if not first or int(last or first) < int(first):
-                raise ValueError(f"poprun: --host {text!r} has an empty range {piece!r}.")
-            numbers = range(int(first), int(last or first) + 1)
-            hosts += [f"{match.group(1)}{number:0{len(first)}d}{match.group(3)}" for number in numbers]
+        else:
+            raise ValueError(f"poprun: --host {text!r} has no host in {part!r}; give names or addresses with commas.")
     return hosts
+
+
+def _numbers(text: str, piece: str) -> List[str]:
+    """Numbers of a range such as "3" or "08-11", as they stand in names."""
+    match = re.fullmatch(r"(\d+)(?:-(\d+))?", piece)
+    if match is None or int(match.group(2) or match.group(1)) < int(match.group(1)):
+        raise ValueError(f"poprun: --host {text!r}: {piece!r} is no range of numbers; give e.g. [1-4,7].")
+    first, last = match.group(1), match.group(2) or match.group(1)
+    return [f"{number:0{len(first)}d}" for number in range(int(first), int(last) + 1)]
 
 
 def _take_option(rest: List[str]) -> Tuple[str, str]:
@@ -165,7 +168,7 @@ def _is_option(word: str) -> bool:
 def _check_value(name: str, kind: str, value: str) -> None:
     if kind in ("count", "index"):
         lowest = 1 if kind == "count" else 0
-        if not re.match(r"^\d+$", value) or int(value) < lowest:
+        if not re.fullmatch(r"\d+", value) or int(value) < lowest:
             raise ValueError(f"poprun: --{name} {value!r}: give a whole number of {lowest} or more.")
         if name == "vipu-server-port" and int(value) > 65535:
             raise ValueError(f"poprun: --{name} {value}: ports end at 65535.")
@@ -175,11 +178,13 @@ def _check_value(name: str, kind: str, value: str) -> None:
         expand_hosts(value)
     elif kind == "mpirun":
         try:
-            shlex.split(value)
+            first = shlex.split(value)[:1]
         except ValueError as error:
             raise ValueError(
                 f"poprun: --{name} {value!r}: {error}; quote the arguments of mpirun as one word."
             ) from error
+        if first and not first[0].startswith("-"):
+            raise ValueError(f"poprun: --{name} {value!r}: give options of mpirun, such as --tag-output.")
     elif not value.strip():
         raise ValueError(f"poprun: --{name} needs a value.")
 

@@ -10,11 +10,15 @@ Use: `read(words)` gives the settings of a command without running it; `benchmar
 """
 
 import argparse
+import hashlib
+import itertools
 import math
 import statistics
 import sys
 import time
+from contextlib import closing
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
@@ -23,11 +27,12 @@ if __package__ in (None, ""):  # run as a file: its folder would hide packages o
 
 from benchmarks.common import machine_line, throughput_line
 from ipu_chem.backends.ipu_options import IpuOptions
-from ipu_chem.backends.options import Batching, Precision, TorchOptions
+from ipu_chem.backends.options import Batching, Precision, TorchOptions, World
 from ipu_chem.optim import OptimizerConfig
 
-# Atom slots of a pack and of a padded molecule as in the IPU study of SchNet, arXiv:2211.13853.
-_NODES = {"qm9": (36, 32), "hydronet": (192, 96), "hydronet_2_7m": (192, 96), "hydronet_500k": (192, 96)}
+# Atom slots of a pack and of a padded molecule as in the IPU study of SchNet, arXiv:2211.13853; of all HydroNet
+# without the 154th slot there, which no sum of clusters of 3 n atoms can fill.
+_NODES = {"qm9": (36, 32), "hydronet": (153, 96), "hydronet_2_7m": (192, 96), "hydronet_500k": (192, 96)}
 _CHEMGPT = "chemgpt-"
 _VOCABULARY = 684  # symbols of ChemGPT's published tokenizer
 
@@ -44,19 +49,18 @@ class Settings:
         target: label to learn from real data; empty takes the first.
         limit: use only the first this many real molecules; 0 uses all.
         cache: folder for prepared real data; empty is the usual one.
-        packed: many molecules to a pack; true unless padded.
-        padded: one molecule to a pack of the largest size, the baseline.
+        layout: packed, or padded: one molecule to a pack that holds the largest, the baseline.
         nodes: atom slots of a pack; 0 takes those of the IPU study for the data set.
         tokens: token slots of a pack, for chemgpt.
         layers: of chemgpt; 0 takes all that it has.
         edges: where edges are made: host, or device, from the positions.
-        neighbours: edges that end at an atom, at most; real data has what lies within the cutoff.
+        neighbours: edges that end at an atom, at most; real ones made on the host are all within the cutoff.
         hidden_features: of schnet.
         num_filters: of schnet.
         num_interactions: of schnet.
         num_gaussians: of schnet.
         cutoff: of schnet, Å.
-        warmup: calls that do not count.
+        warmup: calls that do not count, besides those with batches made ahead during compilation.
         calls: calls that are timed.
         prefetch: batches that a thread makes ahead; 0 makes each when it is needed.
         accelerator: auto, cpu, cuda or ipu.
@@ -74,8 +78,7 @@ class Settings:
     target: str = ""
     limit: int = 0
     cache: str = ""
-    packed: bool = True
-    padded: bool = False
+    layout: str = "packed"
     nodes: int = 0
     tokens: int = 256
     layers: int = 0
@@ -97,19 +100,21 @@ class Settings:
     ipu: IpuOptions = field(default_factory=IpuOptions)
 
     def __post_init__(self) -> None:
-        known = {"data": ("generated", "real"), "edges": ("host", "device"), "dataset": tuple(_NODES)}
-        known["accelerator"] = ("auto", "cpu", "cuda", "ipu")
+        known = {
+            "model": ("schnet", f"{_CHEMGPT}4.7m", f"{_CHEMGPT}19m", f"{_CHEMGPT}1.2b"),
+            "data": ("generated", "real"),
+            "dataset": tuple(_NODES),
+            "layout": ("packed", "padded"),
+            "edges": ("host", "device"),
+            "accelerator": ("auto", "cpu", "cuda", "ipu"),
+        }
         for name, values in known.items():
             if getattr(self, name) not in values:
                 raise ValueError(f"{name}={getattr(self, name)!r}: choose one of {', '.join(values)}.")
-        if self.model not in ("schnet", f"{_CHEMGPT}4.7m", f"{_CHEMGPT}19m", f"{_CHEMGPT}1.2b"):
-            raise ValueError(f"model={self.model!r}: choose schnet, chemgpt-4.7m, chemgpt-19m or chemgpt-1.2b.")
         if self.is_graph_model and self.data == "real" and not self.path and self.dataset != "qm9":
             raise ValueError(f"data=real of {self.dataset} needs path, a file of molecules with energies.")
         if not self.is_graph_model and self.data == "real":
             raise ValueError(f"{self.model} is measured on generated sequences; leave data=real out.")
-        if self.padded and self.data == "real":
-            raise ValueError("padded is measured on generated molecules; leave data=real out.")
         if self.warmup < 1 or self.calls < 1 or self.prefetch < 0:
             raise ValueError("warmup and calls are 1 or more, because the first call compiles; prefetch is 0 or more.")
 
@@ -121,7 +126,7 @@ class Settings:
     @property
     def pack_nodes(self) -> int:
         """Atom slots of a pack."""
-        return self.nodes or _NODES[self.dataset][int(self.padded)]
+        return self.nodes or _NODES[self.dataset][self.layout == "padded"]
 
 
 class Work(NamedTuple):
@@ -139,24 +144,19 @@ class Work(NamedTuple):
     loss: Callable[..., Any]
     epoch: Callable[[int, int], Iterator[Tuple[Any, int]]]
     fill: str
-    tokens: float
+    tokens: float = 0.0
 
 
 def read(words: Sequence[str]) -> Settings:
-    """The settings that a command line stands for; wrong options end the program with a usage message.
+    """The settings that a command line stands for; --help prints them and ends the program.
 
     Raises:
-        ValueError: settings that cannot go together; says why.
+        ValueError: an option is unknown, or settings cannot go together; says why.
     """
-    from jsonargparse import ArgumentParser
-
-    parser = ArgumentParser(prog="throughput", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_class_arguments(Settings, None)
-    parsed = parser.parse_args([_switch(word) for word in words])
-    # jsonargparse renamed the method in 4.49, which needs a newer Python than PopTorch's.
-    make = getattr(parser, "instantiate", None) or parser.instantiate_classes
-    settings = Settings(**vars(make(parsed)))
-    return replace(settings, packed=not settings.padded)
+    try:
+        return _read(tuple(words))
+    except argparse.ArgumentError as error:
+        raise ValueError(f"{' '.join(str(error).split())}; --help lists the options.") from None
 
 
 def measure(settings: Settings) -> Dict[str, float]:
@@ -174,44 +174,32 @@ def measure(settings: Settings) -> Dict[str, float]:
     from ipu_chem.backends import get_backend
     from ipu_chem.prefetch import prefetched
 
-    backend = get_backend(settings.accelerator, settings.torch, settings.ipu, settings.precision)
-    say = print if backend.world.rank == 0 else _silent
-    say(_header(settings))
-    work = _graph_work(settings, backend.world) if settings.is_graph_model else _token_work(settings, backend.world)
-    parameters = sum(parameter.numel() for parameter in work.model.parameters())
-    say(f"model: {settings.model}, {parameters:,} parameters, on {backend.name}; {settings.batching}")
-    say(f"packs: {work.fill}", flush=True)
-    batches = prefetched(_endless(work.epoch), settings.prefetch)
-    batch, samples = next(batches)
-    started = time.perf_counter()
-    backend.compile(work.model, work.loss, settings.optimizer, settings.batching, batch)
-    say(f"compiled in {time.perf_counter() - started:.1f} s", flush=True)
-    if settings.ipu.offline is not None:
-        batches.close()
-        backend.close()
-        return {}
-    rate, losses, seconds, waits, counts = settings.optimizer.learning_rate, [], [], [], []
-    for call in range(settings.warmup + settings.calls):
-        started = time.perf_counter()
-        if call:
-            batch, samples = next(batches)
-        made = time.perf_counter()
-        loss = float(backend.train_step(batch, rate).mean())
-        if not math.isfinite(loss) and not settings.ipu.synthetic_data:
-            raise FloatingPointError(f"the loss of call {call} is {loss}; what was measured is no training.")
-        if call >= settings.warmup:
-            losses.append(loss)
-            seconds.append(time.perf_counter() - started)
-            waits.append(made - started)
-            counts.append(samples)
-    batches.close()
-    backend.close()
+    with closing(get_backend(settings.accelerator, settings.torch, settings.ipu, settings.precision)) as backend:
+        say = print if backend.world.rank == 0 else _silent
+        say(_header(settings))
+        work = make_work(settings, backend.world)
+        parameters = sum(parameter.numel() for parameter in work.model.parameters())
+        say(f"model: {settings.model}, {parameters:,} parameters, on {backend.name}; {settings.batching}")
+        say(f"packs: {work.fill}", flush=True)
+        batches = _same(work.epoch) if settings.ipu.synthetic_data else _endless(work.epoch)
+        ahead: Any = prefetched(batches, settings.prefetch)
+        with closing(ahead):
+            first = next(ahead)
+            started = time.perf_counter()
+            backend.compile(work.model, work.loss, settings.optimizer, settings.batching, first[0])
+            say(f"compiled in {time.perf_counter() - started:.1f} s", flush=True)
+            if backend.compiles_only:
+                return {}
+            # Batches that were made while programs compiled say nothing about the host: they do not count either.
+            uncounted = settings.warmup + settings.prefetch
+            feed = itertools.chain([first], ahead)
+            timed = [_call(backend, feed, settings) for _ in range(uncounted + settings.calls)]
     if backend.world.rank != 0:
         return {}
-    per_second = sum(counts) / sum(seconds)
+    samples, losses, waits, seconds = zip(*timed[uncounted:])
     return {
-        "throughput": per_second,
-        "tokens": per_second * work.tokens,
+        "throughput": sum(samples) / sum(seconds),
+        "tokens": sum(samples) / sum(seconds) * work.tokens,
         "loss": statistics.mean(losses),
         "host": sum(waits) / sum(seconds),
         "slowest": max(seconds),
@@ -236,24 +224,51 @@ def main(words: Optional[List[str]] = None) -> int:
     return 0
 
 
-def _graph_work(settings: Settings, world: Any) -> Work:
-    """A graph model and molecules of the data set's sizes, or its real ones."""
-    from ipu_chem.losses import LOSSES
+def make_work(settings: Settings, world: World) -> Work:
+    """The model, and molecules or token sequences: real ones, or made up in their sizes.
 
-    if settings.data == "real":
-        from ipu_chem.training.run import load_data, make_model
+    Args:
+        settings: see `Settings`.
+        world: this process among those that train together.
 
-        config = _run_config(settings)
-        data = load_data(config)
-        data.world = world
-        loader = data.loader("train", config)
-        loader.check_steps()
-        model = make_model(config, data.targets, data.neighbors)
-        return Work(model, LOSSES["mse"], loader.epoch, data.plans["train"].summary(), 0.0)
+    Raises:
+        ValueError: the data cannot be read, or do not fit the packs.
+    """
+    if not settings.is_graph_model:
+        return _token_work(settings, world)
+    return _real_work(settings, world) if settings.data == "real" else _generated_work(settings, world)
 
+
+@lru_cache(maxsize=None)
+def _read(words: Tuple[str, ...]) -> Settings:
+    """Settings of a command; reading takes a while, and a list of benchmarks is read several times."""
+    # jsonargparse renamed the method in 4.49, which needs a newer Python than PopTorch's.
+    make = getattr(_parser(), "instantiate", None) or _parser().instantiate_classes
+    return Settings(**vars(make(_parser().parse_args(list(words)))))
+
+
+@lru_cache(maxsize=None)
+def _parser() -> Any:
+    """One argument for each of the settings."""
+    from jsonargparse import ArgumentParser
+
+    parser = ArgumentParser(
+        prog="throughput",
+        description=__doc__,
+        formatter_class=argparse.RawTextHelpFormatter,
+        exit_on_error=False,
+        allow_abbrev=False,
+    )
+    parser.add_class_arguments(Settings, None)
+    return parser
+
+
+def _generated_work(settings: Settings, world: World) -> Work:
+    """A graph model and molecules of the data set's sizes."""
     import torch
 
     from benchmarks.generated import graph_feed
+    from ipu_chem.losses import mse
     from ipu_chem.models.device_edges import DeviceEdges
     from ipu_chem.models.registry import build_model
 
@@ -262,10 +277,25 @@ def _graph_work(settings: Settings, world: Any) -> Work:
     model = build_model("schnet", 1, True, "sum", **_sizes(settings))
     if settings.edges == "device":
         model = DeviceEdges(model, settings.cutoff, settings.neighbours)
-    return Work(model, LOSSES["mse"], feed.loader.epoch, feed.plan.summary(), 0.0)
+    return Work(model, mse, feed.loader.epoch, feed.plan.summary())
 
 
-def _token_work(settings: Settings, world: Any) -> Work:
+def _real_work(settings: Settings, world: World) -> Work:
+    """A graph model and the molecules of the data set."""
+    from ipu_chem.losses import mse
+    from ipu_chem.training.run import make_model
+    from ipu_chem.training.workflow import load_together
+
+    config = _run_config(settings)
+    data = load_together(config, world, False, None)
+    loader = data.loader("train", config)
+    loader.check_steps()
+    # A run would refuse to look for fewer neighbours than there are; the study whose speed this compares to did.
+    model = make_model(config, data.targets, min(data.neighbors, settings.neighbours))
+    return Work(model, mse, loader.epoch, data.plans["train"].summary())
+
+
+def _token_work(settings: Settings, world: World) -> Work:
     """ChemGPT and sequences as long as those of drug-like molecules."""
     import torch
 
@@ -281,9 +311,10 @@ def _token_work(settings: Settings, world: Any) -> Work:
 
 def _run_config(settings: Settings) -> Any:
     """A training run on real molecules with the same model, packs and options."""
-    from ipu_chem.config import DataConfig, ModelConfig, PackConfig, RunConfig
+    from ipu_chem.config import DataConfig, ModelConfig, PackConfig, RunConfig, to_dict
+    from ipu_chem.data.datasets import cache_folder
 
-    return RunConfig(
+    config = RunConfig(
         data=DataConfig(
             name="qm9" if settings.dataset == "qm9" else "file",
             path=settings.path,
@@ -293,12 +324,19 @@ def _run_config(settings: Settings) -> Any:
             validation=0.0,
             test=0.0,
         ),
-        pack=PackConfig(nodes=settings.pack_nodes, device_neighbors=-1 if settings.edges == "device" else 0),
+        pack=PackConfig(
+            nodes=settings.pack_nodes,
+            graphs=int(settings.layout == "padded"),
+            device_neighbors=-1 if settings.edges == "device" else 0,
+        ),
         model=ModelConfig(**_sizes(settings)),
         optimizer=settings.optimizer,
         batching=settings.batching,
         precision=settings.precision,
     )
+    # Here the first of several processes leaves its plan for the others.
+    digest = hashlib.sha256(repr(to_dict(config)).encode()).hexdigest()[:12]
+    return replace(config, out=str(cache_folder(settings.cache or None) / f"benchmark_{digest}"))
 
 
 def _sizes(settings: Settings) -> Dict[str, Any]:
@@ -308,23 +346,32 @@ def _sizes(settings: Settings) -> Dict[str, Any]:
 
 
 def _endless(epoch: Callable[[int, int], Iterator[Tuple[Any, int]]]) -> Iterator[Tuple[Any, int]]:
-    number = 0
-    while True:
+    for number in itertools.count():
         yield from epoch(0, number)
-        number += 1
+
+
+def _same(epoch: Callable[[int, int], Iterator[Tuple[Any, int]]]) -> Iterator[Tuple[Any, int]]:
+    """Always the first batch: a device that makes its own data must not wait for the host's."""
+    yield from itertools.repeat(next(epoch(0, 0)))
+
+
+def _call(backend: Any, feed: Iterator[Tuple[Any, int]], settings: Settings) -> Tuple[int, float, float, float]:
+    """One call with the next batch: (samples, loss, seconds waited for the batch, seconds)."""
+    started = time.perf_counter()
+    packs, samples = next(feed)
+    made = time.perf_counter()
+    loss = float(backend.train_step(packs, settings.optimizer.learning_rate).mean())
+    ended = time.perf_counter()
+    if not math.isfinite(loss) and not settings.ipu.synthetic_data:
+        raise FloatingPointError(f"the loss of a call is {loss}; what was measured is no training.")
+    return samples, loss, made - started, ended - started
 
 
 def _header(settings: Settings) -> str:
     """Date, machine and versions, and what kind of data."""
     libraries = ("numpy", "torch", "poptorch") if settings.accelerator == "ipu" else ("numpy", "torch")
     kind = settings.dataset if settings.is_graph_model else "SELFIES lengths"
-    layout = "padded" if settings.padded else "packed"
-    return f"{machine_line(settings.precision.weights, *libraries)} | {settings.data} {kind}, {layout}"
-
-
-def _switch(word: str) -> str:
-    """`--packed` and `--padded` may stand alone."""
-    return f"{word}=true" if word in ("--packed", "--padded") else word
+    return f"{machine_line(settings.precision.weights, *libraries)} | {settings.data} {kind}, {settings.layout}"
 
 
 def _silent(*_: Any, **__: Any) -> None:

@@ -1,8 +1,10 @@
 # CPU image: docker build -f docker/cpu.Dockerfile -t ipu-chem:cpu .
 #            docker run --rm -v "$PWD/demo:/work/demo" ipu-chem:cpu train --config nci3d_demo --out demo
-FROM python:3.11-slim
+# Files in a mounted folder belong to you with --user "$(id -u)".
+FROM python:3.11-slim-bookworm
 
-# RDKit's drawing code loads these two even where nothing is drawn.
+# RDKit's drawing code loads these two even where nothing is drawn. Debian keeps one version only: none to pin.
+# hadolint ignore=DL3008
 RUN apt-get update \
     && apt-get install -y --no-install-recommends libxrender1 libxext6 \
     && rm -rf /var/lib/apt/lists/*

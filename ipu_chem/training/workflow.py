@@ -58,7 +58,7 @@ def train(config: RunConfig, resume: bool = False) -> Dict[str, Any]:
         _, state = load_checkpoint(last)
         # Options that are newer than the run had their default then.
         check_resumable(to_dict(from_dict(state["config"])), to_dict(config))
-    data = _load_together(config, backend.world, resume, state.get("standardizer"))
+    data = load_together(config, backend.world, resume, state.get("standardizer"))
     if resume:
         _check_same_data(state, data)
     train_loader = data.loader("train", config)
@@ -165,7 +165,7 @@ def describe_run(config: RunConfig, data: RunData, backend: Backend, model: torc
     }
 
 
-def _load_together(config: RunConfig, world: World, resume: bool, standardizer: Optional[Mapping[str, Any]]) -> RunData:
+def load_together(config: RunConfig, world: World, resume: bool, standardizer: Optional[Mapping[str, Any]]) -> RunData:
     """`load_data` with the same plans in every process of a run."""
     folder = Path(config.out) / "plans"
     if world.size == 1 or resume:

@@ -1,0 +1,127 @@
+"""The same program under PopTorch: through the whole backend and PopTorch's double, in one process and in two."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+
+import pytest
+from poptorch_helpers import DOUBLE, installed_double
+
+from benchmarks import poprun, throughput
+from benchmarks.common import ROOT
+
+SCHNET = "--calls 2 --hidden_features 8 --num_filters 8 --num_interactions 1 --batching.micro_batch_size 2"
+CHEMGPT = "--calls 2 --model chemgpt-4.7m --layers 4 --tokens 128"
+CALL = "--batching.gradient_accumulation 2 --batching.replication_factor 2 --batching.device_iterations 2"
+HALF = "--precision.weights float16 --precision.partials float16 --precision.loss_scaling 256"
+PIPELINE = "--batching.gradient_accumulation 5 --ipu.ipus_per_replica 2 --ipu.layers_per_ipu [1,3] --ipu.recompute true"
+
+
+def measure(accelerator, words):
+    return throughput.measure(throughput.read(["--accelerator", accelerator, *words.split()]))
+
+
+@pytest.fixture
+def double():
+    with installed_double() as poptorch:
+        yield poptorch
+
+
+@pytest.mark.parametrize(
+    "words, tolerance",
+    [
+        (f"{SCHNET} {CALL} --ipu.merge_all_reduce true --ipu.prefetch_depth 4", 1e-5),
+        (f"{SCHNET} {CALL} --layout padded --edges device --prefetch 0", 1e-5),
+        (f"{SCHNET} {CALL} --edges device --ipu.io_tiles 32", 1e-5),
+        (
+            f"{CHEMGPT} {PIPELINE} --ipu.optimizer_state_offchip true --ipu.available_memory_proportion [0.15,0.15]",
+            1e-5,
+        ),
+        (f"{CHEMGPT} {HALF} --layout padded --batching.micro_batch_size 2".replace("layers 4", "layers 1"), 5e-2),
+    ],
+    ids="packed padded overlapped pipeline half".split(),
+)
+def test_it_trains_as_on_a_cpu(double, words, tolerance):
+    on_ipu, on_cpu = measure("ipu", words), measure("cpu", words)
+    assert on_ipu["loss"] == pytest.approx(on_cpu["loss"], rel=tolerance)
+    assert on_ipu["throughput"] > 0 and 0 <= on_ipu["host"] < 1
+    assert (on_ipu["tokens"] > 0) == ("chemgpt" in words)
+
+
+def test_the_header_names_poptorch_and_the_device(double, capsys):
+    assert throughput.main(["--accelerator", "ipu", *SCHNET.split()]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert f"poptorch {double.__version__} | float32 | generated qm9, packed" in lines[0] and "on ipu;" in lines[1]
+    assert re.fullmatch(r"throughput: [\d.]+ samples/sec", lines[-1])
+
+
+def test_data_made_on_the_device_mean_nothing_but_speed(double, capsys):
+    assert throughput.main(["--accelerator", "ipu", "--ipu.synthetic_data", "true", *SCHNET.split()]) == 0
+    assert "throughput: " in capsys.readouterr().out
+
+
+def test_compiling_alone_measures_nothing(double, tmp_path, capsys):
+    words = f"--accelerator ipu --ipu.offline 2 --ipu.executable_cache {tmp_path} {SCHNET}"
+    assert throughput.main(words.split()) == 0
+    printed = capsys.readouterr().out
+    assert "compiled in" in printed and "throughput:" not in printed
+
+
+def test_a_pipeline_that_is_not_filled_is_refused(double, capsys):
+    words = f"{CHEMGPT} {PIPELINE}".replace("accumulation 5", "accumulation 4")
+    assert throughput.main(["--accelerator", "ipu", *words.split()]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "a pipeline of 3 stages needs 5 or more micro-batches a step" in line
+
+
+def started(command, meeting):
+    """What poprun would start: its instances, each told which of them it is."""
+    instances, replicas = command.count("num-instances"), command.count("num-replicas")
+    for instance in range(instances):
+        told = {
+            "POPDIST_NUM_TOTAL_REPLICAS": replicas,
+            "POPDIST_NUM_IPUS_PER_REPLICA": command.count("ipus-per-replica"),
+            "POPDIST_NUM_LOCAL_REPLICAS": replicas // instances,
+            "POPDIST_UNIFORM_REPLICAS_PER_INSTANCE": 1,
+            "POPDIST_REPLICA_INDEX_OFFSET": instance * replicas // instances,
+            "POPDIST_LOCAL_INSTANCE_INDEX": instance,
+            "POPTORCH_DOUBLE_MEETING": meeting,
+            "PYTHONPATH": DOUBLE,
+            "OMP_NUM_THREADS": 1,
+        }
+        yield subprocess.Popen(
+            [sys.executable, *command.program[1:]],
+            cwd=str(ROOT),
+            env={**os.environ, **{name: str(value) for name, value in told.items()}},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+
+def test_two_processes_count_the_samples_of_both_and_one_prints(tmp_path):
+    program = f"python -m benchmarks.throughput --accelerator ipu --prefetch 0 --batching.replication_factor 4 {SCHNET}"
+    words = f"poprun --num-instances 2 --num-replicas 4 --ipus-per-replica 1 {program}"
+    processes = list(started(poprun.parse(shlex.split(words)), tmp_path / "meeting"))
+    outputs = [process.communicate(timeout=120)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], outputs
+    assert "replication_factor=4" in outputs[0] and "throughput: " in outputs[0]
+    assert not re.search("throughput|loss|packs|model", outputs[1])
+    # The slowest and the fastest call bound the rate of the two timed calls, in which all packs of both take part.
+    rate = float(re.search(r"throughput: ([\d.]+) samples/sec", outputs[0]).group(1))
+    fastest, slowest = map(float, re.search(r"calls: ([\d.]+) to ([\d.]+) s", outputs[0]).groups())
+    samples = int(re.search(r"packs: (\d+) items", outputs[0]).group(1))
+    assert samples / (slowest + 1e-4) <= rate <= samples / (fastest - 1e-4)
+
+
+def test_poprun_and_the_program_must_agree(double, monkeypatch, capsys):
+    monkeypatch.setenv("POPDIST_NUM_TOTAL_REPLICAS", "4")
+    for name in ("NUM_IPUS_PER_REPLICA", "UNIFORM_REPLICAS_PER_INSTANCE"):
+        monkeypatch.setenv(f"POPDIST_{name}", "1")
+    monkeypatch.setenv("POPDIST_NUM_LOCAL_REPLICAS", "2")
+    for name in ("REPLICA_INDEX_OFFSET", "LOCAL_INSTANCE_INDEX"):
+        monkeypatch.setenv(f"POPDIST_{name}", "0")
+    assert throughput.main(["--accelerator", "ipu", *SCHNET.split(), "--batching.replication_factor", "8"]) == 1
+    assert "give poprun --num-replicas 8" in capsys.readouterr().err
