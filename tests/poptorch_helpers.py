@@ -28,7 +28,7 @@ ADAMW = OptimizerConfig("adamw", 1e-3, weight_decay=0.01)
 
 @contextmanager
 def installed_double() -> Iterator[ModuleType]:
-    """The double as ``import poptorch`` sees it; afterwards everything is as before."""
+    """The double as ``import poptorch`` and ``import popdist`` see it; afterwards everything is as before."""
     before: Dict[str, Any] = {name: module for name, module in sys.modules.items() if _is_poptorch(name)}
     for name in before:
         del sys.modules[name]
@@ -45,7 +45,7 @@ def installed_double() -> Iterator[ModuleType]:
 
 
 def _is_poptorch(name: str) -> bool:
-    return name == "poptorch" or name.startswith("poptorch.")
+    return name.split(".")[0] in ("poptorch", "popdist")
 
 
 def random_packs(num_packs: int, steps: int = 1, seed: int = 0) -> GraphPack:

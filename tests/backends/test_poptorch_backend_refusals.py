@@ -52,7 +52,8 @@ def test_broken_sdk_is_no_ipu(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"available_memory_proportion": (1.5,)}, "available_memory_proportion=.*from 0 to 1"),
+        ({"available_memory_proportion": (1.5,)}, "available_memory_proportion=.*above 0, up to 1"),
+        ({"available_memory_proportion": (0.0,)}, "available_memory_proportion=.*above 0, up to 1"),
         ({"available_memory_proportion": 0.5}, "give a list"),
         ({"prefetch_depth": 0}, "prefetch_depth=0: give an integer of 1 or more"),
         ({"prefetch_depth": 2.0}, "prefetch_depth=2.0: give an integer"),
@@ -166,6 +167,24 @@ def test_a_model_that_ipus_cannot_run_is_refused_when_compiled(poptorch: Any) ->
         PopTorchBackend().compile(model, mse, ADAMW, BATCHING, batches(1)[0])
 
 
+def test_a_model_that_reads_values_is_named_with_its_line_when_cut(poptorch: Any) -> None:
+    model = small_schnet()
+    model.head[0].register_forward_hook(lambda module, inputs, output: output * output.mean().item())
+    backend = PopTorchBackend(IpuOptions(ipus_per_replica=2))
+    with pytest.raises(ValueError, match=r"refusals.py:\d+: IPUs cannot run aten::_local_scalar_dense: .*torch.where"):
+        backend.compile(model, mse, ADAMW, Batching(1, 4), random_packs(4))
+
+
+def test_moments_of_another_precision_are_refused(poptorch: Any) -> None:
+    backend = PopTorchBackend(precision=Precision("float16", 128.0, accumulation="float16"))
+    backend.compile(small_schnet(), mse, ADAMW, BATCHING, batches(1)[0])
+    train(backend, 1)
+    saved = backend.state_dict()
+    saved["optimizer"] = {name: value.float() for name, value in saved["optimizer"].items()}
+    with pytest.raises(ValueError, match="is float32 .* in the checkpoint and float16 .* the same model and precision"):
+        backend.load_state_dict(saved)
+
+
 def test_checkpoints_that_do_not_fit_are_refused(poptorch: Any) -> None:
     expected, backend = make("torch"), make("ipu")
     train(expected, 1)
@@ -175,7 +194,7 @@ def test_checkpoints_that_do_not_fit_are_refused(poptorch: Any) -> None:
     wrong = backend.state_dict()
     name = next(name for name in wrong["optimizer"] if name.startswith("Accl1___"))
     wrong["optimizer"][name] = torch.zeros(3)
-    with pytest.raises(ValueError, match="has shape .3. in the checkpoint"):
+    with pytest.raises(ValueError, match="is float32 .3. in the checkpoint"):
         backend.load_state_dict(wrong)
     assert_equal_models(backend.state_dict(), before, 0)
     backend.load_state_dict({"model": expected.state_dict()["model"]})

@@ -37,6 +37,20 @@ def test_weights_on_the_host_are_stale_until_copied(poptorch: Any) -> None:
     assert float(program(torch.ones(1, 1))[0]) == 10
 
 
+def test_weights_that_no_operator_takes_stay_on_the_host(poptorch: Any) -> None:
+    class Partly(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            return x @ self.weight
+
+    model = Partly(1, 1)
+    program = poptorch.inferenceModel(model)
+    program(torch.ones(1, 1))
+    with torch.no_grad():
+        model.weight.fill_(7.0), model.bias.fill_(7.0)
+    program.copyWeightsToHost()
+    assert model.weight.item() != 7 and model.bias.item() == 7
+
+
 def test_copies_need_a_compiled_program(poptorch: Any) -> None:
     program = trainer(poptorch, Weighted(poptorch))
     for call in (program.copyWeightsToHost, program.copyWeightsToDevice, program.attachToDevice):

@@ -1,279 +1,197 @@
-"""The IPUs and what is loaded on them: device memory apart from the host's, and the schedule of a call.
+"""A compiled program and its memory on the IPUs, which is apart from the host's."""
 
-Layout of a call, inputs and outputs alike, slowest first: [device iteration, accumulation, replica,
-micro-batch]. PopART numbers the anchors of OutputMode.All the same way; Final and Sum give one entry per
-replica. A scalar counts as one row where there is more than one entry, and stays a scalar otherwise.
-"""
-
-from typing import Any, Callable, Dict, List, Optional, Tuple
+from typing import Any, Dict, List
 
 import torch
 from torch import Tensor
-from torch.func import functional_call
 
-from . import update_rules
-from .enums import OutputMode, ReductionType
+from . import compilation, optimizer_settings, running, update_rules
+from .arguments import Arguments
+from .half import Rounding
+from .machine import Machine, check_number, is_simulated
 from .poptorch_core import Error
-from .structures import flatten, rebuild
-from .tracing import Forward, Watch
+from .structures import flatten
 
-MAX_IPUS = 64
-
-
-class Machine:
-    """The IPUs of this machine; one program holds them at a time."""
-
-    num_ipus = 16
-    holder: "Optional[Executable]" = None
-
-    @classmethod
-    def acquire(cls, executable: "Executable", num_ipus: int, round_up: bool) -> None:
-        rounded = 1
-        while rounded < num_ipus:
-            rounded *= 2
-        if num_ipus > MAX_IPUS:
-            raise Error(f"too many IPUs ({num_ipus}): one process gets {MAX_IPUS}")
-        if rounded != num_ipus and not round_up:
-            raise Error(f"the model uses {num_ipus} IPUs, which are reserved in powers of two: {rounded} at least")
-        if (cls.holder is not None and cls.holder is not executable) or rounded > cls.num_ipus:
-            raise Error(f"failed to acquire {rounded} IPU(s): they are in use or not there")
-        cls.holder = executable
-
-    @classmethod
-    def release(cls, executable: "Executable") -> None:
-        if cls.holder is executable:
-            cls.holder = None
+Tensors = Dict[str, Tensor]
 
 
 class Executable:
-    """A compiled program: its weights and optimizer state live here while it is attached."""
+    """Weights and optimizer state live here while the program is attached."""
 
-    def __init__(self, module: torch.nn.Module, options: Any, training: bool, optimizer: Dict[str, Any]) -> None:
-        options._Popart.check()
+    def __init__(
+        self, module: torch.nn.Module, options: Any, training: bool, settings: Dict[str, Any], micro: Arguments
+    ) -> None:
+        """Compile.
+
+        Args:
+            module: in the mode, training or evaluation, that is compiled in.
+            options: of the program.
+            training: with a loss and an optimizer.
+            settings: of the optimizer, as `optimizer_settings.describe` has them.
+            micro: arguments of forward for one micro-batch.
+        """
         self.module = module
         self.options = options
         self.training = training
+        self.settings = settings  # what the device uses
         self.attached = False
-        self._modes: Dict[torch.nn.Module, bool] = {}
-        self.parameters = {name: _device_copy(p) for name, p in module.named_parameters()}
-        self.trained = [name for name, p in module.named_parameters() if p.requires_grad]
-        self.buffers = {name: _device_copy(b) for name, b in module.named_buffers()}
-        for name, tensor in {**self.parameters, **self.buffers}.items():
-            if tensor.dtype == torch.bfloat16:
-                raise Error(f"{name} is bfloat16, which IPUs do not have")
-        self._constants = optimizer
-        self._settings = optimizer  # what the device uses
-        self.state: Dict[str, Tensor] = {}
-        if training:
-            accumulates = options.Training.gradient_accumulation > 1
-            self.state = update_rules.state_tensors(optimizer["kind"], optimizer, self.parameters, accumulates)
+        self.modes = {part: part.training for part in module.modules()}
+        self.parameters = {name: _device_copy(name, p) for name, p in module.named_parameters()}
+        self.buffers = {name: _device_copy(name, b) for name, b in module.named_buffers()}
+        self._gradients_wanted = {name for name, p in module.named_parameters() if p.requires_grad}
+        self.facts = compilation.trace(
+            module, options, training, self.leaves(), copies(self.buffers), to_device_types(micro, clone=True)
+        )
+        self.trained = self._trained(settings) if training else []
+        trained = {name: self.parameters[name] for name in self.trained}
+        accumulates = options.Training.gradient_accumulation > 1
+        self.state: Tensors = update_rules.state_tensors(settings, trained, accumulates) if training else {}
+        # PopART has no variables but floating-point ones, and takes only what is used.
+        used = self.facts.used | set(settings.get("group_of", ()))
+        everything = {**self.parameters, **self.buffers}
+        self._variables = {n: t for n, t in everything.items() if t.is_floating_point() and n in used}
         # PopART's buffers on the host, from which every upload is made.
-        self._host_weights = _copies({**self.parameters, **self.buffers})
-        self._host_state = _copies(self.state)
-        self._host_settings = self._learning_rates(optimizer)
+        self._host_weights = copies(self._variables)
+        self._host_state = copies(self.state)
+        self._host_settings = optimizer_settings.device_values(settings, self.trained)
+        seed = options.random_seed if options.exists("random_seed") else 0
+        stochastic = bool(options._Popart.options.get("enableStochasticRounding", False))
+        self.rounding = Rounding(stochastic, seed)
 
     @property
     def num_ipus(self) -> int:
-        return self.options.replication_factor
+        return self.options.replication_factor * self.facts.ipus_per_replica
 
-    def trace(self, args: Tuple[Any, ...]) -> Any:
-        """Watch one micro-batch go through; returns its output. Train or eval mode is compiled in."""
-        self._modes = {module: module.training for module in self.module.modules()}
-        with Forward() as forward, Watch() as watch, torch.set_grad_enabled(self.training):
-            output = functional_call(self.module, {**self._leaves(), **_copies(self.buffers)}, self._coerced(args))
-            if self.training:
-                if forward.loss().numel() != 1:
-                    raise NotImplementedError("the double differentiates losses of one number")
-        watch.check()
-        return output
+    @property
+    def synthetic(self) -> bool:
+        return bool(self.options._Popart.options.get("syntheticDataMode", 0))
+
+    def leaves(self) -> Tensors:
+        return {n: t.detach().requires_grad_(n in self._gradients_wanted) for n, t in self.parameters.items()}
+
+    def _trained(self, settings: Dict[str, Any]) -> List[str]:
+        for name in self.facts.trained:
+            if name not in settings["group_of"]:
+                raise NotImplementedError(f"{name} is in no group of the optimizer: PopART trains it with the defaults")
+        return self.facts.trained
 
     # Attachment.
 
+    def check_offline(self) -> None:
+        """What compiling without a device refuses."""
+        if is_simulated(self.options):
+            raise Error("ConnectionType.Never is not supported for the IPU model")
+        if self.options.exists("ipu_id"):
+            raise Error("offline compilation for a device's number is not supported")
+        self._refuse_cycles()
+        check_number(self.num_ipus)
+
     def attach(self) -> None:
-        simulated = self.options.exists("use_model") and self.options.use_model
-        if simulated and self.num_ipus > 1:
-            raise Error("replicated graphs do not run on the IPU model")
-        if not simulated:
-            Machine.acquire(self, self.num_ipus, self.options.auto_round_num_ipus)
+        options = self.options
+        if is_simulated(options):
+            if options.replication_factor > 1:
+                raise Error("replicated graphs do not run on the IPU model")
+            self._refuse_cycles()
+            check_number(self.num_ipus)
+        else:
+            ipu_id = options.ipu_id if options.exists("ipu_id") else None
+            Machine.acquire(self, self.num_ipus, options.auto_round_num_ipus, ipu_id)
         self.attached = True
+
+    def _refuse_cycles(self) -> None:
+        if self.options._Popart.options["instrumentWithHardwareCycleCounter"]:
+            raise Error("cycles are counted by hardware only: leave out logCycleCount")
 
     def detach(self) -> None:
         Machine.release(self)
         self.attached = False
-        for tensor in [*self.parameters.values(), *self.state.values()]:
+        for tensor in [*self._variables.values(), *self.state.values()]:
             tensor.fill_(float("nan"))  # device memory is lost
 
     # Copies; the names follow PopTorch's compiled part.
 
-    def copy_weights_to_host(self, host: Dict[str, Tensor]) -> None:
-        self._check_attached()
-        if self._synthetic:
+    def copy_weights_to_host(self, host: Tensors) -> None:
+        self.check_attached()
+        if self.synthetic:
             return
         with torch.no_grad():
-            for name, tensor in {**self.parameters, **self.buffers}.items():
+            for name, tensor in self._variables.items():
                 host[name].copy_(tensor)
                 self._host_weights[name].copy_(tensor)
 
-    def copy_weights_to_device(self, host: Dict[str, Tensor]) -> None:
-        self._check_attached()
+    def copy_weights_to_device(self, host: Tensors) -> None:
+        self.check_attached()
         with torch.no_grad():
             for name in self._host_weights:
                 self._host_weights[name].copy_(host[name])
         self._upload()
 
-    def read_optimizer_state(self) -> Dict[str, Dict[str, Tensor]]:
-        self._check_attached()
+    def read_optimizer_state(self) -> Dict[str, Tensors]:
+        self.check_attached()
         for name, tensor in self.state.items():
             self._host_state[name].copy_(tensor)
-        return {
-            "ipu_state": _copies(self._host_state),
-            "ipu_param": _copies(self._host_settings),
-        }
+        return {"ipu_state": copies(self._host_state), "ipu_param": copies(self._host_settings)}
 
     def write_optimizer_state(self, saved: Dict[str, Any]) -> None:
         """Upload state; the settings among it only change the host's buffers, never the device."""
-        self._check_attached()
+        self.check_attached()
         for target, source in ((self._host_state, saved["ipu_state"]), (self._host_settings, saved["ipu_param"])):
-            for name in target:
-                if name in source:
-                    target[name].copy_(source[name])
+            for name, tensor in target.items():
+                if name in source:  # memcpy: neither shape nor type may differ
+                    if source[name].shape != tensor.shape or source[name].dtype != tensor.dtype:
+                        raise Error(
+                            f"optimizer state {name} is {source[name].dtype} {list(source[name].shape)}, the program's "
+                            f"{tensor.dtype} {list(tensor.shape)}"
+                        )
+                    tensor.copy_(source[name])
         self._upload()
 
     def update_optimizer(self, settings: Dict[str, Any]) -> None:
         """Send learning rates and other variables to the device."""
-        self._check_attached()
-        for before, after in zip(self._constants["groups"], settings["groups"]):
-            for name in self._constants["constant"]:
-                if before.get(name) != after.get(name):
-                    raise Error(f"{name} was compiled in as a constant and cannot change")
-        self._settings = settings
-        self._host_settings = self._learning_rates(settings)
+        self.check_attached()
+        optimizer_settings.check_replacement(self.settings, settings)
+        self.settings = settings
+        self._host_settings = optimizer_settings.device_values(settings, self.trained)
 
     def _upload(self) -> None:
-        for memory, source in ((self.parameters, self._host_weights), (self.buffers, self._host_weights)):
+        for memory, source in ((self._variables, self._host_weights), (self.state, self._host_state)):
             for name, tensor in memory.items():
                 tensor.copy_(source[name])
-        for name, tensor in self.state.items():
-            tensor.copy_(self._host_state[name])
 
-    @staticmethod
-    def _learning_rates(settings: Dict[str, Any]) -> Dict[str, Tensor]:
-        groups = settings.get("groups", [])
-        return {
-            f"learningRate___specific___{name}": torch.tensor(float(groups[group]["lr"]))
-            for name, group in settings.get("group_of", {}).items()
-        }
-
-    # Running.
-
-    def run(self, args: Tuple[Any, ...], as_arguments: Callable[[List[Tensor]], Tuple[Any, ...]]) -> List[Tensor]:
-        """One call.
-
-        Args:
-            args: input tensors, flat.
-            as_arguments: flat tensors -> arguments of the module.
-        """
-        self._check_attached()
-        options = self.options
-        iterations, replicas = options.device_iterations, options.replication_factor
-        accumulation = options.Training.gradient_accumulation
-        pieces = iterations * accumulation * replicas
-        inputs = self._coerced(args)
-        if self._synthetic:
-            inputs = tuple(torch.zeros_like(tensor) for tensor in inputs)
-        outputs: List[List[Tensor]] = []
-        modes_now = self._switch(self._modes)
-        for iteration in range(iterations):
-            gradients: Dict[str, Tensor] = {}
-            for part in range(accumulation * replicas):
-                piece = iteration * accumulation * replicas + part
-                micro = [_piece(tensor, piece, pieces) for tensor in inputs]
-                outputs.append(self._forward(as_arguments(micro), gradients))
-            if self.training and gradients:
-                if options.Training.accumulation_and_replication_reduction_type == ReductionType.Mean:
-                    gradients = {name: g / (accumulation * replicas) for name, g in gradients.items()}
-                update_rules.update(self._settings["kind"], self._settings, self.parameters, gradients, self.state)
-        self._switch(modes_now)
-        return [self._returned([output[i] for output in outputs]) for i in range(len(outputs[0]))]
-
-    def _forward(self, args: Tuple[Any, ...], gradients: Dict[str, Tensor]) -> List[Tensor]:
-        """One micro-batch; adds to ``gradients``, returns the outputs, flat."""
-        leaves = self._leaves()
-        with Forward() as forward, torch.set_grad_enabled(self.training):
-            result = functional_call(self.module, {**leaves, **self.buffers}, args)
-            if self.training:
-                names = [name for name in self._settings["group_of"] if name in self.trained]
-                scaled = forward.loss() * self._settings["loss_scaling"]
-                found = torch.autograd.grad(scaled, [leaves[name] for name in names], allow_unused=True)
-                for name, gradient in zip(names, found):
-                    if gradient is not None:
-                        gradients[name] = gradients[name] + gradient if name in gradients else gradient
-        return [_narrowed(tensor.detach()) for tensor in flatten(result)]
-
-    @staticmethod
-    def _switch(modes: "Dict[torch.nn.Module, bool]") -> "Dict[torch.nn.Module, bool]":
-        """Set train and eval modes; returns those before."""
-        before = {module: module.training for module in modes}
-        for module, training in modes.items():
-            module.training = training
-        return before
-
-    def _leaves(self) -> Dict[str, Tensor]:
-        return {name: t.detach().requires_grad_(name in self.trained) for name, t in self.parameters.items()}
-
-    def _returned(self, entries: List[Tensor]) -> Tensor:
-        replicas, mode = self.options.replication_factor, self.options.output_mode
-        if mode == OutputMode.Final:
-            entries = entries[-replicas:]
-        elif mode == OutputMode.Sum:
-            entries = [sum(entries[r + replicas :: replicas], entries[r]) for r in range(replicas)]
-        elif mode != OutputMode.All:
-            raise NotImplementedError("the double has no OutputMode.EveryN")
-        if self._synthetic:
-            entries = [torch.zeros_like(entry) for entry in entries]
-        if len(entries) == 1:
-            return entries[0].clone()
-        return torch.cat([entry.reshape(1) if entry.dim() == 0 else entry for entry in entries])
-
-    @property
-    def _synthetic(self) -> bool:
-        return bool(self.options._Popart.options.get("syntheticDataMode", 0))
-
-    def _check_attached(self) -> None:
+    def check_attached(self) -> None:
         if not self.attached:
             raise Error("the program is not attached to a device")
 
-    @staticmethod
-    def _coerced(args: Tuple[Any, ...]) -> Tuple[Any, ...]:
-        tensors = []
-        for tensor in flatten(args):
-            if tensor.dtype == torch.bfloat16:
-                raise Error("an input is bfloat16, which IPUs do not have")
-            if 0 in tensor.shape:
-                raise Error(f"an input has no elements: {list(tensor.shape)}")
-            tensors.append(_narrowed(tensor.detach()))
-        return rebuild(args, tensors)
+    def run(self, arguments: Arguments) -> List[Tensor]:
+        """One call; outputs are flat."""
+        self.check_attached()
+        return running.run(self, to_device_types(arguments))
 
 
-def _device_copy(tensor: Tensor) -> Tensor:
-    """Plain and apart from the host's tensor."""
-    copy = torch.empty(tensor.shape, dtype=tensor.dtype)
-    with torch.no_grad():
-        copy.copy_(tensor)
-    return copy
+def to_device_types(arguments: Arguments, clone: bool = False) -> Arguments:
+    """64-bit inputs as 32-bit ones."""
+    tensors = []
+    for tensor in flatten((arguments.args, arguments.kwargs)):
+        if tensor.dtype == torch.bfloat16:
+            raise Error("an input is bfloat16, which IPUs do not have")
+        if tensor.numel() == 0:
+            raise Error(f"an input has no elements: {list(tensor.shape)}")
+        narrow = running.narrowed(tensor.detach())
+        tensors.append(narrow.clone() if clone else narrow)
+    return arguments.with_tensors(tensors)
 
 
-def _copies(tensors: Dict[str, Tensor]) -> Dict[str, Tensor]:
+def copies(tensors: Tensors) -> Tensors:
     return {name: tensor.clone() for name, tensor in tensors.items()}
 
 
-def _piece(tensor: Tensor, index: int, pieces: int) -> Tensor:
-    if tensor.dim() == 0:
-        return tensor
-    size = tensor.shape[0] // pieces
-    return tensor[index * size : (index + 1) * size]
-
-
-def _narrowed(tensor: Tensor) -> Tensor:
-    narrow = {torch.int64: torch.int32, torch.float64: torch.float32}
-    return tensor.to(narrow.get(tensor.dtype, tensor.dtype))
+def _device_copy(name: str, tensor: Tensor) -> Tensor:
+    """Plain and apart from the host's tensor."""
+    if tensor.dtype in (torch.bfloat16, torch.float64):
+        raise Error(f"{name} is {str(tensor.dtype).replace('torch.', '')}, which IPUs do not have")
+    if tensor.numel() == 0:
+        raise Error(f"{name} has no elements: {list(tensor.shape)}")
+    copy = torch.empty(tensor.shape, dtype=tensor.dtype)
+    with torch.no_grad():
+        copy.copy_(tensor)
+    return running.narrowed(copy)

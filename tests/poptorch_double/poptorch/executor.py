@@ -6,33 +6,33 @@ parameter copies as well. Code that works here does not depend on that.
 """
 
 import copy
-import inspect
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Dict, Optional, Tuple
 
 import torch
 from torch import Tensor, nn
 
-from . import optim
-from .device import Executable, Machine
+from . import optim, optimizer_settings, running, wrapping
+from .arguments import ArgumentParser, Arguments
+from .device import Executable
 from .enums import ConnectionType, OutputMode
 from .options import Options
 from .poptorch_core import Error
-from .structures import check_same, flatten, rebuild
+from .structures import flatten, rebuild
 
 _NOT_COMPILED = "the model has not been compiled, or was destroyed"
-_KINDS = ((optim.SGD, "SGD"), (optim.AdamW, "ADAMW"), (optim.Adam, "ADAM"))
-_GROUP_ATTRIBUTES = {
-    "SGD": ("lr", "momentum", "dampening", "weight_decay"),
-    "ADAM": ("lr", "betas", "eps", "weight_decay"),
-    "ADAMW": ("lr", "betas", "eps", "weight_decay"),
-}
 
 
 class PoplarExecutor:
     """A program made of a module; made by trainingModel and inferenceModel only."""
 
     def __init__(
-        self, model: nn.Module, options: Optional[Options], training: bool, optimizer: Any, user_model: nn.Module
+        self,
+        model: nn.Module,
+        options: Optional[Options],
+        training: bool,
+        poptorch_version: str,
+        optimizer: Optional[Any] = None,
+        user_model: Optional[nn.Module] = None,
     ) -> None:
         if options is not None:
             if not isinstance(options, Options):
@@ -45,22 +45,31 @@ class PoplarExecutor:
             options.outputMode(OutputMode.Final if training else OutputMode.All)
         if not training and options.Training.gradient_accumulation != 1:
             raise Error("an inferenceModel takes no gradientAccumulation: leave it at 1")
-        self._user_model = user_model
+        assert training or not optimizer, "an inferenceModel takes no optimizer"
+        self._user_model = model if user_model is None else user_model
         self._model = model
         self._options = options
         self._training = training
+        self._poptorch_version = poptorch_version
+        self._parser = ArgumentParser(model)
         self._executable: Optional[Executable] = None
-        self._compiled_args: Optional[Tuple[Any, ...]] = None
-        self._output: Any = None
+        self._inputs: Optional[Arguments] = None
+        self._is_attached = False
         self._dirty_host_weights = False
         self._optimizer = optimizer
         self._settings: Dict[str, Any] = {}
         self._settings_dirty = False
         if training:
-            self._optimizer = optimizer if optimizer is not None else optim.SGD(user_model.parameters(), lr=0.01)
+            self._optimizer = optimizer if optimizer is not None else optim.SGD(model.parameters(), lr=0.01)
             self.setOptimizer(self._optimizer)
-            _wrap(user_model)
         options._freeze()
+        if training:
+            wrapping.wrap(self._user_model, self)
+
+    def __getattr__(self, attr: str) -> Any:
+        if attr.startswith("__") or "_user_model" not in vars(self):
+            raise AttributeError(attr)
+        return getattr(vars(self)["_user_model"], attr)
 
     @property
     def options(self) -> Options:
@@ -70,6 +79,11 @@ class PoplarExecutor:
     def model(self) -> nn.Module:
         return self._user_model
 
+    @property
+    def _compiled_args(self) -> Tuple[Any, ...]:
+        assert self._inputs is not None
+        return self._inputs.args
+
     def isCompiled(self) -> bool:
         return self._executable is not None
 
@@ -78,35 +92,43 @@ class PoplarExecutor:
 
     # Compiling and running.
 
-    def compile(self, *args: Any) -> None:
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        arguments = self._parser(args, kwargs)
         if self._executable is None:
-            self._compile(self._parsed(args))
+            self._compile(arguments)
 
-    def __call__(self, *args: Any) -> Any:
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
         assert self._options.connection_type != ConnectionType.Never, "an offline program cannot be run"
-        args = self._parsed(args)
+        arguments = self._parser(args, kwargs)
         if self._executable is None:
-            self._compile(args)
-        assert self._executable is not None and self._compiled_args is not None
-        if not self._executable.attached:
+            self._compile(arguments)
+        assert self._executable is not None and self._inputs is not None
+        if not self._is_attached:
             self.attachToDevice()
-        for name, compiled, given in zip(self._names(args), self._compiled_args, args):
-            check_same(name, compiled, given)
+        self._inputs.check(arguments)
+        arguments = self._inputs.with_tensors(arguments.tensors(self._inputs))
         self._write_state_if_needed()
-        outputs = self._executable.run(tuple(flatten(args)), lambda tensors: rebuild(args, tensors))
+        outputs = self._executable.run(arguments)
         if self._training:
             self._dirty_host_weights = True
             self._optimizer.host_state_is_dirty = True
-        return rebuild(self._output, outputs)
+        for output in outputs:
+            output.backward = _no_backward  # type: ignore[method-assign, assignment]
+        return rebuild(self._executable.facts.output, outputs)
 
-    def _compile(self, args: Tuple[Any, ...]) -> None:
-        micro = rebuild(args, [self._narrow(tensor) for tensor in flatten(args)])
-        executable = Executable(self._model, self._options, self._training, self._settings)
-        self._output = executable.trace(micro)
-        if self._options.connection_type != ConnectionType.Never:
+    def _compile(self, arguments: Arguments) -> None:
+        running.check_period(self._options)
+        micro = arguments.with_tensors([self._narrow(tensor) for tensor in flatten(tuple(arguments[1:]))])
+        # As PopTorch has it: the options are whole, and may bring a device's number, once the program is lowered.
+        executable = Executable(self._model, self._options, self._training, self._settings, micro)
+        self._settings_dirty = False
+        if self._options.connection_type == ConnectionType.Never:
+            executable.check_offline()
+        else:
             executable.attach()
-        self._executable, self._compiled_args = executable, args
-        if executable.attached:
+        self._executable, self._inputs = executable, arguments
+        self._is_attached = executable.attached
+        if self._is_attached:
             self._on_attach()
 
     def _narrow(self, tensor: Tensor) -> Tensor:
@@ -119,41 +141,26 @@ class PoplarExecutor:
         )
         return tensor if tensor.dim() == 0 else tensor[: rows // factor]
 
-    def _parsed(self, args: Tuple[Any, ...]) -> Tuple[Any, ...]:
-        parameters = inspect.signature(self._model.forward).parameters.values()
-        if not any(parameter.kind == parameter.VAR_POSITIONAL for parameter in parameters):
-            assert len(args) <= len(parameters), f"{len(args)} arguments given, forward takes {len(parameters)}"
-            needed = sum(parameter.default is parameter.empty for parameter in parameters)
-            if len(args) < needed:
-                raise Error(f"{len(args)} arguments given, forward needs {needed}")
-        return rebuild(args, [tensor.detach().contiguous() for tensor in flatten(args)])
-
-    def _names(self, args: Tuple[Any, ...]) -> List[str]:
-        assert self._compiled_args is not None
-        if len(args) != len(self._compiled_args):
-            raise Error(f"{len(args)} arguments given, compiled for {len(self._compiled_args)}")
-        return [f"argument {index}" for index in range(len(args))]
-
     # Attachment.
 
     def attachToDevice(self) -> None:
-        if self._executable is None:
-            raise Error(_NOT_COMPILED)
+        executable = self._compiled()
         assert self._options.connection_type != ConnectionType.Never, "an offline program cannot be attached"
-        if self._executable.attached:
+        if self._is_attached:
             raise Error("the program is attached already")
-        self._executable.attach()
+        executable.attach()
+        self._is_attached = True
         self._on_attach()
 
     def detachFromDevice(self) -> None:
-        if self._executable is None:
-            raise Error(_NOT_COMPILED)
-        if not self._executable.attached:
+        executable = self._compiled()
+        if not self._is_attached:
             raise Error("the program is not attached")
         if self._training:
             self.copyWeightsToHostIfNeeded()
             self._read_state_if_needed()
-        self._executable.detach()
+        executable.detach()
+        self._is_attached = False
 
     def _on_attach(self) -> None:
         self.copyWeightsToDevice()
@@ -175,8 +182,14 @@ class PoplarExecutor:
         if self._executable.attached:
             self._executable.detach()
         self._executable = None
+        self._is_attached = False
         if self._training:
-            _unwrap(self._user_model)
+            wrapping.unwrap(self._user_model)
+
+    def _compiled(self) -> Executable:
+        if self._executable is None:
+            raise Error(_NOT_COMPILED)
+        return self._executable
 
     # Weights.
 
@@ -187,18 +200,16 @@ class PoplarExecutor:
         return False
 
     def copyWeightsToHost(self) -> None:
-        if self._executable is None:
-            raise Error(_NOT_COMPILED)
+        executable = self._compiled()
         self._dirty_host_weights = False
-        self._executable.copy_weights_to_host(self._host_tensors())
+        executable.copy_weights_to_host(self._host_tensors())
 
     def copyWeightsToDevice(self) -> None:
-        if self._executable is None:
-            raise Error(_NOT_COMPILED)
+        executable = self._compiled()
         self._dirty_host_weights = False
         if self._optimizer is not None:
             self._optimizer.state_dict()
-        self._executable.copy_weights_to_device(self._host_tensors())
+        executable.copy_weights_to_device(self._host_tensors())
 
     def load_state_dict(self, state_dict: Dict[str, Tensor], strict: bool = True) -> Any:
         result = self._user_model.load_state_dict(state_dict, strict)
@@ -212,15 +223,14 @@ class PoplarExecutor:
     # Optimizer.
 
     def setOptimizer(self, optimizer: Any) -> None:
-        if self._executable is not None and optimizer is not self._optimizer:
+        if self.isCompiled() and optimizer is not self._optimizer:
             self._read_state_if_needed()
             self._optimizer.state_dict = self._optimizer.get_state_dict
-            optimizer.ipu_state_is_dirty = True
-        if not isinstance(optimizer, optim.Optimizer):
-            raise NotImplementedError("the double takes optimizers of poptorch.optim only")
-        optimizer.state_dict = self._optimizer_state  # type: ignore[method-assign]
+            if isinstance(optimizer, optim.Optimizer):
+                optimizer.ipu_state_is_dirty = True
+        settings = optimizer_settings.describe(optimizer, self._model, self._options, self.isCompiled())
+        optimizer.state_dict = self._optimizer_state
         self._optimizer = optimizer
-        settings = self._described(optimizer)
         if settings != self._settings:
             self._settings = settings
             self._settings_dirty = True
@@ -228,91 +238,70 @@ class PoplarExecutor:
             self._update_settings_if_needed()
             self._write_state_if_needed()
 
-    def _described(self, optimizer: Any) -> Dict[str, Any]:
-        """The optimizer as the device knows it."""
-        kind = next(name for cls, name in _KINDS if isinstance(optimizer, cls))
-        names = {id(parameter): name for name, parameter in self._model.named_parameters()}
-        group_of: Dict[str, int] = {}
-        for index, group in enumerate(optimizer.param_groups):
-            for parameter in group["params"]:
-                group_of[names[id(parameter)]] = index  # KeyError: not a parameter of this model
-        wanted = _GROUP_ATTRIBUTES[kind]
-        groups = [{name: group[name] for name in wanted} for group in optimizer.param_groups]
-        if any(group.get("amsgrad") for group in optimizer.param_groups):
-            raise ValueError("optimizers with amsgrad do not run on IPUs")
-        for group in groups:
-            assert "betas" not in group or isinstance(group["betas"], tuple), "betas is a pair"
-        return {
-            "kind": kind,
-            "groups": groups,
-            "group_of": group_of,
-            "constant": [name for name in wanted if optimizer.variable_attrs.isConstant(name)],
-            "loss_scaling": optimizer.loss_scaling,
-            "max_grad_norm": optimizer.max_grad_norm,
-            "bias_correction": getattr(optimizer, "bias_correction", True),
-        }
-
     def _optimizer_state(self) -> Dict[str, Any]:
         self._read_state_if_needed()
         return self._optimizer.get_state_dict()
 
     def _update_settings_if_needed(self) -> None:
-        assert self._executable is not None
         if self._settings_dirty:
-            self._executable.update_optimizer(self._settings)
+            self._compiled().update_optimizer(self._settings)
             self._settings_dirty = False
 
     def _read_state_if_needed(self) -> None:
         if self._optimizer.host_state_is_dirty:
-            if self._executable is None:
-                raise Error(_NOT_COMPILED)
+            executable = self._compiled()
             assert not self._settings_dirty, "host and device cannot both be out of date"
-            state = {**self._executable.read_optimizer_state(), **torch.optim.Optimizer.state_dict(self._optimizer)}
+            state = {**executable.read_optimizer_state(), **torch.optim.Optimizer.state_dict(self._optimizer)}
             self._optimizer.set_state_dict(state)
             self._optimizer.ipu_state_is_dirty = False
 
     def _write_state_if_needed(self) -> None:
-        if self._executable is None:
-            raise Error(_NOT_COMPILED)
+        executable = self._compiled()
         if self._optimizer is not None and self._optimizer.ipu_state_is_dirty:
             assert not self._optimizer.host_state_is_dirty, "host and device cannot both be out of date"
             if self._optimizer.has_state():
                 self.copyWeightsToHostIfNeeded()
-                self._executable.write_optimizer_state(self._optimizer.state_dict())
+                executable.write_optimizer_state(self._optimizer.state_dict())
             self._optimizer.ipu_state_is_dirty = False
 
+    # Files.
 
-def trainingModel(
-    model: nn.Module, options: Optional[Options] = None, optimizer: Optional[Any] = None
-) -> PoplarExecutor:
+    def compileAndExport(self, filename: str, *args: Any, export_model: bool = True, **kwargs: Any) -> None:
+        self.compile(*args, **kwargs)
+        self.save(filename, export_model)
+
+    def save(self, filename: str, export_model: bool = True, save_rng_state: bool = True) -> None:
+        self._compiled()
+        assert self._inputs is not None
+        from . import exports
+
+        exports.write(filename, self, self._inputs, export_model)
+
+    def loadExecutable(self, filename: str) -> None:
+        from . import exports
+
+        self._compile(exports.read(filename, self._poptorch_version).inputs)
+
+
+def trainingModel(model: Any, options: Optional[Options] = None, optimizer: Optional[Any] = None) -> PoplarExecutor:
     """A program that trains; wraps the classes of the model and its tensors until destroy()."""
-    if getattr(type(model), "_poptorch_wrapped", False):
+    from . import __version__
+
+    if isinstance(model, PoplarExecutor):
+        model = model._user_model
+    if wrapping.is_wrapped(model):
         raise RuntimeError("the model is wrapped in a trainingModel already: destroy() that one first")
-    return PoplarExecutor(copy.copy(model), options, True, optimizer, model)
+    return PoplarExecutor(copy.copy(model), options, True, __version__, optimizer, model)
 
 
-def inferenceModel(model: nn.Module, options: Optional[Options] = None) -> PoplarExecutor:
+def inferenceModel(model: Any, options: Optional[Options] = None) -> PoplarExecutor:
     """A program that predicts."""
-    return PoplarExecutor(copy.copy(model), options, False, None, model)
+    from . import __version__
+
+    if isinstance(model, PoplarExecutor):
+        model = model._user_model
+    return PoplarExecutor(copy.copy(model), options, False, __version__)
 
 
-def ipuHardwareIsAvailable(num_ipus: int = 1) -> bool:
-    return num_ipus <= Machine.num_ipus
-
-
-def _wrap(model: nn.Module) -> None:
-    """Give model, parameters and buffers classes of PopTorch's, as the real one does."""
-    parameter_class = type("PoptorchParameter", (nn.Parameter,), {"_poptorch_wrapped": True})
-    buffer_class = type("PoptorchBuffer", (Tensor,), {"_poptorch_wrapped": True})
-    for parameter in model.parameters():
-        parameter.__class__ = parameter_class
-    for buffer in model.buffers():
-        buffer.__class__ = buffer_class
-    model.__class__ = type(f"Poptorch{type(model).__name__}", (type(model),), {"_poptorch_wrapped": True})
-
-
-def _unwrap(model: nn.Module) -> None:
-    for tensor in [*model.parameters(), *model.buffers()]:
-        if getattr(type(tensor), "_poptorch_wrapped", False):
-            tensor.__class__ = type(tensor).__bases__[0]
-    model.__class__ = type(model).__bases__[0]
+def _no_backward(*_: Any, **__: Any) -> None:
+    raise Error("backward() on an output: the backward pass of a trainingModel is part of the call")

@@ -4,6 +4,13 @@
 class Error(Exception):
     """Anything that PopTorch's compiled part refuses."""
 
+    type = "poptorch_py_error"
+    location = ""
+
+    @property
+    def message(self) -> str:
+        return str(self)
+
 
 class RecoverableError(Error):
     """Goes away after the reset that ``recovery_action`` names."""

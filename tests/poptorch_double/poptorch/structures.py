@@ -1,6 +1,6 @@
-"""Nested arguments as flat lists of tensors and back; NamedTuples keep their class."""
+"""Nested values as flat lists of tensors and back (python/_utils.py); NamedTuples keep their class."""
 
-from typing import Any, Iterator, List
+from typing import Any, Iterator, List, Sequence
 
 from torch import Tensor
 
@@ -9,17 +9,20 @@ from .poptorch_core import Error
 _END = "; the program is compiled for fixed inputs: call destroy() on it, or make a new one, to compile it for others"
 
 
-def flatten(value: Any) -> List[Tensor]:
+def flatten(value: Any, like: Any = None) -> List[Tensor]:
+    """Tensors in order; dicts in the order of those in ``like`` if it is given."""
     if isinstance(value, Tensor):
         return [value]
     if isinstance(value, (list, tuple)):
-        return [tensor for part in value for tensor in flatten(part)]
+        parts = [None] * len(value) if like is None else like
+        return [tensor for part, other in zip(value, parts) for tensor in flatten(part, other)]
     if isinstance(value, dict):
-        return [tensor for part in value.values() for tensor in flatten(part)]
+        keys = value if like is None else like
+        return [tensor for key in keys for tensor in flatten(value[key], None if like is None else like[key])]
     return []
 
 
-def rebuild(structure: Any, tensors: List[Tensor]) -> Any:
+def rebuild(structure: Any, tensors: Sequence[Tensor]) -> Any:
     """The same structure with other tensors, in the order of `flatten`."""
     return _rebuild(structure, iter(tensors))
 
@@ -49,5 +52,10 @@ def check_same(name: str, compiled: Any, given: Any) -> None:
             raise Error(f"{name} has {len(given)} elements, compiled for {len(compiled)}{_END}")
         for index, (mine, other) in enumerate(zip(compiled, given)):
             check_same(f"{name}[{index}]", mine, other)
+    elif isinstance(compiled, dict):
+        if set(compiled) != set(given):
+            raise Error(f"{name} has the keys {sorted(given)}, compiled for {sorted(compiled)}{_END}")
+        for key, mine in compiled.items():
+            check_same(f"{name}[{key}]", mine, given[key])
     elif compiled != given:
         raise Error(f"{name} is {given!r}, compiled for {compiled!r}{_END}")

@@ -1,46 +1,59 @@
 """What happens while a program is compiled: the forward pass is watched, operator by operator.
 
 Operators are seen below autograd and after torch has taken composite ones apart, which is where PopTorch's
-dispatcher sits too, so the names are those that reach its handlers. Three kinds need a second look:
-in-place ones lose their underscore (PopTorch runs them out of place); ``_to_copy`` and the like are taken
-apart into ``empty`` and ``copy_`` on an IPU, and newer versions of torch only give them their own name.
+dispatcher sits too, so the names are those that reach its handlers; derivatives that the forward pass takes
+are operators like others.
 """
 
-from typing import Any, Callable, Dict, List, Optional, Set, Tuple
+from contextlib import contextmanager
+from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Set
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from .handlers import LOSSES, MOVES, NARROW, READS_VALUES, handled
+from .overlap import Overlap
+from .placement import Placement
 from .poptorch_core import Error
-from .supported_aten import SUPPORTED
+from .refusals import refusal
 
-# What torch does on an IPU, where these have no kernel of their own.
-TAKEN_APART: Dict[str, Tuple[str, ...]] = {
-    "_to_copy": ("empty_strided", "copy_"),
-    "empty_like": ("empty",),
-    "new_empty": ("empty",),
-    "zero_": ("zeros_like",),
-    "fill_": ("full_like",),
-}
-# 8- and 16-bit integers have no arithmetic on an IPU (Poplar's vertices begin at 32 bits, half and bool): they
-# may be moved about and cast. Comparing int16 for equality would do; the double does not go that far.
-NARROW = (torch.uint8, torch.int8, torch.int16)
-MOVES = frozenset(
-    "_to_copy copy_ clone detach view _unsafe_view reshape _reshape_alias unsqueeze squeeze select slice expand "
-    "permute transpose t cat stack split split_with_sizes unbind zeros_like empty_like".split()
-)
-READS_VALUES = ("_local_scalar_dense", "item", "is_nonzero", "equal")
-BY_VALUE = (torch.bool, torch.uint8)
+__all__ = ["Forward", "Functions", "Watch", "handled", "operators"]
+
+# Methods that hand values to Python without an operator.
+READERS = frozenset("tolist numpy __array__ cpu".split())
+# Functions that PopTorch lowers as a whole; what a CPU makes of them says nothing about an IPU.
+WHOLE = ("one_hot", "batch_norm")
+# Functions that end in operators without a handler on torch 2.0.1, and not always on newer versions or CPUs.
+REFUSED = ("repeat_interleave", "scaled_dot_product_attention")
 
 
 class Forward:
-    """One run of a forward pass on the device: collects the tensors marked as losses."""
+    """One run of a forward pass on the device: collects the tensors marked as losses.
+
+    ``overlap`` is there while a program is traced, when what runs is only looked at.
+    """
 
     active: "Optional[Forward]" = None
 
-    def __init__(self) -> None:
+    def __init__(self, overlap: Optional[Overlap] = None) -> None:
         self.losses: List[Tensor] = []
+        self.overlap = overlap
+        self.watched = True
+
+    @classmethod
+    def tracing(cls) -> bool:
+        return cls.active is not None and cls.active.overlap is not None
+
+    @contextmanager
+    def unwatched(self) -> Iterator[None]:
+        """For tensors that the double makes for itself."""
+        before, self.watched = self.watched, False
+        try:
+            yield
+        finally:
+            self.watched = before
 
     def __enter__(self) -> "Forward":
         if Forward.active is not None:
@@ -68,24 +81,72 @@ class Forward:
 class Watch(TorchDispatchMode):
     """Notes every operator and refuses what cannot be part of a static graph."""
 
-    def __init__(self) -> None:
+    def __init__(self, placement: Optional[Placement] = None, known: Optional[Iterable[Tensor]] = None) -> None:
+        """With ``known``, inputs and weights in the device's types, other tensors from outside are on the host."""
         super().__init__()
         self.names: Set[str] = set()
+        self.losses: List[Tensor] = []
+        self._placement = placement
+        self._known: Optional[Dict[int, Tensor]] = None if known is None else {}
+        self.learn(list(known or []))
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        name = func._schema.name.split("::")[-1]
+        kwargs = kwargs or {}
+        if Forward.active is not None and not Forward.active.watched:
+            result = func(*args, **kwargs)
+            self.learn(_tensors(result))
+            return result
+        schema = func._schema
+        name = schema.name.split("::")[-1]
         self.names.add(name)
         if name in READS_VALUES:
             raise Error(f"aten::{name} reads a tensor's value on the host: static graphs have none before the end")
-        if name == "index" and any(isinstance(i, Tensor) and i.dtype in BY_VALUE for i in args[1]):
-            raise Error("indexing with a mask: the shape of the result depends on values")
-        result = func(*args, **(kwargs or {}))
-        for tensor in _tensors((args, kwargs, result)):
+        why = refusal(name, {**{a.name: value for a, value in zip(schema.arguments, args)}, **kwargs})
+        if why is not None:
+            raise Error(f"aten::{name}: {why}")
+        taken = _tensors((args, kwargs))
+        if name != "lift_fresh":  # torch.tensor(...), which PopTorch makes on the device
+            self._check_known(name, taken)
+        result = func(*args, **kwargs)
+        self._note(name, taken, _tensors(result))
+        return result
+
+    def whole(self, name: str, taken: List[Tensor], made: List[Tensor]) -> None:
+        """Note a function that PopTorch lowers as a whole."""
+        self.names.add(name)
+        self._check_known(name, taken)
+        self._note(name, taken, made)
+
+    def _note(self, name: str, taken: List[Tensor], made: List[Tensor]) -> None:
+        for tensor in taken + made:
             if tensor.dtype == torch.bfloat16:
                 raise Error(f"aten::{name} on bfloat16, which IPUs do not have")
+            if tensor.dtype == torch.float64 and self._known is not None:
+                raise Error(f"aten::{name} on float64, which PopTorch would quietly make float32")
             if tensor.dtype in NARROW and name not in MOVES:
-                raise Error(f"aten::{name} on {tensor.dtype}, which an IPU can only move and cast")
-        return result
+                raise Error(f"aten::{name} on {_short(tensor)}, which an IPU can only move and cast")
+        for tensor in taken + made[:1]:  # further results may be left out
+            if tensor.numel() == 0:
+                raise Error(f"aten::{name} on a tensor without elements, {list(tensor.shape)}")
+        if name in LOSSES:
+            self.losses.append(made[0])
+        self.learn(made)
+        if self._placement is not None:
+            self._placement.operator(name, taken, made)
+            if Forward.active is not None and Forward.active.overlap is not None:
+                Forward.active.overlap.operator(taken)
+
+    def learn(self, tensors: List[Tensor]) -> None:
+        if self._known is not None:  # kept, so that no memory is given out twice while its address is a name
+            self._known.update((_memory(tensor), tensor) for tensor in tensors if tensor.numel())
+
+    def _check_known(self, name: str, tensors: List[Tensor]) -> None:
+        for tensor in tensors:
+            if self._known is not None and tensor.numel() and _memory(tensor) not in self._known:
+                raise Error(
+                    f"aten::{name} expected an IPU tensor but got one on the host, {_short(tensor)} "
+                    f"{list(tensor.shape)}: register it as a buffer"
+                )
 
     def check(self) -> None:
         missing = sorted(name for name in self.names if not handled(name))
@@ -93,13 +154,28 @@ class Watch(TorchDispatchMode):
             raise Error("operators without a handler: " + ", ".join(f"aten::{name}" for name in missing))
 
 
-def handled(name: str) -> bool:
-    """Whether an operator, as torch's dispatcher names it, ends in PopTorch handlers."""
-    if name in SUPPORTED:
-        return True
-    if name in TAKEN_APART:
-        return all(part in SUPPORTED for part in TAKEN_APART[name])
-    return name.endswith("_") and not name.endswith("__") and name[:-1] in SUPPORTED
+class Functions(TorchFunctionMode):
+    """Sees functions before torch takes them apart: some leave no operator behind, or others than on an IPU."""
+
+    def __init__(self, watch: Watch) -> None:
+        super().__init__()
+        self._watch = watch
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        name = getattr(func, "__name__", "")
+        if name in READERS and (Forward.active is None or Forward.active.watched):
+            raise Error(f"Tensor.{name} is an illegal move to the CPU before the end of the program")
+        if name in REFUSED and Forward.tracing():
+            raise Error(f"operators without a handler: aten::{name}")
+        if name not in WHOLE or Forward.active is None:
+            return func(*args, **kwargs)
+        if name == "one_hot" and kwargs.get("num_classes", args[1] if len(args) > 1 else -1) == -1:
+            raise Error("aten::one_hot: the number of classes must be given")
+        with Forward.active.unwatched():
+            result = func(*args, **kwargs)
+        self._watch.whole(name, _tensors((args, kwargs)), [result])
+        return result
 
 
 def operators(function: Callable[..., Any], *args: Any) -> Set[str]:
@@ -122,6 +198,14 @@ def _depends_on(tensor: Tensor, other: Tensor) -> bool:
             return True
         stack += [parent for parent, _ in node.next_functions]
     return False
+
+
+def _memory(tensor: Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()
+
+
+def _short(tensor: Tensor) -> str:
+    return str(tensor.dtype).replace("torch.", "")
 
 
 def _tensors(value: Any) -> List[Tensor]:
