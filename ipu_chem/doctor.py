@@ -76,16 +76,19 @@ def print_plan(config: RunConfig, ipus: Optional[int] = None) -> int:
     Raises:
         ValueError: the configuration contradicts itself.
     """
-    from ipu_chem.ipu.example import check_config
-    from ipu_chem.ipu.layout import Refusal
+    from ipu_chem.ipu.layout import Layout, Refusal
+    from ipu_chem.ipu.op_support import check_config
     from ipu_chem.ipu.planner import check_layout, plan
     from ipu_chem.ipu.table import memory_table, summary, to_yaml
 
+    def show(layout: Layout) -> None:
+        print(f"\n{summary(layout)}\n\n{memory_table(layout)}\n(estimates in MiB)")
+
+    task, assumed = _task(config)
     report = check_config(config)
-    print(report.text())
+    print("\n".join([*assumed, report.text()]))
     configured = config.batching.replication_factor * config.ipu.ipus_per_replica
-    ipus = ipus or configured
-    task = _task(config)
+    ipus = configured if ipus is None else ipus
     meant_for_them = ipus == configured and (config.accelerator == "ipu" or configured > 1)
     try:
         if meant_for_them:
@@ -93,38 +96,39 @@ def print_plan(config: RunConfig, ipus: Optional[int] = None) -> int:
         else:
             layout = plan(task, ipus, config.precision, config.ipu)
     except Refusal as refusal:
-        if refusal.layout is not None:
-            print(f"\n{memory_table(refusal.layout)}")
+        show(refusal.layout)
         print(f"\nrefused: {refusal}")
         if refusal.alternative is not None:
             print(f"\n{to_yaml(refusal.alternative)}")
         return 1
-    print(f"\n{summary(layout)}\n\n{memory_table(layout)}\n")
+    show(layout)
     if layout.batching.packs_per_step != config.batching.packs_per_step:
-        print(f"(the configuration has {config.batching.packs_per_step:,} packs in an optimizer step)")
-    print(f"fits {'as it is configured' if meant_for_them else 'with these options'}; sizes are estimates in MiB")
-    if not meant_for_them:
-        print(f"\n{to_yaml(layout)}")
+        print(f"\nThe configuration has {config.batching.packs_per_step:,} packs in an optimizer step.")
+    if meant_for_them:
+        print("\nfits as it is configured")
+    else:
+        print(f"\nfits with these options:\n\n{to_yaml(layout)}")
+    if report.findings:
+        print("\nbut PopTorch would not compile it, see above")
     return int(bool(report.findings))
 
 
-def _task(config: RunConfig) -> Any:
-    """What a configuration trains, without values: the model on the meta device, one pack of its shape."""
-    import torch
-
-    from ipu_chem.ipu.example import example_packs
+def _task(config: RunConfig) -> Tuple[Any, List[str]]:
+    """What a configuration trains, the model without values and one pack of its shape; what was assumed about it."""
+    from ipu_chem.ipu.example import example_budget, example_model, example_packs
     from ipu_chem.ipu.planner import Task
-    from ipu_chem.losses import LOSSES
-    from ipu_chem.models.registry import build_model
+    from ipu_chem.training.run import loss_function
 
-    example = example_packs(config, 1)
-    sizes = {name: value for name, value in vars(config.model).items() if name not in ("name", "readout")}
-    with torch.device("meta"):
-        model = build_model(config.model.name, example[-2].shape[-1], True, config.model.readout, **sizes)
-    batching = config.batching
-    return Task(
-        model, LOSSES[config.loss], example, config.optimizer, batching.packs_per_step, batching.device_iterations
+    model, batching = example_model(config, "meta"), config.batching
+    task = Task(
+        model,
+        loss_function(config),
+        example_packs(config, 1),
+        config.optimizer,
+        batching.packs_per_step,
+        batching.device_iterations,
     )
+    return task, example_budget(config)[1]
 
 
 def _package(name: str, purpose: str, remedy: str) -> Finding:

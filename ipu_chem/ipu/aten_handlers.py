@@ -72,7 +72,10 @@ SAME_AS: Dict[str, str] = {
 }
 # Functions that PopTorch lowers, or refuses, as a whole before torch takes them apart. What a CPU makes of them
 # says nothing about an IPU: one_hot reads values there, repeat_interleave of a number became a view after 2.0.1.
-WHOLE: FrozenSet[str] = frozenset("one_hot kl_div bilinear lstm scaled_dot_product_attention repeat_interleave".split())
+WHOLE: FrozenSet[str] = frozenset(
+    "one_hot kl_div bilinear lstm scaled_dot_product_attention repeat_interleave adaptive_avg_pool1d "
+    "adaptive_avg_pool2d adaptive_avg_pool3d".split()
+)
 
 # Evaluated while the program is compiled when all they take is known then; never these.
 RANDOM: FrozenSet[str] = frozenset(

@@ -90,11 +90,13 @@ def _scaled(arguments: Arguments) -> bool:
     return arguments.get("alpha", 1) != 1
 
 
-def _embedding(arguments: Arguments) -> bool:
+def _sparse(arguments: Arguments) -> bool:
+    return bool(arguments.get("scale_grad_by_freq") or arguments.get("sparse"))
+
+
+def _padded(arguments: Arguments) -> bool:
     padding = arguments.get("padding_idx")
-    return bool(
-        arguments.get("scale_grad_by_freq") or arguments.get("sparse") or (padding is not None and padding >= 0)
-    )
+    return padding is not None and padding >= 0
 
 
 def _correction(arguments: Arguments) -> bool:
@@ -113,7 +115,7 @@ def _lstm(arguments: Arguments) -> bool:
     return bool(
         not arguments.get("has_biases", True)
         or arguments.get("num_layers", 1) != 1
-        or (arguments.get("train") and arguments.get("dropout"))
+        or arguments.get("dropout")
         or arguments.get("bidirectional")
     )
 
@@ -149,11 +151,17 @@ _REFUSALS: Tuple[Refusal, ...] = (
     _of("rsub", _scaled, "PopTorch ignores alpha", "multiply first"),
     _of(
         "embedding embedding_bag _embedding_bag",
-        _embedding,
-        "PopTorch has no padding_idx, scale_grad_by_freq and sparse",
-        "multiply the rows by a mask",
+        _sparse,
+        "PopTorch has no scale_grad_by_freq and no sparse",
+        "leave them out",
     ),
-    _of("topk", lambda arguments: arguments.get("sorted") is False, "PopTorch sorts", "leave out sorted=False"),
+    _of("embedding_bag _embedding_bag", _padded, "PopTorch has no padding_idx for bags", "use an embedding and sum"),
+    _of(
+        "topk",
+        lambda arguments: arguments.get("sorted") is False,
+        "PopART has no topk without sorting",
+        "leave out sorted=False",
+    ),
     _of(
         "native_layer_norm native_group_norm native_batch_norm",
         _one_of_both,

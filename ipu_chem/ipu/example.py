@@ -1,15 +1,16 @@
-"""Random packs in the shape of a run, before any data set is prepared.
+"""The model of a run and random packs in its shape, before any data set is prepared.
 
-On data's way: RunConfig -> `example_packs` -> GraphPack or NodePack -> checks and estimates. The molecules are
-no chemistry: atoms on a jittered grid within the cutoff of each other, random labels.
+On data's way: RunConfig -> `example_model`, `example_packs` -> GraphPack or NodePack -> checks and estimates. The
+molecules are no chemistry: atoms on a jittered grid within the cutoff of each other, random labels.
 """
 
 from typing import Any, Dict, List, Tuple
 
 import numpy as np
 import torch
+from torch import nn
 
-from ipu_chem.batch import GraphPack
+from ipu_chem.batch import GraphPack, NodePack
 from ipu_chem.config import RunConfig
 from packing import Budget, Ragged
 from packing.collate import collate_graphs
@@ -36,7 +37,7 @@ def example_budget(config: RunConfig) -> Tuple[Budget, List[str]]:
     neighbors = assumed_neighbors(config)
     if neighbors:
         edges = nodes * min(neighbors, nodes)  # made on the device: as many as the search finds room for
-        if getattr(pack, "device_neighbors", 0) < 0:
+        if pack.device_neighbors < 0:
             assumed.append(f"pack.device_neighbors: {neighbors} assumed, a run takes the most that any atom has")
     else:
         edges = pack.edges or nodes * EDGES_PER_NODE
@@ -55,8 +56,22 @@ def number_of_targets(config: RunConfig) -> int:
 
 def assumed_neighbors(config: RunConfig) -> int:
     """Neighbours that the device looks for around every atom; 0 where edges come from the host."""
-    neighbors = getattr(config.pack, "device_neighbors", 0)
+    neighbors = config.pack.device_neighbors
     return EDGES_PER_NODE if neighbors < 0 else neighbors
+
+
+def example_model(config: RunConfig, device: str = "cpu") -> nn.Module:
+    """The model of a run as training builds it; on torch's meta device it has shapes but no values.
+
+    Raises:
+        ValueError: unknown model, or a size that it refuses.
+    """
+    from ipu_chem.metrics import Target
+    from ipu_chem.training.run import make_model
+
+    targets = [Target(str(number), "", config.data.extensive) for number in range(number_of_targets(config))]
+    with torch.device(device):
+        return make_model(config, targets, assumed_neighbors(config))
 
 
 def example_packs(config: RunConfig, packs: int, seed: int = 0) -> Any:
@@ -91,11 +106,7 @@ def example_packs(config: RunConfig, packs: int, seed: int = 0) -> Any:
     edges = _ring_edges(sizes, offsets, budget["nodes"], budget["edges"])
     arrays = collate_graphs((np.arange(len(sizes)), offsets), budget, nodes, edges, labels)
     arrays["weight"] = _per_step(arrays["weight"], config.batching.packs_per_step)
-    kind: Any = GraphPack
-    if assumed_neighbors(config):
-        from ipu_chem.batch import NodePack
-
-        kind = NodePack
+    kind: Any = NodePack if assumed_neighbors(config) else GraphPack
     tensors: Dict[str, torch.Tensor] = {name: torch.from_numpy(arrays[name]) for name in kind._fields}
     return kind(**tensors)
 

@@ -16,10 +16,10 @@ from torch import nn
 
 from ipu_chem.backends.base import Program
 from ipu_chem.config import RunConfig
-from ipu_chem.ipu.example import assumed_neighbors, example_packs, number_of_targets
-from ipu_chem.ipu.op_watch import Record, Remark, Watched, tensors_of, watch
+from ipu_chem.ipu.example import example_model, example_packs
+from ipu_chem.ipu.op_watch import Record, Remark, Watched, watch
+from ipu_chem.ipu.profile import tensors_of
 from ipu_chem.losses import LOSSES
-from ipu_chem.models.registry import build_model
 
 
 class Finding(NamedTuple):
@@ -114,7 +114,7 @@ def check_config(config: RunConfig) -> Report:
     """
     if config.loss not in LOSSES:
         raise ValueError(f"loss={config.loss!r}: choose one of {', '.join(LOSSES)}.")
-    model = _model(config)
+    model = example_model(config)
     half: Any = nullcontext()
     if config.precision.weights == "float16":
         from ipu_chem.backends.half import HalfOnCpu, weights_to_half
@@ -182,16 +182,3 @@ def _definition(module: nn.Module) -> str:
         return f"{inspect.getsourcefile(type(module))}:{inspect.getsourcelines(type(module))[1]}"
     except (OSError, TypeError):
         return type(module).__name__
-
-
-def _model(config: RunConfig) -> nn.Module:
-    """The model of a run, as `ipu_chem.training` builds it."""
-    sizes = {name: value for name, value in vars(config.model).items() if name not in ("name", "readout")}
-    targets = number_of_targets(config)
-    model = build_model(config.model.name, targets, config.data.extensive, config.model.readout, **sizes)
-    neighbors = assumed_neighbors(config)
-    if neighbors == 0:
-        return model
-    from ipu_chem.models.device_edges import DeviceEdges
-
-    return DeviceEdges(model, config.model.cutoff, neighbors)

@@ -10,6 +10,7 @@ On data's way: beside it; program, example -> `watch` -> records and remarks -> 
 import inspect
 import os
 import sys
+from functools import lru_cache
 from typing import Any, Callable, Dict, Iterable, List, NamedTuple, Set, Tuple
 
 import torch
@@ -20,8 +21,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ipu_chem.ipu.aten_handlers import HOST_READS, MOVES, RANDOM, WHOLE, base_name, handled, operator_name, remedy
 from ipu_chem.ipu.aten_overloads import refusal, shape_by_value
+from ipu_chem.ipu.profile import tensors_of
 
-_TORCH = os.path.dirname(torch.__file__) + os.sep
+_TORCH = os.path.dirname(inspect.getfile(torch)) + os.sep
 _NARROW = (torch.uint8, torch.int8, torch.int16)
 # Methods that hand values to Python without any operator, and what prints them.
 _READERS = frozenset("tolist numpy cpu __array__ __repr__ __str__ __format__ __contains__".split())
@@ -81,15 +83,6 @@ def watch(function: Callable[..., Any], args: Tuple[Any, ...], own: Iterable[Ten
     return Watched(log.records, remarks)
 
 
-def tensors_of(value: Any) -> List[Tensor]:
-    """Every tensor in nested tuples, lists and dicts."""
-    if isinstance(value, Tensor):
-        return [value]
-    if isinstance(value, dict):
-        value = list(value.values())
-    return [tensor for part in value for tensor in tensors_of(part)] if isinstance(value, (list, tuple)) else []
-
-
 class _Log:
     """What both modes know and note."""
 
@@ -101,6 +94,7 @@ class _Log:
         # By storage, for views share it; weak references keep addresses from being used again.
         self._constant: Dict[Any, bool] = {}
         self._alive: List[StorageWeakRef] = []
+        self._stepped: Set[Any] = set()  # views that leave elements out
 
     def learn(self, tensor: Tensor, constant: bool) -> None:
         """Note where a tensor comes from: known at compile time, or not."""
@@ -122,9 +116,9 @@ class _Log:
         self.remarks.append(Remark(kind, operator, self.line(), text))
 
     def line(self) -> str:
-        """file:line of the innermost frame outside torch and this module."""
+        """file:line of the innermost frame outside torch and this module, of those that `watch` has called."""
         frame = sys._getframe(1)
-        while frame is not None:
+        while frame is not None and frame.f_code is not watch.__code__:
             if _is_outside(frame.f_code.co_filename):
                 return _place(frame.f_code.co_filename, frame.f_lineno)
             frame = frame.f_back  # type: ignore[assignment]
@@ -137,6 +131,11 @@ class _Log:
         self.records.append(Record(name, self.line(), f"{_shapes(taken)} -> {_shapes(made)}"))
         self._judge_name(name, arguments, constant)
         self._judge_tensors(name, taken, made, constant)
+        if name == "slice" and arguments.get("step", 1) != 1:
+            self._stepped.update(_view(tensor) for tensor in made)
+        elif name.endswith("_") and taken and _view(taken[0]) in self._stepped:
+            text = "PopTorch cannot write into slices with a step; use torch.where with a mask of positions"
+            self.remark("overload", f"aten::{name}", text)
         for tensor in made:
             self.learn(tensor, constant)
 
@@ -167,7 +166,8 @@ class _Log:
         if narrow and base_name(name) not in MOVES and not constant:
             text = f"IPUs can only move and cast {str(narrow[0]).replace('torch.', '')}; cast to int32 first"
             self.remark("narrow integers", label, text)
-        if any(tensor.numel() == 0 for tensor in taken + made[:1]):
+        # Normalisations make an empty tensor that nothing uses.
+        if any(tensor.numel() == 0 for tensor in (taken if name == "empty" else taken + made[:1])):
             self.remark("empty tensor", label, "tensors without elements cannot be compiled; leave the operator out")
         if name == "lift_fresh":  # torch.tensor(...), which PopTorch makes on the device
             return
@@ -209,7 +209,8 @@ class _Functions(TorchFunctionMode):
         if self.log.silent or isinstance(func, torch._ops.OpOverload):
             return func(*args, **kwargs)
         if name == "multi_head_attention_forward" and not kwargs.get("need_weights", True):
-            self.log.operator("scaled_dot_product_attention", {}, ())  # which it calls where no mode looks
+            # It calls this where no mode looks.
+            self.log.operator("scaled_dot_product_attention", {"query": args[0]}, ())
         if name in _READERS:
             text = "hands a tensor's values to the host, and a program is compiled before there are values"
             self.log.remark("host read", f"Tensor.{name}", text)
@@ -229,6 +230,11 @@ class _Functions(TorchFunctionMode):
         return result
 
 
+def _view(tensor: Tensor) -> Any:
+    """What tells a view from others of the same storage."""
+    return tensor.untyped_storage()._cdata, tensor.storage_offset(), tensor.shape, tensor.stride()
+
+
 def _shapes(tensors: List[Tensor]) -> str:
     return ", ".join(f"{str(tensor.dtype).replace('torch.', '')}{list(tensor.shape)}" for tensor in tensors)
 
@@ -239,8 +245,13 @@ def _is_outside(file: str) -> bool:
 
 def _place(file: str, line: int) -> str:
     """file:line, relative to the working directory where that is shorter."""
-    relative = os.path.relpath(file) if os.path.exists(file) else file
-    return f"{relative if not relative.startswith('..') else file}:{line}"
+    return f"{_shorter(file, os.getcwd())}:{line}"
+
+
+@lru_cache(maxsize=256)
+def _shorter(file: str, folder: str) -> str:
+    relative = os.path.relpath(file, folder) if os.path.exists(file) else file
+    return file if relative.startswith("..") else relative
 
 
 def _line_of(traceback: Any, otherwise: str) -> str:

@@ -3,8 +3,9 @@
 On data's way: model, one micro-batch, IPUs -> [Layout] -> table, options to paste; Refusal -> the user.
 """
 
-from dataclasses import dataclass, replace
-from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
 
 import torch
 from torch import Tensor, nn
@@ -12,9 +13,9 @@ from torch import Tensor, nn
 from ipu_chem.backends.base import Program
 from ipu_chem.backends.ipu_options import IpuOptions
 from ipu_chem.backends.options import Batching, Precision
-from ipu_chem.ipu.layout import Layout, Refusal, advice, complaint
+from ipu_chem.ipu.layout import Layout, Refusal, advice, complaint, counted
 from ipu_chem.ipu.machine import LARGEST_MACHINE, is_power_of_two
-from ipu_chem.ipu.memory import MemoryModel
+from ipu_chem.ipu.memory import COMFORTABLE_SHARE, MemoryModel
 from ipu_chem.ipu.profile import BlockProfile, meta_copy, profile_blocks, to_meta
 from ipu_chem.ipu.stages import (
     Stage,
@@ -26,10 +27,11 @@ from ipu_chem.ipu.stages import (
 )
 from ipu_chem.optim import OptimizerConfig
 
-LARGEST_MICRO_BATCH = 64  # packs; beyond it the matrix products of a pack's size fill the tiles anyway
-# The estimate is no better than its calibration (a quarter of an IPU either way): micro-batches do not grow into the
-# last tenth.
-COMFORTABLE_SHARE = 0.9
+LARGEST_MICRO_BATCH = 64  # packs; where searches end, several times what the published studies use
+# What most of Graphcore's published pipelines give to temporary data, where Poplar would take up to 0.6.
+PIPELINE_PROPORTION = 0.15
+# 16-bit training as it is known to learn what 32-bit training learns: see benchmarks/half_precision.py.
+HALF = Precision(weights="float16", loss_scaling=1024.0, stochastic_rounding=True, accumulation="float16")
 
 
 @dataclass(frozen=True)
@@ -51,22 +53,26 @@ class Task:
     optimizer: OptimizerConfig = OptimizerConfig()
     packs_per_step: int = 0
     device_iterations: int = 1
+    _known: Dict[Any, List[BlockProfile]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "_known", {})
+    @cached_property
+    def shared(self) -> List[Tuple[str, ...]]:
+        """Groups of blocks that share a parameter."""
+        return shared_blocks(self.model)
 
     def profiles(self, weights: str, micro_batch_size: int) -> List[BlockProfile]:
         """Of every block at a micro-batch size, with weights in a format."""
-        known: Dict[Any, List[BlockProfile]] = getattr(self, "_known")  # noqa: B009 - set past the frozen fields
         key = (weights, micro_batch_size)
-        if key not in known:
+        if key not in self._known:
             twin = meta_copy(Program(self.model, self.loss), getattr(torch, weights))
-            known[key] = profile_blocks(twin, to_meta(self.example, micro_batch_size))
-        return known[key]
+            self._known[key] = profile_blocks(twin, to_meta(self.example, micro_batch_size))
+        return self._known[key]
 
 
 def plan(task: Task, ipus: int, precision: Optional[Precision] = None, options: Optional[IpuOptions] = None) -> Layout:
     """The layout with the fewest IPUs a replica, then the least that slows training down, then the largest micro-batch.
+
+    One that fits with room to spare comes before all that are tight.
 
     Args:
         task: what shall be trained.
@@ -78,30 +84,31 @@ def plan(task: Task, ipus: int, precision: Optional[Precision] = None, options: 
         ValueError: ipus is no power of two.
         Refusal: nothing fits; names the stage, and the next larger layout or other formats that do.
     """
-    if not is_power_of_two(ipus):
-        raise ValueError(f"--ipus {ipus}: IPUs are lent in powers of two; use 1, 2, 4, 8, 16, 64, ...")
+    _check_count(ipus)
     precision = precision or Precision()
     options = options or IpuOptions()
-    nearest: List[Layout] = []
-    found = _search(task, ipus, precision, options, nearest)
+    tried: List[Layout] = []
+    found = _search(task, ipus, precision, options, tried)
     if found is not None:
         return found
     alternative = _next_machine(task, ipus, precision, options)
-    closest = min(nearest, key=lambda layout: layout.fullest.share)
-    counted = f"{ipus} IPU{'s' if ipus > 1 else ''}"
-    raise Refusal(
-        f"no layout on {counted} fits. Nearest: {complaint(closest)}{advice(alternative)}", closest, alternative
-    )
+    closest = min(tried, key=lambda layout: layout.fullest.share)
+    text = f"no layout on {counted(ipus, 'IPU')} fits. Nearest: {complaint(closest)} {advice(alternative)}"
+    raise Refusal(text, closest, alternative)
 
 
 def check_layout(task: Task, batching: Batching, options: IpuOptions, precision: Optional[Precision] = None) -> Layout:
     """Judge a layout as it is.
 
     Raises:
-        ValueError: the model cannot be cut like that, or too few micro-batches would fill the pipeline.
+        ValueError: the model cannot be cut like that, too few micro-batches would fill the pipeline, or it is made
+            of options that contradict each other.
         Refusal: it does not fit; names the stage and the next layout that does on as many IPUs, or on more.
     """
     precision = precision or Precision()
+    _check_count(batching.replication_factor * options.ipus_per_replica)
+    if options.replicated_tensor_sharding and batching.replication_factor == 1:
+        raise ValueError("ipu.replicated_tensor_sharding needs replicas to share with; set it to false.")
     layout = _layout(task, batching, options, precision)
     check_accumulation(layout.stages, batching.gradient_accumulation, options.execution)
     if layout.fits:
@@ -112,22 +119,28 @@ def check_layout(task: Task, batching: Batching, options: IpuOptions, precision:
             alternative = plan(task, layout.ipus, precision, options)
         except Refusal as refusal:
             alternative = refusal.alternative
-    raise Refusal(f"this layout does not fit: {complaint(layout)}{advice(alternative)}", layout, alternative)
+    raise Refusal(f"this layout does not fit: {complaint(layout)} {advice(alternative)}", layout, alternative)
+
+
+def _check_count(ipus: int) -> None:
+    if not is_power_of_two(ipus):
+        raise ValueError(f"{ipus} IPUs: they are lent in powers of two; use 1, 2, 4, 8, 16, 32, 64, ...")
 
 
 def _search(
-    task: Task, ipus: int, precision: Precision, options: IpuOptions, nearest: Optional[List[Layout]] = None
+    task: Task, ipus: int, precision: Precision, options: IpuOptions, tried: Optional[List[Layout]] = None
 ) -> Optional[Layout]:
-    """The first layout that fits, cheapest first; what did not fit is added to `nearest`."""
-    per_replica = 1
-    while per_replica <= ipus:
-        for choice in _choices(options, per_replica, ipus // per_replica):
-            layout = _balanced(task, choice, ipus // per_replica, 1, precision)
-            if layout is not None and layout.fits:
-                return _with_largest_micro_batch(task, layout)
-            if layout is not None and nearest is not None:
-                nearest.append(layout)
-        per_replica *= 2
+    """The first layout that fits, cheapest first; what does not fit is added to `tried`."""
+    for limit in (COMFORTABLE_SHARE, 1.0):
+        per_replica = 1
+        while per_replica <= ipus:
+            for choice in _choices(options, per_replica, ipus // per_replica):
+                layout = _balanced(task, choice, ipus // per_replica, 1, precision, limit)
+                if layout is not None and layout.fullest.share <= limit:
+                    return _with_largest_micro_batch(task, layout)
+                if layout is not None and tried is not None:
+                    tried.append(layout)
+            per_replica *= 2
     return None
 
 
@@ -137,7 +150,7 @@ def _choices(options: IpuOptions, per_replica: int, replicas: int) -> Iterator[I
         options,
         ipus_per_replica=per_replica,
         layers_per_ipu=None,
-        available_memory_proportion=None,
+        available_memory_proportion=_proportions(options, per_replica),
         io_tiles=options.io_tiles if per_replica == 1 else 0,
         optimizer_state_offchip=False,
         replicated_tensor_sharding=False,
@@ -151,29 +164,39 @@ def _choices(options: IpuOptions, per_replica: int, replicas: int) -> Iterator[I
         yield replace(kept, optimizer_state_offchip=True, replicated_tensor_sharding=several)
 
 
+def _proportions(options: IpuOptions, per_replica: int) -> Optional[Tuple[float, ...]]:
+    """The user's, where they fit; else Poplar's own on one IPU and a usual one in pipelines."""
+    if options.ipus_per_replica == per_replica and options.available_memory_proportion is not None:
+        return options.available_memory_proportion
+    return (PIPELINE_PROPORTION,) * per_replica if per_replica > 1 else None
+
+
 def _balanced(
-    task: Task, options: IpuOptions, replicas: int, micro_batch_size: int, precision: Precision
+    task: Task, options: IpuOptions, replicas: int, micro_batch_size: int, precision: Precision, limit: float
 ) -> Optional[Layout]:
-    """A layout with stages of equal cost that fit, or if none do, of equal cost; None if there are too few blocks."""
+    """A layout with stages of equal cost whose IPUs are filled up to a share, or if there is none, of equal cost.
+
+    Returns:
+        None if there are too few blocks.
+    """
     profiles = task.profiles(precision.weights, micro_batch_size)
-    shared = shared_blocks(task.model)
     names = [profile.name for profile in profiles]
     costs = [float(profile.flops) for profile in profiles]
     batching = Batching(micro_batch_size, 1, replicas, task.device_iterations)
     model = MemoryModel(profiles, options, batching, precision, task.optimizer)
     ipus = options.ipus_per_replica
-    returning = next((names.index(group[0]) for group in shared if group[-1] == names[-1]), None)
+    returning = next((names.index(group[0]) for group in task.shared if group[-1] == names[-1]), None)
     count = ipus + int(returning is not None)
 
     def fits(stage: int, first: int, stop: int) -> bool:
         spans = [(stage, first, stop)]
         if returning is not None and first <= returning < stop:
             spans.append((count - 1, len(names) - 1, len(names)))
-        return model.ipu(stage, spans, count).fits
+        return model.ipu(stage, spans, count).share <= limit
 
     for condition in (fits, None):
         try:
-            stages = plan_stages(names, costs, ipus, None, shared, condition)
+            stages = plan_stages(names, costs, ipus, None, task.shared, condition)
         except ValueError:
             continue
         layers = count_layers(stages, names) if ipus > 1 else None
@@ -199,7 +222,8 @@ def _with_largest_micro_batch(task: Task, layout: Layout) -> Layout:
         if task.packs_per_step and size * layout.batching.replication_factor * needed > task.packs_per_step:
             break
         options = replace(layout.options, layers_per_ipu=None)
-        larger = _balanced(task, options, layout.batching.replication_factor, size, layout.precision)
+        replicas = layout.batching.replication_factor
+        larger = _balanced(task, options, replicas, size, layout.precision, COMFORTABLE_SHARE)
         if larger is None or larger.fullest.share > COMFORTABLE_SHARE:
             break
         layout = larger
@@ -211,7 +235,7 @@ def _layout(task: Task, batching: Batching, options: IpuOptions, precision: Prec
     profiles = task.profiles(precision.weights, batching.micro_batch_size)
     names = [profile.name for profile in profiles]
     costs = [float(profile.flops) for profile in profiles]
-    stages = plan_stages(names, costs, options.ipus_per_replica, options.layers_per_ipu, shared_blocks(task.model))
+    stages = plan_stages(names, costs, options.ipus_per_replica, options.layers_per_ipu, task.shared)
     model = MemoryModel(profiles, options, batching, precision, task.optimizer)
     return Layout(batching, options, precision, tuple(stages), tuple(model.layout(stages)))
 
@@ -237,15 +261,13 @@ def _relieved(task: Task, layout: Layout) -> Iterator[Layout]:
 
 
 def _next_machine(task: Task, ipus: int, precision: Precision, options: IpuOptions) -> Optional[Layout]:
-    """The smallest number of IPUs that does; if none, the same with 16-bit numbers."""
-    formats = [precision]
-    if precision.accumulation != "float16":
-        formats.append(replace(precision, weights="float16", accumulation="float16"))
-    for number, tried in enumerate(formats):
-        count = ipus if number else 2 * ipus
-        while count <= LARGEST_MACHINE:
+    """The smallest number of IPUs that does, with the numbers' format as asked for or with 16 bits."""
+    formats = [precision] if precision.accumulation == "float16" else [precision, HALF]
+    count = ipus
+    while count <= LARGEST_MACHINE:
+        for tried in formats:
             found = _search(task, count, tried, options)
             if found is not None:
                 return found
-            count *= 2
+        count *= 2
     return None

@@ -7,7 +7,7 @@ On data's way: Program, one micro-batch -> [BlockProfile] -> memory estimate, st
 """
 
 import copy
-from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Set
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Set
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +27,8 @@ class BlockProfile(NamedTuple):
         parameter_bytes: their size in the model's format.
         constant_bytes: buffers and frozen parameters that this block is the first to use.
         activation_bytes: what the backward pass needs of this block.
-        host_bytes: tensors of the batch that this block is the first to use, and results, for the last one.
+        working_bytes: what its largest operator takes and returns.
+        input_bytes: tensors of the batch that this block is the first to use.
         output_bytes: what a cut behind this block hands on, for whichever later block.
         flops: floating-point operations; 1 an element where there is no matrix product.
     """
@@ -37,7 +38,8 @@ class BlockProfile(NamedTuple):
     parameter_bytes: int
     constant_bytes: int
     activation_bytes: int
-    host_bytes: int
+    working_bytes: int
+    input_bytes: int
     output_bytes: int
     flops: int
 
@@ -46,6 +48,7 @@ def profile_blocks(program: nn.Module, example: Any) -> List[BlockProfile]:
     """Measure every block of ``program.model.blocks()`` in the formats that the parameters have.
 
     What runs before the first block counts to it, what runs between two to the earlier one, the loss to the last.
+    64-bit numbers count as 32-bit ones, which they are on IPUs.
 
     Args:
         program: `backends.base.Program`: module with ``model``; forward takes a batch. It is left as it is.
@@ -54,7 +57,9 @@ def profile_blocks(program: nn.Module, example: Any) -> List[BlockProfile]:
     Raises:
         ValueError: blocks() names no submodule, or forward does not call the blocks one after the other.
     """
-    twin = meta_copy(program)
+    # A copy would only cost time where there are no values.
+    values = [*program.parameters(), *program.buffers()]
+    twin = program if all(value.is_meta for value in values) else meta_copy(program)
     names = block_names(twin.model)
     modules = dict(twin.model.named_modules())
     for name in names:
@@ -67,13 +72,13 @@ def profile_blocks(program: nn.Module, example: Any) -> List[BlockProfile]:
     ]
     try:
         with recorder, torch.autograd.graph.saved_tensors_hooks(recorder.save, lambda kept: kept):
-            results = twin(batch)
+            twin(batch)
     finally:
         for handle in handles:
             handle.remove()
     if recorder.called != len(names):
         raise ValueError(f"forward of {type(twin.model).__name__} does not call the block {names[recorder.called]!r}.")
-    return recorder.profiles(names, results)
+    return recorder.profiles(names)
 
 
 def block_names(model: nn.Module) -> List[str]:
@@ -128,6 +133,7 @@ class _Recorder(TorchDispatchMode):
         self._inputs = {self._storage(field): field for field in batch}
         self._fixed.update(self._weights, self._constants, self._inputs)
         self._activations = [0] * blocks
+        self._working = [0] * blocks
         self._flops = [0] * blocks
 
     def enters(self, index: int, name: str) -> Any:
@@ -162,25 +168,31 @@ class _Recorder(TorchDispatchMode):
             result = func(*args, **kwargs)
         except NotImplementedError:  # torch 2.0 knows the shapes of most operators' results, not of all
             result = _map(lambda tensor: tensor.to("meta"), func(*_map(_zeros, args), **_map(_zeros, kwargs)))
-        used = {self._storage(tensor) for tensor in _tensors((args, kwargs))}
+        used = {self._storage(tensor): tensor for tensor in tensors_of((args, kwargs))}
         for key in used:
             self._made.setdefault(key, self._block)
             self._last_use[key] = max(self._last_use.get(key, 0), self._block)
         name = func._schema.name.split("::")[-1]
-        for tensor in _tensors(result):
+        new: Dict[int, Tensor] = {}  # a view is no work
+        for tensor in tensors_of(result):
             key = self._storage(tensor)
             if name.startswith(_RANDOM) and (name != "native_dropout" or tensor.dtype == torch.bool):
                 self._random.add(key)
             self._made.setdefault(key, self._block)
             self._last_use.setdefault(key, self._block)
-            if key not in used:  # a view is no work
-                self._flops[self._block] += tensor.numel()
+            if key not in used:
+                new[key] = tensor
+        self._flops[self._block] += sum(tensor.numel() for tensor in new.values())
+        if new:
+            taken = [*used.items(), *new.items()]
+            working = sum(min(_size(tensor), self._bytes[key]) for key, tensor in taken)
+            self._working[self._block] = max(self._working[self._block], working)
         if name in _PRODUCTS:
             factor = args[_PRODUCTS[name]]
             self._flops[self._block] += (2 * factor.shape[-1] - 1) * result.numel()
         return result
 
-    def profiles(self, names: List[str], results: Any) -> List[BlockProfile]:
+    def profiles(self, names: List[str]) -> List[BlockProfile]:
         """What was seen, block by block."""
         last = len(names) - 1
         handed_on = [0] * len(names)
@@ -188,13 +200,12 @@ class _Recorder(TorchDispatchMode):
             if key not in self._weights and key not in self._constants:
                 for block in range(made, self._last_use[key]):
                     handed_on[block] += self._bytes[key]
-        returned = sum(self._bytes[self._storage(tensor)] for tensor in _tensors(results))
         found = []
         for block, name in enumerate(names):
             trained = [w for key, w in self._weights.items() if self._owner(key, last) == block and w.requires_grad]
             frozen = [w for key, w in self._weights.items() if self._owner(key, last) == block and not w.requires_grad]
             frozen += [buffer for key, buffer in self._constants.items() if self._made.get(key) == block]
-            host = [field for key, field in self._inputs.items() if self._made.get(key) == block]
+            inputs = [field for key, field in self._inputs.items() if self._made.get(key) == block]
             found.append(
                 BlockProfile(
                     name,
@@ -202,7 +213,8 @@ class _Recorder(TorchDispatchMode):
                     parameter_bytes=sum(_size(weight) for weight in trained),
                     constant_bytes=sum(_size(constant) for constant in frozen),
                     activation_bytes=self._activations[block],
-                    host_bytes=sum(_size(field) for field in host) + (returned if block == last else 0),
+                    working_bytes=self._working[block],
+                    input_bytes=sum(_size(field) for field in inputs),
                     output_bytes=handed_on[block],
                     flops=self._flops[block],
                 )
@@ -218,12 +230,17 @@ class _Recorder(TorchDispatchMode):
         key = storage._cdata
         if key not in self._bytes:
             self._alive.append(storage)
-            self._bytes[key] = storage.nbytes()
+            self._bytes[key] = storage.nbytes() * _width(tensor) // tensor.element_size()
         return key
 
 
 def _size(tensor: Tensor) -> int:
-    return tensor.numel() * tensor.element_size()
+    """Bytes on an IPU."""
+    return tensor.numel() * _width(tensor)
+
+
+def _width(tensor: Tensor) -> int:
+    return min(tensor.element_size(), 4)
 
 
 def _zeros(tensor: Tensor) -> Tensor:
@@ -239,13 +256,10 @@ def _map(function: Callable[[Tensor], Tensor], value: Any) -> Any:
     return type(value)(_map(function, part) for part in value) if isinstance(value, (list, tuple)) else value
 
 
-def _tensors(value: Any) -> Iterator[Tensor]:
-    """Every tensor in nested lists, tuples and dicts."""
+def tensors_of(value: Any) -> List[Tensor]:
+    """Every tensor in nested tuples, lists and dicts."""
     if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, dict):
-        for part in value.values():
-            yield from _tensors(part)
-    elif isinstance(value, (list, tuple)):
-        for part in value:
-            yield from _tensors(part)
+        return [value]
+    if isinstance(value, dict):
+        value = list(value.values())
+    return [tensor for part in value for tensor in tensors_of(part)] if isinstance(value, (list, tuple)) else []

@@ -12,7 +12,7 @@ from ipu_chem.ipu.profile import block_names
 # Costs are compared as whole parts of this: layers are equal though one of them also has the last normalisation.
 _PARTS = 10_000
 
-# fits(stage, first, stop): whether blocks first to stop - 1 have room as that stage.
+# fits(stage, first, stop): whether blocks first to stop - 1 have room as that stage; if not, more have neither.
 Fits = Callable[[int, int, int], bool]
 
 
@@ -182,31 +182,51 @@ def _balance(
     more micro-batches in flight, thus less room.
     """
     total = sum(costs) or 1.0
-    whole = [round(cost / total * _PARTS) for cost in costs]
     sums = [0]
-    for cost in whole:
-        sums.append(sums[-1] + cost)
-    count = len(costs)
-    cuttable = [all(not first < cut <= final for first, final in glued) for cut in range(count + 1)]
-    # best[start] for the parts from `stage` on: (largest cost, sum of squares, size of the first of them).
-    best: Dict[int, Tuple[int, int, int]] = {count: (0, 0, 0)}
-    choices: List[Dict[int, Tuple[int, int, int]]] = []
-    for stage in reversed(range(parts)):
-        now: Dict[int, Tuple[int, int, int]] = {}
-        for start in range(count - (parts - stage) + 1) if stage else (0,):
-            for stop in range(start + 1, count + 1):
-                rest = best.get(stop)
-                if rest is None or not cuttable[stop] or (fits is not None and not fits(stage, start, stop)):
+    for cost in costs:
+        sums.append(sums[-1] + round(cost / total * _PARTS))
+    stops = _stops(len(costs), parts, glued, fits)
+    # The smallest bound under which there is a split: it is the cost of some part.
+    bounds = sorted({sums[end] - sums[start] for part in stops for start, ends in part.items() for end in ends})
+    low, high = 0, len(bounds)
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if _most_even(sums, stops, bounds[middle]) else (middle + 1, high)
+    return _most_even(sums, stops, bounds[low]) if low < len(bounds) else None
+
+
+def _stops(
+    count: int, parts: int, glued: Sequence[Tuple[int, int]], fits: Optional[Fits]
+) -> List[Dict[int, List[int]]]:
+    """Parts that may be: for every stage and every block that it may begin at, where it may end."""
+    result: List[Dict[int, List[int]]] = []
+    for stage in range(parts):
+        ends = range(stage + 1, count - (parts - stage) + 2) if stage < parts - 1 else (count,)
+        ends = [end for end in ends if all(not first < end <= final for first, final in glued)]
+        result.append({})
+        for start in range(stage, count - (parts - stage) + 1) if stage else (0,):
+            result[-1][start] = []
+            for end in ends:
+                if end <= start:
                     continue
-                cost = sums[stop] - sums[start]
-                found = (max(cost, rest[0]), cost * cost + rest[1], stop - start)
-                if start not in now or found[:2] < now[start][:2]:
-                    now[start] = found
-        choices.insert(0, now)
+                if fits is not None and not fits(stage, start, end):
+                    break
+                result[-1][start].append(end)
+    return result
+
+
+def _most_even(sums: Sequence[int], stops: Sequence[Dict[int, List[int]]], bound: int) -> Optional[List[int]]:
+    """Sizes of parts with the smallest sum of squared costs, none of which is above a bound."""
+    best: Dict[int, Tuple[int, List[int]]] = {len(sums) - 1: (0, [])}  # of the parts that begin at a block
+    for part in reversed(stops):
+        now: Dict[int, Tuple[int, List[int]]] = {}
+        for start, ends in part.items():
+            for end in ends:
+                cost = sums[end] - sums[start]
+                if cost > bound or end not in best:
+                    continue
+                squares = cost * cost + best[end][0]
+                if start not in now or squares < now[start][0]:
+                    now[start] = (squares, [end - start, *best[end][1]])
         best = now
-    if 0 not in best:
-        return None
-    sizes: List[int] = []
-    for choice in choices:
-        sizes.append(choice[sum(sizes)][2])
-    return sizes
+    return best[0][1] if 0 in best else None
