@@ -22,8 +22,11 @@ class IpuOptions:
             sharded (one after the other).
         recompute: in a pipeline, keep only what a stage starts from and compute the rest again in its
             backward pass; false keeps everything.
+        checkpoint_blocks: with recompute, also keep what every block of a stage starts from, so that one block
+            at a time is computed again: less memory where stages have several blocks.
         optimizer_state_offchip: keep the optimizer's state in the host's streaming memory between steps.
-        replicated_tensor_sharding: every replica keeps and updates its share of the optimizer's state only.
+        replicated_tensor_sharding: every replica keeps and updates its share of the optimizer's state only; shared
+            among the replicas of one process.
         available_memory_proportion: share of an IPU's memory for the temporary data of matrix products,
             gathers and scatters, one number for each IPU of a replica; None leaves it to Poplar (0.6).
         io_tiles: tiles that do nothing but move data from and to the host while the others compute: 0, or an
@@ -44,6 +47,7 @@ class IpuOptions:
     layers_per_ipu: Optional[Tuple[int, ...]] = None
     execution: str = "pipelined"
     recompute: bool = True
+    checkpoint_blocks: bool = False
     optimizer_state_offchip: bool = False
     replicated_tensor_sharding: bool = False
     available_memory_proportion: Optional[Tuple[float, ...]] = None
@@ -67,7 +71,9 @@ class IpuOptions:
         shares = self.available_memory_proportion
         if shares is not None:
             if not isinstance(shares, (tuple, list)) or not all(_is_share(share) for share in shares):
-                raise ValueError(f"ipu.available_memory_proportion={shares!r}: give a list of numbers from 0 to 1.")
+                raise ValueError(
+                    f"ipu.available_memory_proportion={shares!r}: give a list of numbers above 0, up to 1."
+                )
             if len(shares) != self.ipus_per_replica:
                 raise ValueError(
                     f"ipu.available_memory_proportion={shares!r}: give one number for each of the "
@@ -101,6 +107,10 @@ class IpuOptions:
                 raise ValueError(f"ipu.layers_per_ipu={list(layers)}: give one number for each of the {ipus} IPUs.")
         if self.execution not in EXECUTIONS:
             raise ValueError(f"ipu.execution={self.execution!r}: choose one of {', '.join(EXECUTIONS)}.")
+        if self.checkpoint_blocks and not (self.is_pipeline and self.recompute):
+            raise ValueError(
+                "ipu.checkpoint_blocks says where recomputation starts: it needs a pipeline and recompute."
+            )
         tiles = self.io_tiles
         if not _is_integer(tiles, 0) or (tiles and (tiles % 2 or not 32 <= tiles <= 192)):
             raise ValueError(f"ipu.io_tiles={tiles!r}: give 0 or an even number from 32 to 192.")
@@ -113,4 +123,4 @@ def _is_integer(value: Any, lowest: int) -> bool:
 
 
 def _is_share(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= 1
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value <= 1

@@ -18,7 +18,7 @@ from ipu_chem.backends.base import Backend, Program
 from ipu_chem.backends.half import weights_to_half
 from ipu_chem.backends.ipu_options import IpuOptions
 from ipu_chem.backends.options import Batching, Precision, World
-from ipu_chem.backends.poptorch_blocks import choose_stages, place_stages
+from ipu_chem.backends.poptorch_blocks import choose_stages, keep_between_blocks, place_stages, refusal
 from ipu_chem.backends.poptorch_optim import build_optimizer
 from ipu_chem.backends.poptorch_options import host_overlap, program_options
 from ipu_chem.optim import OptimizerConfig
@@ -92,7 +92,9 @@ class PopTorchBackend(Backend):
             self.world = World(self._popdist.getInstanceIndex(), self._popdist.getNumInstances())
         self._overlap = host_overlap(self._poptorch) if self.options.io_tiles else None
         self._stages: List[Any] = []
+        self._hooks: List[Any] = []
         self._model: Optional[nn.Module] = None
+        self._program: Optional[Program] = None
         self._training: Optional[Any] = None
         self._inference: Optional[Any] = None
         self._optimizer: Optional[Any] = None
@@ -113,12 +115,14 @@ class PopTorchBackend(Backend):
         example = self._register(example, "evaluation" if optimizer is None else "training", packs)
         if self.precision.weights == "float16":
             weights_to_half(model)
-        self._model = model
+        self._model, self._program = model, Program(model, loss)
+        self._micro_batch = type(example)(*(field[: batching.micro_batch_size] for field in example))
         if self.options.ipus_per_replica > 1:
-            micro = type(example)(*(field[: batching.micro_batch_size] for field in example))
             accumulation = None if optimizer is None else batching.gradient_accumulation
-            self._stages = choose_stages(model, loss, micro, self.options, accumulation)
+            self._stages = choose_stages(self._program, self._micro_batch, self.options, accumulation)
             place_stages(self._poptorch, model, self._stages)
+            if self.options.checkpoint_blocks:
+                self._hooks = keep_between_blocks(self._poptorch, model, self._stages)
         if optimizer is None:
             self._compile_inference(example)
             return
@@ -193,6 +197,8 @@ class PopTorchBackend(Backend):
                 program.destroy()
         if self._model is not None and self._stages:
             self._poptorch.removeBlocks(self._model)
+        for hook in self._hooks:
+            hook.remove()
         self._training = self._inference = self._optimizer = self._model = None
 
     def _check(self, model: nn.Module, batching: Batching) -> None:
@@ -211,8 +217,11 @@ class PopTorchBackend(Backend):
                 f"poprun started {self._popdist.getNumTotalReplicas()} replicas, batching.replication_factor="
                 f"{batching.replication_factor}: give poprun --num-replicas {batching.replication_factor}."
             )
-        if self.options.replicated_tensor_sharding and batching.replication_factor == 1:
-            raise ValueError("ipu.replicated_tensor_sharding needs replicas to share with; set replication_factor.")
+        if self.options.replicated_tensor_sharding and local == 1:  # PopART shares within a process
+            raise ValueError(
+                "ipu.replicated_tensor_sharding needs replicas to share with in every process; raise "
+                "batching.replication_factor, or start fewer instances."
+            )
         for name, tensor in chain(model.named_parameters(), model.named_buffers()):
             if tensor.dtype in (torch.float64, torch.bfloat16):
                 raise ValueError(f"{name} is {_short(tensor.dtype)}, which IPUs do not have; call model.float() first.")
@@ -239,7 +248,9 @@ class PopTorchBackend(Backend):
         try:
             executor.compile(*example)
         except self._poptorch.Error as error:
-            raise ValueError(f"PopTorch cannot compile the {kind} program: {error}") from error
+            assert self._program is not None
+            reason = refusal(self._program, self._micro_batch) or error  # with the line, which PopTorch may not name
+            raise ValueError(f"PopTorch cannot compile the {kind} program: {reason}") from error
         return executor
 
     def _make_way(self, other: Optional[Any]) -> None:
@@ -287,10 +298,11 @@ class PopTorchBackend(Backend):
                 "resume on IPUs with the same model, optimizer and batching, or load the weights alone."
             )
         for name, value in saved.items():
-            if value.shape != current[name].shape:
+            now = current[name]
+            if value.shape != now.shape or value.dtype != now.dtype:
                 raise ValueError(
-                    f"optimizer state {name} has shape {list(value.shape)} in the checkpoint and "
-                    f"{list(current[name].shape)} in this program; resume with the same model."
+                    f"optimizer state {name} is {_short(value.dtype)} {list(value.shape)} in the checkpoint and "
+                    f"{_short(now.dtype)} {list(now.shape)} in this program; resume with the same model and precision."
                 )
         state["ipu_state"] = {name: _plain_copy(value) for name, value in saved.items()}
         self._optimizer.load_state_dict(state)

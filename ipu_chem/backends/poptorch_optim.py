@@ -34,11 +34,13 @@ def build_optimizer(poptorch: Any, config: OptimizerConfig, model: nn.Module, pr
     shared = {"lr": config.learning_rate, "weight_decay": config.weight_decay, "loss_scaling": scaling}
     if config.max_grad_norm > 0:
         shared["max_grad_norm"] = config.max_grad_norm
+    kept_in = getattr(torch, precision.accumulation)
     if config.name == "sgd":
-        optimizer = poptorch.optim.SGD(parameters, momentum=config.momentum, **shared)
+        optimizer = poptorch.optim.SGD(
+            parameters, momentum=config.momentum, accum_type=kept_in, velocity_accum_type=kept_in, **shared
+        )
     else:
         kind = poptorch.optim.AdamW if config.name == "adamw" else poptorch.optim.Adam
-        kept_in = getattr(torch, precision.accumulation)
         optimizer = kind(
             parameters,
             betas=tuple(config.betas),

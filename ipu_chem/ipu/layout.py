@@ -58,7 +58,8 @@ class Layout(NamedTuple):
         if self.precision.weights == "float16":
             words.append("float16 weights")
         if options.is_pipeline:
-            words.append("recomputation" if options.recompute else "no recomputation")
+            start = " from every block" if options.checkpoint_blocks else ""
+            words.append(f"recomputation{start}" if options.recompute else "no recomputation")
         elif options.ipus_per_replica > 1:
             words.append("one after the other")
         where = "in streaming memory" if options.optimizer_state_offchip else "on chip"

@@ -94,8 +94,6 @@ class MemoryModel:
         batching: for the replicas that share the optimizer's state.
         precision: number formats.
         optimizer: whose state is kept.
-        checkpoints: recomputation starts from every block (`poptorch.recomputationCheckpoint`, as in Graphcore's
-            examples) instead of from every stage, as the backend does it.
     """
 
     profiles: Sequence[BlockProfile]
@@ -103,7 +101,6 @@ class MemoryModel:
     batching: Batching
     precision: Precision
     optimizer: OptimizerConfig
-    checkpoints: bool = False
 
     def layout(self, stages: Sequence[Stage]) -> List[IpuMemory]:
         """Every IPU of a replica, in order."""
@@ -136,7 +133,7 @@ class MemoryModel:
             blocks=tuple(profile.name for profile in profiles),
             parameters=parameters,
             weights=sum(profile.parameter_bytes + profile.constant_bytes for profile in profiles),
-            gradients=parameters * self._gradient_bytes,
+            gradients=parameters * _SIZES[self.precision.accumulation],
             optimizer=self._optimizer_bytes(parameters),
             activations=self._activations(pieces, num_stages),
             stash=sum(self._stash(piece, num_stages) for piece in pieces),
@@ -153,24 +150,19 @@ class MemoryModel:
 
     def _pieces(self, spans: Sequence[Span]) -> List[Span]:
         """What recomputation computes again at once."""
-        if not (self.checkpoints and self._recomputes):
+        if not self.options.checkpoint_blocks:
             return list(spans)
         return [(number, block, block + 1) for number, first, stop in spans for block in range(first, stop)]
-
-    @property
-    def _gradient_bytes(self) -> int:
-        """Of one parameter."""
-        # The backend leaves SGD at PopTorch's default for gradients and momentum, float32.
-        return 4 if self.optimizer.name == "sgd" else _SIZES[self.precision.accumulation]
 
     def _optimizer_bytes(self, parameters: int) -> int:
         """State on the chip between steps."""
         if self.options.optimizer_state_offchip:
             return 0
+        kept = _SIZES[self.precision.accumulation]
         if self.optimizer.name == "sgd":
-            each = 4 if self.optimizer.momentum > 0 else 0
+            each = kept if self.optimizer.momentum > 0 else 0
         else:
-            each = _SIZES[self.precision.accumulation] + _SECOND_MOMENT
+            each = kept + _SECOND_MOMENT
         shares = self.batching.replication_factor if self.options.replicated_tensor_sharding else 1
         return -(-parameters * each // shares)
 

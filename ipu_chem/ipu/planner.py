@@ -30,6 +30,8 @@ from ipu_chem.optim import OptimizerConfig
 LARGEST_MICRO_BATCH = 64  # packs; where searches end, several times what the published studies use
 # What most of Graphcore's published pipelines give to temporary data, where Poplar would take up to 0.6.
 PIPELINE_PROPORTION = 0.15
+# A layout with more IPUs a replica is taken when it needs less than this share of the time.
+_WORTH_IT = 0.95
 # 16-bit training as it is known to learn what 32-bit training learns: see benchmarks/half_precision.py.
 HALF = Precision(weights="float16", loss_scaling=1024.0, stochastic_rounding=True, accumulation="float16")
 
@@ -70,7 +72,7 @@ class Task:
 
 
 def plan(task: Task, ipus: int, precision: Optional[Precision] = None, options: Optional[IpuOptions] = None) -> Layout:
-    """The layout with the fewest IPUs a replica, then the least that slows training down, then the largest micro-batch.
+    """The fastest layout; among equals the fewest IPUs a replica; with the largest micro-batch that has room.
 
     One that fits with room to spare comes before all that are tight.
 
@@ -130,18 +132,32 @@ def _check_count(ipus: int) -> None:
 def _search(
     task: Task, ipus: int, precision: Precision, options: IpuOptions, tried: Optional[List[Layout]] = None
 ) -> Optional[Layout]:
-    """The first layout that fits, cheapest first; what does not fit is added to `tried`."""
+    """The fastest of the layouts that fit, each with the least that slows it down; others are added to `tried`."""
     for limit in (COMFORTABLE_SHARE, 1.0):
+        best: Optional[Layout] = None
         per_replica = 1
         while per_replica <= ipus:
             for choice in _choices(options, per_replica, ipus // per_replica):
                 layout = _balanced(task, choice, ipus // per_replica, 1, precision, limit)
                 if layout is not None and layout.fullest.share <= limit:
-                    return _with_largest_micro_batch(task, layout)
+                    # More IPUs a replica only where that is worth it: uneven stages leave IPUs waiting.
+                    if best is None or _time(task, layout) < _WORTH_IT * _time(task, best):
+                        best = layout
+                    break
                 if layout is not None and tried is not None:
                     tried.append(layout)
             per_replica *= 2
+        if best is not None:
+            return _with_largest_micro_batch(task, best)
     return None
+
+
+def _time(task: Task, layout: Layout) -> float:
+    """For one pack, in floating-point operations of the busiest IPU, all replicas working."""
+    cost = {profile.name: profile.flops for profile in task.profiles(layout.precision.weights, 1)}
+    busy = [sum(cost[name] for name in ipu.blocks) for ipu in layout.memory]
+    passes = 4 if layout.options.is_pipeline and layout.options.recompute else 3  # backward is twice forward
+    return passes * (max(busy) if layout.options.is_pipeline else sum(busy)) / layout.batching.replication_factor
 
 
 def _choices(options: IpuOptions, per_replica: int, replicas: int) -> Iterator[IpuOptions]:
@@ -154,10 +170,12 @@ def _choices(options: IpuOptions, per_replica: int, replicas: int) -> Iterator[I
         io_tiles=options.io_tiles if per_replica == 1 else 0,
         optimizer_state_offchip=False,
         replicated_tensor_sharding=False,
+        checkpoint_blocks=False,
     )
     several = replicas > 1
-    for recompute in (False, True) if fresh.is_pipeline else (options.recompute,):
-        kept = replace(fresh, recompute=recompute)
+    ways = ((False, False), (True, False), (True, True)) if fresh.is_pipeline else ((options.recompute, False),)
+    for recompute, blocks in ways:
+        kept = replace(fresh, recompute=recompute, checkpoint_blocks=blocks)
         yield kept
         if several:
             yield replace(kept, replicated_tensor_sharding=True)
@@ -256,8 +274,9 @@ def _relieved(task: Task, layout: Layout) -> Iterator[Layout]:
     if not options.optimizer_state_offchip:
         options = replace(options, optimizer_state_offchip=True, replicated_tensor_sharding=several)
         yield _layout(task, batching, options, layout.precision)
-    if options.is_pipeline and not options.recompute:
-        yield _layout(task, batching, replace(options, recompute=True), layout.precision)
+    if options.is_pipeline and not options.checkpoint_blocks:
+        for blocks in (False, True):
+            yield _layout(task, batching, replace(options, recompute=True, checkpoint_blocks=blocks), layout.precision)
 
 
 def _next_machine(task: Task, ipus: int, precision: Precision, options: IpuOptions) -> Optional[Layout]:

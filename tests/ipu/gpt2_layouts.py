@@ -142,8 +142,9 @@ def fill(
         optimizer_state_offchip=True,
         replicated_tensor_sharding=row.sharding,
         available_memory_proportion=row.proportions[: len(layers)],
+        checkpoint_blocks=checkpoints,
     )
     names, costs = [block.name for block in profiles], [float(block.flops) for block in profiles]
     stages = plan_stages(names, costs, len(layers), layers, [("embedding", "head")])
     batching = Batching(1, 8192, row.replicas)
-    return MemoryModel(profiles, options, batching, HALF, OptimizerConfig("adamw"), checkpoints).layout(stages)
+    return MemoryModel(profiles, options, batching, HALF, OptimizerConfig("adamw")).layout(stages)
