@@ -21,7 +21,7 @@ demo: $(VENV)/.demo
 	else set -- --config nci3d_demo --out demo; fi; $(VENV)/bin/ipu-chem train "$$@"
 
 test: $(VENV)/.dev lint
-	$(VENV)/bin/python -m pytest
+	$(VENV)/bin/python -m pytest -n auto
 
 lint: $(VENV)/.dev
 	$(VENV)/bin/python -m ruff check .
@@ -37,7 +37,7 @@ ifeq ($(PYTHON38),)
 	@exit 2
 else
 	$(MAKE) --no-print-directory $(VENV38)/.dev PYTHON=$(PYTHON38) VENV=$(VENV38)
-	$(VENV38)/bin/python -m pytest
+	$(VENV38)/bin/python -m pytest -n auto
 endif
 
 print-python38:

@@ -65,6 +65,15 @@ def atomic_folder(path: PathLike) -> Iterator[Path]:
     _sync_folder(path.parent)
 
 
+def remove_leftovers(folder: PathLike) -> None:
+    """Delete what killed writers have left in a folder and below; nothing else may be writing there."""
+    for path in Path(folder).rglob(".*.tmp"):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            _remove_quietly(str(path))
+
+
 def file_digest(path: PathLike) -> str:
     """32 hex digits that change with any byte of the file (BLAKE2b)."""
     digest = hashlib.blake2b(digest_size=16)

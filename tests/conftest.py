@@ -4,6 +4,10 @@ import os
 import sys
 from pathlib import Path
 
+# Small tensors gain nothing from threads, and threads of several processes that wait for each other lose a lot; also
+# for the processes that tests start. Before torch is loaded.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import pytest
 from hypothesis import settings
 

@@ -27,7 +27,7 @@ from ipu_chem.training.logging import check_loggers
 from ipu_chem.training.run import RunData, load_data, loss_function, make_backend, make_model
 from ipu_chem.training.shared_plans import plans_are_complete, wait_for_plans, write_plans
 from ipu_chem.training.trainer import Trainer
-from packing.files import atomic_file
+from packing.files import atomic_file, remove_leftovers
 
 
 def train(config: RunConfig, resume: bool = False) -> Dict[str, Any]:
@@ -72,7 +72,9 @@ def train(config: RunConfig, resume: bool = False) -> Dict[str, Any]:
 
     run = describe_run(config, data, backend, model)
     if backend.world.rank == 0:
-        if not resume:
+        if resume:
+            remove_leftovers(folder)
+        else:
             _start_folder(folder, config, data, run)
         _announce(data, run)
     total_steps = config.training.epochs * train_loader.steps_per_epoch

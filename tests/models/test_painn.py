@@ -147,7 +147,7 @@ def test_angles_matter_where_all_edges_are_equally_long():
     torch.manual_seed(0)
     blind = SchNet(hidden_features=12, num_filters=10, num_interactions=2, num_gaussians=9, cutoff=4.0).double()
     torch.nn.init.normal_(blind.head[2].weight)  # type: ignore[arg-type]
-    assert abs(float(blind(*narrow.inputs) - blind(*wide.inputs))) < 1e-12  # the edges' lengths are the same
+    assert abs(float((blind(*narrow.inputs) - blind(*wide.inputs)).detach())) < 1e-12  # the edges' lengths are the same
     model = small_painn()
     assert abs(float(model(*narrow.inputs) - model(*wide.inputs))) > 1e-4
     # One block's update sees the sum of directions; the angle does not need several.

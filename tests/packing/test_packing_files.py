@@ -6,7 +6,7 @@ import stat
 import pytest
 
 from packing import files
-from packing.files import atomic_file, atomic_folder
+from packing.files import atomic_file, atomic_folder, remove_leftovers
 
 
 class Killed(BaseException):
@@ -111,3 +111,13 @@ def test_a_folder_is_replaced_whole(tmp_path):
     usual = tmp_path / "usual"
     usual.mkdir()
     assert stat.S_IMODE((tmp_path / "store").stat().st_mode) == stat.S_IMODE(usual.stat().st_mode)
+
+
+def test_leftovers_of_killed_writers_are_removed_and_nothing_else(tmp_path):
+    (tmp_path / "deep" / ".store.abc.tmp").mkdir(parents=True)
+    (tmp_path / "deep" / ".store.abc.tmp" / "half.npy").write_bytes(b"half")
+    (tmp_path / ".last.safetensors.xyz.tmp").write_bytes(b"half")
+    for name in ("last.safetensors", "notes.tmp", ".hidden"):
+        (tmp_path / name).write_bytes(b"whole")
+    remove_leftovers(tmp_path)
+    assert sorted(path.name for path in tmp_path.rglob("*")) == [".hidden", "deep", "last.safetensors", "notes.tmp"]
