@@ -152,7 +152,7 @@ def random_edges(count, seed=0):
 def test_thousands_of_edge_counts_are_rounded_up_into_classes_that_still_fit():
     sizes = random_edges(4000)
     budget = Budget(nodes=128, edges=1500, graphs=12)
-    plan = make_plan(sizes, budget).validate()
+    plan = make_plan(sizes, budget, time_limit=300.0).validate()  # it ends by itself long before, on any machine
     assert len(np.unique(sizes["nodes"] * 1000 + sizes["edges"])) > 2000
     assert len(np.unique(plan.classes)) <= module.MAX_CLASSES
     assert plan.lower_bound <= plan.num_packs <= 1.01 * plan.lower_bound
