@@ -1,5 +1,7 @@
 """PopTorch's double in PopTorch's place; random packs, a small model and compiled backends to compare."""
 
+import os
+import subprocess
 import sys
 from contextlib import contextmanager
 from pathlib import Path
@@ -46,6 +48,43 @@ def installed_double() -> Iterator[ModuleType]:
 
 def _is_poptorch(name: str) -> bool:
     return name.split(".")[0] in ("poptorch", "popdist")
+
+
+def poprun_variables(instance: int, instances: int, local: int, ipus: int = 1) -> Dict[str, str]:
+    """What poprun sets for one of its processes.
+
+    Args:
+        instance: this process, from 0.
+        instances: how many there are.
+        local: replicas of each.
+        ipus: of a replica.
+    """
+    values = {
+        "NUM_TOTAL_REPLICAS": instances * local,
+        "NUM_IPUS_PER_REPLICA": ipus,
+        "NUM_LOCAL_REPLICAS": local,
+        "UNIFORM_REPLICAS_PER_INSTANCE": 1,
+        "REPLICA_INDEX_OFFSET": instance * local,
+        "LOCAL_INSTANCE_INDEX": instance,
+    }
+    return {f"POPDIST_{name}": str(value) for name, value in values.items()}
+
+
+def started_by_poprun(program: List[str], instances: int, local: int, folder: Path, ipus: int = 1) -> List[Any]:
+    """The processes that poprun would start, on the double; ``folder`` is where they meet."""
+    base = {name: value for name, value in os.environ.items() if not name.startswith(("POPDIST_", "OMPI_"))}
+    base.update(PYTHONPATH=f"{DOUBLE}{os.pathsep}{DOUBLE.parent.parent}", POPTORCH_DOUBLE_MEETING=str(folder))
+    return [
+        subprocess.Popen(
+            [sys.executable, *program],
+            cwd=str(DOUBLE.parent.parent),
+            env={**base, **poprun_variables(instance, instances, local, ipus)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for instance in range(instances)
+    ]
 
 
 def random_packs(num_packs: int, steps: int = 1, seed: int = 0) -> GraphPack:

@@ -1,15 +1,13 @@
 """PopDist's double: what poprun tells its processes, and that they train as one."""
 
-import os
 import runpy
-import subprocess
 import sys
 from pathlib import Path
-from typing import Any, Dict, Iterator
+from typing import Any, Iterator
 
 import pytest
 import torch
-from poptorch_helpers import DOUBLE, Plain, installed_double
+from poptorch_helpers import DOUBLE, Plain, installed_double, poprun_variables, started_by_poprun
 
 CHILD = """
 import sys
@@ -45,7 +43,7 @@ for reduction in (poptorch.ReductionType.Sum, poptorch.ReductionType.Mean):
     program.destroy()
     losses = torch.stack(losses).reshape(2, 2, 3, -1)  # [call, iteration, accumulation, replica]
     results.append([losses, *model.state_dict().values()])
-torch.save(results, sys.argv[1])
+torch.save(results, f"{sys.argv[1]}/{rank} of {size}.pt")
 """
 
 
@@ -55,25 +53,12 @@ def poptorch() -> Iterator[Any]:
         yield module
 
 
-def variables(index: int = 0, instances: int = 2, local: int = 2, ipus: int = 1) -> Dict[str, str]:
-    """What poprun sets for one of its processes."""
-    values = {
-        "NUM_TOTAL_REPLICAS": instances * local,
-        "NUM_IPUS_PER_REPLICA": ipus,
-        "NUM_LOCAL_REPLICAS": local,
-        "UNIFORM_REPLICAS_PER_INSTANCE": 1,
-        "REPLICA_INDEX_OFFSET": index * local,
-        "LOCAL_INSTANCE_INDEX": index,
-    }
-    return {f"POPDIST_{name}": str(value) for name, value in values.items()}
-
-
-def launched(monkeypatch: pytest.MonkeyPatch, **kw: int) -> Any:
-    """popdist, in the process of one instance."""
+def launched(monkeypatch: pytest.MonkeyPatch, index: int = 0, local: int = 2, ipus: int = 1) -> Any:
+    """popdist, in the process of one of two instances."""
     import popdist
     import popdist.poptorch
 
-    for name, value in variables(**kw).items():
+    for name, value in poprun_variables(index, 2, local, ipus).items():
         monkeypatch.setenv(name, value)
     popdist.init()
     return popdist
@@ -100,7 +85,7 @@ def test_is_gone_with_the_double() -> None:
 
 
 def test_what_poprun_decided(poptorch: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    popdist = launched(monkeypatch, index=1, instances=2, local=4, ipus=2)
+    popdist = launched(monkeypatch, index=1, local=4, ipus=2)
     assert popdist.isPopdistEnvSet()
     assert (popdist.getInstanceIndex(), popdist.getNumInstances()) == (1, 2)
     assert (popdist.getNumTotalReplicas(), popdist.getNumLocalReplicas()) == (8, 4)
@@ -187,18 +172,13 @@ def test_alone_among_several_does_not_pretend(poptorch: Any, monkeypatch: pytest
 
 def test_instances_train_as_one(poptorch: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """4 replicas, of one process and of two: equal to the last bit, each with the losses of its own."""
-    script, outs = tmp_path / "child.py", [tmp_path / f"{index}.pt" for index in range(3)]
+    script = tmp_path / "child.py"
     script.write_text(CHILD)
-    base = {name: value for name, value in os.environ.items() if not name.startswith(("POPDIST_", "OMPI_"))}
-    base.update(PYTHONPATH=str(DOUBLE), OMP_NUM_THREADS="1", POPTORCH_DOUBLE_MEETING=str(tmp_path / "meeting"))
-    running = [
-        subprocess.Popen([sys.executable, str(script), str(outs[index])], env={**base, **variables(index)})
-        for index in (0, 1)
-    ]
-    monkeypatch.setattr(sys, "argv", ["child.py", str(outs[2])])
+    running = started_by_poprun([str(script), str(tmp_path)], 2, 2, tmp_path / "meeting")
+    monkeypatch.setattr(sys, "argv", ["child.py", str(tmp_path)])
     runpy.run_path(str(script))
     assert [process.wait(timeout=120) for process in running] == [0, 0]
-    one, two, whole = (torch.load(out) for out in outs)
+    one, two, whole = (torch.load(tmp_path / f"{name}.pt") for name in ("0 of 2", "1 of 2", "0 of 1"))
     assert not whole[0][2].equal(whole[1][2])  # sum and mean are not the same
     for first, second, (losses, *weights) in zip(one, two, whole):
         torch.testing.assert_close(torch.cat([first[0], second[0]], 3), losses, rtol=0, atol=0)

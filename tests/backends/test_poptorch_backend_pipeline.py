@@ -109,6 +109,25 @@ def test_what_starts_a_block_is_kept_only_when_asked_for(poptorch: Any, monkeypa
         IpuOptions(checkpoint_blocks=True)
 
 
+def test_io_tiles_carry_every_input_and_output(poptorch: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    marked: Dict[str, int] = {"input": 0, "output": 0}
+    for kind in marked:
+        original = getattr(poptorch, f"set_overlap_for_{kind}")
+
+        def mark(tensors: Any, mode: Any, kind: str = kind, original: Any = original) -> Any:
+            assert mode == poptorch.OverlapMode.OverlapDeviceIterationLoop
+            marked[kind] += 1
+            return original(tensors, mode)
+
+        monkeypatch.setattr(poptorch, f"set_overlap_for_{kind}", mark)
+    backend = make("ipu", batching=PIPELINE, io_tiles=32)
+    batch = batches(1, PIPELINE)[0]
+    assert marked == {"input": len(batch), "output": 1}  # the loss
+    backend.evaluate(random_packs(PIPELINE.packs_per_evaluation))
+    runs = PIPELINE.device_iterations * PIPELINE.replication_factor + 1
+    assert marked == {"input": len(batch) + runs * len(batch.inputs), "output": 1 + runs}  # predictions
+
+
 def test_painn_is_pipelined_with_all_that_its_blocks_hand_on() -> None:
     def model() -> PaiNN:
         torch.manual_seed(0)
@@ -142,3 +161,19 @@ def test_float16_weights_learn_what_they_learn_on_the_cpu(ipus: int, optimizer: 
     assert state["model"]["embedding.weight"].dtype == torch.float16
     first = [value for name, value in state["optimizer"].items() if name.startswith("Accl1___")]
     assert first and {value.dtype for value in first} == {getattr(torch, accumulation)}
+
+
+def test_loss_scaling_saves_small_gradients() -> None:
+    """Errors of a millionth make gradients that float16 cannot hold unless they are scaled."""
+    tiny = batches(1, PIPELINE)[0]
+    tiny = tiny._replace(weight=tiny.weight * 1e-6)
+    moved = {}
+    for scaling in (1.0, 2.0**16):
+        backend = PopTorchBackend(precision=Precision("float16", loss_scaling=scaling))
+        backend.compile(small_schnet(), mse, OptimizerConfig("sgd", 1e4), PIPELINE, tiny)
+        before = backend.state_dict()["model"]
+        backend.train_step(tiny, 1e4)
+        after = backend.state_dict()["model"]
+        moved[scaling] = sum(int((after[name] != value).sum()) for name, value in before.items())
+        backend.close()
+    assert moved[2.0**16] > 2 * moved[1.0]

@@ -1,16 +1,12 @@
 """The same program under PopTorch: through the whole backend and PopTorch's double, in one process and in two."""
 
-import os
 import re
 import shlex
-import subprocess
-import sys
 
 import pytest
-from poptorch_helpers import DOUBLE, installed_double
+from poptorch_helpers import installed_double, poprun_variables, started_by_poprun
 
 from benchmarks import poprun, throughput
-from benchmarks.common import ROOT
 
 SCHNET = "--calls 2 --hidden_features 8 --num_filters 8 --num_interactions 1 --batching.micro_batch_size 2"
 CHEMGPT = "--calls 2 --model chemgpt-4.7m --layers 4 --tokens 128"
@@ -76,35 +72,11 @@ def test_a_pipeline_that_is_not_filled_is_refused(double, capsys):
     assert "a pipeline of 3 stages needs 5 or more micro-batches a step" in line
 
 
-def started(command, meeting):
-    """What poprun would start: its instances, each told which of them it is."""
-    instances, replicas = command.count("num-instances"), command.count("num-replicas")
-    for instance in range(instances):
-        told = {
-            "POPDIST_NUM_TOTAL_REPLICAS": replicas,
-            "POPDIST_NUM_IPUS_PER_REPLICA": command.count("ipus-per-replica"),
-            "POPDIST_NUM_LOCAL_REPLICAS": replicas // instances,
-            "POPDIST_UNIFORM_REPLICAS_PER_INSTANCE": 1,
-            "POPDIST_REPLICA_INDEX_OFFSET": instance * replicas // instances,
-            "POPDIST_LOCAL_INSTANCE_INDEX": instance,
-            "POPTORCH_DOUBLE_MEETING": meeting,
-            "PYTHONPATH": DOUBLE,
-            "OMP_NUM_THREADS": 1,
-        }
-        yield subprocess.Popen(
-            [sys.executable, *command.program[1:]],
-            cwd=str(ROOT),
-            env={**os.environ, **{name: str(value) for name, value in told.items()}},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-
-
 def test_two_processes_count_the_samples_of_both_and_one_prints(tmp_path):
     program = f"python -m benchmarks.throughput --accelerator ipu --prefetch 0 --batching.replication_factor 4 {SCHNET}"
     words = f"poprun --num-instances 2 --num-replicas 4 --ipus-per-replica 1 {program}"
-    processes = list(started(poprun.parse(shlex.split(words)), tmp_path / "meeting"))
+    program = list(poprun.parse(shlex.split(words)).program)[1:]
+    processes = started_by_poprun(program, 2, 2, tmp_path / "meeting")
     outputs = [process.communicate(timeout=120)[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], outputs
     assert "replication_factor=4" in outputs[0] and "throughput: " in outputs[0]
@@ -117,11 +89,7 @@ def test_two_processes_count_the_samples_of_both_and_one_prints(tmp_path):
 
 
 def test_poprun_and_the_program_must_agree(double, monkeypatch, capsys):
-    monkeypatch.setenv("POPDIST_NUM_TOTAL_REPLICAS", "4")
-    for name in ("NUM_IPUS_PER_REPLICA", "UNIFORM_REPLICAS_PER_INSTANCE"):
-        monkeypatch.setenv(f"POPDIST_{name}", "1")
-    monkeypatch.setenv("POPDIST_NUM_LOCAL_REPLICAS", "2")
-    for name in ("REPLICA_INDEX_OFFSET", "LOCAL_INSTANCE_INDEX"):
-        monkeypatch.setenv(f"POPDIST_{name}", "0")
+    for name, value in poprun_variables(0, 2, 2).items():
+        monkeypatch.setenv(name, value)
     assert throughput.main(["--accelerator", "ipu", *SCHNET.split(), "--batching.replication_factor", "8"]) == 1
     assert "give poprun --num-replicas 8" in capsys.readouterr().err
