@@ -27,7 +27,7 @@ PRECISIONS: Dict[str, Dict[str, Any]] = {
     "float16": {"weights": "float16", "loss_scaling": 1024.0},
     "float16, stochastic rounding, float16 accumulators": {
         "weights": "float16",
-        "loss_scaling": 1024.0,
+        "loss_scaling": 64.0,  # the first steps' gradients, added up and scaled, end at 65,504
         "stochastic_rounding": True,
         "accumulation": "float16",
     },

@@ -33,7 +33,7 @@ PIPELINE_PROPORTION = 0.15
 # A layout with more IPUs a replica is taken when it needs less than this share of the time.
 _WORTH_IT = 0.95
 # 16-bit training as it is known to learn what 32-bit training learns: see benchmarks/half_precision.py.
-HALF = Precision(weights="float16", loss_scaling=1024.0, stochastic_rounding=True, accumulation="float16")
+HALF = Precision(weights="float16", loss_scaling=64.0, stochastic_rounding=True, accumulation="float16")
 
 
 @dataclass(frozen=True)
