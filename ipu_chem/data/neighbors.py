@@ -42,18 +42,34 @@ def radius_edges(pos: np.ndarray, offsets: np.ndarray, cutoff: float) -> Ragged:
     Raises:
         ValueError: the cutoff is not positive, a coordinate is not finite, or the offsets do not fit.
     """
+    return _radius(pos, offsets, cutoff, False)
+
+
+def radius_pairs(pos: np.ndarray, offsets: np.ndarray, cutoff: float) -> Ragged:
+    """Every pair of atoms of a molecule not farther apart than ``cutoff``, once: source < target.
+
+    Args and errors as of `radius_edges`, whose edges these are without the other direction.
+    """
+    return _radius(pos, offsets, cutoff, True)
+
+
+def _radius(pos: np.ndarray, offsets: np.ndarray, cutoff: float, once: bool) -> Ragged:
     pos, offsets = _checked(pos, offsets)
     limit = _squared(cutoff)
+
+    def select(d2: np.ndarray) -> np.ndarray:
+        near = d2 <= limit
+        return near & np.tri(d2.shape[1], k=-1, dtype=bool) if once else near
 
     def search(x: np.ndarray) -> np.ndarray:
         from scipy.spatial import KDTree
 
-        pairs = KDTree(x).query_pairs(cutoff * _MARGIN, output_type="ndarray").astype(np.int64)
-        source, target = np.concatenate([pairs, pairs[:, ::-1]]).T
+        pairs = KDTree(x).query_pairs(cutoff * _MARGIN, output_type="ndarray").astype(np.int64)  # first < second
+        source, target = (pairs if once else np.concatenate([pairs, pairs[:, ::-1]])).T
         near = _pair_squared(x, source, target) <= limit
         return np.sort(target[near] * len(x) + source[near])
 
-    return _edges(pos, offsets, lambda d2: d2 <= limit, search)
+    return _edges(pos, offsets, select, search)
 
 
 def knn_edges(pos: np.ndarray, offsets: np.ndarray, k: int, cutoff: Optional[float] = None) -> Ragged:

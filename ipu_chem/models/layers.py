@@ -5,6 +5,7 @@ F features; "flat" tensors put the packs of a batch one after the other, [B * N,
 """
 
 import math
+from typing import Callable, Optional
 
 import torch
 from torch import Tensor, nn
@@ -18,8 +19,12 @@ _SMALLEST_EXPONENT = -80.0
 class ShiftedSoftplus(nn.Module):
     """ln(0.5 e^x + 0.5), which is 0 at 0 (Schuett et al. 2017)."""
 
+    kernel: Optional[Callable[[Tensor], Tensor]] = None  # a backend's own form
+
     def forward(self, x: Tensor) -> Tensor:
         """Element by element, any shape."""
+        if self.kernel is not None:
+            return self.kernel(x)
         return functional.softplus(x) - math.log(2.0)
 
 
@@ -78,8 +83,12 @@ class SincBasis(nn.Module):
 
 def cosine_cutoff(distance: Tensor, cutoff: float) -> Tensor:
     """Falls smoothly from 1 at 0 to 0 at the cutoff, 0 beyond (Behler 2011); Å, any shape."""
-    within = torch.clamp(distance, max=cutoff)
-    return 0.5 * (torch.cos(within * (math.pi / cutoff)) + 1.0)
+    return cosine_wave(torch.clamp(distance, max=cutoff), cutoff)
+
+
+def cosine_wave(distance: Tensor, cutoff: float) -> Tensor:
+    """`cosine_cutoff` as it would go on beyond the cutoff, without a kink there."""
+    return 0.5 * (torch.cos(distance * (math.pi / cutoff)) + 1.0)
 
 
 def keep(values: Tensor, mask: Tensor) -> Tensor:
@@ -91,8 +100,8 @@ def keep(values: Tensor, mask: Tensor) -> Tensor:
 
 
 def at_least_float32(values: Tensor) -> Tensor:
-    """float16 as float32, others as they are: what is added up over a molecule or a step needs the digits."""
-    return values.float() if values.dtype == torch.float16 else values
+    """16-bit formats as float32, others as they are: what is added up over a molecule or a step needs the digits."""
+    return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
 
 
 def flat_index(index: Tensor, slots: int) -> Tensor:

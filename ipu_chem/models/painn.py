@@ -4,11 +4,12 @@ K. T. Schuett, O. T. Unke, M. Gastegger, "Equivariant message passing for the pr
 and molecular spectra", ICML 2021, arXiv:2102.03150. Every atom has scalars, which do not change when the molecule
 is turned, and vectors, which turn with it; unlike SchNet it tells angles apart that distances along edges do not.
 
-On data's way: GraphPack.inputs -> PaiNN -> prediction [B, G, T] -> loss.
+On data's way: CompactInputs (or GraphPack.inputs) -> PaiNN -> prediction [B, G, T] -> loss.
 Shapes: B packs, N node, E edge, G graph slots, F features, T targets. Vectors are [B * N, 3, F].
 """
 
-from typing import List, NamedTuple, Optional, Tuple
+import math
+from typing import Any, List, NamedTuple, Optional, Tuple
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,7 @@ from ipu_chem.models.layers import (
     SincBasis,
     at_least_float32,
     cosine_cutoff,
+    cosine_wave,
     flat_index,
     keep,
     read_out,
@@ -25,16 +27,18 @@ from ipu_chem.models.layers import (
     take_rows,
 )
 from ipu_chem.models.schnet import MAX_Z
+from ipu_chem.models.tables import DistanceTable, make_table
 
 
 class Edges(NamedTuple):
-    """What messages need to know of the edges; padding edges have an envelope of 0."""
+    """What messages need to know of the edges."""
 
-    source: Tensor  # [B * E] int64
-    target: Tensor  # [B * E] int64
-    direction: Tensor  # [B * E, 3], unit vectors from source to target
-    basis: Tensor  # [B * E, num_radial]
-    envelope: Tensor  # [B * E, 1]
+    source: Tensor  # [P] int64; of undirected edges both ways, [2 P]
+    target: Tensor  # [P] or [2 P] int64
+    direction: Tensor  # [P] or [2 P, 3], unit vectors from source to target
+    basis: Tensor  # [P, num_radial]; of the table's grid, [K, num_radial], when filters are tabulated
+    envelope: Tensor  # [P or K, 1], cutoff function; 0 for padding edges
+    places: Any  # of the P edges in the table; None for exact filters
 
 
 class Silu(nn.Module):
@@ -48,25 +52,37 @@ class Silu(nn.Module):
 class Interaction(nn.Module):
     """Messages from the neighbours, then an update of each atom by itself: 11 F^2 + 8 F + 3 F (R + 1) weights."""
 
-    def __init__(self, hidden_features: int, num_radial: int) -> None:
+    def __init__(self, hidden_features: int, num_radial: int, undirected: bool = False) -> None:
         super().__init__()
         features = self.features = hidden_features
+        self.undirected = undirected
         self.message_net = nn.Sequential(nn.Linear(features, features), Silu(), nn.Linear(features, 3 * features))
         self.filter_net = nn.Linear(num_radial, 3 * features)
         self.mix = nn.Linear(features, 2 * features, bias=False)
         self.update_net = nn.Sequential(nn.Linear(2 * features, features), Silu(), nn.Linear(features, 3 * features))
 
-    def forward(self, scalars: Tensor, vectors: Tensor, edges: Edges) -> Tuple[Tensor, Tensor]:
-        """Scalars [B * N, F] and vectors [B * N, 3, F] after the block."""
-        scalars, vectors = self._message(scalars, vectors, edges)
+    def forward(
+        self, scalars: Tensor, vectors: Tensor, edges: Edges, table: Optional[DistanceTable]
+    ) -> Tuple[Tensor, Tensor]:
+        """Scalars [B * N, F] and vectors [B * N, 3, F] after the block; ``table`` is None for exact filters."""
+        filters = self.filters(edges.basis, edges.envelope)
+        if table is not None:
+            filters = table.read(table.tabulate(filters), edges.places)
+        if self.undirected:
+            filters = torch.cat([filters, filters])
+        scalars, vectors = self._message(scalars, vectors, edges, filters)
         return self._update(scalars, vectors)
 
-    def _message(self, scalars: Tensor, vectors: Tensor, edges: Edges) -> Tuple[Tensor, Tensor]:
+    def filters(self, basis: Tensor, envelope: Tensor) -> Tensor:
+        """Filters of distances, [..., 3 F], from `Edges.basis` and `Edges.envelope`."""
+        return self.filter_net(basis) * envelope
+
+    def _message(self, scalars: Tensor, vectors: Tensor, edges: Edges, filters: Tensor) -> Tuple[Tensor, Tensor]:
         atoms, width = scalars.shape[0], 3 * self.features
         # One gather and one sum for scalars and vectors together: on an IPU each is an exchange between tiles.
         sent = take_rows(torch.cat([self.message_net(scalars), vectors.reshape(atoms, width)], 1), edges.source)
         gates, carried = sent.split([width, width], 1)
-        gates = gates * (self.filter_net(edges.basis) * edges.envelope)
+        gates = gates * filters
         message, pointing, passing = gates.unsqueeze(1).split(self.features, 2)  # [B * E, 1, F] each
         turned = carried.reshape(-1, 3, self.features) * passing + edges.direction.unsqueeze(2) * pointing
         received = sum_into(torch.cat([message.squeeze(1), turned.reshape(-1, width)], 1), edges.target, atoms)
@@ -95,6 +111,9 @@ class PaiNN(nn.Module):
         num_targets: int = 1,
         readout: str = "sum",
         atom_references: Optional[Tensor] = None,
+        filter: str = "exact",
+        table_points: int = 0,
+        undirected: bool = False,
     ) -> None:
         """Build the network.
 
@@ -106,9 +125,12 @@ class PaiNN(nn.Module):
             num_targets: T, values predicted for every molecule.
             readout: "sum" (extensive targets such as energies) or "mean" (intensive ones) over atoms.
             atom_references: [MAX_Z, T], fixed value of each element, added for every atom.
+            filter: "exact", "table" or "chebyshev", see `SchNet`.
+            table_points: see `SchNet`.
+            undirected: see `SchNet`.
 
         Raises:
-            ValueError: a size is out of range or the readout is unknown.
+            ValueError: a size is out of range, the readout or the kind of filter is unknown.
         """
         super().__init__()
         if readout not in ("sum", "mean"):
@@ -119,9 +141,15 @@ class PaiNN(nn.Module):
             raise ValueError(f"cutoff={cutoff}: the cutoff is a positive distance in Å.")
         self.cutoff = float(cutoff)
         self.readout = readout
+        self.undirected = undirected
         self.embedding = nn.Embedding(MAX_Z, hidden_features)
         self.basis = SincBasis(num_radial, self.cutoff)
-        self.interactions = nn.ModuleList([Interaction(hidden_features, num_radial) for _ in range(num_interactions)])
+        # A wave is as narrow as a Gaussian whose width is a third of the wave's length.
+        width = 2.0 * cutoff / (math.pi * num_radial)
+        self.table = make_table(filter, cutoff, width, table_points)
+        self.interactions = nn.ModuleList(
+            [Interaction(hidden_features, num_radial, undirected) for _ in range(num_interactions)]
+        )
         self.head = nn.Sequential(
             nn.Linear(hidden_features, hidden_features // 2), Silu(), nn.Linear(hidden_features // 2, num_targets)
         )
@@ -184,7 +212,7 @@ class PaiNN(nn.Module):
         scalars = self.embedding(z)
         vectors = torch.zeros((scalars.shape[0], 3, scalars.shape[1]), dtype=scalars.dtype, device=scalars.device)
         for interaction in self.interactions:
-            scalars, vectors = interaction(scalars, vectors, edges)
+            scalars, vectors = interaction(scalars, vectors, edges, self.table)
         return scalars, vectors
 
     def _edges(self, pos: Tensor, edge_index: Tensor, node_mask: Tensor, edge_mask: Tensor) -> Edges:
@@ -196,7 +224,29 @@ class PaiNN(nn.Module):
         source, target = flat_index(edge_index[:, 0], num_nodes), flat_index(edge_index[:, 1], num_nodes)
         offset = take_rows(pos, target) - take_rows(pos, source)
         distance = torch.sqrt((offset * offset).sum(1) + 1e-12)
-        envelope = cosine_cutoff(distance, self.cutoff) * edge_mask.reshape(-1).to(distance.dtype)
+        real = edge_mask.reshape(-1).to(distance.dtype)
+        direction = (offset / distance.unsqueeze(1)).to(self.embedding.weight.dtype)
+        if self.undirected:
+            source, target = torch.cat([source, target]), torch.cat([target, source])
+            direction = torch.cat([direction, -direction])
+        ends = (source, target, direction)
+        if self.table is None:
+            return Edges(*ends, *self.distance_inputs(distance, real), None)
+        return Edges(*ends, *self.grid_inputs(), self.table.places(distance, real))
+
+    def distance_inputs(self, distance: Tensor, real: Optional[Tensor] = None) -> Tuple[Tensor, Tensor]:
+        """What filters are made of at distances [P] Å, [P, num_radial] and [P, 1]; 0 where ``real`` [P] is."""
+        envelope = cosine_cutoff(distance, self.cutoff)
+        return self._filter_inputs(distance, envelope if real is None else envelope * real)
+
+    def grid_inputs(self) -> Tuple[Tensor, Tensor]:
+        """The same at the distances of the table's grid, [K, num_radial] and [K, 1]."""
+        grid = self.table.grid()
+        # Waves have a value at 0, too, but not as a quotient; they are flat there.
+        grid = torch.where(grid == 0.0, torch.full_like(grid, 1e-4), grid)
+        return self._filter_inputs(grid, cosine_wave(grid, self.cutoff))
+
+    def _filter_inputs(self, distance: Tensor, envelope: Tensor) -> Tuple[Tensor, Tensor]:
+        """Basis and envelope in the format of the weights, [..., num_radial] and [..., 1]."""
         dtype = self.embedding.weight.dtype
-        direction = (offset / distance.unsqueeze(1)).to(dtype)
-        return Edges(source, target, direction, self.basis(distance).to(dtype), envelope.unsqueeze(1).to(dtype))
+        return self.basis(distance).to(dtype), envelope.unsqueeze(-1).to(dtype)

@@ -15,11 +15,24 @@ MODELS: Dict[str, Any] = {"schnet": SchNet, "painn": PaiNN}
 
 
 def sizes_of(name: str) -> Set[str]:
-    """What may be chosen about a model besides its targets and readout: names of its constructor's arguments."""
-    return set(inspect.signature(MODELS[name]).parameters) - {"num_targets", "readout", "atom_references"}
+    """What may be chosen about a model for itself: names of its constructor's arguments."""
+    fixed = {"num_targets", "readout", "atom_references", "filter", "undirected"}
+    return set(inspect.signature(MODELS[name]).parameters) - fixed
 
 
-def build_model(name: str, num_targets: int, extensive: bool, readout: str = "auto", **sizes: Any) -> nn.Module:
+# What reading filters from a table saves depends on how much they cost: two layers in SchNet, one in PaiNN.
+_USUAL_FILTER = {"schnet": "table", "painn": "exact"}
+
+
+def build_model(
+    name: str,
+    num_targets: int,
+    extensive: bool,
+    readout: str = "auto",
+    filter: str = "exact",
+    undirected: bool = False,
+    **sizes: Any,
+) -> nn.Module:
     """A model with freshly drawn weights.
 
     Args:
@@ -27,6 +40,8 @@ def build_model(name: str, num_targets: int, extensive: bool, readout: str = "au
         num_targets: values predicted for every molecule.
         extensive: whether all of them grow with the molecule.
         readout: "sum", "mean", or "auto": sum for extensive targets.
+        filter: "exact", "table", or "auto": whichever is faster.
+        undirected: edges come once for both directions.
         **sizes: of the model's constructor; those that only other models have are left out.
 
     Raises:
@@ -40,4 +55,6 @@ def build_model(name: str, num_targets: int, extensive: bool, readout: str = "au
     if unknown:
         raise ValueError(f"no model has {', '.join(unknown)}; {name} takes {', '.join(sorted(sizes_of(name)))}.")
     taken = {size: value for size, value in sizes.items() if size in sizes_of(name)}
-    return MODELS[name](num_targets=num_targets, readout=readout, **taken)
+    if filter == "auto":
+        filter = _USUAL_FILTER[name]
+    return MODELS[name](num_targets=num_targets, readout=readout, filter=filter, undirected=undirected, **taken)

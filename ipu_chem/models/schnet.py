@@ -3,27 +3,39 @@
 K. T. Schuett et al., "SchNet: A continuous-filter convolutional neural network for modeling quantum
 interactions", NeurIPS 2017, arXiv:1706.08566; layer sizes and initialisation as in PyTorch Geometric.
 
-On data's way: GraphPack.inputs -> SchNet -> prediction [B, G, T] -> loss.
+On data's way: CompactInputs (or GraphPack.inputs) -> SchNet -> prediction [B, G, T] -> loss.
 Shapes: B packs, N node, E edge, G graph slots, F features, T targets.
 """
 
-from typing import List, Optional
+from typing import Any, List, NamedTuple, Optional, Tuple
 
 import torch
 from torch import Tensor, nn
 
+from ipu_chem.models.convolution import Convolution, EdgeList
 from ipu_chem.models.layers import (
     GaussianBasis,
     ShiftedSoftplus,
     at_least_float32,
     cosine_cutoff,
+    cosine_wave,
     flat_index,
     keep,
     read_out,
-    sum_into,
+    take_rows,
 )
+from ipu_chem.models.tables import DistanceTable, make_table
 
 MAX_Z = 100  # atomic numbers 0 (padding) to 99
+
+
+class Edges(NamedTuple):
+    """What messages need to know of the edges."""
+
+    list: EdgeList  # P of them
+    basis: Tensor  # [P, num_gaussians]; of the table's grid, [K, num_gaussians], when filters are tabulated
+    envelope: Tensor  # [P or K, 1], cutoff function; 0 for padding edges
+    places: Any  # of the edges in the table; None for exact filters
 
 
 class Interaction(nn.Module):
@@ -38,19 +50,20 @@ class Interaction(nn.Module):
         self.lin_out = nn.Linear(num_filters, hidden_features)
         self.activation = ShiftedSoftplus()
         self.lin_last = nn.Linear(hidden_features, hidden_features)
+        self.convolution = Convolution()
 
-    def forward(self, x: Tensor, basis: Tensor, envelope: Tensor, source: Tensor, target: Tensor) -> Tensor:
-        """Update of every atom.
+    def filters(self, basis: Tensor, envelope: Tensor) -> Tensor:
+        """Filters of distances, [..., num_filters], from `Edges.basis` and `Edges.envelope`."""
+        return self.filter_net(basis) * envelope
 
-        Args:
-            x: [B * N, F].
-            basis: [B * E, num_gaussians], distances on Gaussians.
-            envelope: [B * E, 1], cutoff function, 0 for padding edges.
-            source, target: [B * E] int64, rows of x.
-        """
-        filters = self.filter_net(basis) * envelope
-        messages = self.lin_in(x).index_select(0, source) * filters
-        received = sum_into(messages, target, x.shape[0])
+    def forward(self, x: Tensor, edges: Edges, table: Optional[DistanceTable]) -> Tensor:
+        """Update [M, F] of every atom, from x [M, F]; ``table`` is None for exact filters."""
+        filters = self.filters(edges.basis, edges.envelope)
+        sent = self.lin_in(x)
+        if table is None:
+            received = self.convolution(sent, filters, edges.list)
+        else:
+            received = table.convolve(sent, table.tabulate(filters), edges.places, edges.list)
         return self.lin_last(self.activation(self.lin_out(received)))
 
 
@@ -67,6 +80,9 @@ class SchNet(nn.Module):
         num_targets: int = 1,
         readout: str = "sum",
         atom_references: Optional[Tensor] = None,
+        filter: str = "exact",
+        table_points: int = 0,
+        undirected: bool = False,
     ) -> None:
         """Build the network.
 
@@ -79,9 +95,13 @@ class SchNet(nn.Module):
             num_targets: T, values predicted for every molecule.
             readout: "sum" (extensive targets such as energies) or "mean" (intensive ones) over atoms.
             atom_references: [MAX_Z, T], fixed value of each element, added for every atom.
+            filter: "exact" evaluates filters for every edge, "table" and "chebyshev" on a grid of distances, between
+                whose points they are read (`ipu_chem.models.tables`); weights and results are the same.
+            table_points: of the grid; 0 takes what float32 needs.
+            undirected: edge_index has every pair of atoms once, in either order, instead of both directions.
 
         Raises:
-            ValueError: a size is out of range or the readout is unknown.
+            ValueError: a size is out of range, the readout or the kind of filter is unknown.
         """
         super().__init__()
         if readout not in ("sum", "mean"):
@@ -92,8 +112,10 @@ class SchNet(nn.Module):
             raise ValueError(f"cutoff={cutoff}: the cutoff is a positive distance in Å.")
         self.cutoff = float(cutoff)
         self.readout = readout
+        self.undirected = undirected
         self.embedding = nn.Embedding(MAX_Z, hidden_features)
         self.basis = GaussianBasis(num_gaussians, self.cutoff)
+        self.table = make_table(filter, cutoff, cutoff / (num_gaussians - 1), table_points)
         self.interactions = nn.ModuleList(
             [Interaction(hidden_features, num_filters, num_gaussians) for _ in range(num_interactions)]
         )
@@ -144,26 +166,44 @@ class SchNet(nn.Module):
         Returns:
             [B, G, T], exactly 0 in padding slots.
         """
-        num_nodes = z.shape[1]
         # Padding may hold anything, NaN included; from here on it holds zeros.
         z = keep(z.to(torch.int64), node_mask).reshape(-1)
-        pos = keep(pos, node_mask.unsqueeze(-1)).reshape(-1, 3)
-        edge_index = keep(edge_index.to(torch.int64), edge_mask.unsqueeze(1))
         graph_index = keep(graph_index.to(torch.int64), node_mask)
-        source, target = flat_index(edge_index[:, 0], num_nodes), flat_index(edge_index[:, 1], num_nodes)
-
-        offset = pos.index_select(0, target) - pos.index_select(0, source)
-        distance = torch.sqrt((offset * offset).sum(1) + 1e-12)  # never 0, where the root has no slope
-        # Distances and energies keep the format of the positions, what lies between has that of the weights.
-        envelope = cosine_cutoff(distance, self.cutoff) * edge_mask.reshape(-1).to(distance.dtype)
-        envelope = envelope.unsqueeze(1).to(self.embedding.weight.dtype)
-        basis = self.basis(distance).to(envelope.dtype)
-
+        edges = self._edges(pos, edge_index, node_mask, edge_mask)
         x = self.embedding(z)
         for interaction in self.interactions:
-            x = x + interaction(x, basis, envelope, source, target)
+            x = x + interaction(x, edges, self.table)
         per_atom = at_least_float32(self.head(x))
         if self.atom_references is not None:
             per_atom = per_atom + self.atom_references.to(per_atom.dtype).index_select(0, z)
 
         return read_out(per_atom, graph_index, node_mask, graph_mask, self.readout == "mean")
+
+    def _edges(self, pos: Tensor, edge_index: Tensor, node_mask: Tensor, edge_mask: Tensor) -> Edges:
+        """Distances, which keep the format of the positions until they are weighed by the weights' format."""
+        num_nodes = pos.shape[1]
+        pos = keep(pos, node_mask.unsqueeze(-1)).reshape(-1, 3)
+        edge_index = keep(edge_index.to(torch.int64), edge_mask.unsqueeze(1))
+        source, target = flat_index(edge_index[:, 0], num_nodes), flat_index(edge_index[:, 1], num_nodes)
+        offset = take_rows(pos, target) - take_rows(pos, source)
+        distance = torch.sqrt((offset * offset).sum(1) + 1e-12)  # never 0, where the root has no slope
+        real = edge_mask.reshape(-1).to(distance.dtype)
+        edges = EdgeList(source, target, self.undirected)
+        if self.table is None:
+            return Edges(edges, *self.distance_inputs(distance, real), None)
+        return Edges(edges, *self.grid_inputs(), self.table.places(distance, real))
+
+    def distance_inputs(self, distance: Tensor, real: Optional[Tensor] = None) -> Tuple[Tensor, Tensor]:
+        """What filters are made of at distances [P] Å, [P, num_gaussians] and [P, 1]; 0 where ``real`` [P] is."""
+        envelope = cosine_cutoff(distance, self.cutoff)
+        return self._filter_inputs(distance, envelope if real is None else envelope * real)
+
+    def grid_inputs(self) -> Tuple[Tensor, Tensor]:
+        """The same at the distances of the table's grid, [K, num_gaussians] and [K, 1]."""
+        grid = self.table.grid()
+        return self._filter_inputs(grid, cosine_wave(grid, self.cutoff))
+
+    def _filter_inputs(self, distance: Tensor, envelope: Tensor) -> Tuple[Tensor, Tensor]:
+        """Basis and envelope in the format of the weights, [..., num_gaussians] and [..., 1]."""
+        dtype = self.embedding.weight.dtype
+        return self.basis(distance).to(dtype), envelope.unsqueeze(-1).to(dtype)

@@ -6,7 +6,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ipu_chem.data import neighbors
-from ipu_chem.data.neighbors import knn_edges, radius_edges
+from ipu_chem.data.neighbors import knn_edges, radius_edges, radius_pairs
 
 
 def brute_radius(pos, cutoff):
@@ -58,6 +58,16 @@ def path(request, monkeypatch):
 
 # The fixture's setting is meant to last for all examples.
 EXAMPLES = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+@EXAMPLES
+@given(many_molecules(), st.sampled_from([0.5, 1.0, 2.5, 100.0]))
+def test_pairs_are_the_edges_whose_source_comes_first(path, molecules, cutoff):
+    edges, pairs = radius_edges(*molecules, cutoff), radius_pairs(*molecules, cutoff)
+    for item in range(len(edges)):
+        once = edges[item][edges[item][:, 0] < edges[item][:, 1]]
+        assert np.array_equal(pairs[item], once)
+    assert 2 * len(pairs.values) == len(edges.values)
 
 
 @EXAMPLES

@@ -1,6 +1,6 @@
 """Neighbours found on the device are those that the host finds: outputs and gradients agree."""
 
-from typing import Any, Tuple
+from typing import Any, NamedTuple, Tuple
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from poptorch_helpers import installed_double
 from support import as_dtype, gradients, pack_store, random_store, with_garbage
 
-from ipu_chem.batch import GraphPack, NodePack
+from ipu_chem.batch import GraphPack
 from ipu_chem.data.neighbors import knn_edges
 from ipu_chem.losses import mse
 from ipu_chem.models.device_edges import DeviceEdges, neighbors_in_packs
@@ -30,6 +30,18 @@ def schnet(dtype: torch.dtype = torch.float64) -> SchNet:
     return model
 
 
+class NodePack(NamedTuple):
+    """What `DeviceEdges` takes, and labels."""
+
+    z: torch.Tensor
+    pos: torch.Tensor
+    graph_index: torch.Tensor
+    node_mask: torch.Tensor
+    graph_mask: torch.Tensor
+    y: torch.Tensor
+    weight: torch.Tensor
+
+
 def without_edges(pack: GraphPack) -> NodePack:
     return NodePack(**{name: getattr(pack, name) for name in NodePack._fields})
 
@@ -47,9 +59,9 @@ def run(model: torch.nn.Module, batch: Any) -> Tuple[torch.Tensor, torch.Tensor,
     """Prediction, gradient of the positions, gradients of the parameters."""
     pos = batch.pos.clone().requires_grad_(True)
     batch = batch._replace(pos=pos)
-    prediction = model(*batch.inputs)
+    prediction = model(*batch[:-2])
     model.zero_grad()
-    mse(prediction, *batch.targets).backward()
+    mse(prediction, *batch[-2:]).backward()
     assert pos.grad is not None
     return prediction.detach(), pos.grad, gradients(model)
 
@@ -80,7 +92,7 @@ def test_garbage_in_padding_changes_no_bit() -> None:
     rng = np.random.default_rng(5)
     pack = pack_store(random_store(rng, 6), Budget(nodes=55, edges=500, graphs=7))[0]
     model = DeviceEdges(schnet(torch.float32), CUTOFF, 8)
-    clean, dirty = (model(*without_edges(each).inputs) for each in (pack, with_garbage(pack, rng)))
+    clean, dirty = (model(*without_edges(each)[:-2]) for each in (pack, with_garbage(pack, rng)))
     assert torch.equal(clean, dirty)
 
 
@@ -109,5 +121,5 @@ def test_runs_through_poptorch() -> None:
     model = DeviceEdges(schnet(torch.float32), CUTOFF, 8)
     with installed_double() as poptorch:
         program = poptorch.inferenceModel(model.eval())
-        torch.testing.assert_close(program(*pack.inputs), model(*pack.inputs).detach(), rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(program(*pack[:-2]), model(*pack[:-2]).detach(), rtol=1e-6, atol=1e-6)
         program.destroy()

@@ -276,7 +276,7 @@ def test_sinc_basis_follows_the_formula_in_double():
 
 
 def test_is_known_by_name_and_takes_its_own_sizes():
-    assert {"hidden_features", "num_interactions", "num_radial", "cutoff"} == sizes_of("painn")
+    assert {"hidden_features", "num_interactions", "num_radial", "cutoff", "table_points"} == sizes_of("painn")
     shared = dict(hidden_features=8, num_filters=9, num_interactions=2, num_gaussians=7, cutoff=3.0)
     model = build_model("painn", 2, extensive=False, **shared)
     assert isinstance(model, PaiNN) and len(model.interactions) == 2 and model.readout == "mean"

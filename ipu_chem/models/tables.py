@@ -1,0 +1,200 @@
+"""Filters read from a table of distances instead of computed for every edge.
+
+A filter network sees nothing of an edge but its length. So its values on a grid of distances, computed anew in
+every step, stand in for one evaluation per edge, and gradients flow through them into the same weights.
+
+On data's way: inside a model's forward, between distances and filters. Shapes: P edges or pairs of all packs,
+F features, K points or intervals of the grid.
+"""
+
+import math
+from typing import Any, Callable, NamedTuple, Optional
+
+import torch
+from torch import Tensor, nn
+
+from ipu_chem.models.convolution import EdgeList, convolve
+from ipu_chem.models.layers import take_rows
+
+FILTERS = ("exact", "table", "chebyshev")
+# Intervals per width of the narrowest function that filters are made of: there the cubic's error is that of
+# float32 itself, also when training sharpens the filters tenfold.
+_INTERVALS_PER_WIDTH = 20
+_GHOSTS = 2  # grid points beyond either end, from which slopes at the ends are taken
+_POLYNOMIALS_PER_WIDTH = 4
+
+
+class DistanceTable(nn.Module):
+    """A grid of distances up to the cutoff; functions are tabulated on it and read anywhere between."""
+
+    def __init__(self, cutoff: float, points: int) -> None:
+        super().__init__()
+        if points < 4:
+            raise ValueError(f"table_points={points}: a table needs 4 or more points.")
+        self.cutoff = float(cutoff)
+        self.points = points
+
+    def grid(self) -> Tensor:
+        """Distances in Å at which functions are to be evaluated for `tabulate`."""
+        raise NotImplementedError
+
+    def tabulate(self, values: Tensor) -> Tensor:
+        """Values at the distances of `grid`, [., F], as a table."""
+        raise NotImplementedError
+
+    def places(self, distance: Tensor, real: Tensor) -> Any:
+        """Look up distances, once for all tables.
+
+        Args:
+            distance: [P] Å; beyond the cutoff the end of the table is read.
+            real: [P] 1 for real edges, 0 in padding, where 0 will be read.
+        """
+        raise NotImplementedError
+
+    def read(self, table: Tensor, places: Any) -> Tensor:
+        """Values of the tabulated functions at those distances, [P, F]."""
+        raise NotImplementedError
+
+    def convolve(self, x: Tensor, table: Tensor, places: Any, edges: EdgeList) -> Tensor:
+        """`convolve` with filters read from a table."""
+        return convolve(x, self.read(table, places), edges)
+
+
+class Places(NamedTuple):
+    """Where each distance lies in a `CubicTable`, and how its cubic weighs what stands there."""
+
+    low: Tensor  # [P] int64, grid point at or below
+    value_low: Tensor  # [P, 1]
+    slope_low: Tensor  # [P, 1]
+    value_high: Tensor  # [P, 1], of the next grid point
+    slope_high: Tensor  # [P, 1]
+
+
+class CubicTable(DistanceTable):
+    """Cubics between points at equal distances, with continuous slopes: robust when training sharpens filters."""
+
+    def __init__(self, cutoff: float, width: float, points: int = 0) -> None:
+        """Choose the grid.
+
+        Args:
+            cutoff: Å, end of the grid.
+            width: Å, of the narrowest function that is tabulated: a Gaussian's standard deviation.
+            points: K, intervals of the grid; 0 takes the power of two that makes them 1/20 of the width or less.
+
+        Raises:
+            ValueError: less than 4 intervals.
+        """
+        super().__init__(cutoff, points or 2 ** math.ceil(math.log2(_INTERVALS_PER_WIDTH * cutoff / width)))
+        self.spacing = self.cutoff / self.points
+        # Whole numbers, which are exact in every format.
+        steps = torch.arange(-_GHOSTS, self.points + _GHOSTS + 1, dtype=torch.float32)
+        self.register_buffer("steps", steps, persistent=False)
+        self.kernel: Optional[Callable[..., Tensor]] = None  # a backend's own form of `convolve`
+
+    def grid(self) -> Tensor:
+        """[K + 5] Å, slightly beyond both ends."""
+        return self.steps * self.spacing
+
+    def tabulate(self, values: Tensor) -> Tensor:
+        """[K + 5, F] as values and slopes at the points from 0 to the cutoff, [K + 1, 2 F].
+
+        Slopes are differences of fourth order: closer to the slope than the cubic is to the function.
+        """
+        last = self.points + 2 * _GHOSTS
+        near, far = values[3:last] - values[1 : last - 2], values[4:] - values[: last - 3]
+        return torch.cat([values[_GHOSTS : last - 1], near * (8.0 / 12.0) - far * (1.0 / 12.0)], 1)
+
+    def places(self, distance: Tensor, real: Tensor) -> Places:
+        """See `DistanceTable.places`."""
+        scaled = torch.clamp(distance, max=self.cutoff) * (1.0 / self.spacing)
+        low = torch.clamp(torch.floor(scaled.detach()), max=self.points - 1.0)
+        t = scaled - low
+        rest = 1.0 - t
+        weights = (
+            (1.0 + 2.0 * t) * rest * rest * real,
+            t * rest * rest * real,
+            t * t * (3.0 - 2.0 * t) * real,
+            -t * t * rest * real,
+        )
+        return Places(low.to(torch.int64), *(weight.unsqueeze(1) for weight in weights))
+
+    def read(self, table: Tensor, places: Places) -> Tensor:
+        """Hermite's cubics, [P, F]."""
+        features, dtype = table.shape[1] // 2, table.dtype
+        low, high = take_rows(table, places.low), take_rows(table, places.low + 1)
+        return (
+            low[:, :features] * places.value_low.to(dtype)
+            + low[:, features:] * places.slope_low.to(dtype)
+            + high[:, :features] * places.value_high.to(dtype)
+            + high[:, features:] * places.slope_high.to(dtype)
+        )
+
+    def convolve(self, x: Tensor, table: Tensor, places: Places, edges: EdgeList) -> Tensor:
+        """See `DistanceTable.convolve`; by the backend's kernel where it has put one."""
+        if self.kernel is not None:
+            return self.kernel(x, table, places, edges)
+        return super().convolve(x, table, places, edges)
+
+
+class ChebyshevTable(DistanceTable):
+    """Chebyshev polynomials: filters of all edges are one matrix product, which suits units made for those.
+
+    They span the whole range of distances, so what is sharp anywhere needs more of them everywhere: with filters ten
+    times as sharp the error is a hundred times as large, and slopes lose digits next to the cutoff. `CubicTable`
+    knows neither.
+    """
+
+    def __init__(self, cutoff: float, width: float, points: int = 0) -> None:
+        """Choose how many polynomials.
+
+        Args:
+            cutoff: Å, end of the grid.
+            width: Å, of the narrowest function that is tabulated: a Gaussian's standard deviation.
+            points: K, polynomials; 0 takes four for every width, in multiples of 32.
+
+        Raises:
+            ValueError: less than 4.
+        """
+        super().__init__(cutoff, points or 32 * math.ceil(_POLYNOMIALS_PER_WIDTH * cutoff / width / 32))
+        angle = math.pi * (torch.arange(self.points, dtype=torch.float64) + 0.5) / self.points
+        degree = torch.arange(self.points, dtype=torch.float64)
+        transform = torch.cos(degree.unsqueeze(1) * angle) * (2.0 / self.points)
+        transform[0] *= 0.5
+        self.register_buffer("nodes", (0.5 * self.cutoff * (1.0 + torch.cos(angle))).float(), persistent=False)
+        self.register_buffer("degree", degree.float(), persistent=False)
+        self.register_buffer("transform", transform.float(), persistent=False)
+
+    def grid(self) -> Tensor:
+        """[K] Å, roots of the next polynomial."""
+        return self.nodes
+
+    def tabulate(self, values: Tensor) -> Tensor:
+        """[K, F] as coefficients of the polynomials, [K, F]."""
+        return self.transform.to(values.dtype) @ values
+
+    def places(self, distance: Tensor, real: Tensor) -> Tensor:
+        """Values of the polynomials, [P, K]."""
+        # Not quite up to the ends, where the angle has no slope.
+        place = torch.clamp(distance * (2.0 / self.cutoff) - 1.0, min=-1.0 + 1e-6, max=1.0 - 1e-6)
+        return torch.cos(torch.acos(place).unsqueeze(1) * self.degree) * real.unsqueeze(1)
+
+    def read(self, table: Tensor, places: Tensor) -> Tensor:
+        """[P, F]."""
+        return places.to(table.dtype) @ table
+
+
+def make_table(filter: str, cutoff: float, width: float, points: int = 0) -> Optional[DistanceTable]:
+    """The table of a kind of filter, None for exact ones.
+
+    Args:
+        filter: "exact", "table" or "chebyshev".
+        cutoff, width, points: of `CubicTable` or `ChebyshevTable`.
+
+    Raises:
+        ValueError: unknown kind.
+    """
+    if filter not in FILTERS:
+        raise ValueError(f"filter={filter!r}: choose one of {', '.join(FILTERS)}.")
+    if filter == "exact":
+        return None
+    return (CubicTable if filter == "table" else ChebyshevTable)(cutoff, width, points)
