@@ -16,7 +16,7 @@ import numpy as np
 from benchmarks.common import Timing, interleaved
 from benchmarks.histograms import QM9, sizes_of
 from packing import Budget, Epoch, Ragged, make_plan
-from packing.collate import collate_graphs
+from packing.collate import collate_graphs, expand_masks
 
 # 8 graphs are what 128 nodes of QM9 need at most without losing packs.
 ALL_PAIRS = Budget(nodes=128, edges=2304, graphs=8)
@@ -115,7 +115,8 @@ def race(molecules: Molecules, packs_per_call: int, repeats: int) -> Dict[str, T
         return stacked(batches, (*fields, "batch"))
 
     def ours(packs: Tuple[np.ndarray, np.ndarray]) -> Dict[str, np.ndarray]:
-        return collate_graphs(packs, budget, nodes, edges, {"y": molecules.y})
+        arrays = collate_graphs(packs, budget, nodes, edges, {"y": molecules.y})
+        return {**arrays, **expand_masks(arrays, budget)}  # as PyG's output has them
 
     count = max(len(molecules.epoch) // packs_per_call, 1)
     slices = [molecules.epoch.slice(call * packs_per_call, (call + 1) * packs_per_call) for call in range(count)]

@@ -6,12 +6,13 @@ Labels are random numbers, so a loss means nothing beyond being finite.
 On data's way: size histogram -> Store -> plan -> PackLoader or TokenLoader -> Backend.train_step.
 """
 
-from typing import TYPE_CHECKING, Dict, NamedTuple, Tuple
+from typing import TYPE_CHECKING, Dict, NamedTuple, Optional, Tuple
 
 import numpy as np
 
 from benchmarks.histograms import HYDRONET, HYDRONET_2_7M, HYDRONET_500K, QM9
 from ipu_chem.backends.options import World
+from ipu_chem.data.fixed_point import STEP, fixed_point_in_memory
 from ipu_chem.loader import Loader, PackLoader
 from ipu_chem.token_loader import TokenLoader
 from packing import Budget, PackingPlan, Ragged, make_plan
@@ -37,11 +38,13 @@ class Feed(NamedTuple):
         loader: has `epoch(seed, epoch)`, batches with their number of samples.
         plan: of all packs.
         sizes: atoms or tokens of every sample, [I].
+        position_step: Å, of positions in 16 bits.
     """
 
     loader: Loader
     plan: PackingPlan
     sizes: np.ndarray
+    position_step: Optional[float] = None
 
 
 def graph_feed(settings: "Settings", world: World) -> Feed:
@@ -64,10 +67,10 @@ def graph_feed(settings: "Settings", world: World) -> Feed:
     budget = budget.replace(graphs=plan.max_items_per_pack)
     if settings.edges == "host":
         budget = budget.replace(edges=nodes * neighbours)
-    store = _molecules(random, sizes, neighbours)
+    store = fixed_point_in_memory(_molecules(random, sizes, neighbours))
     labels = random.normal(size=(len(sizes), 1))
     loader = PackLoader(store, np.arange(len(sizes)), plan, labels, budget, batching, world)
-    return Feed(loader, plan, sizes)
+    return Feed(loader, plan, sizes, store.info[STEP])
 
 
 def token_feed(settings: "Settings", vocab_size: int, world: World) -> Feed:

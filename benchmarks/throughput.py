@@ -269,6 +269,7 @@ def _generated_work(settings: Settings, world: World) -> Work:
 
     from benchmarks.generated import graph_feed
     from ipu_chem.losses import mse
+    from ipu_chem.models.compact import CompactInputs
     from ipu_chem.models.device_edges import DeviceEdges
     from ipu_chem.models.registry import build_model
 
@@ -277,7 +278,7 @@ def _generated_work(settings: Settings, world: World) -> Work:
     model = build_model("schnet", 1, True, "sum", **_sizes(settings))
     if settings.edges == "device":
         model = DeviceEdges(model, settings.cutoff, settings.neighbours)
-    return Work(model, mse, feed.loader.epoch, feed.plan.summary())
+    return Work(CompactInputs(model, feed.position_step), mse, feed.loader.epoch, feed.plan.summary())
 
 
 def _real_work(settings: Settings, world: World) -> Work:
@@ -291,7 +292,7 @@ def _real_work(settings: Settings, world: World) -> Work:
     loader = data.loader("train", config)
     loader.check_steps()
     # A run would refuse to look for fewer neighbours than there are; the study whose speed this compares to did.
-    model = make_model(config, data.targets, min(data.neighbors, settings.neighbours))
+    model = make_model(config, data.targets, min(data.neighbors, settings.neighbours), data.position_step)
     return Work(model, mse, loader.epoch, data.plans["train"].summary())
 
 

@@ -1,31 +1,34 @@
 """What crosses to the device: one NamedTuple of tensors, whose order and shapes are the compiled signature.
 
-On data's way: collate -> GraphPack -> Backend.train_step / evaluate -> model.
+On data's way: collate -> CompactPack, CompactNodePack or TokenPack -> Backend.train_step / evaluate -> model.
 """
 
 from typing import NamedTuple, Tuple
 
+import torch
 from torch import Tensor
 
 
-class GraphPack(NamedTuple):
-    """B packs of molecules side by side; every index counts inside its own pack.
+class CompactPack(NamedTuple):
+    """B packs of molecules side by side in as few bytes as possible: counts instead of masks.
 
-    All but the last two, in this order, are the arguments of a graph model's forward; labels and weights
-    come last in every kind of batch.
+    Molecules, atoms and edges fill their slots from the front; labels and weights come last in every kind of batch.
     """
 
     # inputs
     z: Tensor  # [B, N] uint8, atomic numbers
-    pos: Tensor  # [B, N, 3] float, Å
-    graph_index: Tensor  # [B, N] integer in 0..G-1, molecule of each atom
+    pos: Tensor  # [B, N, 3] int16, steps from the middle of the molecule; or float32, Å
+    graph_ends: Tensor  # [B, G] integer, atoms up to the end of each molecule; in padding those of the whole pack
     edge_index: Tensor  # [B, 2, E] integer in 0..N-1, row 0 source, row 1 target (PyG's order)
-    node_mask: Tensor  # [B, N] bool, False in padding
-    edge_mask: Tensor  # [B, E] bool, False in padding
-    graph_mask: Tensor  # [B, G] bool, False in padding
+    num_edges: Tensor  # [B, 1] integer, real edges; padding follows them
     # targets
     y: Tensor  # [B, G, T] float, standardised targets
     weight: Tensor  # [B, G, T] float, 0 in padding and for missing labels; sums to 1 over an optimizer step
+
+    @property
+    def graph_mask(self) -> Tensor:
+        """[B, G] bool, False in padding."""
+        return _grows(self.graph_ends)
 
     @property
     def inputs(self) -> Tuple[Tensor, ...]:
@@ -38,14 +41,47 @@ class GraphPack(NamedTuple):
         return self.y, self.weight
 
 
-class NodePack(NamedTuple):
-    """A `GraphPack` without edges, for models that find them on the device (`ipu_chem.models.device_edges`)."""
+class CompactNodePack(NamedTuple):
+    """A `CompactPack` without edges, for models that find them on the device (`ipu_chem.models.device_edges`)."""
+
+    # inputs
+    z: Tensor  # [B, N] uint8, atomic numbers
+    pos: Tensor  # [B, N, 3] int16, steps from the middle of the molecule; or float32, Å
+    graph_ends: Tensor  # [B, G] integer, atoms up to the end of each molecule; in padding those of the whole pack
+    # targets
+    y: Tensor  # [B, G, T] float, standardised targets
+    weight: Tensor  # [B, G, T] float, 0 in padding and for missing labels; sums to 1 over an optimizer step
+
+    @property
+    def graph_mask(self) -> Tensor:
+        """[B, G] bool, False in padding."""
+        return _grows(self.graph_ends)
+
+    @property
+    def inputs(self) -> Tuple[Tensor, ...]:
+        """What the model takes."""
+        return tuple(self[:-2])
+
+    @property
+    def targets(self) -> Tuple[Tensor, Tensor]:
+        """What the loss takes besides the prediction."""
+        return self.y, self.weight
+
+
+class GraphPack(NamedTuple):
+    """B packs of molecules side by side with everything that a graph model takes, in its forward's order.
+
+    Every index counts inside its own pack. Loaders make `CompactPack` or `CompactNodePack` instead, from which
+    `ipu_chem.models.compact` makes these inputs on the device.
+    """
 
     # inputs
     z: Tensor  # [B, N] uint8, atomic numbers
     pos: Tensor  # [B, N, 3] float, Å
     graph_index: Tensor  # [B, N] integer in 0..G-1, molecule of each atom
+    edge_index: Tensor  # [B, 2, E] integer in 0..N-1, row 0 source, row 1 target (PyG's order)
     node_mask: Tensor  # [B, N] bool, False in padding
+    edge_mask: Tensor  # [B, E] bool, False in padding
     graph_mask: Tensor  # [B, G] bool, False in padding
     # targets
     y: Tensor  # [B, G, T] float, standardised targets
@@ -85,3 +121,9 @@ class TokenPack(NamedTuple):
     def targets(self) -> Tuple[Tensor, Tensor]:
         """What the loss takes besides the prediction."""
         return self.labels, self.weight
+
+
+def _grows(ends: Tensor) -> Tensor:
+    """Where each row of [B, G] is larger than one place before, from 0 on; bool."""
+    before = torch.cat([torch.zeros_like(ends[:, :1]), ends[:, :-1]], 1)
+    return ends > before

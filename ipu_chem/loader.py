@@ -1,22 +1,25 @@
 """From a store and a plan to batches: the last host step before the device.
 
-On data's way: Store + PackingPlan + standardised targets -> PackLoader -> GraphPack (or NodePack) -> Backend;
+On data's way: Store + PackingPlan + standardised targets -> PackLoader -> CompactPack (or CompactNodePack) -> Backend;
 token ids + PackingPlan -> TokenLoader (`ipu_chem.token_loader`) -> TokenPack -> Backend.
 """
 
 from abc import ABC, abstractmethod
-from typing import Any, Iterator, Tuple
+from typing import Any, Dict, Iterator, Tuple
 
 import numpy as np
 import torch
 
 from ipu_chem.backends.options import ALONE, Batching, World
-from ipu_chem.batch import GraphPack, NodePack
+from ipu_chem.batch import CompactNodePack, CompactPack
+from ipu_chem.data.fixed_point import FIELD
 from packing import Budget, Epoch, PackingPlan, Ragged
 from packing.collate import collate_graphs
 from packing.store import Store
 
 Packs = Tuple[np.ndarray, np.ndarray]  # positions of molecules, one pack after the other, and offsets [P + 1]
+
+_PACKS_AT_ONCE = 256  # laid out in one go: enough for numpy's fixed costs, and their arrays stay in the cache
 
 
 class Loader(ABC):
@@ -80,18 +83,26 @@ class Loader(ABC):
         """
         size = self.batching.packs_per_call
         order = self.plan.epoch(seed, epoch, multiple=size)
-        for call in range(first_call, self.calls_per_epoch):
-            packs = order.slice(call * size, (call + 1) * size)
-            yield self._training_batch(packs), len(packs[0])
+        # Small calls are laid out several at a time: their arrays are views of larger ones.
+        together = max(_PACKS_AT_ONCE // size, 1)
+        for first in range(first_call, self.calls_per_epoch, together):
+            calls = min(together, self.calls_per_epoch - first)
+            packs = order.slice(first * size, (first + calls) * size)
+            molecules = np.diff(packs[1][::size]).tolist()
+            batch = self._training_batch(packs, calls)
+            yield from zip(_equal_parts(batch, calls), molecules)
 
-    def evaluation(self) -> Iterator[Tuple[Any, np.ndarray]]:
+    def evaluation(self, part: World = ALONE) -> Iterator[Tuple[Any, np.ndarray]]:
         """Every molecule once, each batch with the positions of its molecules in the split.
 
         ``prediction[batch.graph_mask]`` is in the order of those positions.
+
+        Args:
+            part: only the batches of this process, among those that share the evaluation.
         """
         size = self._local.packs_per_evaluation
         order = self.plan.in_order(multiple=size)
-        for start in range(0, len(order), size):
+        for start in range(part.rank * size, len(order), part.size * size):
             packs = order.slice(start, start + size)
             yield self._collate(packs, self._labels_of_steps(packs, 1)), packs[0]
 
@@ -100,16 +111,14 @@ class Loader(ABC):
         size = self.batching.packs_per_call if training else self._local.packs_per_evaluation
         order: Epoch = self.plan.in_order(multiple=size)
         packs = order.slice(0, size)
-        return self._training_batch(packs) if training else self._collate(packs, self._labels_of_steps(packs, 1))
+        return self._training_batch(packs, 1) if training else self._collate(packs, self._labels_of_steps(packs, 1))
 
-    def _training_batch(self, packs: Packs) -> Any:
-        """This process's part of the packs of a call, whose weights count the labels of all processes."""
-        labels = self._labels_of_steps(packs, self.batching.device_iterations)
+    def _training_batch(self, packs: Packs, calls: int) -> Any:
+        """This process's part of the packs of some calls, whose weights count the labels of all processes."""
+        labels = self._labels_of_steps(packs, self.batching.device_iterations * calls)
         if self.world.size > 1:
             batching, local = self.batching, self._local.replication_factor
-            order = np.arange(batching.packs_per_call).reshape(
-                -1, batching.replication_factor, batching.micro_batch_size
-            )
+            order = np.arange(len(packs[1]) - 1).reshape(-1, batching.replication_factor, batching.micro_batch_size)
             mine = order[:, self.world.rank * local : (self.world.rank + 1) * local].ravel()
             taken = Ragged(packs[0], packs[1]).take(mine)
             packs = (taken.values, taken.offsets)
@@ -146,11 +155,12 @@ class PackLoader(Loader):
         """Bind a split of a store to its plan and its labels.
 
         Args:
-            store: molecules with the axes "nodes" and "edges" and the fields z, pos and edge_index.
+            store: molecules with the axes "nodes" and "edges" and the fields z, pos and edge_index; with the field
+                pos_int16 (`ipu_chem.data.fixed_point`) positions travel in 16 bits.
             items: see `Loader`.
             plan: see `Loader`.
             targets: [I, T] standardised targets of the whole store; NaN where a label is missing.
-            budget: shape of a pack: nodes, graphs, and edges unless the device is to find them (`NodePack`).
+            budget: shape of a pack: nodes, graphs, and edges unless the device is to find them (`CompactNodePack`).
             batching: see `Loader`.
             world: see `Loader`.
 
@@ -160,21 +170,49 @@ class PackLoader(Loader):
         super().__init__(items, plan, budget, batching, world)
         if len(targets) != len(store):
             raise ValueError(f"a store of {len(store)} and targets for {len(targets)}: these do not belong together.")
-        self.nodes = {"z": store.ragged("z"), "pos": store.ragged("pos")}
+        self.nodes = {"z": store.ragged("z"), "pos": store.ragged(FIELD if FIELD in store else "pos")}
         self.edge_index = store.ragged("edge_index") if "edges" in budget else None
-        self._known = np.isfinite(targets)
-        self._y = np.where(self._known, targets, 0.0).astype(np.float32)
+        self._label_counts = np.isfinite(targets).sum(1, dtype=np.int32)
+        self._y = np.asarray(targets, np.float32)
+
+    @property
+    def num_targets(self) -> int:
+        """T."""
+        return self._y.shape[1]
 
     def _labels_of(self, items: np.ndarray) -> np.ndarray:
-        return self._known[items].sum(1)
+        return self._label_counts.take(items)
 
     def _collate(self, packs: Packs, labels_of_steps: np.ndarray) -> Any:
-        positions, offsets = packs
-        labels = {"y": self._y, "weight": self._known}
-        arrays = collate_graphs((self.items[positions], offsets), self.budget, self.nodes, self.edge_index, labels)
-        arrays["weight"] = weights_of(arrays["weight"], labels_of_steps)
-        kind = NodePack if self.edge_index is None else GraphPack
+        arrays = self._arrays(packs)
+        y, real = arrays["y"], np.diff(arrays["graph_ends"].astype(np.int32), axis=1, prepend=0) > 0
+        missing = ~np.isfinite(y)
+        y[missing] = 0.0
+        arrays["weight"] = weights_of(real[:, :, None] & ~missing, labels_of_steps)
+        kind = CompactNodePack if self.edge_index is None else CompactPack
         return kind(**{name: torch.from_numpy(arrays[name]) for name in kind._fields})
+
+    def _arrays(self, packs: Packs) -> Dict[str, np.ndarray]:
+        """What `collate_graphs` makes of the packs, so many of them at a time as suit the cache."""
+        positions, offsets = packs
+        count, arrays = len(offsets) - 1, {}
+        for start in range(0, count, _PACKS_AT_ONCE):
+            bounds = offsets[start : start + _PACKS_AT_ONCE + 1]
+            items = self.items[positions[bounds[0] : bounds[-1]]]
+            part = collate_graphs((items, bounds - bounds[0]), self.budget, self.nodes, self.edge_index, {"y": self._y})
+            if count <= _PACKS_AT_ONCE:
+                return part
+            for name, array in part.items():
+                if start == 0:
+                    arrays[name] = np.empty((count,) + array.shape[1:], array.dtype)
+                arrays[name][start : start + len(array)] = array
+        return arrays
+
+
+def _equal_parts(batch: Any, parts: int) -> Iterator[Any]:
+    """A batch in equal parts along its packs; nothing is copied."""
+    pieces = [field.chunk(parts) for field in batch]
+    return (type(batch)(*fields) for fields in zip(*pieces))
 
 
 def weights_of(counts: np.ndarray, labels_of_steps: np.ndarray) -> np.ndarray:
@@ -187,6 +225,6 @@ def weights_of(counts: np.ndarray, labels_of_steps: np.ndarray) -> np.ndarray:
     Returns:
         [B, ...] float32.
     """
-    weight = counts.reshape(len(labels_of_steps), -1).astype(np.float64)
-    weight = weight / np.maximum(labels_of_steps, 1.0)[:, None]
-    return weight.reshape(counts.shape).astype(np.float32)
+    weight = counts.reshape(len(labels_of_steps), -1).astype(np.float32)
+    weight *= (1.0 / np.maximum(labels_of_steps, 1.0)).astype(np.float32)[:, None]
+    return weight.reshape(counts.shape)

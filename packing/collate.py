@@ -1,20 +1,25 @@
-"""Packs into fixed-shape arrays and masks: one vectorised gather per field, no Python per molecule.
+"""Packs into arrays of fixed shape: one vectorised gather per field, no Python per atom or token.
 
-    molecule   a a a b b . . .        the pack's nodes, dots are padding
-    graph      0 0 0 1 1 G-1 ...      which molecule of the pack a node belongs to
-    node_mask  1 1 1 1 1 0 0 0        said outright, never guessed from a value
+    molecule     a a a b b . . .      the pack's nodes, dots are padding
+    graph_ends   3 5 5 5              where each molecule ends, which is all that has to be said of it
 
-On data's way: Ragged fields + a slice of an Epoch + Budget -> arrays -> GraphPack / TokenPack.
+    node_mask    1 1 1 1 1 0 0 0      what follows from it (`expand_masks`, or on the device
+    graph_index  0 0 0 1 1 3 3 3      `ipu_chem.models.compact`); nothing is guessed from a value
+    graph_mask   1 1 0 0
+
+On data's way: Ragged fields + a slice of an Epoch + Budget -> arrays -> CompactPack / TokenPack.
 """
 
 import sys
-from typing import Dict, List, Mapping, Optional, Tuple, Union
+from typing import Dict, List, Mapping, Optional, Tuple
 
 import numpy as np
 
-from packing.types import Budget, Ragged, gather_index, index_dtype, take_rows
+from packing.types import Budget, Ragged, index_dtype
 
 IGNORE_LABEL = -100  # what cross entropy leaves out (Hugging Face's and torch's convention)
+# Edges of items with more than this on average are copied in runs, which beats an index for every edge.
+_LONG_ITEM = 64
 
 
 def collate_graphs(
@@ -35,40 +40,47 @@ def collate_graphs(
 
     Returns:
         Every field of ``nodes`` as [B, N, ...] and of ``per_graph`` as [B, G, ...], zero in padding;
-        node_mask [B, N], graph_mask [B, G] bool; graph_index [B, N] in 0..G-1; with edges also
-        edge_index [B, 2, E] in 0..N-1 and edge_mask [B, E]. Index dtypes follow from the budget. In
-        padding, indices point to the last slot, so that indices sorted by target stay sorted.
+        graph_ends [B, G], nodes up to the end of each graph, in padding those of the whole pack; with edges
+        also edge_index [B, 2, E] in 0..N-1 and num_edges [B, 1]. Index dtypes follow from the budget. In
+        padding, edges join the last slot, so that edges sorted by target stay sorted. `expand_masks` makes masks.
 
     Raises:
-        ValueError: a pack exceeds the budget, or the budget lacks a dimension.
+        ValueError: a pack exceeds the budget, the budget lacks a dimension, or a graph has no nodes.
     """
-    items, offsets = packs
     num_graphs, num_nodes = _capacity(budget, "graphs"), _capacity(budget, "nodes")
-    pack_sizes = offsets[1:] - offsets[:-1]
-    result: Dict[str, np.ndarray] = {}
-
-    graph_slots = _Slots(np.arange(len(items) + 1), offsets, num_graphs, "graphs")
-    for name, values in (per_graph or {}).items():
-        result[name] = graph_slots.place(take_rows(values, items))
-    result["graph_mask"] = graph_slots.mask
-
-    any_field = next(iter(nodes.values()))
-    positions, node_offsets = gather_index(any_field.offsets, items)
-    node_slots = _Slots(node_offsets, offsets, num_nodes, "nodes")
+    slots = _ItemSlots(packs, num_graphs, "graphs")
+    result = {name: slots.place(values) for name, values in (per_graph or {}).items()}
+    atoms = _Rows(slots, next(iter(nodes.values())).offsets, num_nodes, "nodes")
+    if not atoms.lengths[slots.real].all():
+        raise ValueError("a graph of the batch has no nodes, so nothing could tell it from padding; leave it out.")
     for name, field in nodes.items():
-        result[name] = node_slots.place(take_rows(field.values, positions))
-    result["node_mask"] = node_slots.mask
-    slot_in_pack = np.arange(len(items)) - np.repeat(offsets[:-1], pack_sizes)
-    owner = np.repeat(slot_in_pack.astype(index_dtype(num_graphs)), node_offsets[1:] - node_offsets[:-1])
-    result["graph_index"] = node_slots.place(owner, padding=num_graphs - 1)
-
+        result[name] = atoms.place(field.values)
+    result["graph_ends"] = atoms.ends.astype(index_dtype(num_nodes + 1))
     if edge_index is not None:
+        edges = _Rows(slots, edge_index.offsets, _capacity(budget, "edges"), "edges")
         # A graph's local node 0 stands where the nodes of the graphs before it in the pack end.
-        first_node = node_offsets[:-1] - np.repeat(node_offsets[offsets[:-1]], pack_sizes)
-        edges = edge_index.take(items)
-        edge_slots = _Slots(edges.offsets, offsets, _capacity(budget, "edges"), "edges")
-        result["edge_index"] = _shifted_pairs(edges, first_node, edge_slots, num_nodes)
-        result["edge_mask"] = edge_slots.mask
+        result["edge_index"] = _shifted_pairs(edges, edge_index.values, atoms.ends - atoms.lengths, num_nodes)
+        result["num_edges"] = edges.ends[:, -1:].astype(index_dtype(edges.capacity + 1))
+    return result
+
+
+def expand_masks(arrays: Mapping[str, np.ndarray], budget: Budget) -> Dict[str, np.ndarray]:
+    """What follows from the counts of `collate_graphs`, said slot by slot.
+
+    Returns:
+        node_mask [B, N], graph_mask [B, G] bool; graph_index [B, N] in 0..G-1, which graph a node belongs to,
+        G-1 in padding; where there are edges edge_mask [B, E] bool.
+    """
+    ends, num_nodes, num_graphs = arrays["graph_ends"].astype(np.int64), budget["nodes"], budget["graphs"]
+    lengths = np.diff(ends, axis=1, prepend=0, append=num_nodes)  # of the graphs, then of the padding
+    owner = np.minimum(np.arange(num_graphs + 1), num_graphs - 1).astype(index_dtype(num_graphs))
+    result = {
+        "node_mask": np.arange(num_nodes) < ends[:, -1:],
+        "graph_index": np.repeat(np.broadcast_to(owner, lengths.shape), lengths.ravel()).reshape(-1, num_nodes),
+        "graph_mask": lengths[:, :-1] > 0,
+    }
+    if "num_edges" in arrays:
+        result["edge_mask"] = np.arange(budget["edges"]) < arrays["num_edges"]
     return result
 
 
@@ -92,85 +104,141 @@ def collate_tokens(
     Raises:
         ValueError: a pack exceeds the budget.
     """
-    items, offsets = packs
     num_tokens = _capacity(budget, "tokens")
-    if len(items) and "segments" in budget and np.diff(offsets).max() > budget["segments"]:
-        raise ValueError(f"a pack holds {np.diff(offsets).max()} segments of {budget['segments']}.")
-    positions, token_offsets = gather_index(ids.offsets, items)
-    slots = _Slots(token_offsets, offsets, num_tokens, "tokens")
-    lengths = np.diff(token_offsets)
-    place = (np.arange(token_offsets[-1]) - np.repeat(token_offsets[:-1], lengths)).astype(index_dtype(num_tokens))
-    segment = np.arange(len(items)) - np.repeat(offsets[:-1], np.diff(offsets)) + 1
-    values = ids.values[positions].astype(np.int32)
+    counts = np.diff(packs[1])
+    _check(counts, budget["segments"] if "segments" in budget else num_tokens, "segments")
+    slots = _ItemSlots(packs, int(counts.max(initial=1)), "segments")
+    tokens = _Rows(slots, ids.offsets, num_tokens, "tokens")
+    mask = np.arange(num_tokens) < tokens.ends[:, -1:]
+    place = np.where(mask, tokens.place_in_item(), 0)
+    segment = np.where(mask, tokens.item_of_row() + 1, 0)
+    values = tokens.place(ids.values).astype(np.int32)
     return {
-        "input_ids": slots.place(values, padding=pad_id),
-        "position_ids": slots.place(place),
-        "segment_ids": slots.place(np.repeat(segment.astype(index_dtype(num_tokens + 1)), lengths)),
-        "token_mask": slots.mask,
-        "labels": slots.place(np.where(place == 0, IGNORE_LABEL, values).astype(np.int32), padding=IGNORE_LABEL),
+        "input_ids": np.where(mask, values, np.int32(pad_id)),
+        "position_ids": place.astype(index_dtype(num_tokens)),
+        "segment_ids": segment.astype(index_dtype(num_tokens + 1)),
+        "token_mask": mask,
+        "labels": np.where(place == 0, np.int32(IGNORE_LABEL), values),
     }
 
 
-def _shifted_pairs(edges: Ragged, first_node: np.ndarray, slots: "_Slots", num_nodes: int) -> np.ndarray:
-    """Local (source, target) pairs as indices into the pack, [B, 2, E].
+class _ItemSlots:
+    """Which item stands in each of the slots that a pack has for items, [B, K]."""
+
+    def __init__(self, packs: Tuple[np.ndarray, np.ndarray], capacity: int, name: str) -> None:
+        items, offsets = packs
+        counts = offsets[1:] - offsets[:-1]
+        _check(counts, capacity, name)
+        self.real = np.arange(capacity) < counts[:, None]  # [B, K] bool
+        self.items = np.zeros(self.real.shape, np.int64)  # any item in padding
+        self.items[self.real] = items
+        self._padding = None if self.real.all() else ~self.real
+
+    def place(self, values: np.ndarray) -> np.ndarray:
+        """One row per item, [I, ...], as [B, K, ...], zero in padding."""
+        if not len(values):
+            return np.zeros(self.items.shape + values.shape[1:], values.dtype)
+        result = values.take(self.items, axis=0)
+        if self._padding is not None:
+            result[self._padding] = 0
+        return result
+
+
+class _Rows:
+    """Which row of a flat array stands in each slot of the packs: those of item after item, then padding.
+
+    Attributes:
+        lengths: [B, K] rows of each item, 0 in padding.
+        ends: [B, K] rows up to the end of each item.
+        starts: [B, K] where each item begins in the flat array.
+        capacity: C, slots of a pack.
+    """
+
+    def __init__(self, slots: _ItemSlots, offsets: np.ndarray, capacity: int, name: str) -> None:
+        self.slots = slots
+        self.capacity = capacity
+        self.starts = offsets.take(slots.items) if len(offsets) > 1 else np.zeros(slots.items.shape, np.int64)
+        self.lengths = (offsets.take(slots.items + 1) - self.starts) * slots.real if len(offsets) > 1 else self.starts
+        self.ends = self.lengths.cumsum(1)
+        self.filled = self.ends[:, -1]
+        _check(self.filled, capacity, name)
+        self._index: Optional[np.ndarray] = None
+        self._padding: Optional[np.ndarray] = None
+
+    def repeat(self, per_item: np.ndarray, padding: int = 0) -> np.ndarray:
+        """Values of items [B, K] for each of their rows, [B, C]; ``padding`` for the slots that follow."""
+        rest = self.capacity - self.filled
+        values = np.column_stack([per_item, np.full(len(rest), padding, per_item.dtype)])
+        return np.repeat(values.ravel(), np.column_stack([self.lengths, rest]).ravel()).reshape(-1, self.capacity)
+
+    def place_in_item(self) -> np.ndarray:
+        """[B, C], counted from 0 in every item; meaningless in padding."""
+        return np.arange(self.capacity) - self.repeat(self.ends - self.lengths)
+
+    def item_of_row(self) -> np.ndarray:
+        """[B, C], which of the pack's items a row belongs to; meaningless in padding."""
+        return self.repeat(np.broadcast_to(np.arange(self.ends.shape[1]), self.ends.shape))
+
+    def place(self, values: np.ndarray) -> np.ndarray:
+        """The rows of a flat array [total, ...] as [B, C, ...], zero in padding."""
+        shape = (len(self.filled), self.capacity)
+        if not values.size:
+            return np.zeros(shape + values.shape[1:], values.dtype)
+        if self._index is None:  # for all fields of an axis
+            self._index = self.repeat(self.starts - (self.ends - self.lengths))
+            self._index += np.arange(self.capacity)
+            self._padding = np.flatnonzero(np.arange(self.capacity) >= self.filled[:, None])
+        # Rows as single items of many bytes are taken faster. Padding takes any row, and is cleared.
+        rows = values
+        if values.ndim > 1 and values.flags.c_contiguous:
+            rows = values.reshape(len(values), -1).view(np.dtype((np.void, values[0].nbytes)))[:, 0]
+        placed = rows.take(self._index, axis=0, mode="clip")
+        placed = placed.view(values.dtype).reshape(shape + values.shape[1:])
+        placed.reshape((-1,) + values.shape[1:])[self._padding] = 0
+        return placed
+
+    def place_runs(self, values: np.ndarray) -> np.ndarray:
+        """`place` for long items: whole runs of bytes are joined, with no index for every row."""
+        row = values.nbytes // len(values)
+        data, zeros = values.data.cast("B"), memoryview(bytes(self.capacity * row))
+        first = self.starts[self.slots.real] * row
+        last = first + self.lengths[self.slots.real] * row
+        runs = [data[i:j] for i, j in zip(first.tolist(), last.tolist())]
+        bounds = self.slots.real.sum(1).cumsum().tolist()
+        pieces: List[memoryview] = []
+        for begin, end, rest in zip([0, *bounds], bounds, ((self.capacity - self.filled) * row).tolist()):
+            pieces += runs[begin:end]
+            pieces.append(zeros[:rest])
+        shape = (len(self.filled), self.capacity) + values.shape[1:]
+        return np.frombuffer(bytearray().join(pieces), values.dtype).reshape(shape)
+
+
+def _shifted_pairs(edges: _Rows, values: np.ndarray, first_node: np.ndarray, num_nodes: int) -> np.ndarray:
+    """Local (source, target) pairs [total, 2] as indices into the pack, [B, 2, E].
 
     Both ends of an edge are handled as one integer of twice the width: neither half can carry into the
     other, because a node's place in the pack fits half of it.
     """
+    is_long = edges.filled.sum() > _LONG_ITEM * edges.slots.real.sum()
+    local = edges.place_runs(values) if is_long and values.flags.c_contiguous else edges.place(values)
     dtype = index_dtype(num_nodes)
-    both = np.ascontiguousarray(edges.values, dtype).view(f"u{2 * dtype.itemsize}")[:, 0]
+    both = np.ascontiguousarray(local, dtype).view(f"u{2 * dtype.itemsize}")[..., 0]
     twice = both.dtype.type(1 + (1 << 8 * dtype.itemsize))
-    shift = np.repeat(first_node.astype(both.dtype) * twice, edges.lengths)
-    placed = slots.place_long(both + shift, twice * both.dtype.type(num_nodes - 1))
-    result = np.empty((len(placed), 2, placed.shape[1]), dtype)
+    # Padding is 0 up to here and joins the last slot.
+    shift = edges.repeat(first_node.astype(both.dtype), num_nodes - 1)
+    shift *= twice
+    shift += both
+    pairs = np.empty((len(shift), 2, shift.shape[1]), dtype)
     first, second = (0, 1) if sys.byteorder == "little" else (1, 0)
-    np.copyto(result[:, first], placed, casting="unsafe")  # the low half
-    np.copyto(result[:, second], placed >> (8 * dtype.itemsize), casting="unsafe")
-    return result
+    np.copyto(pairs[:, first], shift, casting="unsafe")  # the low half
+    np.copyto(pairs[:, second], shift >> (8 * dtype.itemsize), casting="unsafe")
+    return pairs
 
 
-class _Slots:
-    """Where each of the gathered values goes: packs side by side, values from the front of their pack."""
-
-    def __init__(self, value_offsets: np.ndarray, pack_offsets: np.ndarray, capacity: int, name: str) -> None:
-        """Place values.
-
-        Args:
-            value_offsets: [S + 1], where each item's values begin among the gathered ones.
-            pack_offsets: [B + 1], where each pack's items begin.
-            capacity: slots of a pack.
-            name: of the dimension, for the error.
-        """
-        starts = value_offsets[pack_offsets]
-        filled = starts[1:] - starts[:-1]
-        if len(filled) and filled.max() > capacity:
-            pack = int(filled.argmax())
-            raise ValueError(f"pack {pack} of the batch holds {filled[pack]} {name}, the budget {capacity}.")
-        self.shape = (len(filled), capacity)
-        self.starts = starts
-        narrow = index_dtype(capacity + 1)
-        self.mask = np.arange(capacity, dtype=narrow) < filled.astype(narrow)[:, None]
-
-    def place(self, values: np.ndarray, padding: Union[int, np.integer] = 0) -> np.ndarray:
-        """Gathered values [total, ...] as [B, capacity, ...]."""
-        out = np.full(self.shape + values.shape[1:], padding, values.dtype)
-        # The mask is true from the front of each pack, in the order of the values.
-        if values.ndim > 1 and values.size:  # rows as single items of many bytes are placed three times faster
-            row = np.dtype((np.void, values[0].nbytes))
-            rows = np.ascontiguousarray(values).reshape(len(values), -1).view(row)
-            out.reshape(self.shape + (-1,)).view(row)[..., 0][self.mask] = rows[:, 0]
-        else:
-            out[self.mask] = values
-        return out
-
-    def place_long(self, values: np.ndarray, padding: np.integer) -> np.ndarray:
-        """`place` for one-dimensional values and packs of many: whole runs of bytes are joined."""
-        data, rest = values.data.cast("B"), np.full(self.shape[1], padding).tobytes()
-        ends = (self.starts * values.itemsize).tolist()
-        pieces: List[Union[bytes, memoryview]] = []
-        for start, end in zip(ends, ends[1:]):
-            pieces += (data[start:end], rest[end - start :])
-        return np.frombuffer(bytearray().join(pieces), values.dtype).reshape(self.shape)
+def _check(filled: np.ndarray, capacity: int, name: str) -> None:
+    if filled.max(initial=0) > capacity:
+        pack = int(filled.argmax())
+        raise ValueError(f"pack {pack} of the batch holds {filled[pack]} {name}, the budget {capacity}.")
 
 
 def _capacity(budget: Budget, name: str) -> int:

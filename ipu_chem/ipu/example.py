@@ -1,17 +1,18 @@
 """The model of a run and random packs in its shape, before any data set is prepared.
 
-On data's way: RunConfig -> `example_model`, `example_packs` -> GraphPack or NodePack -> checks and estimates. The
-molecules are no chemistry: atoms on a jittered grid within the cutoff of each other, random labels.
+On data's way: RunConfig -> `example_model`, `example_packs` -> compact packs -> checks and estimates. The molecules
+are no chemistry: atoms on a jittered grid within the cutoff of each other, random labels.
 """
 
-from typing import Any, Dict, List, Tuple
+from typing import Any, Dict, List, Optional, Tuple
 
 import numpy as np
 import torch
 from torch import nn
 
-from ipu_chem.batch import GraphPack, NodePack
+from ipu_chem.batch import CompactNodePack, CompactPack
 from ipu_chem.config import RunConfig
+from ipu_chem.data.fixed_point import step_for, to_fixed_point
 from packing import Budget, Ragged
 from packing.collate import collate_graphs
 
@@ -60,6 +61,11 @@ def assumed_neighbors(config: RunConfig) -> int:
     return EDGES_PER_NODE if neighbors < 0 else neighbors
 
 
+def assumed_step(config: RunConfig) -> Optional[float]:
+    """Å, of positions in 16 bits; None where they cross as they are."""
+    return step_for(config.model.cutoff) if config.pack.positions == "int16" else None
+
+
 def example_model(config: RunConfig, device: str = "cpu") -> nn.Module:
     """The model of a run as training builds it; on torch's meta device it has shapes but no values.
 
@@ -71,7 +77,7 @@ def example_model(config: RunConfig, device: str = "cpu") -> nn.Module:
 
     targets = [Target(str(number), "", config.data.extensive) for number in range(number_of_targets(config))]
     with torch.device(device):
-        return make_model(config, targets, assumed_neighbors(config))
+        return make_model(config, targets, assumed_neighbors(config), assumed_step(config))
 
 
 def example_packs(config: RunConfig, packs: int, seed: int = 0) -> Any:
@@ -83,7 +89,7 @@ def example_packs(config: RunConfig, packs: int, seed: int = 0) -> Any:
         seed: other seeds give the same shapes with other contents, fillings included.
 
     Returns:
-        A GraphPack, or a NodePack where the device makes the edges; weights sum to 1 over every step, or over
+        A CompactPack, or a CompactNodePack where the device makes the edges; weights sum to 1 over every step, or over
         all packs where they are no whole number of steps.
 
     Raises:
@@ -99,14 +105,14 @@ def example_packs(config: RunConfig, packs: int, seed: int = 0) -> Any:
     known = rng.random(targets) < 0.9  # some labels are missing
     known[0] = True
     labels = {"y": np.where(known, rng.normal(size=targets), 0.0).astype(np.float32), "weight": known}
-    nodes = {
-        "z": Ragged(rng.choice(_ELEMENTS, first[-1]), first),
-        "pos": Ragged(_positions(rng, sizes, first, config.model.cutoff), first),
-    }
+    elements, pos = rng.choice(_ELEMENTS, first[-1]), _positions(rng, sizes, first, config.model.cutoff)
+    step = assumed_step(config)
+    pos = pos if step is None else to_fixed_point(pos, first, step)
+    nodes = {"z": Ragged(elements, first), "pos": Ragged(pos, first)}
     edges = _ring_edges(sizes, offsets, budget["nodes"], budget["edges"])
     arrays = collate_graphs((np.arange(len(sizes)), offsets), budget, nodes, edges, labels)
     arrays["weight"] = _per_step(arrays["weight"], config.batching.packs_per_step)
-    kind: Any = NodePack if assumed_neighbors(config) else GraphPack
+    kind: Any = CompactNodePack if assumed_neighbors(config) else CompactPack
     tensors: Dict[str, torch.Tensor] = {name: torch.from_numpy(arrays[name]) for name in kind._fields}
     return kind(**tensors)
 

@@ -10,6 +10,7 @@ from ipu_chem.backends.options import Batching, Precision
 from ipu_chem.ipu.machine import LARGEST_MACHINE, MIB
 from ipu_chem.ipu.memory import COMFORTABLE_SHARE, KINDS, IpuMemory
 from ipu_chem.ipu.stages import Stage
+from ipu_chem.models.wrapper import wrapped_name
 
 
 class Layout(NamedTuple):
@@ -101,7 +102,8 @@ def complaint(layout: Layout) -> str:
 
 def blocks_text(stage: Stage) -> str:
     """Blocks of a stage, the first and the last of several: ``embedding..layers.1``."""
-    return "..".join(dict.fromkeys([stage.blocks[0], stage.blocks[-1]])) or "the whole model"
+    ends = dict.fromkeys(wrapped_name(name) for name in (stage.blocks[0], stage.blocks[-1]))
+    return "..".join(ends) or "the whole model"
 
 
 def advice(alternative: Optional[Layout]) -> str:

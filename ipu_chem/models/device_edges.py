@@ -3,19 +3,21 @@
 Distances are taken between the atoms of one pack, never over the micro-batch, and of each atom's distances
 the k smallest within the cutoff become edges: static shapes, however many neighbours there are.
 
-On data's way: NodePack.inputs -> DeviceEdges (edge_index, edge_mask) -> graph model -> prediction.
+On data's way: CompactNodePack.inputs -> CompactInputs -> DeviceEdges (edge_index, edge_mask) -> graph model.
 """
 
-from typing import Any, List, Tuple
+from typing import Tuple
 
 import torch
 from torch import Tensor, nn
 
+from ipu_chem.models.wrapper import Wrapper
+
 _NOT_A_NEIGHBOR = -1.0e9  # minus a squared distance in Å² that no molecule reaches; float32 throughout
 
 
-class DeviceEdges(nn.Module):
-    """A graph model that takes no edges; its state dict is the model's, so checkpoints fit both ways."""
+class DeviceEdges(Wrapper):
+    """A graph model that takes no edges."""
 
     def __init__(self, model: nn.Module, cutoff: float, max_neighbors: int) -> None:
         """Wrap a model.
@@ -28,32 +30,19 @@ class DeviceEdges(nn.Module):
         Raises:
             ValueError: there is nothing to look for.
         """
-        super().__init__()
+        super().__init__(model)
         if max_neighbors < 1 or not cutoff > 0:
             raise ValueError(
                 f"max_neighbors={max_neighbors}, cutoff={cutoff}: give 1 or more neighbours within a positive "
                 "distance in Å."
             )
-        self.model = model
         self.cutoff = float(cutoff)
         self.max_neighbors = max_neighbors
-
-    def blocks(self) -> List[str]:
-        """As the model's; the search belongs to the first."""
-        return [f"model.{name}" for name in self.model.blocks()]  # type: ignore[operator]
 
     def forward(self, z: Tensor, pos: Tensor, graph_index: Tensor, node_mask: Tensor, graph_mask: Tensor) -> Tensor:
         """Predict; arguments as of `SchNet.forward` without edges."""
         edge_index, edge_mask = neighbors_in_packs(pos, graph_index, node_mask, self.cutoff, self.max_neighbors)
         return self.model(z, pos, graph_index, edge_index, node_mask, edge_mask, graph_mask)
-
-    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
-        """The model's."""
-        return self.model.state_dict(*args, **kwargs)
-
-    def load_state_dict(self, state_dict: Any, *args: Any, **kwargs: Any) -> Any:
-        """The model's."""
-        return self.model.load_state_dict(state_dict, *args, **kwargs)
 
 
 def neighbors_in_packs(

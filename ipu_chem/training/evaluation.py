@@ -20,13 +20,11 @@ def predict_split(backend: Backend, loader: PackLoader) -> np.ndarray:
     Returns:
         [K, T] float64, standardised, in the order of the split.
     """
-    result = np.zeros((0, 0))
-    for batch, positions in loader.evaluation():
-        prediction = backend.evaluate(batch).double().numpy()
-        if not result.size:
-            result = np.full((len(loader.items), prediction.shape[-1]), np.nan)
-        result[positions] = prediction[batch.graph_mask.numpy()]
-    return result
+    # Zeros, so that the sum over the processes that share the work puts their parts together, to the bit.
+    result = np.zeros((len(loader.items), loader.num_targets))
+    for batch, positions in loader.evaluation(backend.evaluates):
+        result[positions] = backend.evaluate(batch).double().numpy()[batch.graph_mask.numpy()]
+    return backend.total(result)
 
 
 class Evaluator:

@@ -20,6 +20,7 @@ from ipu_chem.loader import PackLoader
 from ipu_chem.metrics import Target
 from ipu_chem.training.checkpoint import load_checkpoint
 from ipu_chem.training.evaluation import predict_split
+from ipu_chem.training.filter_guard import with_filters_of
 from ipu_chem.training.run import loss_function, make_backend, make_model
 from packing import Budget, make_plan
 from packing.files import PathLike, atomic_file
@@ -66,7 +67,7 @@ def predict_file(
     values = dict(state["config"])
     if accelerator is not None:
         values["accelerator"] = accelerator
-    config = from_dict(values)
+    config = with_filters_of(state, from_dict(values))
     standardizer = Standardizer.from_dict(state["standardizer"])
     targets = [Target(t["name"], t["unit"], t["extensive"]) for t in standardizer.targets]
     lines, molecules, refused = _read(source, smiles_column, strict, workers)
@@ -132,7 +133,10 @@ def _predict(
     targets: Sequence[Target],
     budget: Budget,
 ) -> np.ndarray:
-    """[K, T] float64 in real units."""
+    """[K, T] float64 in real units.
+
+    Positions cross as they are: a new molecule may be larger than the steps of a run's 16 bits reach.
+    """
     sizes = {axis: store.sizes()[axis][items] for axis in ("nodes", "edges")}
     plan = make_plan(sizes, budget, "best_fit")
     labels = np.full((len(store), len(targets)), np.nan)

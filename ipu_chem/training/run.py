@@ -16,6 +16,7 @@ from ipu_chem.backends.options import ALONE, World
 from ipu_chem.config import DataConfig, PackConfig, RunConfig
 from ipu_chem.data.datasets import load_dataset
 from ipu_chem.data.edges import with_edges
+from ipu_chem.data.fixed_point import STEP, with_fixed_point
 from ipu_chem.data.molecule import decode_texts
 from ipu_chem.data.selection import dataset_options, select_targets
 from ipu_chem.data.splits import file_split, random_split, scaffold_split
@@ -23,6 +24,7 @@ from ipu_chem.data.standardize import Standardizer
 from ipu_chem.loader import PackLoader
 from ipu_chem.losses import LOSSES
 from ipu_chem.metrics import Target
+from ipu_chem.models.compact import CompactInputs
 from ipu_chem.models.device_edges import DeviceEdges
 from ipu_chem.models.registry import build_model
 from ipu_chem.training.evaluation import Evaluator
@@ -56,6 +58,11 @@ class RunData:
     budget: Budget
     neighbors: int = 0
     world: World = ALONE
+
+    @property
+    def position_step(self) -> Optional[float]:
+        """Å, what a 1 of 16-bit positions means; None when they travel in Å."""
+        return self.store.info.get(STEP)
 
     def loader(self, split: str, config: RunConfig) -> PackLoader:
         """Batches of a split."""
@@ -94,6 +101,8 @@ def load_data(
     """
     data = config.data
     store = load_store(data, config.model.cutoff)
+    if config.pack.positions == "int16":
+        store = with_fixed_point(store, data.cache or None)
     targets = [Target(t["name"], t["unit"], t["extensive"]) for t in store.info["targets"]]
     items = split_items(store, data)
     if standardizer is None:
@@ -175,19 +184,28 @@ def choose_budget(store: Store, items: np.ndarray, pack: PackConfig) -> Budget:
     return fit_budget(sizes, {name: fixed[name] for name in (*sizes, "graphs")})
 
 
-def make_model(config: RunConfig, targets: List[Target], neighbors: int = 0) -> torch.nn.Module:
-    """The model with weights drawn from the run's seed.
+def make_model(
+    config: RunConfig, targets: List[Target], neighbors: int = 0, position_step: Optional[float] = None
+) -> CompactInputs:
+    """The model with weights drawn from the run's seed; it takes compact packs (`ipu_chem.batch`).
 
     Args:
         config: of the run.
         targets: what it predicts.
         neighbors: of an atom that it looks for itself; 0 when edges come with the packs.
+        position_step: Å, of positions in 16 bits; None when they come in Å.
     """
     sizes = {name: value for name, value in vars(config.model).items() if name not in ("name", "readout")}
     torch.manual_seed(config.training.seed)
     extensive = all(target.extensive for target in targets)
-    model = build_model(config.model.name, len(targets), extensive, config.model.readout, **sizes)
-    return DeviceEdges(model, config.model.cutoff, neighbors) if neighbors else model
+    # Edges of the host are pairs; a search on the device finds the neighbours of every atom.
+    undirected = not neighbors
+    model = build_model(
+        config.model.name, len(targets), extensive, config.model.readout, undirected=undirected, **sizes
+    )
+    if neighbors:
+        model = DeviceEdges(model, config.model.cutoff, neighbors)
+    return CompactInputs(model, position_step)
 
 
 def make_backend(config: RunConfig) -> Backend:
@@ -234,7 +252,7 @@ def _device_neighbors(store: Store, pack: PackConfig) -> int:
         )
     edges = store.ragged("edge_index")
     first_atom = np.repeat(store.ragged("z").offsets[:-1], edges.lengths)
-    degrees = np.bincount(first_atom + edges.values[:, 1])
+    degrees = np.bincount(np.concatenate([first_atom + edges.values[:, 0], first_atom + edges.values[:, 1]]))
     most = int(degrees.max()) if len(degrees) else 1
     if 0 < pack.device_neighbors < most:
         raise ValueError(

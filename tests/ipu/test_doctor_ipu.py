@@ -13,7 +13,7 @@ from ipu_chem.cli import main
 from ipu_chem.commands.runs import recipes
 from ipu_chem.config import RunConfig, from_dict, to_dict
 from ipu_chem.doctor import print_plan
-from ipu_chem.models.schnet import Interaction
+from ipu_chem.models.schnet import Edges, Interaction
 
 RECIPES = Path(__file__).resolve().parents[2] / "ipu_chem" / "recipes"
 IPUS = (1, 4, 16, 64)
@@ -109,8 +109,9 @@ def test_what_does_not_fit_is_refused_with_what_does(tmp_path: Path, capsys: Any
 
 
 def test_a_missing_operator_fails_though_there_is_room(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
-    def forward(self: Any, x: Tensor, basis: Tensor, envelope: Tensor, source: Tensor, target: Tensor) -> Tensor:
-        filters = self.filter_net(basis) * envelope
+    def forward(self: Any, x: Tensor, edges: Edges, table: Any) -> Tensor:
+        source, target, _ = edges.list
+        filters = table.read(table.tabulate(self.filters(edges.basis, edges.envelope)), edges.places)
         return torch.zeros_like(x).index_add(0, target, self.lin_in(x).index_select(0, source) * filters)
 
     monkeypatch.setattr(Interaction, "forward", forward)

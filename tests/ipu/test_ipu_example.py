@@ -7,12 +7,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support import random_store
+from support import expanded, random_store
 
 from ipu_chem.backends.options import Batching
-from ipu_chem.batch import GraphPack, NodePack
+from ipu_chem.batch import CompactNodePack, CompactPack
 from ipu_chem.config import DataConfig, ModelConfig, PackConfig, RunConfig
-from ipu_chem.ipu.example import example_budget, example_model, example_packs
+from ipu_chem.data.fixed_point import fixed_point_in_memory
+from ipu_chem.ipu.example import assumed_step, example_budget, example_model, example_packs
 from ipu_chem.loader import PackLoader
 from packing import Budget, make_plan
 
@@ -21,18 +22,20 @@ CONFIG = RunConfig(
 )
 
 
+@pytest.mark.parametrize("positions", ["int16", "float32"])
 @pytest.mark.parametrize("neighbors", [0, 6])
-def test_packs_have_the_shapes_and_dtypes_of_the_loader(neighbors: int) -> None:
-    pack = replace(CONFIG.pack, device_neighbors=neighbors, edges=0 if neighbors else 300)
+def test_packs_have_the_shapes_and_dtypes_of_the_loader(neighbors: int, positions: str) -> None:
+    pack = replace(CONFIG.pack, device_neighbors=neighbors, edges=0 if neighbors else 300, positions=positions)
     config = replace(CONFIG, pack=pack, batching=Batching(2, 1, 2))
     store = random_store(np.random.default_rng(0), 30)
+    store = fixed_point_in_memory(store) if positions == "int16" else store
     sizes = {axis: store.sizes()[axis] for axis in (("nodes",) if neighbors else ("nodes", "edges"))}
     budget = Budget(nodes=40, **({} if neighbors else {"edges": 300}))
     plan = make_plan(sizes, budget)
     loader = PackLoader(store, np.arange(30), plan, np.zeros((30, 1)), budget.replace(graphs=9), config.batching)
     real, _ = next(iter(loader.epoch(0, 0)))
     example = example_packs(config, config.batching.packs_per_call)
-    assert type(example) is type(real) is (NodePack if neighbors else GraphPack)
+    assert type(example) is type(real) is (CompactNodePack if neighbors else CompactPack)
     for name, one, other in zip(real._fields, example, real):
         assert (name, one.dtype, one.shape) == (name, other.dtype, other.shape)
 
@@ -49,7 +52,7 @@ def test_packs_are_whole_molecules_within_the_cutoff(
     nodes: int, edges: int, graphs: int, packs: int, seed: int
 ) -> None:
     config = replace(CONFIG, pack=PackConfig(nodes=nodes, edges=edges, graphs=graphs))
-    batch = example_packs(config, packs, seed)
+    batch = expanded(example_packs(config, packs, seed), assumed_step(config))
     assert batch.z.shape == (packs, nodes) and batch.edge_mask.shape == (packs, edges)
     for pack in range(packs):
         owner, real = batch.graph_index[pack].long(), batch.node_mask[pack]
@@ -73,7 +76,7 @@ def test_weights_sum_to_one_over_every_step() -> None:
 def test_seeds_change_contents_only() -> None:
     one, other = example_packs(CONFIG, 2, 0), example_packs(CONFIG, 2, 1)
     assert all(a.shape == b.shape and a.dtype == b.dtype for a, b in zip(one, other))
-    assert not one.node_mask.equal(other.node_mask) and not one.pos.equal(other.pos)
+    assert not one.graph_ends.equal(other.graph_ends) and not one.pos.equal(other.pos)
     assert all(a.equal(b) for a, b in zip(one, example_packs(CONFIG, 2, 0)))
 
 
@@ -94,13 +97,13 @@ def test_no_pack_is_refused() -> None:
 def test_the_model_is_the_runs() -> None:
     config = replace(CONFIG, data=DataConfig(target="a,b"))
     model = example_model(config)
-    assert type(model).__name__ == "SchNet" and model.embedding.weight.shape == (100, 8)
+    assert type(model.model).__name__ == "SchNet" and model.model.embedding.weight.shape == (100, 8)
     prediction = model(*example_packs(config, 2).inputs)
     assert prediction.shape == (2, 9, 2)
     searched = example_model(replace(config, pack=replace(config.pack, edges=0, device_neighbors=6)), "meta")
-    assert type(searched).__name__ == "DeviceEdges" and searched.max_neighbors == 6
+    assert type(searched.model).__name__ == "DeviceEdges" and searched.model.max_neighbors == 6
     assert all(parameter.is_meta for parameter in searched.parameters())
     intensive = replace(config, data=DataConfig(target="gap", extensive=False))
-    assert (example_model(config).readout, example_model(intensive).readout) == ("sum", "mean")
+    assert tuple(example_model(made).model.readout for made in (config, intensive)) == ("sum", "mean")
     with pytest.raises(ValueError, match="model.name='schnit'"):
         example_model(replace(config, model=ModelConfig("schnit")))

@@ -114,7 +114,7 @@ def test_large_chemgpt_in_32_bits_is_told_of_16(ipus: int) -> None:
 def test_models_of_molecules_are_on_one_ipu_a_replica(config) -> None:
     task = graph_task(config)
     as_published = check_layout(task, config.batching, config.ipu)
-    assert as_published.fits and as_published.memory[0].blocks[0] == "embedding"
+    assert as_published.fits and as_published.memory[0].blocks[0] == "model.embedding"
     on_a_pod = check_layout(task, replace(config.batching, replication_factor=16), config.ipu)
     assert on_a_pod.ipus == 16 and on_a_pod.memory == as_published.memory
     for ipus in (1, 4, 16, 64):

@@ -190,7 +190,8 @@ def test_schnet_keeps_a_handful_of_features_for_every_edge() -> None:
         batching=Batching(1),
     )
     blocks = profile_blocks(Program(example_model(config, "meta"), mse), example_packs(config, 1))
-    assert [block.name for block in blocks] == ["embedding", *(f"interactions.{n}" for n in range(4)), "head"]
+    names = ["embedding", *(f"interactions.{n}" for n in range(4)), "head"]
+    assert [block.name for block in blocks] == [f"model.{name}" for name in names]
     each = blocks[2].activation_bytes / (4 * edges * features)
     assert 4 < each < 8
     assert blocks[2] == blocks[3]._replace(name=blocks[2].name)

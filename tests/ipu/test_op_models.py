@@ -17,7 +17,8 @@ from ipu_chem.config import DataConfig, ModelConfig, PackConfig, RunConfig
 from ipu_chem.ipu.op_support import check_config, check_program
 from ipu_chem.losses import LOSSES, token_cross_entropy
 from ipu_chem.models.chemgpt import ChemGPT
-from ipu_chem.models.schnet import Interaction
+from ipu_chem.models.schnet import Edges, Interaction
+from ipu_chem.models.tables import FILTERS
 
 CONFIG = RunConfig(
     data=DataConfig(target="a,b"),
@@ -44,6 +45,15 @@ def test_models_of_molecules(model: str, edges: str, weights: str, loss: str) ->
         report = check_config(config)
         assert report.findings == (), report.text()
         assert report.operators["scatter_add"] > 2 and ("topk" in report.operators) == (edges == "device")
+
+
+@pytest.mark.parametrize("weights", ["float32", "float16"])
+@pytest.mark.parametrize("filter", FILTERS)
+@pytest.mark.parametrize("model", ["schnet", "painn"])
+def test_every_kind_of_filter(model: str, filter: str, weights: str) -> None:
+    sizes = replace(CONFIG.model, name=model, filter=filter)
+    report = check_config(replace(CONFIG, model=sizes, precision=Precision(weights=weights)))
+    assert report.findings == (), report.text()
 
 
 @pytest.mark.parametrize("references", [False, True])
@@ -85,8 +95,10 @@ def test_chemgpt(training: bool, weights: str, scaled: bool) -> None:
 
 
 def test_a_model_that_goes_wrong_is_pointed_at(monkeypatch: pytest.MonkeyPatch) -> None:
-    def forward(self: Any, x: Tensor, basis: Tensor, envelope: Tensor, source: Tensor, target: Tensor) -> Tensor:
-        messages = self.lin_in(x).index_select(0, source) * (self.filter_net(basis) * envelope)
+    def forward(self: Any, x: Tensor, edges: Edges, table: Any) -> Tensor:
+        source, target, _ = edges.list
+        filters = table.read(table.tabulate(self.filters(edges.basis, edges.envelope)), edges.places)
+        messages = self.lin_in(x).index_select(0, source) * filters
         received = torch.zeros_like(x).index_add(0, target, messages)  # here
         return self.lin_last(self.activation(self.lin_out(received)))
 

@@ -5,14 +5,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from packing import Budget, Ragged, make_plan
-from packing.collate import IGNORE_LABEL, collate_graphs, collate_tokens
+from packing import Budget, Ragged, collate, make_plan
+from packing.collate import IGNORE_LABEL, collate_graphs, collate_tokens, expand_masks
 
 EXACT_INDEX = [(128, np.uint8), (256, np.uint8), (257, np.int16), (2**15, np.int16), (40_000, np.int32)]
 
 
+def collated(packs, budget, nodes, edges=None, labels=None):
+    """What `collate_graphs` makes and what follows from it."""
+    arrays = collate_graphs(packs, budget, nodes, edges, labels)
+    return {**arrays, **expand_masks(arrays, budget)}
+
+
 def slow_graphs(packs, budget, z, pos, edges, y):
-    """What `collate_graphs` promises, slot by slot and in wide dtypes."""
+    """What `collate_graphs` and `expand_masks` promise, slot by slot and in wide dtypes."""
     count, nodes, edge_slots, graphs = len(packs), budget["nodes"], budget["edges"], budget["graphs"]
     out = {
         "z": np.zeros((count, nodes), int),
@@ -21,6 +27,8 @@ def slow_graphs(packs, budget, z, pos, edges, y):
         "graph_index": np.full((count, nodes), graphs - 1),
         "y": np.zeros((count, graphs, 2)),
         "graph_mask": np.zeros((count, graphs), bool),
+        "graph_ends": np.zeros((count, graphs), int),
+        "num_edges": np.zeros((count, 1), int),
         "edge_index": np.full((count, 2, edge_slots), nodes - 1),
         "edge_mask": np.zeros((count, edge_slots), bool),
     }
@@ -33,10 +41,12 @@ def slow_graphs(packs, budget, z, pos, edges, y):
                 out["z"][p, node], out["pos"][p, node], out["node_mask"][p, node] = atom, place, True
                 out["graph_index"][p, node] = graph
                 node += 1
+            out["graph_ends"][p, graph:] = node
             for source, target in edges[item]:
                 out["edge_index"][p, :, edge] = first + source, first + target
                 out["edge_mask"][p, edge] = True
                 edge += 1
+        out["num_edges"][p] = edge
     return out
 
 
@@ -63,11 +73,12 @@ def graph_cases(draw):
     return budget, fields, epoch, start, draw(st.integers(start, len(epoch)))
 
 
-@given(graph_cases())
-@settings(max_examples=150)
-def test_graphs_equal_the_slow_reference(case):
+@given(graph_cases(), st.booleans())
+@settings(max_examples=200, deadline=None)
+def test_graphs_equal_the_slow_reference(case, in_runs):
     budget, (z, pos, edges, y), epoch, start, stop = case
-    found = collate_graphs(epoch.slice(start, stop), budget, {"z": z, "pos": pos}, edges, {"y": y})
+    collate._LONG_ITEM = 0 if in_runs else 10**9  # whole runs of edges, or an index for each
+    found = collated(epoch.slice(start, stop), budget, {"z": z, "pos": pos}, edges, {"y": y})
     expected = slow_graphs([epoch[p] for p in range(start, stop)], budget, z, pos, edges, y)
     assert found.keys() == expected.keys()
     for name, array in expected.items():
@@ -79,11 +90,33 @@ def test_graphs_equal_the_slow_reference(case):
     assert all(array.flags.c_contiguous for array in found.values())
 
 
+@pytest.fixture(autouse=True)
+def _as_it_was(monkeypatch):
+    monkeypatch.setattr(collate, "_LONG_ITEM", collate._LONG_ITEM)
+
+
+@pytest.mark.parametrize("slots, dtype", [(255, np.uint8), (256, np.int16), (2**15 - 1, np.int16), (2**15, np.int32)])
+def test_counts_are_wide_enough_for_a_full_pack(slots, dtype):
+    z = Ragged.from_list([np.ones(slots, np.uint8)])
+    edges = Ragged.from_list([np.zeros((slots, 2), np.uint8)])
+    found = collate_graphs(
+        (np.array([0]), np.array([0, 1])), Budget(nodes=slots, edges=slots, graphs=2), {"z": z}, edges
+    )
+    assert found["graph_ends"].dtype == found["num_edges"].dtype == dtype
+    assert found["graph_ends"].tolist() == [[slots, slots]] and found["num_edges"].tolist() == [[slots]]
+
+
+def test_a_graph_without_nodes_is_refused():
+    z = Ragged(np.ones(3, np.uint8), np.array([0, 2, 2, 3]))
+    with pytest.raises(ValueError, match="a graph of the batch has no nodes"):
+        collate_graphs((np.array([0, 1]), np.array([0, 2])), Budget(nodes=4, graphs=3), {"z": z})
+
+
 def test_empty_packs_are_all_padding():
     budget = Budget(nodes=4, edges=3, graphs=2)
     z, pos, edges, y = molecules(0, 3, budget)
     nothing = (np.zeros(0, np.int32), np.zeros(3, np.int64))
-    packs = collate_graphs(nothing, budget, {"z": z, "pos": pos}, edges, {"y": y})
+    packs = collated(nothing, budget, {"z": z, "pos": pos}, edges, {"y": y})
     assert packs["pos"].shape == (2, 4, 3) and packs["y"].shape == (2, 2, 2) and packs["edge_index"].shape == (2, 2, 3)
     assert not any(packs[name].any() for name in ("z", "pos", "y", "node_mask", "edge_mask", "graph_mask"))
     assert (packs["edge_index"] == 3).all() and (packs["graph_index"] == 1).all()
@@ -100,7 +133,7 @@ def test_edge_index_is_wide_enough_for_the_last_node(nodes, dtype):
     last = np.array([[n - 1, n - 1] for n in sizes], np.int64)
     edges = Ragged.from_list([np.array([[0, 0], row]) for row in last])
     budget = Budget(nodes=nodes, edges=6, graphs=2)
-    found = collate_graphs((np.array([0, 1]), np.array([0, 2])), budget, {"z": z}, edges)
+    found = collated((np.array([0, 1]), np.array([0, 2])), budget, {"z": z}, edges)
     assert found["edge_index"].dtype == dtype and found["graph_index"].dtype == np.uint8
     expected = [0, nodes - 6, nodes - 5, nodes - 1, nodes - 1, nodes - 1]
     assert found["edge_index"].tolist() == [[expected, expected]]
@@ -113,7 +146,7 @@ def test_narrow_local_indices_do_not_narrow_the_result(nodes, dtype):
     z = Ragged.from_list([np.ones(4, np.uint8)] * len(sizes))
     edges = Ragged(np.full((len(sizes), 2), 3, np.uint8), np.arange(len(sizes) + 1))
     budget = Budget(nodes=nodes, edges=len(sizes), graphs=len(sizes))
-    found = collate_graphs((np.arange(len(sizes)), np.array([0, len(sizes)])), budget, {"z": z}, edges)
+    found = collated((np.arange(len(sizes)), np.array([0, len(sizes)])), budget, {"z": z}, edges)
     assert found["edge_index"][0, 0].tolist() == list(range(3, 4 * len(sizes), 4))
     assert found["graph_index"][0, : 4 * len(sizes)].tolist() == np.repeat(np.arange(len(sizes)), 4).tolist()
 
@@ -122,9 +155,9 @@ def test_narrow_local_indices_do_not_narrow_the_result(nodes, dtype):
 def test_graph_index_is_wide_enough_for_the_last_graph(graphs, dtype):
     z = Ragged.from_list([np.ones(1, np.uint8)] * graphs)
     packs = (np.arange(graphs), np.array([0, graphs]))
-    found = collate_graphs(packs, Budget(nodes=graphs, graphs=graphs), {"z": z})
+    found = collated(packs, Budget(nodes=graphs, graphs=graphs), {"z": z})
     assert found["graph_index"].dtype == dtype and found["graph_index"][0].tolist() == list(range(graphs))
-    assert "edge_index" not in found and "edge_mask" not in found
+    assert not {"edge_index", "edge_mask", "num_edges"} & set(found)
 
 
 def test_a_pack_above_the_budget_is_refused():
@@ -133,13 +166,13 @@ def test_a_pack_above_the_budget_is_refused():
     edges = Ragged.from_list([np.zeros((e, 2), np.int32) for e in (2, 3, 0, 0)])
     for items, message in (([0, 3], "holds 7 nodes, the budget 6"), ([2, 2, 2], "holds 3 graphs, the budget 2")):
         with pytest.raises(ValueError, match=f"pack 1 of the batch {message}"):
-            collate_graphs((np.array([2, *items]), np.array([0, 1, 1 + len(items)])), budget, {"z": z}, edges)
+            collated((np.array([2, *items]), np.array([0, 1, 1 + len(items)])), budget, {"z": z}, edges)
     with pytest.raises(ValueError, match="pack 0 of the batch holds 5 edges, the budget 4"):
-        collate_graphs((np.array([0, 1]), np.array([0, 2])), budget, {"z": z}, edges)
+        collated((np.array([0, 1]), np.array([0, 2])), budget, {"z": z}, edges)
     with pytest.raises(ValueError, match="how many edges"):
-        collate_graphs((np.array([0]), np.array([0, 1])), Budget(nodes=6, graphs=2), {"z": z}, edges)
+        collated((np.array([0]), np.array([0, 1])), Budget(nodes=6, graphs=2), {"z": z}, edges)
     with pytest.raises(ValueError, match="how many graphs"):
-        collate_graphs((np.array([0]), np.array([0, 1])), Budget(nodes=6), {"z": z})
+        collated((np.array([0]), np.array([0, 1])), Budget(nodes=6), {"z": z})
 
 
 def slow_tokens(packs, length, ids, pad_id):
@@ -201,7 +234,7 @@ def test_too_many_tokens_or_segments_are_refused():
     packs = (np.array([0, 1]), np.array([0, 2]))
     with pytest.raises(ValueError, match="holds 7 tokens, the budget 6"):
         collate_tokens(packs, Budget(tokens=6), ids)
-    with pytest.raises(ValueError, match="2 segments of 1"):
+    with pytest.raises(ValueError, match="holds 2 segments, the budget 1"):
         collate_tokens(packs, Budget(tokens=7, segments=1), ids)
     with pytest.raises(ValueError, match="how many tokens"):
         collate_tokens(packs, Budget(nodes=7), ids)

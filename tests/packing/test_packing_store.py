@@ -103,6 +103,16 @@ def test_take_copies_items_with_all_their_fields(items):
     assert taken.sizes()["nodes"].tolist() == store.sizes()["nodes"][items].tolist()
 
 
+def test_stores_of_the_same_items_are_joined_without_copies():
+    one = Store({"nodes": np.array([0, 2, 3])}, {"z": np.arange(3)}, {"z": "nodes"}, {"a": 1})
+    other = Store({"edges": np.array([0, 0, 4])}, {"e": np.arange(4)}, {"e": "edges"}, {"b": 2})
+    both = one.join(other)
+    assert both.axis_of == {"z": "nodes", "e": "edges"} and both.info == {"a": 1, "b": 2}
+    assert both.fields["z"] is one.fields["z"] and both.sizes()["edges"].tolist() == [0, 4]
+    with pytest.raises(ValueError, match="axis edges has 1 items, another one 2"):
+        one.join(Store({"edges": np.array([0, 4])}, {"e": np.arange(4)}, {"e": "edges"}))
+
+
 def test_fingerprint_changes_with_any_value_name_or_dtype():
     store = make_store()
     found = {store.fingerprint()}

@@ -1,0 +1,89 @@
+"""What a graph model takes, made on the device from the fewest bytes that can cross to it.
+
+Masks and indices follow from counts that the host states: where each molecule ends, how many edges there are.
+None is guessed from an atomic number or a position.
+
+On data's way: CompactPack.inputs or CompactNodePack.inputs -> CompactInputs -> graph model (or DeviceEdges).
+"""
+
+from typing import Optional, Tuple
+
+import torch
+from torch import Tensor, nn
+
+from ipu_chem.models.wrapper import Wrapper
+
+
+class CompactInputs(Wrapper):
+    """A graph model that takes compact packs (`ipu_chem.batch`)."""
+
+    def __init__(self, model: nn.Module, position_step: Optional[float] = None) -> None:
+        """Wrap a model.
+
+        Args:
+            model: forward as `SchNet`'s; or as `DeviceEdges`', which takes no edges.
+            position_step: Å, what a 1 of integer positions means; None when positions come in Å.
+
+        Raises:
+            ValueError: the step is no length.
+        """
+        super().__init__(model)
+        if position_step is not None and not position_step > 0:
+            raise ValueError(f"position_step={position_step}: give a positive length in Å, or None for positions in Å.")
+        self.position_step = position_step
+
+    def forward(
+        self,
+        z: Tensor,
+        pos: Tensor,
+        graph_ends: Tensor,
+        edge_index: Optional[Tensor] = None,
+        num_edges: Optional[Tensor] = None,
+    ) -> Tensor:
+        """Predict.
+
+        Args:
+            z: [B, N] integer, atomic numbers.
+            pos: [B, N, 3], Å, or int16 in steps.
+            graph_ends: [B, G] integer, atoms up to the end of each molecule; in padding those of the whole pack.
+            edge_index: [B, 2, E] integer, atoms inside the pack; None for models that find edges themselves.
+            num_edges: [B, 1] integer, how many of them are real; the others follow at the end.
+
+        Returns:
+            The model's prediction.
+
+        Raises:
+            ValueError: positions come in another form than was said.
+        """
+        if pos.is_floating_point() != (self.position_step is None):
+            raise ValueError(f"positions are {pos.dtype}, the model was made for position_step={self.position_step}.")
+        if self.position_step is not None:
+            pos = pos.to(torch.float32) * self.position_step
+        node_mask, graph_index, graph_mask = masks_from_ends(graph_ends, z.shape[1])
+        if edge_index is None:
+            return self.model(z, pos, graph_index, node_mask, graph_mask)
+        assert num_edges is not None
+        slot = torch.arange(edge_index.shape[2], dtype=torch.int32, device=z.device)
+        edge_mask = slot.unsqueeze(0) < num_edges.to(torch.int32)
+        return self.model(z, pos, graph_index, edge_index, node_mask, edge_mask, graph_mask)
+
+
+def masks_from_ends(graph_ends: Tensor, num_nodes: int) -> Tuple[Tensor, Tensor, Tensor]:
+    """Which slots are real, and whose atoms are whose.
+
+    Args:
+        graph_ends: [B, G] integer, atoms up to the end of each molecule; in padding those of the whole pack.
+        num_nodes: N.
+
+    Returns:
+        node_mask [B, N] bool, graph_index [B, N] int32 in 0..G-1, graph_mask [B, G] bool.
+    """
+    num_packs, num_graphs = graph_ends.shape
+    ends = graph_ends.to(torch.int32)  # IPUs compare no narrower integers
+    slot = torch.arange(num_nodes, dtype=torch.int32, device=ends.device).unsqueeze(0)
+    node_mask = slot < ends.narrow(1, num_graphs - 1, 1)
+    ended = (ends.unsqueeze(1) <= slot.unsqueeze(2)).to(torch.int32)  # [B, N, G]
+    graph_index = torch.clamp(ended.sum(2, dtype=torch.int32), max=num_graphs - 1)
+    start = torch.zeros((num_packs, 1), dtype=torch.int32, device=ends.device)
+    before = torch.cat([start, ends], 1).narrow(1, 0, num_graphs)
+    return node_mask, graph_index, ends > before
