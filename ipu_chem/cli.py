@@ -4,10 +4,13 @@ On data's way: flags and YAML -> config -> the workflow of the same name. Heavy 
 runs, so that --help answers at once.
 """
 
+import os
 import sys
+from contextlib import ExitStack, redirect_stdout
 from typing import Any, Callable, Dict, List, Optional
 
 from ipu_chem import __version__
+from ipu_chem.backends.options import world_of_torchrun
 from ipu_chem.commands import pack, runs
 from ipu_chem.config import RunConfig, keys, nearest
 
@@ -24,8 +27,14 @@ def main(argv: Optional[List[str]] = None) -> int:
         return _fail(error)
     parser, commands = build_parser()
     arguments = parser.parse_args(argv)
+    world = world_of_torchrun()
+    if world.size > 1 and arguments.command != "train":
+        return _fail(ValueError(f"torchrun starts processes that train together; run {arguments.command} without it."))
     try:
-        return commands[arguments.command](arguments[arguments.command])
+        with ExitStack() as stack:
+            if world.rank > 0:  # of several processes, one speaks
+                stack.enter_context(redirect_stdout(stack.enter_context(open(os.devnull, "w"))))
+            return commands[arguments.command](arguments[arguments.command])
     except _USER_ERRORS as error:
         return _fail(error)
     except KeyboardInterrupt:

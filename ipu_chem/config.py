@@ -58,10 +58,12 @@ class PackConfig:
 
     Attributes:
         nodes: atom slots of a pack; 0 chooses them so that hardly any stays empty.
-        edges: directed edges of a pack; 0 chooses what the training molecules need.
+        edges: pairs of neighbouring atoms of a pack, each counted once; 0 chooses what the molecules need.
         graphs: molecules of a pack; 0 takes what the fullest pack holds.
         device_neighbors: 0 makes edges on the host. Else only positions cross to the device, which looks for
             this many nearest neighbours of every atom; -1 takes the most that any atom has within the cutoff.
+        positions: how they cross to the device: int16, in steps that fit the largest molecule and are printed, or
+            float32, exactly.
         algorithm: auto, column_generation, best_fit, first_fit or lpfhp.
         time_limit: seconds for column generation, per split.
     """
@@ -70,8 +72,13 @@ class PackConfig:
     edges: int = 0
     graphs: int = 0
     device_neighbors: int = 0
+    positions: str = "int16"
     algorithm: str = "auto"
     time_limit: float = 10.0
+
+    def __post_init__(self) -> None:
+        if self.positions not in ("int16", "float32"):
+            raise ValueError(f"pack.positions={self.positions!r}: choose int16 or float32.")
 
 
 @dataclass(frozen=True)
@@ -87,6 +94,10 @@ class ModelConfig:
         num_radial: waves that distances are expanded in (painn).
         cutoff: Å, longest edge.
         readout: sum, mean, or auto (sum for extensive targets).
+        filter: exact evaluates the filter network for every edge; table evaluates it on a grid of distances in every
+            step, and edges read between its points, equal to float32's last digits; chebyshev reads by a matrix
+            product; auto is table for schnet, exact for painn.
+        table_points: of that grid; 0 takes what float32 needs.
     """
 
     name: str = "schnet"
@@ -97,6 +108,8 @@ class ModelConfig:
     num_radial: int = 20
     cutoff: float = 5.0
     readout: str = "auto"
+    filter: str = "auto"
+    table_points: int = 0
 
 
 @dataclass(frozen=True)

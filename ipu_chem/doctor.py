@@ -48,7 +48,7 @@ def diagnose() -> List[Finding]:
     ]
     findings += [_package(*entry) for entry in _PACKAGES]
     if importlib.util.find_spec("torch") is not None:
-        findings += _devices()
+        findings += [_kernels(), *_devices()]
     return findings
 
 
@@ -139,6 +139,17 @@ def _package(name: str, purpose: str, remedy: str) -> Finding:
     except Exception as error:  # a broken install may raise anything; saying so is this command's purpose
         return Finding("problem", name, f"is installed but cannot be imported: {error}")
     return Finding("ok", name, f"{getattr(module, '__version__', '?')} ({purpose})")
+
+
+def _kernels() -> Finding:
+    """Whether CPUs train in machine code."""
+    from ipu_chem.kernels.native import NativeError, library
+
+    try:
+        library()
+    except NativeError as error:
+        return Finding("missing", "C compiler", f"several times faster training on CPUs; {error}; install gcc or clang")
+    return Finding("ok", "C compiler", "the kernels for CPUs are compiled")
 
 
 def _devices() -> List[Finding]:

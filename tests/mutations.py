@@ -21,11 +21,13 @@ OPTIONS = "ipu_chem/backends/poptorch_options.py"
 BLOCKS = "ipu_chem/backends/poptorch_blocks.py"
 OPTIM = "ipu_chem/backends/poptorch_optim.py"
 LOADER = "ipu_chem/loader.py"
+COMPACT = "ipu_chem/models/compact.py"
 # The tests that a backend has to pass; what catches most comes first and is run by itself.
 TESTS = (
     ("tests/backends/test_poptorch_backend.py",),
     ("tests/test_loader.py", "tests/packing/test_packing_collate.py", "tests/ipu/test_ipu_stages.py"),
-    ("tests/models/test_device_edges.py", "tests/backends/test_poptorch_backend_refusals.py"),
+    ("tests/models/test_compact.py", "tests/models/test_device_edges.py"),
+    ("tests/backends/test_poptorch_backend_refusals.py",),
     ("tests/backends/test_poptorch_backend_pipeline.py", "tests/training/test_ipu_processes.py"),
     ("tests/backends", "tests/training"),
 )
@@ -68,6 +70,36 @@ MUTATIONS: List[Mutation] = [
         "packing/collate.py",
         "    dtype = index_dtype(num_nodes)\n",
         "    dtype = np.dtype(np.uint8)\n",
+    ),
+    Mutation(
+        "ends of molecules in a dtype that is too small",
+        "packing/collate.py",
+        "atoms.ends.astype(index_dtype(num_nodes + 1))",
+        "atoms.ends.astype(np.uint8)",
+    ),
+    Mutation(
+        "the last molecule's atoms are padding",
+        COMPACT,
+        "slot < ends.narrow(1, num_graphs - 1, 1)",
+        "slot < ends.narrow(1, max(num_graphs - 2, 0), 1)",
+    ),
+    Mutation(
+        "an atom belongs to the molecule before",
+        COMPACT,
+        "(ends.unsqueeze(1) <= slot.unsqueeze(2))",
+        "(ends.unsqueeze(1) < slot.unsqueeze(2))",
+    ),
+    Mutation(
+        "padding edges are real",
+        COMPACT,
+        "slot.unsqueeze(0) < num_edges.to(torch.int32)",
+        "slot.unsqueeze(0) <= num_edges.to(torch.int32)",
+    ),
+    Mutation(
+        "16-bit positions stay steps",
+        COMPACT,
+        "pos = pos.to(torch.float32) * self.position_step",
+        "pos = pos.to(torch.float32)",
     ),
     Mutation(
         "padding weighs as much as a label",

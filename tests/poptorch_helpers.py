@@ -16,8 +16,10 @@ from ipu_chem.backends.ipu_options import IpuOptions
 from ipu_chem.backends.options import Batching
 from ipu_chem.backends.poptorch_backend import PopTorchBackend
 from ipu_chem.backends.torch_backend import TorchBackend
-from ipu_chem.batch import GraphPack
+from ipu_chem.batch import CompactPack
+from ipu_chem.data.fixed_point import to_fixed_point
 from ipu_chem.losses import mse
+from ipu_chem.models.compact import CompactInputs
 from ipu_chem.models.schnet import SchNet
 from ipu_chem.optim import OptimizerConfig
 from packing import Budget, Ragged
@@ -25,6 +27,7 @@ from packing.collate import collate_graphs
 
 DOUBLE = Path(__file__).resolve().parent / "poptorch_double"
 BATCHING = Batching(micro_batch_size=2, gradient_accumulation=2, replication_factor=2, device_iterations=2)
+POSITION_STEP = 2.0**-12
 ADAMW = OptimizerConfig("adamw", 1e-3, weight_decay=0.01)
 
 
@@ -87,7 +90,7 @@ def started_by_poprun(program: List[str], instances: int, local: int, folder: Pa
     ]
 
 
-def random_packs(num_packs: int, steps: int = 1, seed: int = 0) -> GraphPack:
+def random_packs(num_packs: int, steps: int = 1, seed: int = 0) -> CompactPack:
     """Packs of one to three random molecules.
 
     Args:
@@ -102,12 +105,13 @@ def random_packs(num_packs: int, steps: int = 1, seed: int = 0) -> GraphPack:
     pairs = [np.argwhere(~np.eye(size, dtype=bool)) for size in sizes]
     node_offsets = np.concatenate([[0], np.cumsum(sizes)])
     edge_offsets = np.concatenate([[0], np.cumsum([len(pair) for pair in pairs])])
+    pos = random.normal(size=(node_offsets[-1], 3))
     arrays = collate_graphs(
         (np.arange(offsets[-1], dtype=np.int32), offsets),
         Budget(nodes=14, edges=40, graphs=4),
         {
             "z": Ragged(random.integers(1, 10, node_offsets[-1]).astype(np.uint8), node_offsets),
-            "pos": Ragged(random.normal(size=(node_offsets[-1], 3)).astype(np.float32), node_offsets),
+            "pos": Ragged(to_fixed_point(pos, node_offsets, POSITION_STEP), node_offsets),
         },
         Ragged(np.concatenate(pairs).astype(np.uint8), edge_offsets),
         {
@@ -117,17 +121,17 @@ def random_packs(num_packs: int, steps: int = 1, seed: int = 0) -> GraphPack:
     )
     weight = arrays["weight"].reshape(steps, -1).astype(np.float64)
     arrays["weight"] = (weight / weight.sum(1, keepdims=True)).reshape(arrays["weight"].shape).astype(np.float32)
-    return GraphPack(**{name: torch.from_numpy(arrays[name]) for name in GraphPack._fields})
+    return CompactPack(**{name: torch.from_numpy(arrays[name]) for name in CompactPack._fields})
 
 
-def small_schnet(seed: int = 0, **options: Any) -> SchNet:
-    """With no weight at zero, so that every parameter has a gradient from the first step on."""
+def small_schnet(seed: int = 0, **options: Any) -> CompactInputs:
+    """For `random_packs`; with no weight at zero, so that every parameter has a gradient from the first step on."""
     torch.manual_seed(seed)
     model = SchNet(hidden_features=8, num_filters=8, num_interactions=2, num_gaussians=6, cutoff=5.0, **options)
     for parameter in model.parameters():
         if not parameter.any():
             torch.nn.init.normal_(parameter, std=0.1)
-    return model
+    return CompactInputs(model, POSITION_STEP)
 
 
 def rates(calls: int) -> List[float]:
@@ -135,7 +139,7 @@ def rates(calls: int) -> List[float]:
     return [1e-3 * (1 + (call // 2) % 3) for call in range(calls)]
 
 
-def batches(calls: int, batching: Batching = BATCHING) -> List[GraphPack]:
+def batches(calls: int, batching: Batching = BATCHING) -> List[CompactPack]:
     packs, steps = batching.packs_per_call, batching.device_iterations
     return [random_packs(packs, steps, seed=call) for call in range(calls)]
 

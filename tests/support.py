@@ -1,14 +1,15 @@
 """Random molecules, packs and comparisons that several tests share."""
 
-from typing import List, Optional, Tuple
+from typing import Any, List, Optional, Tuple
 
 import numpy as np
 import torch
 
-from ipu_chem.batch import GraphPack
+from ipu_chem.batch import CompactPack, GraphPack
+from ipu_chem.data.fixed_point import FIELD
 from ipu_chem.losses import Loss
 from packing import Budget, Ragged, index_dtype, make_plan
-from packing.collate import collate_graphs
+from packing.collate import collate_graphs, expand_masks
 from packing.store import Store
 
 
@@ -41,10 +42,20 @@ def random_store(
     )
 
 
-def pack_store(store: Store, budget: Budget, seed: int = 0) -> Tuple[GraphPack, np.ndarray]:
+def pairs_once(store: Store) -> Store:
+    """The same molecules with one edge for each two of opposite directions, its lower atom first."""
+    edges = store.ragged("edge_index")
+    once = edges.values[:, 0] < edges.values[:, 1]
+    owner = np.repeat(np.arange(len(edges)), edges.lengths)
+    offsets = np.concatenate([[0], np.cumsum(np.bincount(owner[once], minlength=len(edges)))])
+    fields = {**store.fields, "edge_index": edges.values[once]}
+    return Store({**store.axes, "edges": offsets}, fields, store.axis_of, store.info)
+
+
+def pack_store(store: Store, budget: Budget, seed: int = 0, kind: Any = GraphPack) -> Tuple[Any, np.ndarray]:
     """Every molecule of a store in packs with weight 1 each, and the molecules in the order of the packs."""
     order = make_plan(store.sizes(), budget.replace()).epoch(seed, 0)
-    return collate(store, order.slice(0, len(order)), budget), order.items
+    return collate(store, order.slice(0, len(order)), budget, kind), order.items
 
 
 def one_by_one(store: Store) -> List[GraphPack]:
@@ -57,40 +68,67 @@ def one_by_one(store: Store) -> List[GraphPack]:
     return packs
 
 
-def collate(store: Store, packs: Tuple[np.ndarray, np.ndarray], budget: Budget) -> GraphPack:
-    """Arrays of packs as a GraphPack with weight 1 for every molecule."""
+def collate(store: Store, packs: Tuple[np.ndarray, np.ndarray], budget: Budget, kind: Any = GraphPack) -> Any:
+    """Arrays of packs as a GraphPack, or another kind, with weight 1 for every molecule."""
     labels = {"y": store.fields["y"], "weight": np.ones_like(store.fields["y"])}
-    nodes = {"z": store.ragged("z"), "pos": store.ragged("pos")}
+    is_fixed = kind is not GraphPack and FIELD in store
+    nodes = {"z": store.ragged("z"), "pos": store.ragged(FIELD if is_fixed else "pos")}
     arrays = collate_graphs(packs, budget, nodes, store.ragged("edge_index"), labels)
-    return GraphPack(**{name: torch.from_numpy(arrays[name]) for name in GraphPack._fields})
+    arrays.update(expand_masks(arrays, budget))
+    return kind(**{name: torch.from_numpy(arrays[name]) for name in kind._fields})
 
 
-def as_dtype(pack: GraphPack, dtype: torch.dtype) -> GraphPack:
+def expanded(pack: CompactPack, position_step: Optional[float] = None) -> GraphPack:
+    """What a compact pack stands for, made by numpy on the host."""
+    nodes, graphs, edges = pack.z.shape[1], pack.graph_ends.shape[1], pack.edge_index.shape[2]
+    counts = {"graph_ends": pack.graph_ends.numpy(), "num_edges": pack.num_edges.numpy()}
+    masks = expand_masks(counts, Budget(nodes=nodes, graphs=graphs, edges=edges))
+    made = {name: torch.from_numpy(array) for name, array in masks.items()}
+    pos = pack.pos if position_step is None else pack.pos.float() * position_step
+    return GraphPack(z=pack.z, pos=pos, edge_index=pack.edge_index, y=pack.y, weight=pack.weight, **made)
+
+
+def as_dtype(pack: Any, dtype: torch.dtype) -> Any:
     """The pack with floating-point fields in another precision."""
-    return GraphPack(*[field.to(dtype) if field.is_floating_point() else field for field in pack])
+    return type(pack)(*[field.to(dtype) if field.is_floating_point() else field for field in pack])
 
 
 def with_garbage(pack: GraphPack, rng: np.random.Generator) -> GraphPack:
     """The pack with nonsense, NaN included, wherever a mask or a weight says that nothing stands."""
 
-    def fill(field: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        mask = mask.reshape(mask.shape + (1,) * (field.dim() - mask.dim()))
-        if field.is_floating_point():
-            noise = torch.from_numpy(rng.uniform(-50, 50, tuple(field.shape))).to(field.dtype)
-            noise[torch.from_numpy(rng.random(tuple(field.shape)) < 0.3)] = float("nan")
-        else:  # also atomic numbers and indices that nothing has
-            limits = torch.iinfo(field.dtype)
-            noise = torch.from_numpy(rng.integers(limits.min, limits.max, tuple(field.shape))).to(field.dtype)
-        return torch.where(mask, field, noise)
-
-    edge_index = torch.stack([fill(pack.edge_index[:, end], pack.edge_mask) for end in (0, 1)], 1)
+    edge_index = torch.stack([_filled(pack.edge_index[:, end], pack.edge_mask, rng) for end in (0, 1)], 1)
     return pack._replace(
-        z=fill(pack.z, pack.node_mask),
-        pos=fill(pack.pos, pack.node_mask),
-        graph_index=fill(pack.graph_index, pack.node_mask),
+        z=_filled(pack.z, pack.node_mask, rng),
+        pos=_filled(pack.pos, pack.node_mask, rng),
+        graph_index=_filled(pack.graph_index, pack.node_mask, rng),
         edge_index=edge_index,
-        y=fill(pack.y, pack.graph_mask),
+        y=_filled(pack.y, pack.graph_mask, rng),
     )
+
+
+def with_compact_garbage(pack: Any, rng: np.random.Generator) -> Any:
+    """`with_garbage` for packs whose counts say where nothing stands."""
+    edges = pack.edge_index.shape[2] if isinstance(pack, CompactPack) else 1
+    shape = Budget(nodes=pack.z.shape[1], graphs=pack.graph_ends.shape[1], edges=edges)
+    counts = {name: getattr(pack, name).numpy() for name in ("graph_ends", "num_edges") if hasattr(pack, name)}
+    masks = {name: torch.from_numpy(mask) for name, mask in expand_masks(counts, shape).items()}
+    changed = {name: _filled(getattr(pack, name), masks["node_mask"], rng) for name in ("z", "pos")}
+    if "edge_mask" in masks:
+        ends = [_filled(pack.edge_index[:, end], masks["edge_mask"], rng) for end in (0, 1)]
+        changed["edge_index"] = torch.stack(ends, 1)
+    return pack._replace(y=_filled(pack.y, masks["graph_mask"], rng), **changed)
+
+
+def _filled(field: torch.Tensor, mask: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
+    """The field with nonsense where the mask is False."""
+    mask = mask.reshape(mask.shape + (1,) * (field.dim() - mask.dim()))
+    if field.is_floating_point():
+        noise = torch.from_numpy(rng.uniform(-50, 50, tuple(field.shape))).to(field.dtype)
+        noise[torch.from_numpy(rng.random(tuple(field.shape)) < 0.3)] = float("nan")
+    else:  # also atomic numbers and indices that nothing has
+        limits = torch.iinfo(field.dtype)
+        noise = torch.from_numpy(rng.integers(limits.min, limits.max, tuple(field.shape))).to(field.dtype)
+    return torch.where(mask, field, noise)
 
 
 def assert_packed_equals_one_by_one(

@@ -14,12 +14,9 @@ from ipu_chem.config import keys
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```(\w*)\n(.*?)```", README, re.DOTALL)
-COMMANDS = [
-    shlex.split(line, comments=True)
-    for _, block in BLOCKS
-    for line in block.splitlines()
-    if line.startswith("ipu-chem ")
-]
+LINES = [line for _, block in BLOCKS for line in block.splitlines()]
+COMMANDS = [shlex.split(line, comments=True) for line in LINES if line.startswith("ipu-chem ")]
+LAUNCHED = [shlex.split(line, comments=True) for line in LINES if line.startswith("torchrun ")]
 
 
 @pytest.mark.parametrize("source", [source for language, source in BLOCKS if language == "python"])
@@ -28,7 +25,7 @@ def test_python_runs_as_printed(source, tmp_path, monkeypatch, capsys):
     exec(compile(source, "README.md", "exec"), {})
     printed = capsys.readouterr().out
     # The comments of the example promise these shapes and units.
-    assert "(8, 128)" in printed and "'graph_index'" in printed or "5.0 Å" in printed
+    assert "(8, 128)" in printed and "'graph_ends'" in printed or "5.0 Å" in printed
 
 
 @pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
@@ -40,6 +37,17 @@ def test_commands_parse(words, tmp_path, monkeypatch):
     parser, commands = build_parser()
     arguments = parser.parse_args(expand_config(words[1:]))
     assert arguments.command == words[1] and words[1] in commands
+
+
+@pytest.mark.parametrize("words", LAUNCHED, ids=" ".join)
+def test_what_torchrun_starts_parses_and_shares_out_its_replicas(words):
+    from torch.distributed.run import parse_args
+
+    launch = parse_args(words[1:])
+    assert launch.module and launch.training_script == "ipu_chem"
+    arguments = build_parser()[0].parse_args(expand_config(launch.training_script_args))
+    processes = int(launch.nproc_per_node) * int(launch.nnodes.split(":")[-1])
+    assert arguments.train.batching.replication_factor == processes > 1
 
 
 def test_options_and_launchers_named_in_passing_are_there():

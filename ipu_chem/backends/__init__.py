@@ -3,7 +3,7 @@
 import importlib.util
 from typing import TYPE_CHECKING, Any, Optional
 
-from ipu_chem.backends.options import Precision, TorchOptions
+from ipu_chem.backends.options import Precision, TorchOptions, world_of_torchrun
 
 if TYPE_CHECKING:  # torch takes a second to import; --help must not wait for it
     from ipu_chem.backends.base import Backend
@@ -37,6 +37,10 @@ def get_backend(
             raise ValueError(
                 "accelerator=ipu needs PopTorch: source the Poplar SDK's enable script and pip install the "
                 "poptorch wheel that comes with it (Python 3.8), or use accelerator=cpu."
+            )
+        if world_of_torchrun().size > 1:
+            raise ValueError(
+                "accelerator=ipu: torchrun starts processes for CPUs and GPUs; start this run with poprun."
             )
         from ipu_chem.backends.poptorch_backend import PopTorchBackend
 

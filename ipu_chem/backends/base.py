@@ -3,12 +3,13 @@
 One call of a device program is forward, backward, reduction over replicas and update for a whole block
 of packs; so a backend offers that call, not its parts, and the loop above it is the same for every device.
 
-On data's way: GraphPack (of one call) -> Backend.train_step -> losses; -> Backend.evaluate -> predictions.
+On data's way: CompactPack (of one call) -> Backend.train_step -> losses; -> Backend.evaluate -> predictions.
 """
 
 from abc import ABC, abstractmethod
 from typing import Any, Callable, Dict, Optional, Tuple
 
+import numpy as np
 from torch import Tensor, nn
 
 from ipu_chem.backends.options import ALONE, Batching, World
@@ -41,6 +42,7 @@ class Backend(ABC):
 
     name: str
     world: World = ALONE  # the processes that train together; `Batching` counts the replicas of all of them
+    evaluates: World = ALONE  # this process among those that share an evaluation; alone, it does all of it
     compiles_only: bool = False  # whether `compile` is all that can be done here: it leaves programs for other machines
 
     @abstractmethod
@@ -52,7 +54,7 @@ class Backend(ABC):
         batching: Batching,
         example: Any,
     ) -> None:
-        """Get ready.
+        """Get ready; a second call lets go of the first one's model.
 
         Args:
             model: parameters on the host; the backend owns it from now on.
@@ -84,6 +86,14 @@ class Backend(ABC):
     @abstractmethod
     def load_state_dict(self, state: Dict[str, Dict[str, Any]]) -> None:
         """Load "model", and "optimizer" if it is there."""
+
+    def total(self, predictions: np.ndarray) -> np.ndarray:
+        """Sum over the processes that share an evaluation; all of them must call it."""
+        return predictions
+
+    def agreed(self, number: int) -> int:
+        """The largest of the numbers that all processes give, where they can talk on the host; else this one."""
+        return number
 
     @abstractmethod
     def close(self) -> None:

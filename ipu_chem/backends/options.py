@@ -4,10 +4,12 @@ On data's way: config -> Batching, Precision, TorchOptions -> Backend.compile.
 """
 
 import math
+import os
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 FLOATS = ("float32", "float16")
+AUTOCASTS = ("none", "bfloat16", "float16")
 
 
 class World(NamedTuple):
@@ -23,6 +25,13 @@ class World(NamedTuple):
 
 
 ALONE = World()
+
+
+def world_of_torchrun() -> World:
+    """This process among those that torchrun has started; alone when it was not torchrun."""
+    if "TORCHELASTIC_RUN_ID" not in os.environ:  # other launchers set RANK for purposes of their own
+        return ALONE
+    return World(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]))
 
 
 @dataclass(frozen=True)
@@ -113,11 +122,37 @@ class TorchOptions:
     """Options of the CPU and CUDA backend.
 
     Attributes:
-        compile: run the model through torch.compile; the fixed shapes need one compilation a run.
+        compile: run the model through torch.compile; the fixed shapes need one compilation for training and one
+            for evaluation, and later runs find them again.
+        compile_blocks: with compile, compile a block that the model repeats once for all, not the model as a
+            whole: seconds instead of a minute for deep models; needs torch 2.6.
         compile_backend: of torch.compile; "inductor" generates code, "aot_eager" only traces.
-        threads: CPU threads of torch; 0 leaves torch's choice.
+        cuda_graphs: with compile on CUDA, launch a compiled program in one piece; small models gain most.
+        autocast: none, bfloat16 or float16: format of matrix products, while weights, distances and energies stay
+            in float32. float16 is for CUDA; bfloat16 also for CPUs that have it (avx512_bf16, amx_bf16).
+        kernels: on CPUs, run what takes most of the time in machine code, made once by the C compiler that is there;
+            where there is none, or in other formats than float32, plain torch does it.
+        threads: CPU threads of torch; 0 leaves torch's choice, which is one each when torchrun starts several
+            processes. Compiled scatters are fastest with one.
+        timeout: seconds that a process which torchrun has started waits for the others before it gives up.
     """
 
     compile: bool = False
+    compile_blocks: bool = False
     compile_backend: str = "inductor"
+    cuda_graphs: bool = False
+    autocast: str = "none"
+    kernels: bool = True
     threads: int = 0
+    timeout: float = 1800.0
+
+    def __post_init__(self) -> None:
+        if self.autocast not in AUTOCASTS:
+            raise ValueError(f"torch.autocast={self.autocast!r}: choose one of {', '.join(AUTOCASTS)}.")
+        for name in ("compile_blocks", "cuda_graphs"):
+            if getattr(self, name) and not self.compile:
+                raise ValueError(f"torch.{name}=true is a way to compile: set torch.compile=true too.")
+        if self.cuda_graphs and self.compile_backend != "inductor":
+            raise ValueError("torch.cuda_graphs=true needs torch.compile_backend=inductor.")
+        if self.threads < 0 or not self.timeout > 0:
+            raise ValueError("torch.threads is 0 or more, torch.timeout above 0.")

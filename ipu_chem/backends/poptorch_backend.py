@@ -2,7 +2,7 @@
 
 The only module that imports poptorch and popdist, and only once a backend is made.
 
-On data's way: GraphPack -> PopTorchBackend -> losses and predictions. The leading axis of every input, and
+On data's way: CompactPack -> PopTorchBackend -> losses and predictions. The leading axis of every input, and
 of every output under OutputMode.All, runs over [device iteration, accumulation, replica, micro-batch], the
 last one fastest: PopART hands out consecutive pieces and deals each round of them to the replicas in turn.
 """
@@ -109,6 +109,7 @@ class PopTorchBackend(Backend):
         example: Any,
     ) -> None:
         """See `Backend.compile`; compiles at once, the evaluation program of a training run at its first use."""
+        self.close()  # an earlier model makes room
         self._check(model, batching)
         self.batching = batching = batching.for_one_of(self.world)
         packs = batching.packs_per_call if optimizer is not None else batching.packs_per_evaluation
@@ -200,6 +201,7 @@ class PopTorchBackend(Backend):
         for hook in self._hooks:
             hook.remove()
         self._training = self._inference = self._optimizer = self._model = None
+        self._stages, self._hooks, self._compiled_for = [], [], {}
 
     def _check(self, model: nn.Module, batching: Batching) -> None:
         """What PopTorch would refuse later, or quietly do otherwise."""

@@ -5,6 +5,7 @@ On data's way: helper of the Trainer.
 
 import signal
 import threading
+import time
 from types import FrameType, TracebackType
 from typing import Any, Dict, Optional, Type
 
@@ -16,8 +17,16 @@ class StopSignals:
         received: number of the signal, 0 while there was none.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, echo: float = 0.0) -> None:
+        """Note nothing yet.
+
+        Args:
+            echo: seconds in which a second signal is the first one again: a launcher passes on what the terminal
+                has sent to its processes already.
+        """
         self.received = 0
+        self._echo = echo
+        self._since = 0.0
         self._previous: Dict[int, Any] = {}
 
     def __enter__(self) -> "StopSignals":
@@ -33,6 +42,8 @@ class StopSignals:
             signal.signal(number, handler)
 
     def _note(self, number: int, frame: Optional[FrameType]) -> None:
-        if self.received:
+        now = time.monotonic()
+        if self.received and now - self._since >= self._echo:
             raise KeyboardInterrupt
-        self.received = number
+        if not self.received:
+            self.received, self._since = number, now

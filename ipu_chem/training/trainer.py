@@ -7,7 +7,7 @@ import math
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Sequence
+from typing import Any, Callable, Dict, List, Optional, Sequence
 
 import torch
 from torch import Tensor
@@ -59,6 +59,8 @@ class Trainer:
         schedule: Schedule,
         folder: Path,
         run_state: Dict[str, Any],
+        first_call: Callable[[float], None] = lambda seconds: None,
+        after_epoch: Callable[[], None] = lambda: None,
     ) -> None:
         """Get ready to `fit`.
 
@@ -70,6 +72,8 @@ class Trainer:
             schedule: of the learning rate.
             folder: of the run; checkpoints/ and the metrics files are written there.
             run_state: stored in every checkpoint so that the model can be rebuilt: config, standardiser...
+            first_call: told the seconds of the first call of the device program, compilation included.
+            after_epoch: called before the evaluation and the checkpoint at the end of every epoch.
         """
         self.config = config
         self.backend = backend
@@ -78,11 +82,14 @@ class Trainer:
         self.schedule = schedule
         self.folder = folder
         self.run_state = run_state
+        self.after_epoch = after_epoch
+        self.first_call: Optional[Callable[[float], None]] = first_call
         self.progress = Progress()
         self.averages: Optional[Dict[str, Tensor]] = None
         if config.ema_decay > 0:
             self.averages = backend.state_dict(weights_only=True)["model"]
         self._resumed = False
+        self._stopped_by = 0  # the signal that all processes have agreed on
         self._writes = backend.world.rank == 0  # of several processes, one writes the files
         self._best_weights: Optional[Dict[str, Tensor]] = None  # what the others remember instead
 
@@ -136,16 +143,18 @@ class Trainer:
         finished = True
         total = self.config.epochs * self.train.calls_per_epoch
         done = state.epoch * self.train.calls_per_epoch + state.call
-        with StopSignals() as stop, tqdm(
+        launched = self.backend.world.size > 1
+        with StopSignals(echo=1.0 if launched else 0.0) as stop, tqdm(
             total=total, initial=done, unit="call", disable=self._bar_disabled(), smoothing=0.05
         ) as bar:
             while state.epoch < self.config.epochs and not self._patience_lost():
                 self._train_epoch(log, bar, stop)
-                if stop.received:
+                if self._stopped_by:
                     finished = False
                     break
                 mean_loss = state.losses / self.train.steps_per_epoch
                 state.epoch, state.call, state.losses = state.epoch + 1, 0, 0.0
+                self.after_epoch()
                 if self._evaluation_due():
                     self._evaluate(log, bar, mean_loss)
                 self.save()
@@ -153,7 +162,7 @@ class Trainer:
             self._save_best()
         return {
             "finished": finished,
-            "stopped_by": stop.received,
+            "stopped_by": self._stopped_by or stop.received,
             "step": state.step,
             "epoch": state.epoch,
             "metrics": dict(state.best_metrics),
@@ -167,7 +176,11 @@ class Trainer:
         calls = self.train.epoch(self.config.seed, state.epoch, state.call)
         for batch, molecules in prefetched(calls, self.config.prefetch):
             rate = self.schedule.learning_rate(state.step)
+            started = time.monotonic()
             losses = self.backend.train_step(batch, rate).tolist()
+            if self.first_call is not None:
+                self.first_call(time.monotonic() - started)
+                self.first_call = None
             state.call, state.step, state.molecules = (
                 state.call + 1,
                 state.step + iterations,
@@ -189,7 +202,9 @@ class Trainer:
                 shown = {"epoch": state.epoch, "loss": f"{window.loss:.3g}", "mol/s": f"{window.rate:.0f}"}
                 bar.set_postfix(shown, filled=f"{next(iter(self.train.plan.efficiency.values())):.1%}")
                 window = _Window()
-            if stop.received:
+            # A signal reaches processes at different steps; together they stop at the same one.
+            self._stopped_by = self.backend.agreed(stop.received)
+            if self._stopped_by:
                 self.save()
                 return
             every = self.config.checkpoint_every

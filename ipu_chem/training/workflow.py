@@ -6,6 +6,8 @@ On data's way: RunConfig -> run folder with config.yaml, run.json, plans/, check
 import csv
 import json
 import platform
+import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any, Dict, Mapping, Optional
 
@@ -14,7 +16,7 @@ import torch
 
 import ipu_chem
 from ipu_chem.backends.base import Backend
-from ipu_chem.backends.options import World
+from ipu_chem.backends.options import World, world_of_torchrun
 from ipu_chem.config import RunConfig, check_resumable, from_dict, to_dict
 from ipu_chem.data import splits
 from ipu_chem.data.molecule import decode_text
@@ -23,6 +25,7 @@ from ipu_chem.metrics import regression_metrics
 from ipu_chem.optim import Schedule
 from ipu_chem.training.checkpoint import load_checkpoint
 from ipu_chem.training.evaluation import Evaluator
+from ipu_chem.training.filter_guard import FilterGuard, with_filters_of
 from ipu_chem.training.logging import check_loggers
 from ipu_chem.training.run import RunData, load_data, loss_function, make_backend, make_model
 from ipu_chem.training.shared_plans import plans_are_complete, wait_for_plans, write_plans
@@ -51,8 +54,17 @@ def train(config: RunConfig, resume: bool = False) -> Dict[str, Any]:
             f"or choose another --out."
         )
     check_loggers(config.training.loggers)
+    config.batching.for_one_of(world_of_torchrun())  # refused before the processes wait for each other
+    started = time.monotonic()
+    with closing(make_backend(config)) as backend:
+        return _train(config, resume, backend, started)
+
+
+def _train(config: RunConfig, resume: bool, backend: Backend, started: float) -> Dict[str, Any]:
+    """`train` on a backend that the caller closes; ``started`` is the time of the start."""
+    folder = Path(config.out)
+    last = folder / "checkpoints" / "last.safetensors"
     loss = loss_function(config)
-    backend = make_backend(config)
     state: Dict[str, Any] = {}
     if resume:
         _, state = load_checkpoint(last)
@@ -63,14 +75,22 @@ def train(config: RunConfig, resume: bool = False) -> Dict[str, Any]:
         _check_same_data(state, data)
     train_loader = data.loader("train", config)
     train_loader.check_steps()
-    model = make_model(config, data.targets, data.neighbors)
-    backend.compile(model, loss, config.optimizer, config.batching, train_loader.example(training=True))
+    example = train_loader.example(training=True)
+
+    def compile_for(model: torch.nn.Module) -> None:
+        backend.compile(model, loss, config.optimizer, config.batching, example)
+
+    guard = FilterGuard(
+        config, state, lambda chosen: make_model(chosen, data.targets, data.neighbors, data.position_step)
+    )
+    model = guard.model()
+    compile_for(model)
     if backend.compiles_only:
-        backend.close()
         print("compiled; start the run without the option that only compiles, the programs are found again.")
         return {"finished": False, "stopped_by": 0, "step": 0, "epoch": 0, "metrics": {}}
 
     run = describe_run(config, data, backend, model)
+    run["filters"] = guard.text()
     if backend.world.rank == 0:
         if resume:
             remove_leftovers(folder)
@@ -85,17 +105,36 @@ def train(config: RunConfig, resume: bool = False) -> Dict[str, Any]:
         "budget": data.budget.as_dict(),
         "fingerprint": data.store.fingerprint(),
         "version": ipu_chem.__version__,
+        **guard.state(),
     }
     validation = data.evaluator("validation", config)
-    trainer = Trainer(config.training, backend, train_loader, validation, schedule, folder, run_state)
+
+    def first_call(seconds: float) -> None:
+        run["seconds"] = {"to first step": time.monotonic() - started, "first call": seconds}
+        if backend.world.rank == 0:
+            print(
+                f"first step after {run['seconds']['to first step']:.1f} s, "
+                f"{seconds:.1f} s of them its call{' and compilation' if config.torch.compile else ''}",
+                flush=True,
+            )
+            if not resume:  # until it ends, a resumed run keeps what it said at its start
+                _write_json(folder / "run.json", run)
+
+    def after_epoch() -> None:
+        guard.after_epoch(backend, compile_for)
+        run_state.update(guard.state())
+
+    trainer = Trainer(
+        config.training, backend, train_loader, validation, schedule, folder, run_state, first_call, after_epoch
+    )
     if resume:
         trainer.resume()
     result = trainer.fit()
     if result["finished"]:
+        run["filters"] = guard.text()
         backend.load_state_dict({"model": trainer.best_weights()})
         result["results"] = _evaluate_splits(config, data, backend, folder, run)
         result["report"] = _report(config, folder) if backend.world.rank == 0 else ""
-    backend.close()
     return result
 
 
@@ -115,18 +154,18 @@ def evaluate(folder: Path, split: str = "test", accelerator: Optional[str] = Non
     values = dict(state["config"])
     if accelerator is not None:
         values["accelerator"] = accelerator
-    config = from_dict(values)
-    data = load_data(config, Path(folder) / "plans", state["standardizer"])
-    _check_same_data(state, data)
-    evaluator = data.evaluator(split, config) if split in data.items else None
-    if evaluator is None:
-        raise ValueError(f"the run has no molecules in a split {split!r}; it has {', '.join(data.plans)}.")
-    backend = make_backend(config)
-    model = make_model(config, data.targets, data.neighbors)
-    backend.compile(model, loss_function(config), None, config.batching, evaluator.loader.example(training=False))
-    backend.load_state_dict({"model": tensors["model"]})
-    metrics, _ = evaluator.metrics(backend)
-    backend.close()
+    config = with_filters_of(state, from_dict(values))
+    with closing(make_backend(config)) as backend:
+        data = load_data(config, Path(folder) / "plans", state["standardizer"])
+        _check_same_data(state, data)
+        data.world = backend.world
+        evaluator = data.evaluator(split, config) if split in data.items else None
+        if evaluator is None:
+            raise ValueError(f"the run has no molecules in a split {split!r}; it has {', '.join(data.plans)}.")
+        model = make_model(config, data.targets, data.neighbors, data.position_step)
+        backend.compile(model, loss_function(config), None, config.batching, evaluator.loader.example(training=False))
+        backend.load_state_dict({"model": tensors["model"]})
+        metrics, _ = evaluator.metrics(backend)
     return metrics
 
 
@@ -153,6 +192,7 @@ def describe_run(config: RunConfig, data: RunData, backend: Backend, model: torc
             "budget": data.budget.as_dict(),
             "plans": {name: plan.fingerprint for name, plan in data.plans.items()},
             "efficiency": data.plans["train"].efficiency,
+            "positions": _positions(data.position_step),
         },
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "environment": {
@@ -162,6 +202,7 @@ def describe_run(config: RunConfig, data: RunData, backend: Backend, model: torc
             "numpy": np.__version__,
             "accelerator": backend.name,
             "machine": f"{platform.system()} {platform.machine()}, {torch.get_num_threads()} torch threads",
+            "processes": backend.world.size,
             "dtype": config.precision.weights,
         },
     }
@@ -205,9 +246,15 @@ def _announce(data: RunData, run: Mapping[str, Any]) -> None:
     """The facts worth reading before the wait."""
     print(f"data: {run['data']['split']}; targets: {', '.join(t['name'] for t in run['targets'])}")
     print(f"packs: {data.plans['train'].summary()}")
+    print(f"positions: {run['packs']['positions']}; filters: {run['filters']}")
     print(
         f"model: {run['title']}, {run['parameters']:,} parameters, on {run['environment']['accelerator']}", flush=True
     )
+
+
+def _positions(step: Optional[float]) -> str:
+    """How positions cross to the device."""
+    return "float32" if step is None else f"int16, steps of {step:.3g} Å, off by at most {step / 2:.3g} Å"
 
 
 def _evaluate_splits(

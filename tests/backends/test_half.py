@@ -53,11 +53,11 @@ def test_energies_and_distances_stay_in_float32() -> None:
     exact = model(*packs.inputs).detach()
     weights_to_half(model)
     dtypes: List[torch.dtype] = []
-    model.interactions[0].register_forward_hook(lambda module, inputs, output: dtypes.append(output.dtype))
+    model.model.interactions[0].register_forward_hook(lambda module, inputs, output: dtypes.append(output.dtype))
     with HalfOnCpu():
         prediction = model(*packs.inputs)
     assert dtypes == [torch.float16] and prediction.dtype == torch.float32
-    assert model.atom_references.dtype == model.basis.centres.dtype == torch.float32
+    assert model.model.atom_references.dtype == model.model.basis.centres.dtype == torch.float32
     error = (prediction.detach() - exact)[packs.graph_mask].abs().max()
     assert 0 < float(error) < 0.05  # of sums of 100.3, whose spacing in float16 would be up to 0.25
 

@@ -162,8 +162,9 @@ def test_loaded_weights_are_evaluated_and_training_weights_come_back(poptorch: A
 
 def test_evaluates_in_eval_mode_and_trains_in_train_mode(poptorch: Any) -> None:
     model, seen = small_schnet(), []
-    model.head[0] = torch.nn.Sequential(model.head[0], torch.nn.Dropout(0.5))
-    model.head[0].register_forward_hook(lambda module, inputs, output: seen.append(module.training))
+    head = model.model.head
+    head[0] = torch.nn.Sequential(head[0], torch.nn.Dropout(0.5))
+    head[0].register_forward_hook(lambda module, inputs, output: seen.append(module.training))
     backend = PopTorchBackend()
     backend.compile(model, mse, ADAMW, BATCHING, batches(1)[0])
     packs = random_packs(BATCHING.packs_per_evaluation)
@@ -176,7 +177,7 @@ def test_evaluates_in_eval_mode_and_trains_in_train_mode(poptorch: Any) -> None:
 def test_wide_dtypes_travel_narrow(poptorch: Any) -> None:
     packs = random_packs(BATCHING.packs_per_call, 2)
     wide = packs._replace(
-        z=packs.z.long(), edge_index=packs.edge_index.long(), graph_index=packs.graph_index.long(), y=packs.y.double()
+        z=packs.z.long(), edge_index=packs.edge_index.long(), graph_ends=packs.graph_ends.long(), y=packs.y.double()
     )
     backend, expected = PopTorchBackend(), make("torch")
     backend.compile(small_schnet(), mse, ADAMW, BATCHING, wide)
@@ -256,7 +257,7 @@ def test_close_gives_the_device_back_and_unwraps_the_model(poptorch: Any) -> Non
     backend.close()
     backend.close()
     assert poptorch.Machine.holder is None
-    assert type(model.embedding.weight) is torch.nn.Parameter
+    assert type(model.model.embedding.weight) is torch.nn.Parameter
     for name, value in model.state_dict().items():
         assert value.equal(state["model"][name]), name
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from poptorch_helpers import (
     ADAMW,
+    POSITION_STEP,
     assert_equal_models,
     batches,
     installed_double,
@@ -20,6 +21,7 @@ from ipu_chem.backends.options import Batching, Precision
 from ipu_chem.backends.poptorch_backend import PopTorchBackend
 from ipu_chem.backends.torch_backend import TorchBackend
 from ipu_chem.losses import mse
+from ipu_chem.models.compact import CompactInputs
 from ipu_chem.models.painn import PaiNN
 from ipu_chem.optim import OptimizerConfig
 
@@ -63,7 +65,8 @@ def placed(backend: PopTorchBackend) -> Dict[int, Tuple[str, ...]]:
     """Blocks of every IPU."""
     result: Dict[int, Tuple[str, ...]] = {}
     for stage in backend._stages:
-        result[stage.ipu] = result.get(stage.ipu, ()) + stage.blocks
+        blocks = tuple(name[len("model.") :] for name in stage.blocks)  # of what `CompactInputs` wraps
+        result[stage.ipu] = result.get(stage.ipu, ()) + blocks
     return result
 
 
@@ -129,11 +132,11 @@ def test_io_tiles_carry_every_input_and_output(poptorch: Any, monkeypatch: pytes
 
 
 def test_painn_is_pipelined_with_all_that_its_blocks_hand_on() -> None:
-    def model() -> PaiNN:
+    def model() -> CompactInputs:
         torch.manual_seed(0)
         painn = PaiNN(hidden_features=8, num_interactions=2, num_radial=4)
         torch.nn.init.normal_(painn.head[2].weight, std=0.1)
-        return painn
+        return CompactInputs(painn, POSITION_STEP)
 
     backends = [TorchBackend("cpu"), PopTorchBackend(IpuOptions(ipus_per_replica=4, checkpoint_blocks=True))]
     for backend in backends:

@@ -21,7 +21,7 @@ from ipu_chem.backends import get_backend
 from ipu_chem.backends.ipu_options import IpuOptions
 from ipu_chem.backends.options import Batching, Precision
 from ipu_chem.backends.poptorch_backend import PopTorchBackend, ipus_available
-from ipu_chem.batch import GraphPack
+from ipu_chem.batch import CompactPack
 from ipu_chem.losses import mse
 from ipu_chem.optim import OptimizerConfig
 
@@ -133,10 +133,10 @@ def test_batches_are_refused(poptorch: Any) -> None:
     backend = make("ipu")
     good = batches(1)[0]
     for bad, message in [
-        (good._replace(pos=good.pos[:, :-1]), "pos of this training batch is float32 .* one budget"),
+        (good._replace(pos=good.pos[:, :-1]), "pos of this training batch is int16 .* one budget"),
         (good._replace(z=good.z.to(torch.int16)), "z of this training batch is int16 .*compiled for uint8"),
-        (GraphPack(*(field[:8] for field in good)), "compiled for uint8 .16, 14"),
-        (good._replace(pos=good.pos.bfloat16()), "pos is bfloat16"),
+        (CompactPack(*(field[:8] for field in good)), "compiled for uint8 .16, 14"),
+        (good._replace(y=good.y.bfloat16()), "y is bfloat16"),
     ]:
         with pytest.raises(ValueError, match=message) as caught:
             backend.train_step(bad, 1e-3)
@@ -162,14 +162,14 @@ def test_examples_and_models_are_refused(poptorch: Any) -> None:
 
 def test_a_model_that_ipus_cannot_run_is_refused_when_compiled(poptorch: Any) -> None:
     model = small_schnet()
-    model.embedding.register_forward_hook(lambda module, inputs, output: output * output.mean().item())
+    model.model.embedding.register_forward_hook(lambda module, inputs, output: output * output.mean().item())
     with pytest.raises(ValueError, match="PopTorch cannot compile the training program: .*value on the host"):
         PopTorchBackend().compile(model, mse, ADAMW, BATCHING, batches(1)[0])
 
 
 def test_a_model_that_reads_values_is_named_with_its_line_when_cut(poptorch: Any) -> None:
     model = small_schnet()
-    model.head[0].register_forward_hook(lambda module, inputs, output: output * output.mean().item())
+    model.model.head[0].register_forward_hook(lambda module, inputs, output: output * output.mean().item())
     backend = PopTorchBackend(IpuOptions(ipus_per_replica=2))
     with pytest.raises(ValueError, match=r"refusals.py:\d+: IPUs cannot run aten::_local_scalar_dense: .*torch.where"):
         backend.compile(model, mse, ADAMW, Batching(1, 4), random_packs(4))

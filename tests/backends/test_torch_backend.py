@@ -1,4 +1,4 @@
-"""The torch backend: its schedule equals one big batch, its compiled program is compiled once."""
+"""The torch backend: its schedule equals one big batch, its state comes back to the bit."""
 
 import numpy as np
 import pytest
@@ -6,11 +6,12 @@ import torch
 from support import pack_store, random_store
 
 from ipu_chem.backends import get_backend
-from ipu_chem.backends.options import Batching, TorchOptions
+from ipu_chem.backends.options import Batching
 from ipu_chem.backends.torch_backend import TorchBackend
-from ipu_chem.batch import GraphPack
+from ipu_chem.batch import CompactPack
 from ipu_chem.loader import PackLoader
 from ipu_chem.losses import mse
+from ipu_chem.models.compact import CompactInputs
 from ipu_chem.models.schnet import SchNet
 from ipu_chem.optim import OptimizerConfig
 from packing import Budget, make_plan
@@ -22,7 +23,7 @@ def schnet():
     torch.manual_seed(0)
     model = SchNet(hidden_features=16, num_filters=16, num_interactions=2, num_gaussians=10, cutoff=4.0)
     torch.nn.init.normal_(model.head[2].weight, std=0.3)  # at zero, no gradient would reach the other layers
-    return model
+    return CompactInputs(model)
 
 
 def loader(batching, count=60, missing=True):
@@ -35,14 +36,14 @@ def loader(batching, count=60, missing=True):
     return PackLoader(store, np.arange(count), plan, targets, BUDGET, batching)
 
 
-def train(batching, optimizer, packs, learning_rates, options=None):
+def train(batching, optimizer, packs, learning_rates):
     """Losses and final weights of a few calls over the same packs, whatever the batching."""
-    backend = TorchBackend("cpu", options)
+    backend = TorchBackend()
     backend.compile(schnet(), mse, optimizer, batching, None)
     losses = []
     for rate in learning_rates:
         for start in range(0, len(packs.z), batching.packs_per_call):
-            call = GraphPack(*[field[start : start + batching.packs_per_call] for field in packs])
+            call = CompactPack(*[field[start : start + batching.packs_per_call] for field in packs])
             losses += backend.train_step(call, rate).tolist()
     return np.array(losses), backend
 
@@ -63,8 +64,8 @@ def step_weights(pack, steps):
     ],
 )
 def test_replicas_and_accumulation_equal_one_big_batch(optimizer):
-    pack = pack_store(random_store(np.random.default_rng(1), 70), BUDGET)[0]
-    pack = step_weights(GraphPack(*[field[:16] for field in pack]), steps=2)
+    pack = pack_store(random_store(np.random.default_rng(1), 70), BUDGET, kind=CompactPack)[0]
+    pack = step_weights(CompactPack(*[field[:16] for field in pack]), steps=2)
     rates = [1e-2, 3e-3, 1e-3]
     big, reference = train(Batching(8), optimizer, pack, rates)
     cut, backend = train(Batching(2, 2, 2, 2), optimizer, pack, rates)
@@ -75,9 +76,8 @@ def test_replicas_and_accumulation_equal_one_big_batch(optimizer):
 
 
 def test_learning_rate_of_the_call_is_used():
-    pack = step_weights(
-        GraphPack(*[f[:2] for f in pack_store(random_store(np.random.default_rng(1), 30), BUDGET)[0]]), 1
-    )
+    pack = pack_store(random_store(np.random.default_rng(1), 30), BUDGET, kind=CompactPack)[0]
+    pack = step_weights(CompactPack(*[field[:2] for field in pack]), 1)
     backend = TorchBackend()
     backend.compile(schnet(), mse, OptimizerConfig("sgd", learning_rate=1.0), Batching(2), None)
     before = backend.state_dict()["model"]
@@ -99,7 +99,7 @@ def test_restored_state_continues_bit_for_bit():
     for batch in batches[2:]:
         straight.train_step(batch, 1e-3)
     resumed = TorchBackend()
-    resumed.compile(SchNet(16, 16, 2, 10, 4.0), mse, OptimizerConfig(), batching, None)
+    resumed.compile(CompactInputs(SchNet(16, 16, 2, 10, 4.0)), mse, OptimizerConfig(), batching, None)
     resumed.load_state_dict(state)
     for batch in batches[2:]:
         resumed.train_step(batch, 1e-3)
@@ -128,25 +128,6 @@ def test_evaluation_sees_every_molecule_once_in_a_known_order():
         assert np.array_equal(batch.y[batch.graph_mask].numpy()[:, 0], np.nan_to_num(source._y[positions, 0]))
         seen.append(positions)
     assert np.array_equal(np.sort(np.concatenate(seen)), np.arange(60))
-
-
-def test_compiled_run_captures_one_graph_over_epochs_with_validation():
-    dynamo = pytest.importorskip("torch._dynamo")
-    dynamo.reset()
-    dynamo.utils.counters.clear()
-    source = loader(Batching(2, 2))
-    backend = TorchBackend("cpu", TorchOptions(compile=True, compile_backend="aot_eager"))
-    model = schnet()
-    backend.compile(model, mse, OptimizerConfig(), source.batching, None)
-    plain = TorchBackend()
-    plain.compile(schnet(), mse, OptimizerConfig(), source.batching, None)
-    for epoch in range(3):
-        for batch, _ in source.epoch(0, epoch):
-            ours, theirs = backend.train_step(batch, 1e-3), plain.train_step(batch, 1e-3)
-            torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
-        for batch, _ in source.evaluation():
-            torch.testing.assert_close(backend.evaluate(batch), plain.evaluate(batch), rtol=1e-4, atol=1e-5)
-    assert dynamo.utils.counters["stats"]["unique_graphs"] == 1
 
 
 def test_wrong_number_of_packs_is_refused():

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from support import expanded
 
 from benchmarks import generated, throughput
 from benchmarks.histograms import all_pairs, sizes_of
@@ -56,7 +57,7 @@ def test_the_same_is_made_every_time():
 @pytest.mark.parametrize("neighbours", [28, 5])
 def test_every_atom_has_its_neighbours(neighbours):
     made, settings = feed("--batching.micro_batch_size", "9", "--neighbours", str(neighbours))
-    (batch, _) = next(made.loader.epoch(0, 0))
+    batch = expanded(next(made.loader.epoch(0, 0))[0], made.position_step)
     assert batch.edge_index.shape == (9, 2, 36 * neighbours) and made.plan.num_packs == 9
     for pack in range(9):
         source, target = batch.edge_index[pack][:, batch.edge_mask[pack]].long().numpy()

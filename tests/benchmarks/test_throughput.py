@@ -9,7 +9,7 @@ import torch
 from benchmarks import throughput
 from ipu_chem.backends.options import ALONE, World
 from ipu_chem.backends.torch_backend import TorchBackend
-from ipu_chem.batch import GraphPack, NodePack, TokenPack
+from ipu_chem.batch import CompactNodePack, CompactPack, TokenPack
 from ipu_chem.losses import token_cross_entropy
 
 SMALL = "--accelerator cpu --calls 2 --hidden_features 8 --num_filters 8 --num_interactions 1".split()
@@ -109,7 +109,7 @@ def test_batches_made_ahead_during_compilation_do_not_count(monkeypatch):
     assert len(clock.trained) == 2 + 3 + 5
 
 
-@pytest.mark.parametrize("edges, kind", [("host", GraphPack), ("device", NodePack)])
+@pytest.mark.parametrize("edges, kind", [("host", CompactPack), ("device", CompactNodePack)])
 def test_padded_packs_hold_one_molecule_and_packed_ones_several(edges, kind):
     packs = {}
     for layout in ("packed", "padded"):
@@ -143,9 +143,17 @@ def test_the_batches_of_two_processes_are_the_batch_of_one(words):
 
 
 def test_only_the_first_process_prints_and_has_figures(monkeypatch, capsys):
-    monkeypatch.setattr(TorchBackend, "world", World(1, 2))
-    # This backend would run the replicas of all processes.
-    monkeypatch.setattr(TorchBackend, "train_step", lambda *_: torch.ones(1))
+    class Second(TorchBackend):
+        """Of two processes, without the other."""
+
+        def __init__(self, *arguments):
+            super().__init__(*arguments)
+            self.world = World(1, 2)
+
+        def train_step(self, *_):
+            return torch.ones(1)
+
+    monkeypatch.setattr("ipu_chem.backends.torch_backend.TorchBackend", Second)
     assert throughput.main([*GRAPHS, *SHARED_OUT]) == 0
     assert capsys.readouterr().out == ""
 
@@ -211,8 +219,8 @@ def test_real_molecules_packed_and_padded(clusters, capsys):
         largest = max(int(batch.graph_mask.sum(1).max()) for batch, _ in batches)
         assert largest == 1 if layout == "padded" else largest > 2
     model = work(*real, "--edges", "device").model
-    assert model.max_neighbors == 28  # as in the study, not the 39 that the largest cluster has
-    assert work(*real, "--edges", "device", "--neighbours", "50").model.max_neighbors < 41
+    assert model.model.max_neighbors == 28  # as in the study, not the 39 that the largest cluster has
+    assert work(*real, "--edges", "device", "--neighbours", "50").model.model.max_neighbors < 41
 
 
 def test_processes_share_the_plan_of_real_molecules(clusters, tmp_path):

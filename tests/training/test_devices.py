@@ -1,6 +1,8 @@
 """One run, several devices: what is trained does not depend on who executes it, nor on how a step is cut."""
 
 import csv
+import json
+import re
 from pathlib import Path
 from typing import Any, List
 
@@ -92,3 +94,17 @@ def test_too_few_neighbors_are_refused(options, make_config):
     options["pack"] = {"nodes": 80, "device_neighbors": 3}
     with pytest.raises(ValueError, match="pack.device_neighbors=3: some atoms have .* neighbours within the cutoff"):
         train(make_config(options))
+
+
+def test_positions_in_sixteen_bits_are_said_and_change_next_to_nothing(options, make_config, tmp_path, capsys):
+    options["batching"] = {"micro_batch_size": 1, "gradient_accumulation": 12}  # all molecules in every step
+    options["optimizer"] = {"name": "sgd", "learning_rate": 0.05}  # adam makes steps out of rounding noise
+    results, said = {}, {}
+    for positions in ("float32", "int16"):
+        options.update(out=str(tmp_path / positions))
+        options["pack"]["positions"] = positions
+        results[positions] = train(make_config(options))["results"]["validation"]
+        said[positions] = json.loads((tmp_path / positions / "run.json").read_text())["packs"]["positions"]
+        assert f"\npositions: {said[positions]}" in capsys.readouterr().out
+    assert said["float32"] == "float32" and re.match(r"int16, steps of \S+ Å, off by at most \S+ Å$", said["int16"])
+    assert results["int16"] == pytest.approx(results["float32"], rel=1e-3) and results["int16"] != results["float32"]

@@ -19,15 +19,18 @@ from ipu_chem.backends.options import Batching
 from ipu_chem.backends.poptorch_backend import PopTorchBackend
 from ipu_chem.backends.torch_backend import TorchBackend
 from ipu_chem.config import TrainingConfig
+from ipu_chem.data.fixed_point import STEP, fixed_point_in_memory
 from ipu_chem.loader import Loader, PackLoader
 from ipu_chem.losses import mse, token_cross_entropy
 from ipu_chem.models.chemgpt import ChemGPT
+from ipu_chem.models.compact import CompactInputs
 from ipu_chem.models.painn import PaiNN
 from ipu_chem.models.schnet import SchNet
 from ipu_chem.optim import OptimizerConfig, Schedule, ScheduleConfig
 from ipu_chem.token_loader import TokenLoader
 from ipu_chem.training.trainer import Trainer
 from packing import Budget, Ragged, make_plan
+from packing.store import Store
 
 STEPS = 50
 BATCHING = Batching(micro_batch_size=1, gradient_accumulation=4, replication_factor=2, device_iterations=2)
@@ -49,8 +52,12 @@ class Case(NamedTuple):
     stages: int
 
 
+def graph_store() -> Store:
+    return fixed_point_in_memory(random_store(np.random.default_rng(0), 260))
+
+
 def graph_loader(batching: Batching) -> Loader:
-    store = random_store(np.random.default_rng(0), 260, targets=1)
+    store = graph_store()
     budget = Budget(nodes=24, edges=160, graphs=6)
     plan = make_plan({axis: store.sizes()[axis] for axis in ("nodes", "edges")}, budget)
     return PackLoader(store, np.arange(260), plan, store.fields["y"], budget, batching)
@@ -64,11 +71,11 @@ def token_loader(batching: Batching) -> Loader:
     return TokenLoader(ids, make_plan(lengths, budget), budget, batching, vocab_size=30)
 
 
-def graph_model(kind: Any, **sizes: Any) -> nn.Module:
+def graph_model(kind: Any, **sizes: Any) -> CompactInputs:
     torch.manual_seed(0)
     model = kind(hidden_features=8, cutoff=4.0, **sizes)
     nn.init.normal_(model.head[2].weight, std=0.1)  # else nothing before it moves in the first step
-    return model
+    return CompactInputs(model, graph_store().info[STEP])
 
 
 def chemgpt(tied: bool) -> nn.Module:

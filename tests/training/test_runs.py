@@ -114,7 +114,7 @@ def wait_for_step(folder, step, process):
 
 
 def test_kill_9_and_resume_is_bit_identical(options, tmp_path):
-    options["training"].update(epochs=40, checkpoint_every=1)
+    options["training"].update(epochs=80, checkpoint_every=1)
     whole = start(options, tmp_path)
     assert whole.wait(300) == 0, whole.stdout.read()
     reference = last(options["out"])

@@ -1,0 +1,92 @@
+"""torch.compile for programs of one shape: what is compiled, with what, and where it is kept for the next run.
+
+On data's way: Program -> compiled -> what TorchBackend runs.
+"""
+
+import os
+import sys
+from collections import Counter
+from typing import Any, Callable, Dict, List
+
+import torch
+from torch import nn
+
+from ipu_chem.backends.options import TorchOptions
+
+
+def compiled(module: nn.Module, options: TorchOptions) -> Callable[..., Any]:
+    """A module whose code torch writes at the first call, for the shapes of that call.
+
+    Args:
+        module: called with tensors whose shapes never change.
+        options: of torch.compile.
+    """
+    return torch.compile(module, **_arguments(options))
+
+
+def compile_blocks(model: nn.Module, options: TorchOptions) -> None:
+    """Compile the blocks that a model repeats, in place: equal blocks share one program.
+
+    Args:
+        model: names its blocks (`blocks()`).
+        options: of torch.compile.
+
+    Raises:
+        ValueError: the model repeats nothing, or this torch compiles every block anew.
+    """
+    repeated = repeated_blocks(model)
+    if not repeated:
+        raise ValueError(
+            "torch.compile_blocks=true: the model names no blocks that it repeats; leave it out, the model is then "
+            "compiled as a whole."
+        )
+    if not hasattr(getattr(torch, "compiler", None), "set_stance"):  # came when weights became inputs of the code
+        raise ValueError(
+            f"torch.compile_blocks=true: torch {torch.__version__} would compile every block anew; use torch 2.6 or "
+            "newer, or leave it out."
+        )
+    for block in repeated:
+        block.compile(**_arguments(options))
+
+
+def repeated_blocks(model: nn.Module) -> List[nn.Module]:
+    """Blocks of a kind that the model has several of."""
+    names = model.blocks() if hasattr(model, "blocks") else []
+    blocks = [model.get_submodule(name) for name in names]
+    kinds = Counter(type(block) for block in blocks)
+    return [block for block in blocks if kinds[type(block)] > 1]
+
+
+def _arguments(options: TorchOptions) -> Dict[str, Any]:
+    """Of torch.compile."""
+    arguments: Dict[str, Any] = {"dynamic": False, "backend": options.compile_backend}
+    if options.compile_backend == "inductor":
+        _keep_programs()
+        arguments["options"] = _inductor_options(options)
+    return arguments
+
+
+def _inductor_options(options: TorchOptions) -> Dict[str, Any]:
+    """Those that this torch has."""
+    import torch._inductor.config as config
+
+    # Indices come from collation and are made to fit; a check of each costs more than the gather.
+    wanted: Dict[str, Any] = {"assert_indirect_indexing": False}
+    if options.cuda_graphs:
+        wanted["triton.cudagraphs"] = True
+    known = (getattr(config, "get_config_copy", None) or config.to_dict)()  # renamed in newer torch
+    return {name: value for name, value in wanted.items() if name in known}
+
+
+def _keep_programs() -> None:
+    """Compiled programs are found again by later runs, unless the user has a folder for them."""
+    if "TORCHINDUCTOR_CACHE_DIR" not in os.environ:  # inductor sets it when it is imported
+        from ipu_chem.data.datasets import cache_folder
+
+        python = f"{sys.version_info.major}.{sys.version_info.minor}"
+        folder = cache_folder() / f"inductor-torch{torch.__version__}-python{python}"
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder)
+    import torch._inductor.config as config
+
+    if hasattr(config, "fx_graph_cache") and "TORCHINDUCTOR_FX_GRAPH_CACHE" not in os.environ:
+        config.fx_graph_cache = True

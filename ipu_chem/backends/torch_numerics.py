@@ -1,0 +1,98 @@
+"""What CPUs and GPUs compute in: denormal numbers, 16-bit products under autocast, and optimizers in one kernel.
+
+On data's way: inside TorchBackend.train_step and evaluate.
+"""
+
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Dict, FrozenSet, Iterable, Iterator
+
+import torch
+from torch import nn
+
+from ipu_chem.optim import OptimizerConfig
+
+_CPUINFO = Path("/proc/cpuinfo")
+# Of CPUs with bfloat16 products of their own; without, they are several times slower than float32.
+_FAST_BFLOAT16 = frozenset(("avx512_bf16", "amx_bf16", "bf16"))
+_SMALLEST_NORMAL = torch.finfo(torch.float32).tiny
+
+
+@lru_cache(maxsize=None)
+def cpu_flags() -> FrozenSet[str]:
+    """What the first CPU says that it can do; empty where the system does not tell."""
+    try:
+        lines = _CPUINFO.read_text().splitlines()
+    except OSError:
+        return frozenset()
+    found = [line.split(":", 1)[1].split() for line in lines if line.split(":")[0].strip() in ("flags", "Features")]
+    return frozenset(found[0] if found else ())
+
+
+def check_autocast(autocast: str, device: str) -> None:
+    """Refuse 16-bit formats that are slow or missing on a device.
+
+    Args:
+        autocast: none, bfloat16 or float16.
+        device: cpu or cuda.
+
+    Raises:
+        ValueError: says what to use.
+    """
+    if autocast == "none":
+        return
+    if device == "cpu" and autocast == "float16":
+        raise ValueError("torch.autocast=float16 is for CUDA devices; use bfloat16 or none on a CPU.")
+    if device == "cpu" and not cpu_flags() & _FAST_BFLOAT16:
+        raise ValueError(
+            "torch.autocast=bfloat16 would be several times slower than float32 on this CPU, which has neither "
+            "avx512_bf16 nor amx_bf16; use torch.autocast=none."
+        )
+    if device == "cuda" and autocast == "bfloat16" and not torch.cuda.is_bf16_supported():
+        raise ValueError("torch.autocast=bfloat16: this CUDA device has no bfloat16; use float16 or none.")
+
+
+@contextmanager
+def denormals_flushed(wanted: bool) -> Iterator[None]:
+    """Inside, CPU arithmetic takes numbers below 1.2e-38 as 0; matrix products over them are several times slower."""
+    before = flushes_denormals()
+    if wanted and not before:
+        torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        if wanted and not before:
+            torch.set_flush_denormal(False)
+
+
+def flushes_denormals() -> bool:
+    """Whether this thread takes numbers below 1.2e-38 as 0."""
+    return float(torch.full((), _SMALLEST_NORMAL) * 0.5) == 0.0
+
+
+def grad_scaler(device: str) -> Any:
+    """Keeps float16 gradients from vanishing, by a factor that it finds."""
+    if hasattr(torch.amp, "GradScaler"):
+        return torch.amp.GradScaler(device)
+    return torch.cuda.amp.GradScaler()
+
+
+def build_optimizer(config: OptimizerConfig, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+    """The torch optimizer that a description stands for; all weights in one kernel where torch has it."""
+    parameters = list(parameters)
+    if config.name == "sgd":
+        return torch.optim.SGD(
+            parameters, lr=config.learning_rate, momentum=config.momentum, weight_decay=config.weight_decay
+        )
+    kind = torch.optim.AdamW if config.name == "adamw" else torch.optim.Adam
+    options: Dict[str, Any] = {
+        "lr": config.learning_rate,
+        "betas": config.betas,
+        "eps": config.eps,
+        "weight_decay": config.weight_decay,
+    }
+    try:
+        return kind(parameters, fused=True, **options)
+    except (RuntimeError, TypeError):  # older torch has it for CUDA alone
+        return kind(parameters, **options)

@@ -1,0 +1,100 @@
+"""Processes that train together on CPUs or GPUs, started by torchrun: what they tell each other.
+
+On data's way: gradients and losses of one process -> Processes.add_up -> those of all; predictions alike.
+"""
+
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any, Iterator, Optional, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch import distributed as dist
+
+from ipu_chem.backends.options import World
+
+
+class Processes:
+    """This process among those of a training; alone, it has nobody to ask and changes nothing.
+
+    Everything here must be called by all processes, in the same order.
+    """
+
+    def __init__(self, world: World, device: torch.device, timeout: float) -> None:
+        """Meet the others.
+
+        Args:
+            world: this process among them.
+            device: of the gradients; NCCL connects CUDA devices, Gloo everything else.
+            timeout: seconds to wait for the others before giving up.
+
+        Raises:
+            ConnectionError: they do not come.
+        """
+        self.world = world
+        self._timeout = timeout
+        self._host: Optional[Any] = None  # group for values on the host
+        self._owned = False
+        if world.size == 1:
+            return
+        with self._answered():
+            if not dist.is_initialized():
+                dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(seconds=timeout))
+                self._owned = True
+            self._host = dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout))
+
+    def add_up(self, tensors: Sequence[Tensor]) -> None:
+        """Replace every tensor by its sum over the processes, all in one exchange."""
+        if self.world.size == 1:
+            return
+        with torch.no_grad():
+            together = torch.cat([tensor.reshape(-1) for tensor in tensors])
+            with self._answered():
+                dist.all_reduce(together)
+            for tensor, part in zip(tensors, together.split([tensor.numel() for tensor in tensors])):
+                tensor.copy_(part.reshape(tensor.shape))
+
+    def total(self, values: np.ndarray) -> np.ndarray:
+        """Sum of arrays on the hosts."""
+        if self.world.size == 1:
+            return values
+        with self._answered():
+            result = torch.from_numpy(values).clone()
+            dist.all_reduce(result, group=self._host)
+        return result.numpy()
+
+    def largest(self, number: int) -> int:
+        """The largest of the processes' numbers."""
+        if self.world.size == 1:
+            return number
+        with self._answered():
+            value = torch.tensor(number)
+            dist.all_reduce(value, dist.ReduceOp.MAX, group=self._host)
+        return int(value)
+
+    def take_from_first(self, tensors: Sequence[Tensor]) -> None:
+        """Replace every tensor by that of the process of rank 0."""
+        if self.world.size == 1:
+            return
+        with torch.no_grad(), self._answered():
+            for tensor in tensors:
+                dist.broadcast(tensor, 0)
+
+    def close(self) -> None:
+        """Leave the others; calling it twice is fine."""
+        if self._owned and dist.is_initialized():
+            dist.destroy_process_group()
+        self._owned = False
+
+    @contextmanager
+    def _answered(self) -> Iterator[None]:
+        """Tells in a sentence that the others are gone."""
+        try:
+            yield
+        except (RuntimeError, TimeoutError) as error:
+            raise ConnectionError(
+                f"process {self.world.rank} of {self.world.size} gets no answer from the others: one of them has "
+                f"ended, or did not come within {self._timeout:g} s (torch.timeout); see what it said. The last "
+                f"checkpoint is kept. [{str(error).splitlines()[0]}]"
+            ) from error
