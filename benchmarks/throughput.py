@@ -330,7 +330,7 @@ def _run_config(settings: Settings) -> Any:
             graphs=int(settings.layout == "padded"),
             device_neighbors=-1 if settings.edges == "device" else 0,
         ),
-        model=ModelConfig(**_sizes(settings)),
+        model=ModelConfig(filter="exact", **_sizes(settings)),
         optimizer=settings.optimizer,
         batching=settings.batching,
         precision=settings.precision,

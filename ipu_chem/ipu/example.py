@@ -16,9 +16,10 @@ from ipu_chem.data.fixed_point import step_for, to_fixed_point
 from packing import Budget, Ragged
 from packing.collate import collate_graphs
 
-# What molecules of QM9's size need: packs of about seven, and 15 atoms within 5 Å of each.
+# What molecules of QM9's size need: packs of about seven, and 15 atoms within 5 Å of each, which is 8 pairs.
 NODES = 128
-EDGES_PER_NODE = 16
+NEIGHBORS = 16
+PAIRS_PER_NODE = 8
 NODES_PER_GRAPH = 8
 _ELEMENTS = np.array([1, 6, 7, 8, 9, 16, 17], np.uint8)
 _SPACING = 1.4  # Å, of the grid
@@ -41,9 +42,9 @@ def example_budget(config: RunConfig) -> Tuple[Budget, List[str]]:
         if pack.device_neighbors < 0:
             assumed.append(f"pack.device_neighbors: {neighbors} assumed, a run takes the most that any atom has")
     else:
-        edges = pack.edges or nodes * EDGES_PER_NODE
+        edges = pack.edges or nodes * PAIRS_PER_NODE
         if not pack.edges:
-            assumed.append(f"pack.edges: {edges} assumed, {EDGES_PER_NODE} for every node")
+            assumed.append(f"pack.edges: {edges} assumed, {PAIRS_PER_NODE} for every node")
     graphs = pack.graphs or max(nodes // NODES_PER_GRAPH, 1)
     if not pack.graphs:
         assumed.append(f"pack.graphs: {graphs} assumed, one for {NODES_PER_GRAPH} nodes")
@@ -58,7 +59,7 @@ def number_of_targets(config: RunConfig) -> int:
 def assumed_neighbors(config: RunConfig) -> int:
     """Neighbours that the device looks for around every atom; 0 where edges come from the host."""
     neighbors = config.pack.device_neighbors
-    return EDGES_PER_NODE if neighbors < 0 else neighbors
+    return NEIGHBORS if neighbors < 0 else neighbors
 
 
 def assumed_step(config: RunConfig) -> Optional[float]:

@@ -85,7 +85,7 @@ def test_a_configuration_for_other_ipus_gets_a_new_layout(capsys: Any) -> None:
 
 def test_what_the_data_would_decide_is_said(capsys: Any) -> None:
     _, output = doctor(capsys, "--config", "qm9_u0", "--ipus", "1")
-    assert output.startswith("pack.edges: 2048 assumed, 16 for every node\npack.graphs: 16 assumed")
+    assert output.startswith("pack.edges: 1024 assumed, 8 for every node\npack.graphs: 16 assumed")
     _, output = doctor(capsys, "--config", "qm9_u0", "--ipus", "64")
     assert "The configuration has 8 packs in an optimizer step." in output
 

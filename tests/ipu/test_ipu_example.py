@@ -82,7 +82,7 @@ def test_seeds_change_contents_only() -> None:
 
 def test_what_the_data_would_decide_is_assumed_and_said() -> None:
     budget, assumed = example_budget(RunConfig())
-    assert (budget["nodes"], budget["edges"], budget["graphs"]) == (128, 2048, 16)
+    assert (budget["nodes"], budget["edges"], budget["graphs"]) == (128, 1024, 16)
     assert [sentence.split(":")[0] for sentence in assumed] == ["pack.nodes", "pack.edges", "pack.graphs"]
     assert example_budget(CONFIG)[1] == []
     searched = replace(CONFIG, pack=PackConfig(nodes=40, graphs=9, device_neighbors=-1))
