@@ -123,8 +123,10 @@ def _with(store: Store, edges: Ragged) -> Store:
 class Contestant:
     """Trains for ever, one step a call; knows how many molecules each step had."""
 
-    def __init__(self, step: Callable[[Any, int], float], batches: Iterator[Tuple[Any, int]]) -> None:
-        self.step, self.batches = step, batches
+    def __init__(
+        self, step: Callable[[Any, int], float], batches: Iterator[Tuple[Any, int]], backend: Any = None
+    ) -> None:
+        self.step, self.batches, self.backend = step, batches, backend
         self.losses: List[float] = []
 
     def __call__(self) -> int:
@@ -153,7 +155,7 @@ def ours(setting: Setting, data: Data, filter: str, compile: bool, kernels: bool
             yield from loader.epoch(0, epoch)
             epoch += 1
 
-    return Contestant(lambda batch, count: float(backend.train_step(batch, 1e-3)), batches())
+    return Contestant(lambda batch, count: float(backend.train_step(batch, 1e-3)), batches(), backend)
 
 
 def peers(setting: Setting, data: Data) -> Dict[str, Contestant]:
