@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ipu_chem.backends.base import Backend, Program
 from ipu_chem.backends.half import HalfOnCpu, HalfWeights, weights_to_half
 from ipu_chem.backends.options import Batching, Precision, TorchOptions, world_of_torchrun
-from ipu_chem.backends.torch_compile import compile_blocks, compiled
+from ipu_chem.backends.torch_compile import compile_blocks, compiled_programs
 from ipu_chem.backends.torch_numerics import build_optimizer, check_autocast, denormals_flushed, grad_scaler
 from ipu_chem.backends.torch_processes import Processes
 from ipu_chem.backends.torch_transfer import to_device
@@ -88,7 +88,7 @@ class TorchBackend(Backend):
         if self.options.compile_blocks:
             compile_blocks(model, self.options)
         elif self.options.compile:
-            self._run, self._predict = compiled(self._program, self.options), compiled(model, self.options)
+            self._run, self._predict = compiled_programs(model, loss, self.options)
         if optimizer is not None:
             if self._is_half:
                 self._half = HalfWeights(model, self.precision)

@@ -6,11 +6,12 @@ On data's way: Program -> compiled -> what TorchBackend runs.
 import os
 import sys
 from collections import Counter
-from typing import Any, Callable, Dict, List
+from typing import Any, Callable, Dict, List, Tuple
 
 import torch
 from torch import nn
 
+from ipu_chem.backends.base import Program
 from ipu_chem.backends.options import TorchOptions
 
 
@@ -22,6 +23,43 @@ def compiled(module: nn.Module, options: TorchOptions) -> Callable[..., Any]:
         options: of torch.compile.
     """
     return torch.compile(module, **_arguments(options))
+
+
+def compiled_programs(model: nn.Module, loss: Callable[..., Any], options: TorchOptions) -> Tuple[Any, Any]:
+    """The training program, batch -> (prediction, loss), and the evaluation program, inputs -> prediction.
+
+    What takes no weights (masks, indices, distances) is made before them: inside, a compiler would fuse its making
+    into every use and work it out anew for every feature of every edge.
+    """
+    prepare, rest = _halves(model)
+    train, predict = compiled(Program(rest, loss), options), compiled(rest, options)
+    return (
+        lambda batch: train((*prepare(*batch[:-2]), *batch[-2:])),
+        lambda *inputs: predict(*prepare(*inputs)),
+    )
+
+
+def _halves(model: nn.Module) -> Tuple[Callable[..., Tuple[Any, ...]], nn.Module]:
+    """What a model does before it uses a weight, and the rest of it."""
+    if hasattr(model, "expand"):  # a wrapper
+        wrapper: Any = model
+        inner, rest = _halves(wrapper.model)
+        return lambda *inputs: inner(*wrapper.expand(*inputs)), rest
+    if hasattr(model, "prepare"):
+        split: Any = model
+        return split.prepare, _Prepared(split)
+    return lambda *inputs: inputs, model
+
+
+class _Prepared(nn.Module):
+    """A model that takes what its `prepare` has made."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, *prepared: Any) -> Any:
+        return self.model.from_prepared(*prepared)
 
 
 def compile_blocks(model: nn.Module, options: TorchOptions) -> None:

@@ -55,17 +55,28 @@ class CompactInputs(Wrapper):
         Raises:
             ValueError: positions come in another form than was said.
         """
+        return self.model(*self.expand(z, pos, graph_ends, edge_index, num_edges))
+
+    def expand(
+        self,
+        z: Tensor,
+        pos: Tensor,
+        graph_ends: Tensor,
+        edge_index: Optional[Tensor] = None,
+        num_edges: Optional[Tensor] = None,
+    ) -> Tuple[Tensor, ...]:
+        """What the model takes, from what `forward` does; raises what that does."""
         if pos.is_floating_point() != (self.position_step is None):
             raise ValueError(f"positions are {pos.dtype}, the model was made for position_step={self.position_step}.")
         if self.position_step is not None:
             pos = pos.to(torch.float32) * self.position_step
         node_mask, graph_index, graph_mask = masks_from_ends(graph_ends, z.shape[1])
         if edge_index is None:
-            return self.model(z, pos, graph_index, node_mask, graph_mask)
+            return z, pos, graph_index, node_mask, graph_mask
         assert num_edges is not None
         slot = torch.arange(edge_index.shape[2], dtype=torch.int32, device=z.device)
         edge_mask = slot.unsqueeze(0) < num_edges.to(torch.int32)
-        return self.model(z, pos, graph_index, edge_index, node_mask, edge_mask, graph_mask)
+        return z, pos, graph_index, edge_index, node_mask, edge_mask, graph_mask
 
 
 def masks_from_ends(graph_ends: Tensor, num_nodes: int) -> Tuple[Tensor, Tensor, Tensor]:

@@ -41,8 +41,14 @@ class DeviceEdges(Wrapper):
 
     def forward(self, z: Tensor, pos: Tensor, graph_index: Tensor, node_mask: Tensor, graph_mask: Tensor) -> Tensor:
         """Predict; arguments as of `SchNet.forward` without edges."""
+        return self.model(*self.expand(z, pos, graph_index, node_mask, graph_mask))
+
+    def expand(
+        self, z: Tensor, pos: Tensor, graph_index: Tensor, node_mask: Tensor, graph_mask: Tensor
+    ) -> Tuple[Tensor, ...]:
+        """What the model takes."""
         edge_index, edge_mask = neighbors_in_packs(pos, graph_index, node_mask, self.cutoff, self.max_neighbors)
-        return self.model(z, pos, graph_index, edge_index, node_mask, edge_mask, graph_mask)
+        return z, pos, graph_index, edge_index, node_mask, edge_mask, graph_mask
 
 
 def neighbors_in_packs(

@@ -166,32 +166,61 @@ class SchNet(nn.Module):
         Returns:
             [B, G, T], exactly 0 in padding slots.
         """
+        return self.from_prepared(*self.prepare(z, pos, graph_index, edge_index, node_mask, edge_mask, graph_mask))
+
+    def prepare(
+        self,
+        z: Tensor,
+        pos: Tensor,
+        graph_index: Tensor,
+        edge_index: Tensor,
+        node_mask: Tensor,
+        edge_mask: Tensor,
+        graph_mask: Tensor,
+    ) -> Tuple[Tensor, ...]:
+        """All of `forward` that takes no weights: indices, distances and functions of them, as `from_prepared` has it.
+
+        Distances keep the format of the positions until they are weighed by the weights' format.
+        """
         # Padding may hold anything, NaN included; from here on it holds zeros.
+        num_nodes = pos.shape[1]
         z = keep(z.to(torch.int64), node_mask).reshape(-1)
         graph_index = keep(graph_index.to(torch.int64), node_mask)
-        edges = self._edges(pos, edge_index, node_mask, edge_mask)
-        x = self.embedding(z)
-        for interaction in self.interactions:
-            x = x + interaction(x, edges, self.table)
-        per_atom = at_least_float32(self.head(x))
-        if self.atom_references is not None:
-            per_atom = per_atom + self.atom_references.to(per_atom.dtype).index_select(0, z)
-
-        return read_out(per_atom, graph_index, node_mask, graph_mask, self.readout == "mean")
-
-    def _edges(self, pos: Tensor, edge_index: Tensor, node_mask: Tensor, edge_mask: Tensor) -> Edges:
-        """Distances, which keep the format of the positions until they are weighed by the weights' format."""
-        num_nodes = pos.shape[1]
         pos = keep(pos, node_mask.unsqueeze(-1)).reshape(-1, 3)
         edge_index = keep(edge_index.to(torch.int64), edge_mask.unsqueeze(1))
         source, target = flat_index(edge_index[:, 0], num_nodes), flat_index(edge_index[:, 1], num_nodes)
         offset = take_rows(pos, target) - take_rows(pos, source)
         distance = torch.sqrt((offset * offset).sum(1) + 1e-12)  # never 0, where the root has no slope
         real = edge_mask.reshape(-1).to(distance.dtype)
-        edges = EdgeList(source, target, self.undirected)
+        common = (z, graph_index, node_mask, graph_mask, source, target)
         if self.table is None:
-            return Edges(edges, *self.distance_inputs(distance, real), None)
-        return Edges(edges, *self.grid_inputs(), self.table.places(distance, real))
+            return (*common, *self.distance_inputs(distance, real))
+        return (*common, *self.grid_inputs(), *self.table.places(distance, real))
+
+    def from_prepared(
+        self,
+        z: Tensor,
+        graph_index: Tensor,
+        node_mask: Tensor,
+        graph_mask: Tensor,
+        source: Tensor,
+        target: Tensor,
+        basis: Tensor,
+        envelope: Tensor,
+        *places: Tensor,
+    ) -> Tensor:
+        """The rest of `forward`."""
+        table = self.table
+        edges = Edges(
+            EdgeList(source, target, self.undirected), basis, envelope, table.places_type(*places) if table else None
+        )
+        x = self.embedding(z)
+        for interaction in self.interactions:
+            x = x + interaction(x, edges, table)
+        per_atom = at_least_float32(self.head(x))
+        if self.atom_references is not None:
+            per_atom = per_atom + self.atom_references.to(per_atom.dtype).index_select(0, z)
+        return read_out(per_atom, graph_index, node_mask, graph_mask, self.readout == "mean")
 
     def distance_inputs(self, distance: Tensor, real: Optional[Tensor] = None) -> Tuple[Tensor, Tensor]:
         """What filters are made of at distances [P] Å, [P, num_gaussians] and [P, 1]; 0 where ``real`` [P] is."""

@@ -27,6 +27,8 @@ _POLYNOMIALS_PER_WIDTH = 4
 class DistanceTable(nn.Module):
     """A grid of distances up to the cutoff; functions are tabulated on it and read anywhere between."""
 
+    places_type: Any  # a NamedTuple of tensors, what `places` returns
+
     def __init__(self, cutoff: float, points: int) -> None:
         super().__init__()
         if points < 4:
@@ -72,6 +74,8 @@ class Places(NamedTuple):
 
 class CubicTable(DistanceTable):
     """Cubics between points at equal distances, with continuous slopes: robust when training sharpens filters."""
+
+    places_type = Places
 
     def __init__(self, cutoff: float, width: float, points: int = 0) -> None:
         """Choose the grid.
@@ -136,6 +140,12 @@ class CubicTable(DistanceTable):
         return super().convolve(x, table, places, edges)
 
 
+class Polynomials(NamedTuple):
+    """What a `ChebyshevTable` has to know of distances."""
+
+    values: Tensor  # [P, K], of every polynomial
+
+
 class ChebyshevTable(DistanceTable):
     """Chebyshev polynomials: filters of all edges are one matrix product, which suits units made for those.
 
@@ -143,6 +153,8 @@ class ChebyshevTable(DistanceTable):
     times as sharp the error is a hundred times as large, and slopes lose digits next to the cutoff. `CubicTable`
     knows neither.
     """
+
+    places_type = Polynomials
 
     def __init__(self, cutoff: float, width: float, points: int = 0) -> None:
         """Choose how many polynomials.
@@ -172,15 +184,15 @@ class ChebyshevTable(DistanceTable):
         """[K, F] as coefficients of the polynomials, [K, F]."""
         return self.transform.to(values.dtype) @ values
 
-    def places(self, distance: Tensor, real: Tensor) -> Tensor:
-        """Values of the polynomials, [P, K]."""
+    def places(self, distance: Tensor, real: Tensor) -> Polynomials:
+        """See `DistanceTable.places`."""
         # Not quite up to the ends, where the angle has no slope.
         place = torch.clamp(distance * (2.0 / self.cutoff) - 1.0, min=-1.0 + 1e-6, max=1.0 - 1e-6)
-        return torch.cos(torch.acos(place).unsqueeze(1) * self.degree) * real.unsqueeze(1)
+        return Polynomials(torch.cos(torch.acos(place).unsqueeze(1) * self.degree) * real.unsqueeze(1))
 
-    def read(self, table: Tensor, places: Tensor) -> Tensor:
+    def read(self, table: Tensor, places: Polynomials) -> Tensor:
         """[P, F]."""
-        return places.to(table.dtype) @ table
+        return places.values.to(table.dtype) @ table
 
 
 def make_table(filter: str, cutoff: float, width: float, points: int = 0) -> Optional[DistanceTable]:
