@@ -177,5 +177,5 @@ def open_bytes(path: Path) -> IO[bytes]:
 
 
 def open_text(path: Path) -> IO[str]:
-    """Text of a plain or gzipped file."""
-    return io.TextIOWrapper(open_bytes(path), encoding="utf-8", newline="")
+    """Text of a plain or gzipped file, without the mark that some editors put before it."""
+    return io.TextIOWrapper(open_bytes(path), encoding="utf-8-sig", newline="")

@@ -151,7 +151,7 @@ def embed_many(
         for index, item in enumerate(smiles, start=1)
     ]
     if workers is None:
-        workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        workers = core_count()
     embed = partial(_embed_or_fail, seed=seed, max_atoms=max_atoms)
     embeddings: List[Embedding] = []
     failures: List[Failure] = []
@@ -171,6 +171,11 @@ def embed_many(
         with ProcessPoolExecutor(workers) as pool:
             sort_out(pool.map(embed, lines, chunksize=_FEW))
     return embeddings, failures
+
+
+def core_count() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _embed_or_fail(line: SmilesLine, seed: int, max_atoms: Optional[int]) -> Union[Embedding, Failure]:
@@ -208,32 +213,61 @@ def read_smiles_file(path: PathLike, smiles_column: Optional[str] = None) -> Lis
     return lines
 
 
+def split_smi(text: str) -> Optional[Tuple[str, str]]:
+    """(SMILES, name or "") of one line of a .smi file; None for a blank line and a "#" comment."""
+    words = text.split(None, 1)
+    if not words or words[0].startswith("#"):
+        return None
+    return words[0], words[1].strip() if len(words) > 1 else ""
+
+
+def is_smiles_header(word: str) -> bool:
+    """Whether a column, or the first word of a .smi file, says that SMILES stand under it."""
+    return word.strip().lower() in _SMILES_COLUMNS
+
+
+def find_columns(columns: Sequence[str], path: PathLike, smiles_column: Optional[str] = None) -> Tuple[int, int]:
+    """Places of the SMILES and of the name among the columns of a table; -1 for no name.
+
+    Raises:
+        ValueError: there is no such column of SMILES; names the columns there are.
+    """
+    lower = [column.strip().lower() for column in columns]
+    if smiles_column is None:
+        smiles_place = _place(_SMILES_COLUMNS, lower)
+    else:
+        smiles_place = _place([smiles_column], columns)
+    if smiles_place < 0:
+        asked = "no column named smiles" if smiles_column is None else f"no column {smiles_column!r}"
+        raise ValueError(f"{path} has {asked}; pass smiles_column, one of: {', '.join(columns)}.")
+    return smiles_place, _place(_NAME_COLUMNS, lower)
+
+
+def _place(names: Sequence[str], columns: Sequence[str]) -> int:
+    """Where the first of the names stands that is there; -1 if none is."""
+    return next((columns.index(name) for name in names if name in columns), -1)
+
+
 def _smi_lines(file: IO[str]) -> List[SmilesLine]:
-    lines = []
+    lines: List[SmilesLine] = []
     for number, text in enumerate(file, start=1):
-        words = text.split(None, 1)
-        if not words or words[0].startswith("#") or (not lines and words[0].lower() in _SMILES_COLUMNS):
+        found = split_smi(text)
+        if found is None or (not lines and is_smiles_header(found[0])):
             continue
-        lines.append(SmilesLine(number, words[0], words[1].strip() if len(words) > 1 else str(number)))
+        lines.append(SmilesLine(number, found[0], found[1] or str(number)))
     return lines
 
 
 def _csv_lines(file: IO[str], path: Path, smiles_column: Optional[str]) -> List[SmilesLine]:
-    reader = csv.DictReader(file)
-    columns = list(reader.fieldnames or [])
+    reader = csv.reader(file)
+    columns = next(reader, None)
     if not columns:
         return []
-    by_lower = {column.strip().lower(): column for column in columns}
-    if smiles_column is None:
-        smiles_column = next((by_lower[name] for name in _SMILES_COLUMNS if name in by_lower), None)
-    if smiles_column not in columns:
-        asked = "no column named smiles" if smiles_column is None else f"no column {smiles_column!r}"
-        raise ValueError(f"{path} has {asked}; pass smiles_column, one of: {', '.join(columns)}.")
-    name_column = next((by_lower[name] for name in _NAME_COLUMNS if name in by_lower), None)
+    smiles_place, name_place = find_columns(columns, path, smiles_column)
     lines = []
     for row in reader:
-        smiles = (row[smiles_column] or "").strip()
+        smiles = row[smiles_place].strip() if smiles_place < len(row) else ""
         if smiles:
-            name = (row[name_column] or "").strip() if name_column else ""
+            name = row[name_place].strip() if 0 <= name_place < len(row) else ""
             lines.append(SmilesLine(reader.line_num, smiles, name or str(reader.line_num)))
     return lines

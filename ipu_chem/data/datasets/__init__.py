@@ -57,28 +57,41 @@ def load_dataset(name: str, path: Optional[PathLike] = None, cache: Optional[Pat
         OSError: the cache folder cannot be written.
     """
     if name not in DATASETS:
-        raise ValueError(f"there is no data set {name!r}{_nearest(name, DATASETS)}; there are {', '.join(DATASETS)}.")
+        raise ValueError(f"there is no data set {name!r}{nearest(name, DATASETS)}; there are {', '.join(DATASETS)}.")
     dataset = DATASETS[name]
-    settings = _settings(name, dataset, options)
+    settings = {**known_options(f"data set {name}", dataset.prepare, options), **options}
     root = cache_folder(cache)
     path = None if path is None else Path(path).expanduser()
     content = {key: value for key, value in settings.items() if key not in _MANNER}
     identity = {"format": _FORMAT, "options": content, "inputs": dataset.inputs(path, root)}
-    key = hashlib.blake2b(json.dumps(identity, sort_keys=True).encode(), digest_size=8).hexdigest()
-    folder = root / f"{name}-{key}"
+    folder = root / f"{name}-{content_key(identity)}"
 
-    if (folder / "meta.json").is_file():
-        try:
-            store = Store.open(folder)
-            print(f"{name}: {len(store):,} molecules, prepared before, from {folder}")
-            return store
-        except ValueError as error:
-            print(f"{name}: preparing again, because {error}")
+    store = open_prepared(folder, name)
+    if store is not None:
+        return store
     store = dataset.prepare(path, root, **settings)
     store.save(folder)
     left_out = store.info["failures"]["count"]
     print(f"{name}: {len(store):,} molecules prepared, {left_out:,} left out (listed in {folder / 'meta.json'})")
     return Store.open(folder)
+
+
+def open_prepared(folder: Path, name: str) -> Optional[Store]:
+    """The store that lies in a folder of the cache; None, and why is printed, if it has to be prepared."""
+    if not (folder / "meta.json").is_file():
+        return None
+    try:
+        store = Store.open(folder)
+    except ValueError as error:
+        print(f"{name}: preparing again, because {error}")
+        return None
+    print(f"{name}: {len(store):,} molecules, prepared before, from {folder}")
+    return store
+
+
+def content_key(identity: Dict[str, Any]) -> str:
+    """16 hex digits that change with anything of what decides the content of a store."""
+    return hashlib.blake2b(json.dumps(identity, sort_keys=True).encode(), digest_size=8).hexdigest()
 
 
 def cache_folder(cache: Optional[PathLike] = None) -> Path:
@@ -97,21 +110,24 @@ def cache_folder(cache: Optional[PathLike] = None) -> Path:
     return root
 
 
-def _settings(name: str, dataset: Dataset, options: Dict[str, Any]) -> Dict[str, Any]:
-    """All options of a data set, with its defaults for those not given."""
+def known_options(what: str, function: Callable[..., Any], options: Dict[str, Any]) -> Dict[str, Any]:
+    """Options of a function with their defaults.
+
+    Raises:
+        ValueError: one of ``options`` is none of them.
+    """
     known = {
         parameter.name: parameter.default
-        for parameter in inspect.signature(dataset.prepare).parameters.values()
+        for parameter in inspect.signature(function).parameters.values()
         if parameter.default is not inspect.Parameter.empty
     }
     for option in options:
         if option not in known:
-            raise ValueError(
-                f"data set {name} has no option {option!r}{_nearest(option, known)}; it has {', '.join(known)}."
-            )
-    return {**known, **options}
+            raise ValueError(f"{what} has no option {option!r}{nearest(option, known)}; it has {', '.join(known)}.")
+    return known
 
 
-def _nearest(word: str, words: Any) -> str:
+def nearest(word: str, words: Any) -> str:
+    """A question after a word that is likely misspelt: " (did you mean ...?)"; empty if nothing is near."""
     close = difflib.get_close_matches(word, list(words), 1)
     return f" (did you mean {close[0]!r}?)" if close else ""

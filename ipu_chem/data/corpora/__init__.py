@@ -1,0 +1,123 @@
+"""Corpora of molecules as text by name, encoded once and kept: `load_corpus("moses", path="dataset_v1.csv")`.
+
+A file of SMILES of any size becomes a memory-mapped store of SELFIES symbols and canonical SMILES in the cache folder,
+under a name that changes with the file, the options and the versions of RDKit and selfies. Stopped at any time, the
+same call goes on where it was; the store is the same, whatever the number of processes and of interruptions.
+
+On data's way: name or file -> [sources, lines, encode, build, assemble] -> corpus store -> tokenizer -> token packs.
+"""
+
+import shutil
+import sys
+from pathlib import Path
+from typing import Any, Dict, List, NamedTuple, Optional
+
+import numpy as np
+
+from ipu_chem.data.corpora.assemble import PartFiles, assemble, first_of_each, on_disk
+from ipu_chem.data.corpora.build import alone, encode_file
+from ipu_chem.data.corpora.describe import describe_corpus
+from ipu_chem.data.corpora.encode import encode_smiles, libraries
+from ipu_chem.data.corpora.lines import read_layout
+from ipu_chem.data.corpora.memory import corpus_in_memory, corpus_info
+from ipu_chem.data.corpora.sources import CORPORA, find_file
+from ipu_chem.data.datasets import cache_folder, content_key, known_options, nearest, open_prepared
+from ipu_chem.data.smiles import core_count
+from packing.files import PathLike, file_digest
+from packing.store import Store
+
+__all__ = ["CORPORA", "corpus_in_memory", "describe_corpus", "encode_smiles", "load_corpus"]
+
+# Raised whenever the same file and options would give another store.
+_FORMAT = 1
+
+
+class Options(NamedTuple):
+    """Options that decide what is in a corpus.
+
+    Attributes:
+        stereo: keep what SMILES say about stereochemistry.
+        smiles_column: of a table; None takes "smiles", whatever its case.
+    """
+
+    stereo: bool = True
+    smiles_column: Optional[str] = None
+
+
+def load_corpus(
+    name: str,
+    path: Optional[PathLike] = None,
+    cache: Optional[PathLike] = None,
+    limit: int = 0,
+    workers: int = 0,
+    progress: bool = True,
+    **options: Any,
+) -> Store:
+    """A corpus as a memory-mapped store, encoded on first use.
+
+    Args:
+        name: one of `CORPORA`; "file" is a file of one's own.
+        path: of the file, or of the folder that holds it; None takes what ships with RDKit or downloads it.
+        cache: folder for encoded corpora.
+        limit: only the first lines of the file; 0 takes all. A header, blank lines and comments do not count.
+        workers: processes that encode; 0 takes all cores.
+        progress: show a bar.
+        **options: see `Options`.
+
+    Returns:
+        "symbols" uint8 or uint16 on the axis "tokens": places in ``info["symbols"]``; "smiles": canonical SMILES
+        (`decode_text`); heavy_atoms [I] uint16; line [I] int64; split [I] uint8 (0 train, 1 test, 2
+        test_scaffolds) where MOSES has it. Lines without a molecule are in ``info["failures"]``.
+
+    Raises:
+        ValueError: unknown name or option, a file that is missing, damaged or holds no SMILES.
+        OSError: the disk is full.
+    """
+    if name not in CORPORA:
+        raise ValueError(f"there is no corpus {name!r}{nearest(name, CORPORA)}; there are {', '.join(CORPORA)}.")
+    chosen = Options(**{**known_options(f"corpus {name}", Options, options), **options})
+    if limit < 0 or workers < 0:
+        raise ValueError(f"corpus {name}: limit={limit} and workers={workers} are 0 or more.")
+    root, source, versions = cache_folder(cache), CORPORA[name], libraries()
+    file = find_file(name, None if path is None else Path(path).expanduser(), root)
+    layout = read_layout(file, chosen.smiles_column, source.with_split)
+
+    manner = {"format": _FORMAT, "stereo": chosen.stereo, "layout": layout, **versions}
+    folder = root / f"corpus-{name}-{content_key({**manner, 'limit': limit, 'file': file_digest(file)})}"
+    # Not by content: what was encoded of a file that was cut serves the whole one, too.
+    parts = root / f"corpus-{name}-parts-{content_key({**manner, 'path': str(file.resolve())})}"
+    store = open_prepared(folder, name)
+    if store is not None:
+        return store
+    with alone(parts):
+        if not (folder / "meta.json").is_file():  # else another process has made it meanwhile
+            try:
+                made = encode_file(file, layout, parts, limit, chosen.stereo, workers or core_count(), progress)
+            except KeyboardInterrupt:
+                print(f"{name}: stopped; what is encoded lies in {parts}, the same call goes on there", file=sys.stderr)
+                raise
+            source_text = str(file) if name == "file" else f"{source.what}; {file.name}"
+            info = corpus_info(
+                name, source_text, source.licence, source.citation, versions, {"limit": limit, **chosen._asdict()}
+            )
+            _save(made.paths, layout.split >= 0, info, parts / "store", folder)
+            if made.made < len(made.paths):
+                print(f"{name}: {len(made.paths) - made.made:,} of {len(made.paths):,} chunks were encoded before")
+        shutil.rmtree(parts, ignore_errors=True)  # another process may have been faster
+    store = Store.open(folder)
+    print(
+        f"{name}: {len(store):,} molecules encoded, {store.info['duplicates']:,} duplicates and "
+        f"{store.info['failures']['count']:,} failures left out (listed in {folder / 'meta.json'})"
+    )
+    return store
+
+
+def _save(paths: List[Path], with_split: bool, info: Dict[str, Any], scratch: Path, folder: Path) -> None:
+    """Part files to a store in a folder."""
+    if not paths:
+        raise ValueError(f"{info['source']} holds no SMILES.")
+    chunks = PartFiles(paths)
+    scratch.mkdir(exist_ok=True)
+    store = assemble(chunks, first_of_each(np.concatenate(chunks.digests())), on_disk(scratch), with_split)
+    store.info.update(info)
+    store.save(folder)

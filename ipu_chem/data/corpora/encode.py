@@ -1,0 +1,225 @@
+"""One molecule, and a chunk of lines, from SMILES to canonical SMILES and the symbols of its SELFIES.
+
+M. Krenn et al., "Self-referencing embedded strings (SELFIES): A 100% robust molecular string representation", Mach.
+Learn.: Sci. Technol. 1, 045024 (2020). RDKit writes the canonical SMILES, selfies (2.x, its default constraints)
+encodes that, and every symbol of the result is one that the decoder takes.
+
+On data's way: chunk of lines -> [RDKit, selfies] -> Chunk -> part file -> corpus store.
+"""
+
+import hashlib
+import json
+import zipfile
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Dict, Iterable, Iterator, List, NamedTuple, Tuple, Union
+
+import numpy as np
+
+from ipu_chem.data.corpora.lines import Layout, Line, Record, parse
+from ipu_chem.data.molecule import encode_texts
+from ipu_chem.data.selfies_symbols import DOT, split_symbols
+from ipu_chem.data.smiles import Failure
+from packing.files import atomic_file
+from packing.types import Ragged
+
+_MOST_ATOMS = 2**16 - 1
+_MOST_SYMBOLS = 2**16
+
+
+class Chunk(NamedTuple):
+    """The n molecules of some lines, and what failed.
+
+    Attributes:
+        table: the symbols they have, in the order met.
+        symbols: n items, uint16 places in ``table``.
+        smiles: n items, canonical SMILES as UTF-8 bytes.
+        heavy_atoms: [n] uint16.
+        line: [n] int64, number of the line.
+        split: [n] uint8, index in `lines.SPLITS`.
+        digest: [n, 2] uint64, equal where the canonical SMILES are.
+        failures: lines without a molecule.
+    """
+
+    table: List[str]
+    symbols: Ragged
+    smiles: Ragged
+    heavy_atoms: np.ndarray
+    line: np.ndarray
+    split: np.ndarray
+    digest: np.ndarray
+    failures: List[Failure]
+
+
+class _NoMolecule(ValueError):
+    """A line without a molecule; the reason alone."""
+
+
+def encode_smiles(smiles: str, stereo: bool = True) -> Tuple[str, str]:
+    """Canonical SMILES and SELFIES (2.x) of one molecule.
+
+    Args:
+        smiles: of one molecule, of one or several fragments.
+        stereo: keep what it says about stereochemistry; isotopes stay in any case.
+
+    Raises:
+        ValueError: names the SMILES and why it has no SELFIES; also if selfies or rdkit is not installed.
+    """
+    libraries()
+    from rdkit import rdBase
+
+    try:
+        with rdBase.BlockLogs():
+            canonical, symbols, _ = _encode(smiles, stereo)
+    except _NoMolecule as error:
+        raise ValueError(f"{smiles!r}: {error}.") from None
+    return canonical, "".join(symbols)
+
+
+def encode_records(records: Iterable[Record], layout: Layout, stereo: bool) -> Chunk:
+    """Encode lines of a file."""
+    return encode_lines((found for record in records for found in parse(record, layout)), stereo)
+
+
+def encode_lines(lines: Iterable[Union[Line, Failure]], stereo: bool) -> Chunk:
+    """Encode lines that are parsed already; failures among them are passed on."""
+    from rdkit import rdBase
+
+    texts: List[str] = []
+    table: Dict[str, int] = {}
+    symbols: List[List[int]] = []
+    molecules: List[Tuple[int, int, int]] = []  # heavy atoms, line, split
+    failures: List[Failure] = []
+    with rdBase.BlockLogs():
+        for line in lines:
+            if isinstance(line, Failure):
+                failures.append(line)
+                continue
+            try:
+                canonical, found, heavy_atoms = _encode(line.smiles, stereo)
+            except _NoMolecule as error:
+                failures.append(Failure(line.line, line.smiles, str(error)))
+                continue
+            symbols.append([table.setdefault(symbol, len(table)) for symbol in found])
+            texts.append(canonical)
+            molecules.append((heavy_atoms, line.line, line.split))
+    columns = np.array(molecules, np.int64).reshape(-1, 3)
+    digests = b"".join(hashlib.blake2b(text.encode("utf-8"), digest_size=16).digest() for text in texts)
+    flat = np.array([index for molecule in symbols for index in molecule], np.uint16)
+    return Chunk(
+        list(table),
+        Ragged(flat, np.cumsum([0, *map(len, symbols)], dtype=np.int64)),
+        Ragged(*encode_texts(texts)),
+        columns[:, 0].astype(np.uint16),
+        columns[:, 1],
+        columns[:, 2].astype(np.uint8),
+        np.frombuffer(digests, np.uint64).reshape(-1, 2),
+        failures,
+    )
+
+
+def save_chunk(path: Path, chunk: Chunk) -> None:
+    """Write a part file, atomically.
+
+    Raises:
+        OSError: the disk is full or the folder cannot be written.
+    """
+    arrays: Dict[str, Any] = {name: value for name, value in chunk._asdict().items() if isinstance(value, np.ndarray)}
+    for name, ragged in (("symbols", chunk.symbols), ("smiles", chunk.smiles)):
+        arrays[name], arrays[f"{name}.offsets"] = ragged.values, ragged.offsets
+    texts = json.dumps([chunk.table, chunk.failures])
+    arrays["texts"] = np.frombuffer(texts.encode("utf-8"), np.uint8)
+    with atomic_file(path) as file:
+        np.savez(file, **arrays)
+
+
+def load_chunk(path: Path) -> Chunk:
+    """Read a part file.
+
+    Raises:
+        ValueError: it is damaged; it is removed, so that the next build encodes its lines again.
+    """
+    with _part_file(path) as arrays:
+        table, failures = json.loads(arrays["texts"].tobytes().decode("utf-8"))
+        ragged = {name: Ragged(arrays[name], arrays[f"{name}.offsets"]) for name in ("symbols", "smiles")}
+        plain = {name: arrays[name] for name in ("heavy_atoms", "line", "split", "digest")}
+        return Chunk(table=table, failures=[Failure(*one) for one in failures], **ragged, **plain)
+
+
+def load_digests(path: Path) -> np.ndarray:
+    """The digests alone of a part file, [n, 2] uint64; raises as `load_chunk`."""
+    with _part_file(path) as arrays:
+        return arrays["digest"]
+
+
+def libraries() -> Dict[str, str]:
+    """Versions of the libraries that decide what a SMILES is encoded as.
+
+    Raises:
+        ValueError: one is not installed.
+    """
+    from importlib.metadata import version
+
+    try:
+        import rdkit
+        import selfies  # noqa: F401
+    except ImportError as error:
+        raise ValueError(f"molecules are encoded by RDKit and selfies: pip install {error.name}.") from None
+    # selfies.__version__ is behind the release it comes with.
+    return {"rdkit": rdkit.__version__, "selfies": version("selfies")}
+
+
+@contextmanager
+def _part_file(path: Path) -> Iterator[Any]:
+    """An open part file; one that turns out to be damaged is removed."""
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            yield arrays
+    except (ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        path.unlink()
+        raise ValueError(
+            f"{path} is damaged ({error}) and was removed; call again, only its lines are encoded anew."
+        ) from None
+
+
+def _encode(smiles: str, stereo: bool) -> Tuple[str, List[str], int]:
+    """(canonical SMILES, symbols of the SELFIES, number of heavy atoms); `_NoMolecule` with the reason alone."""
+    import selfies
+    from rdkit import Chem
+
+    if not smiles:
+        raise _NoMolecule("no SMILES")
+    try:
+        mol = Chem.MolFromSmiles(smiles)
+        if mol is None:
+            raise _NoMolecule("RDKit cannot parse the SMILES")
+        if not stereo:
+            Chem.RemoveStereochemistry(mol)
+        canonical = Chem.MolToSmiles(mol)
+    except RuntimeError:  # an invariant of RDKit is violated
+        raise _NoMolecule("RDKit cannot parse the SMILES") from None
+    if not 0 < mol.GetNumAtoms() <= _MOST_ATOMS:
+        raise _NoMolecule("no atoms" if mol.GetNumAtoms() == 0 else f"more than {_MOST_ATOMS:,} atoms")
+    try:
+        symbols = split_symbols(selfies.encoder(canonical, strict=False))
+    except Exception:  # also IndexError, KeyError or RecursionError for what its parser does not foresee
+        raise _NoMolecule("selfies cannot encode the molecule") from None
+    for symbol in set(symbols):
+        if not _decodes(symbol):
+            raise _NoMolecule(f"selfies cannot decode its own symbol {symbol}")
+    return canonical, symbols, mol.GetNumHeavyAtoms()
+
+
+@lru_cache(maxsize=_MOST_SYMBOLS)
+def _decodes(symbol: str) -> bool:
+    """Whether the decoder takes a symbol. It judges each for itself, so a text of symbols it takes is taken, too."""
+    import selfies
+
+    if symbol == DOT:
+        return True
+    try:
+        selfies.decoder(symbol)
+    except selfies.DecoderError:
+        return False
+    return True

@@ -1,0 +1,191 @@
+"""A file of SMILES of any size, line after line: what its columns are, its lines in chunks, and what a line says.
+
+Only a chunk is in memory at a time. A line that cannot be used is a `Failure`, never an exception; a file that ends
+before its time (a cut .gz) is one, after the last whole chunk.
+
+On data's way: file of SMILES -> [chunks of lines] -> encode -> part files -> corpus store.
+"""
+
+import csv
+import io
+from collections import deque
+from itertools import islice
+from pathlib import Path
+from typing import IO, Deque, Iterator, List, NamedTuple, Optional, Tuple, Union
+
+from ipu_chem.data.corpora.text_file import DAMAGE, LONGEST, open_lines, read_lines, text_suffix
+from ipu_chem.data.files import existing_file
+from ipu_chem.data.smiles import Failure, find_columns, is_smiles_header, split_smi
+
+# Lines encoded at once: about a second of one core, which is what a kill costs each of them.
+CHUNK = 1000
+SPLITS = ("train", "test", "test_scaffolds")
+
+_DELIMITERS = {".csv": ",", ".tsv": "\t"}
+# Some tables write a line break after the SMILES, inside of quotes; a quote that is open for longer is damage.
+_MOST_LINES = 3
+_SHOWN = 200  # characters of a damaged line in the list of failures
+
+# Number of a line from 1, and its bytes.
+Record = Tuple[int, bytes]
+
+
+class Layout(NamedTuple):
+    """How the lines of a file are read.
+
+    Attributes:
+        delimiter: between columns; "" where a line is SMILES, blank, anything.
+        header: number of the line that names the columns; 0 without one.
+        columns: how many a row has at least.
+        smiles: place of the SMILES.
+        split: place of the split (train, test, ...); -1 without one.
+    """
+
+    delimiter: str = ""
+    header: int = 0
+    columns: int = 1
+    smiles: int = 0
+    split: int = -1
+
+
+class Line(NamedTuple):
+    """What a line says: its number, a SMILES, and the index of its split in `SPLITS`."""
+
+    line: int
+    smiles: str
+    split: int = 0
+
+
+def read_layout(path: Path, smiles_column: Optional[str] = None, with_split: bool = False) -> Layout:
+    """Find out how a file of SMILES is to be read, from its name and its first line.
+
+    Args:
+        path: .smi, .csv, .tsv or .txt (a .smi, or a table with tabs and a header), each also in .gz or .zip.
+        smiles_column: of a table; None takes "smiles", whatever its case.
+        with_split: look for a column "split", too.
+
+    Raises:
+        ValueError: no such file, nothing in it, another kind of file, or no such column; names the columns there are.
+    """
+    existing_file(path)
+    try:
+        suffix = text_suffix(path)
+        with open_lines(path) as file:
+            number, raw = next(
+                ((number, line) for number, line in enumerate(read_lines(file), 1) if _holds_something(line, suffix)),
+                (0, b""),
+            )
+    except (*DAMAGE, RuntimeError) as error:  # RuntimeError: a zip with a password
+        raise ValueError(f"{path} cannot be read ({error}); is it what its name says?") from None
+    first = raw.decode("utf-8-sig", errors="replace").rstrip("\r\n")
+    if not first:
+        raise ValueError(f"{path} holds no SMILES.")
+    delimiter = _DELIMITERS.get(suffix, "")
+    if suffix == ".txt" and any(map(is_smiles_header, first.split("\t"))):
+        delimiter = "\t"
+    if not delimiter:
+        if smiles_column is not None:
+            raise ValueError(f"{path}: smiles_column={smiles_column!r} is for tables; a {suffix} file has no columns.")
+        return Layout(header=number if is_smiles_header((split_smi(first) or ("", ""))[0]) else 0)
+    columns = next(csv.reader([first], delimiter=delimiter))
+    smiles, _ = find_columns(columns, path, smiles_column)
+    lower = [column.strip().lower() for column in columns]
+    split = lower.index("split") if with_split and "split" in lower else -1
+    return Layout(delimiter, number, len(columns), smiles, split)
+
+
+def read_chunks(path: Path, layout: Layout, limit: int = 0) -> Iterator[List[Record]]:
+    """Lines of a file in chunks of `CHUNK`; blank lines and "#" comments are passed over.
+
+    Args:
+        path: the file.
+        layout: from `read_layout`.
+        limit: only so many lines; 0 takes all.
+
+    Raises:
+        One of `DAMAGE`, after all whole chunks: the file is cut short or damaged.
+    """
+    with open_lines(path) as file:
+        records = islice(_records(file, layout), limit or None)
+        while True:
+            chunk = list(islice(records, CHUNK))
+            if not chunk:
+                return
+            yield chunk
+
+
+def parse(record: Record, layout: Layout) -> Iterator[Union[Line, Failure]]:
+    """What a line says, or why it cannot be used; several lines only where a quote was open by mistake."""
+    number, raw = record
+    try:
+        text = raw.decode("utf-8-sig" if number == 1 else "utf-8").strip("\r\n")
+    except UnicodeDecodeError:
+        yield Failure(number, _shown(raw), "damaged line: not UTF-8")
+        return
+    if len(raw) >= LONGEST:
+        yield Failure(number, _shown(raw), f"damaged line: {LONGEST:,} characters or more")
+    elif not layout.delimiter:
+        found = split_smi(text)
+        if found is not None:
+            yield Line(number, found[0])
+    else:
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=layout.delimiter, strict=True)
+        rows, start = [], number
+        try:
+            for row in reader:
+                rows.append((start, row))
+                start = number + reader.line_num
+        except csv.Error as error:
+            pieces = raw.splitlines(keepends=True)
+            if len(pieces) == 1:
+                yield Failure(number, _shown(raw), f"damaged line: {error}")
+            for place, piece in enumerate(pieces if len(pieces) > 1 else ()):
+                yield from parse((number + place, piece), layout)
+        else:
+            yield from (_from_row(start, row, layout) for start, row in rows if row)
+
+
+def _from_row(number: int, row: List[str], layout: Layout) -> Union[Line, Failure]:
+    if len(row) < layout.columns:
+        return Failure(number, layout.delimiter.join(row)[:_SHOWN], "damaged line: fewer columns than the header")
+    smiles = row[layout.smiles].strip()
+    if layout.split < 0:
+        return Line(number, smiles)
+    split = row[layout.split].strip()
+    if split not in SPLITS:
+        return Failure(number, smiles, f"damaged line: its split is none of {', '.join(SPLITS)}")
+    return Line(number, smiles, SPLITS.index(split))
+
+
+def _shown(raw: bytes) -> str:
+    return raw[:_SHOWN].decode("utf-8", errors="replace").strip()
+
+
+def _records(file: IO[bytes], layout: Layout) -> Iterator[Record]:
+    """Lines without the header; a row whose quoted cell holds line breaks is one."""
+    lines = ((number, line) for number, line in enumerate(read_lines(file), 1) if number != layout.header)
+    ahead: Deque[Record] = deque()
+    while True:
+        record = ahead.popleft() if ahead else next(lines, None)
+        if record is None:
+            return
+        number, line = record
+        if not _holds_something(line, "" if layout.delimiter else ".smi"):
+            continue
+        if layout.delimiter and line.count(b'"') % 2:
+            for more in range(1, _MOST_LINES):
+                while len(ahead) < more and (following := next(lines, None)) is not None:
+                    ahead.append(following)
+                joined = b"".join([line, *(other for _, other in islice(ahead, more))])
+                if joined.count(b'"') % 2 == 0 and len(ahead) >= more:
+                    line = joined
+                    for _ in range(more):
+                        ahead.popleft()
+                    break
+        yield number, line
+
+
+def _holds_something(line: bytes, suffix: str) -> bool:
+    """Whether a line is neither blank nor, outside of tables, a comment."""
+    text = line.strip()
+    return bool(text) and not (text[:1] == b"#" and suffix in (".smi", ".txt"))

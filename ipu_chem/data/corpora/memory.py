@@ -1,0 +1,82 @@
+"""A few thousand SMILES as a corpus store in memory: what generated molecules and requests for embeddings go through.
+
+On data's way: list of SMILES -> encode -> corpus store in memory -> tokenizer -> token packs.
+"""
+
+from functools import partial
+from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
+
+import numpy as np
+
+from ipu_chem.data.corpora.assemble import assemble
+from ipu_chem.data.corpora.build import worker_pool
+from ipu_chem.data.corpora.encode import encode_lines, libraries
+from ipu_chem.data.corpora.lines import CHUNK, Line
+from ipu_chem.data.molecule import encode_texts
+from ipu_chem.data.smiles import Failure, core_count
+from packing.store import Store
+
+
+def corpus_in_memory(
+    smiles: Sequence[str], names: Optional[Sequence[str]] = None, workers: int = 1, stereo: bool = True
+) -> Tuple[Store, List[Failure]]:
+    """Encode SMILES; every one is an item of the store or a failure, duplicates too.
+
+    Args:
+        smiles: I texts, one molecule each.
+        names: I texts, kept as the field "name".
+        workers: processes for more than 1,000 SMILES; 0 takes all cores.
+        stereo: see `encode_smiles`.
+
+    Returns:
+        (store, failures). "line" [items] int64 of the store, and of a failure, is the place in ``smiles``, from 1.
+
+    Raises:
+        ValueError: none of them can be encoded, or there are more or fewer names.
+    """
+    if isinstance(smiles, str):
+        raise ValueError("corpus_in_memory takes a list of SMILES; encode_smiles takes one.")
+    if names is not None and len(names) != len(smiles):
+        raise ValueError(f"there are {len(names)} names for {len(smiles)} SMILES.")
+    versions = libraries()
+    lines = [_line(number, text) for number, text in enumerate(smiles, 1)]
+    blocks = [lines[start : start + CHUNK] for start in range(0, len(lines), CHUNK)]
+    encode = partial(encode_lines, stereo=stereo)
+    workers = workers or core_count()
+    if workers > 1 and len(blocks) > 1:
+        with worker_pool(workers) as pool:
+            chunks = list(pool.map(encode, blocks))
+    else:
+        chunks = list(map(encode, blocks))
+    failures = [failure for chunk in chunks for failure in chunk.failures]
+    store = assemble(chunks, np.ones(len(lines) - len(failures), bool))
+    store.info.update(corpus_info("memory", "a list of SMILES", "the user's own", (), versions, {"stereo": stereo}))
+    if names is None:
+        return store, failures
+    values, offsets = encode_texts([str(names[line - 1]) for line in store.fields["line"]])
+    return store.join(Store({"name": offsets}, {"name": values}, {"name": "name"})), failures
+
+
+def corpus_info(
+    name: str,
+    source: str,
+    licence: str,
+    citation: Sequence[str],
+    versions: Dict[str, str],
+    options: Dict[str, Any],
+) -> Dict[str, Any]:
+    """What a corpus says of itself, beside what `assemble` has counted."""
+    return {
+        "name": name,
+        "source": source,
+        "licence": licence,
+        "citation": list(citation),
+        "versions": versions,
+        "options": options,
+    }
+
+
+def _line(number: int, text: Any) -> Union[Line, Failure]:
+    if isinstance(text, str):
+        return Line(number, text.strip())
+    return Failure(number, str(text), f"no text but {type(text).__name__}")

@@ -1,0 +1,73 @@
+"""Ids of a whole corpus at once: its symbols are numbers already, and a table turns them into a tokenizer's ids.
+
+On data's way: corpus store -> [encode_store] -> ids (Ragged) -> TokenLoader.
+"""
+
+from typing import TYPE_CHECKING, Dict, List
+
+import numpy as np
+
+from ipu_chem.data.molecule import decode_text
+from ipu_chem.data.selfies_lookup import bordered
+from ipu_chem.data.selfies_symbols import DOT
+from packing.store import Store
+from packing.types import Ragged, index_dtype
+
+if TYPE_CHECKING:
+    from ipu_chem.data.selfies_tokens import Tokenizer
+
+_BLOCK = 1 << 16  # molecules at once: what limits the memory beside the result
+
+
+def encode_store(tokenizer: "Tokenizer", store: Store) -> Ragged:
+    """Ids of all molecules, see `Tokenizer.encode_store`."""
+    if "symbols" not in store or "symbols" not in store.info:
+        raise ValueError("the store holds no SELFIES symbols; make one with ipu_chem.data.corpora.")
+    names: List[str] = store.info["symbols"]
+    symbols = store.ragged("symbols")
+    if tokenizer.cuts_fragments and DOT in names:
+        symbols = _cut_fragments(tokenizer, symbols, names.index(DOT))
+    if len(symbols) and symbols.lengths.min() == 0:
+        raise ValueError(f"{_name_in(store, int(np.argmin(symbols.lengths)))} is empty: it has no symbols.")
+    table, reasons = np.full(len(names), -1, np.int32), {}
+    for index, symbol in enumerate(names):
+        try:
+            table[index] = tokenizer.id_of(symbol)
+        except ValueError as error:  # matters only if a molecule has it
+            reasons[index] = str(error)
+    offsets = symbols.offsets + 2 * np.arange(len(symbols) + 1)
+    values = np.empty(offsets[-1], index_dtype(tokenizer.vocab_size))
+    for start in range(0, len(symbols), _BLOCK):
+        borders = symbols.offsets[start : start + _BLOCK + 1]
+        ids = table[symbols.values[borders[0] : borders[-1]]]
+        if reasons and ids.min() < 0:
+            _refuse(store, symbols, int(borders[0]) + int(np.argmax(ids < 0)), reasons)
+        end = start + len(borders) - 1
+        flat = bordered(ids, np.diff(borders), tokenizer.bos_id, tokenizer.eos_id)
+        values[offsets[start] : offsets[end]] = flat
+    return Ragged(values, offsets)
+
+
+def _cut_fragments(tokenizer: "Tokenizer", symbols: Ragged, dot: int) -> Ragged:
+    """Symbols without the fragments that the tokenizer leaves out."""
+    places = np.flatnonzero(symbols.values == dot)
+    items = np.unique(np.searchsorted(symbols.offsets, places, side="right") - 1)
+    cut = {item: tokenizer.cut_fragments(symbols[item].tolist(), dot) for item in items.tolist()}
+    lengths, values = symbols.lengths, np.array(symbols.values)
+    inside = np.ones(len(values), bool)
+    for item, kept in cut.items():
+        start, end = symbols.offsets[item : item + 2]
+        values[start : start + len(kept)] = kept
+        inside[start + len(kept) : end] = False
+        lengths[item] = len(kept)
+    return Ragged(values[inside], np.append(0, np.cumsum(lengths)))
+
+
+def _refuse(store: Store, symbols: Ragged, place: int, reasons: Dict[int, str]) -> None:
+    """Say which molecule has a symbol that cannot be encoded."""
+    item = int(np.searchsorted(symbols.offsets, place, side="right")) - 1
+    raise ValueError(f"{_name_in(store, item)}: {reasons[int(symbols.values[place])]}")
+
+
+def _name_in(store: Store, item: int) -> str:
+    return f"molecule {item}" + (f" ({decode_text(store, 'smiles', item)})" if "smiles" in store else "")
