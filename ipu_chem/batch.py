@@ -1,6 +1,7 @@
 """What crosses to the device: one NamedTuple of tensors, whose order and shapes are the compiled signature.
 
-On data's way: collate -> CompactPack, CompactNodePack or TokenPack -> Backend.train_step / evaluate -> model.
+On data's way: collate -> CompactPack, CompactNodePack, TokenPack, TextPropertyPack -> Backend.train_step / evaluate
+-> model.
 """
 
 from typing import NamedTuple, Tuple
@@ -121,6 +122,33 @@ class TokenPack(NamedTuple):
     def targets(self) -> Tuple[Tensor, Tensor]:
         """What the loss takes besides the prediction."""
         return self.labels, self.weight
+
+
+class TextPropertyPack(NamedTuple):
+    """B packs of S symbols with labels for each of at most M molecules, not for each symbol."""
+
+    # inputs
+    ids: Tensor  # [B, S] integer in 0..V-1, symbols
+    position_ids: Tensor  # [B, S] integer, place of each symbol in its molecule, from 0; 0 in padding
+    ends: Tensor  # [B, M] integer, symbols up to the end of each molecule; in padding those of the whole pack
+    # targets
+    y: Tensor  # [B, M, T] float, standardised targets
+    weight: Tensor  # [B, M, T] float, 0 in padding and for missing labels; sums to 1 over an optimizer step
+
+    @property
+    def graph_mask(self) -> Tensor:
+        """[B, M] bool, False in padding; by the name that packs of graphs have for it."""
+        return _grows(self.ends)
+
+    @property
+    def inputs(self) -> Tuple[Tensor, ...]:
+        """What the model takes."""
+        return tuple(self[:-2])
+
+    @property
+    def targets(self) -> Tuple[Tensor, Tensor]:
+        """What the loss takes besides the prediction."""
+        return self.y, self.weight
 
 
 def _grows(ends: Tensor) -> Tensor:

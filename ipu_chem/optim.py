@@ -5,7 +5,7 @@ On data's way: config -> OptimizerConfig -> Backend; (step, schedule) -> learnin
 
 import math
 from dataclasses import dataclass
-from typing import Tuple
+from typing import Any, Dict, List, Sequence, Tuple
 
 OPTIMIZERS = ("adamw", "adam", "sgd")
 SCHEDULES = ("constant", "cosine", "plateau")
@@ -38,6 +38,58 @@ class OptimizerConfig:
             raise ValueError(f"optimizer {self.name!r}: choose one of {', '.join(OPTIMIZERS)}.")
         if not self.learning_rate > 0 or self.weight_decay < 0 or self.max_grad_norm < 0:
             raise ValueError("learning_rate must be above 0; weight_decay and max_grad_norm must not be negative.")
+
+
+class ParameterGroups:
+    """Parameters that share a learning rate, as torch's and PopTorch's optimizers take them.
+
+    A part of a model with `learning_rate_multipliers()`, by name of its own parameters, says which learn more slowly
+    or faster than the others. Where none does, there is one group.
+
+    Attributes:
+        groups: one dict each, in the order of the parameters.
+        multipliers: of the learning rate of each.
+    """
+
+    def __init__(self, config: OptimizerConfig, model: Any, trained: Sequence[Any]) -> None:
+        """Sort the parameters.
+
+        Args:
+            config: of the optimizer.
+            model: torch.nn.Module.
+            trained: its parameters that are trained, in its order, or what stands in for them.
+
+        Raises:
+            ValueError: multipliers are Adam's, and this is another optimizer.
+        """
+        of: Dict[int, float] = {}
+        for module in model.modules():
+            if hasattr(module, "learning_rate_multipliers"):
+                named = dict(module.named_parameters())
+                of.update({id(named[name]): value for name, value in module.learning_rate_multipliers().items()})
+        owners = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        assert len(owners) == len(trained), "something stands in for every trained parameter"
+        members: Dict[float, List[Any]] = {}
+        for owner, parameter in zip(owners, trained):
+            members.setdefault(of.get(id(owner), 1.0), []).append(parameter)
+        self.multipliers = list(members)
+        if config.name == "sgd" and set(members) - {1.0}:
+            raise ValueError(
+                "optimizer.name=sgd: learning rates for other widths (model.mup_base_width) are known for adam and "
+                "adamw; use one of them, or leave that out."
+            )
+        self.groups: List[Dict[str, Any]] = [{"params": parameters} for parameters in members.values()]
+        if self.multipliers == [1.0]:
+            return
+        for group, multiplier in zip(self.groups, self.multipliers):
+            group["lr"] = config.learning_rate * multiplier
+            if config.name == "adamw":  # its decay is multiplied by the learning rate, and should be the same for all
+                group["weight_decay"] = config.weight_decay / multiplier
+
+    def set_learning_rate(self, optimizer: Any, learning_rate: float) -> None:
+        """Give every group of an optimizer its share of a learning rate."""
+        for group, multiplier in zip(optimizer.param_groups, self.multipliers):
+            group["lr"] = learning_rate * multiplier
 
 
 @dataclass(frozen=True)

@@ -44,11 +44,7 @@ class TokenLoader(Loader):
             ValueError: plan and split differ in length, the plan does not fit the budget, or an id is out of range.
         """
         super().__init__(np.arange(len(ids)) if items is None else items, plan, budget, batching, world)
-        if len(ids.values) and not 0 <= int(ids.values.min()) <= int(ids.values.max()) < vocab_size:
-            raise ValueError(
-                f"token ids run from {ids.values.min()} to {ids.values.max()}, the vocabulary has {vocab_size}: "
-                "tokenizer and model do not belong together."
-            )
+        check_ids(ids, vocab_size)
         self.ids = ids
         self._dtype = index_dtype(vocab_size)
 
@@ -68,4 +64,17 @@ class TokenLoader(Loader):
             position_ids=torch.from_numpy(arrays["position_ids"]),
             labels=torch.from_numpy(np.where(counts, labels, 0).astype(self._dtype)),
             weight=torch.from_numpy(weights_of(counts, labels_of_steps)),
+        )
+
+
+def check_ids(ids: Ragged, vocab_size: int) -> None:
+    """Refuse token ids that are not in 0..vocab_size-1.
+
+    Raises:
+        ValueError: says what there is.
+    """
+    if len(ids.values) and not 0 <= int(ids.values.min()) <= int(ids.values.max()) < vocab_size:
+        raise ValueError(
+            f"token ids run from {ids.values.min()} to {ids.values.max()}, the vocabulary has {vocab_size}: "
+            "tokenizer and model do not belong together."
         )

@@ -30,7 +30,7 @@ def weights_to_half(model: nn.Module) -> None:
         if not parameter.is_floating_point():
             continue
         half = parameter.data.half()
-        if not torch.isfinite(half).all():
+        if not half.is_meta and not torch.isfinite(half).all():
             raise ValueError(f"{name} does not fit float16 (up to 65,504); use precision.weights=float32.")
         parameter.data = half
 

@@ -134,6 +134,9 @@ class TorchOptions:
             where there is none, or in other formats than float32, plain torch does it.
         threads: CPU threads of torch; 0 leaves torch's choice, which is one each when torchrun starts several
             processes. Compiled scatters are fastest with one.
+        fsdp: share weights, gradients and optimizer state out among the processes of torchrun, block by block, for
+            models that do not fit one device (fully sharded data parallel); needs torch 2.8. Checkpoints are the
+            same with and without. A process that trains alone has nobody to share with and keeps all.
         timeout: seconds that a process which torchrun has started waits for the others before it gives up.
     """
 
@@ -144,6 +147,7 @@ class TorchOptions:
     autocast: str = "none"
     kernels: bool = True
     threads: int = 0
+    fsdp: bool = False
     timeout: float = 1800.0
 
     def __post_init__(self) -> None:
@@ -154,5 +158,11 @@ class TorchOptions:
                 raise ValueError(f"torch.{name}=true is a way to compile: set torch.compile=true too.")
         if self.cuda_graphs and self.compile_backend != "inductor":
             raise ValueError("torch.cuda_graphs=true needs torch.compile_backend=inductor.")
+        if self.fsdp and self.compile and not self.compile_blocks:
+            raise ValueError("torch.fsdp=true shares out block by block: set torch.compile_blocks=true too.")
+        if self.fsdp and self.cuda_graphs:
+            raise ValueError("torch.fsdp=true moves weights, torch.cuda_graphs=true needs them in place; leave one out.")
+        if self.fsdp and self.autocast == "float16":
+            raise ValueError("torch.fsdp=true does not go with torch.autocast=float16; use bfloat16 or none.")
         if self.threads < 0 or not self.timeout > 0:
             raise ValueError("torch.threads is 0 or more, torch.timeout above 0.")

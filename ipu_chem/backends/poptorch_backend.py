@@ -21,7 +21,7 @@ from ipu_chem.backends.options import Batching, Precision, World
 from ipu_chem.backends.poptorch_blocks import choose_stages, keep_between_blocks, place_stages, refusal
 from ipu_chem.backends.poptorch_optim import build_optimizer
 from ipu_chem.backends.poptorch_options import host_overlap, program_options
-from ipu_chem.optim import OptimizerConfig
+from ipu_chem.optim import OptimizerConfig, ParameterGroups
 
 # What has no place on an IPU and is halved before it travels.
 _NARROWED = {torch.int64: torch.int32, torch.float64: torch.float32}
@@ -127,7 +127,9 @@ class PopTorchBackend(Backend):
         if optimizer is None:
             self._compile_inference(example)
             return
-        self._optimizer = build_optimizer(self._poptorch, optimizer, model, self.precision)
+        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self._groups = ParameterGroups(optimizer, model, trained)
+        self._optimizer = build_optimizer(self._poptorch, optimizer, self._groups, self.precision)
         self._learning_rate = optimizer.learning_rate
         program = _TrainingProgram(model, loss, self._overlap).train()
         executor = self._poptorch.trainingModel(program, self._program_options(True), self._optimizer)
@@ -142,8 +144,7 @@ class PopTorchBackend(Backend):
         batch = self._ready(batch, "training")
         self._make_way(self._inference)
         if learning_rate != self._learning_rate:
-            for group in self._optimizer.param_groups:
-                group["lr"] = learning_rate
+            self._groups.set_learning_rate(self._optimizer, learning_rate)
             self._training.setOptimizer(self._optimizer)  # until told, the device keeps the old rate
             self._learning_rate = learning_rate
         # One number per micro-batch of every replica; those of a step are adjacent and add up to its loss.

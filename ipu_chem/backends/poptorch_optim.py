@@ -7,13 +7,12 @@ handed in by the backend.
 from typing import Any
 
 import torch
-from torch import nn
 
 from ipu_chem.backends.options import Precision
-from ipu_chem.optim import OptimizerConfig
+from ipu_chem.optim import OptimizerConfig, ParameterGroups
 
 
-def build_optimizer(poptorch: Any, config: OptimizerConfig, model: nn.Module, precision: Precision) -> Any:
+def build_optimizer(poptorch: Any, config: OptimizerConfig, groups: ParameterGroups, precision: Precision) -> Any:
     """The PopTorch optimizer that a description stands for.
 
     Raises:
@@ -30,7 +29,7 @@ def build_optimizer(poptorch: Any, config: OptimizerConfig, model: nn.Module, pr
             f"optimizer.max_grad_norm with {config.name}: IPUs clip after weight decay, momentum and loss scaling; "
             "use optimizer.name=adamw, or leave those out."
         )
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    parameters = groups.groups
     shared = {"lr": config.learning_rate, "weight_decay": config.weight_decay, "loss_scaling": scaling}
     if config.max_grad_norm > 0:
         shared["max_grad_norm"] = config.max_grad_norm

@@ -19,13 +19,16 @@ from ipu_chem.backends.base import Backend, Program
 from ipu_chem.backends.half import HalfOnCpu, HalfWeights, weights_to_half
 from ipu_chem.backends.options import Batching, Precision, TorchOptions, world_of_torchrun
 from ipu_chem.backends.torch_compile import compile_blocks, compiled_programs
+from ipu_chem.backends.torch_fsdp import Shards, check_torch, on_host
 from ipu_chem.backends.torch_numerics import build_optimizer, check_autocast, denormals_flushed, grad_scaler
 from ipu_chem.backends.torch_processes import Processes
 from ipu_chem.backends.torch_transfer import to_device
 from ipu_chem.kernels.convolution import use_kernels
+from ipu_chem.kernels.fused_attention import use_fused_attention
 from ipu_chem.kernels.native import NativeError
 from ipu_chem.kernels.operator import COMPILES_WHOLE
-from ipu_chem.optim import OptimizerConfig
+from ipu_chem.kernels.transformer import use_transformer_kernels
+from ipu_chem.optim import OptimizerConfig, ParameterGroups
 
 _SCALER = "scaler."  # prefix of the gradient scaler's values among those of the optimizer
 
@@ -57,6 +60,7 @@ class TorchBackend(Backend):
         if self.options.threads > 0:
             torch.set_num_threads(self.options.threads)
         self._processes = Processes(self.world, self.device, self.options.timeout)
+        self._shards = Shards(self._processes, self.device) if self._is_shared else None
         self._program: Optional[Program] = None
         self._optimizer: Optional[torch.optim.Optimizer] = None
         self._half: Optional[HalfWeights] = None
@@ -73,15 +77,23 @@ class TorchBackend(Backend):
         """See `Backend.compile`; torch.compile itself runs at the first call of either kind."""
         self.batching = batching.for_one_of(self.world)
         self._config = optimizer
+        self._example = type(example)(*(field[: self.batching.packs_per_evaluation] for field in example))
         if self._is_half:
             weights_to_half(model)
         if self._may_use_kernels(model):
             try:
                 use_kernels(model)
-            except NativeError:
-                pass  # plain torch does it; `ipu-chem doctor` says what is missing
-        self._program = Program(model, loss).to(self.device)
-        self._processes.take_from_first([*model.parameters(), *model.buffers()])
+                use_transformer_kernels(model)
+            except NativeError:  # plain torch does it; `ipu-chem doctor` says what is missing
+                use_fused_attention(model)
+        elif self.options.kernels and self.device.type == "cuda":
+            use_fused_attention(model)
+        if self._shards is not None:
+            self._shards.share_out(model)
+            self._program = Program(model, loss)
+        else:
+            self._program = Program(model, loss).to(self.device)
+            self._processes.take_from_first([*model.parameters(), *model.buffers()])
         # The bare model is a program of its own: without loss and gradients it is cheaper.
         self._run: Callable[[Any], Any] = self._program
         self._predict: Callable[..., Tensor] = model
@@ -92,7 +104,8 @@ class TorchBackend(Backend):
         if optimizer is not None:
             if self._is_half:
                 self._half = HalfWeights(model, self.precision)
-            self._optimizer = build_optimizer(optimizer, self._trained())
+            self._groups = ParameterGroups(optimizer, model, self._trained())
+            self._optimizer = build_optimizer(optimizer, self._groups.groups)
 
     def train_step(self, batch: Any, learning_rate: float) -> Tensor:
         """See `Backend.train_step`; the losses are those of all processes."""
@@ -100,8 +113,7 @@ class TorchBackend(Backend):
         batching = self.batching
         self._check_packs(batch, batching.packs_per_call)
         self._program.train()
-        for group in self._optimizer.param_groups:
-            group["lr"] = learning_rate
+        self._groups.set_learning_rate(self._optimizer, learning_rate)
         micro_batches = self._micro_batches(batch)
         losses = []
         with denormals_flushed(self.device.type == "cpu"):
@@ -110,8 +122,9 @@ class TorchBackend(Backend):
                 total = torch.zeros((), device=self.device)
                 for _ in range(batching.gradient_accumulation * batching.replication_factor):
                     total = total + self._backward(next(micro_batches))
-                gradients = [weight.grad for weight in self._trained() if weight.grad is not None]
-                self._processes.add_up([*gradients, total])
+                # Gradients of a model that is shared out have been added up on the backward pass.
+                weights = self._trained() if self._shards is None else []
+                self._processes.add_up([*(weight.grad for weight in weights if weight.grad is not None), total])
                 self._update()
                 losses.append(total)
         return torch.stack(losses).cpu()
@@ -120,6 +133,13 @@ class TorchBackend(Backend):
         """See `Backend.evaluate`."""
         assert self._program is not None, "compile() comes first"
         self._check_packs(batch, self.batching.packs_per_evaluation)
+        if self._shards is not None:
+            self._processes.largest(1)  # see `total`
+        return self._predictions(batch)
+
+    def _predictions(self, batch: Any) -> Tensor:
+        """`evaluate`, in this process."""
+        assert self._program is not None
         self._program.eval()
         predictions = []
         with torch.no_grad(), self._arithmetic(), denormals_flushed(self.device.type == "cpu"):
@@ -132,13 +152,11 @@ class TorchBackend(Backend):
         """See `Backend.state_dict`."""
         assert self._program is not None, "compile() comes first"
         model = self._program.model.state_dict()
-        state = {"model": {name: value.detach().cpu().clone() for name, value in model.items()}}
+        copies = on_host if self._shards is None else self._shards.gather
+        state = {"model": copies(model)}
         if self._optimizer is not None and not weights_only:
-            state["optimizer"] = {
-                f"{index}.{name}": value.detach().cpu().clone() if isinstance(value, Tensor) else value
-                for index, values in self._optimizer.state_dict()["state"].items()
-                for name, value in values.items()
-            }
+            moments = self._optimizer.state_dict()["state"].items()
+            state["optimizer"] = copies({f"{i}.{name}": value for i, values in moments for name, value in values.items()})
             if self._scaler is not None:
                 state["optimizer"].update({_SCALER + key: value for key, value in self._scaler.state_dict().items()})
         return state
@@ -146,6 +164,8 @@ class TorchBackend(Backend):
     def load_state_dict(self, state: Dict[str, Dict[str, Any]]) -> None:
         """See `Backend.load_state_dict`."""
         assert self._program is not None, "compile() comes first"
+        if self._shards is not None:
+            state = self._shards.parts(state, self._program.model, self._optimizer)
         self._program.model.load_state_dict(state["model"])
         if self._half is not None:
             self._half.read()
@@ -165,6 +185,9 @@ class TorchBackend(Backend):
 
     def total(self, predictions: np.ndarray) -> np.ndarray:
         """See `Backend.total`."""
+        # A block's weights come from all processes: those with fewer batches run along until the last has ended.
+        while self._shards is not None and self._processes.largest(0):
+            self._predictions(self._example)
         return self._processes.total(predictions)
 
     def agreed(self, number: int) -> int:
@@ -237,6 +260,11 @@ class TorchBackend(Backend):
     def _emulates_half(self) -> bool:
         return self._is_half and self.device.type == "cpu"
 
+    @property
+    def _is_shared(self) -> bool:
+        """Whether this process has but a part of the model."""
+        return self.options.fsdp and self.world.size > 1
+
     def _trained(self) -> List[nn.Parameter]:
         """What the optimizer moves."""
         assert self._program is not None
@@ -267,6 +295,10 @@ class TorchBackend(Backend):
             )
         if self.options.cuda_graphs and self.device.type != "cuda":
             raise ValueError("torch.cuda_graphs=true is for CUDA devices; leave it out on a CPU.")
+        if self.options.fsdp and self._is_half:
+            raise ValueError("torch.fsdp=true does not go with precision.weights=float16; leave one of them out.")
+        if self._is_shared:
+            check_torch()
         check_autocast(self.options.autocast, self.device.type)
 
     def _check_packs(self, batch: Any, expected: int) -> None:

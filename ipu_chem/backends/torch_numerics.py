@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, Dict, FrozenSet, Iterable, Iterator
 
 import torch
-from torch import nn
 
 from ipu_chem.optim import OptimizerConfig
 
@@ -78,8 +77,13 @@ def grad_scaler(device: str) -> Any:
     return torch.cuda.amp.GradScaler()
 
 
-def build_optimizer(config: OptimizerConfig, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-    """The torch optimizer that a description stands for; all weights in one kernel where torch has it."""
+def build_optimizer(config: OptimizerConfig, parameters: Iterable[Any]) -> torch.optim.Optimizer:
+    """The torch optimizer that a description stands for; all weights in one kernel where torch has it.
+
+    Args:
+        config: what to build.
+        parameters: of a model, or `ParameterGroups.groups`.
+    """
     parameters = list(parameters)
     if config.name == "sgd":
         return torch.optim.SGD(
@@ -93,6 +97,8 @@ def build_optimizer(config: OptimizerConfig, parameters: Iterable[nn.Parameter])
         "weight_decay": config.weight_decay,
     }
     try:
-        return kind(parameters, fused=True, **options)
+        # Copies, because groups take up the options of an optimizer even where it then refuses them.
+        tried = [dict(group) if isinstance(group, dict) else group for group in parameters]
+        return kind(tried, fused=True, **options)
     except (RuntimeError, TypeError):  # older torch has it for CUDA alone
         return kind(parameters, **options)

@@ -81,6 +81,15 @@ class Processes:
             for tensor in tensors:
                 dist.broadcast(tensor, 0)
 
+    def of_first(self, value: Any) -> Any:
+        """What the process of rank 0 gives: any plain value, or tensors on the host."""
+        if self.world.size == 1:
+            return value
+        with self._answered():
+            values = [value if self.world.rank == 0 else None]
+            dist.broadcast_object_list(values, 0, group=self._host)
+        return values[0]
+
     def close(self) -> None:
         """Leave the others; calling it twice is fine."""
         if self._owned and dist.is_initialized():

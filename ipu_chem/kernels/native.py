@@ -1,6 +1,6 @@
 """The kernels' machine code: compiled once per machine with the C compiler that is there, kept in the cache folder.
 
-On data's way: convolution.c -> shared library -> `ipu_chem.kernels.convolution`. There is no Python header and no
+On data's way: *.c -> shared library -> `ipu_chem.kernels.convolution`, `.transformer`. There is no Python header and no
 C++ in it, so that compiling takes a second, needs nothing but `cc`, and one library serves every Python.
 """
 
@@ -17,7 +17,7 @@ from typing import List, Optional
 
 from packing.files import atomic_file
 
-_SOURCE = Path(__file__).with_name("convolution.c")
+_SOURCES = [Path(__file__).with_name(name) for name in ("convolution.c", "transformer.c")]
 # Without the promise that numbers are finite and sums may be reordered, loops are not turned into vectors. The
 # library is linked without it: there the same flag would switch off denormals in the whole process.
 _COMPILE = ["-O3", "-march=native", "-ffast-math", "-fno-finite-math-only", "-fPIC", "-std=c11", "-c"]
@@ -64,7 +64,7 @@ def _cache_folder() -> Path:
 
 def _key(compiler: str) -> str:
     """Changes with the source, the compiler and the processor that the code is made for."""
-    digest = hashlib.blake2b(_SOURCE.read_bytes(), digest_size=8)
+    digest = hashlib.blake2b(b"".join(source.read_bytes() for source in _SOURCES), digest_size=8)
     version = subprocess.run([compiler, "--version"], capture_output=True).stdout
     digest.update(repr((version, _COMPILE, _LINK, platform.platform(), _processor())).encode())
     return digest.hexdigest()
@@ -81,11 +81,10 @@ def _processor() -> List[str]:
 
 def _compile(compiler: str, path: Path) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        compiled, linked = Path(folder) / "kernels.o", Path(folder) / "kernels.so"
-        for command in (
-            [compiler, *_COMPILE, str(_SOURCE), "-o", str(compiled)],
-            [compiler, str(compiled), *_LINK, "-o", str(linked)],
-        ):
+        linked = Path(folder) / "kernels.so"
+        compiled = [str(Path(folder) / f"{source.stem}.o") for source in _SOURCES]
+        commands = [[compiler, *_COMPILE, str(source), "-o", made] for source, made in zip(_SOURCES, compiled)]
+        for command in (*commands, [compiler, *compiled, *_LINK, "-o", str(linked)]):
             done = subprocess.run(command, capture_output=True, text=True)
             if done.returncode:
                 raise NativeError(f"{' '.join(command)} failed: {done.stderr.strip()[-500:]}")

@@ -1,123 +1,27 @@
 """ChemGPT: the next symbol of molecules written as text, from a decoder on packs of many molecules.
 
 N. C. Frey et al., "Neural scaling of deep chemical models", Nature Machine Intelligence 5, 2023; the layers are
-those of GPT-Neo (S. Black et al., 2021), whose weights fit tensor by tensor. All molecules are far shorter than
-GPT-Neo's window of 256 symbols for every other layer, so every layer here looks at the whole molecule.
+those of GPT-Neo (S. Black et al., 2021), whose weights fit tensor by tensor (`ipu_chem.models.gpt_neo`). Sizes by
+name are the published ones: scores are not scaled and heads are narrow. For sizes of one's own the defaults are
+what later work found better: scaled scores, heads 32 wide; rotary positions and maximal update parametrization
+(G. Yang et al., "Tensor Programs V", 2022) are options.
 
 On data's way: TokenPack.inputs -> ChemGPT -> logits [B, S, V] -> token_cross_entropy.
 Shapes: B packs, S symbol slots, V symbols of the vocabulary, F features, H heads.
 """
 
-from typing import Dict, List, Tuple
+from typing import Any, Dict, List, Optional
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-from ipu_chem.models.layers import at_least_float32, keep
+from ipu_chem.models.decoder_layers import Embedding, Head, Layer
 
 SIZES: Dict[str, int] = {"chemgpt-4.7m": 128, "chemgpt-19m": 256, "chemgpt-1.2b": 2048}  # name -> F
-_LAYERS = 24
-_HEADS = 16
-# Added to scores of symbols out of sight: large enough that their share is exactly 0, small enough to be a number.
-_OUT_OF_SIGHT = -1.0e9
-_OUT_OF_SIGHT_HALF = -1.0e4
-
-
-class LayerNorm(nn.LayerNorm):
-    """In float32 whatever the weights' format: squares of 16-bit activations may not fit 16 bits."""
-
-    def forward(self, input: Tensor) -> Tensor:
-        """[..., F] -> [..., F] of the same dtype."""
-        weight, bias = at_least_float32(self.weight), at_least_float32(self.bias)
-        wide = functional.layer_norm(at_least_float32(input), self.normalized_shape, weight, bias, self.eps)
-        return wide.to(input.dtype)
-
-
-class Embedding(nn.Module):
-    """Symbols and their places as features, and who sees whom, once for all layers."""
-
-    def __init__(self, vocab_size: int, max_positions: int, hidden_features: int) -> None:
-        super().__init__()
-        self.wte = nn.Embedding(vocab_size, hidden_features)
-        self.wpe = nn.Embedding(max_positions, hidden_features)
-
-    def forward(self, ids: Tensor, position_ids: Tensor) -> Tuple[Tensor, Tensor]:
-        """ids, position_ids [B, S] integer -> features [B, S, F], mask [B, 1, S, S] as of `attention_mask`."""
-        ids = _within(ids, self.wte.num_embeddings)
-        position_ids = _within(position_ids, self.wpe.num_embeddings)
-        x = self.wte(ids) + self.wpe(position_ids)
-        return x, attention_mask(position_ids, x.dtype)
-
-
-class Attention(nn.Module):
-    """Causal self-attention, each molecule by itself."""
-
-    def __init__(self, hidden_features: int, num_heads: int, scale_attention: bool) -> None:
-        super().__init__()
-        self.num_heads = num_heads
-        self.scale = (hidden_features // num_heads) ** -0.5 if scale_attention else 1.0
-        self.q_proj = nn.Linear(hidden_features, hidden_features, bias=False)
-        self.k_proj = nn.Linear(hidden_features, hidden_features, bias=False)
-        self.v_proj = nn.Linear(hidden_features, hidden_features, bias=False)
-        self.out_proj = nn.Linear(hidden_features, hidden_features)
-
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        """Features [B, S, F], mask [B, 1, S, S] -> [B, S, F]."""
-        # Unscaled scores grow with the width of a head and do not fit 16 bits.
-        query, key = at_least_float32(self._heads(self.q_proj(x))), at_least_float32(self._heads(self.k_proj(x)))
-        if self.scale != 1.0:
-            query = query * self.scale
-        scores = torch.matmul(query, key.transpose(2, 3)) + mask.to(query.dtype)
-        shares = torch.softmax(scores, dim=-1).to(x.dtype)
-        seen = torch.matmul(shares, self._heads(self.v_proj(x)))  # [B, H, S, F / H]
-        return self.out_proj(seen.transpose(1, 2).reshape(x.shape))
-
-    def _heads(self, x: Tensor) -> Tensor:
-        """[B, S, F] -> [B, H, S, F / H]."""
-        return x.reshape(x.shape[0], x.shape[1], self.num_heads, -1).transpose(1, 2)
-
-
-class Feedforward(nn.Module):
-    """Two layers on every symbol, four times as wide in between."""
-
-    def __init__(self, hidden_features: int) -> None:
-        super().__init__()
-        self.c_fc = nn.Linear(hidden_features, 4 * hidden_features)
-        self.c_proj = nn.Linear(4 * hidden_features, hidden_features)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[B, S, F] -> [B, S, F]."""
-        return self.c_proj(functional.gelu(self.c_fc(x), approximate="tanh"))
-
-
-class Layer(nn.Module):
-    """Attention and feed-forward, each normalized before and added to what comes in: 12 F^2 + 10 F weights."""
-
-    def __init__(self, hidden_features: int, num_heads: int, scale_attention: bool) -> None:
-        super().__init__()
-        self.ln_1 = LayerNorm(hidden_features)
-        self.attention = Attention(hidden_features, num_heads, scale_attention)
-        self.ln_2 = LayerNorm(hidden_features)
-        self.mlp = Feedforward(hidden_features)
-
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        """Features [B, S, F], mask [B, 1, S, S] -> [B, S, F]."""
-        x = x + self.attention(self.ln_1(x), mask)
-        return x + self.mlp(self.ln_2(x))
-
-
-class Head(nn.Module):
-    """Last normalization and the projection on the vocabulary."""
-
-    def __init__(self, weight: nn.Parameter) -> None:
-        super().__init__()
-        self.ln_f = LayerNorm(weight.shape[1])
-        self.weight = weight  # [V, F]; the symbols' embedding itself when tied
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[B, S, F] -> logits [B, S, V], float32 at least."""
-        return at_least_float32(functional.linear(self.ln_f(x), self.weight))
+POSITIONS = ("learned", "rope")
+_HEADS = 16  # of all published sizes
+_HEAD_FEATURES = 32  # of others: narrower heads leave matrix units idle
+_STD = 0.02
 
 
 class ChemGPT(nn.Module):
@@ -125,57 +29,124 @@ class ChemGPT(nn.Module):
 
     def __init__(
         self,
-        size: str = "chemgpt-4.7m",
+        size: str = "",
         vocab_size: int = 684,
         max_positions: int = 512,
-        hidden_features: int = 0,
-        num_layers: int = 0,
+        hidden_features: int = 128,
+        num_layers: int = 24,
         num_heads: int = 0,
-        scale_attention: bool = False,
+        scale_attention: Optional[bool] = None,
         tie_embeddings: bool = True,
+        positions: str = "learned",
+        local_window: int = 0,
+        mup_base_width: int = 0,
     ) -> None:
         """Build the network with fresh weights.
 
         Args:
-            size: one of `SIZES`, which sets the width; 24 layers and 16 heads all.
+            size: one of `SIZES`, as published: sets the width, 16 heads and unscaled scores. Empty: the numbers below.
             vocab_size: V, symbols that there are.
             max_positions: symbols of the longest molecule.
-            hidden_features: F, in place of the size's; 0 keeps that.
-            num_layers: in place of 24; 0 keeps that.
-            num_heads: H, in place of 16; 0 keeps that.
+            hidden_features: F; a named size has its own.
+            num_layers: of attention and feed-forward.
+            num_heads: H; 0 is 16 for a named size, else as many as leave heads of 32 features or more.
             scale_attention: divide scores by the root of a head's width, as most models do and GPT-Neo does not.
+                None divides unless the size is named.
             tie_embeddings: the head's weight is the symbols' embedding. In a pipeline the last stage then returns to
                 the first IPU; a head with a weight of its own saves that way, and V is small.
+            positions: "learned", or "rope" for rotary ones, by which symbols know distances only.
+            local_window: symbols that the second, fourth, ... layer sees, GPT-Neo has 256; 0 is all.
+            mup_base_width: F at which a learning rate was found, for this F to train alike at it: weights, scores
+                and logits are scaled by how much wider this model is, and so must be learning rates
+                (`learning_rate_multipliers`). 0 is off.
 
         Raises:
             ValueError: the size is unknown or a number out of range.
         """
         super().__init__()
-        if size not in SIZES:
-            raise ValueError(f"size={size!r}: choose one of {', '.join(SIZES)}.")
-        hidden_features, num_heads = hidden_features or SIZES[size], num_heads or _HEADS
-        if min(vocab_size, max_positions, hidden_features, num_layers or _LAYERS, num_heads) < 1:
-            raise ValueError("ChemGPT needs 1 or more symbols, positions, features, layers and heads.")
+        hidden_features = width_of(size, hidden_features)
+        for name, value in (("vocab_size", vocab_size), ("max_positions", max_positions), ("num_layers", num_layers)):
+            _check_count(name, value, 1)
+        for name, value in (
+            ("num_heads", num_heads),
+            ("local_window", local_window),
+            ("mup_base_width", mup_base_width),
+        ):
+            _check_count(name, value, 0)
+        if positions not in POSITIONS:
+            raise ValueError(f"positions={positions!r}: choose one of {', '.join(POSITIONS)}.")
+        is_rotary = positions == "rope"
+        num_heads = num_heads or (_HEADS if size else _usual_heads(hidden_features))
         if hidden_features % num_heads:
             raise ValueError(
                 f"hidden_features={hidden_features} cannot be shared by num_heads={num_heads}: give a multiple."
             )
+        head_features = hidden_features // num_heads
+        if is_rotary and head_features % 2:
+            raise ValueError(
+                f"positions='rope' turns features in pairs, but a head has {head_features}: give hidden_features a "
+                f"multiple of {2 * num_heads}, or other num_heads."
+            )
+        if scale_attention is None:
+            scale_attention = not size or mup_base_width > 0
+        if mup_base_width and not scale_attention:
+            raise ValueError("mup_base_width scales scores: leave scale_attention out, or set it to true.")
         self.max_positions = max_positions
-        self.embedding = Embedding(vocab_size, max_positions, hidden_features)
+        self._config: Dict[str, Any] = {
+            "size": "",
+            "vocab_size": vocab_size,
+            "max_positions": max_positions,
+            "hidden_features": hidden_features,
+            "num_layers": num_layers,
+            "num_heads": num_heads,
+            "scale_attention": bool(scale_attention),
+            "tie_embeddings": bool(tie_embeddings),
+            "positions": positions,
+            "local_window": local_window,
+            "mup_base_width": mup_base_width,
+        }
+        width = hidden_features / mup_base_width if mup_base_width else 1.0
+        scale = head_features**-0.5 if scale_attention else 1.0
+        if mup_base_width:  # by the width, not its root; the same at the usual width
+            scale = _HEAD_FEATURES**0.5 / head_features
+        self.embedding = Embedding(
+            vocab_size, max_positions, hidden_features, head_features if is_rotary else 0, local_window
+        )
         self.layers = nn.ModuleList(
-            [Layer(hidden_features, num_heads, scale_attention) for _ in range(num_layers or _LAYERS)]
+            Layer(hidden_features, num_heads, scale, bool(local_window) and index % 2 == 1, is_rotary, width)
+            for index in range(num_layers)
         )
         symbols = self.embedding.wte.weight
-        self.head = Head(symbols if tie_embeddings else nn.Parameter(torch.empty_like(symbols)))
+        self.head = Head(symbols if tie_embeddings else nn.Parameter(torch.empty_like(symbols)), 1.0 / width)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Normal weights of standard deviation 0.02, zero biases; normalizations change nothing at first."""
+        """Normal weights of standard deviation 0.02, zero biases; normalizations change nothing at first.
+
+        Under the maximal update parametrization that is so at the base width; the matrices of wider layers are
+        narrower by the root of how much wider they are.
+        """
         for module in self.modules():
             if isinstance(module, (nn.Linear, nn.Embedding, Head)):
-                nn.init.normal_(module.weight, std=0.02)
+                nn.init.normal_(module.weight, std=_STD)
             if isinstance(module, nn.Linear) and module.bias is not None:
                 nn.init.zeros_(module.bias)
+        for layer in self.layers:
+            for weight in layer.parameters():
+                if weight.dim() == 2 and layer.width != 1.0:
+                    nn.init.normal_(weight, std=_STD * layer.width**-0.5)  # type: ignore[operator]
+
+    def config(self) -> Dict[str, Any]:
+        """Arguments that build this model again, as plain values; names of sizes are spelled out."""
+        return dict(self._config)
+
+    def learning_rate_multipliers(self) -> Dict[str, float]:
+        """By parameter name, what Adam's learning rate is multiplied with: all 1 unless ``mup_base_width`` is set."""
+        multipliers = {name: 1.0 for name, _ in self.named_parameters()}
+        for index, layer in enumerate(self.layers):
+            own = layer.learning_rate_multipliers()  # type: ignore[operator]
+            multipliers.update({f"layers.{index}.{name}": value for name, value in own.items()})
+        return multipliers
 
     def blocks(self) -> List[str]:
         """Names of the submodules at which a pipeline may be cut, in the order of execution.
@@ -196,34 +167,38 @@ class ChemGPT(nn.Module):
 
         Numbers out of range, as padding may hold, are read as 0: a check would have to wait for the device.
         """
-        x, mask = self.embedding(ids, position_ids)
+        return self.head(self._layers_of(ids, position_ids))
+
+    def features(self, ids: Tensor, position_ids: Tensor) -> Tensor:
+        """Arguments of `forward` -> [B, S, F], every symbol after the last normalization: what embeddings pool."""
+        return self.head.ln_f(self._layers_of(ids, position_ids))
+
+    def _layers_of(self, ids: Tensor, position_ids: Tensor) -> Tensor:
+        x, *context = self.embedding(ids, position_ids)
         for layer in self.layers:
-            x = layer(x, mask)
-        return self.head(x)
+            x = layer(x, *context)
+        return x
 
 
-def attention_mask(position_ids: Tensor, dtype: torch.dtype) -> Tensor:
-    """What is added to scores so that a symbol sees itself and the earlier ones of its molecule.
+def width_of(size: str, hidden_features: int) -> int:
+    """Features of a symbol: those of a named size, else as given.
 
-    Symbol i's molecule begins at slot i - position_ids[i]. Padding at the end of a pack comes after every
-    molecule, so none sees it, whatever its positions are; it sees itself at least, so no share is 0 / 0.
-
-    Args:
-        position_ids: [B, S] int64, 0 or more.
-        dtype: of the mask.
-
-    Returns:
-        [B, 1, S, S], 0 where query i (third axis) sees key j (last axis), a large negative number elsewhere.
+    Raises:
+        ValueError: there is no size of that name, or no such width.
     """
-    slot = torch.arange(position_ids.shape[1], device=position_ids.device)
-    start = slot - position_ids
-    visible = (slot <= slot.unsqueeze(1)) & (slot >= start.unsqueeze(2))
-    hidden = _OUT_OF_SIGHT_HALF if dtype == torch.float16 else _OUT_OF_SIGHT
-    zero = torch.zeros((), dtype=dtype, device=position_ids.device)
-    return torch.where(visible, zero, torch.full_like(zero, hidden)).unsqueeze(1)
+    if size and size not in SIZES:
+        raise ValueError(
+            f"size={size!r}: choose one of {', '.join(SIZES)}, or leave it empty and give hidden_features."
+        )
+    _check_count("hidden_features", hidden_features, 1)
+    return SIZES[size] if size else hidden_features
 
 
-def _within(index: Tensor, size: int) -> Tensor:
-    """As int64, 0 in place of what is not in 0..size-1."""
-    index = index.to(torch.int64)
-    return keep(index, (index >= 0) & (index < size))
+def _usual_heads(hidden_features: int) -> int:
+    """The most heads of 32 features or more that share the features equally; 1 where there are fewer."""
+    return next((n for n in range(hidden_features // _HEAD_FEATURES, 1, -1) if hidden_features % n == 0), 1)
+
+
+def _check_count(name: str, value: Any, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValueError(f"{name}={value!r}: give an integer of {least} or more.")

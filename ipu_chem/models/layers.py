@@ -28,6 +28,18 @@ class ShiftedSoftplus(nn.Module):
         return functional.softplus(x) - math.log(2.0)
 
 
+class TanhGelu(nn.Module):
+    """x / 2 (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))): the GELU of GPT-2 and GPT-Neo, and of IPUs."""
+
+    kernel: Optional[Callable[[Tensor], Tensor]] = None  # a backend's own form
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Element by element, any shape."""
+        if self.kernel is not None:
+            return self.kernel(x)
+        return functional.gelu(x, approximate="tanh")
+
+
 def silu(x: Tensor) -> Tensor:
     """x / (1 + exp(-x)), whose slopes of any order are made of operators that a forward pass may hold.
 

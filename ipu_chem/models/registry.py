@@ -8,16 +8,30 @@ from typing import Any, Dict, Set
 
 from torch import nn
 
+from ipu_chem.models.chemgpt import ChemGPT
+from ipu_chem.models.next_token import NextToken
 from ipu_chem.models.painn import PaiNN
 from ipu_chem.models.schnet import SchNet
 
 MODELS: Dict[str, Any] = {"schnet": SchNet, "painn": PaiNN}
+LANGUAGE_MODELS: Dict[str, Any] = {"chemgpt": ChemGPT}
 
 
 def sizes_of(name: str) -> Set[str]:
     """What may be chosen about a model for itself: names of its constructor's arguments."""
-    fixed = {"num_targets", "readout", "atom_references", "filter", "undirected"}
-    return set(inspect.signature(MODELS[name]).parameters) - fixed
+    fixed = {"num_targets", "readout", "atom_references", "filter", "undirected", "vocab_size", "max_positions"}
+    return set(inspect.signature({**MODELS, **LANGUAGE_MODELS}[name]).parameters) - fixed
+
+
+def reads_text(name: str) -> bool:
+    """Whether a model learns molecules written as text, without labels.
+
+    Raises:
+        ValueError: there is no such model.
+    """
+    if name not in MODELS and name not in LANGUAGE_MODELS:
+        raise ValueError(f"model.name={name!r}: choose one of {', '.join([*MODELS, *LANGUAGE_MODELS])}.")
+    return name in LANGUAGE_MODELS
 
 
 # What reading filters from a table saves depends on how much they cost: two layers in SchNet, one in PaiNN.
@@ -51,10 +65,26 @@ def build_model(
         raise ValueError(f"model.name={name!r}: choose one of {', '.join(MODELS)}.")
     if readout == "auto":
         readout = "sum" if extensive else "mean"
-    unknown = sorted(set(sizes).difference(*(sizes_of(other) for other in MODELS)))
+    unknown = sorted(set(sizes).difference(*(sizes_of(other) for other in (*MODELS, *LANGUAGE_MODELS))))
     if unknown:
         raise ValueError(f"no model has {', '.join(unknown)}; {name} takes {', '.join(sorted(sizes_of(name)))}.")
     taken = {size: value for size, value in sizes.items() if size in sizes_of(name)}
     if filter == "auto":
         filter = _USUAL_FILTER[name]
     return MODELS[name](num_targets=num_targets, readout=readout, filter=filter, undirected=undirected, **taken)
+
+
+def build_language_model(name: str, vocab_size: int, max_positions: int, **sizes: Any) -> nn.Module:
+    """A language model with freshly drawn weights, which gives logits in training and log-likelihoods otherwise.
+
+    Args:
+        name: one of `LANGUAGE_MODELS`.
+        vocab_size: symbols of the vocabulary.
+        max_positions: symbols of the longest molecule.
+        **sizes: of the model's constructor; those that it does not have are left out.
+
+    Raises:
+        ValueError: a size that the model refuses.
+    """
+    taken = {size: value for size, value in sizes.items() if size in sizes_of(name)}
+    return NextToken(LANGUAGE_MODELS[name](vocab_size=vocab_size, max_positions=max_positions, **taken))

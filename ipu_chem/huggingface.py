@@ -1,0 +1,139 @@
+"""ChemGPT in folders of Hugging Face's libraries: published weights in, trained ones out.
+
+On data's way: folder (config.json, weights, tokenizer.json) -> `load_chemgpt` -> model and vocabulary; trained ones
+-> `save_chemgpt` -> folder -> AutoModelForCausalLM, AutoTokenizer.
+"""
+
+import json
+import pickle
+from pathlib import Path
+from typing import Any, Dict, Optional, Tuple
+
+import torch
+from torch import Tensor
+
+from ipu_chem.data.selfies_tokens import Tokenizer
+from ipu_chem.models.chemgpt import ChemGPT
+from ipu_chem.models.gpt_neo import from_gpt_neo, to_gpt_neo
+from packing.files import PathLike, atomic_folder
+
+_CONFIG, _WEIGHTS, _INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
+_OLD_WEIGHTS = "pytorch_model.bin"
+_TOKENIZER = "tokenizer.json"
+
+
+def load_chemgpt(folder: PathLike) -> Tuple[ChemGPT, Optional[Tokenizer]]:
+    """Read a GPT-Neo: the published ChemGPT, or what `save_chemgpt` wrote.
+
+    Ids of first and last symbols that config.json names are not read, because published ones lie outside of the
+    vocabulary: those of the tokenizer count.
+
+    Args:
+        folder: holds config.json, model.safetensors (also in parts) or pytorch_model.bin, and maybe tokenizer.json.
+
+    Returns:
+        The model in float32, and the vocabulary or None where there is no tokenizer.json.
+
+    Raises:
+        ValueError: a file is missing or damaged, it is another kind of model, or weights, config and vocabulary do
+            not fit each other; says which.
+    """
+    folder = Path(folder)
+    config = _read_json(folder / _CONFIG)
+    try:
+        model = from_gpt_neo(config, _read_weights(folder))
+    except ValueError as error:
+        raise ValueError(f"{folder}: {error}") from error
+    if not (folder / _TOKENIZER).is_file():
+        return model, None
+    from ipu_chem.data.chemgpt_tokens import tokenizer_from_huggingface
+
+    tokenizer = tokenizer_from_huggingface(folder)
+    _check_vocabulary(model, tokenizer, str(folder))
+    return model, tokenizer
+
+
+def save_chemgpt(model: ChemGPT, tokenizer: Optional[Tokenizer], folder: PathLike) -> None:
+    """Write a folder that AutoModelForCausalLM and AutoTokenizer load and that gives the same logits.
+
+    Args:
+        model: with learned positions.
+        tokenizer: its vocabulary; None writes none, and no ids of first, last and padding symbols.
+        folder: new or empty.
+
+    Raises:
+        ValueError: the folder holds files, the model has what GPT-Neo cannot express, or more symbols are in the
+            vocabulary than in the model.
+        OSError: the disk is full or the folder cannot be written; nothing is left of it.
+    """
+    from safetensors.torch import save
+
+    folder = Path(folder)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ValueError(f"{folder} holds files already; give a new folder.")
+    config, state = to_gpt_neo(model)
+    special: Dict[str, Any] = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
+    if tokenizer is not None:
+        _check_vocabulary(model, tokenizer, "this model")
+        special = {name: int(getattr(tokenizer, name[: -len("_token_id")] + "_id")) for name in special}
+    config.update(special)
+    weights = save({name: value.cpu().contiguous() for name, value in state.items()}, metadata={"format": "pt"})
+    generation = {**special, "max_length": config["max_position_embeddings"]}
+    with atomic_folder(folder) as made:
+        (made / _CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        (made / "generation_config.json").write_text(json.dumps(generation, indent=2) + "\n", encoding="utf-8")
+        (made / _WEIGHTS).write_bytes(weights)
+        if tokenizer is not None:
+            tokenizer.save_huggingface(made)
+
+
+def _check_vocabulary(model: ChemGPT, tokenizer: Tokenizer, name: str) -> None:
+    """A model may have more symbols than the vocabulary, for a round number, but not fewer."""
+    rows = model.config()["vocab_size"]
+    if tokenizer.vocab_size > rows:
+        raise ValueError(
+            f"{name} predicts {rows} symbols, the vocabulary has {tokenizer.vocab_size}: they do not belong together."
+        )
+
+
+def _read_weights(folder: Path) -> Dict[str, Tensor]:
+    """Tensors by name."""
+    if (folder / _WEIGHTS).is_file():
+        return _read_safetensors(folder / _WEIGHTS)
+    if (folder / _INDEX).is_file():
+        parts = sorted(set(_read_json(folder / _INDEX).get("weight_map", {}).values()))
+        return {name: value for part in parts for name, value in _read_safetensors(folder / part).items()}
+    path = folder / _OLD_WEIGHTS
+    if not path.is_file():
+        raise ValueError(f"there are no weights; put {_WEIGHTS} or {_OLD_WEIGHTS} beside {_CONFIG}.")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
+        raise ValueError(f"{_OLD_WEIGHTS} is damaged or no file of weights ({error}).") from error
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise ValueError(f"{_OLD_WEIGHTS} holds something else than tensors by name.")
+    return state
+
+
+def _read_safetensors(path: Path) -> Dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(str(path))
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path.name} is missing or damaged ({error}).") from error
+
+
+def _read_json(path: Path) -> Dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(
+            f"{path.parent} has no {path.name} that can be read; give the folder of a Hugging Face model."
+        ) from error
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON ({error}).") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds no values by name.")
+    return content

@@ -1,0 +1,28 @@
+"""A language model as a device runs it: logits in training, one number per symbol in evaluation.
+
+On data's way: TokenPack.inputs -> [NextToken] -> logits for the loss, or log-likelihoods for the host to add up.
+"""
+
+import torch
+from torch import Tensor
+
+from ipu_chem.models.layers import keep
+from ipu_chem.models.wrapper import Wrapper
+
+
+class NextToken(Wrapper):
+    """Spares the link to the host: S numbers of a pack cross it in evaluation, not S times the vocabulary."""
+
+    def forward(self, ids: Tensor, position_ids: Tensor) -> Tensor:
+        """ids, position_ids [B, S] integer -> in training logits [B, S, V]; else [B, S], log-likelihood in nats.
+
+        That of a slot is of the symbol in the next slot; where nothing follows in the same molecule (its last symbol,
+        padding) it means nothing.
+        """
+        logits = self.model(ids, position_ids)
+        if self.training:
+            return logits
+        following = torch.cat([ids[:, 1:], ids[:, :1]], 1).to(torch.int64)
+        symbols = torch.arange(logits.shape[-1], device=logits.device)
+        # By comparison, as the loss does it (`token_cross_entropy`).
+        return keep(logits, symbols == following.unsqueeze(-1)).sum(-1) - torch.logsumexp(logits, -1)

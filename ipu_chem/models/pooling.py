@@ -1,0 +1,160 @@
+"""One vector for each molecule of a pack of text, out of one vector for each of its symbols.
+
+    symbols    < C O > < N > . .     < and > mark begin and end of a molecule, dots are padding
+    ends       4 7 7                 tokens up to the end of each molecule; in padding those of the whole pack
+    counted    0 1 1 0 0 1 0 0 0     marks are left out unless asked for
+
+Means and maxima run over a molecule's symbols, because every molecule has the marks: the first has seen nothing but
+itself, so it says nothing, and the last is never asked for a next symbol, so what stands there was never trained.
+For the same reason "last" reads the last symbol: it has seen the whole molecule, and its vector was trained to tell
+that the molecule is complete. ``special_tokens`` counts the marks all the same, as other programs do.
+
+On data's way: TextPropertyPack.inputs -> PooledChemGPT -> [B, M, F] -> embeddings, or a head that predicts.
+Shapes: B packs, S token slots, M molecule slots, F features.
+"""
+
+from typing import Dict, List, Tuple
+
+import torch
+from torch import Tensor, nn
+
+from ipu_chem.models.chemgpt import ChemGPT
+from ipu_chem.models.layers import at_least_float32, keep
+
+POOLINGS = ("mean", "last", "max", "sum")
+
+
+def pool(features: Tensor, ends: Tensor, kind: str = "mean", special_tokens: bool = False) -> Tensor:
+    """Features of molecules from those of their tokens.
+
+    Args:
+        features: [B, S, F] of tokens; anything in padding.
+        ends: [B, M] integer, tokens up to the end of each molecule; in padding those of the whole pack.
+        kind: one of `POOLINGS`: mean, maximum or sum over the symbols, or the vector of the last one.
+        special_tokens: count the first and the last token of every molecule too, which mark its begin and end.
+
+    Returns:
+        [B, M, F], float32 at least; exactly 0 in padding and for molecules without a symbol.
+
+    Raises:
+        ValueError: unknown kind.
+    """
+    check_pooling(kind)
+    slot = torch.arange(features.shape[1], dtype=torch.int32, device=ends.device)
+    first, behind = _bounds(ends, 0 if special_tokens else 1)
+    counted = (slot >= first.unsqueeze(2)) & (slot < behind.unsqueeze(2))  # [B, M, S]
+    real = slot.unsqueeze(0) < ends.to(torch.int32).narrow(1, ends.shape[1] - 1, 1)  # [B, S]
+    features = keep(at_least_float32(features), real.unsqueeze(2))
+    if kind == "max":
+        features = _running_maximum(features, counted, first)
+    if kind in ("max", "last"):
+        counted = counted & (slot == behind.unsqueeze(2) - 1)
+    # By a matrix product, which IPUs are best at, not by an index: the slope of a gather scatters.
+    total = torch.matmul(counted.to(features.dtype), features)
+    if kind == "mean":
+        total = total / torch.clamp(behind - first, min=1).unsqueeze(2).to(total.dtype)
+    return total
+
+
+def check_pooling(kind: str) -> None:
+    """Refuse what is none of `POOLINGS`.
+
+    Raises:
+        ValueError: names those there are.
+    """
+    if kind not in POOLINGS:
+        raise ValueError(f"pooling={kind!r}: choose one of {', '.join(POOLINGS)}.")
+
+
+def real_molecules(ends: Tensor) -> Tensor:
+    """[B, M] bool, False in padding, from ``ends`` as `pool` takes them."""
+    first, behind = _bounds(ends, 0)
+    return behind > first
+
+
+def _bounds(ends: Tensor, marks: int) -> Tuple[Tensor, Tensor]:
+    """First counted token of each molecule and the one behind its last, [B, M] int32, ``marks`` left out at both."""
+    ends = ends.to(torch.int32)  # IPUs compare no narrower integers
+    start = torch.zeros((ends.shape[0], 1), dtype=torch.int32, device=ends.device)
+    starts = torch.cat([start, ends], 1).narrow(1, 0, ends.shape[1])
+    return starts + marks, ends - marks
+
+
+def _running_maximum(features: Tensor, counted: Tensor, first: Tensor) -> Tensor:
+    """[B, S, F]: at every counted token, the maximum over those of its molecule up to it; else without meaning.
+
+    Looks back one token, then two, then four: a table of [B, M, S, F] would not fit. The larger of two is chosen,
+    not their maximum taken: windows overlap, and devices differ in how a tie shares out the slope.
+    """
+    slots = features.shape[1]
+    start = (counted.to(torch.int32) * first.unsqueeze(2)).sum(1, dtype=torch.int32)  # [B, S]
+    place = torch.arange(slots, dtype=torch.int32, device=features.device) - start
+    step = 1
+    while step < slots:
+        earlier = features.roll(step, 1)
+        chosen = (place >= step).unsqueeze(2) & (earlier > features)
+        features = torch.where(chosen, earlier, features)
+        step *= 2
+    return features
+
+
+class PooledHead(nn.Module):
+    """The last normalization and `pool`."""
+
+    def __init__(self, ln_f: nn.Module, kind: str, special_tokens: bool = False) -> None:
+        super().__init__()
+        check_pooling(kind)
+        self.ln_f = ln_f
+        self.kind = kind
+        self.special_tokens = special_tokens
+
+    def forward(self, x: Tensor, ends: Tensor) -> Tensor:
+        """[B, S, F], ends [B, M] -> [B, M, F]."""
+        return pool(self.ln_f(x), ends, self.kind, self.special_tokens)
+
+
+class PooledChemGPT(nn.Module):
+    """A ChemGPT that gives a vector for each molecule in place of logits.
+
+    Weights are the ChemGPT's own and keep their names; its projection on the vocabulary is left behind.
+    """
+
+    def __init__(self, chemgpt: ChemGPT, pooling: str = "mean", special_tokens: bool = False) -> None:
+        """Take a ChemGPT's layers.
+
+        Args:
+            chemgpt: trained, or with fresh weights.
+            pooling: one of `POOLINGS`.
+            special_tokens: see `pool`.
+
+        Raises:
+            ValueError: unknown pooling.
+        """
+        super().__init__()
+        self._multipliers = chemgpt.learning_rate_multipliers()
+        self.embedding = chemgpt.embedding
+        self.layers = chemgpt.layers
+        self.head: nn.Module = PooledHead(chemgpt.head.ln_f, pooling, special_tokens)
+
+    def blocks(self) -> List[str]:
+        """Names of the submodules at which a pipeline may be cut, in the order of execution."""
+        return ["embedding"] + [f"layers.{i}" for i in range(len(self.layers))] + ["head"]
+
+    def learning_rate_multipliers(self) -> Dict[str, float]:
+        """By parameter name, see `ChemGPT.learning_rate_multipliers`; 1 for what it does not have."""
+        return {name: self._multipliers.get(name, 1.0) for name, _ in self.named_parameters()}
+
+    def forward(self, ids: Tensor, position_ids: Tensor, ends: Tensor) -> Tensor:
+        """Embed.
+
+        Args:
+            ids, position_ids: [B, S] integer, see `ChemGPT.forward`.
+            ends: [B, M] integer, tokens up to the end of each molecule; in padding those of the whole pack.
+
+        Returns:
+            [B, M, F], float32 at least, exactly 0 in padding.
+        """
+        x, *context = self.embedding(ids, position_ids)
+        for layer in self.layers:
+            x = layer(x, *context)
+        return self.head(x, ends)
