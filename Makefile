@@ -1,6 +1,7 @@
 # Two commands on a fresh machine with Python >= 3.8:
 #   make demo    sets itself up, trains on real molecules, writes demo/report.html
 #   make test    sets itself up, runs everything that CI runs
+# and a third: make demo-chemgpt learns molecules as text and writes new ones, to demo-chemgpt/report.html.
 # Choose the interpreter with PYTHON=python3.12. On Linux, torch from PyPI brings CUDA libraries of several
 # GB; TORCH_INDEX=https://download.pytorch.org/whl/cpu takes the small CPU build instead.
 
@@ -13,12 +14,19 @@ VENV38 ?= .venv38
 TORCH_INDEX ?=
 PIP = -m pip install --disable-pip-version-check -q -c .ci/constraints.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 
-.PHONY: demo test test-py38 print-python38 lint types clean
+.PHONY: demo demo-chemgpt test test-py38 print-python38 lint types clean
 
 # A second time it goes on from what the first has made: from the results, or from where it was stopped.
 demo: $(VENV)/.demo
-	@if [ -f demo/checkpoints/last.safetensors ]; then set -- --resume demo; \
-	else set -- --config nci3d_demo --out demo; fi; $(VENV)/bin/ipu-chem train "$$@"
+	$(call train,nci3d_demo,demo)
+
+demo-chemgpt: $(VENV)/.demo
+	$(call train,chemgpt_demo,demo-chemgpt)
+
+define train
+@if [ -f $(2)/checkpoints/last.safetensors ]; then set -- --resume $(2); \
+else set -- --config $(1) --out $(2); fi; $(VENV)/bin/ipu-chem train "$$@"
+endef
 
 test: $(VENV)/.dev lint
 	$(VENV)/bin/python -m pytest -n auto
@@ -56,4 +64,4 @@ $(VENV)/.dev: $(VENV)/bin/python pyproject.toml .ci/constraints.txt
 	@touch $@
 
 clean:
-	rm -rf $(VENV) $(VENV38) demo build dist .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV38) demo demo-chemgpt build dist .pytest_cache .ruff_cache .hypothesis

@@ -30,7 +30,8 @@ from ipu_chem.models.pyg import schnet_to_pyg
 from ipu_chem.optim import Schedule
 from ipu_chem.training.checkpoint import load_checkpoint
 from ipu_chem.training.logging import read_rows
-from ipu_chem.training.run import RunData, load_data, loss_function, make_model
+from ipu_chem.training.graph_run import GraphData, loss_function, make_model
+from ipu_chem.training.run import load_data
 
 METRIC = "mae_u0_meV"
 
@@ -51,7 +52,7 @@ def train_ours(out: Path, shared: Path, quick: bool) -> float:
 class PygTraining:
     """PyTorch Geometric's SchNet in the place of ours."""
 
-    def __init__(self, config: RunConfig, data: RunData) -> None:
+    def __init__(self, config: RunConfig, data: GraphData) -> None:
         """Build model, molecules and optimizer; the weights are those that ours started from."""
         from torch_geometric.data import Data
         from torch_geometric.nn import SchNet
@@ -123,7 +124,7 @@ def _both_ways(pairs: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(np.ascontiguousarray(edges))
 
 
-def steps_of_epoch(config: RunConfig, data: RunData, epoch: int) -> Iterator[np.ndarray]:
+def steps_of_epoch(config: RunConfig, data: GraphData, epoch: int) -> Iterator[np.ndarray]:
     """The molecules of every optimizer step of our run, as store items."""
     size = config.batching.packs_per_step
     order = data.plans["train"].epoch(config.training.seed, epoch, multiple=config.batching.packs_per_call)
@@ -131,7 +132,7 @@ def steps_of_epoch(config: RunConfig, data: RunData, epoch: int) -> Iterator[np.
         yield data.items["train"][order.slice(start, start + size)[0]]
 
 
-def train_pyg(config: RunConfig, data: RunData) -> Tuple[List[float], float]:
+def train_pyg(config: RunConfig, data: GraphData) -> Tuple[List[float], float]:
     """Validation MAE in meV after every epoch, and wall seconds."""
     torch.set_flush_denormal(True)
     training = PygTraining(config, data)
@@ -148,7 +149,7 @@ def train_pyg(config: RunConfig, data: RunData) -> Tuple[List[float], float]:
     return curve, time.perf_counter() - started
 
 
-def race(config: RunConfig, data: RunData, repeats: int) -> Dict[str, Any]:
+def race(config: RunConfig, data: GraphData, repeats: int) -> Dict[str, Any]:
     """Molecules per CPU second on one thread, taking turns over the same steps."""
     torch.set_num_threads(1)
     loader = data.loader("train", config)
@@ -204,7 +205,7 @@ def main() -> int:
         goals.at_most("ipu-chem train, minutes", seconds / 60, 30)
     _, state = load_checkpoint(out / "checkpoints" / "best.safetensors")
     config = from_dict(state["config"])
-    data = load_data(config, out / "plans", state["standardizer"])
+    data = load_data(config, out / "plans", state)
     ours = [row[METRIC] for row in read_rows(out) if row["kind"] == "validation"]
     theirs, seconds = train_pyg(config, data)
     rows = [

@@ -284,11 +284,11 @@ def _generated_work(settings: Settings, world: World) -> Work:
 def _real_work(settings: Settings, world: World) -> Work:
     """A graph model and the molecules of the data set."""
     from ipu_chem.losses import mse
-    from ipu_chem.training.run import make_model
+    from ipu_chem.training.graph_run import make_model
     from ipu_chem.training.workflow import load_together
 
     config = _run_config(settings)
-    data = load_together(config, world, False, None)
+    data = load_together(config, world, False, {})
     loader = data.loader("train", config)
     loader.check_steps()
     # A run would refuse to look for fewer neighbours than there are; the study whose speed this compares to did.
@@ -306,7 +306,7 @@ def _token_work(settings: Settings, world: World) -> Work:
 
     feed = token_feed(settings, _VOCABULARY, world)
     torch.manual_seed(0)
-    model = ChemGPT(settings.model, _VOCABULARY, settings.tokens, num_layers=settings.layers)
+    model = ChemGPT(settings.model, _VOCABULARY, settings.tokens, num_layers=settings.layers or 24)
     return Work(model, token_cross_entropy, feed.loader.epoch, feed.plan.summary(), float(feed.sizes.mean()))
 
 

@@ -6,7 +6,7 @@ that --help is instant.
 
 import difflib
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
-from typing import Any, Dict, List, Mapping, Sequence, Tuple
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from ipu_chem.backends.ipu_options import IpuOptions
 from ipu_chem.backends.options import Batching, Precision, TorchOptions
@@ -18,7 +18,9 @@ class DataConfig:
     """Which molecules, which labels, who trains and who tests.
 
     Attributes:
-        name: nci3d (ships with RDKit), qm9, or file for your own .csv (SMILES), .sdf, .xyz or .extxyz.
+        name: of molecules with labels: nci3d (ships with RDKit), qm9, or file for your own .csv (SMILES), .sdf, .xyz or
+            .extxyz. For chemgpt, of molecules as text: nci (ships with RDKit), moses, zinc250k, chembl, pubchem10m, or
+            file for SMILES of your own (.smi, .csv, .txt, also compressed).
         path: folder or file of the data; empty lets the data set find or download it.
         cache: folder for prepared data; empty is $IPU_CHEM_CACHE or ~/.cache/ipu-chem.
         target: names of the labels to learn, separated by commas; empty takes the data set's first. For a
@@ -34,6 +36,9 @@ class DataConfig:
         validation: validation molecules, a share below 1 or a number.
         test: test molecules, a share below 1 or a number.
         split_seed: of the random and the scaffold split.
+        tokenizer: JSON file or Hugging Face folder of a vocabulary (chemgpt); empty makes one of the molecules'
+            symbols and those that any molecule may need.
+        long: what becomes of molecules longer than pack.tokens (chemgpt): error, drop, or truncate.
     """
 
     name: str = "nci3d"
@@ -50,6 +55,12 @@ class DataConfig:
     validation: float = 0.1
     test: float = 0.1
     split_seed: int = 0
+    tokenizer: str = ""
+    long: str = "error"
+
+    def __post_init__(self) -> None:
+        if self.long not in ("error", "drop", "truncate"):
+            raise ValueError(f"data.long={self.long!r}: choose error, drop or truncate.")
 
 
 @dataclass(frozen=True)
@@ -60,6 +71,7 @@ class PackConfig:
         nodes: atom slots of a pack; 0 chooses them so that hardly any stays empty.
         edges: pairs of neighbouring atoms of a pack, each counted once; 0 chooses what the molecules need.
         graphs: molecules of a pack; 0 takes what the fullest pack holds.
+        tokens: symbols of a row (chemgpt); 0 chooses by the width of the model and the lengths of the molecules.
         device_neighbors: 0 makes edges on the host. Else only positions cross to the device, which looks for
             this many nearest neighbours of every atom; -1 takes the most that any atom has within the cutoff.
         positions: how they cross to the device: int16, in steps that fit the largest molecule and are printed, or
@@ -71,6 +83,7 @@ class PackConfig:
     nodes: int = 0
     edges: int = 0
     graphs: int = 0
+    tokens: int = 0
     device_neighbors: int = 0
     positions: str = "int16"
     algorithm: str = "auto"
@@ -86,8 +99,8 @@ class ModelConfig:
     """Architecture and size.
 
     Attributes:
-        name: schnet or painn.
-        hidden_features: features of an atom.
+        name: schnet, painn or chemgpt.
+        hidden_features: features of an atom, or of a symbol.
         num_filters: features of a message (schnet).
         num_interactions: message-passing blocks.
         num_gaussians: Gaussians that distances are expanded in (schnet).
@@ -98,6 +111,14 @@ class ModelConfig:
             step, and edges read between its points, equal to float32's last digits; chebyshev reads by a matrix
             product; auto is table for schnet, exact for painn.
         table_points: of that grid; 0 takes what float32 needs.
+        size: chemgpt-4.7m, chemgpt-19m or chemgpt-1.2b as published, in place of the numbers here (chemgpt).
+        num_layers: blocks of attention and feed-forward (chemgpt).
+        num_heads: of attention (chemgpt); 0 is one for every 32 features.
+        scale_attention: divide scores by the root of a head's width (chemgpt); unset divides unless size is named.
+        positions: learned, or rope for rotary ones, which know distances only (chemgpt).
+        local_window: symbols that every other layer looks back (chemgpt); 0 is all.
+        tie_embeddings: one weight reads symbols and predicts them (chemgpt).
+        mup_base_width: width at which the learning rate was found, for larger ones to train alike (chemgpt); 0 is off.
     """
 
     name: str = "schnet"
@@ -110,6 +131,14 @@ class ModelConfig:
     readout: str = "auto"
     filter: str = "auto"
     table_points: int = 0
+    size: str = ""
+    num_layers: int = 24
+    num_heads: int = 0
+    scale_attention: Optional[bool] = None
+    positions: str = "learned"
+    local_window: int = 0
+    tie_embeddings: bool = True
+    mup_base_width: int = 0
 
 
 @dataclass(frozen=True)
@@ -129,6 +158,8 @@ class TrainingConfig:
         loggers: also log to "tensorboard" and/or "wandb".
         progress: show a progress bar (or, where there is no terminal, a line per evaluation).
         report: write report.html at the end.
+        start_from: folder of a run or of Hugging Face weights to begin with instead of fresh ones (chemgpt).
+        samples: molecules that are generated and scored at the end (chemgpt); 0 is none.
     """
 
     epochs: int = 100
@@ -142,14 +173,16 @@ class TrainingConfig:
     loggers: List[str] = field(default_factory=list)
     progress: bool = True
     report: bool = True
+    start_from: str = ""
+    samples: int = 1000
 
     def __post_init__(self) -> None:
         if self.epochs < 1 or self.evaluate_every < 1 or self.log_every < 1:
             raise ValueError("training.epochs, evaluate_every and log_every are 1 or more.")
         if not 0 <= self.ema_decay < 1:
             raise ValueError(f"training.ema_decay={self.ema_decay}: give 0 (none) or a value below 1 such as 0.999.")
-        if min(self.seed, self.early_stopping, self.checkpoint_every, self.prefetch) < 0:
-            raise ValueError("training.seed, early_stopping, checkpoint_every and prefetch are 0 or more.")
+        if min(self.seed, self.early_stopping, self.checkpoint_every, self.prefetch, self.samples) < 0:
+            raise ValueError("training.seed, early_stopping, checkpoint_every, prefetch and samples are 0 or more.")
 
 
 @dataclass(frozen=True)

@@ -115,14 +115,13 @@ def print_plan(config: RunConfig, ipus: Optional[int] = None) -> int:
 
 def _task(config: RunConfig) -> Tuple[Any, List[str]]:
     """What a configuration trains, the model without values and one pack of its shape; what was assumed about it."""
-    from ipu_chem.ipu.example import example_budget, example_model, example_packs
+    from ipu_chem.ipu.example import example_budget, example_loss, example_model, example_packs
     from ipu_chem.ipu.planner import Task
-    from ipu_chem.training.run import loss_function
 
     model, batching = example_model(config, "meta"), config.batching
     task = Task(
         model,
-        loss_function(config),
+        example_loss(config),
         example_packs(config, 1),
         config.optimizer,
         batching.packs_per_step,

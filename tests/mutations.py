@@ -239,7 +239,7 @@ def apply(mutation: Mutation, root: Path) -> None:
 
 def caught_by(mutation: Mutation) -> Optional[str]:
     """The first test that fails, or None."""
-    ignored = shutil.ignore_patterns(".git", ".venv*", "demo", "runs", ".pytest_cache", ".hypothesis", "__pycache__")
+    ignored = shutil.ignore_patterns(".git", ".venv*", "demo*", "runs", ".pytest_cache", ".hypothesis", "__pycache__")
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / "checkout"
         shutil.copytree(str(ROOT), str(copy), ignore=ignored)

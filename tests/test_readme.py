@@ -25,7 +25,7 @@ def test_python_runs_as_printed(source, tmp_path, monkeypatch, capsys):
     exec(compile(source, "README.md", "exec"), {})
     printed = capsys.readouterr().out
     # The comments of the example promise these shapes and units.
-    assert "(8, 128)" in printed and "'graph_ends'" in printed or "5.0 Å" in printed
+    assert "(8, 128)" in printed and "'graph_ends'" in printed or "5.0 Å" in printed or "(1, 5, " in printed
 
 
 @pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
@@ -63,7 +63,7 @@ def test_every_command_is_shown():
 
 def test_what_is_named_is_there():
     listed = re.search(r"^Recipes: (.*)$", README, re.MULTILINE)
-    assert listed and sorted(re.findall(r"`(\w+)`", listed.group(1))) == recipes()
+    assert listed and sorted(re.findall(r"`([\w.]+)`", listed.group(1))) == recipes()
     for path in re.findall(r"\b(?:benchmarks|ipu_chem|docker)/[\w/]+\.\w+", README):
         assert (ROOT / path).is_file(), path
     targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)

@@ -63,14 +63,21 @@ def add_prepare_arguments(parser: Any) -> None:
     """Arguments of `prepare`."""
     parser.add_class_arguments(DataConfig, None)
     parser.add_argument("--cutoff", type=float, default=5.0, help="longest edge, in Å")
+    parser.add_argument("--text", type=bool, default=False, help="name=file: SMILES as text, for chemgpt")
 
 
 def prepare(arguments: Any) -> int:
     """Prepare a data set and print its contents."""
-    from ipu_chem.training.run import load_store
+    from ipu_chem.data.corpora import CORPORA, describe_corpus, load_corpus
+    from ipu_chem.training.graph_run import load_store
 
     values = {name: value for name, value in vars(arguments).items() if name in DataConfig.__dataclass_fields__}
-    store = load_store(DataConfig(**values), arguments.cutoff)
+    data = DataConfig(**values)
+    if arguments.text or (data.name in CORPORA and data.name != "file"):
+        corpus = load_corpus(data.name, data.path or None, data.cache or None, limit=data.limit, workers=data.workers)
+        print("\n".join(describe_corpus(corpus)))
+        return 0
+    store = load_store(data, arguments.cutoff)
     info = store.info
     sizes = store.sizes()
     print(f"name         {info.get('name', '')}")

@@ -13,6 +13,9 @@ from torch import nn
 from ipu_chem.batch import CompactNodePack, CompactPack
 from ipu_chem.config import RunConfig
 from ipu_chem.data.fixed_point import step_for, to_fixed_point
+from ipu_chem.ipu.example_text import text_budget, text_model, text_packs
+from ipu_chem.losses import token_cross_entropy
+from ipu_chem.models.registry import reads_text
 from packing import Budget, Ragged
 from packing.collate import collate_graphs
 
@@ -31,6 +34,8 @@ def example_budget(config: RunConfig) -> Tuple[Budget, List[str]]:
     Returns:
         (nodes, edges and graphs of a pack; a sentence for every size that was assumed).
     """
+    if reads_text(config.model.name):
+        return text_budget(config)
     pack = config.pack
     assumed: List[str] = []
     nodes = pack.nodes or NODES
@@ -74,11 +79,24 @@ def example_model(config: RunConfig, device: str = "cpu") -> nn.Module:
         ValueError: unknown model, or a size that it refuses.
     """
     from ipu_chem.metrics import Target
-    from ipu_chem.training.run import make_model
+    from ipu_chem.training.graph_run import make_model
 
+    if reads_text(config.model.name):
+        return text_model(config, device)
     targets = [Target(str(number), "", config.data.extensive) for number in range(number_of_targets(config))]
     with torch.device(device):
         return make_model(config, targets, assumed_neighbors(config), assumed_step(config))
+
+
+def example_loss(config: RunConfig) -> Any:
+    """The loss of a run.
+
+    Raises:
+        ValueError: unknown name.
+    """
+    from ipu_chem.training.graph_run import loss_function
+
+    return token_cross_entropy if reads_text(config.model.name) else loss_function(config)
 
 
 def example_packs(config: RunConfig, packs: int, seed: int = 0) -> Any:
@@ -90,7 +108,7 @@ def example_packs(config: RunConfig, packs: int, seed: int = 0) -> Any:
         seed: other seeds give the same shapes with other contents, fillings included.
 
     Returns:
-        A CompactPack, or a CompactNodePack where the device makes the edges; weights sum to 1 over every step, or over
+        A CompactPack, a CompactNodePack where the device makes the edges, or a TokenPack; weights sum to 1 over every step, or over
         all packs where they are no whole number of steps.
 
     Raises:
@@ -98,6 +116,8 @@ def example_packs(config: RunConfig, packs: int, seed: int = 0) -> Any:
     """
     if packs < 1:
         raise ValueError(f"packs={packs}: an example holds 1 pack or more.")
+    if reads_text(config.model.name):
+        return text_packs(config, packs, seed)
     budget, _ = example_budget(config)
     rng = np.random.default_rng(seed)
     sizes, offsets = _fill(rng, packs, budget["nodes"], budget["graphs"])

@@ -10,6 +10,7 @@ import numpy as np
 from ipu_chem.backends.base import Backend
 from ipu_chem.loader import PackLoader
 from ipu_chem.metrics import Target, regression_metrics, selection_metric
+from ipu_chem.training.run_data import Measures
 
 ToUnits = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
@@ -27,8 +28,10 @@ def predict_split(backend: Backend, loader: PackLoader) -> np.ndarray:
     return backend.total(result)
 
 
-class Evaluator:
+class Evaluator(Measures):
     """A split with its labels and the way back to real units."""
+
+    loader: PackLoader
 
     def __init__(
         self,
@@ -55,7 +58,7 @@ class Evaluator:
 
     @property
     def metric_names(self) -> List[str]:
-        """Names that `metrics` returns."""
+        """See `Measures.metric_names`."""
         return [target.metric(kind) for target in self.targets for kind in ("mae", "rmse")]
 
     def predictions(self, backend: Backend) -> np.ndarray:
@@ -63,6 +66,6 @@ class Evaluator:
         return self.to_units(self.loader.items, predict_split(backend, self.loader))
 
     def metrics(self, backend: Backend) -> Tuple[Dict[str, float], float]:
-        """MAE and RMSE per target, and the one number that checkpoints are chosen by."""
+        """See `Measures.metrics`: MAE and RMSE per target."""
         metrics = regression_metrics(self.predictions(backend), self.labels, self.targets)
         return metrics, selection_metric(metrics, self.targets, self.scale)

@@ -11,6 +11,7 @@ from torch import nn
 from ipu_chem.backends.base import Backend
 from ipu_chem.config import RunConfig
 from ipu_chem.models.filter_check import LARGEST_FILTER_ERROR, filter_error, is_tabulated
+from ipu_chem.models.registry import reads_text
 
 _KEY = "filters"  # of a run's state: "exact" once it has left its table
 
@@ -33,18 +34,23 @@ class FilterGuard:
         """
         self._config = with_filters_of(state, config)
         self._make = make
+        self._has_filters = not reads_text(config.model.name)
         self._look_at(make(self._config))
 
     def model(self) -> nn.Module:
         """A model for the backend, with the run's first weights."""
         return self._make(self._config)
 
-    def text(self) -> str:
-        """Where filters come from, for the start of a run."""
-        return f"read from a table, off by {self.error:.1e} at most" if self._twin is not None else "exact"
+    def description(self) -> Dict[str, str]:
+        """Where filters come from, for run.json; nothing of a model that has none."""
+        if not self._has_filters:
+            return {}
+        return {"filters": f"read from a table, off by {self.error:.1e} at most" if self._twin is not None else "exact"}
 
     def state(self) -> Dict[str, Any]:
         """For a checkpoint: what `with_filters_of` needs, and the error that was seen last."""
+        if not self._has_filters:
+            return {}
         return {"filter_error": self.error, _KEY: "table" if self._twin is not None else "exact"}
 
     def after_epoch(self, backend: Backend, compile: Callable[[nn.Module], None]) -> None:

@@ -18,10 +18,12 @@ from ipu_chem.data.smiles import embed_many, read_smiles_file
 from ipu_chem.data.standardize import Standardizer
 from ipu_chem.loader import PackLoader
 from ipu_chem.metrics import Target
+from ipu_chem.models.registry import reads_text
 from ipu_chem.training.checkpoint import load_checkpoint
 from ipu_chem.training.evaluation import predict_split
 from ipu_chem.training.filter_guard import with_filters_of
-from ipu_chem.training.run import loss_function, make_backend, make_model
+from ipu_chem.training.graph_run import loss_function, make_model
+from ipu_chem.training.run import make_backend
 from packing import Budget, make_plan
 from packing.files import PathLike, atomic_file
 from packing.store import Store
@@ -68,6 +70,11 @@ def predict_file(
     if accelerator is not None:
         values["accelerator"] = accelerator
     config = with_filters_of(state, from_dict(values))
+    if reads_text(config.model.name):
+        raise ValueError(
+            f"{folder} is a run of {config.model.name}, which predicts no labels; `ipu-chem generate` writes molecules with "
+            "it, `ipu-chem embed` turns molecules into features."
+        )
     standardizer = Standardizer.from_dict(state["standardizer"])
     targets = [Target(t["name"], t["unit"], t["extensive"]) for t in standardizer.targets]
     lines, molecules, refused = _read(source, smiles_column, strict, workers)

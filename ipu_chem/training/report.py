@@ -3,10 +3,8 @@
 On data's way: <run folder> (metrics.jsonl, run.json, predictions, plans) -> report.html. Reads files only.
 """
 
-import base64
 import csv
 import html
-import io
 import json
 from pathlib import Path
 from typing import Any, List, Mapping, Sequence
@@ -14,6 +12,7 @@ from typing import Any, List, Mapping, Sequence
 import numpy as np
 
 from ipu_chem.training.logging import read_rows
+from ipu_chem.training.report_parts import BLUE, GREY, ORANGE, figure_of, image, table
 from packing import PackingPlan
 from packing.files import PathLike, atomic_file
 
@@ -24,7 +23,6 @@ table { border-collapse: collapse; margin: 0.5em 0; } td, th { padding: 0.2em 0.
 td.n { text-align: right; font-variant-numeric: tabular-nums; } img { max-width: 100%; }
 pre { background: #f6f6f6; padding: 1em; overflow-x: auto; font-size: 13px; } .big { font-size: 1.3em; }
 """
-_BLUE, _ORANGE, _GREY = "#2a6fb0", "#d9822b", "#999999"
 
 
 def write_report(folder: PathLike) -> Path:
@@ -48,17 +46,13 @@ def write_report(folder: PathLike) -> Path:
     rows = read_rows(folder)
     parts = [
         f"<h1>{html.escape(run['title'])}</h1>",
-        _results(run),
-        "<h2>Learning</h2>",
-        _image(_learning_curve(rows, run)),
-        "<h2>Predictions</h2>",
-        *[_image(_parity(folder, run, column)) for column in range(len(run["targets"])) if run.get("results")],
+        *_sections(folder, run, rows),
         "<h2>Packing</h2>",
         _packing(folder, run),
         "<h2>Data</h2>",
-        _table(run["data"]),
+        table(run["data"]),
         "<h2>Environment</h2>",
-        _table(run["environment"]),
+        table(run["environment"]),
         "<h2>Configuration</h2>",
         f"<pre>{html.escape((folder / 'config.yaml').read_text(encoding='utf-8'))}</pre>",
     ]
@@ -70,6 +64,21 @@ def write_report(folder: PathLike) -> Path:
     with atomic_file(path, "w") as file:
         file.write(page)
     return path
+
+
+def _sections(folder: Path, run: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> List[str]:
+    """What is said of one kind of model: how it learned and what it can do."""
+    if run.get("kind") == "text":
+        from ipu_chem.training.report_text import text_sections
+
+        return text_sections(folder, run, rows)
+    return [
+        _results(run),
+        "<h2>Learning</h2>",
+        image(_learning_curve(rows, run)),
+        "<h2>Predictions</h2>",
+        *[image(_parity(folder, run, column)) for column in range(len(run["targets"])) if run.get("results")],
+    ]
 
 
 def _results(run: Mapping[str, Any]) -> str:
@@ -93,21 +102,21 @@ def _learning_curve(rows: Sequence[Mapping[str, Any]], run: Mapping[str, Any]) -
     """Training loss and validation error over optimizer steps, side by side, never on a double axis."""
     from matplotlib.ticker import LogLocator, NullLocator
 
-    figure, (left, right) = _figure(1, 2)
+    figure, (left, right) = figure_of(1, 2)
     train = [row for row in rows if row["kind"] == "train" and row.get("loss") is not None]
-    left.plot([row["step"] for row in train], [row["loss"] for row in train], color=_GREY, linewidth=0.8, label="steps")
+    left.plot([row["step"] for row in train], [row["loss"] for row in train], color=GREY, linewidth=0.8, label="steps")
     evaluated = [row for row in rows if row["kind"] == "validation"]
     steps = [row["step"] for row in evaluated]
-    left.plot(steps, [row["loss"] for row in evaluated], color=_BLUE, label="mean of the epoch")
+    left.plot(steps, [row["loss"] for row in evaluated], color=BLUE, label="mean of the epoch")
     left.set(xlabel="optimizer step", ylabel="training loss (standardised)", yscale="log")
     left.legend(frameon=False)
     for index, target in enumerate(run["targets"]):
         name = target["mae"]
-        color = None if index else _BLUE
+        color = None if index else BLUE
         right.plot(steps, [row.get(name) for row in evaluated], color=color, label=name)
         baseline = run.get("baseline", {}).get("validation", {}).get(name)
         if baseline is not None and len(run["targets"]) == 1:
-            right.axhline(baseline, color=_ORANGE, linestyle="--", label="per-composition baseline")
+            right.axhline(baseline, color=ORANGE, linestyle="--", label="per-composition baseline")
     right.set(xlabel="optimizer step", ylabel="validation MAE", yscale="log")
     right.set_ylim(top=right.get_ylim()[1] * 1.5)  # room for the legend above the baseline
     right.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
@@ -127,12 +136,12 @@ def _parity(folder: Path, run: Mapping[str, Any], column: int) -> Any:
         np.array([float(row[f"{target['name']}_{kind}"]) for row in rows]) for kind in ("label", "prediction")
     )
     unit = f" ({target['unit']})" if target["unit"] else ""
-    figure, (left, right) = _figure(1, 2)
-    left.scatter(label, prediction, s=6, alpha=0.4, color=_BLUE, edgecolors="none")
+    figure, (left, right) = figure_of(1, 2)
+    left.scatter(label, prediction, s=6, alpha=0.4, color=BLUE, edgecolors="none")
     ends = [np.nanmin([label, prediction]), np.nanmax([label, prediction])]
-    left.plot(ends, ends, color=_GREY, linewidth=0.8)
+    left.plot(ends, ends, color=GREY, linewidth=0.8)
     left.set(xlabel=f"{target['name']}{unit}, label", ylabel="prediction", title=f"{split} split", aspect="equal")
-    right.hist((prediction - label)[np.isfinite(label)], bins=60, color=_BLUE)
+    right.hist((prediction - label)[np.isfinite(label)], bins=60, color=BLUE)
     right.set(xlabel=f"error of {target['name']}{unit}", ylabel="molecules")
     return figure
 
@@ -154,50 +163,18 @@ def _packing(folder: Path, run: Mapping[str, Any]) -> str:
         lines.append(f"<td>{filled}</td><td>{closed}</td></tr>")
         if split == "train":
             figure = _fill_histogram(plan)
-    return "".join(lines) + "</table>" + (_image(figure) if figure is not None else "")
+    return "".join(lines) + "</table>" + (image(figure) if figure is not None else "")
 
 
 def _fill_histogram(plan: PackingPlan) -> Any:
     """Sizes of the molecules, and how much of each capacity the packs use."""
     names = list(plan.budget.measured)
-    figure, axes = _figure(1, 1 + len(names))
+    figure, axes = figure_of(1, 1 + len(names))
     sizes = plan.sizes[:, 0]
-    axes[0].bar(*np.unique(sizes, return_counts=True), color=_BLUE, width=0.9)
+    axes[0].bar(*np.unique(sizes, return_counts=True), color=BLUE, width=0.9)
     axes[0].set(xlabel=f"{names[0]} per molecule", ylabel="molecules")
     for axis, name in zip(axes[1:], names):
-        axis.hist(plan.fills[name], bins=40, color=_BLUE)
-        axis.axvline(plan.budget[name], color=_ORANGE, linestyle="--")
+        axis.hist(plan.fills[name], bins=40, color=BLUE)
+        axis.axvline(plan.budget[name], color=ORANGE, linestyle="--")
         axis.set(xlabel=f"{name} per pack (capacity {plan.budget[name]:,})", ylabel="packs", yscale="log")
     return figure
-
-
-def _figure(rows: int, columns: int) -> Any:
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(rows, columns, figsize=(4.6 * columns, 3.6), layout="constrained")
-    for axis in np.atleast_1d(axes).ravel():
-        axis.spines[["top", "right"]].set_visible(False)
-    return figure, axes
-
-
-def _image(figure: Any) -> str:
-    """A figure as an <img> that holds its own data."""
-    from matplotlib import pyplot
-
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=130)
-    pyplot.close(figure)
-    return f"<img alt='' src='data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}'>"
-
-
-def _table(values: Mapping[str, Any]) -> str:
-    rows: List[str] = []
-    for name, value in values.items():
-        rows.append(f"<tr><td>{html.escape(str(name))}</td><td>{html.escape(_text(value))}</td></tr>")
-    return f"<table>{''.join(rows)}</table>"
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, dict):
-        return ", ".join(f"{name}: {inner}" for name, inner in value.items())
-    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)

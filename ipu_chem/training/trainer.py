@@ -19,8 +19,8 @@ from ipu_chem.loader import Loader
 from ipu_chem.optim import Schedule
 from ipu_chem.prefetch import prefetched
 from ipu_chem.training.checkpoint import load_checkpoint, random_state, restore_random_state, save_checkpoint
-from ipu_chem.training.evaluation import Evaluator
 from ipu_chem.training.logging import MetricsLog
+from ipu_chem.training.run_data import Measures
 from ipu_chem.training.signals import StopSignals
 
 
@@ -55,7 +55,7 @@ class Trainer:
         config: TrainingConfig,
         backend: Backend,
         train: Loader,
-        validation: Optional[Evaluator],
+        validation: Optional[Measures],
         schedule: Schedule,
         folder: Path,
         run_state: Dict[str, Any],

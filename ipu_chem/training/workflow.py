@@ -3,11 +3,11 @@
 On data's way: RunConfig -> run folder with config.yaml, run.json, plans/, checkpoints/, metrics, report.
 """
 
-import csv
 import json
 import platform
 import time
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Dict, Mapping, Optional
 
@@ -19,15 +19,12 @@ from ipu_chem.backends.base import Backend
 from ipu_chem.backends.options import World, world_of_torchrun
 from ipu_chem.config import RunConfig, check_resumable, from_dict, to_dict
 from ipu_chem.data import splits
-from ipu_chem.data.molecule import decode_text
-from ipu_chem.data.standardize import composition_baseline
-from ipu_chem.metrics import regression_metrics
 from ipu_chem.optim import Schedule
 from ipu_chem.training.checkpoint import load_checkpoint
-from ipu_chem.training.evaluation import Evaluator
 from ipu_chem.training.filter_guard import FilterGuard, with_filters_of
 from ipu_chem.training.logging import check_loggers
-from ipu_chem.training.run import RunData, load_data, loss_function, make_backend, make_model
+from ipu_chem.training.run import load_data, make_backend
+from ipu_chem.training.run_data import RunData
 from ipu_chem.training.shared_plans import plans_are_complete, wait_for_plans, write_plans
 from ipu_chem.training.trainer import Trainer
 from packing.files import atomic_file, remove_leftovers
@@ -64,15 +61,15 @@ def _train(config: RunConfig, resume: bool, backend: Backend, started: float) ->
     """`train` on a backend that the caller closes; ``started`` is the time of the start."""
     folder = Path(config.out)
     last = folder / "checkpoints" / "last.safetensors"
-    loss = loss_function(config)
     state: Dict[str, Any] = {}
     if resume:
         _, state = load_checkpoint(last)
         # Options that are newer than the run had their default then.
         check_resumable(to_dict(from_dict(state["config"])), to_dict(config))
-    data = load_together(config, backend.world, resume, state.get("standardizer"))
+    data = load_together(config, backend.world, resume, state)
     if resume:
-        _check_same_data(state, data)
+        data.check_same(state)
+    loss = data.loss(config)
     train_loader = data.loader("train", config)
     train_loader.check_steps()
     example = train_loader.example(training=True)
@@ -80,9 +77,7 @@ def _train(config: RunConfig, resume: bool, backend: Backend, started: float) ->
     def compile_for(model: torch.nn.Module) -> None:
         backend.compile(model, loss, config.optimizer, config.batching, example)
 
-    guard = FilterGuard(
-        config, state, lambda chosen: make_model(chosen, data.targets, data.neighbors, data.position_step)
-    )
+    guard = FilterGuard(config, state, data.model)
     model = guard.model()
     compile_for(model)
     if backend.compiles_only:
@@ -90,18 +85,18 @@ def _train(config: RunConfig, resume: bool, backend: Backend, started: float) ->
         return {"finished": False, "stopped_by": 0, "step": 0, "epoch": 0, "metrics": {}}
 
     run = describe_run(config, data, backend, model)
-    run["filters"] = guard.text()
+    run.update(guard.description())
     if backend.world.rank == 0:
         if resume:
             remove_leftovers(folder)
         else:
             _start_folder(folder, config, data, run)
-        _announce(data, run)
+        _announce(config, data, run)
     total_steps = config.training.epochs * train_loader.steps_per_epoch
     schedule = Schedule(config.schedule, config.optimizer.learning_rate, total_steps)
     run_state = {
         "config": to_dict(config),
-        "standardizer": data.standardizer.to_dict(),
+        **data.state(),
         "budget": data.budget.as_dict(),
         "fingerprint": data.store.fingerprint(),
         "version": ipu_chem.__version__,
@@ -131,9 +126,12 @@ def _train(config: RunConfig, resume: bool, backend: Backend, started: float) ->
         trainer.resume()
     result = trainer.fit()
     if result["finished"]:
-        run["filters"] = guard.text()
+        run.update(guard.description())
         backend.load_state_dict({"model": trainer.best_weights()})
-        result["results"] = _evaluate_splits(config, data, backend, folder, run)
+        run.update(data.results(config, backend, folder))
+        if backend.world.rank == 0:
+            _write_json(folder / "run.json", run)
+        result["results"] = run["results"]
         result["report"] = _report(config, folder) if backend.world.rank == 0 else ""
     return result
 
@@ -156,14 +154,14 @@ def evaluate(folder: Path, split: str = "test", accelerator: Optional[str] = Non
         values["accelerator"] = accelerator
     config = with_filters_of(state, from_dict(values))
     with closing(make_backend(config)) as backend:
-        data = load_data(config, Path(folder) / "plans", state["standardizer"])
-        _check_same_data(state, data)
+        data = load_data(config, Path(folder) / "plans", state)
+        data.check_same(state)
         data.world = backend.world
         evaluator = data.evaluator(split, config) if split in data.items else None
         if evaluator is None:
             raise ValueError(f"the run has no molecules in a split {split!r}; it has {', '.join(data.plans)}.")
-        model = make_model(config, data.targets, data.neighbors, data.position_step)
-        backend.compile(model, loss_function(config), None, config.batching, evaluator.loader.example(training=False))
+        model = data.model(replace(config, training=replace(config.training, start_from="")))
+        backend.compile(model, data.loss(config), None, config.batching, evaluator.loader.example(training=False))
         backend.load_state_dict({"model": tensors["model"]})
         metrics, _ = evaluator.metrics(backend)
     return metrics
@@ -172,10 +170,11 @@ def evaluate(folder: Path, split: str = "test", accelerator: Optional[str] = Non
 def describe_run(config: RunConfig, data: RunData, backend: Backend, model: torch.nn.Module) -> Dict[str, Any]:
     """What run.json says before any result: data, split, packs, model size, versions."""
     info = data.store.info
+    described = data.describe(config)
     split = splits.Split(*(data.items[name] for name in ("train", "validation", "test")))
     return {
         "title": f"{config.model.name} on {info.get('name', config.data.name)}",
-        "targets": [{"name": target.name, "unit": target.unit, "mae": target.metric("mae")} for target in data.targets],
+        **{name: value for name, value in described.items() if name not in ("positions", "announced")},
         "splits": {name: len(items) for name, items in data.items.items() if len(items)},
         "data": {
             "name": info.get("name", config.data.name),
@@ -192,7 +191,7 @@ def describe_run(config: RunConfig, data: RunData, backend: Backend, model: torc
             "budget": data.budget.as_dict(),
             "plans": {name: plan.fingerprint for name, plan in data.plans.items()},
             "efficiency": data.plans["train"].efficiency,
-            "positions": _positions(data.position_step),
+            **{name: described[name] for name in ("positions",) if name in described},
         },
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "environment": {
@@ -208,27 +207,18 @@ def describe_run(config: RunConfig, data: RunData, backend: Backend, model: torc
     }
 
 
-def load_together(config: RunConfig, world: World, resume: bool, standardizer: Optional[Mapping[str, Any]]) -> RunData:
+def load_together(config: RunConfig, world: World, resume: bool, state: Mapping[str, Any]) -> RunData:
     """`load_data` with the same plans in every process of a run."""
     folder = Path(config.out) / "plans"
     if world.size == 1 or resume:
-        data = load_data(config, folder if resume else None, standardizer)
+        data = load_data(config, folder if resume else None, state)
     elif world.rank > 0:
-        data = load_data(config, wait_for_plans(folder, config), standardizer)
+        data = load_data(config, wait_for_plans(folder, config), state)
     else:
-        data = load_data(config, folder if plans_are_complete(folder, config) else None, standardizer)
+        data = load_data(config, folder if plans_are_complete(folder, config) else None, state)
         write_plans(folder, data.plans, config)
     data.world = world
     return data
-
-
-def _check_same_data(state: Mapping[str, Any], data: RunData) -> None:
-    """Items and plans of a run are numbers: on other molecules they would silently mean another split."""
-    if state["fingerprint"] != data.store.fingerprint():
-        raise ValueError(
-            "the molecules are not those that the run was trained on (other raw files, or another RDKit that "
-            "embedded them); bring those back or start a new run with another --out."
-        )
 
 
 def _start_folder(folder: Path, config: RunConfig, data: RunData, run: Mapping[str, Any]) -> None:
@@ -242,58 +232,17 @@ def _start_folder(folder: Path, config: RunConfig, data: RunData, run: Mapping[s
     _write_json(folder / "run.json", run)
 
 
-def _announce(data: RunData, run: Mapping[str, Any]) -> None:
+def _announce(config: RunConfig, data: RunData, run: Mapping[str, Any]) -> None:
     """The facts worth reading before the wait."""
-    print(f"data: {run['data']['split']}; targets: {', '.join(t['name'] for t in run['targets'])}")
+    print(f"data: {run['data']['split']}")
     print(f"packs: {data.plans['train'].summary()}")
-    print(f"positions: {run['packs']['positions']}; filters: {run['filters']}")
+    for line in data.describe(config)["announced"]:
+        print(line)
+    if "filters" in run:
+        print(f"filters: {run['filters']}")
     print(
         f"model: {run['title']}, {run['parameters']:,} parameters, on {run['environment']['accelerator']}", flush=True
     )
-
-
-def _positions(step: Optional[float]) -> str:
-    """How positions cross to the device."""
-    return "float32" if step is None else f"int16, steps of {step:.3g} Å, off by at most {step / 2:.3g} Å"
-
-
-def _evaluate_splits(
-    config: RunConfig, data: RunData, backend: Backend, folder: Path, run: Dict[str, Any]
-) -> Dict[str, Dict[str, float]]:
-    """Metrics, predictions and the per-composition baseline of the splits that were held out."""
-    run["results"], run["baseline"] = {}, {}
-    for split in ("validation", "test"):
-        evaluator = data.evaluator(split, config)
-        if evaluator is None:
-            continue
-        predictions = evaluator.predictions(backend)
-        if backend.world.rank == 0:
-            _write_predictions(folder / f"predictions_{split}.csv", data, evaluator, predictions)
-        run["results"][split] = regression_metrics(predictions, evaluator.labels, data.targets)
-        baseline = composition_baseline(data.store, data.items["train"], data.items[split])
-        run["baseline"][split] = {
-            target.metric("mae"): baseline[target.name] * target.error_factor for target in data.targets
-        }
-        for name, value in run["results"][split].items() if backend.world.rank == 0 else ():
-            beside = run["baseline"][split].get(name)
-            against = f" (per-composition linear baseline {beside:.4g})" if beside is not None else ""
-            print(f"{split}: {name} {value:.4g}{against}")
-    if backend.world.rank == 0:
-        _write_json(folder / "run.json", run)
-    return run["results"]
-
-
-def _write_predictions(path: Path, data: RunData, evaluator: Evaluator, predictions: np.ndarray) -> None:
-    header = ["item", "name"]
-    for target in data.targets:
-        header += [f"{target.name}_label", f"{target.name}_prediction"]
-    with atomic_file(path, "w") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(header)
-        for row, item in enumerate(evaluator.loader.items.tolist()):
-            values = np.stack([evaluator.labels[row], predictions[row]], 1).ravel()
-            name = decode_text(data.store, "name", item) if "name" in data.store else ""
-            writer.writerow([item, name, *(f"{value:.8g}" for value in values)])
 
 
 def _report(config: RunConfig, folder: Path) -> str:

@@ -77,13 +77,21 @@ def tokens(seed: int) -> TokenPack:
     return TokenPack(ids, places, labels, weight / weight.sum())
 
 
-@pytest.mark.parametrize("scaled", [False, True])
+CHEMGPTS = {
+    "published": {"scale_attention": False},
+    "scaled": {},
+    "local": {"scale_attention": False, "local_window": 4},
+    "rope": {"positions": "rope"},
+    "rope-local-mup-untied": {"positions": "rope", "local_window": 4, "mup_base_width": 4, "tie_embeddings": False},
+}
+
+
+@pytest.mark.parametrize("variant", CHEMGPTS)
 @pytest.mark.parametrize("weights", ["float32", "float16"])
 @pytest.mark.parametrize("training", [True, False])
-def test_chemgpt(training: bool, weights: str, scaled: bool) -> None:
-    model = ChemGPT(
-        vocab_size=11, max_positions=12, hidden_features=8, num_layers=2, num_heads=2, scale_attention=scaled
-    )
+def test_chemgpt(training: bool, weights: str, variant: str) -> None:
+    sizes: Any = dict(vocab_size=11, max_positions=12, hidden_features=8, num_layers=2, num_heads=2)
+    model = ChemGPT(**sizes, **CHEMGPTS[variant])
     half: Any = nullcontext()
     if weights == "float16":
         weights_to_half(model)

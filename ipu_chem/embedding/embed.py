@@ -1,0 +1,315 @@
+"""Embeddings of molecules: one vector each from a trained language model, in packs, chunk by chunk.
+
+A chunk is encoded, packed and computed before the next one is read, so that neither memory nor a broken line ends
+what may run for hours: a molecule that cannot be embedded gets NaN and a reason.
+
+On data's way: SMILES -> SELFIES -> token ids -> packs of the chunk -> PooledChemGPT -> vectors.
+"""
+
+import re
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from itertools import chain, islice
+from typing import Any, Iterable, Iterator, List, NamedTuple, Optional, Sequence, Tuple, Union
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from ipu_chem.backends import get_backend
+from ipu_chem.backends.options import Batching
+from ipu_chem.data.corpora.encode import encode_lines, libraries
+from ipu_chem.data.corpora.lines import Line
+from ipu_chem.data.smiles import Failure, core_count
+from ipu_chem.embedding.options import EmbeddingOptions
+from ipu_chem.losses import mse
+from ipu_chem.models.chemgpt import ChemGPT
+from ipu_chem.models.pooling import PooledChemGPT, check_pooling
+from ipu_chem.text_property_loader import TextPropertyLoader
+from ipu_chem.training.text_rows import usual_row
+from packing import Budget, Ragged, make_plan
+
+# Shorter molecules than so many symbols on average would leave slots of a row empty, and few sets have them.
+_TOKENS_PER_MOLECULE = 8
+_PER_TASK = 64  # molecules that a process is sent at a time
+# All brackets, and [C] among them: as SMILES that is a bare carbon, at which RDKit would not complain.
+_BRACKETS = re.compile(r"(\[[^\]]*\])+")
+
+
+Entry = Union[Line, Failure]  # a molecule, or a place where one should be; `Failure` says why it is not
+
+
+class Text(NamedTuple):
+    """A molecule as SELFIES, or why it is none."""
+
+    selfies: str
+    reason: str
+
+
+class Chunk(NamedTuple):
+    """Some of the molecules, in their order.
+
+    Attributes:
+        entries: k molecules as they came.
+        values: [k, F], NaN in rows without a vector.
+        remarks: [k] why there is none, or that the molecule was truncated; "" for most.
+    """
+
+    entries: List[Entry]
+    values: np.ndarray
+    remarks: List[str]
+
+
+class Embeddings(NamedTuple):
+    """Vectors of all molecules.
+
+    Attributes:
+        values: [n, F] float32 (float64 from a model in float64), NaN in rows without a vector.
+        failures: the molecules without one: line (the row, from 1), text and reason.
+        dropped: how many of those were too long.
+        truncated: molecules that were too long and lost their end.
+    """
+
+    values: np.ndarray
+    failures: List[Failure]
+    dropped: int
+    truncated: int
+
+
+class Embedder:
+    """A model ready to embed; counts what it does. Use it as a context manager, or `close` it."""
+
+    def __init__(self, model: ChemGPT, tokenizer: Any, options: Optional[EmbeddingOptions] = None) -> None:
+        """Get the device; the model is moved there, and put in evaluation mode until `close`.
+
+        Args:
+            model: a `ChemGPT`.
+            tokenizer: of the model (`ipu_chem.data.selfies_tokens`).
+            options: all others.
+
+        Raises:
+            ValueError: model, tokenizer and options do not go together, or there is no such device.
+        """
+        self.options = options or EmbeddingOptions()
+        check_pooling(self.options.pooling)
+        if self.options.notation == "smiles":
+            libraries()
+        self.model, self.tokenizer = model, tokenizer
+        words = model.embedding.wte.num_embeddings
+        if tokenizer.vocab_size > words:
+            raise ValueError(f"the tokenizer has {tokenizer.vocab_size} symbols, the model {words}: take its own.")
+        longest = model.max_positions
+        if self.options.tokens is not None and self.options.tokens > longest:
+            raise ValueError(f"tokens={self.options.tokens}: the model reads molecules of up to {longest} tokens.")
+        self.features: int = model.embedding.wte.embedding_dim
+        self.dtype = np.dtype("f8" if model.embedding.wte.weight.dtype == torch.float64 else "f4")
+        self.embedded = self.failed = self.dropped = self.truncated = 0
+        self._limit = self.options.tokens or longest
+        self._row = self.options.tokens or min(usual_row(self.features), longest)
+        self._compiled_row = 0
+        self._batching = Batching(self.options.micro_batch_size)
+        self._was_training = model.training
+        self._backend = get_backend(self.options.accelerator)
+
+    def chunks(self, entries: Iterable[Entry]) -> Iterator[Chunk]:
+        """Embed molecules as they come; every one is in exactly one chunk, in order.
+
+        Raises:
+            ValueError: a molecule is too long and ``long`` is error; names it and what would do.
+        """
+        for part, texts in self._as_selfies(_parts(entries, self.options.chunk)):
+            yield self._embed(part, texts)
+
+    def close(self) -> None:
+        """Give the device back; calling it twice is fine."""
+        self._backend.close()
+        self._compiled_row = 0
+        self.model.train(self._was_training)
+
+    def __enter__(self) -> "Embedder":
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.close()
+
+    def _as_selfies(self, parts: Iterable[List[Entry]]) -> Iterator[Tuple[List[Entry], List[Text]]]:
+        """Each part with the SELFIES of its molecules; processes work one part ahead."""
+        workers = self.options.workers
+        if workers is None:
+            workers = core_count()
+        if self.options.notation == "selfies":
+            yield from ((part, [_unchanged(entry) for entry in part]) for part in parts)
+            return
+        translate = partial(_translated, stereo=self.options.stereo)
+        if workers <= 1:
+            yield from ((part, translate(part)) for part in parts)
+            return
+        with ProcessPoolExecutor(workers) as pool:
+            waiting: List[Tuple[List[Entry], Iterator[List[Text]]]] = []
+            for part in parts:
+                waiting.append((part, pool.map(translate, _parts(part, _PER_TASK))))
+                if len(waiting) > 1:
+                    before, results = waiting.pop(0)
+                    yield before, list(chain.from_iterable(results))
+            for before, results in waiting:
+                yield before, list(chain.from_iterable(results))
+
+    def _embed(self, part: List[Entry], texts: List[Text]) -> Chunk:
+        remarks = [text.reason for text in texts]
+        values = np.full((len(part), self.features), np.nan, self.dtype)
+        rows: List[int] = []
+        ids: List[np.ndarray] = []
+        for row, found in self._tokens(part, texts):
+            if isinstance(found, str):
+                remarks[row] = found
+                continue
+            if len(found) > self._limit:
+                found, remarks[row] = self._shortened(found, part[row])
+            if found is not None:
+                rows.append(row)
+                ids.append(found)
+        if rows:
+            values[rows] = self._vectors(Ragged.from_list(ids))
+            for row in np.asarray(rows)[~np.isfinite(values[rows]).all(1)].tolist():
+                values[row], remarks[row] = np.nan, "the model's numbers for it are not finite"
+        missing = int(np.isnan(values[:, 0]).sum())
+        self.failed += missing
+        self.embedded += len(part) - missing
+        return Chunk(part, values, remarks)
+
+    def _tokens(self, part: List[Entry], texts: List[Text]) -> Iterator[Tuple[int, Union[np.ndarray, str]]]:
+        """Rows with SELFIES, and their token ids or why there are none."""
+        rows = [row for row, text in enumerate(texts) if not text.reason]
+        names = [f"line {part[row].line}" for row in rows]
+        try:
+            ids = self.tokenizer.encode_many([texts[row].selfies for row in rows], names)
+        except ValueError:  # of one molecule: find out which
+            for row, name in zip(rows, names):
+                try:
+                    yield row, self.tokenizer.encode(texts[row].selfies, name)
+                except ValueError as error:
+                    yield row, str(error)
+        else:
+            yield from ((row, ids[index]) for index, row in enumerate(rows))
+
+    def _shortened(self, tokens: np.ndarray, line: Entry) -> Tuple[Optional[np.ndarray], str]:
+        """What is embedded of a molecule that is too long, and the remark about it."""
+        longest, limit = self.model.max_positions, self._limit
+        if self.options.long == "error":
+            fits = f"tokens={len(tokens)} would hold it" if len(tokens) <= longest else f"the model reads {longest}"
+            raise ValueError(
+                f"line {line.line} ({line.smiles}) has {len(tokens)} tokens, a row {limit}: {fits}; long='drop' leaves "
+                "such molecules out, long='truncate' their ends."
+            )
+        if self.options.long == "drop":
+            self.dropped += 1
+            return None, f"dropped: {len(tokens)} tokens, a row has {limit}"
+        self.truncated += 1
+        # The mark of the end stays, so that as many symbols are counted as of a molecule of that length.
+        return np.append(tokens[: limit - 1], tokens[-1:]), f"truncated from {len(tokens)} to {limit} tokens"
+
+    def _vectors(self, ids: Ragged) -> np.ndarray:
+        """[n, F] of sequences that are short enough."""
+        longest = int(ids.lengths.max())
+        while self._row < longest:  # stays so: another length is another program to compile
+            self._row = min(2 * self._row, self._limit)
+        budget = Budget(tokens=self._row, segments=max(self._row // _TOKENS_PER_MOLECULE, 1))
+        plan = make_plan(ids.lengths, budget, "best_fit")
+        no_labels = np.full((len(ids), 1), np.nan)
+        loader = TextPropertyLoader(ids, plan, no_labels, budget, self._batching, self.tokenizer.vocab_size)
+        if self._compiled_row != self._row:
+            self._compiled_row = self._row
+            program = PooledChemGPT(self.model, self.options.pooling, self.options.special_tokens)
+            self._backend.compile(program, mse, None, self._batching, loader.example(training=False))
+        result = np.empty((len(ids), self.features), self.dtype)
+        for batch, positions in loader.evaluation():
+            result[positions] = self._backend.evaluate(batch).numpy()[batch.graph_mask.numpy()]
+        return result
+
+
+def embed(
+    model: ChemGPT,
+    tokenizer: Any,
+    molecules: Sequence[str],
+    pooling: str = "mean",
+    tokens: Optional[int] = None,
+    long: str = "error",
+    notation: str = "smiles",
+    progress: bool = False,
+    **options: Any,
+) -> Embeddings:
+    """Vectors of molecules that are in memory; `Embedder` and `embed_file` take a stream of them.
+
+    Args:
+        model: a `ChemGPT`.
+        tokenizer: its own.
+        molecules: n texts; one that is no molecule gets a row of NaN and a reason.
+        pooling: mean, last, max or sum, see `ipu_chem.models.pooling`.
+        tokens, long, notation: see `EmbeddingOptions`.
+        progress: show a bar on stderr.
+        **options: further ones of `EmbeddingOptions`, such as micro_batch_size, workers and accelerator.
+
+    Raises:
+        ValueError: things do not go together, or a molecule is too long and ``long`` is error.
+    """
+    if isinstance(molecules, str):
+        raise ValueError(f"molecules={molecules!r}: give a list of texts, even for one molecule.")
+    chosen = EmbeddingOptions(pooling=pooling, tokens=tokens, long=long, notation=notation, **options)
+    entries: List[Entry] = [
+        Line(index, text) if isinstance(text, str) else Failure(index, repr(text), "no text")
+        for index, text in enumerate(molecules, start=1)
+    ]
+    with Embedder(model, tokenizer, chosen) as embedder, progress_bar(progress, len(entries)) as bar:
+        values = np.empty((len(entries), embedder.features), embedder.dtype)
+        failures: List[Failure] = []
+        first = 0
+        for chunk in embedder.chunks(entries):
+            values[first : first + len(chunk.entries)] = chunk.values
+            failures += failures_of(chunk)
+            first += len(chunk.entries)
+            bar.update(len(chunk.entries))
+        return Embeddings(values, failures, embedder.dropped, embedder.truncated)
+
+
+def failures_of(chunk: Chunk) -> List[Failure]:
+    """The molecules of a chunk that have no vector."""
+    missing = np.flatnonzero(np.isnan(chunk.values[:, 0])).tolist()
+    return [Failure(chunk.entries[row].line, chunk.entries[row].smiles, chunk.remarks[row]) for row in missing]
+
+
+def progress_bar(progress: bool, total: int) -> Any:
+    """A bar on stderr that counts molecules."""
+    return tqdm(total=total, desc="embedding", unit="molecule", disable=not progress, mininterval=0.5)
+
+
+def _parts(entries: Iterable[Entry], size: int) -> Iterator[List[Entry]]:
+    """Lists of ``size``, the last one shorter."""
+    iterator = iter(entries)
+    part = list(islice(iterator, size))
+    while part:
+        yield part
+        part = list(islice(iterator, size))
+
+
+def _unchanged(entry: Entry) -> Text:
+    """What is SELFIES already."""
+    if isinstance(entry, Failure):
+        return Text("", entry.reason)
+    return Text(entry.smiles.strip(), "" if entry.smiles.strip() else "no SELFIES")
+
+
+def _translated(entries: Sequence[Entry], stereo: bool) -> List[Text]:
+    """SELFIES of SMILES."""
+    texts = [Text("", entry.reason if isinstance(entry, Failure) else "") for entry in entries]
+    lines = []
+    for row, (entry, text) in enumerate(zip(entries, texts)):
+        if "[C]" in entry.smiles and _BRACKETS.fullmatch(entry.smiles.strip()):
+            texts[row] = Text("", "looks like SELFIES; say notation=selfies")
+        elif not text.reason:
+            lines.append(Line(row, entry.smiles))
+    encoded = encode_lines(lines, stereo)
+    for failure in encoded.failures:
+        texts[failure.line] = Text("", failure.reason)
+    for index, row in enumerate(encoded.line.tolist()):
+        texts[row] = Text("".join(map(encoded.table.__getitem__, encoded.symbols[index].tolist())), "")
+    return texts

@@ -1,0 +1,51 @@
+"""How molecules are embedded, as plain values that are checked before anything heavy is imported.
+
+On data's way: arguments -> EmbeddingOptions -> Embedder.
+"""
+
+from dataclasses import dataclass
+from typing import Optional
+
+NOTATIONS = ("smiles", "selfies")
+LONG = ("error", "drop", "truncate")
+_FEWEST_TOKENS = 3  # begin, a symbol, end
+
+
+@dataclass(frozen=True)
+class EmbeddingOptions:
+    """Options of `Embedder`.
+
+    Attributes:
+        pooling: mean, last, max or sum, see `ipu_chem.models.pooling`.
+        special_tokens: count the marks of begin and end too, as some other programs do.
+        tokens: of a row, begin and end of every molecule included; None begins with the row that is fastest for the
+            model and doubles it where a molecule is longer, up to the longest that the model reads.
+        long: what becomes of a molecule longer than that: error, drop (it gets no vector) or truncate.
+        notation: of the molecules, smiles or selfies.
+        stereo: keep what SMILES say about stereochemistry; turn it off for a model whose vocabulary has none.
+        micro_batch_size: rows that are computed at once.
+        chunk: molecules that are encoded, packed and embedded together; decides how much memory it takes.
+        workers: processes that translate SMILES; None takes the cores this process may use.
+        accelerator: auto, cpu, cuda or ipu.
+    """
+
+    pooling: str = "mean"
+    special_tokens: bool = False
+    tokens: Optional[int] = None
+    long: str = "error"
+    notation: str = "smiles"
+    stereo: bool = True
+    micro_batch_size: int = 8
+    chunk: int = 8192
+    workers: Optional[int] = 1
+    accelerator: str = "cpu"
+
+    def __post_init__(self) -> None:
+        for name, allowed in (("long", LONG), ("notation", NOTATIONS)):
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name}={getattr(self, name)!r}: choose one of {', '.join(allowed)}.")
+        if self.tokens is not None and self.tokens < _FEWEST_TOKENS:
+            raise ValueError(f"tokens={self.tokens}: a row holds {_FEWEST_TOKENS} or more, for begin, symbol and end.")
+        for name in ("micro_batch_size", "chunk"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)}: give 1 or more.")

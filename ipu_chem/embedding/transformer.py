@@ -1,0 +1,187 @@
+"""Embeddings as a scikit-learn transformer: a step of a pipeline that takes SMILES and gives vectors.
+
+scikit-learn is loaded when the class is first asked for, not when this module is: `ChemGPTEmbedding` is then made
+of what stands here and scikit-learn's base classes, so that pipelines, clones and searches take it for their own.
+
+On data's way: lists of SMILES in scikit-learn -> ChemGPTEmbedding -> embed -> [n, F] -> any estimator.
+"""
+
+import os
+from typing import Any, Dict, List, Optional
+
+import numpy as np
+
+from ipu_chem.data.corpora.lines import Line
+from ipu_chem.data.smiles import Failure
+from ipu_chem.embedding.embed import Embedder, Entry, failures_of
+from ipu_chem.embedding.options import EmbeddingOptions
+
+INVALID = ("error", "nan")
+
+
+class _Embedding:
+    """Vectors of molecules from a trained ChemGPT; there is nothing to fit."""
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any = None,
+        pooling: str = "mean",
+        special_tokens: bool = False,
+        tokens: Optional[int] = None,
+        long: str = "error",
+        notation: str = "smiles",
+        stereo: bool = True,
+        invalid: str = "error",
+        micro_batch_size: int = 8,
+        workers: Optional[int] = 1,
+        accelerator: str = "cpu",
+    ) -> None:
+        """Set parameters; they are checked, and a folder is read, by `fit` or the first `transform`.
+
+        Args:
+            model: folder of a run or of Hugging Face weights, a `LanguageModel`, or a `ChemGPT`. Searches copy and send
+                parameters to other processes, and a folder's name is the smallest.
+            tokenizer: of a `ChemGPT`; the others have theirs.
+            pooling, special_tokens, tokens, long, notation, stereo, micro_batch_size, workers, accelerator: see
+                `ipu_chem.embedding.EmbeddingOptions`.
+            invalid: "error" refuses molecules that cannot be embedded, "nan" gives them a row of NaN.
+        """
+        self.model = model
+        self.tokenizer = tokenizer
+        self.pooling = pooling
+        self.special_tokens = special_tokens
+        self.tokens = tokens
+        self.long = long
+        self.notation = notation
+        self.stereo = stereo
+        self.invalid = invalid
+        self.micro_batch_size = micro_batch_size
+        self.workers = workers
+        self.accelerator = accelerator
+
+    def fit(self, X: Any, y: Any = None) -> Any:
+        """Read the model; molecules are not looked at.
+
+        Raises:
+            ValueError: there is no such model, or parameters do not go together.
+        """
+        self._open().close()
+        return self
+
+    def transform(self, X: Any) -> np.ndarray:
+        """Embed.
+
+        Args:
+            X: n texts: a list, an array [n] or [n, 1], or a column of a table.
+
+        Returns:
+            [n, F] float32, NaN in rows that could not be embedded.
+
+        Raises:
+            ValueError: as `fit`, or a molecule cannot be embedded and ``invalid`` is error; names the first.
+        """
+        entries = _entries(X)
+        failures: List[Failure] = []
+        with self._open() as embedder:
+            parts = [np.empty((0, embedder.features), embedder.dtype)]
+            for chunk in embedder.chunks(entries):
+                failures += failures_of(chunk)
+                parts.append(chunk.values)
+        if failures and self.invalid == "error":
+            row, first = failures[0].line, failures[0]
+            raise ValueError(
+                f"row {row} ({first.smiles}) cannot be embedded: {first.reason}; {len(failures) - 1} others neither. "
+                "Take them out, or set invalid='nan' for rows of NaN."
+            )
+        return np.concatenate(parts)
+
+    def __getstate__(self) -> Dict[str, Any]:
+        state = dict(super().__getstate__())  # type: ignore[misc]
+        # What was read from a folder can be read again.
+        return {name: value for name, value in state.items() if name != "_loaded"}
+
+    def _open(self) -> Embedder:
+        if self.invalid not in INVALID:
+            raise ValueError(f"invalid={self.invalid!r}: choose one of {', '.join(INVALID)}.")
+        options = EmbeddingOptions(
+            pooling=self.pooling,
+            special_tokens=self.special_tokens,
+            tokens=self.tokens,
+            long=self.long,
+            notation=self.notation,
+            stereo=self.stereo,
+            micro_batch_size=self.micro_batch_size,
+            workers=self.workers,
+            accelerator=self.accelerator,
+        )
+        model, tokenizer = self._model_and_tokenizer()
+        embedder = Embedder(model, tokenizer, options)
+        self._n_features_out = embedder.features  # the name by which scikit-learn numbers columns
+        return embedder
+
+    def _model_and_tokenizer(self) -> Any:
+        if isinstance(self.model, (str, os.PathLike)):
+            folder, loaded = getattr(self, "_loaded", (None, None))
+            if folder != self.model:
+                from ipu_chem.language_model import load_language_model
+
+                loaded = load_language_model(self.model)
+                self._loaded = (self.model, loaded)
+            return loaded.model, self.tokenizer or loaded.tokenizer  # type: ignore[union-attr]
+        if hasattr(self.model, "tokenizer"):
+            return self.model.model, self.tokenizer or self.model.tokenizer
+        if self.tokenizer is None:
+            raise ValueError("tokenizer=None: a ChemGPT needs the tokenizer that it was trained with.")
+        return self.model, self.tokenizer
+
+
+def _entries(X: Any) -> List[Entry]:
+    """Molecules as they stand in lists, arrays and columns; ``line`` is the row, from 0."""
+    if isinstance(X, str):
+        raise ValueError(f"X={X!r}: give a list of texts, even for one molecule.")
+    array = np.asarray(X, object)
+    if array.ndim == 2 and array.shape[1] == 1:
+        array = array[:, 0]
+    if array.ndim != 1:
+        raise ValueError(f"X has shape {list(array.shape)}: molecules are one column of texts.")
+    return [
+        Line(row, str(text)) if isinstance(text, str) else Failure(row, repr(text), "no text")
+        for row, text in enumerate(array)
+    ]
+
+
+def _with_scikit_learn() -> type:
+    """`ChemGPTEmbedding` itself.
+
+    Raises:
+        ValueError: scikit-learn is not installed.
+    """
+    try:
+        from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
+    except ImportError:
+        raise ValueError("ChemGPTEmbedding is a transformer of scikit-learn: pip install scikit-learn.") from None
+
+    class ChemGPTEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, _Embedding, BaseEstimator):
+        __doc__ = _Embedding.__doc__
+
+        # Here again, because scikit-learn wraps what a class defines itself: for set_output.
+        def transform(self, X: Any) -> np.ndarray:
+            return super().transform(X)
+
+        def __sklearn_tags__(self) -> Any:
+            tags = super().__sklearn_tags__()
+            tags.requires_fit = False
+            tags.input_tags.string, tags.input_tags.two_d_array = True, False
+            return tags
+
+    ChemGPTEmbedding.__module__ = __name__
+    ChemGPTEmbedding.__qualname__ = "ChemGPTEmbedding"  # where pickle finds it
+    return ChemGPTEmbedding
+
+
+def __getattr__(name: str) -> Any:
+    if name != "ChemGPTEmbedding":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = made = _with_scikit_learn()
+    return made

@@ -1,0 +1,62 @@
+"""What a language model has to beat: symbols drawn one by one, and each by the one before it.
+
+On data's way: ids of training and held-out molecules -> counts -> nats, beside the model's own.
+"""
+
+from typing import Iterator, Tuple
+
+import numpy as np
+
+from packing import Ragged
+
+_BLOCK = 1 << 22  # symbols at once, so that a corpus on disk need not fit into memory
+
+
+def unigram_nats(train: Ragged, held_out: Ragged, vocab_size: int) -> float:
+    """Nats of all held-out symbols, each with its share (count + 1) / (all + V) of the training symbols.
+
+    Args:
+        train: ids of molecules, first and last symbol included.
+        held_out: the same; the first symbol of a molecule is given, the others are predicted.
+        vocab_size: V.
+
+    Raises:
+        ValueError: no training symbol to count, or an id outside 0 .. V - 1.
+    """
+    counts = _counts(train, vocab_size, pairs=False) + 1
+    return float(_counts(held_out, vocab_size, pairs=False) @ (np.log(counts.sum()) - np.log(counts)))
+
+
+def bigram_nats(train: Ragged, held_out: Ragged, vocab_size: int) -> float:
+    """Nats of all held-out symbols, each with its share (count + 1) / (all + V) after the symbol before it.
+
+    Arguments as of `unigram_nats`.
+    """
+    counts = _counts(train, vocab_size, pairs=True).reshape(vocab_size, vocab_size) + 1
+    nats = np.log(counts.sum(1, keepdims=True)) - np.log(counts)
+    return float(_counts(held_out, vocab_size, pairs=True) @ nats.reshape(-1))
+
+
+def _counts(molecules: Ragged, vocab_size: int, pairs: bool) -> np.ndarray:
+    """How often each symbol [V], or each pair [V * V] of the one before and it, is predicted; int64."""
+    total = np.zeros(vocab_size**2 if pairs else vocab_size, np.int64)
+    for before, symbol in _predicted(molecules):
+        for ids in (before, symbol):
+            if len(ids) and not 0 <= int(ids.min()) <= int(ids.max()) < vocab_size:
+                raise ValueError(f"ids reach from {ids.min()} to {ids.max()}, but vocab_size is {vocab_size}.")
+        total += np.bincount(before * vocab_size + symbol if pairs else symbol, minlength=len(total))
+    if not total.any():
+        raise ValueError("there is no symbol to count: every molecule needs a first and a last one.")
+    return total
+
+
+def _predicted(molecules: Ragged) -> Iterator[Tuple[np.ndarray, np.ndarray]]:
+    """Blocks of (symbol before, symbol predicted), both [n] int64."""
+    values, starts = molecules.values, molecules.offsets[:-1][molecules.lengths > 0]
+    for first in range(1, len(values), _BLOCK):
+        last = min(first + _BLOCK, len(values))
+        ids = np.asarray(values[first - 1 : last]).astype(np.int64)
+        is_predicted = np.ones(last - first, bool)
+        inside = starts[np.searchsorted(starts, first) : np.searchsorted(starts, last)]
+        is_predicted[inside - first] = False
+        yield ids[:-1][is_predicted], ids[1:][is_predicted]

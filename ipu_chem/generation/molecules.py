@@ -1,0 +1,102 @@
+"""What a model wrote, as molecules: SELFIES to canonical SMILES, and why some are none.
+
+On data's way: Samples.selfies -> decode_many -> CSV, descriptors, drawing.
+"""
+
+import csv
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Dict, List, NamedTuple, Optional, Sequence
+
+from ipu_chem.data.corpora.encode import libraries
+from ipu_chem.generation.workers import map_in_processes
+from packing.files import PathLike, atomic_file
+
+if TYPE_CHECKING:
+    from ipu_chem.generation.sampling import Samples
+
+EMPTY = "empty: no atom"
+NO_SELFIES = "no SELFIES that can be decoded"
+NO_MOLECULE = "RDKit cannot parse the SMILES"
+
+
+class Decoded(NamedTuple):
+    """One molecule, or the reason why it is none.
+
+    Attributes:
+        smiles: canonical; "" where there is no molecule.
+        reason: "" where there is one.
+    """
+
+    smiles: str
+    reason: str
+
+
+def decode_many(selfies: Sequence[str], workers: Optional[int] = None, progress: bool = False) -> List[Decoded]:
+    """SELFIES as canonical SMILES, in the order given, in parallel processes.
+
+    Args:
+        selfies: N texts.
+        workers: processes; None takes the cores this process may use.
+        progress: show a bar on stderr.
+
+    Raises:
+        ValueError: rdkit or selfies is not installed.
+    """
+    libraries()
+    return list(map_in_processes(_decode, selfies, workers, "decoding" if progress else None))
+
+
+def canonical_smiles(smiles: Sequence[str], workers: Optional[int] = None) -> List[Decoded]:
+    """SMILES as RDKit's canonical ones, in the order given, in parallel processes (None: all cores)."""
+    return list(map_in_processes(_canonical, smiles, workers))
+
+
+def count_reasons(decoded: Sequence[Decoded]) -> Dict[str, int]:
+    """How many are no molecules, by reason, the most frequent first."""
+    return dict(Counter(entry.reason for entry in decoded if entry.reason).most_common())
+
+
+def write_molecules(path: PathLike, samples: "Samples", decoded: Sequence[Decoded]) -> None:
+    """Write what was generated, atomically.
+
+    Args:
+        path: .smi takes the valid molecules, each with its number from 1; any other name takes a CSV of all: smiles,
+            selfies, finished (1 or 0), log_likelihood in nats, reason.
+        samples: N molecules as the model wrote them.
+        decoded: the same N.
+    """
+    with atomic_file(path, "w") as file:
+        if Path(path).suffix == ".smi":
+            file.writelines(f"{entry.smiles} {i}\n" for i, entry in enumerate(decoded, start=1) if entry.smiles)
+            return
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["smiles", "selfies", "finished", "log_likelihood", "reason"])
+        for (smiles, reason), selfies, finished, nats in zip(decoded, *samples):
+            writer.writerow([smiles, selfies, int(finished), f"{nats:.4f}", reason])
+
+
+def _decode(text: str) -> Decoded:
+    import selfies
+
+    try:
+        smiles = selfies.decoder(text)
+    except Exception:  # whatever selfies trips over, the other molecules must not be lost
+        return Decoded("", NO_SELFIES)
+    return _canonical(smiles or "")
+
+
+def _canonical(smiles: str) -> Decoded:
+    from rdkit import Chem, rdBase
+
+    if not smiles:
+        return Decoded("", EMPTY)
+    try:
+        with rdBase.BlockLogs():
+            mol = Chem.MolFromSmiles(smiles)
+            text = "" if mol is None else Chem.MolToSmiles(mol)
+    except RuntimeError:  # an invariant of RDKit is violated
+        mol, text = None, ""
+    if mol is None:
+        return Decoded("", NO_MOLECULE)
+    return Decoded(text, "" if text else EMPTY)

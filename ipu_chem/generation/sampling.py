@@ -1,0 +1,244 @@
+"""New molecules from a language model, symbol by symbol, many rows at once.
+
+A. Fan, M. Lewis, Y. Dauphin, "Hierarchical neural story generation", ACL 2018 (top-k); A. Holtzman et al.,
+"The curious case of neural text degeneration", ICLR 2020 (top-p, nucleus sampling).
+
+On data's way: model and tokenizer -> Samples (SELFIES) -> molecules.
+Shapes: B rows at once, S symbols of the longest row, V symbols of the vocabulary.
+"""
+
+import re
+from functools import partial
+from typing import TYPE_CHECKING, Callable, List, NamedTuple, Optional, Tuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from ipu_chem.data.corpora.encode import libraries
+from ipu_chem.models.chemgpt import ChemGPT
+from ipu_chem.models.decoding import Cache, decode_step, new_cache
+
+if TYPE_CHECKING:
+    from ipu_chem.data.selfies_tokens import Tokenizer
+
+_SELFIES = re.compile(r"(\[[^\[\]]+\]|\.)+")
+
+
+class Samples(NamedTuple):
+    """Molecules as the model wrote them.
+
+    Attributes:
+        selfies: N texts, the prefix included.
+        finished: [N] bool; False where the row was full before the molecule ended.
+        log_likelihoods: [N] float64, nats, of all symbols after the first, prefix and end included, under the
+            model as it was trained: at temperature 1, whatever the molecule was drawn at.
+    """
+
+    selfies: List[str]
+    finished: np.ndarray
+    log_likelihoods: np.ndarray
+
+
+def generate(
+    model: ChemGPT,
+    tokenizer: "Tokenizer",
+    count: int,
+    temperature: float = 1.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    prefix: str = "",
+    batch: int = 256,
+    seed: int = 0,
+    max_length: Optional[int] = None,
+    progress: bool = True,
+) -> Samples:
+    """Draw molecules, on the device where the model is.
+
+    Every molecule has random numbers of its own, by seed and index: it is the same whatever the batch, but for
+    draws so close to a border that the rounding of a larger matrix product moves it.
+
+    Args:
+        model: on any device of torch's.
+        tokenizer: whose ids the model was trained on.
+        count: molecules.
+        temperature: divides logits; below 1 the likely symbols become likelier.
+        top_k: draw among this many likeliest symbols; 0 draws among all.
+        top_p: draw among the fewest likeliest symbols that have this share together; 1 draws among all. After
+            top_k where both are given.
+        prefix: SELFIES or SMILES that every molecule begins with; it goes on at the last atom. All its atoms and
+            bonds stay, but a ring that is closed later may raise the order of a bond.
+        batch: B, rows at once.
+        seed: 0 or more.
+        max_length: symbols of a row, first and last included; None takes the model's `max_positions`.
+        progress: show a bar on stderr.
+
+    Raises:
+        ValueError: a number out of range, a prefix that has no ids or leaves no room, or a vocabulary larger
+            than the model's.
+        FloatingPointError: the model gives NaN.
+    """
+    length = model.max_positions if max_length is None else max_length
+    start = encode_prefix(tokenizer, prefix)
+    _check(count, temperature, top_k, top_p, batch, seed)
+    if not 2 <= length <= model.max_positions:
+        raise ValueError(f"max_length={length}: a row of this model has 2 to {model.max_positions} symbols.")
+    if len(start) >= length:
+        raise ValueError(
+            f"the prefix has {len(start) - 1} symbols, but a row of {length} begins with one symbol and ends with "
+            "another: give a shorter prefix or a larger max_length."
+        )
+    device = next(model.parameters()).device
+    banned = _never_drawn(model, tokenizer).to(device)
+    shares = partial(symbol_shares, temperature=temperature, top_k=top_k, top_p=top_p, banned=banned)
+    was_training = model.training
+    model.eval()
+    selfies: List[str] = []
+    finished, likelihoods = np.zeros(count, bool), np.zeros(count)
+    try:
+        with torch.no_grad(), tqdm(total=count, desc="generating", unit="molecule", disable=not progress) as bar:
+            for first in range(0, count, batch):
+                rows = slice(first, min(first + batch, count))
+                uniform = torch.from_numpy(uniforms(seed, rows, length - 1)).to(device)
+                ids = torch.full((rows.stop - first, length), tokenizer.pad_id, dtype=torch.int64, device=device)
+                ids[:, : len(start)] = torch.from_numpy(start).to(device)
+                done, likelihood = _fill_rows(model, tokenizer, ids, len(start), uniform, shares)
+                selfies += [tokenizer.decode(row) for row in ids.cpu().numpy()]
+                finished[rows], likelihoods[rows] = done.cpu().numpy(), likelihood.cpu().numpy()
+                bar.update(rows.stop - first)
+    finally:
+        model.train(was_training)
+    if not np.isfinite(likelihoods).all():
+        raise FloatingPointError("the model gives logits that are no numbers (NaN); its training has diverged.")
+    return Samples(selfies, finished, likelihoods)
+
+
+def _fill_rows(
+    model: ChemGPT,
+    tokenizer: "Tokenizer",
+    ids: Tensor,
+    start: int,
+    uniform: Tensor,
+    shares: Callable[[Tensor], Tensor],
+) -> Tuple[Tensor, Tensor]:
+    """Write rows ids [B, S] from slot ``start`` to their end, with uniform [B, S - 1].
+
+    Returns:
+        (who has ended [B] bool, log-likelihood [B] float64 in nats).
+    """
+    rows, length = ids.shape
+    cache = new_cache(model, rows, length)
+    positions = torch.arange(length, device=ids.device)
+    computed = torch.arange(rows, device=ids.device)
+    done = torch.zeros(rows, dtype=torch.bool, device=ids.device)
+    likelihood = torch.zeros(rows, dtype=torch.float64, device=ids.device)
+    for slot in range(1, length):
+        logits = decode_step(model, ids[computed, slot - 1], positions[slot - 1], cache).to(torch.float64)
+        chosen = ids[computed, slot] if slot < start else draw(shares(logits), uniform[computed, slot - 1])
+        nats = torch.log_softmax(logits, 1).gather(1, chosen.unsqueeze(1)).squeeze(1)
+        # Rows that have ended go on being computed for a while, but nothing of them is kept.
+        ended = done[computed]
+        likelihood[computed] += torch.where(ended, torch.zeros_like(nats), nats)
+        ids[computed, slot] = torch.where(ended, torch.full_like(chosen, tokenizer.pad_id), chosen)
+        ended = ended | (chosen == tokenizer.eos_id)
+        done[computed] = ended
+        going_on = len(computed) - int(ended.sum())
+        if not going_on:
+            break
+        if going_on <= len(computed) // 2:  # the longest molecule is twice as long as the mean
+            computed = computed[~ended]
+            cache = Cache(*(tuple(part[~ended] for part in parts) for parts in cache))
+    return done, likelihood
+
+
+def symbol_shares(logits: Tensor, temperature: float, top_k: int, top_p: float, banned: Tensor) -> Tensor:
+    """What each symbol is drawn with.
+
+    Args:
+        logits: [B, V].
+        temperature: above 0.
+        top_k: 0 for all.
+        top_p: in (0, 1].
+        banned: [K] int64, symbols that get no share; taken out first.
+
+    Returns:
+        [B, V] float64, every row sums to 1. Of equally likely symbols the lower id comes first.
+    """
+    logits = (logits.to(torch.float64) / temperature).index_fill(1, banned, -torch.inf)
+    if not top_k and top_p == 1.0:
+        return torch.softmax(logits, 1)
+    ranked, order = torch.sort(logits, dim=1, descending=True, stable=True)
+    shares = torch.softmax(ranked, 1)
+    if top_k:
+        shares[:, top_k:] = 0.0
+        shares = shares / shares.sum(1, keepdim=True)
+    if top_p < 1.0:
+        # A symbol stays while those before it have less than top_p: the first always does.
+        before = torch.cat([torch.zeros_like(shares[:, :1]), shares.cumsum(1)[:, :-1]], 1)
+        shares = torch.where(before < top_p, shares, torch.zeros_like(shares))
+        shares = shares / shares.sum(1, keepdim=True)
+    return torch.zeros_like(shares).scatter(1, order, shares)
+
+
+def draw(shares: Tensor, uniform: Tensor) -> Tensor:
+    """Symbols [B] int64 from shares [B, V] and uniform numbers in [0, 1), [B], by the inverse of the sums."""
+    ends = shares.cumsum(1)
+    return (ends <= uniform.unsqueeze(1) * ends[:, -1:]).sum(1)
+
+
+def uniforms(seed: int, rows: slice, steps: int) -> np.ndarray:
+    """Uniform numbers [rows, steps] float64 in [0, 1); those of a row depend on seed and its index alone."""
+    return np.stack([np.random.default_rng([seed, row]).random(steps) for row in range(rows.start, rows.stop)])
+
+
+def encode_prefix(tokenizer: "Tokenizer", prefix: str) -> np.ndarray:
+    """Ids that every molecule begins with, [1 + n] int64: the first symbol and those of SELFIES or SMILES.
+
+    SMILES are written in the order of their atoms, so that the last atom is where the molecule goes on.
+
+    Raises:
+        ValueError: the prefix is neither, or the vocabulary lacks one of its symbols.
+    """
+    if not prefix:
+        return np.array([tokenizer.bos_id], np.int64)
+    text = prefix if _SELFIES.fullmatch(prefix) else _selfies_of(prefix)
+    ids = np.asarray(tokenizer.encode(text, name=f"prefix {prefix}"), np.int64)[:-1]
+    if (ids[1:] == tokenizer.unk_id).any():
+        raise ValueError(f"prefix {prefix}: the vocabulary lacks one of the symbols of {text}.")
+    return ids
+
+
+def _selfies_of(smiles: str) -> str:
+    libraries()
+    import selfies
+
+    try:
+        return selfies.encoder(smiles)
+    except selfies.EncoderError as error:
+        reason = str(error).strip().split("\n")[0]
+        raise ValueError(f"prefix {smiles}: neither SELFIES nor SMILES that can be encoded ({reason}).") from None
+
+
+def _never_drawn(model: ChemGPT, tokenizer: "Tokenizer") -> Tensor:
+    """Ids that no molecule holds: special symbols but the end, and rows of the model's table beyond the vocabulary."""
+    there = model.embedding.wte.num_embeddings
+    if tokenizer.vocab_size > there:
+        raise ValueError(
+            f"the tokenizer has {tokenizer.vocab_size} symbols and the model {there}: they do not belong together."
+        )
+    special = {tokenizer.symbols.index(symbol) for symbol in tokenizer.special} - {tokenizer.eos_id}
+    return torch.tensor(sorted(special) + list(range(tokenizer.vocab_size, there)), dtype=torch.int64)
+
+
+def _check(count: int, temperature: float, top_k: int, top_p: float, batch: int, seed: int) -> None:
+    if count < 1 or batch < 1:
+        raise ValueError(f"count={count}, batch={batch}: both are 1 or more.")
+    if not 0.0 < temperature < float("inf"):
+        raise ValueError(f"temperature={temperature}: it is above 0; for the likeliest symbol alone use top_k=1.")
+    if top_k < 0:
+        raise ValueError(f"top_k={top_k}: it is 0 (all symbols) or more.")
+    if not 0.0 < top_p <= 1.0:
+        raise ValueError(f"top_p={top_p}: it is above 0 and at most 1 (all symbols).")
+    if seed < 0:
+        raise ValueError(f"seed={seed}: it is 0 or more.")

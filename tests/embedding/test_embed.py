@@ -1,0 +1,162 @@
+"""Embeddings of lists of molecules: what they are, and that neither company nor broken neighbours change them."""
+
+import numpy as np
+import pytest
+import torch
+
+from ipu_chem.data.corpora import encode_smiles
+from ipu_chem.data.corpora.lines import Line
+from ipu_chem.embedding import Embedder, EmbeddingOptions, embed
+from ipu_chem.models.pooling import POOLINGS
+
+CHAIN = "C" * 60  # 62 tokens
+
+
+def by_itself(model, tokenizer, smiles, kind="mean"):
+    """What one would write without packs."""
+    ids = torch.from_numpy(tokenizer.encode(encode_smiles(smiles)[1]).astype(np.int64))[None]
+    features = model.features(ids, torch.arange(ids.shape[1])[None])[0, 1:-1]
+    return {"mean": features.mean(0), "max": features.amax(0), "last": features[-1], "sum": features.sum(0)}[kind]
+
+
+@pytest.mark.parametrize("kind", POOLINGS)
+def test_embeddings_are_those_of_each_molecule_by_itself(chemgpt, tokenizer, smiles, kind):
+    chemgpt.double()
+    result = embed(chemgpt, tokenizer, smiles[:60], kind, chunk=25, micro_batch_size=3)
+    assert result.values.dtype == np.float64 and not result.failures
+    expected = torch.stack([by_itself(chemgpt, tokenizer, one, kind) for one in smiles[:60]]).detach()
+    np.testing.assert_allclose(result.values, expected.numpy(), rtol=1e-10, atol=1e-10)
+    # No two molecules are mistaken for one another.
+    assert len(np.unique(result.values.round(8), axis=0)) == len({encode_smiles(one)[0] for one in smiles[:60]})
+
+
+def test_a_broken_molecule_costs_its_own_row_and_no_other(chemgpt, tokenizer):
+    chemgpt.double()
+    rows = ["CCO", "C1CC", "", None, "[C][C][O]", "C[Pt]C", "CCN", float("nan")]
+    result = embed(chemgpt, tokenizer, rows)
+    good = embed(chemgpt, tokenizer, ["CCO", "CCN"]).values
+    np.testing.assert_allclose(result.values[[0, 6]], good, rtol=1e-12)
+    assert np.isnan(result.values[[1, 2, 3, 4, 5, 7]]).all()
+    assert [failure.line for failure in result.failures] == [2, 3, 4, 5, 6, 8]
+    reasons = [failure.reason for failure in result.failures]
+    words = ["parse", "no SMILES", "no text", "looks like SELFIES", "is not in the vocabulary", "no text"]
+    assert all(word in reason for word, reason in zip(words, reasons)), reasons
+    assert result.failures[0].smiles == "C1CC"
+
+
+def test_selfies_and_their_smiles_have_one_embedding(chemgpt, tokenizer, smiles):
+    chemgpt.double()
+    selfies = [encode_smiles(one)[1] for one in smiles[:20]]
+    both = [
+        embed(chemgpt, tokenizer, smiles[:20]),
+        embed(chemgpt, tokenizer, [*selfies, "CCO", " "], notation="selfies"),
+    ]
+    np.testing.assert_allclose(both[0].values, both[1].values[:20], rtol=1e-12)
+    assert [failure.line for failure in both[1].failures] == [21, 22]
+    assert "SMILES" in both[1].failures[0].reason
+
+
+def test_rows_grow_with_the_molecules_up_to_the_model_s(chemgpt, tokenizer):
+    chemgpt.double()
+    texts = ["CCO", "C" * 150, "CCN"]
+    result = embed(chemgpt, tokenizer, texts, chunk=1)
+    expected = torch.stack([by_itself(chemgpt, tokenizer, one) for one in texts]).detach()
+    np.testing.assert_allclose(result.values, expected.numpy(), rtol=1e-10, atol=1e-10)
+    with pytest.raises(ValueError, match=r"line 2 \(C+\) has 172 tokens, a row 160: the model reads 160; long='drop'"):
+        embed(chemgpt, tokenizer, ["C", "C" * 170])
+    with pytest.raises(ValueError, match="has 62 tokens, a row 20: tokens=62 would hold it"):
+        embed(chemgpt, tokenizer, [CHAIN], tokens=20)
+
+
+def test_molecules_that_are_too_long_are_dropped_or_lose_their_end(chemgpt, tokenizer):
+    chemgpt.double()
+    dropped = embed(chemgpt, tokenizer, ["CCO", CHAIN, "CCN"], tokens=20, long="drop")
+    assert (dropped.dropped, dropped.truncated) == (1, 0) and np.isnan(dropped.values).all(1).tolist() == [0, 1, 0]
+    assert dropped.failures[0].line == 2 and dropped.failures[0].reason == "dropped: 62 tokens, a row has 20"
+    cut = embed(chemgpt, tokenizer, ["CCO", CHAIN, "CCN"], tokens=20, long="truncate")
+    assert (cut.dropped, cut.truncated, cut.failures) == (0, 1, [])
+    shorter = by_itself(chemgpt, tokenizer, "C" * 18).detach().numpy()  # 20 tokens
+    np.testing.assert_allclose(cut.values[1], shorter, rtol=1e-10)
+    with_marks = dict(tokens=20, long="truncate", special_tokens=True)
+    both = embed(chemgpt, tokenizer, [CHAIN, "C" * 18], "last", **with_marks).values  # the mark of the end is there
+    np.testing.assert_allclose(both[0], both[1], rtol=1e-10)
+
+
+def test_processes_give_the_same(chemgpt, tokenizer, smiles):
+    texts = [*smiles[:100], "C1CC", *smiles[100:150]]
+    one, two = (embed(chemgpt, tokenizer, texts, chunk=64, workers=workers) for workers in (1, 2))
+    assert np.array_equal(one.values, two.values, equal_nan=True) and one.failures == two.failures
+
+
+def test_a_stream_is_read_no_further_than_it_is_embedded(chemgpt, tokenizer, smiles):
+    taken = []
+
+    def stream():
+        for line, text in enumerate(smiles, start=1):
+            taken.append(line)
+            yield Line(line, text)
+
+    with Embedder(chemgpt, tokenizer, EmbeddingOptions(chunk=10)) as embedder:
+        chunks = embedder.chunks(stream())
+        first = next(chunks)
+        assert [entry.line for entry in first.entries] == list(range(1, 11)) and len(taken) == 10
+        next(chunks)
+        assert len(taken) == 20 and embedder.embedded == 20
+
+
+def test_marks_count_if_asked_for(chemgpt, tokenizer):
+    chemgpt.double()
+    result = embed(chemgpt, tokenizer, ["CCO"], special_tokens=True)
+    ids = torch.from_numpy(tokenizer.encode("[C][C][O]").astype(np.int64))[None]
+    features = chemgpt.features(ids, torch.arange(5)[None])[0]
+    np.testing.assert_allclose(result.values[0], features.mean(0).detach().numpy(), rtol=1e-10)
+
+
+def test_stereochemistry_can_be_left_out(chemgpt, tokenizer):
+    left, right = "N[C@@H](C)C(=O)O", "N[C@H](C)C(=O)O"
+    apart = embed(chemgpt, tokenizer, [left, right]).values
+    alike = embed(chemgpt, tokenizer, [left, right], stereo=False).values
+    assert np.array_equal(alike[0], alike[1]) and not np.array_equal(apart[0], apart[1])
+
+
+def test_a_model_that_diverged_gives_no_vectors(chemgpt, tokenizer):
+    chemgpt.head.ln_f.weight.data[0] = float("nan")
+    result = embed(chemgpt, tokenizer, ["CCO"])
+    assert result.failures[0].reason == "the model's numbers for it are not finite"
+
+
+def test_the_model_is_given_back_as_it_was(chemgpt, tokenizer):
+    chemgpt.train()
+    before = {name: value.clone() for name, value in chemgpt.state_dict().items()}
+    embed(chemgpt, tokenizer, ["CCO"])
+    assert chemgpt.training and chemgpt.layers[0].training
+    assert all(torch.equal(value, before[name]) for name, value in chemgpt.state_dict().items())
+    logits = chemgpt(torch.tensor([[1, 5, 2]]), torch.tensor([[0, 1, 2]]))
+    logits.sum().backward()  # and can be trained on
+
+
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        ({"pooling": "median"}, "pooling='median': choose one of mean, last, max, sum"),
+        ({"long": "cut"}, "long='cut': choose one of error, drop, truncate"),
+        ({"notation": "inchi"}, "notation='inchi': choose one of smiles, selfies"),
+        ({"tokens": 2}, "tokens=2: a row holds 3 or more"),
+        ({"tokens": 500}, "tokens=500: the model reads molecules of up to 160 tokens"),
+        ({"chunk": 0}, "chunk=0: give 1 or more"),
+        ({"accelerator": "tpu"}, "accelerator='tpu'"),
+    ],
+)
+def test_bad_options_are_refused(chemgpt, tokenizer, options, words):
+    with pytest.raises(ValueError, match=words):
+        embed(chemgpt, tokenizer, ["CCO"], **options)
+
+
+def test_a_single_text_and_a_foreign_tokenizer_are_refused(chemgpt, tokenizer):
+    from ipu_chem.data.selfies_tokens import Tokenizer
+
+    with pytest.raises(ValueError, match="give a list of texts, even for one molecule"):
+        embed(chemgpt, tokenizer, "CCO")
+    larger = Tokenizer.build([*tokenizer.symbols[4:], "[Pt]", "[Au]"])
+    with pytest.raises(ValueError, match=f"the tokenizer has {larger.vocab_size} symbols, the model"):
+        embed(chemgpt, larger, ["CCO"])
