@@ -8,7 +8,7 @@ On data's way: corpus store or SELFIES -> [Tokenizer] -> ids (Ragged) -> TokenLo
 """
 
 from itertools import chain
-from typing import Any, Iterable, List, Optional, Sequence, Tuple
+from typing import Any, Iterable, List, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
@@ -93,7 +93,7 @@ class Tokenizer(Vocabulary):
 
         return self.counted(encode_store(self, store))
 
-    def decode(self, ids: Sequence[int]) -> str:
+    def decode(self, ids: Union[Sequence[int], np.ndarray]) -> str:
         """SELFIES (2.x) of ids up to the first EOS, without the special symbols.
 
         Raises:

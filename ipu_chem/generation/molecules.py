@@ -99,4 +99,4 @@ def _canonical(smiles: str) -> Decoded:
         mol, text = None, ""
     if mol is None:
         return Decoded("", NO_MOLECULE)
-    return Decoded(text, "" if text else EMPTY)
+    return Decoded(text, "")

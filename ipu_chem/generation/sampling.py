@@ -137,10 +137,10 @@ def _fill_rows(
         logits = decode_step(model, ids[computed, slot - 1], positions[slot - 1], cache).to(torch.float64)
         chosen = ids[computed, slot] if slot < start else draw(shares(logits), uniform[computed, slot - 1])
         nats = torch.log_softmax(logits, 1).gather(1, chosen.unsqueeze(1)).squeeze(1)
-        # Rows that have ended go on being computed for a while, but nothing of them is kept.
+        # Rows that have ended go on being computed for a while; what is written behind their end is never read.
         ended = done[computed]
         likelihood[computed] += torch.where(ended, torch.zeros_like(nats), nats)
-        ids[computed, slot] = torch.where(ended, torch.full_like(chosen, tokenizer.pad_id), chosen)
+        ids[computed, slot] = chosen
         ended = ended | (chosen == tokenizer.eos_id)
         done[computed] = ended
         going_on = len(computed) - int(ended.sum())

@@ -88,6 +88,27 @@ def test_one_symbol(symbol, expected):
         assert to_version_2(expected) == symbol
 
 
+@pytest.mark.parametrize(
+    "symbol, expected",
+    [
+        ("[C@@H1]", "[C]"),
+        ("[13CH3]", "[C]"),
+        ("[=13C]", "[=C]"),
+        ("[/Cl]", "[Cl]"),
+        ("[\\N@@H1+1]", "[NH1+1]"),
+        ("[14CH2-1]", "[CH2-1]"),
+        ("[Si@H1]", "[SiH1]"),
+        ("[2H]", "[H]"),
+        ("[-/Ring2]", "[Ring2]"),
+        ("[CH2]", "[CH2]"),
+        ("[#Branch1]", "[#Branch1]"),
+        ("[=Ring1]", "[=Ring1]"),
+    ],
+)
+def test_a_symbol_without_stereo(symbol, expected):
+    assert without_stereo(symbol) == expected
+
+
 def test_special_ids_are_the_published_ones(tokenizer):
     assert tokenizer.vocab_size == 684
     assert (tokenizer.unk_id, tokenizer.pad_id, tokenizer.bos_id, tokenizer.eos_id) == (0, 1, 2, 3)
@@ -128,7 +149,9 @@ def test_stereo_and_isotopes_can_be_refused(published):
     for symbol in ("[C@@H1]", "[/C]", "[13CH3]", "[-/Ring1]"):
         with pytest.raises(ValueError, match="^alanine: symbol .* stereochemistry or isotopes.*stereo='drop'"):
             strict.encode(f"[C]{symbol}", name="alanine")
-    assert strict.encode("[C][NH1+1]").tolist() == [2, 115, 169, 3]
+    assert strict.encode("[C][NH1+1][SiH0]").tolist() == [2, 115, 169, 191, 3]
+    with pytest.raises(ValueError, match=r"symbol '\[Cf\]' is not in the vocabulary"):
+        strict.encode("[Cf]")
 
 
 @pytest.mark.parametrize("fragments, ids", [("largest", [2, 140, 115, 140, 3]), ("map", [2, 115, 0, 140, 115, 140, 3])])

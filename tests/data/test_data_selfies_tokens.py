@@ -101,6 +101,8 @@ def test_a_text_is_encoded_or_refused_wherever_it_stands(text, before):
         ("[C][=C]xyz[C]", "is damaged, no symbol begins at character 7"),
         ("[C][]", "is damaged, no symbol begins at character 3"),
         ("[C]\n", "is damaged, no symbol begins at character 3"),
+        ("[C][ N]", "is damaged, no symbol begins at character 3"),
+        ("[=C]C[Ring1]", "is damaged, no symbol begins at character 4"),
         (None, "ibuprofen is no text but NoneType None"),
         (1.5, "ibuprofen is no text but float 1.5"),
         ("[C][Xe][C]", r"ibuprofen: symbol '\[Xe\]' is not in the vocabulary; .*unknown='map'"),

@@ -46,6 +46,7 @@ def test_any_row_of_symbols_is_a_molecule():
 
 
 def test_canonical_smiles_names_what_is_none(capfd):
-    found = canonical_smiles(["OCC", "C1CC", "c1ccccc1C"])
-    assert found == [Decoded("CCO", ""), Decoded("", NO_MOLECULE), Decoded(Chem.CanonSmiles("Cc1ccccc1"), "")]
+    found = canonical_smiles(["OCC", "C1CC", "", "c1ccccc1C"])
+    toluene = Decoded(Chem.CanonSmiles("Cc1ccccc1"), "")
+    assert found == [Decoded("CCO", ""), Decoded("", NO_MOLECULE), Decoded("", EMPTY), toluene]
     assert capfd.readouterr().err == ""

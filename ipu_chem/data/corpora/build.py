@@ -80,8 +80,9 @@ def encode_file(
     damage: List[str] = []
     try:
         with tqdm(None, "encoding", total, unit="line", disable=not progress, mininterval=0.5) as bar:
-            with _Workers(workers, bar) as pool:
+            with _HeldBack() as interrupt, _Workers(workers, bar, interrupt) as pool:
                 for records in _until_damage(read_chunks(path, layout, limit), damage):
+                    interrupt.check()
                     part = folder / _part_name(len(paths), records)
                     paths.append(part)
                     if part.is_file():
@@ -128,8 +129,8 @@ def _make_part(part: Path, records: List[Record], layout: Layout, stereo: bool) 
 class _Workers:
     """Processes with a short queue, so that reading the file does not run ahead of them."""
 
-    def __init__(self, count: int, bar: Any) -> None:
-        self.bar = bar
+    def __init__(self, count: int, bar: Any, interrupt: "_HeldBack") -> None:
+        self.bar, self.interrupt = bar, interrupt
         self.pool = worker_pool(count) if count > 1 else None
         self.most = 2 * count
         self.pending: Set["Future[int]"] = set()
@@ -147,6 +148,7 @@ class _Workers:
             done, self.pending = wait(self.pending, return_when=FIRST_COMPLETED)
             for job in done:
                 self.bar.update(job.result())
+            self.interrupt.check()
 
     def __enter__(self) -> "_Workers":
         return self
@@ -161,6 +163,38 @@ class _Workers:
             for job in self.pending:
                 job.cancel()
             self.pool.shutdown()  # chunks in work are finished and kept
+
+
+class _HeldBack:
+    """Ctrl-C that takes effect between two chunks; a pool interrupted anywhere else may wait for itself forever.
+
+    A second one takes effect at once. What else the program does with the signal is done then.
+    """
+
+    def __enter__(self) -> "_HeldBack":
+        self.asked: Any = None
+        self.handler: Any = signal.getsignal(signal.SIGINT)
+        # Python lets the main thread alone change it; one that is ignored stays so.
+        self.held = callable(self.handler) and threading.current_thread() is threading.main_thread()
+        if self.held:
+            signal.signal(signal.SIGINT, self._hold)
+        return self
+
+    def _hold(self, *arguments: Any) -> None:
+        self.asked = arguments
+        signal.signal(signal.SIGINT, self.handler)
+
+    def check(self) -> None:
+        """Do now what was asked for."""
+        if self.asked is not None:
+            arguments, self.asked = self.asked, None
+            self.handler(*arguments)
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        if self.held:
+            signal.signal(signal.SIGINT, self.handler)
+        if error is None:
+            self.check()
 
 
 def _start_worker() -> None:
