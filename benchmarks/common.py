@@ -18,6 +18,7 @@ import sys
 import time
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence
 
@@ -29,8 +30,8 @@ def machine_line(dtype: str, *libraries: str) -> str:
     versions = [f"Python {platform.python_version()}"]
     for name in libraries:
         try:
-            versions.append(f"{name} {importlib.import_module(name).__version__}")
-        except ImportError:
+            versions.append(f"{name} {version(name)}")
+        except PackageNotFoundError:
             versions.append(f"{name} missing")
     load = f"{os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else "?"
     date = datetime.now(timezone.utc).strftime("%Y-%m-%d")

@@ -29,8 +29,8 @@ from ipu_chem.config import RunConfig, from_dict
 from ipu_chem.models.pyg import schnet_to_pyg
 from ipu_chem.optim import Schedule
 from ipu_chem.training.checkpoint import load_checkpoint
-from ipu_chem.training.logging import read_rows
 from ipu_chem.training.graph_run import GraphData, loss_function, make_model
+from ipu_chem.training.logging import read_rows
 from ipu_chem.training.run import load_data
 
 METRIC = "mae_u0_meV"

@@ -26,7 +26,7 @@ COMPACT = "ipu_chem/models/compact.py"
 TESTS = (
     ("tests/backends/test_poptorch_backend.py",),
     ("tests/test_loader.py", "tests/packing/test_packing_collate.py", "tests/ipu/test_ipu_stages.py"),
-    ("tests/models/test_compact.py", "tests/models/test_device_edges.py"),
+    ("tests/models/test_compact.py", "tests/models/test_device_edges.py", "tests/models/test_mup.py"),
     ("tests/backends/test_poptorch_backend_refusals.py",),
     ("tests/backends/test_poptorch_backend_pipeline.py", "tests/training/test_ipu_processes.py"),
     ("tests/backends", "tests/training"),
@@ -217,6 +217,18 @@ MUTATIONS: List[Mutation] = [
         "ipu_chem/models/device_edges.py",
         "    near = together & others",
         "    near = node_mask.unsqueeze(2) & others",
+    ),
+    Mutation(
+        "all groups of parameters learn equally fast",
+        "ipu_chem/optim.py",
+        '            group["lr"] = learning_rate * multiplier\n',
+        '            group["lr"] = learning_rate\n',
+    ),
+    Mutation(
+        "decay grows with the learning rate of a group",
+        "ipu_chem/optim.py",
+        'group["weight_decay"] = config.weight_decay / multiplier',
+        'group["weight_decay"] = config.weight_decay',
     ),
 ]
 

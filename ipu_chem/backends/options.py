@@ -161,7 +161,9 @@ class TorchOptions:
         if self.fsdp and self.compile and not self.compile_blocks:
             raise ValueError("torch.fsdp=true shares out block by block: set torch.compile_blocks=true too.")
         if self.fsdp and self.cuda_graphs:
-            raise ValueError("torch.fsdp=true moves weights, torch.cuda_graphs=true needs them in place; leave one out.")
+            raise ValueError(
+                "torch.fsdp=true moves weights, torch.cuda_graphs=true needs them in place; leave one out."
+            )
         if self.fsdp and self.autocast == "float16":
             raise ValueError("torch.fsdp=true does not go with torch.autocast=float16; use bfloat16 or none.")
         if self.threads < 0 or not self.timeout > 0:

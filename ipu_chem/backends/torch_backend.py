@@ -116,7 +116,7 @@ class TorchBackend(Backend):
         self._groups.set_learning_rate(self._optimizer, learning_rate)
         micro_batches = self._micro_batches(batch)
         losses = []
-        with denormals_flushed(self.device.type == "cpu"):
+        with denormals_flushed(self.device.type == "cpu"), self._processes.among_computing():
             for _ in range(batching.device_iterations):
                 self._clear_gradients()
                 total = torch.zeros((), device=self.device)
@@ -142,7 +142,8 @@ class TorchBackend(Backend):
         assert self._program is not None
         self._program.eval()
         predictions = []
-        with torch.no_grad(), self._arithmetic(), denormals_flushed(self.device.type == "cpu"):
+        flushed = denormals_flushed(self.device.type == "cpu")
+        with torch.no_grad(), self._arithmetic(), flushed, self._processes.among_computing():
             for micro_batch in self._micro_batches(batch):
                 self._begin_replay()
                 predictions.append(self._predict(*micro_batch[:-2]).cpu())
@@ -156,7 +157,9 @@ class TorchBackend(Backend):
         state = {"model": copies(model)}
         if self._optimizer is not None and not weights_only:
             moments = self._optimizer.state_dict()["state"].items()
-            state["optimizer"] = copies({f"{i}.{name}": value for i, values in moments for name, value in values.items()})
+            state["optimizer"] = copies(
+                {f"{i}.{name}": value for i, values in moments for name, value in values.items()}
+            )
             if self._scaler is not None:
                 state["optimizer"].update({_SCALER + key: value for key, value in self._scaler.state_dict().items()})
         return state

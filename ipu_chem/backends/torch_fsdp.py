@@ -78,7 +78,8 @@ class Shards:
         whole: Dict[str, Any] = {}
         for name, value in values.items():
             if is_shared(value):  # one after the other: a device has no place for all
-                value = value.full_tensor()
+                with self._processes.among_computing():
+                    value = value.full_tensor()
             if self._processes.world.rank == 0:
                 whole.update(on_host({name: value}))
         return whole
@@ -113,7 +114,8 @@ class Shards:
                 else:
                     whole = torch.empty(value.shape, dtype=value.dtype, device=self._device)
                 target = like(name)
-                value = distribute_tensor(whole, target.device_mesh, target.placements)
+                with self._processes.among_computing():
+                    value = distribute_tensor(whole, target.device_mesh, target.placements)
             parts[name] = value
         return parts
 
@@ -135,8 +137,8 @@ def check_torch() -> None:
         FSDPModule = None
     if not hasattr(FSDPModule, "set_force_sum_reduction_for_comms"):
         raise ValueError(
-            f"torch.fsdp=true: torch {torch.__version__} cannot share out a model; install torch 2.8 or newer, or leave "
-            "it out."
+            f"torch.fsdp=true: torch {torch.__version__} cannot share out a model; install torch 2.8 or newer, or "
+            "leave it out."
         )
 
 

@@ -97,13 +97,26 @@ class Processes:
         self._owned = False
 
     @contextmanager
+    def among_computing(self) -> Iterator[None]:
+        """Around computing that also hears from the others (`torch_fsdp`): other errors stay what they are."""
+        try:
+            yield
+        except RuntimeError as error:
+            if self.world.size == 1 or not any(library in str(error).lower() for library in ("gloo", "nccl")):
+                raise
+            raise self._no_answer(error) from error
+
+    @contextmanager
     def _answered(self) -> Iterator[None]:
         """Tells in a sentence that the others are gone."""
         try:
             yield
         except (RuntimeError, TimeoutError) as error:
-            raise ConnectionError(
-                f"process {self.world.rank} of {self.world.size} gets no answer from the others: one of them has "
-                f"ended, or did not come within {self._timeout:g} s (torch.timeout); see what it said. The last "
-                f"checkpoint is kept. [{str(error).splitlines()[0]}]"
-            ) from error
+            raise self._no_answer(error) from error
+
+    def _no_answer(self, error: Exception) -> ConnectionError:
+        return ConnectionError(
+            f"process {self.world.rank} of {self.world.size} gets no answer from the others: one of them has "
+            f"ended, or did not come within {self._timeout:g} s (torch.timeout); see what it said. The last "
+            f"checkpoint is kept. [{str(error).splitlines()[0]}]"
+        )

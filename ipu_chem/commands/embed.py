@@ -15,7 +15,9 @@ def add_arguments(parser: Any) -> None:
     parser.add_argument(
         "--output", type=str, default="embeddings.npy", help=".npy (and an .index.csv beside it), .csv or .parquet"
     )
-    parser.add_argument("--pooling", type=str, default="mean", help="mean, max or sum over symbols, or last")
+    parser.add_argument(
+        "--pooling", type=str, default="mean", help="mean, max or sum over symbols, last (symbol) or eos (the end)"
+    )
     parser.add_argument("--special_tokens", type=bool, default=False, help="count the marks of begin and end too")
     parser.add_argument(
         "--tokens", type=int, default=None, help="of a row; grows with the molecules if not given, up to the model's"

@@ -6,18 +6,20 @@ what may run for hours: a molecule that cannot be embedded gets NaN and a reason
 On data's way: SMILES -> SELFIES -> token ids -> packs of the chunk -> PooledChemGPT -> vectors.
 """
 
+import copy
 import re
-from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from itertools import chain, islice
-from typing import Any, Iterable, Iterator, List, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import Any, Dict, Iterable, Iterator, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 import numpy as np
 import torch
+from torch import nn
 from tqdm import tqdm
 
 from ipu_chem.backends import get_backend
 from ipu_chem.backends.options import Batching
+from ipu_chem.data.corpora.build import worker_pool
 from ipu_chem.data.corpora.encode import encode_lines, libraries
 from ipu_chem.data.corpora.lines import Line
 from ipu_chem.data.smiles import Failure, core_count
@@ -80,7 +82,7 @@ class Embedder:
     """A model ready to embed; counts what it does. Use it as a context manager, or `close` it."""
 
     def __init__(self, model: ChemGPT, tokenizer: Any, options: Optional[EmbeddingOptions] = None) -> None:
-        """Get the device; the model is moved there, and put in evaluation mode until `close`.
+        """Get the device; the model stays as it is and where it is, and on CPUs weights are not copied.
 
         Args:
             model: a `ChemGPT`.
@@ -108,7 +110,6 @@ class Embedder:
         self._row = self.options.tokens or min(usual_row(self.features), longest)
         self._compiled_row = 0
         self._batching = Batching(self.options.micro_batch_size)
-        self._was_training = model.training
         self._backend = get_backend(self.options.accelerator)
 
     def chunks(self, entries: Iterable[Entry]) -> Iterator[Chunk]:
@@ -124,7 +125,6 @@ class Embedder:
         """Give the device back; calling it twice is fine."""
         self._backend.close()
         self._compiled_row = 0
-        self.model.train(self._was_training)
 
     def __enter__(self) -> "Embedder":
         return self
@@ -144,7 +144,7 @@ class Embedder:
         if workers <= 1:
             yield from ((part, translate(part)) for part in parts)
             return
-        with ProcessPoolExecutor(workers) as pool:
+        with worker_pool(workers) as pool:
             waiting: List[Tuple[List[Entry], Iterator[List[Text]]]] = []
             for part in parts:
                 waiting.append((part, pool.map(translate, _parts(part, _PER_TASK))))
@@ -219,12 +219,18 @@ class Embedder:
         loader = TextPropertyLoader(ids, plan, no_labels, budget, self._batching, self.tokenizer.vocab_size)
         if self._compiled_row != self._row:
             self._compiled_row = self._row
-            program = PooledChemGPT(self.model, self.options.pooling, self.options.special_tokens)
+            program = PooledChemGPT(_same_weights(self.model), self.options.pooling, self.options.special_tokens)
             self._backend.compile(program, mse, None, self._batching, loader.example(training=False))
         result = np.empty((len(ids), self.features), self.dtype)
         for batch, positions in loader.evaluation():
             result[positions] = self._backend.evaluate(batch).numpy()[batch.graph_mask.numpy()]
         return result
+
+
+def _same_weights(model: ChemGPT) -> ChemGPT:
+    """A copy that shares memory with the model, for a backend to move, and to put machine code into."""
+    shared: Dict[int, Any] = {id(weight): nn.Parameter(weight.detach(), False) for weight in model.parameters()}
+    return copy.deepcopy(model, shared)
 
 
 def embed(
@@ -244,7 +250,7 @@ def embed(
         model: a `ChemGPT`.
         tokenizer: its own.
         molecules: n texts; one that is no molecule gets a row of NaN and a reason.
-        pooling: mean, last, max or sum, see `ipu_chem.models.pooling`.
+        pooling: mean, max, sum, last or eos, see `ipu_chem.models.pooling`.
         tokens, long, notation: see `EmbeddingOptions`.
         progress: show a bar on stderr.
         **options: further ones of `EmbeddingOptions`, such as micro_batch_size, workers and accelerator.

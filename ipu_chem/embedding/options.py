@@ -16,8 +16,8 @@ class EmbeddingOptions:
     """Options of `Embedder`.
 
     Attributes:
-        pooling: mean, last, max or sum, see `ipu_chem.models.pooling`.
-        special_tokens: count the marks of begin and end too, as some other programs do.
+        pooling: mean, max, sum, last or eos, see `ipu_chem.models.pooling`.
+        special_tokens: count the marks of begin and end in means, maxima and sums, as some other programs do.
         tokens: of a row, begin and end of every molecule included; None begins with the row that is fastest for the
             model and doubles it where a molecule is longer, up to the longest that the model reads.
         long: what becomes of a molecule longer than that: error, drop (it gets no vector) or truncate.

@@ -17,6 +17,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ipu_chem.data.corpora.encode import libraries
+from ipu_chem.data.selfies_symbols import is_symbol
 from ipu_chem.models.chemgpt import ChemGPT
 from ipu_chem.models.decoding import Cache, decode_step, new_cache
 
@@ -221,14 +222,16 @@ def _selfies_of(smiles: str) -> str:
 
 
 def _never_drawn(model: ChemGPT, tokenizer: "Tokenizer") -> Tensor:
-    """Ids that no molecule holds: special symbols but the end, and rows of the model's table beyond the vocabulary."""
+    """Ids that no molecule holds: special symbols but the end, pieces of symbols as the published vocabulary has
+    them, and rows of the model's table beyond the vocabulary."""
     there = model.embedding.wte.num_embeddings
     if tokenizer.vocab_size > there:
         raise ValueError(
             f"the tokenizer has {tokenizer.vocab_size} symbols and the model {there}: they do not belong together."
         )
     special = {tokenizer.symbols.index(symbol) for symbol in tokenizer.special} - {tokenizer.eos_id}
-    return torch.tensor(sorted(special) + list(range(tokenizer.vocab_size, there)), dtype=torch.int64)
+    pieces = {index for index, symbol in enumerate(tokenizer.modern_symbols()) if not is_symbol(symbol)}
+    return torch.tensor(sorted(special | pieces) + list(range(tokenizer.vocab_size, there)), dtype=torch.int64)
 
 
 def _check(count: int, temperature: float, top_k: int, top_p: float, batch: int, seed: int) -> None:

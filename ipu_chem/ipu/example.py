@@ -108,8 +108,8 @@ def example_packs(config: RunConfig, packs: int, seed: int = 0) -> Any:
         seed: other seeds give the same shapes with other contents, fillings included.
 
     Returns:
-        A CompactPack, a CompactNodePack where the device makes the edges, or a TokenPack; weights sum to 1 over every step, or over
-        all packs where they are no whole number of steps.
+        A CompactPack, a CompactNodePack where the device makes the edges, or a TokenPack; weights sum to 1 over every
+        step, or over all packs where they are no whole number of steps.
 
     Raises:
         ValueError: no pack is asked for.

@@ -4,10 +4,11 @@
     ends       4 7 7                 tokens up to the end of each molecule; in padding those of the whole pack
     counted    0 1 1 0 0 1 0 0 0     marks are left out unless asked for
 
-Means and maxima run over a molecule's symbols, because every molecule has the marks: the first has seen nothing but
-itself, so it says nothing, and the last is never asked for a next symbol, so what stands there was never trained.
-For the same reason "last" reads the last symbol: it has seen the whole molecule, and its vector was trained to tell
-that the molecule is complete. ``special_tokens`` counts the marks all the same, as other programs do.
+Means, maxima and sums run over a molecule's symbols, not over the marks that all molecules have: what stands at the
+first has seen nothing but itself. ``special_tokens`` counts them all the same, as other programs do. Two kinds read
+one place that has seen the whole molecule: "last", its last symbol, was trained to tell that the molecule is complete;
+"eos", the mark of its end, was never asked for anything, but the mark is always the same, so that vectors differ only
+in what was seen, and linear models learn properties better from them. Means and sums are better than both.
 
 On data's way: TextPropertyPack.inputs -> PooledChemGPT -> [B, M, F] -> embeddings, or a head that predicts.
 Shapes: B packs, S token slots, M molecule slots, F features.
@@ -21,7 +22,7 @@ from torch import Tensor, nn
 from ipu_chem.models.chemgpt import ChemGPT
 from ipu_chem.models.layers import at_least_float32, keep
 
-POOLINGS = ("mean", "last", "max", "sum")
+POOLINGS = ("mean", "max", "sum", "last", "eos")
 
 
 def pool(features: Tensor, ends: Tensor, kind: str = "mean", special_tokens: bool = False) -> Tensor:
@@ -30,8 +31,8 @@ def pool(features: Tensor, ends: Tensor, kind: str = "mean", special_tokens: boo
     Args:
         features: [B, S, F] of tokens; anything in padding.
         ends: [B, M] integer, tokens up to the end of each molecule; in padding those of the whole pack.
-        kind: one of `POOLINGS`: mean, maximum or sum over the symbols, or the vector of the last one.
-        special_tokens: count the first and the last token of every molecule too, which mark its begin and end.
+        kind: one of `POOLINGS`: mean, maximum or sum over the symbols, or the vector of the last one or of the end.
+        special_tokens: count the first and the last token too, the marks of begin and end, in means, maxima and sums.
 
     Returns:
         [B, M, F], float32 at least; exactly 0 in padding and for molecules without a symbol.
@@ -41,13 +42,14 @@ def pool(features: Tensor, ends: Tensor, kind: str = "mean", special_tokens: boo
     """
     check_pooling(kind)
     slot = torch.arange(features.shape[1], dtype=torch.int32, device=ends.device)
-    first, behind = _bounds(ends, 0 if special_tokens else 1)
+    with_marks = kind == "eos" or (special_tokens and kind != "last")
+    first, behind = _bounds(ends, 0 if with_marks else 1)
     counted = (slot >= first.unsqueeze(2)) & (slot < behind.unsqueeze(2))  # [B, M, S]
     real = slot.unsqueeze(0) < ends.to(torch.int32).narrow(1, ends.shape[1] - 1, 1)  # [B, S]
     features = keep(at_least_float32(features), real.unsqueeze(2))
     if kind == "max":
         features = _running_maximum(features, counted, first)
-    if kind in ("max", "last"):
+    if kind in ("max", "last", "eos"):
         counted = counted & (slot == behind.unsqueeze(2) - 1)
     # By a matrix product, which IPUs are best at, not by an index: the slope of a gather scatters.
     total = torch.matmul(counted.to(features.dtype), features)

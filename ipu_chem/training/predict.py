@@ -72,8 +72,8 @@ def predict_file(
     config = with_filters_of(state, from_dict(values))
     if reads_text(config.model.name):
         raise ValueError(
-            f"{folder} is a run of {config.model.name}, which predicts no labels; `ipu-chem generate` writes molecules with "
-            "it, `ipu-chem embed` turns molecules into features."
+            f"{folder} is a run of {config.model.name}, which predicts no labels; `ipu-chem generate` writes molecules "
+            "with it, `ipu-chem embed` turns molecules into features."
         )
     standardizer = Standardizer.from_dict(state["standardizer"])
     targets = [Target(t["name"], t["unit"], t["extensive"]) for t in standardizer.targets]

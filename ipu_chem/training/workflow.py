@@ -19,6 +19,7 @@ from ipu_chem.backends.base import Backend
 from ipu_chem.backends.options import World, world_of_torchrun
 from ipu_chem.config import RunConfig, check_resumable, from_dict, to_dict
 from ipu_chem.data import splits
+from ipu_chem.models.registry import reads_text
 from ipu_chem.optim import Schedule
 from ipu_chem.training.checkpoint import load_checkpoint
 from ipu_chem.training.filter_guard import FilterGuard, with_filters_of
@@ -51,6 +52,11 @@ def train(config: RunConfig, resume: bool = False) -> Dict[str, Any]:
             f"or choose another --out."
         )
     check_loggers(config.training.loggers)
+    if config.torch.fsdp and not reads_text(config.model.name):
+        raise ValueError(
+            f"torch.fsdp=true is for language models that do not fit one device; {config.model.name} does, leave it "
+            "out."
+        )
     config.batching.for_one_of(world_of_torchrun())  # refused before the processes wait for each other
     started = time.monotonic()
     with closing(make_backend(config)) as backend:

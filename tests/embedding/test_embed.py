@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from poptorch_helpers import installed_double
 
 from ipu_chem.data.corpora import encode_smiles
 from ipu_chem.data.corpora.lines import Line
@@ -15,8 +16,10 @@ CHAIN = "C" * 60  # 62 tokens
 def by_itself(model, tokenizer, smiles, kind="mean"):
     """What one would write without packs."""
     ids = torch.from_numpy(tokenizer.encode(encode_smiles(smiles)[1]).astype(np.int64))[None]
-    features = model.features(ids, torch.arange(ids.shape[1])[None])[0, 1:-1]
-    return {"mean": features.mean(0), "max": features.amax(0), "last": features[-1], "sum": features.sum(0)}[kind]
+    features = model.features(ids, torch.arange(ids.shape[1])[None])[0]
+    symbols = features[1:-1]
+    read = {"mean": symbols.mean(0), "max": symbols.amax(0), "last": symbols[-1], "sum": symbols.sum(0)}
+    return {**read, "eos": features[-1]}[kind]
 
 
 @pytest.mark.parametrize("kind", POOLINGS)
@@ -77,8 +80,7 @@ def test_molecules_that_are_too_long_are_dropped_or_lose_their_end(chemgpt, toke
     assert (cut.dropped, cut.truncated, cut.failures) == (0, 1, [])
     shorter = by_itself(chemgpt, tokenizer, "C" * 18).detach().numpy()  # 20 tokens
     np.testing.assert_allclose(cut.values[1], shorter, rtol=1e-10)
-    with_marks = dict(tokens=20, long="truncate", special_tokens=True)
-    both = embed(chemgpt, tokenizer, [CHAIN, "C" * 18], "last", **with_marks).values  # the mark of the end is there
+    both = embed(chemgpt, tokenizer, [CHAIN, "C" * 18], "eos", tokens=20, long="truncate").values
     np.testing.assert_allclose(both[0], both[1], rtol=1e-10)
 
 
@@ -104,6 +106,14 @@ def test_a_stream_is_read_no_further_than_it_is_embedded(chemgpt, tokenizer, smi
         assert len(taken) == 20 and embedder.embedded == 20
 
 
+def test_the_double_of_poptorch_gives_the_same(chemgpt, tokenizer, smiles):
+    texts = [*smiles[:10], "C" * 150, *smiles[10:20]]  # the long one needs another program
+    expected = embed(chemgpt, tokenizer, texts, chunk=5).values
+    with installed_double():
+        result = embed(chemgpt, tokenizer, texts, chunk=5, accelerator="ipu").values
+    np.testing.assert_allclose(result, expected, rtol=1e-4, atol=1e-5)
+
+
 def test_marks_count_if_asked_for(chemgpt, tokenizer):
     chemgpt.double()
     result = embed(chemgpt, tokenizer, ["CCO"], special_tokens=True)
@@ -125,20 +135,32 @@ def test_a_model_that_diverged_gives_no_vectors(chemgpt, tokenizer):
     assert result.failures[0].reason == "the model's numbers for it are not finite"
 
 
-def test_the_model_is_given_back_as_it_was(chemgpt, tokenizer):
+def test_the_model_is_left_as_it_was(chemgpt, tokenizer):
     chemgpt.train()
     before = {name: value.clone() for name, value in chemgpt.state_dict().items()}
+    tokens, places = torch.tensor([[1, 5, 2]]), torch.tensor([[0, 1, 2]])
+    expected = chemgpt(tokens, places)
     embed(chemgpt, tokenizer, ["CCO"])
     assert chemgpt.training and chemgpt.layers[0].training
     assert all(torch.equal(value, before[name]) for name, value in chemgpt.state_dict().items())
-    logits = chemgpt(torch.tensor([[1, 5, 2]]), torch.tensor([[0, 1, 2]]))
+    logits = chemgpt(tokens, places)
+    assert torch.equal(logits, expected)
     logits.sum().backward()  # and can be trained on
+    assert chemgpt.head.weight is chemgpt.embedding.wte.weight and chemgpt.head.weight.grad.abs().sum() > 0
+
+
+def test_embeddings_follow_the_model_s_weights(chemgpt, tokenizer):
+    first = embed(chemgpt, tokenizer, ["CCO"]).values
+    with Embedder(chemgpt, tokenizer) as embedder:
+        chemgpt.head.ln_f.bias.data += 1.0
+        (chunk,) = embedder.chunks([Line(1, "CCO")])
+    np.testing.assert_allclose(chunk.values, first + 1.0, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize(
     "options, words",
     [
-        ({"pooling": "median"}, "pooling='median': choose one of mean, last, max, sum"),
+        ({"pooling": "median"}, "pooling='median': choose one of mean, max, sum, last, eos"),
         ({"long": "cut"}, "long='cut': choose one of error, drop, truncate"),
         ({"notation": "inchi"}, "notation='inchi': choose one of smiles, selfies"),
         ({"tokens": 2}, "tokens=2: a row holds 3 or more"),

@@ -19,7 +19,9 @@ lengths_of_molecules = st.lists(st.integers(1, 12), min_size=1, max_size=9)
 
 def plain(tokens: torch.Tensor, kind: str, special: bool) -> torch.Tensor:
     """[n, F] of one molecule -> [F], as one would write it down."""
-    counted = tokens if special else tokens[1:-1]
+    if kind == "eos":
+        return tokens[-1]
+    counted = tokens if special and kind != "last" else tokens[1:-1]
     if len(counted) == 0:
         return torch.zeros_like(tokens[0])
     return {"mean": counted.mean(0), "sum": counted.sum(0), "max": counted.amax(0), "last": counted[-1]}[kind]
@@ -50,14 +52,11 @@ def test_a_plain_loop_over_molecules_agrees(seed, lengths, free, kind, special):
     # What each molecule gives its tokens in slopes adds up to what it got, ties or not.
     pooled.sum().backward()
     given_back = torch.stack([part.sum(0) for part in features.grad[0, : sum(lengths)].split(lengths)])
-    share = [float(len(plain_counted(length, special)) > 0) for length in lengths]
-    factor = [len(plain_counted(length, special)) if kind == "sum" else one for length, one in zip(lengths, share)]
-    torch.testing.assert_close(given_back, torch.tensor(factor, dtype=torch.float64)[:, None].expand(-1, 5))
+    marks = 0 if kind == "eos" or (special and kind != "last") else 2
+    counts = torch.tensor([max(length - marks, 0) for length in lengths], dtype=torch.float64)
+    counts = counts if kind == "sum" else counts.clamp(max=1)
+    torch.testing.assert_close(given_back, counts[:, None].expand(-1, 5))
     assert torch.all(features.grad[0, sum(lengths) :] == 0)
-
-
-def plain_counted(length: int, special: bool) -> range:
-    return range(length) if special else range(1, length - 1)
 
 
 @settings(max_examples=25, deadline=None)
@@ -112,9 +111,9 @@ def test_the_marks_of_begin_and_end_do_not_count_unless_asked_for():
     features = torch.tensor([9.0, 1.0, 3.0, 8.0, 7.0, 2.0, 6.0])[None, :, None]
     ends = torch.tensor([[4, 7, 7]])
     values = {kind: pool(features, ends, kind)[0, :, 0].tolist() for kind in POOLINGS}
-    assert values == {"mean": [2, 2, 0], "last": [3, 2, 0], "max": [3, 2, 0], "sum": [4, 2, 0]}
+    assert values == {"mean": [2, 2, 0], "max": [3, 2, 0], "sum": [4, 2, 0], "last": [3, 2, 0], "eos": [8, 6, 0]}
     values = {kind: pool(features, ends, kind, special_tokens=True)[0, :, 0].tolist() for kind in POOLINGS}
-    assert values == {"mean": [5.25, 5, 0], "last": [8, 6, 0], "max": [9, 7, 0], "sum": [21, 15, 0]}
+    assert values == {"mean": [5.25, 5, 0], "max": [9, 7, 0], "sum": [21, 15, 0], "last": [3, 2, 0], "eos": [8, 6, 0]}
 
 
 @pytest.mark.parametrize("kind", POOLINGS)
@@ -156,5 +155,5 @@ def test_learning_rates_are_those_of_the_model():
 
 
 def test_an_unknown_pooling_is_refused():
-    with pytest.raises(ValueError, match="pooling='median': choose one of mean, last, max, sum"):
+    with pytest.raises(ValueError, match="pooling='median': choose one of mean, max, sum, last, eos"):
         PooledChemGPT(small_chemgpt(), "median")

@@ -18,13 +18,12 @@ from ipu_chem.backends.torch_backend import TorchBackend
 from ipu_chem.ipu.op_support import check_program
 from ipu_chem.losses import mae, mse
 from ipu_chem.metrics import Target
+from ipu_chem.models.pooling import POOLINGS
 from ipu_chem.models.property_head import ChemGPTProperty
 from ipu_chem.optim import OptimizerConfig
 from ipu_chem.text_property_loader import TextPropertyLoader
 from ipu_chem.training.evaluation import Evaluator, predict_split
 from packing import Budget, Ragged, make_plan
-
-KINDS = ("mean", "last", "max", "sum")
 
 
 def small_property(dtype: torch.dtype = torch.float64, targets: int = 2, **options: Any) -> ChemGPTProperty:
@@ -45,7 +44,7 @@ def random_targets(count: int, seed: int = 0) -> np.ndarray:
 @given(
     seed=st.integers(0, 2**31),
     lengths=st.lists(st.integers(2, 12), min_size=1, max_size=9),
-    kind=st.sampled_from(KINDS),
+    kind=st.sampled_from(POOLINGS),
 )
 def test_pack_equals_its_molecules_one_by_one(seed, lengths, kind):
     ids, targets = sequences(lengths, seed), random_targets(len(lengths), seed)
@@ -193,7 +192,7 @@ def test_processes_share_the_packs_of_a_call():
 
 
 @pytest.mark.parametrize("loss", [mse, mae])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", POOLINGS)
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("weights", ["float32", "float16"])
 def test_ipus_take_every_operator(weights, training, kind, loss):

@@ -65,6 +65,8 @@ def test_clones_and_pickles_are_as_good(run_folder, smiles):
     assert len(frozen) < 2000  # not the weights, which are in the folder
     assert np.array_equal(pickle.loads(frozen).transform(smiles[:5]), first)
     assert not np.array_equal(copy.set_params(pooling="mean").transform(smiles[:5]), first)
+    with pytest.raises(ValueError, match="nowhere"):  # not the model that it read before
+        copy.set_params(model="nowhere").transform(smiles[:5])
 
 
 def test_a_search_chooses_the_pooling(run_folder, smiles, logp):

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rdkit import Chem
 
+from ipu_chem.data.chemgpt_tokens import ChemGPTTokenizer
 from ipu_chem.data.selfies_tokens import Tokenizer
 from ipu_chem.generation.molecules import decode_many
 from ipu_chem.generation.sampling import draw, encode_prefix, generate, symbol_shares, uniforms
@@ -178,6 +179,15 @@ def test_special_symbols_and_empty_rows_of_the_table_are_never_drawn():
     lengths = [len(text.encode(selfies)) for selfies in samples.selfies if selfies]
     assert np.mean(lengths) > 5  # 8 of 9 draws are letters
     assert not any(special in selfies for selfies in samples.selfies for special in text.special)
+
+
+def test_pieces_of_symbols_are_never_drawn():
+    """Those that the published vocabulary has besides symbols: joined, they need not be any."""
+    text = ChemGPTTokenizer(["[UNK]", "[PAD]", "[CLS]", "[SEP]", "[MASK]", "[C]", "[O]", "##C]", "[Bran"])
+    logits = np.zeros(9)
+    logits[7:] = 50.0
+    samples = generate(fixed_model(logits), text, 30, progress=False)
+    assert set("".join(samples.selfies)) == set("[C][O]")
 
 
 def test_molecules_begin_with_the_prefix():

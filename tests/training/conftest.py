@@ -4,6 +4,8 @@ import pytest
 
 from ipu_chem.config import from_dict
 
+CHAINS = [f"{end}{'C' * length}{group}" for length in range(1, 7) for end in ("C", "FC", "ClC") for group in "ONSI"]
+
 
 @pytest.fixture(scope="session")
 def cache(tmp_path_factory):
@@ -34,3 +36,26 @@ def options(cache, tmp_path):
 def make_config():
     """Nested dicts -> RunConfig."""
     return from_dict
+
+
+@pytest.fixture
+def text_options(tmp_path):
+    """Options of a run of a language model on 72 small molecules, which takes a second, as nested dicts."""
+    (tmp_path / "chains.smi").write_text("\n".join(CHAINS) + "\n")
+    return {
+        "data": {
+            "name": "file",
+            "path": str(tmp_path / "chains.smi"),
+            "cache": str(tmp_path / "cache"),
+            "validation": 8,
+            "test": 8,
+            "workers": 1,
+        },
+        "model": {"name": "chemgpt", "hidden_features": 32, "num_layers": 1},
+        "optimizer": {"learning_rate": 0.01},
+        "batching": {"micro_batch_size": 2, "gradient_accumulation": 2},
+        "training": {"epochs": 3, "progress": False, "report": False, "log_every": 1, "samples": 0},
+        "accelerator": "cpu",
+        "torch": {"threads": 1},
+        "out": str(tmp_path / "run"),
+    }

@@ -4,14 +4,12 @@ import json
 import os
 import signal
 import socket
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
-import yaml
+from torchrun_helpers import SECOND_OF_TWO, finished, start
 
 from ipu_chem.backends import get_backend
 from ipu_chem.backends.options import TorchOptions
@@ -20,8 +18,6 @@ from ipu_chem.cli import main
 from ipu_chem.training.checkpoint import load_checkpoint
 from ipu_chem.training.logging import read_rows
 from ipu_chem.training.workflow import train
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -36,25 +32,8 @@ def options(options):
 @pytest.fixture
 def as_second_of_two(monkeypatch):
     """What torchrun tells the second of two processes."""
-    for name, value in {"TORCHELASTIC_RUN_ID": "1", "RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1"}.items():
+    for name, value in SECOND_OF_TWO.items():
         monkeypatch.setenv(name, value)
-
-
-def start(options, tmp_path, *flags, processes=2):
-    """`torchrun -m ipu_chem train` in processes of their own."""
-    config = tmp_path / "config.yaml"
-    config.write_text(yaml.safe_dump(options))
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    command += ["-m", "ipu_chem", "train", "--config", str(config), *flags]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
-
-
-def finished(process):
-    """What a run that must succeed has printed."""
-    output = process.communicate(timeout=300)[0]
-    assert process.returncode == 0, output
-    return output
 
 
 def curve(folder):
