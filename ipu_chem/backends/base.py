@@ -80,12 +80,13 @@ class Backend(ABC):
         """{"model": ..., "optimizer": ...}, current and on the host, in copies that training leaves alone.
 
         "model" is the model's state dict; "optimizer" maps names to tensors or plain values and is absent
-        when only weights are asked for or there is no optimizer.
+        when only weights are asked for or there is no optimizer. All processes must call it; where they share a
+        model out (`torch.fsdp`), the first gets what is in the two and the others nothing.
         """
 
     @abstractmethod
     def load_state_dict(self, state: Dict[str, Dict[str, Any]]) -> None:
-        """Load "model", and "optimizer" if it is there."""
+        """Load "model", and "optimizer" if it is there; as `state_dict` gave it."""
 
     def total(self, predictions: np.ndarray) -> np.ndarray:
         """Sum over the processes that share an evaluation; all of them must call it."""

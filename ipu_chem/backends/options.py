@@ -131,7 +131,8 @@ class TorchOptions:
         autocast: none, bfloat16 or float16: format of matrix products, while weights, distances and energies stay
             in float32. float16 is for CUDA; bfloat16 also for CPUs that have it (avx512_bf16, amx_bf16).
         kernels: on CPUs, run what takes most of the time in machine code, made once by the C compiler that is there;
-            where there is none, or in other formats than float32, plain torch does it.
+            where there is none, or in other formats than float32, plain torch does it. On CUDA devices attention runs
+            in torch's fused operator.
         threads: CPU threads of torch; 0 leaves torch's choice, which is one each when torchrun starts several
             processes. Compiled scatters are fastest with one.
         fsdp: share weights, gradients and optimizer state out among the processes of torchrun, block by block, for

@@ -77,7 +77,6 @@ class TorchBackend(Backend):
         """See `Backend.compile`; torch.compile itself runs at the first call of either kind."""
         self.batching = batching.for_one_of(self.world)
         self._config = optimizer
-        self._example = type(example)(*(field[: self.batching.packs_per_evaluation] for field in example))
         if self._is_half:
             weights_to_half(model)
         if self._may_use_kernels(model):
@@ -90,6 +89,8 @@ class TorchBackend(Backend):
             use_fused_attention(model)
         if self._shards is not None:
             self._shards.share_out(model)
+            packs = self.batching.packs_per_evaluation
+            self._example = type(example)(*(field[:packs] for field in example))
             self._program = Program(model, loss)
         else:
             self._program = Program(model, loss).to(self.device)

@@ -104,7 +104,7 @@ static inline __attribute__((always_inline)) void head_forward(int64_t S, int64_
         for (int k = 1; k < LANES; k++) largest = most[k] > largest ? most[k] : largest;
         vector total = {0};
         for (int64_t c = 0; c < n; c += LANES) {
-            const vector share = choose(first(n - c), exp_negative(load(scores + c) - largest), all(0.0f));
+            const vector share = exp_negative(load(scores + c) - largest); /* behind the last, as good as 0 */
             total += share;
             store(scores + c, share);
         }
@@ -173,8 +173,8 @@ static void starts(int64_t S, const float *mask, int64_t *start) {
 }
 
 /* Heads of these widths are the usual ones: their loops are unrolled. */
-#define FOR_WIDTH(call)                   \
-    switch (D) {                          \
+#define FOR_WIDTH(call)                                 \
+    switch (D) {                                        \
         case 8: { const int64_t W = 8; call; break; }   \
         case 16: { const int64_t W = 16; call; break; } \
         case 32: { const int64_t W = 32; call; break; } \

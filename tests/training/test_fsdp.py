@@ -37,7 +37,7 @@ def text_options(text_options):
     text_options["model"]["num_layers"] = 3
     text_options["pack"] = {"tokens": 12}
     text_options["batching"] = {"micro_batch_size": 2, "gradient_accumulation": 2, "replication_factor": 2}
-    text_options["optimizer"] = {"learning_rate": 0.003, "max_grad_norm": 0.5, "weight_decay": 0.1, "eps": 1e-4}
+    text_options["optimizer"] = {"learning_rate": 0.01, "max_grad_norm": 1.0, "weight_decay": 0.1, "eps": 0.01}
     text_options["schedule"] = {"name": "constant"}  # no matter how many epochs are still to come
     text_options["training"].update(epochs=2, ema_decay=0.9, samples=2)
     return text_options
