@@ -48,7 +48,7 @@ def test_every_recipe_ends_in_a_plan_or_a_reason(name: str, ipus: int, capsys: A
     assert "calls of" in output and "PopTorch lowers them all" in output
     assert "\nipu  stage  blocks" in output
     if code == 1:
-        assert "\nrefused: " in output and " needs " in output and "Next that fits: " in output
+        assert "\nrefused: " in output and " need" in output and "Next that fits: " in output
         return
     assert code == 0 and f"\n{ipus} IPU{'s' if ipus > 1 else ''}" in output
     if "fits as it is configured" not in output:
@@ -59,10 +59,12 @@ def test_every_recipe_ends_in_a_plan_or_a_reason(name: str, ipus: int, capsys: A
 
 @pytest.mark.parametrize("name", recipes())
 def test_printed_options_are_of_a_run_that_fits(name: str, tmp_path: Path, capsys: Any) -> None:
-    _, output = doctor(capsys, "--config", name, "--ipus", "8")
+    refused, output = doctor(capsys, "--config", name, "--ipus", "8")
     merged = {**to_dict(recipe(name)), "precision": {}, "ipu": {}, **pasted(output)}
     code, again = doctor(capsys, "--config", write(tmp_path, merged))
     assert code == 0 and "fits as it is configured" in again
+    if refused:  # the options are of more IPUs
+        return
     for start in ("8 IPUs: ", "  0  0 "):  # what it is, and how full
         one, other = [[line for line in text.split("\n") if line.startswith(start)] for text in (output, again)]
         assert one == other and len(one) == 1
