@@ -153,6 +153,7 @@ def load_digests(path: Path) -> np.ndarray:
         return arrays["digest"]
 
 
+@lru_cache(maxsize=None)
 def libraries() -> Dict[str, str]:
     """Versions of the libraries that decide what a SMILES is encoded as.
 

@@ -1,6 +1,6 @@
 """nci3d: small organic molecules with MMFF94 energies, made on this machine from what RDKit ships; no download.
 
-The first 5,000 structures of the NCI open compound collection as SMILES, embedded by ETKDGv3, minimised in
+The first 4,999 structures of the NCI open compound collection as SMILES, embedded by ETKDGv3, minimised in
 MMFF94; the label is the MMFF94 energy at that minimum. It is a data set for trying things out on real,
 varied molecules, not a quantum-chemical benchmark: one conformer each, and a force-field energy. The same
 RDKit version gives the same store; another version may give other conformers.
@@ -45,7 +45,7 @@ def prepare(
     workers: Optional[int] = None,
     progress: bool = True,
 ) -> Store:
-    """Embed and label; all 5,000 lines take about 40 seconds on two cores.
+    """Embed and label; all 4,999 lines take about 40 seconds on two cores.
 
     Args:
         path: another copy of the SMILES file; None takes RDKit's.
