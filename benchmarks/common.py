@@ -27,15 +27,22 @@ ROOT = Path(__file__).resolve().parent.parent
 
 def machine_line(dtype: str, *libraries: str) -> str:
     """One line that says what a figure was measured on: date, CPU, cores, load, versions, dtype."""
-    versions = [f"Python {platform.python_version()}"]
-    for name in libraries:
-        try:
-            versions.append(f"{name} {version(name)}")
-        except PackageNotFoundError:
-            versions.append(f"{name} missing")
+    versions = [f"Python {platform.python_version()}", *(f"{name} {_version(name)}" for name in libraries)]
     load = f"{os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else "?"
     date = datetime.now(timezone.utc).strftime("%Y-%m-%d")
     return f"{date} | {_cpu_model()}, {_cores()} cores, load {load} | {', '.join(versions)} | {dtype}"
+
+
+def _version(library: str) -> str:
+    """As installed: what a library says of itself may be behind."""
+    try:
+        return version(library)
+    except PackageNotFoundError:
+        pass
+    try:
+        return importlib.import_module(library).__version__
+    except ImportError:
+        return "missing"
 
 
 def throughput_line(samples: float, seconds: float) -> str:
