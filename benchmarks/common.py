@@ -34,15 +34,16 @@ def machine_line(dtype: str, *libraries: str) -> str:
 
 
 def _version(library: str) -> str:
-    """As installed: what a library says of itself may be behind."""
+    """What a library says of itself, unless it is behind the release that is installed."""
     try:
-        return version(library)
-    except PackageNotFoundError:
-        pass
-    try:
-        return importlib.import_module(library).__version__
+        told = str(importlib.import_module(library).__version__)
     except ImportError:
         return "missing"
+    try:
+        installed = version(library)
+    except PackageNotFoundError:  # not installed as a package
+        return told
+    return told if told.startswith(installed) else installed
 
 
 def throughput_line(samples: float, seconds: float) -> str:

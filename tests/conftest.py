@@ -7,6 +7,8 @@ from pathlib import Path
 # Small tensors gain nothing from threads, and threads of several processes that wait for each other lose a lot; also
 # for the processes that tests start. Before torch is loaded.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Hugging Face's tokenizers warn on stderr about every process that is forked after they have run in threads.
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import pytest
 from hypothesis import settings

@@ -85,7 +85,7 @@ def test_a_few_packs_of_many_different_items_stay_within_one_of_the_bound(larges
     rng = np.random.default_rng(seed)
     nodes = rng.integers(12, largest, 200)
     sizes = {"nodes": nodes, "edges": (nodes * rng.uniform(low, high, 200)).astype(int) // 2 * 2}
-    plan = make_plan(sizes, Budget(nodes=128, edges=edges), "column_generation")
+    plan = make_plan(sizes, Budget(nodes=128, edges=edges), "column_generation", time_limit=60.0)
     plan.validate()
     assert len(np.unique(plan.sizes, axis=0)) > 150
     assert plan.gap <= 1 < make_plan(sizes, plan.budget, "best_fit").gap
