@@ -10,6 +10,7 @@ from ipu_chem.config import from_dict
 from ipu_chem.data.selfies_tokens import Tokenizer
 from ipu_chem.models.chemgpt import ChemGPT
 from ipu_chem.models.registry import reads_text
+from ipu_chem.training.checkpoint import load_checkpoint
 from packing.files import PathLike
 
 
@@ -65,22 +66,30 @@ def load_tokenizer(path: PathLike) -> Tokenizer:
         from ipu_chem.data.chemgpt_tokens import tokenizer_from_huggingface
 
         return tokenizer_from_huggingface(path)
+    best = path / "checkpoints" / "best.safetensors"
+    if best.is_file():  # without building the model
+        return Tokenizer.from_dict(_text_state(path, load_checkpoint(best)[1])["tokenizer"])
     return load_language_model(path).tokenizer
 
 
 def _of_run(folder: Path, best: Path) -> LanguageModel:
     """The model of a run."""
-    from ipu_chem.training.checkpoint import load_checkpoint
     from ipu_chem.training.text_run import make_language_model
 
     tensors, state = load_checkpoint(best)
-    config = from_dict(state["config"])
-    if not reads_text(config.model.name):
-        raise ValueError(
-            f"{folder} is a run of {config.model.name}, which predicts labels; molecules are written and embedded by "
-            "chemgpt (use `ipu-chem predict` here)."
-        )
+    config = from_dict(_text_state(folder, state)["config"])
     tokenizer = Tokenizer.from_dict(state["tokenizer"])
     model = make_language_model(config, tokenizer.vocab_size, state["budget"]["tokens"])
     model.load_state_dict(tensors["model"])
     return LanguageModel(model.model.eval(), tokenizer, state)
+
+
+def _text_state(folder: Path, state: Dict[str, Any]) -> Dict[str, Any]:
+    """The state of a checkpoint, if it is a language model's."""
+    name = from_dict(state["config"]).model.name
+    if not reads_text(name):
+        raise ValueError(
+            f"{folder} is a run of {name}, which predicts labels; molecules are written and embedded by chemgpt (use "
+            "`ipu-chem predict` here)."
+        )
+    return state

@@ -35,7 +35,10 @@ class FilterGuard:
         self._config = with_filters_of(state, config)
         self._make = make
         self._has_filters = not reads_text(config.model.name)
-        self._look_at(make(self._config))
+        self.error = 0.0
+        self._twin: Optional[nn.Module] = None
+        if self._has_filters:
+            self._look_at(make(self._config))
 
     def model(self) -> nn.Module:
         """A model for the backend, with the run's first weights."""
@@ -72,7 +75,7 @@ class FilterGuard:
     def _look_at(self, model: nn.Module) -> None:
         """Measure a model's table; keep the model as a twin to measure again, or leave tables for good."""
         self.error = filter_error(model)
-        self._twin: Optional[nn.Module] = model if is_tabulated(model) else None
+        self._twin = model if is_tabulated(model) else None
         if self._twin is not None and not self.error <= LARGEST_FILTER_ERROR:  # NaN is no small error
             print(
                 f"filters: the table is off by {self.error:.1e} of the largest filter, more than "

@@ -64,7 +64,8 @@ def text_samples(folder: Path, run: Mapping[str, Any]) -> List[str]:
         f"Compared with {html.escape(samples['compared with'])}.</p>",
     ]
     rows = [
-        f"<tr><td>{html.escape(name)}</td><td class='n'>{value:.4g}</td><td>{html.escape(_meaning(name))}</td></tr>"
+        f"<tr><td>{html.escape(name)}</td><td class='n'>{value:.4g}</td>"
+        f"<td>{html.escape(MEANING.get(name, ''))}</td></tr>"
         for name, value in samples["metrics"].items()
     ]
     parts.append(f"<table>{''.join(rows)}</table>")
@@ -84,7 +85,3 @@ def text_sections(folder: Path, run: Mapping[str, Any], rows: Sequence[Mapping[s
         image(text_learning_curve(rows, run)),
         *text_samples(folder, run),
     ]
-
-
-def _meaning(name: str) -> str:
-    return MEANING.get(name, "")

@@ -76,7 +76,7 @@ def fit_rows(ids: Ragged, row: int, long: str) -> Rows:
     if long == "drop":
         if over.all():
             raise ValueError(f"no molecule fits pack.tokens={row}; the longest needs {longest}.")
-        return Rows(ids, everything[~over], {"dropped": int(over.sum()), "truncated": 0})
+        return Rows(ids.take(everything[~over]), everything[~over], {"dropped": int(over.sum()), "truncated": 0})
     short = np.minimum(ids.lengths, row)
     place = np.arange(len(ids.values)) - np.repeat(ids.offsets[:-1], ids.lengths)
     kept = Ragged(ids.values[place < row], np.append(0, np.cumsum(short)))

@@ -16,7 +16,7 @@ from ipu_chem.data.corpora import load_corpus
 from ipu_chem.data.selfies_tokens import Tokenizer
 from ipu_chem.generation.baselines import bigram_nats, unigram_nats
 from ipu_chem.losses import token_cross_entropy
-from ipu_chem.models.chemgpt import SIZES
+from ipu_chem.models.chemgpt import width_of
 from ipu_chem.models.registry import build_language_model
 from ipu_chem.token_loader import TokenLoader
 from ipu_chem.training.run_data import RunData, plans_of_splits, split_items
@@ -24,8 +24,6 @@ from ipu_chem.training.text_evaluation import NATS, TextMeasures
 from ipu_chem.training.text_rows import choose_row, fit_rows
 from packing import Budget, Ragged
 from packing.store import Store
-
-_SEEN_BY_METRICS = 10_000  # molecules of train and of the held-out split that generated ones are compared with
 
 
 @dataclass
@@ -115,7 +113,7 @@ class TextData(RunData):
 
             model = make_language_model(config, self.tokenizer.vocab_size, self.budget["tokens"])
             model.load_state_dict(weights)
-            found["samples"] = write_samples(config, model.model, self, folder, _SEEN_BY_METRICS)
+            found["samples"] = write_samples(config, model.model, self, folder)
         return found
 
 
@@ -128,13 +126,9 @@ def load_text(config: RunConfig, plans: Optional[Path], state: Mapping[str, Any]
     store = load_corpus(data.name, data.path or None, data.cache or None, limit=data.limit, workers=data.workers)
     tokenizer = choose_tokenizer(config, store, state)
     ids = tokenizer.encode_store(store)
-    row = config.pack.tokens or choose_row(ids.lengths, config_width(config))
+    row = config.pack.tokens or choose_row(ids.lengths, width_of(config.model.size, config.model.hidden_features))
     rows = fit_rows(ids, row, data.long)
-    if len(rows.kept) < len(store):
-        store = store.take(rows.kept)
-        ids = rows.ids.take(rows.kept)
-    else:
-        ids = rows.ids
+    ids, store = rows.ids, store if len(rows.kept) == len(store) else store.take(rows.kept)
     items = split_items(store, data)
     made, budget = plans_of_splits(
         items, lambda chosen: {"tokens": ids.lengths[chosen]}, lambda _: Budget(tokens=row), config, plans
@@ -160,11 +154,6 @@ def make_language_model(config: RunConfig, vocab_size: int, max_positions: int) 
     """The model of a config with fresh weights."""
     sizes = {name: value for name, value in vars(config.model).items() if name != "name"}
     return build_language_model(config.model.name, vocab_size, max_positions, **sizes)
-
-
-def config_width(config: RunConfig) -> int:
-    """Features of a symbol."""
-    return SIZES.get(config.model.size, config.model.hidden_features)
 
 
 def start_from(model: nn.Module, tokenizer: Tokenizer, folder: str) -> None:

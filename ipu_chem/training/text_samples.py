@@ -34,7 +34,7 @@ class Known(NamedTuple):
     reference: List[str]
 
 
-def write_samples(config: RunConfig, model: ChemGPT, data: "TextData", folder: Path, compared: int) -> Dict[str, Any]:
+def write_samples(config: RunConfig, model: ChemGPT, data: "TextData", folder: Path) -> Dict[str, Any]:
     """Generate `training.samples` molecules and score them.
 
     Args:
@@ -43,7 +43,6 @@ def write_samples(config: RunConfig, model: ChemGPT, data: "TextData", folder: P
         data: of the run; novelty is against its training molecules, distances to those of the test split, or of the
             validation split where there is none.
         folder: of the run.
-        compared: held-out molecules to compare with, at most.
 
     Returns:
         {"count", "finished", "invalid": reason -> count, "compared with", "metrics": name -> value}.
@@ -56,7 +55,7 @@ def write_samples(config: RunConfig, model: ChemGPT, data: "TextData", folder: P
     samples = generate(model, data.tokenizer, config.training.samples, seed=config.training.seed)
     decoded = decode_many(samples.selfies, workers)
     write_molecules(folder / FILE, samples, decoded)
-    known = known_molecules(data, compared)
+    known = known_molecules(data)
     result: Dict[str, Any] = {
         "count": len(decoded),
         "finished": int(samples.finished.sum()),

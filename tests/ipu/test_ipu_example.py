@@ -107,3 +107,12 @@ def test_the_model_is_the_runs() -> None:
     assert tuple(example_model(made).model.readout for made in (config, intensive)) == ("sum", "mean")
     with pytest.raises(ValueError, match="model.name='schnit'"):
         example_model(replace(config, model=ModelConfig("schnit")))
+
+
+def test_rows_of_text_weigh_one_in_every_step():
+    batching = Batching(micro_batch_size=2, gradient_accumulation=2)
+    config = replace(RunConfig(), model=ModelConfig("chemgpt"), batching=batching)
+    batch = example_packs(config, 8)
+    assert batch.ids.shape == (8, 128) and ((batch.position_ids == 0).sum(1) > 1).all()
+    torch.testing.assert_close(batch.weight.reshape(2, -1).sum(1), torch.ones(2))
+    torch.testing.assert_close(example_packs(config, 3).weight.sum(), torch.tensor(1.0))

@@ -39,6 +39,7 @@ def test_policies():
         fit_rows(ids, 8, "error")
     dropped = fit_rows(ids, 8, "drop")
     assert dropped.kept.tolist() == [0, 2] and dropped.counts == {"dropped": 1, "truncated": 0}
+    assert [item.tolist() for item in dropped.ids] == [ids[0].tolist(), ids[2].tolist()]
     cut = fit_rows(ids, 8, "truncate")
     assert cut.ids.lengths.tolist() == [3, 8, 4] and cut.counts == {"dropped": 0, "truncated": 1}
     assert cut.ids[1].tolist() == ids[1][:8].tolist() and cut.ids[2].tolist() == ids[2].tolist()
