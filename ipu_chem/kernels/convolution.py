@@ -9,6 +9,7 @@ from typing import Any, List, Tuple
 import torch
 from torch import Tensor, nn
 
+from ipu_chem.kernels.calls import activation, check, pointer, put_in
 from ipu_chem.kernels.native import library
 from ipu_chem.kernels.operator import operator
 from ipu_chem.models.convolution import Convolution, EdgeList
@@ -28,18 +29,7 @@ def use_kernels(model: nn.Module) -> int:
         NativeError: no compiler here, or it refuses.
     """
     library()
-    parts = 0
-    for module in model.modules():
-        if isinstance(module, CubicTable):
-            module.kernel = table_convolution
-            parts += 1
-        elif isinstance(module, Convolution):
-            module.kernel = convolution
-            parts += 1
-        elif isinstance(module, ShiftedSoftplus):
-            module.kernel = shifted_softplus
-            parts += 1
-    return parts
+    return put_in(model, {CubicTable: table_convolution, Convolution: convolution, ShiftedSoftplus: shifted_softplus})
 
 
 def convolution(x: Tensor, filters: Tensor, edges: EdgeList) -> Tensor:
@@ -61,7 +51,7 @@ def _plain(x: Tensor, filters: Tensor, source: Tensor, target: Tensor, undirecte
     x, filters, source, target = x.contiguous(), filters.contiguous(), source.contiguous(), target.contiguous()
     _check([x, filters], [source, target])
     received = torch.zeros_like(x)
-    library().convolution(*_sizes(source, x, undirected), *map(_pointer, (x, filters, source, target, received)))
+    library().convolution(*_sizes(source, x, undirected), *map(pointer, (x, filters, source, target, received)))
     return received
 
 
@@ -73,7 +63,7 @@ def _plain_backward(
     _check([grad, x, filters], [source, target])
     grad_x, grad_filters = torch.zeros_like(x), torch.empty_like(filters)
     library().convolution_backward(
-        *_sizes(source, x, undirected), *map(_pointer, (x, filters, source, target, grad, grad_x, grad_filters))
+        *_sizes(source, x, undirected), *map(pointer, (x, filters, source, target, grad, grad_x, grad_filters))
     )
     return grad_x, grad_filters
 
@@ -87,8 +77,8 @@ def _convolve(
     _check([x, table, *weights], [low, source, target])
     received = torch.zeros_like(x)
     library().table_convolution(
-        *_sizes(low, x, undirected), _pointer(x), _pointer(table), _pointer(low), _pointers(weights),
-        _pointer(source), _pointer(target), _pointer(received),
+        *_sizes(low, x, undirected), pointer(x), pointer(table), pointer(low), _pointers(weights),
+        pointer(source), pointer(target), pointer(received),
     )  # fmt: skip
     return received
 
@@ -105,35 +95,15 @@ def _convolve_backward(
     grad_x, grad_table = torch.zeros_like(x), torch.zeros_like(table)
     grad_weights = torch.zeros((4, len(low) if slopes else 0), dtype=x.dtype)
     library().table_convolution_backward(
-        *_sizes(low, x, undirected), _pointer(x), _pointer(table), _pointer(low), _pointers(weights),
-        _pointer(source), _pointer(target), _pointer(grad), _pointer(grad_x), _pointer(grad_table),
+        *_sizes(low, x, undirected), pointer(x), pointer(table), pointer(low), _pointers(weights),
+        pointer(source), pointer(target), pointer(grad), pointer(grad_x), pointer(grad_table),
         _pointers(list(grad_weights)) if slopes else None,
     )  # fmt: skip
     return grad_x, grad_table, grad_weights
 
 
-def _softplus(x: Tensor) -> Tensor:
-    x = x.contiguous()
-    _check([x], [])
-    result = torch.empty_like(x)
-    library().shifted_softplus(ctypes.c_int64(x.numel()), _pointer(x), _pointer(result))
-    return result
-
-
-def _softplus_backward(grad: Tensor, x: Tensor) -> Tensor:
-    grad, x = grad.contiguous(), x.contiguous()
-    _check([grad, x], [])
-    result = torch.empty_like(x)
-    library().shifted_softplus_backward(ctypes.c_int64(x.numel()), _pointer(x), _pointer(grad), _pointer(result))
-    return result
-
-
 def _sizes(low: Tensor, x: Tensor, undirected: bool) -> List[ctypes.c_int64]:
     return [ctypes.c_int64(low.numel()), ctypes.c_int64(x.shape[1]), ctypes.c_int64(undirected)]
-
-
-def _pointer(values: Tensor) -> ctypes.c_void_p:
-    return ctypes.c_void_p(values.data_ptr())
 
 
 def _pointers(values: List[Tensor]) -> Any:
@@ -141,9 +111,8 @@ def _pointers(values: List[Tensor]) -> Any:
 
 
 def _check(real: List[Tensor], whole: List[Tensor]) -> None:
-    """Machine code believes what it is told."""
-    assert all(t.dtype == torch.float32 and t.device.type == "cpu" for t in real), "kernels take float32 on the CPU"
-    assert all(t.dtype == torch.int64 and t.device.type == "cpu" for t in whole), "kernels take int64 on the CPU"
+    check(*real)
+    check(*whole, dtype=torch.int64)
 
 
 def _save_convolution(ctx: Any, inputs: Tuple[Any, ...], output: Tensor) -> None:
@@ -162,14 +131,6 @@ def _plain_slopes(ctx: Any, grad: Tensor) -> Tuple[Any, ...]:
     return (*_convolution_backward(grad, *ctx.saved_tensors, ctx.undirected), None, None, None)
 
 
-def _save_softplus(ctx: Any, inputs: Tuple[Any, ...], output: Tensor) -> None:
-    ctx.save_for_backward(inputs[0])
-
-
-def _softplus_slopes(ctx: Any, grad: Tensor) -> Tensor:
-    return _shifted_softplus_backward(grad, ctx.saved_tensors[0])
-
-
 def _fake_backward(grad: Tensor, x: Tensor, table: Tensor, low: Tensor, *rest: Any) -> Tuple[Tensor, Tensor, Tensor]:
     return torch.empty_like(x), torch.empty_like(table), x.new_empty((4, low.shape[0] if rest[-1] else 0))
 
@@ -184,7 +145,4 @@ _table_convolution_backward = operator("table_convolution_backward", _convolve_b
 _table_convolution = operator(
     "table_convolution", _convolve, lambda x, *rest: torch.empty_like(x), _save_convolution, _convolution_slopes
 )
-_shifted_softplus_backward = operator(
-    "shifted_softplus_backward", _softplus_backward, lambda grad, x: torch.empty_like(x)
-)
-_shifted_softplus = operator("shifted_softplus", _softplus, torch.empty_like, _save_softplus, _softplus_slopes)
+_shifted_softplus = activation("shifted_softplus")

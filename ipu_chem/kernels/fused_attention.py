@@ -9,15 +9,13 @@ On data's way: TorchBackend -> `use_fused_attention` -> the model's forward and 
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ipu_chem.kernels.calls import put_in
 from ipu_chem.models.attention import Attention
 
 
 def use_fused_attention(model: nn.Module) -> int:
     """Let a model's attention run in torch's fused operator; returns how many parts do from now on."""
-    parts = [module for module in model.modules() if isinstance(module, Attention)]
-    for module in parts:
-        module.kernel = fused_attention
-    return len(parts)
+    return put_in(model, {Attention: fused_attention})
 
 
 def fused_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scale: float) -> Tensor:

@@ -12,6 +12,7 @@ from typing import Any, Tuple
 import torch
 from torch import Tensor, nn
 
+from ipu_chem.kernels.calls import activation, check, pointer, put_in
 from ipu_chem.kernels.native import library
 from ipu_chem.kernels.operator import operator
 from ipu_chem.models.attention import Attention
@@ -28,15 +29,7 @@ def use_transformer_kernels(model: nn.Module) -> int:
         NativeError: no compiler here, or it refuses.
     """
     library()
-    parts = 0
-    for module in model.modules():
-        if isinstance(module, Attention):
-            module.kernel = attention
-            parts += 1
-        elif isinstance(module, TanhGelu):
-            module.kernel = gelu
-            parts += 1
-    return parts
+    return put_in(model, {Attention: attention, TanhGelu: gelu})
 
 
 def attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scale: float) -> Tensor:
@@ -62,7 +55,7 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scale: floa
     inputs = [part.contiguous() for part in (query, key, value, mask)]
     sizes = _sizes(*inputs)
     seen, logs = torch.empty_like(inputs[0]), query.new_empty((query.shape[0], query.shape[2], query.shape[1]))
-    done = library().attention(*sizes, ctypes.c_float(scale), *map(_pointer, (*inputs, seen, logs)))
+    done = library().attention(*sizes, ctypes.c_float(scale), *map(pointer, (*inputs, seen, logs)))
     _check_memory(done)
     return seen, logs
 
@@ -73,47 +66,23 @@ def _attend_backward(
     inputs = [part.contiguous() for part in (query, key, value, mask, seen, logs, grad)]
     sizes = _sizes(*inputs)
     slopes = [torch.empty_like(inputs[0]) for _ in range(3)]
-    done = library().attention_backward(*sizes, ctypes.c_float(scale), *map(_pointer, (*inputs, *slopes)))
+    done = library().attention_backward(*sizes, ctypes.c_float(scale), *map(pointer, (*inputs, *slopes)))
     _check_memory(done)
     return slopes[0], slopes[1], slopes[2]
 
 
 def _sizes(*tensors: Tensor) -> "list[ctypes.c_int64]":
     """B, S, H, D of query, key, value, mask and others; machine code believes what it is told."""
-    _check(*tensors)
+    check(*tensors)
     packs, slots, heads, width = tensors[0].shape
     assert all(part.shape == tensors[0].shape for part in tensors[1:3]), "query, key and value have one shape"
     assert tensors[3].shape == (packs, 1, slots, slots), "the mask is [B, 1, S, S]"
     return [ctypes.c_int64(size) for size in (packs, slots, heads, width)]
 
 
-def _activate(x: Tensor) -> Tensor:
-    x = x.contiguous()
-    _check(x)
-    result = torch.empty_like(x)
-    library().gelu(ctypes.c_int64(x.numel()), _pointer(x), _pointer(result))
-    return result
-
-
-def _activate_backward(grad: Tensor, x: Tensor) -> Tensor:
-    grad, x = grad.contiguous(), x.contiguous()
-    _check(grad, x)
-    result = torch.empty_like(x)
-    library().gelu_backward(ctypes.c_int64(x.numel()), _pointer(x), _pointer(grad), _pointer(result))
-    return result
-
-
-def _check(*tensors: Tensor) -> None:
-    assert all(t.dtype == torch.float32 and t.device.type == "cpu" for t in tensors), "kernels take float32 on the CPU"
-
-
 def _check_memory(done: int) -> None:
     if not done:
         raise MemoryError("no memory for the attention of a pack.")
-
-
-def _pointer(values: Tensor) -> ctypes.c_void_p:
-    return ctypes.c_void_p(values.data_ptr())
 
 
 def _save_attention(ctx: Any, inputs: Tuple[Any, ...], output: Tuple[Tensor, Tensor]) -> None:
@@ -124,14 +93,6 @@ def _save_attention(ctx: Any, inputs: Tuple[Any, ...], output: Tuple[Tensor, Ten
 
 def _attention_slopes(ctx: Any, grad: Tensor, _: Any) -> Tuple[Any, ...]:
     return (*_attention_backward(grad, *ctx.saved_tensors, ctx.scale), None, None)
-
-
-def _save_gelu(ctx: Any, inputs: Tuple[Any, ...], output: Tensor) -> None:
-    ctx.save_for_backward(inputs[0])
-
-
-def _gelu_slopes(ctx: Any, grad: Tensor) -> Tensor:
-    return _gelu_backward(grad, ctx.saved_tensors[0])
 
 
 def _fake_attention(query: Tensor, *rest: Any) -> Tuple[Tensor, Tensor]:
@@ -145,5 +106,4 @@ def _fake_attention_backward(grad: Tensor, query: Tensor, *rest: Any) -> Tuple[T
 
 _attention_backward = operator("attention_backward", _attend_backward, _fake_attention_backward)
 _attention = operator("attention", _attend, _fake_attention, _save_attention, _attention_slopes)
-_gelu_backward = operator("gelu_backward", _activate_backward, lambda grad, x: torch.empty_like(x))
-_gelu = operator("gelu", _activate, torch.empty_like, _save_gelu, _gelu_slopes)
+_gelu = activation("gelu")
