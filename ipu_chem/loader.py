@@ -139,7 +139,45 @@ class Loader(ABC):
         """Arrays of the packs as tensors; over each step, weights of all processes sum to 1."""
 
 
-class PackLoader(Loader):
+class LabelledLoader(Loader):
+    """Batches of molecules that have labels of their own."""
+
+    def __init__(
+        self,
+        items: np.ndarray,
+        plan: PackingPlan,
+        targets: np.ndarray,
+        budget: Budget,
+        batching: Batching,
+        world: World,
+    ) -> None:
+        """Bind a split to its plan and its labels.
+
+        Args:
+            items, plan, budget, batching, world: see `Loader`.
+            targets: [I, T] standardised targets of all molecules of the data; NaN where a label is missing.
+        """
+        super().__init__(items, plan, budget, batching, world)
+        self._label_counts = np.isfinite(targets).sum(1, dtype=np.int32)
+        self._y = np.asarray(targets, np.float32)
+
+    @property
+    def num_targets(self) -> int:
+        """T."""
+        return self._y.shape[1]
+
+    def _labels_of(self, items: np.ndarray) -> np.ndarray:
+        return self._label_counts.take(items)
+
+    def _weigh(self, arrays: Dict[str, np.ndarray], labels_of_steps: np.ndarray) -> None:
+        """Add the weights of the labels y [B, G, T] of packs that end at graph_ends; what is missing becomes 0."""
+        y, real = arrays["y"], np.diff(arrays["graph_ends"].astype(np.int32), axis=1, prepend=0) > 0
+        missing = ~np.isfinite(y)
+        y[missing] = 0.0
+        arrays["weight"] = weights_of(real[:, :, None] & ~missing, labels_of_steps)
+
+
+class PackLoader(LabelledLoader):
     """Batches of molecules as graphs."""
 
     def __init__(
@@ -167,28 +205,15 @@ class PackLoader(Loader):
         Raises:
             ValueError: plan, targets and split differ in length, or the plan does not fit the budget.
         """
-        super().__init__(items, plan, budget, batching, world)
+        super().__init__(items, plan, targets, budget, batching, world)
         if len(targets) != len(store):
             raise ValueError(f"a store of {len(store)} and targets for {len(targets)}: these do not belong together.")
         self.nodes = {"z": store.ragged("z"), "pos": store.ragged(FIELD if FIELD in store else "pos")}
         self.edge_index = store.ragged("edge_index") if "edges" in budget else None
-        self._label_counts = np.isfinite(targets).sum(1, dtype=np.int32)
-        self._y = np.asarray(targets, np.float32)
-
-    @property
-    def num_targets(self) -> int:
-        """T."""
-        return self._y.shape[1]
-
-    def _labels_of(self, items: np.ndarray) -> np.ndarray:
-        return self._label_counts.take(items)
 
     def _collate(self, packs: Packs, labels_of_steps: np.ndarray) -> Any:
         arrays = self._arrays(packs)
-        y, real = arrays["y"], np.diff(arrays["graph_ends"].astype(np.int32), axis=1, prepend=0) > 0
-        missing = ~np.isfinite(y)
-        y[missing] = 0.0
-        arrays["weight"] = weights_of(real[:, :, None] & ~missing, labels_of_steps)
+        self._weigh(arrays, labels_of_steps)
         kind = CompactNodePack if self.edge_index is None else CompactPack
         return kind(**{name: torch.from_numpy(arrays[name]) for name in kind._fields})
 

@@ -10,14 +10,14 @@ import torch
 
 from ipu_chem.backends.options import ALONE, Batching, World
 from ipu_chem.batch import TextPropertyPack
-from ipu_chem.loader import Loader, Packs, weights_of
+from ipu_chem.loader import LabelledLoader, Packs
 from ipu_chem.token_loader import check_ids
 from packing import Budget, PackingPlan, Ragged
 from packing.collate import collate_graphs
 from packing.types import index_dtype
 
 
-class TextPropertyLoader(Loader):
+class TextPropertyLoader(LabelledLoader):
     """Batches of token sequences with labels for every sequence."""
 
     def __init__(
@@ -47,7 +47,7 @@ class TextPropertyLoader(Loader):
             ValueError: plan, targets and split differ in length, the plan does not fit the budget, the budget does not
                 limit the molecules of a pack, an id is out of range, or a sequence is empty.
         """
-        super().__init__(np.arange(len(ids)) if items is None else items, plan, budget, batching, world)
+        super().__init__(np.arange(len(ids)) if items is None else items, plan, targets, budget, batching, world)
         if len(targets) != len(ids):
             raise ValueError(f"{len(ids)} sequences and targets for {len(targets)}: these do not belong together.")
         if "segments" not in budget:
@@ -60,27 +60,10 @@ class TextPropertyLoader(Loader):
             "ids": Ragged(ids.values.astype(index_dtype(vocab_size), copy=False), ids.offsets),
             "position_ids": Ragged(places.astype(index_dtype(budget["tokens"])), ids.offsets),
         }
-        self._label_counts = np.isfinite(targets).sum(1, dtype=np.int32)
-        self._y = np.asarray(targets, np.float32)
-
-    @property
-    def num_targets(self) -> int:
-        """T."""
-        return self._y.shape[1]
-
-    def _labels_of(self, items: np.ndarray) -> np.ndarray:
-        return self._label_counts.take(items)
 
     def _collate(self, packs: Packs, labels_of_steps: np.ndarray) -> TextPropertyPack:
         positions, offsets = packs
         arrays = collate_graphs((self.items[positions], offsets), self._shape, self._tokens, None, {"y": self._y})
-        ends = arrays["graph_ends"]
-        lengths: np.ndarray = np.diff(ends.astype(np.int32), axis=1, prepend=0)
-        known = np.isfinite(arrays["y"]) & (lengths > 0)[:, :, None]
-        return TextPropertyPack(
-            ids=torch.from_numpy(arrays["ids"]),
-            position_ids=torch.from_numpy(arrays["position_ids"]),
-            ends=torch.from_numpy(ends),
-            y=torch.from_numpy(np.where(known, arrays["y"], np.float32(0))),
-            weight=torch.from_numpy(weights_of(known, labels_of_steps)),
-        )
+        self._weigh(arrays, labels_of_steps)
+        arrays["ends"] = arrays["graph_ends"]
+        return TextPropertyPack(**{name: torch.from_numpy(arrays[name]) for name in TextPropertyPack._fields})

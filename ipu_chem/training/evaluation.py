@@ -1,6 +1,6 @@
 """Predicting a split in packs and measuring it in the target's unit.
 
-On data's way: PackLoader.evaluation() -> Backend.evaluate -> predictions in real units -> metrics.
+On data's way: LabelledLoader.evaluation() -> Backend.evaluate -> predictions in real units -> metrics.
 """
 
 from typing import Callable, Dict, List, Sequence, Tuple
@@ -8,14 +8,14 @@ from typing import Callable, Dict, List, Sequence, Tuple
 import numpy as np
 
 from ipu_chem.backends.base import Backend
-from ipu_chem.loader import PackLoader
+from ipu_chem.loader import LabelledLoader
 from ipu_chem.metrics import Target, regression_metrics, selection_metric
 from ipu_chem.training.run_data import Measures
 
 ToUnits = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
-def predict_split(backend: Backend, loader: PackLoader) -> np.ndarray:
+def predict_split(backend: Backend, loader: LabelledLoader) -> np.ndarray:
     """What the model says of every molecule of a split.
 
     Returns:
@@ -31,11 +31,11 @@ def predict_split(backend: Backend, loader: PackLoader) -> np.ndarray:
 class Evaluator(Measures):
     """A split with its labels and the way back to real units."""
 
-    loader: PackLoader
+    loader: LabelledLoader
 
     def __init__(
         self,
-        loader: PackLoader,
+        loader: LabelledLoader,
         labels: np.ndarray,
         targets: Sequence[Target],
         scale: Sequence[float],
