@@ -4,10 +4,20 @@ On data's way: collate -> CompactPack, CompactNodePack, TokenPack, TextPropertyP
 -> model.
 """
 
-from typing import NamedTuple, Tuple
+from typing import Any, NamedTuple, Tuple
 
 import torch
 from torch import Tensor
+
+
+def _inputs(pack: Any) -> Tuple[Tensor, ...]:
+    """What the model takes."""
+    return tuple(pack[:-2])
+
+
+def _targets(pack: Any) -> Tuple[Tensor, Tensor]:
+    """What the loss takes besides the prediction: in every kind of batch its last two fields."""
+    return pack[-2], pack[-1]
 
 
 class CompactPack(NamedTuple):
@@ -31,15 +41,8 @@ class CompactPack(NamedTuple):
         """[B, G] bool, False in padding."""
         return _grows(self.graph_ends)
 
-    @property
-    def inputs(self) -> Tuple[Tensor, ...]:
-        """What the model takes."""
-        return tuple(self[:-2])
-
-    @property
-    def targets(self) -> Tuple[Tensor, Tensor]:
-        """What the loss takes besides the prediction."""
-        return self.y, self.weight
+    inputs = property(_inputs)
+    targets = property(_targets)
 
 
 class CompactNodePack(NamedTuple):
@@ -58,15 +61,8 @@ class CompactNodePack(NamedTuple):
         """[B, G] bool, False in padding."""
         return _grows(self.graph_ends)
 
-    @property
-    def inputs(self) -> Tuple[Tensor, ...]:
-        """What the model takes."""
-        return tuple(self[:-2])
-
-    @property
-    def targets(self) -> Tuple[Tensor, Tensor]:
-        """What the loss takes besides the prediction."""
-        return self.y, self.weight
+    inputs = property(_inputs)
+    targets = property(_targets)
 
 
 class GraphPack(NamedTuple):
@@ -88,15 +84,8 @@ class GraphPack(NamedTuple):
     y: Tensor  # [B, G, T] float, standardised targets
     weight: Tensor  # [B, G, T] float, 0 in padding and for missing labels; sums to 1 over an optimizer step
 
-    @property
-    def inputs(self) -> Tuple[Tensor, ...]:
-        """What the model takes."""
-        return tuple(self[:-2])
-
-    @property
-    def targets(self) -> Tuple[Tensor, Tensor]:
-        """What the loss takes besides the prediction."""
-        return self.y, self.weight
+    inputs = property(_inputs)
+    targets = property(_targets)
 
 
 class TokenPack(NamedTuple):
@@ -113,15 +102,8 @@ class TokenPack(NamedTuple):
     labels: Tensor  # [B, S] integer in 0..V-1, the next symbol of the same molecule
     weight: Tensor  # [B, S] float, 0 in padding and on last symbols; sums to 1 over an optimizer step
 
-    @property
-    def inputs(self) -> Tuple[Tensor, ...]:
-        """What the model takes."""
-        return tuple(self[:-2])
-
-    @property
-    def targets(self) -> Tuple[Tensor, Tensor]:
-        """What the loss takes besides the prediction."""
-        return self.labels, self.weight
+    inputs = property(_inputs)
+    targets = property(_targets)
 
 
 class TextPropertyPack(NamedTuple):
@@ -140,15 +122,8 @@ class TextPropertyPack(NamedTuple):
         """[B, M] bool, False in padding; by the name that packs of graphs have for it."""
         return _grows(self.ends)
 
-    @property
-    def inputs(self) -> Tuple[Tensor, ...]:
-        """What the model takes."""
-        return tuple(self[:-2])
-
-    @property
-    def targets(self) -> Tuple[Tensor, Tensor]:
-        """What the loss takes besides the prediction."""
-        return self.y, self.weight
+    inputs = property(_inputs)
+    targets = property(_targets)
 
 
 def _grows(ends: Tensor) -> Tensor:
