@@ -4,20 +4,26 @@ On data's way: collate -> CompactPack, CompactNodePack, TokenPack, TextPropertyP
 -> model.
 """
 
+from functools import lru_cache
 from typing import Any, NamedTuple, Tuple
 
 import torch
 from torch import Tensor
 
 
-def _inputs(pack: Any) -> Tuple[Tensor, ...]:
-    """What the model takes."""
-    return tuple(pack[:-2])
+def inputs_of(batch: Any) -> Tuple[Tensor, ...]:
+    """What the model takes, of a batch of any kind."""
+    return tuple(batch[: first_target(batch)])
 
 
-def _targets(pack: Any) -> Tuple[Tensor, Tensor]:
-    """What the loss takes besides the prediction: in every kind of batch its last two fields."""
-    return pack[-2], pack[-1]
+def targets_of(batch: Any) -> Tuple[Tensor, ...]:
+    """What the loss takes besides the prediction: labels and weights, and those of forces where there are any."""
+    return tuple(batch[first_target(batch) :])
+
+
+def first_target(batch: Any) -> int:
+    """Where targets begin among a batch's fields, counted from the end."""
+    return -4 if "forces" in getattr(batch, "_fields", ()) else -2
 
 
 class CompactPack(NamedTuple):
@@ -41,8 +47,8 @@ class CompactPack(NamedTuple):
         """[B, G] bool, False in padding."""
         return _grows(self.graph_ends)
 
-    inputs = property(_inputs)
-    targets = property(_targets)
+    inputs = property(inputs_of)
+    targets = property(targets_of)
 
 
 class CompactNodePack(NamedTuple):
@@ -61,8 +67,30 @@ class CompactNodePack(NamedTuple):
         """[B, G] bool, False in padding."""
         return _grows(self.graph_ends)
 
-    inputs = property(_inputs)
-    targets = property(_targets)
+    inputs = property(inputs_of)
+    targets = property(targets_of)
+
+
+@lru_cache(maxsize=None)
+def compact_kind(edges: bool = True, charges: bool = False, forces: bool = False) -> Any:
+    """The kind of batch that a graph model needs: `CompactPack` or `CompactNodePack`, with more fields if asked for.
+
+    Args:
+        edges: from the host; else the device finds them.
+        charges: of molecules, as inputs behind the others: charge [B, G] int8, e, and spin [B, G] uint8, unpaired
+            electrons; 0 in padding.
+        forces: as targets behind the others: forces [B, N, 3] float, standardised, 0 where unknown, and
+            force_weight [B, N, 1] float, 0 in padding and where unknown; three times its sum over a step is 1.
+    """
+    plain: Any = CompactPack if edges else CompactNodePack
+    if not charges and not forces:
+        return plain
+    fields = (
+        plain._fields[:-2] + ("charge", "spin") * charges + plain._fields[-2:] + ("forces", "force_weight") * forces
+    )
+    kind: Any = NamedTuple(plain.__name__ + "Charge" * charges + "Force" * forces, [(name, Tensor) for name in fields])
+    kind.inputs, kind.targets, kind.graph_mask = plain.inputs, plain.targets, plain.graph_mask
+    return kind
 
 
 class GraphPack(NamedTuple):
@@ -84,8 +112,8 @@ class GraphPack(NamedTuple):
     y: Tensor  # [B, G, T] float, standardised targets
     weight: Tensor  # [B, G, T] float, 0 in padding and for missing labels; sums to 1 over an optimizer step
 
-    inputs = property(_inputs)
-    targets = property(_targets)
+    inputs = property(inputs_of)
+    targets = property(targets_of)
 
 
 class TokenPack(NamedTuple):
@@ -102,8 +130,8 @@ class TokenPack(NamedTuple):
     labels: Tensor  # [B, S] integer in 0..V-1, the next symbol of the same molecule
     weight: Tensor  # [B, S] float, 0 in padding and on last symbols; sums to 1 over an optimizer step
 
-    inputs = property(_inputs)
-    targets = property(_targets)
+    inputs = property(inputs_of)
+    targets = property(targets_of)
 
 
 class TextPropertyPack(NamedTuple):
@@ -122,8 +150,8 @@ class TextPropertyPack(NamedTuple):
         """[B, M] bool, False in padding; by the name that packs of graphs have for it."""
         return _grows(self.ends)
 
-    inputs = property(_inputs)
-    targets = property(_targets)
+    inputs = property(inputs_of)
+    targets = property(targets_of)
 
 
 def _grows(ends: Tensor) -> Tensor:

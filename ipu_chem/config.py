@@ -75,7 +75,7 @@ class PackConfig:
         device_neighbors: 0 makes edges on the host. Else only positions cross to the device, which looks for
             this many nearest neighbours of every atom; -1 takes the most that any atom has within the cutoff.
         positions: how they cross to the device: int16, in steps that fit the largest molecule and are printed, or
-            float32, exactly.
+            float32, exactly; auto is int16 for labels of molecules and float32 for forces, which feel such steps.
         algorithm: auto, column_generation, best_fit, first_fit or lpfhp.
         time_limit: seconds for column generation, per split.
     """
@@ -85,13 +85,13 @@ class PackConfig:
     graphs: int = 0
     tokens: int = 0
     device_neighbors: int = 0
-    positions: str = "int16"
+    positions: str = "auto"
     algorithm: str = "auto"
     time_limit: float = 10.0
 
     def __post_init__(self) -> None:
-        if self.positions not in ("int16", "float32"):
-            raise ValueError(f"pack.positions={self.positions!r}: choose int16 or float32.")
+        if self.positions not in ("auto", "int16", "float32"):
+            raise ValueError(f"pack.positions={self.positions!r}: choose auto, int16 or float32.")
 
 
 @dataclass(frozen=True)
@@ -194,6 +194,8 @@ class RunConfig:
         pack: shape of a pack.
         model: architecture and size.
         loss: mse, mae or huber, of the standardised targets.
+        force_share: train on forces, too, exact derivatives of the energy: their share in the loss, such as 0.95, the
+            rest is the energy's; 0 trains on labels of molecules alone.
         optimizer: how weights follow gradients.
         schedule: how the learning rate moves.
         batching: how packs make up optimizer steps and device calls.
@@ -209,6 +211,7 @@ class RunConfig:
     pack: PackConfig = field(default_factory=PackConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     loss: str = "mse"
+    force_share: float = 0.0
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     batching: Batching = field(default_factory=lambda: Batching(micro_batch_size=8))
@@ -219,9 +222,18 @@ class RunConfig:
     ipu: IpuOptions = field(default_factory=IpuOptions)
     out: str = "runs/latest"
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.force_share <= 1:
+            raise ValueError(f"force_share={self.force_share}: give a share from 0 (no forces) to 1, such as 0.95.")
+
+    @property
+    def short_positions(self) -> bool:
+        """Whether positions cross to the device in 16 bits."""
+        return self.pack.positions == "int16" or (self.pack.positions == "auto" and not self.force_share)
+
 
 # What must not change when a run is resumed; the rest (epochs, logging, device) may.
-FIXED = ("data", "pack", "model", "loss", "optimizer", "batching", "precision")
+FIXED = ("data", "pack", "model", "loss", "force_share", "optimizer", "batching", "precision")
 
 
 def to_dict(config: Any) -> Dict[str, Any]:

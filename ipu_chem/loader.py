@@ -1,17 +1,17 @@
 """From a store and a plan to batches: the last host step before the device.
 
-On data's way: Store + PackingPlan + standardised targets -> PackLoader -> CompactPack (or CompactNodePack) -> Backend;
+On data's way: Store + PackingPlan + standardised targets -> PackLoader -> `compact_kind` -> Backend;
 token ids + PackingPlan -> TokenLoader (`ipu_chem.token_loader`) -> TokenPack -> Backend.
 """
 
 from abc import ABC, abstractmethod
-from typing import Any, Dict, Iterator, Tuple
+from typing import Any, Dict, Iterator, Optional, Tuple
 
 import numpy as np
 import torch
 
 from ipu_chem.backends.options import ALONE, Batching, World
-from ipu_chem.batch import CompactNodePack, CompactPack
+from ipu_chem.batch import compact_kind
 from ipu_chem.data.fixed_point import FIELD
 from packing import Budget, Epoch, PackingPlan, Ragged
 from packing.collate import collate_graphs
@@ -125,14 +125,15 @@ class Loader(ABC):
         return self._collate(packs, labels)
 
     def _labels_of_steps(self, packs: Packs, steps: int) -> np.ndarray:
-        """How many labels each of ``steps`` equal parts of the packs has, [steps]."""
+        """How many labels each of ``steps`` equal parts of the packs has, [steps], or of each kind, [steps, K]."""
         positions, offsets = packs
-        before = np.concatenate([[0], np.cumsum(self._labels_of(self.items[positions]))])
-        return np.diff(before[offsets[:: (len(offsets) - 1) // steps]])
+        labels = self._labels_of(self.items[positions])
+        before = np.concatenate([np.zeros_like(labels[:1]), labels]).cumsum(0)
+        return np.diff(before[offsets[:: (len(offsets) - 1) // steps]], axis=0)
 
     @abstractmethod
     def _labels_of(self, items: np.ndarray) -> np.ndarray:
-        """How many labels each molecule has, [K]."""
+        """How many labels each molecule has, [K]; or how many of each kind, [K, ...]."""
 
     @abstractmethod
     def _collate(self, packs: Packs, labels_of_steps: np.ndarray) -> Any:
@@ -167,7 +168,7 @@ class LabelledLoader(Loader):
         return self._y.shape[1]
 
     def _labels_of(self, items: np.ndarray) -> np.ndarray:
-        return self._label_counts.take(items)
+        return self._label_counts.take(items, axis=0)
 
     def _weigh(self, arrays: Dict[str, np.ndarray], labels_of_steps: np.ndarray) -> None:
         """Add the weights of the labels y [B, G, T] of packs that end at graph_ends; what is missing becomes 0."""
@@ -189,6 +190,8 @@ class PackLoader(LabelledLoader):
         budget: Budget,
         batching: Batching,
         world: World = ALONE,
+        charges: bool = False,
+        forces: Optional[np.ndarray] = None,
     ) -> None:
         """Bind a split of a store to its plan and its labels.
 
@@ -201,6 +204,8 @@ class PackLoader(LabelledLoader):
             budget: shape of a pack: nodes, graphs, and edges unless the device is to find them (`CompactNodePack`).
             batching: see `Loader`.
             world: see `Loader`.
+            charges: the model takes charge and spin, fields of the store.
+            forces: [total, 3] standardised forces on all atoms of the store, NaN where missing; None trains on none.
 
         Raises:
             ValueError: plan, targets and split differ in length, or the plan does not fit the budget.
@@ -208,14 +213,27 @@ class PackLoader(LabelledLoader):
         super().__init__(items, plan, targets, budget, batching, world)
         if len(targets) != len(store):
             raise ValueError(f"a store of {len(store)} and targets for {len(targets)}: these do not belong together.")
-        self.nodes = {"z": store.ragged("z"), "pos": store.ragged(FIELD if FIELD in store else "pos")}
+        z = store.ragged("z")
+        self.nodes = {"z": z, "pos": store.ragged(FIELD if FIELD in store else "pos")}
         self.edge_index = store.ragged("edge_index") if "edges" in budget else None
+        self.kind = compact_kind(self.edge_index is not None, charges, forces is not None)
+        self._per_graph = {"y": self._y}
+        if charges:
+            self._per_graph.update({name: np.asarray(store.fields[name]) for name in ("charge", "spin")})
+        if forces is not None:
+            self.nodes["forces"] = Ragged(np.asarray(forces, np.float32), z.offsets)
+            known = np.concatenate([[0], np.cumsum(np.isfinite(forces).all(1))])[z.offsets]
+            # Of forces every component is a label; one weight stands for the three of an atom.
+            self._label_counts = np.stack([self._label_counts, 3 * np.diff(known)], 1)
 
     def _collate(self, packs: Packs, labels_of_steps: np.ndarray) -> Any:
         arrays = self._arrays(packs)
-        self._weigh(arrays, labels_of_steps)
-        kind = CompactNodePack if self.edge_index is None else CompactPack
-        return kind(**{name: torch.from_numpy(arrays[name]) for name in kind._fields})
+        if "forces" in arrays:
+            self._weigh(arrays, labels_of_steps[:, 0])
+            _weigh_forces(arrays, labels_of_steps[:, 1])
+        else:
+            self._weigh(arrays, labels_of_steps)
+        return self.kind(**{name: torch.from_numpy(arrays[name]) for name in self.kind._fields})
 
     def _arrays(self, packs: Packs) -> Dict[str, np.ndarray]:
         """What `collate_graphs` makes of the packs, so many of them at a time as suit the cache."""
@@ -224,7 +242,9 @@ class PackLoader(LabelledLoader):
         for start in range(0, count, _PACKS_AT_ONCE):
             bounds = offsets[start : start + _PACKS_AT_ONCE + 1]
             items = self.items[positions[bounds[0] : bounds[-1]]]
-            part = collate_graphs((items, bounds - bounds[0]), self.budget, self.nodes, self.edge_index, {"y": self._y})
+            part = collate_graphs(
+                (items, bounds - bounds[0]), self.budget, self.nodes, self.edge_index, self._per_graph
+            )
             if count <= _PACKS_AT_ONCE:
                 return part
             for name, array in part.items():
@@ -232,6 +252,15 @@ class PackLoader(LabelledLoader):
                     arrays[name] = np.empty((count,) + array.shape[1:], array.dtype)
                 arrays[name][start : start + len(array)] = array
         return arrays
+
+
+def _weigh_forces(arrays: Dict[str, np.ndarray], labels_of_steps: np.ndarray) -> None:
+    """Add the weights of forces [B, N, 3]; what is missing becomes 0."""
+    forces = arrays["forces"]
+    real = np.arange(forces.shape[1]) < arrays["graph_ends"][:, -1:]
+    known = real & np.isfinite(forces).all(2)
+    forces[~known] = 0.0
+    arrays["force_weight"] = weights_of(known[:, :, None], labels_of_steps)
 
 
 def _equal_parts(batch: Any, parts: int) -> Iterator[Any]:

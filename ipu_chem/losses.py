@@ -5,7 +5,7 @@ already sum to 1 over all its packs, micro-batches and replicas, so adding up gi
 molecules however they were packed.
 """
 
-from typing import Callable, Dict
+from typing import Callable, Dict, Tuple
 
 import torch
 from torch import Tensor
@@ -54,6 +54,32 @@ def token_cross_entropy(prediction: Tensor, labels: Tensor, weight: Tensor) -> T
     # By comparison, not by an index: the slope of a gather scatters, one element at a time on an IPU.
     of_label = keep(logits, symbols == labels.unsqueeze(-1)).sum(-1)
     return (at_least_float32(weight) * (torch.logsumexp(logits, -1) - of_label)).sum()
+
+
+def with_forces(loss: Loss, force_share: float) -> Callable[..., Tensor]:
+    """The loss of a model that gives energies and forces.
+
+    Args:
+        loss: of each, one of `LOSSES`; of forces it is the mean over their components.
+        force_share: rho; forces count rho, energies 1 - rho (Schuett et al. 2021).
+
+    Returns:
+        Function of ((energies [B, G, 1], forces [B, N, 3]), y, weight, forces, force_weight).
+
+    Raises:
+        ValueError: the share is not above 0 and at most 1.
+    """
+    if not 0 < force_share <= 1:
+        raise ValueError(f"force_share={force_share}: give a share above 0, such as 0.95, up to 1.")
+
+    def both(
+        prediction: Tuple[Tensor, Tensor], y: Tensor, weight: Tensor, forces: Tensor, force_weight: Tensor
+    ) -> Tensor:
+        return (1.0 - force_share) * loss(prediction[0], y, weight) + force_share * loss(
+            prediction[1], forces, force_weight
+        )
+
+    return both
 
 
 LOSSES: Dict[str, Loss] = {"mse": mse, "mae": mae, "huber": huber}

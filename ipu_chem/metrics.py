@@ -9,7 +9,13 @@ from typing import Dict, List, Sequence
 import numpy as np
 
 # Errors are shown in the customary smaller unit.
-_SHOWN_IN = {"eV": ("meV", 1000.0), "Ha": ("mHa", 1000.0)}
+_SHOWN_IN = {
+    "eV": ("meV", 1000.0),
+    "eV/Å": ("meV/Å", 1000.0),
+    "Ha": ("mHa", 1000.0),
+    "Ha/Å": ("mHa/Å", 1000.0),
+}
+_KCAL_PER_MOL = 23.060547830619  # of an eV
 
 
 @dataclass(frozen=True)
@@ -37,9 +43,15 @@ class Target:
         return _SHOWN_IN.get(self.unit, (self.unit, 1.0))[1]
 
     def metric(self, kind: str) -> str:
-        """Name of a metric such as ``mae_u0_meV``; "/" becomes "_per_" so that it can name a column."""
-        unit = self.error_unit.replace("/", "_per_").replace("*", "_").replace("^", "")
+        """Name of a metric such as ``mae_forces_meV_per_A``: plain letters, so that it can name a column."""
+        unit = self.error_unit.replace("/", "_per_").replace("*", "_").replace("^", "").replace("Å", "A")
         return f"{kind}_{self.name}_{unit}" if unit else f"{kind}_{self.name}"
+
+    def other_unit(self, error: float) -> str:
+        """The same error for those who think in kcal/mol, such as "0.231 kcal/mol/Å"; "" for what is no energy."""
+        if not self.unit.startswith("eV"):
+            return ""
+        return f"{error / self.error_factor * _KCAL_PER_MOL:.3g} kcal/mol{self.unit[2:]}"
 
 
 def regression_metrics(prediction: np.ndarray, label: np.ndarray, targets: Sequence[Target]) -> Dict[str, float]:

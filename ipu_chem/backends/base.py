@@ -19,16 +19,23 @@ from ipu_chem.optim import OptimizerConfig
 class Program(nn.Module):
     """Model and loss in one module: what a device compiles."""
 
-    def __init__(self, model: nn.Module, loss: Callable[..., Tensor]) -> None:
+    def __init__(self, model: nn.Module, loss: Callable[..., Tensor], first_target: int = -2) -> None:
+        """Join the two.
+
+        Args:
+            model, loss: see `Backend.compile`.
+            first_target: `ipu_chem.batch.first_target` of the batches.
+        """
         super().__init__()
         self.model = model
         self.loss = loss
+        self.first_target = first_target
 
-    def forward(self, batch: Any) -> Tuple[Tensor, Tensor]:
-        """A NamedTuple of tensors whose last two are labels and weights -> (prediction, loss)."""
+    def forward(self, batch: Any) -> Tuple[Any, Tensor]:
+        """A NamedTuple of tensors, of which the last ones are labels and weights -> (prediction, loss)."""
         # Slices, not the batch's properties: torch.compile of torch 2.0 does not follow those.
-        prediction = self.model(*batch[:-2])
-        return prediction, self.loss(prediction, *batch[-2:])
+        prediction = self.model(*batch[: self.first_target])
+        return prediction, self.loss(prediction, *batch[self.first_target :])
 
 
 class Backend(ABC):
@@ -72,8 +79,8 @@ class Backend(ABC):
         """Run one call; returns the loss of each of its optimizer steps, [device_iterations], on the host."""
 
     @abstractmethod
-    def evaluate(self, batch: Any) -> Tensor:
-        """Predict for `packs_per_evaluation` packs; returns the predictions in order, on the host."""
+    def evaluate(self, batch: Any) -> Any:
+        """Predict for `packs_per_evaluation` packs; returns the model's tensor, or tuple of them, on the host."""
 
     @abstractmethod
     def state_dict(self, weights_only: bool = False) -> Dict[str, Dict[str, Any]]:

@@ -21,6 +21,7 @@ from ipu_chem.backends.options import Batching, Precision, World
 from ipu_chem.backends.poptorch_blocks import choose_stages, keep_between_blocks, place_stages, refusal
 from ipu_chem.backends.poptorch_optim import build_optimizer
 from ipu_chem.backends.poptorch_options import host_overlap, program_options
+from ipu_chem.batch import first_target, inputs_of, targets_of
 from ipu_chem.optim import OptimizerConfig, ParameterGroups
 
 # What has no place on an IPU and is halved before it travels.
@@ -41,8 +42,8 @@ def ipus_available() -> bool:
 class _TrainingProgram(Program):
     """Model, loss and the mark from which PopTorch differentiates; only the loss leaves the device."""
 
-    def __init__(self, model: nn.Module, loss: Callable[..., Tensor], overlap: Any) -> None:
-        super().__init__(model, loss)
+    def __init__(self, program: Program, overlap: Any) -> None:
+        super().__init__(program.model, program.loss, program.first_target)
         self.overlap = overlap
 
     def forward(self, batch: Any) -> Any:
@@ -65,7 +66,8 @@ class _OverlappedInference(nn.Module):
 
     def forward(self, *inputs: Tensor) -> Any:
         """What the model takes and returns."""
-        return self.overlap[1](self.model(*(self.overlap[0](tensor) for tensor in inputs)))
+        predicted = self.model(*(self.overlap[0](tensor) for tensor in inputs))
+        return tuple(map(self.overlap[1], predicted)) if isinstance(predicted, tuple) else self.overlap[1](predicted)
 
 
 class PopTorchBackend(Backend):
@@ -116,7 +118,7 @@ class PopTorchBackend(Backend):
         example = self._register(example, "evaluation" if optimizer is None else "training", packs)
         if self.precision.weights == "float16":
             weights_to_half(model)
-        self._model, self._program = model, Program(model, loss)
+        self._model, self._program = model, Program(model, loss, first_target(example))
         self._micro_batch = type(example)(*(field[: batching.micro_batch_size] for field in example))
         if self.options.ipus_per_replica > 1:
             accumulation = None if optimizer is None else batching.gradient_accumulation
@@ -131,7 +133,7 @@ class PopTorchBackend(Backend):
         self._groups = ParameterGroups(optimizer, model, trained)
         self._optimizer = build_optimizer(self._poptorch, optimizer, self._groups, self.precision)
         self._learning_rate = optimizer.learning_rate
-        program = _TrainingProgram(model, loss, self._overlap).train()
+        program = _TrainingProgram(self._program, self._overlap).train()
         executor = self._poptorch.trainingModel(program, self._program_options(True), self._optimizer)
         self._training = self._compile(executor, "training", example)
         if self.compiles_only:  # no later call would compile it
@@ -150,10 +152,11 @@ class PopTorchBackend(Backend):
         # One number per micro-batch of every replica; those of a step are adjacent and add up to its loss.
         losses = self._training(batch).reshape(self.batching.device_iterations, -1).sum(1)
         if self.world.size > 1:  # the others' losses stay on their hosts: the mean over what is here stands for all
-            losses = losses / batch[-1].reshape(len(losses), -1).sum(1).clamp(min=1e-12)
+            weight = targets_of(batch)[1]
+            losses = losses / weight.reshape(len(losses), -1).sum(1).clamp(min=1e-12)
         return losses
 
-    def evaluate(self, batch: Any) -> Tensor:
+    def evaluate(self, batch: Any) -> Any:
         """See `Backend.evaluate`."""
         assert self._model is not None, "compile() comes first"
         if self._inference is None:
@@ -164,7 +167,7 @@ class PopTorchBackend(Backend):
             batch = self._ready(batch, "evaluation")
             self._make_way(self._training)
         assert self._inference is not None
-        return self._inference(*batch[:-2])  # labels and weights stay behind
+        return self._inference(*inputs_of(batch))  # labels and weights stay behind
 
     def state_dict(self, weights_only: bool = False) -> Dict[str, Dict[str, Any]]:
         """See `Backend.state_dict`."""
@@ -236,7 +239,7 @@ class PopTorchBackend(Backend):
         self._model.eval()
         program = self._model if self._overlap is None else _OverlappedInference(self._model, self._overlap)
         executor = self._poptorch.inferenceModel(program, self._program_options(False))
-        self._inference = self._compile(executor, "evaluation", *batch[:-2])
+        self._inference = self._compile(executor, "evaluation", *inputs_of(batch))
         self._model.train(was_training)
 
     def _program_options(self, training: bool) -> Any:

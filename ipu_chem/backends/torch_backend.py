@@ -23,6 +23,7 @@ from ipu_chem.backends.torch_fsdp import Shards, check_torch, on_host
 from ipu_chem.backends.torch_numerics import build_optimizer, check_autocast, denormals_flushed, grad_scaler
 from ipu_chem.backends.torch_processes import Processes
 from ipu_chem.backends.torch_transfer import to_device
+from ipu_chem.batch import first_target
 from ipu_chem.kernels.convolution import use_kernels
 from ipu_chem.kernels.fused_attention import use_fused_attention
 from ipu_chem.kernels.native import NativeError
@@ -87,21 +88,22 @@ class TorchBackend(Backend):
                 use_fused_attention(model)
         elif self.options.kernels and self.device.type == "cuda":
             use_fused_attention(model)
+        self._first_target = first_target(example)
         if self._shards is not None:
             self._shards.share_out(model)
             packs = self.batching.packs_per_evaluation
             self._example = type(example)(*(field[:packs] for field in example))
-            self._program = Program(model, loss)
+            self._program = Program(model, loss, self._first_target)
         else:
-            self._program = Program(model, loss).to(self.device)
+            self._program = Program(model, loss, self._first_target).to(self.device)
             self._processes.take_from_first([*model.parameters(), *model.buffers()])
         # The bare model is a program of its own: without loss and gradients it is cheaper.
         self._run: Callable[[Any], Any] = self._program
-        self._predict: Callable[..., Tensor] = model
+        self._predict: Callable[..., Any] = model
         if self.options.compile_blocks:
             compile_blocks(model, self.options)
         elif self.options.compile:
-            self._run, self._predict = compiled_programs(model, loss, self.options)
+            self._run, self._predict = compiled_programs(self._program, self.options)
         if optimizer is not None:
             if self._is_half:
                 self._half = HalfWeights(model, self.precision)
@@ -130,7 +132,7 @@ class TorchBackend(Backend):
                 losses.append(total)
         return torch.stack(losses).cpu()
 
-    def evaluate(self, batch: Any) -> Tensor:
+    def evaluate(self, batch: Any) -> Any:
         """See `Backend.evaluate`."""
         assert self._program is not None, "compile() comes first"
         self._check_packs(batch, self.batching.packs_per_evaluation)
@@ -138,7 +140,7 @@ class TorchBackend(Backend):
             self._processes.largest(1)  # see `total`
         return self._predictions(batch)
 
-    def _predictions(self, batch: Any) -> Tensor:
+    def _predictions(self, batch: Any) -> Any:
         """`evaluate`, in this process."""
         assert self._program is not None
         self._program.eval()
@@ -147,8 +149,11 @@ class TorchBackend(Backend):
         with torch.no_grad(), self._arithmetic(), flushed, self._processes.among_computing():
             for micro_batch in self._micro_batches(batch):
                 self._begin_replay()
-                predictions.append(self._predict(*micro_batch[:-2]).cpu())
-        return torch.cat(predictions)
+                predicted = self._predict(*micro_batch[: self._first_target])
+                several = isinstance(predicted, tuple)
+                predictions.append([one.cpu() for one in (predicted if several else (predicted,))])
+        joined = tuple(torch.cat(parts) for parts in zip(*predictions))
+        return joined if several else joined[0]
 
     def state_dict(self, weights_only: bool = False) -> Dict[str, Dict[str, Any]]:
         """See `Backend.state_dict`."""
@@ -287,7 +292,8 @@ class TorchBackend(Backend):
         single = all(weight.dtype == torch.float32 for weight in model.parameters())
         whole = not self.options.compile or COMPILES_WHOLE
         plain = self.device.type == "cpu" and self.options.autocast == "none"
-        return self.options.kernels and single and whole and plain
+        once = not any(getattr(part, "differentiates", False) for part in model.modules())  # kernels have one slope
+        return self.options.kernels and single and whole and plain and once
 
     def _check_options(self) -> None:
         """Refuse what does not go together or not on this device."""

@@ -25,16 +25,17 @@ def compiled(module: nn.Module, options: TorchOptions) -> Callable[..., Any]:
     return torch.compile(module, **_arguments(options))
 
 
-def compiled_programs(model: nn.Module, loss: Callable[..., Any], options: TorchOptions) -> Tuple[Any, Any]:
+def compiled_programs(program: Program, options: TorchOptions) -> Tuple[Any, Any]:
     """The training program, batch -> (prediction, loss), and the evaluation program, inputs -> prediction.
 
     What takes no weights (masks, indices, distances) is made before them: inside, a compiler would fuse its making
     into every use and work it out anew for every feature of every edge.
     """
-    prepare, rest = _halves(model)
-    train, predict = compiled(Program(rest, loss), options), compiled(rest, options)
+    first = program.first_target
+    prepare, rest = _halves(program.model)
+    train, predict = compiled(Program(rest, program.loss, first), options), compiled(rest, options)
     return (
-        lambda batch: train((*prepare(*batch[:-2]), *batch[-2:])),
+        lambda batch: train((*prepare(*batch[:first]), *batch[first:])),
         lambda *inputs: predict(*prepare(*inputs)),
     )
 

@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from ipu_chem.batch import CompactNodePack, CompactPack
+from ipu_chem.batch import compact_kind
 from ipu_chem.config import RunConfig
 from ipu_chem.data.fixed_point import step_for, to_fixed_point
 from ipu_chem.ipu.example_text import text_budget, text_model, text_packs
-from ipu_chem.losses import token_cross_entropy
-from ipu_chem.models.registry import reads_text
+from ipu_chem.losses import token_cross_entropy, with_forces
+from ipu_chem.models.registry import needs_charge, reads_text
 from packing import Budget, Ragged
 from packing.collate import collate_graphs
 
@@ -69,7 +69,7 @@ def assumed_neighbors(config: RunConfig) -> int:
 
 def assumed_step(config: RunConfig) -> Optional[float]:
     """Å, of positions in 16 bits; None where they cross as they are."""
-    return step_for(config.model.cutoff) if config.pack.positions == "int16" else None
+    return step_for(config.model.cutoff) if config.short_positions else None
 
 
 def example_model(config: RunConfig, device: str = "cpu") -> nn.Module:
@@ -85,7 +85,9 @@ def example_model(config: RunConfig, device: str = "cpu") -> nn.Module:
         return text_model(config, device)
     targets = [Target(str(number), "", config.data.extensive) for number in range(number_of_targets(config))]
     with torch.device(device):
-        return make_model(config, targets, assumed_neighbors(config), assumed_step(config))
+        return make_model(
+            config, targets, assumed_neighbors(config), assumed_step(config), forces=bool(config.force_share)
+        )
 
 
 def example_loss(config: RunConfig) -> Any:
@@ -96,7 +98,10 @@ def example_loss(config: RunConfig) -> Any:
     """
     from ipu_chem.training.graph_run import loss_function
 
-    return token_cross_entropy if reads_text(config.model.name) else loss_function(config)
+    if reads_text(config.model.name):
+        return token_cross_entropy
+    loss = loss_function(config)
+    return with_forces(loss, config.force_share) if config.force_share else loss
 
 
 def example_packs(config: RunConfig, packs: int, seed: int = 0) -> Any:
@@ -108,8 +113,8 @@ def example_packs(config: RunConfig, packs: int, seed: int = 0) -> Any:
         seed: other seeds give the same shapes with other contents, fillings included.
 
     Returns:
-        A CompactPack, a CompactNodePack where the device makes the edges, or a TokenPack; weights sum to 1 over every
-        step, or over all packs where they are no whole number of steps.
+        What `compact_kind` says, or a TokenPack; weights sum to 1 over every step, or over all packs where they are no
+        whole number of steps.
 
     Raises:
         ValueError: no pack is asked for.
@@ -130,10 +135,18 @@ def example_packs(config: RunConfig, packs: int, seed: int = 0) -> Any:
     step = assumed_step(config)
     pos = pos if step is None else to_fixed_point(pos, first, step)
     nodes = {"z": Ragged(elements, first), "pos": Ragged(pos, first)}
+    if config.force_share:
+        nodes["forces"] = Ragged(rng.normal(size=(first[-1], 3)).astype(np.float32), first)
+        nodes["force_weight"] = Ragged(np.ones((first[-1], 1), np.float32), first)
+    if needs_charge(config.model.name):
+        labels["charge"] = rng.integers(-1, 2, len(sizes)).astype(np.int8)
+        labels["spin"] = rng.integers(0, 3, len(sizes)).astype(np.uint8)
     edges = _ring_edges(sizes, offsets, budget["nodes"], budget["edges"])
     arrays = collate_graphs((np.arange(len(sizes)), offsets), budget, nodes, edges, labels)
     arrays["weight"] = _per_step(arrays["weight"], config.batching.packs_per_step)
-    kind: Any = CompactNodePack if assumed_neighbors(config) else CompactPack
+    if config.force_share:
+        arrays["force_weight"] = _per_step(arrays["force_weight"], config.batching.packs_per_step) / 3
+    kind = compact_kind(not assumed_neighbors(config), needs_charge(config.model.name), bool(config.force_share))
     tensors: Dict[str, torch.Tensor] = {name: torch.from_numpy(arrays[name]) for name in kind._fields}
     return kind(**tensors)
 

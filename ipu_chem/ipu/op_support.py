@@ -15,6 +15,7 @@ from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 from torch import Tensor, nn
 
 from ipu_chem.backends.base import Program
+from ipu_chem.batch import first_target
 from ipu_chem.config import RunConfig
 from ipu_chem.ipu.example import example_loss, example_model, example_packs
 from ipu_chem.ipu.op_watch import Record, Remark, Watched, watch
@@ -132,13 +133,16 @@ def check_config(config: RunConfig) -> Report:
         for training in (True, False):
             model.train(training)
             # Evaluation has no loss: a sum stands in for it.
-            reports.append(check_program(Program(model, loss if training else _sum), *examples))
+            program = Program(model, loss if training else _sum, first_target(examples[0]))
+            reports.append(check_program(program, *examples))
     findings = merge([list(report.findings) for report in reports])
     return Report(tuple(findings), reports[0].operators)
 
 
-def _sum(prediction: Tensor, *_: Tensor) -> Tensor:
+def _sum(prediction: Any, *_: Tensor) -> Tensor:
     """Of everything that a model gives out."""
+    if isinstance(prediction, tuple):
+        return prediction[0].sum() + prediction[1].sum()
     return prediction.sum()
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ipu_chem.backends.base import Program
 from ipu_chem.backends.ipu_options import IpuOptions
 from ipu_chem.backends.options import Batching, Precision
+from ipu_chem.batch import first_target
 from ipu_chem.ipu.layout import Layout, Refusal, advice, complaint, counted
 from ipu_chem.ipu.machine import LARGEST_MACHINE, is_power_of_two
 from ipu_chem.ipu.memory import COMFORTABLE_SHARE, MemoryModel
@@ -66,7 +67,8 @@ class Task:
         """Of every block at a micro-batch size, with weights in a format."""
         key = (weights, micro_batch_size)
         if key not in self._known:
-            twin = meta_copy(Program(self.model, self.loss), getattr(torch, weights))
+            program = Program(self.model, self.loss, first_target(self.example))
+            twin = meta_copy(program, getattr(torch, weights))
             self._known[key] = profile_blocks(twin, to_meta(self.example, micro_batch_size))
         return self._known[key]
 

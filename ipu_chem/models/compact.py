@@ -6,7 +6,7 @@ None is guessed from an atomic number or a position.
 On data's way: CompactPack.inputs or CompactNodePack.inputs -> CompactInputs -> graph model (or DeviceEdges).
 """
 
-from typing import Optional, Tuple
+from typing import Any, Optional, Tuple
 
 import torch
 from torch import Tensor, nn
@@ -31,23 +31,18 @@ class CompactInputs(Wrapper):
         if position_step is not None and not position_step > 0:
             raise ValueError(f"position_step={position_step}: give a positive length in Å, or None for positions in Å.")
         self.position_step = position_step
+        self.takes_edges = not getattr(model, "finds_edges", False)
 
-    def forward(
-        self,
-        z: Tensor,
-        pos: Tensor,
-        graph_ends: Tensor,
-        edge_index: Optional[Tensor] = None,
-        num_edges: Optional[Tensor] = None,
-    ) -> Tensor:
+    def forward(self, z: Tensor, pos: Tensor, graph_ends: Tensor, *rest: Tensor) -> Any:
         """Predict.
 
         Args:
             z: [B, N] integer, atomic numbers.
             pos: [B, N, 3], Å, or int16 in steps.
             graph_ends: [B, G] integer, atoms up to the end of each molecule; in padding those of the whole pack.
-            edge_index: [B, 2, E] integer, atoms inside the pack; None for models that find edges themselves.
-            num_edges: [B, 1] integer, how many of them are real; the others follow at the end.
+            *rest: with edges first edge_index [B, 2, E] integer, atoms inside the pack, and num_edges [B, 1] integer,
+                how many of them are real, which the others follow; then what else the model takes of molecules,
+                such as charge and spin, [B, G] each.
 
         Returns:
             The model's prediction.
@@ -55,28 +50,21 @@ class CompactInputs(Wrapper):
         Raises:
             ValueError: positions come in another form than was said.
         """
-        return self.model(*self.expand(z, pos, graph_ends, edge_index, num_edges))
+        return self.model(*self.expand(z, pos, graph_ends, *rest))
 
-    def expand(
-        self,
-        z: Tensor,
-        pos: Tensor,
-        graph_ends: Tensor,
-        edge_index: Optional[Tensor] = None,
-        num_edges: Optional[Tensor] = None,
-    ) -> Tuple[Tensor, ...]:
+    def expand(self, z: Tensor, pos: Tensor, graph_ends: Tensor, *rest: Tensor) -> Tuple[Tensor, ...]:
         """What the model takes, from what `forward` does; raises what that does."""
         if pos.is_floating_point() != (self.position_step is None):
             raise ValueError(f"positions are {pos.dtype}, the model was made for position_step={self.position_step}.")
         if self.position_step is not None:
             pos = pos.to(torch.float32) * self.position_step
         node_mask, graph_index, graph_mask = masks_from_ends(graph_ends, z.shape[1])
-        if edge_index is None:
-            return z, pos, graph_index, node_mask, graph_mask
-        assert num_edges is not None
+        if not self.takes_edges:
+            return (z, pos, graph_index, node_mask, graph_mask, *rest)
+        edge_index, num_edges = rest[:2]
         slot = torch.arange(edge_index.shape[2], dtype=torch.int32, device=z.device)
         edge_mask = slot.unsqueeze(0) < num_edges.to(torch.int32)
-        return z, pos, graph_index, edge_index, node_mask, edge_mask, graph_mask
+        return (z, pos, graph_index, edge_index, node_mask, edge_mask, graph_mask, *rest[2:])
 
 
 def masks_from_ends(graph_ends: Tensor, num_nodes: int) -> Tuple[Tensor, Tensor, Tensor]:

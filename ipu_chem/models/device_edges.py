@@ -6,7 +6,7 @@ the k smallest within the cutoff become edges: static shapes, however many neigh
 On data's way: CompactNodePack.inputs -> CompactInputs -> DeviceEdges (edge_index, edge_mask) -> graph model.
 """
 
-from typing import Tuple
+from typing import Any, Tuple
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,8 @@ _NOT_A_NEIGHBOR = -1.0e9  # minus a squared distance in Å² that no molecule re
 
 class DeviceEdges(Wrapper):
     """A graph model that takes no edges."""
+
+    finds_edges = True
 
     def __init__(self, model: nn.Module, cutoff: float, max_neighbors: int) -> None:
         """Wrap a model.
@@ -39,16 +41,18 @@ class DeviceEdges(Wrapper):
         self.cutoff = float(cutoff)
         self.max_neighbors = max_neighbors
 
-    def forward(self, z: Tensor, pos: Tensor, graph_index: Tensor, node_mask: Tensor, graph_mask: Tensor) -> Tensor:
-        """Predict; arguments as of `SchNet.forward` without edges."""
-        return self.model(*self.expand(z, pos, graph_index, node_mask, graph_mask))
+    def forward(
+        self, z: Tensor, pos: Tensor, graph_index: Tensor, node_mask: Tensor, graph_mask: Tensor, *rest: Tensor
+    ) -> Any:
+        """Predict; arguments as of the model's forward without edges."""
+        return self.model(*self.expand(z, pos, graph_index, node_mask, graph_mask, *rest))
 
     def expand(
-        self, z: Tensor, pos: Tensor, graph_index: Tensor, node_mask: Tensor, graph_mask: Tensor
+        self, z: Tensor, pos: Tensor, graph_index: Tensor, node_mask: Tensor, graph_mask: Tensor, *rest: Tensor
     ) -> Tuple[Tensor, ...]:
         """What the model takes."""
         edge_index, edge_mask = neighbors_in_packs(pos, graph_index, node_mask, self.cutoff, self.max_neighbors)
-        return z, pos, graph_index, edge_index, node_mask, edge_mask, graph_mask
+        return (z, pos, graph_index, edge_index, node_mask, edge_mask, graph_mask, *rest)
 
 
 def neighbors_in_packs(

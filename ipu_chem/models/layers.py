@@ -20,11 +20,15 @@ class ShiftedSoftplus(nn.Module):
     """ln(0.5 e^x + 0.5), which is 0 at 0 (Schuett et al. 2017)."""
 
     kernel: Optional[Callable[[Tensor], Tensor]] = None  # a backend's own form
+    elementary = False  # of operators whose slopes PopTorch has as operators, for models that differentiate energies
 
     def forward(self, x: Tensor) -> Tensor:
         """Element by element, any shape."""
         if self.kernel is not None:
             return self.kernel(x)
+        if self.elementary:
+            size = torch.clamp(x, min=0.0) + torch.clamp(-x, min=0.0)  # without a slope at 0, where both have one
+            return torch.log1p(torch.exp(-size)) + 0.5 * (x + size) - math.log(2.0)
         return functional.softplus(x) - math.log(2.0)
 
 

@@ -34,6 +34,11 @@ def reads_text(name: str) -> bool:
     return name in LANGUAGE_MODELS
 
 
+def needs_charge(name: str) -> bool:
+    """Whether a model takes charge and spin of molecules behind its other inputs."""
+    return bool(getattr(MODELS.get(name), "needs_charge", False))
+
+
 # What reading filters from a table saves depends on how much they cost: two layers in SchNet, one in PaiNN.
 _USUAL_FILTER = {"schnet": "table", "painn": "exact"}
 

@@ -3,7 +3,7 @@
 On data's way: LabelledLoader.evaluation() -> Backend.evaluate -> predictions in real units -> metrics.
 """
 
-from typing import Callable, Dict, List, Sequence, Tuple
+from typing import Any, Callable, Dict, List, Sequence, Tuple
 
 import numpy as np
 
@@ -61,11 +61,15 @@ class Evaluator(Measures):
         """See `Measures.metric_names`."""
         return [target.metric(kind) for target in self.targets for kind in ("mae", "rmse")]
 
-    def predictions(self, backend: Backend) -> np.ndarray:
+    def predictions(self, backend: Backend) -> Any:
         """[K, T] float64 in the targets' units, in the order of the split."""
         return self.to_units(self.loader.items, predict_split(backend, self.loader))
 
+    def errors(self, predictions: Any) -> Dict[str, float]:
+        """MAE and RMSE per target, of what `predictions` returned."""
+        return regression_metrics(predictions, self.labels, self.targets)
+
     def metrics(self, backend: Backend) -> Tuple[Dict[str, float], float]:
         """See `Measures.metrics`: MAE and RMSE per target."""
-        metrics = regression_metrics(self.predictions(backend), self.labels, self.targets)
+        metrics = self.errors(self.predictions(backend))
         return metrics, selection_metric(metrics, self.targets, self.scale)

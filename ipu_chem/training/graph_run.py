@@ -21,10 +21,11 @@ from ipu_chem.data.selection import dataset_options, select_targets
 from ipu_chem.data.standardize import Standardizer, composition_baseline
 from ipu_chem.loader import PackLoader
 from ipu_chem.losses import LOSSES, Loss
-from ipu_chem.metrics import Target, regression_metrics
+from ipu_chem.metrics import Target
 from ipu_chem.models.compact import CompactInputs
 from ipu_chem.models.device_edges import DeviceEdges
-from ipu_chem.models.registry import build_model
+from ipu_chem.models.forces import EnergyForces
+from ipu_chem.models.registry import build_model, needs_charge
 from ipu_chem.training.evaluation import Evaluator
 from ipu_chem.training.run_data import RunData, molecule_name, plans_of_splits, split_items
 from packing import Budget
@@ -52,13 +53,30 @@ class GraphData(RunData):
         """Å, what a 1 of 16-bit positions means; None when they travel in Å."""
         return self.store.info.get(STEP)
 
+    @staticmethod
+    def fit(store: Store, items: np.ndarray, references: Any) -> Standardizer:
+        """The standardiser of a run, from its training items."""
+        return Standardizer.fit(store, items, references)
+
     def loader(self, split: str, config: RunConfig) -> PackLoader:
         """See `RunData.loader`."""
         labels = np.asarray(self.store.fields["y"], np.float64)
         standardised = self.standardizer.apply(self.store.ragged("z"), labels)
         return PackLoader(
-            self.store, self.items[split], self.plans[split], standardised, self.budget, config.batching, self.world
+            self.store,
+            self.items[split],
+            self.plans[split],
+            standardised,
+            self.budget,
+            config.batching,
+            self.world,
+            needs_charge(config.model.name),
+            self.standardised_forces(),
         )
+
+    def standardised_forces(self) -> Optional[np.ndarray]:
+        """[total, 3] of all atoms of the store; None for runs that learn none."""
+        return None
 
     def measures(self, split: str, config: RunConfig) -> Evaluator:
         """See `RunData.measures`."""
@@ -82,8 +100,8 @@ class GraphData(RunData):
         """See `RunData.describe`."""
         step = self.position_step
         positions = "float32" if step is None else f"int16, steps of {step:.3g} Å, off by at most {step / 2:.3g} Å"
-        targets = [{"name": one.name, "unit": one.unit, "mae": one.metric("mae")} for one in self.targets]
-        names = ", ".join(target.name for target in self.targets)
+        targets = [{"name": one.name, "unit": one.unit, "mae": one.metric("mae")} for one in self.learnt]
+        names = ", ".join(target.name for target in self.learnt)
         return {
             "kind": "graphs",
             "targets": targets,
@@ -100,27 +118,41 @@ class GraphData(RunData):
             evaluator = self.measures(split, config)
             predictions = evaluator.predictions(backend)
             if backend.world.rank == 0:
-                self._write_predictions(folder / f"predictions_{split}.csv", evaluator, predictions)
-            found["results"][split] = regression_metrics(predictions, evaluator.labels, self.targets)
-            baseline = composition_baseline(self.store, self.items["train"], self.items[split])
-            found["baseline"][split] = {
-                target.metric("mae"): baseline[target.name] * target.error_factor for target in self.targets
-            }
+                self.write_predictions(folder, split, evaluator, predictions)
+            found["results"][split] = evaluator.errors(predictions)
+            found["baseline"][split] = self.baseline(evaluator)
             for name, value in found["results"][split].items() if backend.world.rank == 0 else ():
-                beside = found["baseline"][split].get(name)
-                against = f" (per-composition linear baseline {beside:.4g})" if beside is not None else ""
-                print(f"{split}: {name} {value:.4g}{against}")
+                print(f"{split}: {name} {value:.4g}{self._beside(name, value, found['baseline'][split])}")
         return found
+
+    def baseline(self, evaluator: Evaluator) -> Dict[str, float]:
+        """Errors of what knows compositions and no shapes."""
+        errors = composition_baseline(self.store, self.items["train"], evaluator.loader.items)
+        return {target.metric("mae"): errors[target.name] * target.error_factor for target in self.targets}
+
+    def _beside(self, name: str, value: float, baseline: Mapping[str, float]) -> str:
+        """What a printed error is to be compared with: itself in another unit, the baseline, published errors."""
+        notes = [target.other_unit(value) for target in self.learnt if name.endswith(target.metric(""))]
+        notes += [f"baseline {baseline[name]:.4g}"] if name in baseline else []
+        notes += [f"{who} {error:.4g}" for who, error in self.store.info.get("published", {}).get(name, {}).items()]
+        notes = [note for note in notes if note]
+        return f" ({'; '.join(notes)})" if notes else ""
+
+    @property
+    def learnt(self) -> List[Target]:
+        """All quantities whose errors are told."""
+        return self.targets
 
     def to_units(self, items: np.ndarray, standardised: np.ndarray) -> np.ndarray:
         """Predictions for store items in real units, [K, T] float64."""
         return self.standardizer.invert(self.store.ragged("z").take(items), standardised)
 
-    def _write_predictions(self, path: Path, evaluator: Evaluator, predictions: np.ndarray) -> None:
+    def write_predictions(self, folder: Path, split: str, evaluator: Evaluator, predictions: Any) -> None:
+        """predictions_<split>.csv: labels and predictions of every molecule, for tables and the report."""
         header = ["item", "name"]
         for target in self.targets:
             header += [f"{target.name}_label", f"{target.name}_prediction"]
-        with atomic_file(path, "w") as file:
+        with atomic_file(folder / f"predictions_{split}.csv", "w") as file:
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow(header)
             for row, item in enumerate(evaluator.loader.items.tolist()):
@@ -133,15 +165,21 @@ def load_graphs(config: RunConfig, plans: Optional[Path], state: Mapping[str, An
     """See `ipu_chem.training.run.load_data`."""
     data = config.data
     store = load_store(data, config.model.cutoff)
-    if config.pack.positions == "int16":
+    if config.short_positions:
         store = with_fixed_point(store, data.cache or None)
     targets = [Target(t["name"], t["unit"], t["extensive"]) for t in store.info["targets"]]
+    check_charges(store, config.model.name)
+    kind: Any = GraphData
+    if config.force_share:
+        from ipu_chem.training.force_run import ForceData as kind  # which is made of this module's parts
+
+        kind.check(store, targets)
     items = split_items(store, data)
     if "standardizer" in state:
         fitted = Standardizer.from_dict(state["standardizer"])
     else:
         references = None if data.references == "auto" else data.references
-        fitted = Standardizer.fit(store, items["train"], references or _usual_references(targets))
+        fitted = kind.fit(store, items["train"], references or _usual_references(targets))
     neighbors = _device_neighbors(store, config.pack)
     made, budget = plans_of_splits(
         items,
@@ -151,7 +189,20 @@ def load_graphs(config: RunConfig, plans: Optional[Path], state: Mapping[str, An
         plans,
     )
     graphs = config.pack.graphs or max(plan.max_items_per_pack for plan in made.values())
-    return GraphData(store, items, made, budget.replace(graphs=graphs), targets, fitted, neighbors)
+    return kind(store, items, made, budget.replace(graphs=graphs), targets, fitted, neighbors)
+
+
+def check_charges(store: Store, model: str) -> None:
+    """Refuse molecules of unknown charge where a model takes it.
+
+    Raises:
+        ValueError: says how to give them.
+    """
+    if needs_charge(model) and not ("charge" in store and "spin" in store):
+        raise ValueError(
+            f"{model} takes the charge and the unpaired electrons of every molecule, which these data do not have; "
+            "write charge and spin into the comment lines of an .extxyz file, or train schnet or painn."
+        )
 
 
 def load_store(data: DataConfig, cutoff: float) -> Store:
@@ -185,7 +236,11 @@ def choose_budget(store: Store, items: np.ndarray, pack: PackConfig) -> Budget:
 
 
 def make_model(
-    config: RunConfig, targets: List[Target], neighbors: int = 0, position_step: Optional[float] = None
+    config: RunConfig,
+    targets: List[Target],
+    neighbors: int = 0,
+    position_step: Optional[float] = None,
+    forces: bool = False,
 ) -> CompactInputs:
     """The model with weights drawn from the run's seed; it takes compact packs (`ipu_chem.batch`).
 
@@ -194,8 +249,11 @@ def make_model(
         targets: what it predicts.
         neighbors: of an atom that it looks for itself; 0 when edges come with the packs.
         position_step: Å, of positions in 16 bits; None when they come in Å.
+        forces: give forces beside energies.
     """
     sizes = {name: value for name, value in vars(config.model).items() if name not in ("name", "readout")}
+    if config.force_share and sizes["filter"] == "auto":
+        sizes["filter"] = "exact"  # packs of force fields are small: a table has more points than they have edges
     torch.manual_seed(config.training.seed)
     extensive = all(target.extensive for target in targets)
     # Edges of the host are pairs; a search on the device finds the neighbours of every atom.
@@ -203,6 +261,8 @@ def make_model(
     model = build_model(
         config.model.name, len(targets), extensive, config.model.readout, undirected=undirected, **sizes
     )
+    if forces:
+        model = EnergyForces(model)
     if neighbors:
         model = DeviceEdges(model, config.model.cutoff, neighbors)
     return CompactInputs(model, position_step)
