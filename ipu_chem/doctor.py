@@ -24,7 +24,7 @@ _PACKAGES: Tuple[Tuple[str, str, str], ...] = (
     ("rdkit", "SMILES and SDF, the nci3d data set", "pip install 'ipu-chem[cpu]'"),
     ("ase", "xyz and extxyz files", "pip install 'ipu-chem[cpu]'"),
     ("matplotlib", "reports", "pip install 'ipu-chem[plot]'"),
-    ("torch_geometric", "downloading QM9, PyG Data objects", "pip install 'ipu-chem[chem]'"),
+    ("torch_geometric", "PyG Data objects", "pip install 'ipu-chem[chem]'"),
     ("tensorboard", "training.loggers=[tensorboard]", "pip install 'ipu-chem[log]'"),
     ("wandb", "training.loggers=[wandb]", "pip install 'ipu-chem[log]'"),
     ("poptorch", "accelerator=ipu", "install the wheel of the Poplar SDK, on Python 3.8 with torch 2.0.1"),

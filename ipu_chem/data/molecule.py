@@ -7,22 +7,12 @@ from typing import TYPE_CHECKING, Any, List, Mapping, NamedTuple, Optional, Sequ
 
 import numpy as np
 
-from ipu_chem.data.neighbors import radius_edges
+from ipu_chem.data.checks import check_atoms, check_electrons, check_forces
 from packing.store import Store
 
 if TYPE_CHECKING:
     from rdkit.Chem import Mol
     from torch_geometric.data import Data
-
-MAX_Z = 99  # embeddings have 100 rows, and row 0 is padding
-_COINCIDENT = 0.1  # Å; the shortest bond, H2, is 0.74
-
-# Element symbols by atomic number, 0 to 99.
-SYMBOLS = (
-    "X H He Li Be B C N O F Ne Na Mg Al Si P S Cl Ar K Ca Sc Ti V Cr Mn Fe Co Ni Cu Zn Ga Ge As Se Br Kr Rb Sr "
-    "Y Zr Nb Mo Tc Ru Rh Pd Ag Cd In Sn Sb Te I Xe Cs Ba La Ce Pr Nd Pm Sm Eu Gd Tb Dy Ho Er Tm Yb Lu Hf Ta W "
-    "Re Os Ir Pt Au Hg Tl Pb Bi Po At Rn Fr Ra Ac Th Pa U Np Pu Am Cm Bk Cf Es"
-).split()
 
 
 class Molecule(NamedTuple):
@@ -33,12 +23,18 @@ class Molecule(NamedTuple):
         pos: [n, 3] float64, Å.
         y: [T] float64, labels in the units of the data set, NaN where missing; None without labels.
         name: what error messages and tables call it.
+        forces: [n, 3] float64, -d(energy label)/d(pos), its unit per Å; all NaN or None where missing.
+        charge: of the whole molecule, e; None if it is not known.
+        spin: unpaired electrons, 2S; None if they are not known.
     """
 
     z: np.ndarray
     pos: np.ndarray
     y: Optional[np.ndarray] = None
     name: str = ""
+    forces: Optional[np.ndarray] = None
+    charge: Optional[int] = None
+    spin: Optional[int] = None
 
 
 def check_molecule(molecule: Molecule) -> None:
@@ -46,7 +42,8 @@ def check_molecule(molecule: Molecule) -> None:
 
     Raises:
         ValueError: no atoms, shapes that do not agree, an atomic number outside 1 .. 99, a coordinate that
-            is not finite, or two atoms less than 0.1 Å apart; the sentence names molecule and atoms.
+            is not finite, two atoms less than 0.1 Å apart, forces of which some are not finite, or electrons that
+            charge and spin cannot be of; the sentence names molecule and atoms.
     """
     who = molecule.name or "molecule without a name"
     z, pos = np.asarray(molecule.z), np.asarray(molecule.pos)
@@ -56,50 +53,15 @@ def check_molecule(molecule: Molecule) -> None:
         raise ValueError(f"{who}: atomic numbers are integers, not {z.dtype}.")
     if molecule.y is not None and np.ndim(molecule.y) != 1:
         raise ValueError(f"{who}: y has shape {list(np.shape(molecule.y))}; labels of a molecule are [targets].")
-    check_atoms(z, pos, np.array([0, len(z)]), [who])
-
-
-def check_atoms(z: np.ndarray, pos: np.ndarray, offsets: np.ndarray, names: Sequence[str]) -> None:
-    """Check many molecules at once.
-
-    Args:
-        z: [total] integer.
-        pos: [total, 3] floating, Å.
-        offsets: [I + 1] integer.
-        names: I names for the error message.
-
-    Raises:
-        ValueError: as `check_molecule`, for the first molecule at fault.
-    """
-
-    def owner(atom: int) -> Tuple[str, int]:
-        molecule = int(np.searchsorted(offsets, atom, side="right")) - 1
-        return names[molecule] or f"molecule {molecule}", atom - int(offsets[molecule])
-
-    lengths = np.diff(offsets)
-    if len(lengths) and lengths.min() < 1:
-        empty = int(np.argmin(lengths))
-        raise ValueError(f"{names[empty] or f'molecule {empty}'} has no atoms; leave it out.")
-    wrong = (z < 1) | (z > MAX_Z)
-    if wrong.any():
-        atom = int(np.argmax(wrong))
-        who, local = owner(atom)
-        raise ValueError(f"{who}: atom {local} has atomic number {z[atom]}; elements are 1 (H) to {MAX_Z} (Es).")
-    bad = ~np.isfinite(pos).all(axis=1)
-    if bad.any():
-        who, local = owner(int(np.argmax(bad)))
-        raise ValueError(f"{who}: atom {local} has a coordinate that is not finite; correct or leave out the molecule.")
-    close = radius_edges(pos, offsets, _COINCIDENT)
-    if len(close.values):
-        molecule = int(np.argmax(close.lengths > 0))
-        first, second = sorted(int(atom) for atom in close[molecule][0])
-        start = offsets[molecule]
-        distance = float(np.linalg.norm(pos[start + first] - pos[start + second]))
-        raise ValueError(
-            f"{names[molecule] or f'molecule {molecule}'}: atoms {first} ({SYMBOLS[z[start + first]]}) and "
-            f"{second} ({SYMBOLS[z[start + second]]}) are {distance:.3f} Å apart; two atoms at one place are "
-            "a duplicate or a wrong unit (coordinates are Å)."
-        )
+    offsets = np.array([0, len(z)])
+    check_atoms(z, pos, offsets, [who])
+    if molecule.forces is not None:
+        forces = np.asarray(molecule.forces)
+        if forces.shape != pos.shape:
+            raise ValueError(f"{who}: forces have shape {list(forces.shape)}, pos {list(pos.shape)}; they agree.")
+        check_forces(forces, offsets, [who])
+    charge, spin = (None if one is None else np.array([one]) for one in (molecule.charge, molecule.spin))
+    check_electrons(z, offsets, charge, spin, [who])
 
 
 def from_rdkit(mol: "Mol", name: str = "") -> Molecule:
@@ -154,10 +116,19 @@ def to_pyg(molecule: Molecule) -> "Data":
     return data
 
 
-def checked(z: np.ndarray, pos: np.ndarray, y: Optional[np.ndarray], name: str) -> Molecule:
+def checked(
+    z: np.ndarray,
+    pos: np.ndarray,
+    y: Optional[np.ndarray],
+    name: str,
+    forces: Optional[np.ndarray] = None,
+    charge: Optional[int] = None,
+    spin: Optional[int] = None,
+) -> Molecule:
     """A Molecule of the right dtypes that has passed `check_molecule`."""
-    check_molecule(Molecule(z, pos, y, name))  # before the cast, which would wrap an atomic number of 300
-    return Molecule(z.astype(np.uint8), np.asarray(pos, np.float64), y, name)
+    forces = None if forces is None else np.asarray(forces, np.float64)
+    check_molecule(Molecule(z, pos, y, name, forces, charge, spin))  # the cast would wrap an atomic number of 300
+    return Molecule(z.astype(np.uint8), np.asarray(pos, np.float64), y, name, forces, charge, spin)
 
 
 def molecules_to_store(
@@ -169,14 +140,13 @@ def molecules_to_store(
     """Many molecules in flat arrays.
 
     Args:
-        molecules: at least one; those without labels get NaN when others have some.
+        molecules: at least one; those without labels or forces get NaN when others have some.
         info: what `Store.info` shall hold.
         smiles: I texts, kept as the field "smiles".
         fields: further fields with one row per molecule, such as "id" [I] int64.
 
     Returns:
-        Axis "nodes" with z uint8 and pos float32 (Å); y [I, T] float64 when there are labels; axes and
-        fields "name" and "smiles" of UTF-8 bytes (`decode_text`).
+        As `arrays_to_store`; "charge" and "spin" only when every molecule has them.
 
     Raises:
         ValueError: no molecules, one that `check_molecule` refuses, or labels that differ in number.
@@ -184,25 +154,91 @@ def molecules_to_store(
     if len(molecules) == 0:
         raise ValueError("there are no molecules to store; see the list of failures for the reasons.")
     for index, molecule in enumerate(molecules):
-        if np.shape(molecule.pos) != (len(molecule.z), 3):
+        shapes = {np.shape(array) for array in (molecule.pos, molecule.forces) if array is not None}
+        if shapes != {(len(molecule.z), 3)}:
             check_molecule(molecule._replace(name=molecule.name or f"molecule {index}"))
-    names = [molecule.name for molecule in molecules]
-    z = np.concatenate([molecule.z for molecule in molecules])
-    pos = np.concatenate([molecule.pos for molecule in molecules])
     offsets = np.zeros(len(molecules) + 1, np.int64)
     np.cumsum([len(molecule.z) for molecule in molecules], out=offsets[1:])
-    check_atoms(z, pos, offsets, names)
+    return arrays_to_store(
+        np.concatenate([molecule.z for molecule in molecules]),
+        np.concatenate([molecule.pos for molecule in molecules]),
+        offsets,
+        [molecule.name for molecule in molecules],
+        _labels(molecules),
+        _forces(molecules),
+        _known([molecule.charge for molecule in molecules]),
+        _known([molecule.spin for molecule in molecules]),
+        info,
+        smiles,
+        fields,
+    )
 
+
+def arrays_to_store(
+    z: np.ndarray,
+    pos: np.ndarray,
+    offsets: np.ndarray,
+    names: Sequence[str],
+    y: Optional[np.ndarray] = None,
+    forces: Optional[np.ndarray] = None,
+    charge: Optional[np.ndarray] = None,
+    spin: Optional[np.ndarray] = None,
+    info: Optional[Mapping[str, Any]] = None,
+    smiles: Optional[Sequence[str]] = None,
+    fields: Optional[Mapping[str, np.ndarray]] = None,
+) -> Store:
+    """Molecules that are flat arrays already: trajectories and clusters by the million.
+
+    Args:
+        z: [total] integer.
+        pos: [total, 3] floating, Å.
+        offsets: [I + 1] integer, where each molecule begins.
+        names: I texts.
+        y: [I, T] labels.
+        forces: [total, 3], unit of the energy label per Å; NaN for all atoms of a molecule without.
+        charge, spin: [I] integer, as of `Molecule`.
+        info, smiles, fields: as of `molecules_to_store`.
+
+    Returns:
+        Axis "nodes" with z uint8, pos float32 (Å) and forces float32; y [I, T] float64; charge [I] int8;
+        spin [I] uint8; axes and fields "name" and "smiles" of UTF-8 bytes (`decode_text`).
+
+    Raises:
+        ValueError: a molecule that `check_molecule` refuses.
+    """
+    check_atoms(z, pos, offsets, names)
+    check_electrons(z, offsets, charge, spin, names)
     all_fields = {"z": z.astype(np.uint8), "pos": pos.astype(np.float32), **(fields or {})}
-    y = _labels(molecules)
+    axes, axis_of = {"nodes": offsets}, {"z": "nodes", "pos": "nodes"}
     if y is not None:
         all_fields["y"] = y
-    axes, axis_of = {"nodes": offsets}, {"z": "nodes", "pos": "nodes"}
+    if forces is not None:
+        check_forces(forces, offsets, names)
+        all_fields["forces"], axis_of["forces"] = forces.astype(np.float32), "nodes"
+    if charge is not None:
+        all_fields["charge"] = charge.astype(np.int8)
+    if spin is not None:
+        all_fields["spin"] = spin.astype(np.uint8)
     for field, texts in (("name", names), ("smiles", smiles)):
         if texts is not None:
             all_fields[field], axes[field] = encode_texts(texts)
             axis_of[field] = field
     return Store(axes, all_fields, axis_of, info)
+
+
+def _forces(molecules: Sequence[Molecule]) -> Optional[np.ndarray]:
+    """[total, 3] float64, or None where no molecule has forces."""
+    if all(molecule.forces is None for molecule in molecules):
+        return None
+    return np.concatenate(
+        [np.full((len(one.z), 3), np.nan) if one.forces is None else one.forces for one in molecules]
+    ).astype(np.float64)
+
+
+def _known(values: Sequence[Optional[int]]) -> Optional[np.ndarray]:
+    """[I] int64, or None where some molecule lacks the value."""
+    known = [value for value in values if value is not None]
+    return np.array(known, np.int64) if len(known) == len(values) else None
 
 
 def _labels(molecules: Sequence[Molecule]) -> Optional[np.ndarray]:

@@ -14,7 +14,14 @@ from packing.store import Store
 
 
 def dataset_options(
-    name: str, limit: int = 0, workers: int = 0, target: str = "", unit: str = "", extensive: bool = True
+    name: str,
+    limit: int = 0,
+    workers: int = 0,
+    target: str = "",
+    unit: str = "",
+    extensive: bool = True,
+    molecule: str = "",
+    subset: str = "",
 ) -> Dict[str, Any]:
     """Options for `load_dataset`; those that the data set does not have are left out.
 
@@ -25,30 +32,38 @@ def dataset_options(
         target: names of labels, for data sets whose files hold any.
         unit: of the labels, for data sets that do not know it.
         extensive: whether they grow with the molecule, likewise.
+        molecule: whose frames, for data sets that hold one molecule in many.
+        subset: part of a data set that has published ones.
 
     Raises:
-        ValueError: a unit for a data set that has its own.
+        ValueError: a unit for a data set that has its own, or a molecule or a subset for one that has none.
     """
     if name not in DATASETS:
         return {}  # load_dataset says what is wrong, and which there are
     known = inspect.signature(DATASETS[name].prepare).parameters
     if "unit" not in known and (unit or not extensive):
         raise ValueError(f"{name} knows what its labels are; data.unit and data.extensive are for data.name=file.")
+    for option, value in (("molecule", molecule), ("subset", subset)):
+        if value and option not in known:
+            having = [other for other in DATASETS if option in inspect.signature(DATASETS[other].prepare).parameters]
+            raise ValueError(f"{name} has no data.{option}={value!r}; {', '.join(having)} have data.{option}.")
     wanted: Dict[str, Any] = {
         "limit": limit or None,
         "workers": workers or None,
         "target": target or None,
         "unit": unit or None,
         "extensive": extensive,
+        "molecule": molecule or None,
+        "subset": subset or None,
     }
     return {option: value for option, value in wanted.items() if option in known and value is not None}
 
 
 def select_targets(store: Store, names: str) -> Store:
-    """The store with only the labels named, in that order.
+    """The store with only the labels named, in that order, and forces only with the label that they are forces of.
 
     Args:
-        store: with the field y and info["targets"].
+        store: with the field y and info["targets"]; forces are those of info["forces_of"].
         names: separated by commas; empty takes the first label.
 
     Raises:
@@ -71,5 +86,10 @@ def select_targets(store: Store, names: str) -> Store:
         "targets": [targets[column] for column in columns],
         "reference_energies": {name: references[name] for name in wanted if name in references},
     }
-    labels = np.asarray(store.fields["y"])[:, columns]
-    return Store(store.axes, {**store.fields, "y": labels}, store.axis_of, info)
+    fields = {**store.fields, "y": np.asarray(store.fields["y"])[:, columns]}
+    axis_of = dict(store.axis_of)
+    if info.get("forces_of") not in wanted:
+        info.pop("forces_of", None)
+        fields.pop("forces", None)
+        axis_of.pop("forces", None)
+    return Store(store.axes, fields, axis_of, info)

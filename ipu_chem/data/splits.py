@@ -1,4 +1,4 @@
-"""Which molecules train, validate and test: at random, by scaffold, or as a published file says.
+"""Which molecules train, validate and test: at random, by scaffold, as the data set's authors or a file say.
 
 A split is made before anything is packed, and its fingerprint is kept with every result, because figures on
 another split of the same data set do not compare.
@@ -8,9 +8,10 @@ On data's way: store -> Split -> standardize (train only), plan per part.
 
 import hashlib
 import json
+import re
 import zipfile
 from pathlib import Path
-from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Union
+from typing import Any, Dict, List, NamedTuple, Sequence, Union
 
 import numpy as np
 
@@ -23,6 +24,9 @@ _KEYS = {
     "val": ("val", "valid", "validation", "idx_val", "val_idx", "idx_valid", "valid_idx", "val_indices"),
     "test": ("test", "idx_test", "test_idx", "test_indices"),
 }
+
+# Names of published splits, and of the fields of a store that say which items are in their parts.
+OFFICIAL = re.compile(r"official(_\d\d)?")
 
 
 class Split(NamedTuple):
@@ -40,7 +44,7 @@ class Split(NamedTuple):
 
 
 def random_split(
-    n: int, val: Union[int, float], test: Union[int, float], seed: int = 0, train: Optional[int] = None
+    n: int, val: Union[int, float], test: Union[int, float], seed: int = 0, train: Union[int, float, None] = None
 ) -> Split:
     """Items at random; the same for the same arguments on every machine.
 
@@ -48,7 +52,7 @@ def random_split(
         n: items there are.
         val, test: a count (int) or a fraction below 1 (float), which gives at least one item unless 0.
         seed: 0 or more. The test and validation parts do not depend on ``train``.
-        train: count; None takes the rest.
+        train: a count or a fraction, likewise; None takes the rest.
 
     Raises:
         ValueError: a count is out of range, or nothing is left to train on.
@@ -57,6 +61,7 @@ def random_split(
         raise ValueError(f"random_split: n={n} is 1 or more and seed={seed} is 0 or more.")
     num_val, num_test = _count(n, val, "val"), _count(n, test, "test")
     left = n - num_val - num_test
+    train = round(n * train) if isinstance(train, float) else train
     if train is not None and train < 1 or left < (train or 1):
         raise ValueError(
             f"random_split: {n} items are not enough for val={num_val}, test={num_test} "
@@ -92,6 +97,27 @@ def file_split(path: PathLike, n: int) -> Split:
         return check_split(found[0], found[1], found[2], n)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
+
+
+def official_split(
+    part: np.ndarray, val: Union[int, float], seed: int = 0, train: Union[int, float, None] = None
+) -> Split:
+    """The training and test items that a data set was published with; validation is taken from the training ones.
+
+    Args:
+        part: [I] integer, 0 for training, 1 for test, 2 for neither.
+        val: a count, or a fraction of the training items.
+        seed: of the choice for validation.
+        train: likewise; None takes all that validation leaves.
+
+    Raises:
+        ValueError: there are not that many training items.
+    """
+    items = np.flatnonzero(part == 0)
+    if not len(items):
+        raise ValueError("none of these molecules are of the official training split; was data.limit too small?")
+    inner = random_split(len(items), val, 0, seed, train)
+    return check_split(items[inner.train], items[inner.val], np.flatnonzero(part == 1), len(part))
 
 
 def scaffold_split(smiles: Sequence[str], val: Union[int, float], test: Union[int, float], seed: int = 0) -> Split:

@@ -11,7 +11,7 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
-from ipu_chem.data.molecule import SYMBOLS
+from ipu_chem.data.checks import SYMBOLS
 from packing.store import Store
 from packing.types import Ragged
 

@@ -207,7 +207,9 @@ def check_charges(store: Store, model: str) -> None:
 
 def load_store(data: DataConfig, cutoff: float) -> Store:
     """A data set with its edges and the labels asked for."""
-    options = dataset_options(data.name, data.limit, data.workers, data.target, data.unit, data.extensive)
+    options = dataset_options(
+        data.name, data.limit, data.workers, data.target, data.unit, data.extensive, data.molecule, data.subset
+    )
     store = load_dataset(data.name, data.path or None, data.cache or None, **options)
     store = select_targets(store, data.target)
     labelled = np.flatnonzero(np.isfinite(store.fields["y"]).any(1))

@@ -113,19 +113,31 @@ def split_items(store: Store, data: DataConfig) -> Dict[str, np.ndarray]:
     """Store items of the training, validation and test split.
 
     Raises:
-        ValueError: sizes do not add up, the index file is wrong, or a scaffold split lacks SMILES.
+        ValueError: sizes do not add up, the index file is wrong, a scaffold split lacks SMILES, or there is no official
+            split.
     """
     validation, test = _share_or_count(data.validation), _share_or_count(data.test)
+    train = _share_or_count(data.train) or None
     if data.split == "random":
-        train = _share_or_count(data.train)
-        train = round(train * len(store)) if isinstance(train, float) else train
-        split = splits.random_split(len(store), validation, test, data.split_seed, train or None)
+        split = splits.random_split(len(store), validation, test, data.split_seed, train)
+    elif splits.OFFICIAL.fullmatch(data.split):
+        if data.split not in store:
+            there = [field for field in sorted(store.fields) if splits.OFFICIAL.fullmatch(field)]
+            raise ValueError(
+                f"data set {data.name} has no split {data.split!r} here; "
+                + (f"it has {', '.join(there)}." if there else "use random, or the path of an index file.")
+            )
+        split = splits.official_split(store.fields[data.split], validation, data.split_seed, train)
     elif data.split == "scaffold":
         if "smiles" not in store:
             raise ValueError(f"data set {data.name} has no SMILES, which data.split=scaffold needs; use random.")
         split = splits.scaffold_split(decode_texts(store, "smiles"), validation, test, data.split_seed)
     else:
         split = splits.file_split(data.split, len(store))
+    most = store.info.get("most_training")
+    if most and len(split.train) > most:
+        print(f"{data.name}: {len(split.train):,} frames train; its authors advise against more than {most:,}, because")
+        print("  frames of one trajectory are so alike that a test among them would say little")
     return dict(zip(SPLITS, split))
 
 

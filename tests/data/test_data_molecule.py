@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
+from ipu_chem.data.checks import SYMBOLS
 from ipu_chem.data.molecule import (
-    SYMBOLS,
     Molecule,
     check_molecule,
     decode_text,
@@ -27,6 +27,9 @@ HELIUM = Molecule(np.array([2], np.uint8), np.zeros((1, 3)), None, "hélium")
 def test_good_molecules_pass():
     check_molecule(WATER)
     check_molecule(HELIUM)
+    check_molecule(WATER._replace(forces=np.zeros((3, 3)), charge=1, spin=1))
+    check_molecule(WATER._replace(forces=np.full((3, 3), np.nan), charge=-1))  # missing, and a spin that is not said
+    check_molecule(HELIUM._replace(spin=1))
 
 
 @pytest.mark.parametrize(
@@ -42,6 +45,15 @@ def test_good_molecules_pass():
         (dict(z=np.array([8, 1], np.uint8)), r"water: z has shape \[2\] and pos \[3, 3\]"),
         (dict(z=np.zeros(0, np.uint8), pos=np.zeros((0, 3))), "water has no atoms"),
         (dict(y=np.zeros((1, 2))), "water: y has shape"),
+        (dict(forces=np.zeros((2, 3))), r"water: forces have shape \[2, 3\], pos \[3, 3\]"),
+        (dict(forces=np.array([[0, 0, 1], [0, np.nan, 0], [0, 0, 1]])), "water: the force on atom 1 is not finite"),
+        (dict(forces=np.full((3, 3), np.inf)), "water: the force on atom 0 is not finite"),
+        (dict(charge=11), "water has a charge of 11; .* no fewer than 0 electrons"),
+        (dict(charge=-129), "water has a charge of -129; it is -128 to 127"),
+        (dict(spin=-1), "water has a spin of -1; it is the number of unpaired electrons"),
+        (dict(charge=0, spin=12), "water has a spin of 12"),
+        (dict(charge=0, spin=1), r"water has 10 electrons \(charge 0\), of which 1 cannot be unpaired"),
+        (dict(charge=1, spin=0), r"water has 9 electrons \(charge 1\), of which 0 cannot be unpaired"),
     ],
 )
 def test_faults_are_named(change, sentence):
@@ -74,6 +86,30 @@ def test_store_round_trip(tmp_path):
 def test_store_without_labels_and_texts():
     store = molecules_to_store([HELIUM])
     assert "y" not in store and "smiles" not in store and store.info == {}
+
+
+def test_forces_and_electrons_in_a_store(tmp_path):
+    forces = np.arange(9.0).reshape(3, 3)
+    cation = WATER._replace(forces=forces, charge=1, spin=1)
+    store = molecules_to_store([cation, HELIUM._replace(charge=0, spin=2)])
+    store.save(tmp_path / "store")
+    store = Store.open(tmp_path / "store", verify=True)
+    assert store.fields["forces"].dtype == np.float32 and store.fields["forces"].shape == (4, 3)
+    np.testing.assert_array_equal(store["forces"][0], forces)
+    assert np.isnan(store["forces"][1]).all(), "helium has none"
+    assert store["charge"].dtype == np.int8 and store["charge"].tolist() == [1, 0]
+    assert store["spin"].dtype == np.uint8 and store["spin"].tolist() == [1, 2]
+    partly = molecules_to_store([cation, HELIUM._replace(charge=0)])
+    assert "charge" in partly and "spin" not in partly
+    assert not {"forces", "charge", "spin"} & set(molecules_to_store([WATER, HELIUM._replace(charge=0)]).fields)
+    with pytest.raises(ValueError, match="molecule 1: the force on atom 2 is not finite"):
+        broken = forces.copy()
+        broken[2, 1] = np.nan
+        molecules_to_store([WATER, WATER._replace(forces=broken, name="")])
+    with pytest.raises(ValueError, match="molecule 1 has 10 electrons"):
+        molecules_to_store([WATER._replace(charge=0, spin=0), WATER._replace(charge=0, spin=3, name="")])
+    with pytest.raises(ValueError, match=r"b: forces have shape \[1, 3\]"):
+        molecules_to_store([WATER, WATER._replace(forces=forces[:1], name="b")])
 
 
 def test_store_refuses():

@@ -1,5 +1,7 @@
 import gzip
 import itertools
+import shutil
+import zipfile
 from pathlib import Path
 from typing import NamedTuple, Tuple
 
@@ -8,7 +10,7 @@ import pytest
 from rdkit import Chem
 from rdkit.Chem import rdDistGeom
 
-from ipu_chem.data.datasets import load_dataset, qm9
+from ipu_chem.data.datasets import load_dataset, qm9, qm9_files
 from ipu_chem.data.molecule import decode_texts
 
 # Any molecules will do for the reader; these are in no particular order, as gdb9.sdf's are.
@@ -201,3 +203,15 @@ def test_no_folder(tmp_path):
 
 def test_published_targets():
     assert len(qm9.TARGETS) == 19 and len({target.name for target in qm9.TARGETS}) == 19
+
+
+def test_download(made, tmp_path, monkeypatch):
+    monkeypatch.setattr(qm9_files, "_ARCHIVE", "http://127.0.0.1:9/qm9.zip")
+    with pytest.raises(ValueError, match=r"qm9: http.*qm9.zip cannot be downloaded.*put it at .*/qm9.zip, or pass"):
+        load_dataset("qm9", cache=tmp_path)
+    with zipfile.ZipFile(tmp_path / "qm9.zip", "w") as archive:  # fetched by hand, and put there
+        for name in ("gdb9.sdf", "gdb9.sdf.csv"):
+            archive.write(made.root / "raw" / name, name)
+    shutil.copy(made.root / "raw" / "uncharacterized.txt", tmp_path)
+    assert len(load_dataset("qm9", cache=tmp_path)) == made.count - len(made.skipped)
+    assert sorted(path.name for path in tmp_path.iterdir())[-1] == "qm9-raw", "what was unpacked is not kept twice"

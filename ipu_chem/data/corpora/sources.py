@@ -3,20 +3,12 @@
 On data's way: name -> [path, or download into the cache] -> file of SMILES -> encode -> corpus store.
 """
 
-import hashlib
 import os
-import sys
-import urllib.request
-from http.client import HTTPException
 from pathlib import Path
 from typing import Dict, NamedTuple, Optional, Tuple
 
-from tqdm import tqdm
+from ipu_chem.data.download import download
 
-from packing.files import atomic_file
-
-_TIMEOUT = 30  # seconds without an answer
-_BLOCK = 1 << 20
 _ZINC = "J. J. Irwin, B. K. Shoichet, J. Chem. Inf. Model. 45, 177 (2005) (ZINC)"
 
 
@@ -109,31 +101,4 @@ def find_file(name: str, path: Optional[Path], cache: Path) -> Path:
         where = " (https://ftp.ebi.ac.uk/pub/databases/chembl/ChEMBLdb/latest)" if name == "chembl" else ""
         raise ValueError(f"corpus {name} is {source.what}{where}; pass the path of that file.")
     file = cache / source.file
-    if not file.is_file():
-        _download(name, source, file)
-    return file
-
-
-def _download(name: str, source: Source, file: Path) -> None:
-    """Fetch a file, whole or not at all."""
-    print(f"{name}: downloading {source.url} to {file}", file=sys.stderr)
-    digest = hashlib.sha256()
-    try:
-        with urllib.request.urlopen(source.url, timeout=_TIMEOUT) as answer, atomic_file(file) as out:
-            expected = source.bytes or int(answer.headers.get("Content-Length") or 0)
-            received = 0
-            with tqdm(None, name, expected or None, unit="B", unit_scale=True, mininterval=0.5) as bar:
-                for block in iter(lambda: answer.read(_BLOCK), b""):
-                    out.write(block)
-                    digest.update(block)
-                    received += len(block)
-                    bar.update(len(block))
-            if expected and received != expected:
-                raise OSError(f"{received:,} bytes came, not {expected:,}")
-            if source.sha256 and digest.hexdigest() != source.sha256:
-                raise OSError("what came is not the file that was published, its SHA-256 differs")
-    except (OSError, HTTPException) as error:
-        raise ValueError(
-            f"{name}: {source.url} cannot be downloaded ({error}); fetch it by hand, on any machine, and put it at "
-            f"{file}, or pass its path."
-        ) from None
+    return download(name, source.url, file, source.bytes, source.sha256)

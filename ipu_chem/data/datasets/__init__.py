@@ -14,7 +14,7 @@ import os
 from pathlib import Path
 from typing import Any, Callable, Dict, NamedTuple, Optional
 
-from ipu_chem.data.datasets import nci3d, own_file, qm9
+from ipu_chem.data.datasets import nci3d, own_file, qm9, rmd17
 from packing.files import PathLike
 from packing.store import Store
 
@@ -28,17 +28,19 @@ class Dataset(NamedTuple):
     """How a data set is prepared.
 
     Attributes:
-        inputs: (path, cache folder) -> JSON: checksums and library versions that decide the content.
+        inputs: (path, cache folder, and options by the names of its further arguments) -> JSON: checksums and library
+            versions that decide the content.
         prepare: (path, cache folder, **options) -> Store.
     """
 
-    inputs: Callable[[Optional[Path], Path], Dict[str, Any]]
+    inputs: Callable[..., Dict[str, Any]]
     prepare: Callable[..., Store]
 
 
 DATASETS: Dict[str, Dataset] = {
     "nci3d": Dataset(nci3d.inputs, nci3d.prepare),
     "qm9": Dataset(qm9.inputs, qm9.prepare),
+    "rmd17": Dataset(rmd17.inputs, rmd17.prepare),
     "file": Dataset(own_file.inputs, own_file.prepare),
 }
 
@@ -63,7 +65,8 @@ def load_dataset(name: str, path: Optional[PathLike] = None, cache: Optional[Pat
     root = cache_folder(cache)
     path = None if path is None else Path(path).expanduser()
     content = {key: value for key, value in settings.items() if key not in _MANNER}
-    identity = {"format": _FORMAT, "options": content, "inputs": dataset.inputs(path, root)}
+    needed = {key: value for key, value in content.items() if key in inspect.signature(dataset.inputs).parameters}
+    identity = {"format": _FORMAT, "options": content, "inputs": dataset.inputs(path, root, **needed)}
     folder = root / f"{name}-{content_key(identity)}"
 
     store = open_prepared(folder, name)

@@ -3,16 +3,18 @@
 On data's way: [raw files] -> qm9 -> store.
 """
 
-import sys
+import shutil
 from pathlib import Path
 from typing import NamedTuple, Optional
-from zipfile import BadZipFile
 
+from ipu_chem.data.download import download, unpack
 from packing.files import atomic_folder
 
+_ARCHIVE = "https://deepchemdata.s3-us-west-1.amazonaws.com/datasets/molnet_publish/qm9.zip"
+_SKIP = "https://ndownloader.figshare.com/files/3195404"
 _HELP = (
-    "fetch gdb9.sdf and gdb9.sdf.csv (https://deepchemdata.s3-us-west-1.amazonaws.com/datasets/molnet_publish/qm9.zip) "
-    "and uncharacterized.txt (https://ndownloader.figshare.com/files/3195404) by hand and pass their folder as path"
+    f"fetch gdb9.sdf and gdb9.sdf.csv ({_ARCHIVE}) and uncharacterized.txt ({_SKIP}) by hand and pass their folder as "
+    "path"
 )
 
 
@@ -59,20 +61,11 @@ def _find(folder: Path, name: str) -> Optional[Path]:
 def _downloaded(cache: Path) -> Path:
     """Folder with PyG's raw files, whole or not there at all."""
     folder = cache / "qm9-raw"
-    if folder.is_dir():
-        return folder
-    try:
-        from torch_geometric.data import download_url, extract_zip
-        from torch_geometric.datasets import QM9
-    except ImportError:
-        raise ValueError(f"qm9: downloading needs torch_geometric; pip install torch-geometric, or {_HELP}.") from None
-    print(f"qm9: downloading into {folder}", file=sys.stderr)
-    try:
+    if not folder.is_dir():
+        archive = download("qm9", _ARCHIVE, cache / "qm9.zip")
+        skip = download("qm9", _SKIP, cache / "uncharacterized.txt")
         with atomic_folder(folder) as temporary:
-            archive = Path(download_url(QM9.raw_url, str(temporary)))
-            extract_zip(str(archive), str(temporary))
-            archive.unlink()
-            download_url(QM9.raw_url2, str(temporary), filename="uncharacterized.txt")
-    except (OSError, BadZipFile) as error:
-        raise ValueError(f"qm9: the download failed ({error}); {_HELP}.") from None
+            unpack("qm9", archive, temporary / "raw")
+            shutil.move(str(skip), str(temporary / skip.name))
+        archive.unlink()
     return folder
