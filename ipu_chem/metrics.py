@@ -8,6 +8,8 @@ from typing import Dict, List, Sequence
 
 import numpy as np
 
+from ipu_chem.data.units import KCAL_PER_MOL
+
 # Errors are shown in the customary smaller unit.
 _SHOWN_IN = {
     "eV": ("meV", 1000.0),
@@ -15,7 +17,7 @@ _SHOWN_IN = {
     "Ha": ("mHa", 1000.0),
     "Ha/Å": ("mHa/Å", 1000.0),
 }
-_KCAL_PER_MOL = 23.060547830619  # of an eV
+FORCES = "forces"  # name of the quantity that every atom has three of
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ class Target:
         """The same error for those who think in kcal/mol, such as "0.231 kcal/mol/Å"; "" for what is no energy."""
         if not self.unit.startswith("eV"):
             return ""
-        return f"{error / self.error_factor * _KCAL_PER_MOL:.3g} kcal/mol{self.unit[2:]}"
+        return f"{error / self.error_factor / KCAL_PER_MOL:.3g} kcal/mol{self.unit[2:]}"
 
 
 def regression_metrics(prediction: np.ndarray, label: np.ndarray, targets: Sequence[Target]) -> Dict[str, float]:

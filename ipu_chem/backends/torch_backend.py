@@ -24,6 +24,7 @@ from ipu_chem.backends.torch_numerics import build_optimizer, check_autocast, de
 from ipu_chem.backends.torch_processes import Processes
 from ipu_chem.backends.torch_transfer import to_device
 from ipu_chem.batch import first_target
+from ipu_chem.kernels.activations import use_torch_activations
 from ipu_chem.kernels.convolution import use_kernels
 from ipu_chem.kernels.fused_attention import use_fused_attention
 from ipu_chem.kernels.native import NativeError
@@ -80,7 +81,14 @@ class TorchBackend(Backend):
         self._config = optimizer
         if self._is_half:
             weights_to_half(model)
-        if self._may_use_kernels(model):
+        if not self._is_half:
+            use_torch_activations(model)
+        differentiates = any(getattr(part, "differentiates", False) for part in model.modules())
+        if differentiates and self.options.compile:
+            raise ValueError(
+                "torch.compile=true does not go with forces: torch compiles no derivative inside a model; leave it out."
+            )
+        if self._may_use_kernels(model) and not differentiates:  # kernels have slopes, but no slopes of slopes
             try:
                 use_kernels(model)
                 use_transformer_kernels(model)
@@ -292,8 +300,7 @@ class TorchBackend(Backend):
         single = all(weight.dtype == torch.float32 for weight in model.parameters())
         whole = not self.options.compile or COMPILES_WHOLE
         plain = self.device.type == "cpu" and self.options.autocast == "none"
-        once = not any(getattr(part, "differentiates", False) for part in model.modules())  # kernels have one slope
-        return self.options.kernels and single and whole and plain and once
+        return self.options.kernels and single and whole and plain
 
     def _check_options(self) -> None:
         """Refuse what does not go together or not on this device."""

@@ -44,6 +44,16 @@ class TanhGelu(nn.Module):
         return functional.gelu(x, approximate="tanh")
 
 
+class Silu(nn.Module):
+    """`silu` as a layer."""
+
+    kernel: Optional[Callable[[Tensor], Tensor]] = None  # a backend's own form
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Element by element, any shape."""
+        return silu(x) if self.kernel is None else self.kernel(x)
+
+
 def silu(x: Tensor) -> Tensor:
     """x / (1 + exp(-x)), whose slopes of any order are made of operators that a forward pass may hold.
 

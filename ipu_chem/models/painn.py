@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ipu_chem.models.layers import (
+    Silu,
     SincBasis,
     at_least_float32,
     cosine_cutoff,
@@ -22,7 +23,6 @@ from ipu_chem.models.layers import (
     flat_index,
     keep,
     read_out,
-    silu,
     sum_into,
     take_rows,
 )
@@ -39,14 +39,6 @@ class Edges(NamedTuple):
     basis: Tensor  # [P, num_radial]; of the table's grid, [K, num_radial], when filters are tabulated
     envelope: Tensor  # [P or K, 1], cutoff function; 0 for padding edges
     places: Any  # of the P edges in the table; None for exact filters
-
-
-class Silu(nn.Module):
-    """`silu` as a layer."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Element by element, any shape."""
-        return silu(x)
 
 
 class Interaction(nn.Module):

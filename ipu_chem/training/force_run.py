@@ -12,7 +12,7 @@ from torch import Tensor
 from ipu_chem.config import RunConfig
 from ipu_chem.data.standardize import Standardizer
 from ipu_chem.losses import with_forces
-from ipu_chem.metrics import Target
+from ipu_chem.metrics import FORCES, Target
 from ipu_chem.models.compact import CompactInputs
 from ipu_chem.training.evaluation import Evaluator
 from ipu_chem.training.force_evaluation import ForceEvaluator
@@ -61,7 +61,7 @@ class ForceData(GraphData):
     @property
     def forces(self) -> Target:
         """Forces as a quantity with a unit."""
-        return Target("forces", f"{self.targets[0].unit}/Å" if self.targets[0].unit else "", False)
+        return Target(FORCES, f"{self.targets[0].unit}/Å" if self.targets[0].unit else "", False)
 
     @property
     def learnt(self) -> List[Target]:

@@ -7,15 +7,17 @@ import csv
 import html
 import json
 from pathlib import Path
-from typing import Any, List, Mapping, Sequence
+from typing import Any, List, Mapping, Sequence, Tuple
 
 import numpy as np
 
+from ipu_chem.metrics import FORCES
 from ipu_chem.training.logging import read_rows
 from ipu_chem.training.report_parts import BLUE, GREY, ORANGE, figure_of, image, table
 from packing import PackingPlan
 from packing.files import PathLike, atomic_file
 
+_MOST_POINTS = 20000  # of a figure that is to stay small
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 980px; margin: 2em auto; padding: 0 1em; }
 h1 { font-size: 1.5em; } h2 { font-size: 1.15em; margin-top: 2em; border-bottom: 1px solid #ddd; }
@@ -130,11 +132,7 @@ def _parity(folder: Path, run: Mapping[str, Any], column: int) -> Any:
     """Prediction against label, and the distribution of the errors."""
     target = run["targets"][column]
     split = "test" if (folder / "predictions_test.csv").is_file() else "validation"
-    with open(folder / f"predictions_{split}.csv", encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
-    label, prediction = (
-        np.array([float(row[f"{target['name']}_{kind}"]) for row in rows]) for kind in ("label", "prediction")
-    )
+    label, prediction = _labels(folder, split, target["name"])
     unit = f" ({target['unit']})" if target["unit"] else ""
     figure, (left, right) = figure_of(1, 2)
     left.scatter(label, prediction, s=6, alpha=0.4, color=BLUE, edgecolors="none")
@@ -142,8 +140,23 @@ def _parity(folder: Path, run: Mapping[str, Any], column: int) -> Any:
     left.plot(ends, ends, color=GREY, linewidth=0.8)
     left.set(xlabel=f"{target['name']}{unit}, label", ylabel="prediction", title=f"{split} split", aspect="equal")
     right.hist((prediction - label)[np.isfinite(label)], bins=60, color=BLUE)
-    right.set(xlabel=f"error of {target['name']}{unit}", ylabel="molecules")
+    right.set(
+        xlabel=f"error of {target['name']}{unit}", ylabel="components" if target["name"] == FORCES else "molecules"
+    )
     return figure
+
+
+def _labels(folder: Path, split: str, name: str) -> Tuple[np.ndarray, np.ndarray]:
+    """Labels and predictions of a target of molecules, or of components of forces."""
+    if name == FORCES:
+        with np.load(folder / f"forces_{split}.npz") as arrays:
+            label, prediction = arrays["label"].ravel(), arrays["prediction"].ravel()
+        shown = np.linspace(0, len(label) - 1, min(len(label), _MOST_POINTS)).astype(np.int64)
+        return label[shown], prediction[shown]
+    with open(folder / f"predictions_{split}.csv", encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    label, prediction = (np.array([float(row[f"{name}_{kind}"]) for row in rows]) for kind in ("label", "prediction"))
+    return label, prediction
 
 
 def _packing(folder: Path, run: Mapping[str, Any]) -> str:
