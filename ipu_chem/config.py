@@ -28,6 +28,8 @@ class DataConfig:
             file: columns, SDF properties or keys of the xyz comment line.
         unit: unit of a file's labels, shown beside every figure; data sets by name know theirs.
         extensive: a file's labels grow with the molecule, as energies do; false for those that do not.
+        force_key: column or key of a file's forces, in the labels' unit per Å; empty takes "forces" where there is an
+            energy.
         molecule: whose frames (rmd17, md17), such as ethanol or aspirin.
         subset: published part of the data set (hydronet): small, medium or large.
         limit: use only the first this many molecules; 0 uses all.
@@ -52,6 +54,7 @@ class DataConfig:
     target: str = ""
     unit: str = ""
     extensive: bool = True
+    force_key: str = ""
     molecule: str = ""
     subset: str = ""
     limit: int = 0

@@ -64,11 +64,20 @@ def add_prepare_arguments(parser: Any) -> None:
     parser.add_class_arguments(DataConfig, None)
     parser.add_argument("--cutoff", type=float, default=5.0, help="longest edge, in Å")
     parser.add_argument("--text", type=bool, default=False, help="name=file: SMILES as text, for chemgpt")
+    parser.add_argument(
+        "--check_forces",
+        "--check-forces",
+        action="store_true",
+        help="compare forces with the energies of near frames: sign and units",
+    )
 
 
 def prepare(arguments: Any) -> int:
     """Prepare a data set and print its contents."""
+    import numpy as np
+
     from ipu_chem.data.corpora import CORPORA, describe_corpus, load_corpus
+    from ipu_chem.data.force_check import check_energy_forces, report
     from ipu_chem.training.graph_run import load_store
 
     values = {name: value for name, value in vars(arguments).items() if name in DataConfig.__dataclass_fields__}
@@ -93,7 +102,14 @@ def prepare(arguments: Any) -> int:
     for column, target in enumerate(info["targets"]):
         values = store.fields["y"][:, column]
         print(f"target       {target['name']}: {values.mean():.6g} +- {values.std():.4g} {target['unit']}")
+    if "forces" in store:
+        forces = store.fields["forces"]
+        size = float(np.sqrt(np.nanmean(np.square(forces, dtype=np.float64))))
+        print(f"forces       of {info['forces_of']}, {size:.4g} (root mean square)")
     print(f"fingerprint  {store.fingerprint()}")
+    if arguments.check_forces:
+        unit = next((target["unit"] for target in info["targets"] if target["name"] == info.get("forces_of")), "")
+        print("\n".join(report(check_energy_forces(store), unit)))
     return 0
 
 

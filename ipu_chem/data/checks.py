@@ -11,6 +11,7 @@ from ipu_chem.data.neighbors import radius_edges
 
 MAX_Z = 99  # embeddings have 100 rows, and row 0 is padding
 _COINCIDENT = 0.1  # Å; the shortest bond, H2, is 0.74
+_AT_ONCE = 1 << 16  # molecules whose distances are looked at together, in float64
 
 # Element symbols by atomic number, 0 to 99.
 SYMBOLS = (
@@ -45,15 +46,23 @@ def check_atoms(z: np.ndarray, pos: np.ndarray, offsets: np.ndarray, names: Sequ
     if bad.any():
         who, local = _owner(int(np.argmax(bad)), offsets, names)
         raise ValueError(f"{who}: atom {local} has a coordinate that is not finite; correct or leave out the molecule.")
-    close = radius_edges(pos, offsets, _COINCIDENT)
+    for first in range(0, len(lengths), _AT_ONCE):
+        bounds = offsets[first : first + _AT_ONCE + 1]
+        _check_apart(z, pos[bounds[0] : bounds[-1]], bounds, names[first : first + _AT_ONCE], first)
+
+
+def _check_apart(z: np.ndarray, pos: np.ndarray, bounds: np.ndarray, names: Sequence[str], first: int) -> None:
+    """Refuse two atoms at one place among some molecules, of which ``first`` is the first."""
+    close = radius_edges(pos, bounds - bounds[0], _COINCIDENT)
     if len(close.values):
         molecule = int(np.argmax(close.lengths > 0))
-        first, second = sorted(int(atom) for atom in close[molecule][0])
-        start = offsets[molecule]
-        distance = float(np.linalg.norm(pos[start + first] - pos[start + second]))
+        one, other = sorted(int(atom) for atom in close[molecule][0])
+        start = bounds[molecule]
+        place = start - bounds[0]
+        distance = float(np.linalg.norm(pos[place + one] - pos[place + other]))
         raise ValueError(
-            f"{names[molecule] or f'molecule {molecule}'}: atoms {first} ({SYMBOLS[z[start + first]]}) and "
-            f"{second} ({SYMBOLS[z[start + second]]}) are {distance:.3f} Å apart; two atoms at one place are "
+            f"{names[molecule] or f'molecule {first + molecule}'}: atoms {one} ({SYMBOLS[z[start + one]]}) and "
+            f"{other} ({SYMBOLS[z[start + other]]}) are {distance:.3f} Å apart; two atoms at one place are "
             "a duplicate or a wrong unit (coordinates are Å)."
         )
 

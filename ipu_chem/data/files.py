@@ -1,10 +1,11 @@
-"""Molecules from 3D files: xyz and extxyz through ASE, SDF through RDKit.
+"""Molecules from 3D files: xyz, extxyz and ASE's data bases through ASE, SDF through RDKit.
 
 On data's way: files -> Molecule -> store, or straight into a prediction.
 """
 
 import gzip
 import io
+import sqlite3
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Dict, Iterator, List, Optional, cast
 
@@ -16,16 +17,17 @@ from packing.files import PathLike
 if TYPE_CHECKING:
     from rdkit.Chem import Mol
 
-_SUFFIXES = (".xyz", ".extxyz", ".sdf")
+_SUFFIXES = (".xyz", ".extxyz", ".sdf", ".db")
 
 
-def read_molecules(path: PathLike, target: Optional[str] = None) -> List[Molecule]:
-    """All molecules of a file; its suffix (.xyz, .extxyz, .sdf, each also with .gz) says how to read it.
+def read_molecules(path: PathLike, target: Optional[str] = None, force_key: str = "") -> List[Molecule]:
+    """All molecules of a file; its suffix (.xyz, .extxyz, .sdf, also with .gz, or .db) says how to read it.
 
     Args:
         path: the file.
-        target: what to take as labels y: keys of an xyz frame's comment line or calculator, or SDF
-            properties, separated by commas. None reads no labels.
+        target: what to take as labels y: keys of an xyz frame's comment line or calculator, of a data base's rows, or
+            SDF properties, separated by commas. None reads no labels.
+        force_key: what to take as forces where a frame or row has it; SDF files have none. Empty reads none.
 
     Raises:
         ValueError: no such file, nothing in it, another suffix, a molecule that cannot be used, or one
@@ -33,19 +35,22 @@ def read_molecules(path: PathLike, target: Optional[str] = None) -> List[Molecul
     """
     suffix = plain_suffix(Path(path))
     if suffix in (".xyz", ".extxyz"):
-        return read_xyz(path, target)
+        return read_xyz(path, target, force_key)
+    if suffix == ".db":
+        return read_db(path, target, force_key)
     if suffix == ".sdf":
         return read_sdf(path, target)
     hint = "; SMILES have no coordinates, embed them first (ipu_chem.data.smiles)" if suffix in (".smi", ".csv") else ""
     raise ValueError(f"{path}: molecules are read from {', '.join(_SUFFIXES)} files, also gzipped{hint}.")
 
 
-def read_xyz(path: PathLike, target: Optional[str] = None) -> List[Molecule]:
-    """All frames of an xyz or extxyz file.
+def read_xyz(path: PathLike, target: Optional[str] = None, force_key: str = "") -> List[Molecule]:
+    """All frames of an xyz or extxyz file; ``charge``, and ``spin`` or ``multiplicity``, of its comment lines count.
 
     Args:
         path: the file, coordinates in Å.
         target: keys of the comment line or of the calculator ASE makes of it, such as "energy".
+        force_key: column of forces, or their key in the calculator; empty reads none.
 
     Raises:
         ValueError: as `read_molecules`; also for periodic cells, which only some models could take.
@@ -53,7 +58,7 @@ def read_xyz(path: PathLike, target: Optional[str] = None) -> List[Molecule]:
     import ase.io
 
     path = existing_file(path)
-    molecules = []
+    molecules: List[Molecule] = []
     frames = ase.io.iread(str(path), index=":", format="extxyz")
     while True:
         name = f"{path.name} frame {len(molecules)}"
@@ -64,18 +69,71 @@ def read_xyz(path: PathLike, target: Optional[str] = None) -> List[Molecule]:
             raise ValueError(f"{name} cannot be read ({type(error).__name__}: {error}); is the file cut?") from None
         if atoms is None:
             break
-        if atoms.pbc.any():
-            raise ValueError(
-                f'{name} has a periodic cell; only free molecules are supported (write pbc="F F F" if it is one).'
-            )
-        y = None
-        if target is not None:
-            values: Dict[str, Any] = {**atoms.info, **(atoms.calc.results if atoms.calc is not None else {})}
-            y = _label(values, target, name)
-        molecules.append(checked(atoms.numbers, atoms.positions, y, str(atoms.info.get("name", name))))
+        molecules.append(_from_ase(atoms, atoms.info, target, force_key, name))
     if not molecules:
         raise ValueError(f"{path} holds no frames.")
     return molecules
+
+
+def read_db(path: PathLike, target: Optional[str] = None, force_key: str = "") -> List[Molecule]:
+    """All rows of an ASE data base (SQLite), also SchNetPack's, whose labels are in the data of the rows.
+
+    Args:
+        path: the file, coordinates in Å.
+        target: keys of a row or of its data, such as "energy".
+        force_key: likewise, of forces; empty reads none.
+
+    Raises:
+        ValueError: as `read_xyz`.
+    """
+    import ase.db
+
+    path = existing_file(path)
+    molecules: List[Molecule] = []
+    try:
+        with ase.db.connect(str(path)) as base:
+            for row in cast(Any, base).select():
+                # ASE's own property "charge", a sum over atoms, hides a key of that name but for the row's __dict__.
+                values = {key: vars(row).get(key, value) for key, value in row.key_value_pairs.items()}
+                values.update(row.data)
+                molecules.append(_from_ase(row.toatoms(), values, target, force_key, f"{path.name} row {row.id}"))
+    except sqlite3.Error as error:
+        raise ValueError(f"{path} is no ASE data base ({error}).") from None
+    if not molecules:
+        raise ValueError(f"{path} holds no rows.")
+    return molecules
+
+
+def _from_ase(atoms: Any, info: Dict[str, Any], target: Optional[str], force_key: str, name: str) -> Molecule:
+    """One frame or row."""
+    if atoms.pbc.any():
+        raise ValueError(
+            f'{name} has a periodic cell; only free molecules are supported (write pbc="F F F" if it is one).'
+        )
+    values = {**info, **(atoms.calc.results if atoms.calc is not None else {})}
+    y = _label(values, target, name) if target is not None else None
+    forces = atoms.arrays[force_key] if force_key in atoms.arrays else values.get(force_key)
+    charge, spin = _whole(info, "charge", name), _whole(info, "spin", name)
+    multiplicity = _whole(info, "multiplicity", name)
+    if multiplicity is not None:
+        if spin is not None and spin != multiplicity - 1:
+            raise ValueError(f"{name}: spin={spin} and multiplicity={multiplicity}; spin is the multiplicity less 1.")
+        spin = multiplicity - 1
+    name = str(info.get("name", name))
+    return checked(atoms.numbers, atoms.positions, y, name, forces, charge, spin)
+
+
+def _whole(values: Dict[str, Any], key: str, name: str) -> Optional[int]:
+    """A whole number of a comment line or row; None where it is not there."""
+    if key not in values:
+        return None
+    try:
+        number = float(np.asarray(values[key], np.float64).reshape(()))
+    except (TypeError, ValueError):
+        number = np.nan
+    if not number.is_integer():
+        raise ValueError(f"{name}: {key}={values[key]} is no whole number.")
+    return int(number)
 
 
 def read_sdf(path: PathLike, target: Optional[str] = None) -> List[Molecule]:

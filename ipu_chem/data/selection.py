@@ -22,6 +22,7 @@ def dataset_options(
     extensive: bool = True,
     molecule: str = "",
     subset: str = "",
+    force_key: str = "",
 ) -> Dict[str, Any]:
     """Options for `load_dataset`; those that the data set does not have are left out.
 
@@ -34,19 +35,22 @@ def dataset_options(
         extensive: whether they grow with the molecule, likewise.
         molecule: whose frames, for data sets that hold one molecule in many.
         subset: part of a data set that has published ones.
+        force_key: what a file's forces are called, for data sets that do not know it.
 
     Raises:
-        ValueError: a unit for a data set that has its own, or a molecule or a subset for one that has none.
+        ValueError: a unit for a data set that has its own, or an option that the data set does not have.
     """
     if name not in DATASETS:
         return {}  # load_dataset says what is wrong, and which there are
     known = inspect.signature(DATASETS[name].prepare).parameters
     if "unit" not in known and (unit or not extensive):
         raise ValueError(f"{name} knows what its labels are; data.unit and data.extensive are for data.name=file.")
-    for option, value in (("molecule", molecule), ("subset", subset)):
+    for option, value in (("molecule", molecule), ("subset", subset), ("force_key", force_key)):
         if value and option not in known:
             having = [other for other in DATASETS if option in inspect.signature(DATASETS[other].prepare).parameters]
-            raise ValueError(f"{name} has no data.{option}={value!r}; {', '.join(having)} have data.{option}.")
+            raise ValueError(
+                f"{name} has no data.{option}={value!r}; data.{option} is for data.name={', '.join(having)}."
+            )
     wanted: Dict[str, Any] = {
         "limit": limit or None,
         "workers": workers or None,
@@ -55,6 +59,7 @@ def dataset_options(
         "extensive": extensive,
         "molecule": molecule or None,
         "subset": subset or None,
+        "force_key": force_key or None,
     }
     return {option: value for option, value in wanted.items() if option in known and value is not None}
 

@@ -8,3 +8,13 @@ On data's way: raw labels -> [eV, eV/Å] -> molecules.
 KCAL_PER_MOL = 4184 / (6.02214076e23 * 1.602176634e-19)  # 0.0433641042...
 HARTREE = 27.211386245988
 BOHR = 0.529177210903  # Å
+
+# By their usual names in lower case.
+ENERGIES = {
+    "ev": 1.0,
+    "mev": 1e-3,
+    "hartree": HARTREE,
+    "ha": HARTREE,
+    "kcal/mol": KCAL_PER_MOL,
+    "kj/mol": KCAL_PER_MOL / 4.184,
+}

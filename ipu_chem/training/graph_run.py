@@ -207,9 +207,8 @@ def check_charges(store: Store, model: str) -> None:
 
 def load_store(data: DataConfig, cutoff: float) -> Store:
     """A data set with its edges and the labels asked for."""
-    options = dataset_options(
-        data.name, data.limit, data.workers, data.target, data.unit, data.extensive, data.molecule, data.subset
-    )
+    known = ("limit", "workers", "target", "unit", "extensive", "molecule", "subset", "force_key")
+    options = dataset_options(data.name, **{name: getattr(data, name) for name in known})
     store = load_dataset(data.name, data.path or None, data.cache or None, **options)
     store = select_targets(store, data.target)
     labelled = np.flatnonzero(np.isfinite(store.fields["y"]).any(1))

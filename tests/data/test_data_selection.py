@@ -27,9 +27,11 @@ def test_forces_go_with_the_label_that_they_are_forces_of():
 def test_options_are_passed_to_data_sets_that_have_them():
     assert dataset_options("rmd17", molecule="uracil", limit=3) == {"molecule": "uracil", "limit": 3}
     assert "molecule" not in dataset_options("rmd17")
-    with pytest.raises(ValueError, match="nci3d has no data.molecule='uracil'"):
+    with pytest.raises(ValueError, match="nci3d has no data.molecule='uracil'; data.molecule is for data.name=rmd17"):
         dataset_options("nci3d", molecule="uracil")
     with pytest.raises(ValueError, match="rmd17 has no data.subset='small'"):
         dataset_options("rmd17", subset="small")
+    with pytest.raises(ValueError, match="rmd17 has no data.force_key='F'; data.force_key is for data.name=file"):
+        dataset_options("rmd17", force_key="F")
     with pytest.raises(ValueError, match="rmd17 knows what its labels are"):
         dataset_options("rmd17", unit="eV")

@@ -1,7 +1,8 @@
-"""file: molecules and labels of the user's own, from one .csv or .smi (SMILES), .sdf, .xyz or .extxyz file.
+"""file: molecules and labels of the user's own, from one .csv or .smi (SMILES), .sdf, .xyz, .extxyz, .db or .npz file.
 
-SMILES are embedded as nci3d's are; coordinates of 3D files are taken as they stand. The file says neither the
-unit of its labels nor whether they grow with the molecule, so the user does.
+SMILES are embedded as nci3d's are; coordinates of 3D files are taken as they stand, and forces with them, in the unit
+of the energies per Å. The file says neither the unit of its labels nor whether they grow with the molecule, so the
+user does.
 
 On data's way: file -> molecules -> store.
 """
@@ -13,9 +14,11 @@ from typing import Any, Dict, List, Optional, Tuple
 import numpy as np
 
 from ipu_chem.data.datasets.info import failures_info, target_info
+from ipu_chem.data.energy_units import is_energy, unit_doubts
 from ipu_chem.data.files import existing_file, open_text, plain_suffix, read_molecules
 from ipu_chem.data.molecule import Molecule, molecules_to_store
 from ipu_chem.data.smiles import Failure, embed_many, read_smiles_file
+from ipu_chem.data.trajectory import read_frames
 from packing.files import file_digest
 from packing.store import Store
 
@@ -39,6 +42,7 @@ def prepare(
     target: Optional[str] = None,
     unit: str = "",
     extensive: bool = True,
+    force_key: str = "",
     limit: Optional[int] = None,
     seed: int = 0,
     workers: Optional[int] = None,
@@ -47,21 +51,24 @@ def prepare(
     """Read a file of molecules, with labels for training, or without to see how they pack.
 
     Args:
-        path: .csv with a SMILES column, .smi, .sdf, .xyz or .extxyz, also gzipped.
+        path: .csv with a SMILES column, .smi, .sdf, .xyz or .extxyz, also gzipped, .db of ASE, .npz of sGDML's form.
         cache: not used.
         target: columns, properties or keys that hold the labels, separated by commas; None reads none.
         unit: of the labels.
         extensive: whether they are sums over atoms.
+        force_key: what holds the forces of the first label; empty takes "forces", as those of the first label that is
+            called an energy, where the file has both.
         limit: take the first molecules only.
         seed: of the embeddings.
         workers: processes that embed; None takes all cores.
         progress: show a bar.
 
     Returns:
-        z, pos, y [I, T] with labels, name, and smiles (canonical) for a file of SMILES.
+        z, pos, y [I, T] with labels, name, and smiles (canonical) for a file of SMILES; forces, charge and spin where
+        the file has them.
 
     Raises:
-        ValueError: no file, an unknown column or property, or nothing left; names it.
+        ValueError: no file, an unknown column or property, forces without an energy, or nothing left; names it.
     """
     file = _file(path)
     if limit is not None and limit < 1:
@@ -71,25 +78,79 @@ def prepare(
     failures: List[Failure] = []
     if names and plain_suffix(file) == ".smi":
         raise ValueError(f"{file}: a .smi file holds no labels; write SMILES and labels as columns of a .csv.")
+    forces_of = _forces_of(file, names, force_key)
     if plain_suffix(file) in _SMILES:
         molecules, smiles, failures = _from_smiles(file, names, limit, seed, workers, progress)
+    elif plain_suffix(file) == ".npz":
+        molecules = _from_npz(file, names, limit)
     else:
-        molecules = read_molecules(file, ",".join(names) or None)[:limit]
+        key = (force_key or "forces") if forces_of else ""
+        molecules = read_molecules(file, ",".join(names) or None, key)[:limit]
     for molecule in molecules if names else ():
         if molecule.y is None or len(molecule.y) != len(names):
             raise ValueError(f"{molecule.name}: {target} is one number each for a molecule, not a list of them.")
-    info = {
+    with_forces = _check_forces(file, molecules, names, forces_of, force_key)
+    info: Dict[str, Any] = {
         "name": file.name,
         "targets": [target_info(name, unit, extensive) for name in names],
         "level": "as given",
         "source": str(file),
         "licence": "the user's own",
         "citation": [],
-        "options": {"target": target, "unit": unit, "extensive": extensive, "limit": limit, "seed": seed},
+        "options": {
+            "target": target,
+            "unit": unit,
+            "extensive": extensive,
+            "force_key": force_key,
+            "limit": limit,
+            "seed": seed,
+        },
         "failures": failures_info(failures),
         "reference_energies": {},
     }
-    return molecules_to_store(molecules, info, smiles)
+    if with_forces:
+        info["forces_of"] = forces_of
+    store = molecules_to_store(molecules, info, smiles)
+    for doubt in unit_doubts(store):
+        print(f"{file.name}: {doubt}")
+    return store
+
+
+def _forces_of(file: Path, names: List[str], force_key: str) -> str:
+    """The label that forces are of; "" if there are to be none."""
+    if force_key and not names:
+        raise ValueError(f"{file}: forces ({force_key}) are of an energy; name it with data.target.")
+    if force_key and plain_suffix(file) not in (".xyz", ".extxyz", ".db"):
+        raise ValueError(f"{file}: data.force_key={force_key} is for .xyz, .extxyz and .db files.")
+    return names[0] if force_key else next((name for name in names if is_energy(name)), "")
+
+
+def _check_forces(file: Path, molecules: List[Molecule], names: List[str], forces_of: str, force_key: str) -> bool:
+    """Whether there are forces; refuses a molecule that has them but no energy."""
+    found = [molecule for molecule in molecules if molecule.forces is not None]
+    if force_key and not found:
+        raise ValueError(f"{file} has no forces called {force_key!r} (data.force_key).")
+    for molecule in found:
+        if molecule.y is not None and np.isnan(molecule.y[names.index(forces_of)]):
+            raise ValueError(f"{molecule.name} has forces but no {forces_of}; forces are learnt with their energy.")
+    return bool(found)
+
+
+def _from_npz(file: Path, names: List[str], limit: Optional[int]) -> List[Molecule]:
+    """Frames of one molecule; their one label is the energy."""
+    if len(names) > 1 or names and not is_energy(names[0]):
+        raise ValueError(f"{file}: an .npz of sGDML's form holds the label energy, not {', '.join(names)}.")
+    frames = read_frames(file, limit)
+    return [
+        Molecule(
+            frames.z,
+            frames.pos[index],
+            frames.energy[index : index + 1] if names else None,
+            f"{file.stem}_{index}",
+            frames.forces[index] if names else None,
+        )
+        for index in range(len(frames.energy))
+    ]
 
 
 def _from_smiles(
