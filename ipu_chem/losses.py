@@ -57,3 +57,14 @@ def token_cross_entropy(prediction: Tensor, labels: Tensor, weight: Tensor) -> T
 
 
 LOSSES: Dict[str, Loss] = {"mse": mse, "mae": mae, "huber": huber}
+
+
+def loss_by_name(name: str) -> Loss:
+    """One of `LOSSES`.
+
+    Raises:
+        ValueError: unknown name.
+    """
+    if name not in LOSSES:
+        raise ValueError(f"loss={name!r}: choose one of {', '.join(LOSSES)}.")
+    return LOSSES[name]

@@ -13,8 +13,8 @@ from torch import nn
 from ipu_chem.batch import CompactNodePack, CompactPack
 from ipu_chem.config import RunConfig
 from ipu_chem.data.fixed_point import step_for, to_fixed_point
-from ipu_chem.ipu.example_text import text_budget, text_model, text_packs
-from ipu_chem.losses import token_cross_entropy
+from ipu_chem.ipu.example_text import text_budget, text_loss, text_model, text_packs
+from ipu_chem.losses import loss_by_name
 from ipu_chem.models.registry import reads_text
 from packing import Budget, Ragged
 from packing.collate import collate_graphs
@@ -94,9 +94,7 @@ def example_loss(config: RunConfig) -> Any:
     Raises:
         ValueError: unknown name.
     """
-    from ipu_chem.training.graph_run import loss_function
-
-    return token_cross_entropy if reads_text(config.model.name) else loss_function(config)
+    return text_loss(config) if reads_text(config.model.name) else loss_by_name(config.loss)
 
 
 def example_packs(config: RunConfig, packs: int, seed: int = 0) -> Any:
@@ -108,8 +106,8 @@ def example_packs(config: RunConfig, packs: int, seed: int = 0) -> Any:
         seed: other seeds give the same shapes with other contents, fillings included.
 
     Returns:
-        A CompactPack, a CompactNodePack where the device makes the edges, or a TokenPack; weights sum to 1 over every
-        step, or over all packs where they are no whole number of steps.
+        A CompactPack, a CompactNodePack where the device makes the edges, a TokenPack or a TextPropertyPack; weights
+        sum to 1 over every step, or over all packs where they are no whole number of steps.
 
     Raises:
         ValueError: no pack is asked for.

@@ -3,7 +3,6 @@
 On data's way: RunConfig -> store with edges, split, standardiser, plans -> PackLoader, Evaluator, graph model.
 """
 
-import csv
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional
@@ -11,41 +10,42 @@ from typing import Any, Dict, List, Mapping, Optional
 import numpy as np
 import torch
 
-from ipu_chem.backends.base import Backend
 from ipu_chem.config import DataConfig, PackConfig, RunConfig
 from ipu_chem.data.datasets import load_dataset
 from ipu_chem.data.edges import with_edges
 from ipu_chem.data.fixed_point import STEP, with_fixed_point
-from ipu_chem.data.molecule import decode_text
 from ipu_chem.data.selection import dataset_options, select_targets
 from ipu_chem.data.standardize import Standardizer, composition_baseline
 from ipu_chem.loader import PackLoader
-from ipu_chem.losses import LOSSES, Loss
-from ipu_chem.metrics import Target, regression_metrics
+from ipu_chem.metrics import Target
 from ipu_chem.models.compact import CompactInputs
 from ipu_chem.models.device_edges import DeviceEdges
 from ipu_chem.models.registry import build_model
 from ipu_chem.training.evaluation import Evaluator
-from ipu_chem.training.run_data import RunData, molecule_name, plans_of_splits, split_items
-from packing import Budget
-from packing.files import atomic_file
+from ipu_chem.training.kinds import GRAPHS
+from ipu_chem.training.labelled_run import LabelledData
+from ipu_chem.training.run_data import molecule_name, plans_of_splits, split_items
+from packing import Budget, Ragged
 from packing.store import Store
 from packing.tune import fit_budget
 
 
 @dataclass
-class GraphData(RunData):
+class GraphData(LabelledData):
     """Molecules with edges and the chosen labels; packs have nodes, edges and graphs.
 
     Attributes:
-        targets: what is predicted.
-        standardizer: fitted on the training items.
         neighbors: of an atom that the device looks for itself; 0 when edges come from the host.
     """
 
-    targets: List[Target]
-    standardizer: Standardizer
     neighbors: int = 0
+
+    baseline_name = "per-composition linear"
+
+    @property
+    def atoms(self) -> Ragged:
+        """See `LabelledData.atoms`."""
+        return self.store.ragged("z")
 
     @property
     def position_step(self) -> Optional[float]:
@@ -54,79 +54,25 @@ class GraphData(RunData):
 
     def loader(self, split: str, config: RunConfig) -> PackLoader:
         """See `RunData.loader`."""
-        labels = np.asarray(self.store.fields["y"], np.float64)
-        standardised = self.standardizer.apply(self.store.ragged("z"), labels)
-        return PackLoader(
-            self.store, self.items[split], self.plans[split], standardised, self.budget, config.batching, self.world
-        )
-
-    def measures(self, split: str, config: RunConfig) -> Evaluator:
-        """See `RunData.measures`."""
-        labels = np.asarray(self.store.fields["y"], np.float64)[self.items[split]]
-        loader = self.loader(split, config)
-        return Evaluator(loader, labels, self.targets, self.standardizer.scale.tolist(), self.to_units)
+        items, plan = self.items[split], self.plans[split]
+        return PackLoader(self.store, items, plan, self.standardised(), self.budget, config.batching, self.world)
 
     def model(self, config: RunConfig) -> CompactInputs:
         """See `RunData.model`."""
         return make_model(config, self.targets, self.neighbors, self.position_step)
 
-    def loss(self, config: RunConfig) -> Loss:
-        """See `RunData.loss`."""
-        return loss_function(config)
-
-    def state(self) -> Dict[str, Any]:
-        """See `RunData.state`."""
-        return {"standardizer": self.standardizer.to_dict()}
-
     def describe(self, config: RunConfig) -> Dict[str, Any]:
         """See `RunData.describe`."""
         step = self.position_step
         positions = "float32" if step is None else f"int16, steps of {step:.3g} Å, off by at most {step / 2:.3g} Å"
-        targets = [{"name": one.name, "unit": one.unit, "mae": one.metric("mae")} for one in self.targets]
-        names = ", ".join(target.name for target in self.targets)
-        return {
-            "kind": "graphs",
-            "targets": targets,
-            "positions": positions,
-            "announced": [f"targets: {names}", f"positions: {positions}"],
-        }
+        described = super().describe(config)
+        announced = [*described["announced"], f"positions: {positions}"]
+        return {"kind": GRAPHS, **described, "positions": positions, "announced": announced}
 
-    def results(self, config: RunConfig, backend: Backend, folder: Path) -> Dict[str, Dict[str, Dict[str, float]]]:
-        """See `RunData.results`; the baseline is a linear model of the composition."""
-        found: Dict[str, Dict[str, Dict[str, float]]] = {"results": {}, "baseline": {}}
-        for split in ("validation", "test"):
-            if split not in self.plans:
-                continue
-            evaluator = self.measures(split, config)
-            predictions = evaluator.predictions(backend)
-            if backend.world.rank == 0:
-                self._write_predictions(folder / f"predictions_{split}.csv", evaluator, predictions)
-            found["results"][split] = regression_metrics(predictions, evaluator.labels, self.targets)
-            baseline = composition_baseline(self.store, self.items["train"], self.items[split])
-            found["baseline"][split] = {
-                target.metric("mae"): baseline[target.name] * target.error_factor for target in self.targets
-            }
-            for name, value in found["results"][split].items() if backend.world.rank == 0 else ():
-                beside = found["baseline"][split].get(name)
-                against = f" (per-composition linear baseline {beside:.4g})" if beside is not None else ""
-                print(f"{split}: {name} {value:.4g}{against}")
-        return found
-
-    def to_units(self, items: np.ndarray, standardised: np.ndarray) -> np.ndarray:
-        """Predictions for store items in real units, [K, T] float64."""
-        return self.standardizer.invert(self.store.ragged("z").take(items), standardised)
-
-    def _write_predictions(self, path: Path, evaluator: Evaluator, predictions: np.ndarray) -> None:
-        header = ["item", "name"]
-        for target in self.targets:
-            header += [f"{target.name}_label", f"{target.name}_prediction"]
-        with atomic_file(path, "w") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(header)
-            for row, item in enumerate(evaluator.loader.items.tolist()):
-                values = np.stack([evaluator.labels[row], predictions[row]], 1).ravel()
-                name = decode_text(self.store, "name", item) if "name" in self.store else ""
-                writer.writerow([item, name, *(f"{value:.8g}" for value in values)])
+    def baseline(self, evaluator: Evaluator) -> Dict[str, float]:
+        """See `LabelledData.baseline`: a linear model of the composition."""
+        errors = composition_baseline(self.store, self.items["train"], evaluator.loader.items)
+        return {target.metric("mae"): errors[target.name] * target.error_factor for target in self.targets}
 
 
 def load_graphs(config: RunConfig, plans: Optional[Path], state: Mapping[str, Any]) -> GraphData:
@@ -195,7 +141,7 @@ def make_model(
         neighbors: of an atom that it looks for itself; 0 when edges come with the packs.
         position_step: Å, of positions in 16 bits; None when they come in Å.
     """
-    sizes = {name: value for name, value in vars(config.model).items() if name not in ("name", "readout")}
+    sizes = {name: value for name, value in vars(config.model).items() if name not in ("name", "readout", "freeze")}
     torch.manual_seed(config.training.seed)
     extensive = all(target.extensive for target in targets)
     # Edges of the host are pairs; a search on the device finds the neighbours of every atom.
@@ -206,17 +152,6 @@ def make_model(
     if neighbors:
         model = DeviceEdges(model, config.model.cutoff, neighbors)
     return CompactInputs(model, position_step)
-
-
-def loss_function(config: RunConfig) -> Any:
-    """The loss by name.
-
-    Raises:
-        ValueError: unknown name.
-    """
-    if config.loss not in LOSSES:
-        raise ValueError(f"loss={config.loss!r}: choose one of {', '.join(LOSSES)}.")
-    return LOSSES[config.loss]
 
 
 def _sizes(store: Store, items: np.ndarray, neighbors: int) -> Dict[str, np.ndarray]:

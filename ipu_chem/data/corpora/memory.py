@@ -47,9 +47,7 @@ def corpus_in_memory(
     return store.join(Store({"name": offsets}, {"name": values}, {"name": "name"})), failures
 
 
-def encode_in_memory(
-    lines: Sequence[Union[Line, Failure]], workers: int = 1, stereo: bool = True
-) -> List[Chunk]:
+def encode_in_memory(lines: Sequence[Union[Line, Failure]], workers: int = 1, stereo: bool = True) -> List[Chunk]:
     """Encode lines in parallel processes; failures among them are passed on."""
     libraries()
     blocks = [lines[start : start + CHUNK] for start in range(0, len(lines), CHUNK)]
