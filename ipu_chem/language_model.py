@@ -89,7 +89,7 @@ def _text_state(folder: Path, state: Dict[str, Any]) -> Dict[str, Any]:
     config = from_dict(state["config"])
     if kind_of(config) != TEXT:
         raise ValueError(
-            f"{folder} is a run of {config.model.name} that learnt labels; molecules are written and embedded, and "
-            "training is started from, runs of chemgpt without data.target (use `ipu-chem predict` here)."
+            f"{folder} is a run of {config.model.name} that learnt labels: use `ipu-chem predict`; a chemgpt that was "
+            "trained without data.target writes and embeds molecules, and others can start from it."
         )
     return state
