@@ -26,10 +26,11 @@ from benchmarks.common import ROOT, Goals, interleaved, machine_line, median_rat
 from ipu_chem.backends.torch_backend import TorchBackend
 from ipu_chem.backends.torch_numerics import build_optimizer
 from ipu_chem.config import RunConfig, from_dict
+from ipu_chem.losses import loss_by_name
 from ipu_chem.models.pyg import schnet_to_pyg
 from ipu_chem.optim import Schedule
 from ipu_chem.training.checkpoint import load_checkpoint
-from ipu_chem.training.graph_run import GraphData, loss_function, make_model
+from ipu_chem.training.graph_run import GraphData, make_model
 from ipu_chem.training.logging import read_rows
 from ipu_chem.training.run import load_data
 
@@ -155,7 +156,7 @@ def race(config: RunConfig, data: GraphData, repeats: int) -> Dict[str, Any]:
     loader = data.loader("train", config)
     backend = TorchBackend()
     model = make_model(config, data.targets, 0, data.position_step)
-    backend.compile(model, loss_function(config), config.optimizer, config.batching, None)
+    backend.compile(model, loss_by_name(config.loss), config.optimizer, config.batching, None)
     pyg = PygTraining(config, data)
     chosen = list(steps_of_epoch(config, data, 0))[:8]
     batches = [batch for _, (batch, _) in zip(range(8), loader.epoch(config.training.seed, 0))]

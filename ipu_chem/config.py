@@ -25,7 +25,8 @@ class DataConfig:
         path: folder or file of the data; empty lets the data set find or download it.
         cache: folder for prepared data; empty is $IPU_CHEM_CACHE or ~/.cache/ipu-chem.
         target: names of the labels to learn, separated by commas; empty takes the data set's first. For a
-            file: columns, SDF properties or keys of the xyz comment line.
+            file: columns, SDF properties or keys of the xyz comment line. A chemgpt learns labels of a .csv with them,
+            and the text itself without.
         unit: unit of a file's labels, shown beside every figure; data sets by name know theirs.
         extensive: a file's labels grow with the molecule, as energies do; false for those that do not.
         force_key: column or key of a file's forces, in the labels' unit per Å; empty takes "forces" where there is an
@@ -80,7 +81,7 @@ class PackConfig:
     Attributes:
         nodes: atom slots of a pack; 0 chooses them so that hardly any stays empty.
         edges: pairs of neighbouring atoms of a pack, each counted once; 0 chooses what the molecules need.
-        graphs: molecules of a pack; 0 takes what the fullest pack holds.
+        graphs: molecules of a pack, or of a row whose labels are learnt; 0 takes what the fullest pack holds.
         tokens: symbols of a row (chemgpt); 0 chooses by the width of the model and the lengths of the molecules.
         device_neighbors: 0 makes edges on the host. Else only positions cross to the device, which looks for
             this many nearest neighbours of every atom; -1 takes the most that any atom has within the cutoff.
@@ -116,7 +117,9 @@ class ModelConfig:
         num_gaussians: Gaussians that distances are expanded in (schnet).
         num_radial: waves that distances are expanded in (painn).
         cutoff: Å, longest edge.
-        readout: sum, mean, or auto (sum for extensive targets).
+        readout: how atoms make up a molecule: sum, mean, or auto (sum for extensive targets, else mean). Of the
+            symbols of a chemgpt that learns labels also max, last or eos.
+        freeze: train the head alone (chemgpt with labels).
         filter: exact evaluates the filter network for every edge; table evaluates it on a grid of distances in every
             step, and edges read between its points, equal to float32's last digits; chebyshev reads by a matrix
             product; auto is table for schnet, exact for painn.
@@ -139,6 +142,7 @@ class ModelConfig:
     num_radial: int = 20
     cutoff: float = 5.0
     readout: str = "auto"
+    freeze: bool = False
     filter: str = "auto"
     table_points: int = 0
     size: str = ""
@@ -168,7 +172,8 @@ class TrainingConfig:
         loggers: also log to "tensorboard" and/or "wandb".
         progress: show a progress bar (or, where there is no terminal, a line per evaluation).
         report: write report.html at the end.
-        start_from: folder of a run or of Hugging Face weights to begin with instead of fresh ones (chemgpt).
+        start_from: folder of a run or of Hugging Face weights to begin with instead of fresh ones (chemgpt); with
+            labels to learn, the sizes of the model are those of the folder.
         samples: molecules that are generated and scored at the end (chemgpt); 0 is none.
     """
 

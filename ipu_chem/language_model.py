@@ -9,8 +9,8 @@ from typing import Any, Dict, NamedTuple
 from ipu_chem.config import from_dict
 from ipu_chem.data.selfies_tokens import Tokenizer
 from ipu_chem.models.chemgpt import ChemGPT
-from ipu_chem.models.registry import reads_text
 from ipu_chem.training.checkpoint import load_checkpoint
+from ipu_chem.training.kinds import TEXT, kind_of
 from packing.files import PathLike
 
 
@@ -86,10 +86,10 @@ def _of_run(folder: Path, best: Path) -> LanguageModel:
 
 def _text_state(folder: Path, state: Dict[str, Any]) -> Dict[str, Any]:
     """The state of a checkpoint, if it is a language model's."""
-    name = from_dict(state["config"]).model.name
-    if not reads_text(name):
+    config = from_dict(state["config"])
+    if kind_of(config) != TEXT:
         raise ValueError(
-            f"{folder} is a run of {name}, which predicts labels; molecules are written and embedded by chemgpt (use "
-            "`ipu-chem predict` here)."
+            f"{folder} is a run of {config.model.name} that learnt labels: use `ipu-chem predict`; a chemgpt that was "
+            "trained without data.target writes and embeds molecules, and others can start from it."
         )
     return state

@@ -83,3 +83,14 @@ def with_forces(loss: Loss, force_share: float) -> Callable[..., Tensor]:
 
 
 LOSSES: Dict[str, Loss] = {"mse": mse, "mae": mae, "huber": huber}
+
+
+def loss_by_name(name: str) -> Loss:
+    """One of `LOSSES`.
+
+    Raises:
+        ValueError: unknown name.
+    """
+    if name not in LOSSES:
+        raise ValueError(f"loss={name!r}: choose one of {', '.join(LOSSES)}.")
+    return LOSSES[name]

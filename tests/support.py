@@ -12,6 +12,9 @@ from packing import Budget, Ragged, index_dtype, make_plan
 from packing.collate import collate_graphs, expand_masks
 from packing.store import Store
 
+# 72 small molecules.
+CHAINS = [f"{end}{'C' * length}{group}" for length in range(1, 7) for end in ("C", "FC", "ClC") for group in "ONSI"]
+
 
 def random_store(
     rng: np.random.Generator, count: int, largest: int = 9, targets: int = 1, cutoff: float = 4.0

@@ -33,6 +33,7 @@ from packing import Budget, Ragged, make_plan
 
 # Shorter molecules than so many symbols on average would leave slots of a row empty, and few sets have them.
 _TOKENS_PER_MOLECULE = 8
+_IT = "the molecule"
 _PER_TASK = 64  # molecules that a process is sent at a time
 # All brackets, and [C] among them: as SMILES that is a bare carbon, at which RDKit would not complain.
 _BRACKETS = re.compile(r"(\[[^\]]*\])+")
@@ -180,15 +181,14 @@ class Embedder:
     def _tokens(self, part: List[Entry], texts: List[Text]) -> Iterator[Tuple[int, Union[np.ndarray, str]]]:
         """Rows with SELFIES, and their token ids or why there are none."""
         rows = [row for row, text in enumerate(texts) if not text.reason]
-        names = [f"line {part[row].line}" for row in rows]
         try:
-            ids = self.tokenizer.encode_many([texts[row].selfies for row in rows], names)
+            ids = self.tokenizer.encode_many([texts[row].selfies for row in rows])
         except ValueError:  # of one molecule: find out which
-            for row, name in zip(rows, names):
+            for row in rows:
                 try:
-                    yield row, self.tokenizer.encode(texts[row].selfies, name)
-                except ValueError as error:
-                    yield row, str(error)
+                    yield row, self.tokenizer.encode(texts[row].selfies, _IT)
+                except ValueError as error:  # the line is named by whoever shows the reason
+                    yield row, str(error)[len(_IT) + 2 :] if str(error).startswith(f"{_IT}: ") else str(error)
         else:
             yield from ((row, ids[index]) for index, row in enumerate(rows))
 

@@ -16,8 +16,8 @@ from typing import Any, Callable, ContextManager, Dict, Iterator, List, NamedTup
 
 import numpy as np
 
-from ipu_chem.data.corpora.lines import parse, read_chunks, read_layout
-from ipu_chem.data.corpora.text_file import DAMAGE, count_lines
+from ipu_chem.data.corpora.lines import Layout, line_of, read_layout, read_rows
+from ipu_chem.data.corpora.text_file import count_lines
 from ipu_chem.data.smiles import Failure
 from ipu_chem.embedding.embed import Chunk, Embedder, Entry, failures_of, progress_bar
 from packing.files import PathLike, atomic_file
@@ -100,17 +100,9 @@ def index_path(output: PathLike) -> Path:
     return Path(output).with_suffix(".index.csv")
 
 
-def _entries(source: Path, layout: Any) -> Iterator[Entry]:
-    """Lines of a file; one that ends before its time ends with a failure."""
-    last = 0
-    try:
-        for records in read_chunks(source, layout):
-            for record in records:
-                for entry in parse(record, layout):
-                    last = entry.line
-                    yield entry
-    except DAMAGE as error:
-        yield Failure(last + 1, "", f"the file is damaged from here on, or cut short ({error})")
+def _entries(source: Path, layout: Layout) -> Iterator[Entry]:
+    """Lines of a file."""
+    return (line_of(number, cells, layout) for number, cells in read_rows(source, layout))
 
 
 @contextmanager

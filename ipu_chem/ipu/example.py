@@ -13,8 +13,8 @@ from torch import nn
 from ipu_chem.batch import compact_kind
 from ipu_chem.config import RunConfig
 from ipu_chem.data.fixed_point import step_for, to_fixed_point
-from ipu_chem.ipu.example_text import text_budget, text_model, text_packs
-from ipu_chem.losses import token_cross_entropy, with_forces
+from ipu_chem.ipu.example_text import text_budget, text_loss, text_model, text_packs
+from ipu_chem.losses import loss_by_name, with_forces
 from ipu_chem.models.registry import needs_charge, reads_text
 from packing import Budget, Ragged
 from packing.collate import collate_graphs
@@ -96,11 +96,9 @@ def example_loss(config: RunConfig) -> Any:
     Raises:
         ValueError: unknown name.
     """
-    from ipu_chem.training.graph_run import loss_function
-
     if reads_text(config.model.name):
-        return token_cross_entropy
-    loss = loss_function(config)
+        return text_loss(config)
+    loss = loss_by_name(config.loss)
     return with_forces(loss, config.force_share) if config.force_share else loss
 
 
@@ -113,8 +111,8 @@ def example_packs(config: RunConfig, packs: int, seed: int = 0) -> Any:
         seed: other seeds give the same shapes with other contents, fillings included.
 
     Returns:
-        What `compact_kind` says, or a TokenPack; weights sum to 1 over every step, or over all packs where they are no
-        whole number of steps.
+        What `compact_kind` says, a TokenPack or a TextPropertyPack; weights sum to 1 over every step, or over all packs
+        where they are no whole number of steps.
 
     Raises:
         ValueError: no pack is asked for.

@@ -24,7 +24,7 @@ def sizes_of(name: str) -> Set[str]:
 
 
 def reads_text(name: str) -> bool:
-    """Whether a model learns molecules written as text, without labels.
+    """Whether a model reads molecules written as text.
 
     Raises:
         ValueError: there is no such model.

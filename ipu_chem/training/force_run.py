@@ -11,12 +11,12 @@ from torch import Tensor
 
 from ipu_chem.config import RunConfig
 from ipu_chem.data.standardize import Standardizer
-from ipu_chem.losses import with_forces
+from ipu_chem.losses import loss_by_name, with_forces
 from ipu_chem.metrics import FORCES, Target
 from ipu_chem.models.compact import CompactInputs
 from ipu_chem.training.evaluation import Evaluator
 from ipu_chem.training.force_evaluation import ForceEvaluator
-from ipu_chem.training.graph_run import GraphData, loss_function, make_model
+from ipu_chem.training.graph_run import GraphData, make_model
 from packing.files import atomic_file
 from packing.store import Store
 
@@ -65,7 +65,7 @@ class ForceData(GraphData):
 
     @property
     def learnt(self) -> List[Target]:
-        """See `GraphData.learnt`."""
+        """See `LabelledData.learnt`."""
         return [*self.targets, self.forces]
 
     def standardised_forces(self) -> np.ndarray:
@@ -86,7 +86,7 @@ class ForceData(GraphData):
 
     def loss(self, config: RunConfig) -> Callable[..., Tensor]:
         """See `RunData.loss`."""
-        return with_forces(loss_function(config), config.force_share)
+        return with_forces(loss_by_name(config.loss), config.force_share)
 
     def baseline(self, evaluator: Evaluator) -> Dict[str, float]:
         """See `GraphData.baseline`; that of forces says there are none."""

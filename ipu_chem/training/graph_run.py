@@ -3,7 +3,6 @@
 On data's way: RunConfig -> store with edges, split, standardiser, plans -> PackLoader, Evaluator, graph model.
 """
 
-import csv
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional
@@ -11,42 +10,43 @@ from typing import Any, Dict, List, Mapping, Optional
 import numpy as np
 import torch
 
-from ipu_chem.backends.base import Backend
 from ipu_chem.config import DataConfig, PackConfig, RunConfig
 from ipu_chem.data.datasets import load_dataset
 from ipu_chem.data.edges import with_edges
 from ipu_chem.data.fixed_point import STEP, with_fixed_point
-from ipu_chem.data.molecule import decode_text
 from ipu_chem.data.selection import dataset_options, select_targets
 from ipu_chem.data.standardize import Standardizer, composition_baseline
 from ipu_chem.loader import PackLoader
-from ipu_chem.losses import LOSSES, Loss
 from ipu_chem.metrics import Target
 from ipu_chem.models.compact import CompactInputs
 from ipu_chem.models.device_edges import DeviceEdges
 from ipu_chem.models.forces import EnergyForces
 from ipu_chem.models.registry import build_model, needs_charge
 from ipu_chem.training.evaluation import Evaluator
-from ipu_chem.training.run_data import RunData, molecule_name, plans_of_splits, split_items
-from packing import Budget
-from packing.files import atomic_file
+from ipu_chem.training.kinds import GRAPHS
+from ipu_chem.training.labelled_run import LabelledData
+from ipu_chem.training.run_data import molecule_name, plans_of_splits, split_items
+from packing import Budget, Ragged
 from packing.store import Store
 from packing.tune import fit_budget
 
 
 @dataclass
-class GraphData(RunData):
+class GraphData(LabelledData):
     """Molecules with edges and the chosen labels; packs have nodes, edges and graphs.
 
     Attributes:
-        targets: what is predicted.
-        standardizer: fitted on the training items.
         neighbors: of an atom that the device looks for itself; 0 when edges come from the host.
     """
 
-    targets: List[Target]
-    standardizer: Standardizer
     neighbors: int = 0
+
+    baseline_name = "per-composition linear"
+
+    @property
+    def atoms(self) -> Ragged:
+        """See `LabelledData.atoms`."""
+        return self.store.ragged("z")
 
     @property
     def position_step(self) -> Optional[float]:
@@ -60,13 +60,12 @@ class GraphData(RunData):
 
     def loader(self, split: str, config: RunConfig) -> PackLoader:
         """See `RunData.loader`."""
-        labels = np.asarray(self.store.fields["y"], np.float64)
-        standardised = self.standardizer.apply(self.store.ragged("z"), labels)
+        items, plan = self.items[split], self.plans[split]
         return PackLoader(
             self.store,
-            self.items[split],
-            self.plans[split],
-            standardised,
+            items,
+            plan,
+            self.standardised(),
             self.budget,
             config.batching,
             self.world,
@@ -78,87 +77,22 @@ class GraphData(RunData):
         """[total, 3] of all atoms of the store; None for runs that learn none."""
         return None
 
-    def measures(self, split: str, config: RunConfig) -> Evaluator:
-        """See `RunData.measures`."""
-        labels = np.asarray(self.store.fields["y"], np.float64)[self.items[split]]
-        loader = self.loader(split, config)
-        return Evaluator(loader, labels, self.targets, self.standardizer.scale.tolist(), self.to_units)
-
     def model(self, config: RunConfig) -> CompactInputs:
         """See `RunData.model`."""
         return make_model(config, self.targets, self.neighbors, self.position_step)
-
-    def loss(self, config: RunConfig) -> Loss:
-        """See `RunData.loss`."""
-        return loss_function(config)
-
-    def state(self) -> Dict[str, Any]:
-        """See `RunData.state`."""
-        return {"standardizer": self.standardizer.to_dict()}
 
     def describe(self, config: RunConfig) -> Dict[str, Any]:
         """See `RunData.describe`."""
         step = self.position_step
         positions = "float32" if step is None else f"int16, steps of {step:.3g} Å, off by at most {step / 2:.3g} Å"
-        targets = [{"name": one.name, "unit": one.unit, "mae": one.metric("mae")} for one in self.learnt]
-        names = ", ".join(target.name for target in self.learnt)
-        return {
-            "kind": "graphs",
-            "targets": targets,
-            "positions": positions,
-            "announced": [f"targets: {names}", f"positions: {positions}"],
-        }
-
-    def results(self, config: RunConfig, backend: Backend, folder: Path) -> Dict[str, Dict[str, Dict[str, float]]]:
-        """See `RunData.results`; the baseline is a linear model of the composition."""
-        found: Dict[str, Dict[str, Dict[str, float]]] = {"results": {}, "baseline": {}}
-        for split in ("validation", "test"):
-            if split not in self.plans:
-                continue
-            evaluator = self.measures(split, config)
-            predictions = evaluator.predictions(backend)
-            if backend.world.rank == 0:
-                self.write_predictions(folder, split, evaluator, predictions)
-            found["results"][split] = evaluator.errors(predictions)
-            found["baseline"][split] = self.baseline(evaluator)
-            for name, value in found["results"][split].items() if backend.world.rank == 0 else ():
-                print(f"{split}: {name} {value:.4g}{self._beside(name, value, found['baseline'][split])}")
-        return found
+        described = super().describe(config)
+        announced = [*described["announced"], f"positions: {positions}"]
+        return {"kind": GRAPHS, **described, "positions": positions, "announced": announced}
 
     def baseline(self, evaluator: Evaluator) -> Dict[str, float]:
-        """Errors of what knows compositions and no shapes."""
+        """See `LabelledData.baseline`: a linear model of the composition."""
         errors = composition_baseline(self.store, self.items["train"], evaluator.loader.items)
         return {target.metric("mae"): errors[target.name] * target.error_factor for target in self.targets}
-
-    def _beside(self, name: str, value: float, baseline: Mapping[str, float]) -> str:
-        """What a printed error is to be compared with: itself in another unit, the baseline, published errors."""
-        notes = [target.other_unit(value) for target in self.learnt if name.endswith(target.metric(""))]
-        notes += [f"baseline {baseline[name]:.4g}"] if name in baseline else []
-        notes += [f"{who} {error:.4g}" for who, error in self.store.info.get("published", {}).get(name, {}).items()]
-        notes = [note for note in notes if note]
-        return f" ({'; '.join(notes)})" if notes else ""
-
-    @property
-    def learnt(self) -> List[Target]:
-        """All quantities whose errors are told."""
-        return self.targets
-
-    def to_units(self, items: np.ndarray, standardised: np.ndarray) -> np.ndarray:
-        """Predictions for store items in real units, [K, T] float64."""
-        return self.standardizer.invert(self.store.ragged("z").take(items), standardised)
-
-    def write_predictions(self, folder: Path, split: str, evaluator: Evaluator, predictions: Any) -> None:
-        """predictions_<split>.csv: labels and predictions of every molecule, for tables and the report."""
-        header = ["item", "name"]
-        for target in self.targets:
-            header += [f"{target.name}_label", f"{target.name}_prediction"]
-        with atomic_file(folder / f"predictions_{split}.csv", "w") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(header)
-            for row, item in enumerate(evaluator.loader.items.tolist()):
-                values = np.stack([evaluator.labels[row], predictions[row]], 1).ravel()
-                name = decode_text(self.store, "name", item) if "name" in self.store else ""
-                writer.writerow([item, name, *(f"{value:.8g}" for value in values)])
 
 
 def load_graphs(config: RunConfig, plans: Optional[Path], state: Mapping[str, Any]) -> GraphData:
@@ -252,7 +186,7 @@ def make_model(
         position_step: Å, of positions in 16 bits; None when they come in Å.
         forces: give forces beside energies.
     """
-    sizes = {name: value for name, value in vars(config.model).items() if name not in ("name", "readout")}
+    sizes = {name: value for name, value in vars(config.model).items() if name not in ("name", "readout", "freeze")}
     if config.force_share and sizes["filter"] == "auto":
         sizes["filter"] = "exact"  # packs of force fields are small: a table has more points than they have edges
     torch.manual_seed(config.training.seed)
@@ -267,17 +201,6 @@ def make_model(
     if neighbors:
         model = DeviceEdges(model, config.model.cutoff, neighbors)
     return CompactInputs(model, position_step)
-
-
-def loss_function(config: RunConfig) -> Any:
-    """The loss by name.
-
-    Raises:
-        ValueError: unknown name.
-    """
-    if config.loss not in LOSSES:
-        raise ValueError(f"loss={config.loss!r}: choose one of {', '.join(LOSSES)}.")
-    return LOSSES[config.loss]
 
 
 def _sizes(store: Store, items: np.ndarray, neighbors: int) -> Dict[str, np.ndarray]:

@@ -1,12 +1,11 @@
 """Predictions for new molecules from a trained run: SMILES or 3D files in, one CSV row per molecule out.
 
-On data's way: file -> molecules -> edges -> packs -> Backend.evaluate -> real units -> CSV.
+On data's way: file -> molecules -> edges -> packs -> Backend.evaluate -> real units -> Predictions -> CSV; runs that
+read text predict in `ipu_chem.training.text_predict`.
 """
 
-import csv
-import io
 from pathlib import Path
-from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -17,24 +16,18 @@ from ipu_chem.data.molecule import Molecule, molecules_to_store
 from ipu_chem.data.smiles import embed_many, read_smiles_file
 from ipu_chem.data.standardize import Standardizer
 from ipu_chem.loader import PackLoader
+from ipu_chem.losses import loss_by_name
 from ipu_chem.metrics import Target
-from ipu_chem.models.registry import reads_text
 from ipu_chem.training.checkpoint import load_checkpoint
 from ipu_chem.training.evaluation import predict_split
 from ipu_chem.training.filter_guard import with_filters_of
-from ipu_chem.training.graph_run import loss_function, make_model
+from ipu_chem.training.graph_run import make_model
+from ipu_chem.training.kinds import TEXT, TEXT_PROPERTY, kind_of
+from ipu_chem.training.predictions import Predictions, Refused, check_strict, write_predictions
 from ipu_chem.training.run import make_backend
 from packing import Budget, make_plan
-from packing.files import PathLike, atomic_file
+from packing.files import PathLike
 from packing.store import Store
-
-
-class Refused(NamedTuple):
-    """A molecule without a prediction, and why."""
-
-    line: int
-    name: str
-    reason: str
 
 
 def predict_file(
@@ -50,12 +43,13 @@ def predict_file(
 
     Args:
         folder: of a finished run.
-        source: .smi or .csv (SMILES, embedded in 3D), .xyz, .extxyz or .sdf, all also gzipped.
+        source: .smi or .csv (SMILES, which graph models embed in 3D), for those also .xyz, .extxyz or .sdf; all also
+            gzipped.
         output: CSV to write: line, name, one column per target with its unit, and the reason where a
             molecule could not be predicted.
         smiles_column: of a .csv file.
         strict: stop at the first molecule that cannot be predicted instead of listing it.
-        workers: processes that embed SMILES; None takes all cores.
+        workers: processes that read SMILES; None takes all cores.
         accelerator: another device than the run was trained on.
 
     Returns:
@@ -70,31 +64,49 @@ def predict_file(
     if accelerator is not None:
         values["accelerator"] = accelerator
     config = with_filters_of(state, from_dict(values))
-    if reads_text(config.model.name):
+    kind = kind_of(config)
+    if kind == TEXT:
         raise ValueError(
-            f"{folder} is a run of {config.model.name}, which predicts no labels; `ipu-chem generate` writes molecules "
+            f"{folder} is a run of {config.model.name} that learnt no labels; `ipu-chem generate` writes molecules "
             "with it, `ipu-chem embed` turns molecules into features."
         )
     standardizer = Standardizer.from_dict(state["standardizer"])
     targets = [Target(t["name"], t["unit"], t["extensive"]) for t in standardizer.targets]
-    lines, molecules, refused = _read(source, smiles_column, strict, workers)
+    if kind == TEXT_PROPERTY:
+        from ipu_chem.training.text_predict import predict_text
+
+        found = predict_text(config, tensors["model"], state, source, smiles_column, strict, workers)
+    else:
+        molecules = _read(source, smiles_column, strict, workers)
+        found = _predict_graphs(config, tensors["model"], Budget(**state["budget"]), standardizer, molecules, strict)
+    check_strict(found.refused, strict)
+    write_predictions(output, targets, found)
+    return len(found.lines), found.refused
+
+
+def _predict_graphs(
+    config: RunConfig,
+    weights: Dict[str, Any],
+    budget: Budget,
+    standardizer: Standardizer,
+    read: Tuple[List[int], List[Molecule], List[Refused]],
+    strict: bool,
+) -> Predictions:
+    """Predict the molecules that were read."""
+    lines, molecules, refused = read
+    targets = [Target(t["name"], t["unit"], t["extensive"]) for t in standardizer.targets]
     store = edges_in_memory(molecules_to_store(molecules), config.model.cutoff) if molecules else None
     kept = np.zeros(0, np.int64)
     predictions = np.zeros((0, len(targets)))
     if store is not None:
-        budget = _with_edges(Budget(**state["budget"]), store)
+        budget = _with_edges(budget, store)
         kept, reasons = _fitting(store, standardizer, budget)
         refused += [Refused(lines[item], molecules[item].name, reason) for item, reason in sorted(reasons.items())]
-    if strict and refused:
-        raise ValueError(f"line {refused[0].line} ({refused[0].name}): {refused[0].reason}.")
+    check_strict(refused, strict)
     if store is not None and len(kept):
-        predictions = _predict(config, tensors["model"], store, kept, standardizer, targets, budget)
-    rows: Dict[int, Tuple[str, Any, str]] = {
-        lines[item]: (molecules[item].name, row, "") for item, row in zip(kept.tolist(), predictions)
-    }
-    rows.update({entry.line: (entry.name, None, entry.reason) for entry in refused})
-    _write(output, targets, rows)
-    return len(kept), refused
+        predictions = _predict(config, weights, store, kept, standardizer, targets, budget)
+    names = [molecules[item].name for item in kept.tolist()]
+    return Predictions([lines[item] for item in kept.tolist()], names, predictions, refused)
 
 
 def _read(
@@ -150,21 +162,8 @@ def _predict(
     loader = PackLoader(store, items, plan, labels, budget, config.batching)
     backend = make_backend(config)
     model = make_model(config, list(targets))
-    backend.compile(model, loss_function(config), None, config.batching, loader.example(training=False))
+    backend.compile(model, loss_by_name(config.loss), None, config.batching, loader.example(training=False))
     backend.load_state_dict({"model": weights})
     standardised = predict_split(backend, loader)
     backend.close()
     return standardizer.invert(store.ragged("z").take(items), standardised)
-
-
-def _write(output: PathLike, targets: Sequence[Target], rows: Dict[int, Tuple[str, Any, str]]) -> None:
-    columns = [f"{target.name} ({target.unit})" if target.unit else target.name for target in targets]
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["line", "name", *columns, "reason"])
-    for line in sorted(rows):
-        name, values, reason = rows[line]
-        shown = [""] * len(targets) if values is None else [f"{value:.8g}" for value in values]
-        writer.writerow([line, name, *shown, reason])
-    with atomic_file(output, "w") as file:
-        file.write(text.getvalue())

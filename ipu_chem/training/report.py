@@ -12,6 +12,7 @@ from typing import Any, List, Mapping, Sequence, Tuple
 import numpy as np
 
 from ipu_chem.metrics import FORCES
+from ipu_chem.training.kinds import TEXT
 from ipu_chem.training.logging import read_rows
 from ipu_chem.training.report_parts import BLUE, GREY, ORANGE, figure_of, image, table
 from packing import PackingPlan
@@ -70,7 +71,7 @@ def write_report(folder: PathLike) -> Path:
 
 def _sections(folder: Path, run: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> List[str]:
     """What is said of one kind of model: how it learned and what it can do."""
-    if run.get("kind") == "text":
+    if run.get("kind") == TEXT:
         from ipu_chem.training.report_text import text_sections
 
         return text_sections(folder, run, rows)
@@ -88,7 +89,8 @@ def _results(run: Mapping[str, Any]) -> str:
     results = run.get("results")
     if not results:
         return "<p>The run has not finished yet.</p>"
-    lines = ["<table class='big'><tr><th>split</th><th>metric</th><th>model</th><th>per-composition baseline</th></tr>"]
+    beside = html.escape(run.get("baseline_name", "per-composition"))
+    lines = [f"<table class='big'><tr><th>split</th><th>metric</th><th>model</th><th>{beside} baseline</th></tr>"]
     for split, metrics in results.items():
         baseline = run.get("baseline", {}).get(split, {})
         for name, value in metrics.items():
@@ -118,7 +120,8 @@ def _learning_curve(rows: Sequence[Mapping[str, Any]], run: Mapping[str, Any]) -
         right.plot(steps, [row.get(name) for row in evaluated], color=color, label=name)
         baseline = run.get("baseline", {}).get("validation", {}).get(name)
         if baseline is not None and len(run["targets"]) == 1:
-            right.axhline(baseline, color=ORANGE, linestyle="--", label="per-composition baseline")
+            label = f"{run.get('baseline_name', 'per-composition')} baseline"
+            right.axhline(baseline, color=ORANGE, linestyle="--", label=label)
     right.set(xlabel="optimizer step", ylabel="validation MAE", yscale="log")
     right.set_ylim(top=right.get_ylim()[1] * 1.5)  # room for the legend above the baseline
     right.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))

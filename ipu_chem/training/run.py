@@ -9,8 +9,8 @@ from typing import Any, Mapping, Optional
 from ipu_chem.backends import get_backend
 from ipu_chem.backends.base import Backend
 from ipu_chem.config import RunConfig
-from ipu_chem.models.registry import reads_text
 from ipu_chem.training.graph_run import load_graphs
+from ipu_chem.training.kinds import TEXT, TEXT_PROPERTY, kind_of
 from ipu_chem.training.run_data import RunData
 
 
@@ -25,10 +25,15 @@ def load_data(config: RunConfig, plans: Optional[Path] = None, state: Optional[M
     Raises:
         ValueError: anything about the data or the pack shape that cannot work; says what would.
     """
-    if reads_text(config.model.name):
+    kind = kind_of(config)
+    if kind == TEXT:
         from ipu_chem.training.text_run import load_text
 
         return load_text(config, plans, state or {})
+    if kind == TEXT_PROPERTY:
+        from ipu_chem.training.text_property_run import load_text_property
+
+        return load_text_property(config, plans, state or {})
     return load_graphs(config, plans, state or {})
 
 

@@ -19,6 +19,7 @@ from ipu_chem.losses import token_cross_entropy
 from ipu_chem.models.chemgpt import width_of
 from ipu_chem.models.registry import build_language_model
 from ipu_chem.token_loader import TokenLoader
+from ipu_chem.training.kinds import TEXT
 from ipu_chem.training.run_data import RunData, plans_of_splits, split_items
 from ipu_chem.training.text_evaluation import NATS, TextMeasures
 from ipu_chem.training.text_rows import choose_row, fit_rows
@@ -79,7 +80,7 @@ class TextData(RunData):
         long = ", ".join(f"{count:,} {what}" for what, count in self.cut.items() if count)
         tokens = {split: int(lengths[items].sum()) for split, items in self.items.items() if len(items)}
         return {
-            "kind": "text",
+            "kind": TEXT,
             "vocabulary": vocabulary,
             "tokenizer": self.tokenizer.fingerprint(),
             "tokens": tokens,
@@ -156,6 +157,18 @@ def make_language_model(config: RunConfig, vocab_size: int, max_positions: int) 
     return build_language_model(config.model.name, vocab_size, max_positions, **sizes)
 
 
+def check_vocabulary(earlier: Tokenizer, tokenizer: Tokenizer, folder: str) -> None:
+    """Refuse weights of another vocabulary.
+
+    Raises:
+        ValueError: says what to leave out.
+    """
+    if earlier.fingerprint() != tokenizer.fingerprint():
+        raise ValueError(
+            f"training.start_from={folder} was trained with another vocabulary; leave data.tokenizer empty to take it."
+        )
+
+
 def start_from(model: nn.Module, tokenizer: Tokenizer, folder: str) -> None:
     """Load weights of an earlier run or of Hugging Face.
 
@@ -165,10 +178,7 @@ def start_from(model: nn.Module, tokenizer: Tokenizer, folder: str) -> None:
     from ipu_chem.language_model import load_language_model
 
     earlier = load_language_model(folder)
-    if earlier.tokenizer.fingerprint() != tokenizer.fingerprint():
-        raise ValueError(
-            f"training.start_from={folder} was trained with another vocabulary; leave data.tokenizer empty to take it."
-        )
+    check_vocabulary(earlier.tokenizer, tokenizer, folder)
     weights, wanted = earlier.model.state_dict(), model.state_dict()
     rows = "embedding.wpe.weight"
     if rows in weights and rows in wanted and len(weights[rows]) > len(wanted[rows]):

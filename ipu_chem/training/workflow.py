@@ -83,7 +83,7 @@ def _train(config: RunConfig, resume: bool, backend: Backend, started: float) ->
     def compile_for(model: torch.nn.Module) -> None:
         backend.compile(model, loss, config.optimizer, config.batching, example)
 
-    guard = FilterGuard(config, state, data.model)
+    guard = FilterGuard(_without_start(config) if resume else config, state, data.model)
     model = guard.model()
     compile_for(model)
     if backend.compiles_only:
@@ -166,11 +166,16 @@ def evaluate(folder: Path, split: str = "test", accelerator: Optional[str] = Non
         evaluator = data.evaluator(split, config) if split in data.items else None
         if evaluator is None:
             raise ValueError(f"the run has no molecules in a split {split!r}; it has {', '.join(data.plans)}.")
-        model = data.model(replace(config, training=replace(config.training, start_from="")))
+        model = data.model(_without_start(config))
         backend.compile(model, data.loss(config), None, config.batching, evaluator.loader.example(training=False))
         backend.load_state_dict({"model": tensors["model"]})
         metrics, _ = evaluator.metrics(backend)
     return metrics
+
+
+def _without_start(config: RunConfig) -> RunConfig:
+    """For models whose weights come from a checkpoint: what they once started from need not be there any more."""
+    return replace(config, training=replace(config.training, start_from=""))
 
 
 def describe_run(config: RunConfig, data: RunData, backend: Backend, model: torch.nn.Module) -> Dict[str, Any]:

@@ -1,10 +1,9 @@
 """A small real data set, prepared once for all tests of runs."""
 
 import pytest
+from support import CHAINS
 
 from ipu_chem.config import from_dict
-
-CHAINS = [f"{end}{'C' * length}{group}" for length in range(1, 7) for end in ("C", "FC", "ClC") for group in "ONSI"]
 
 
 @pytest.fixture(scope="session")

@@ -38,10 +38,12 @@ class Options(NamedTuple):
     Attributes:
         stereo: keep what SMILES say about stereochemistry.
         smiles_column: of a table; None takes "smiles", whatever its case.
+        duplicates: keep molecules that the file has before, for whoever must choose among their labels.
     """
 
     stereo: bool = True
     smiles_column: Optional[str] = None
+    duplicates: bool = False
 
 
 def load_corpus(
@@ -83,7 +85,8 @@ def load_corpus(
     layout = read_layout(file, chosen.smiles_column, source.with_split)
 
     manner = {"format": _FORMAT, "stereo": chosen.stereo, "layout": layout, **versions}
-    folder = root / f"corpus-{name}-{content_key({**manner, 'limit': limit, 'file': file_digest(file)})}"
+    kept = {"duplicates": True} if chosen.duplicates else {}
+    folder = root / f"corpus-{name}-{content_key({**manner, **kept, 'limit': limit, 'file': file_digest(file)})}"
     # Not by content: what was encoded of a file that was cut serves the whole one, too.
     parts = root / f"corpus-{name}-parts-{content_key({**manner, 'path': str(file.resolve())})}"
     store = open_prepared(folder, name)
@@ -100,7 +103,7 @@ def load_corpus(
             info = corpus_info(
                 name, source_text, source.licence, source.citation, versions, {"limit": limit, **chosen._asdict()}
             )
-            _save(made.paths, layout.split >= 0, info, parts / "store", folder)
+            _save(made.paths, chosen.duplicates, layout.split >= 0, info, parts / "store", folder)
             if made.made < len(made.paths):
                 print(f"{name}: {len(made.paths) - made.made:,} of {len(made.paths):,} chunks were encoded before")
         shutil.rmtree(parts, ignore_errors=True)  # another process may have been faster
@@ -112,12 +115,16 @@ def load_corpus(
     return store
 
 
-def _save(paths: List[Path], with_split: bool, info: Dict[str, Any], scratch: Path, folder: Path) -> None:
+def _save(
+    paths: List[Path], duplicates: bool, with_split: bool, info: Dict[str, Any], scratch: Path, folder: Path
+) -> None:
     """Part files to a store in a folder."""
     if not paths:
         raise ValueError(f"{info['source']} holds no SMILES.")
     chunks = PartFiles(paths)
     scratch.mkdir(exist_ok=True)
-    store = assemble(chunks, first_of_each(np.concatenate(chunks.digests())), on_disk(scratch), with_split)
+    digests = np.concatenate(chunks.digests())
+    keep = np.ones(len(digests), bool) if duplicates else first_of_each(digests)
+    store = assemble(chunks, keep, on_disk(scratch), with_split)
     store.info.update(info)
     store.save(folder)

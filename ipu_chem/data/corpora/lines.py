@@ -28,6 +28,8 @@ _SHOWN = 200  # characters of a damaged line in the list of failures
 
 # Number of a line from 1, and its bytes.
 Record = Tuple[int, bytes]
+# The same number, and what stands in its columns or why that cannot be read.
+Row = Tuple[int, Union[List[str], Failure]]
 
 
 class Layout(NamedTuple):
@@ -114,44 +116,77 @@ def read_chunks(path: Path, layout: Layout, limit: int = 0) -> Iterator[List[Rec
             yield chunk
 
 
+def read_rows(path: Path, layout: Layout, limit: int = 0) -> Iterator[Row]:
+    """Rows of a file, see `rows` and `read_chunks`; one that ends before its time ends with a failure."""
+    last = 0
+    try:
+        for records in read_chunks(path, layout, limit):
+            for record in records:
+                for row in rows(record, layout):
+                    last = row[0]
+                    yield row
+    except DAMAGE as error:
+        yield last + 1, Failure(last + 1, "", f"the file is damaged from here on, or cut short ({error})")
+
+
+def column_names(path: Path, layout: Layout) -> List[str]:
+    """What the header of a table says; "smiles" and "name" for files that are no tables."""
+    if not layout.delimiter:
+        return ["smiles", "name"]
+    with open_lines(path) as file:
+        header = next(line for number, line in enumerate(read_lines(file), 1) if number == layout.header)
+    text = header.decode("utf-8-sig", errors="replace").rstrip("\r\n")
+    return [name.strip() for name in next(csv.reader([text], delimiter=layout.delimiter))]
+
+
 def parse(record: Record, layout: Layout) -> Iterator[Union[Line, Failure]]:
     """What a line says, or why it cannot be used; several lines only where a quote was open by mistake."""
+    for number, cells in rows(record, layout):
+        yield line_of(number, cells, layout)
+
+
+def rows(record: Record, layout: Layout) -> Iterator[Row]:
+    """Number and cells of a line, as `parse` reads it; those of a file that is no table are SMILES and name."""
     number, raw = record
     try:
         text = raw.decode("utf-8-sig" if number == 1 else "utf-8").strip("\r\n")
     except UnicodeDecodeError:
-        yield Failure(number, _shown(raw), "damaged line: not UTF-8")
+        yield number, Failure(number, _shown(raw), "damaged line: not UTF-8")
         return
     if len(raw) >= LONGEST:
-        yield Failure(number, _shown(raw), f"damaged line: {LONGEST:,} characters or more")
+        yield number, Failure(number, _shown(raw), f"damaged line: {LONGEST:,} characters or more")
     elif not layout.delimiter:
         found = split_smi(text)
         if found is not None:
-            yield Line(number, found[0])
+            yield number, list(found)
     else:
         reader = csv.reader(io.StringIO(text, newline=""), delimiter=layout.delimiter, strict=True)
-        rows, start = [], number
+        made: List[Row] = []
+        start = number
         try:
             for row in reader:
-                rows.append((start, row))
+                made.append((start, row))
                 start = number + reader.line_num
         except csv.Error as error:
             pieces = raw.splitlines(keepends=True)
             if len(pieces) == 1:
-                yield Failure(number, _shown(raw), f"damaged line: {error}")
+                yield number, Failure(number, _shown(raw), f"damaged line: {error}")
             for place, piece in enumerate(pieces if len(pieces) > 1 else ()):
-                yield from parse((number + place, piece), layout)
+                yield from rows((number + place, piece), layout)
         else:
-            yield from (_from_row(start, row, layout) for start, row in rows if row)
+            yield from (row for row in made if row[1])
 
 
-def _from_row(number: int, row: List[str], layout: Layout) -> Union[Line, Failure]:
-    if len(row) < layout.columns:
-        return Failure(number, layout.delimiter.join(row)[:_SHOWN], "damaged line: fewer columns than the header")
-    smiles = row[layout.smiles].strip()
+def line_of(number: int, cells: Union[List[str], Failure], layout: Layout) -> Union[Line, Failure]:
+    """The molecule of a row of `rows`."""
+    if isinstance(cells, Failure):
+        return cells
+    if len(cells) < layout.columns:
+        return Failure(number, layout.delimiter.join(cells)[:_SHOWN], "damaged line: fewer columns than the header")
+    smiles = cells[layout.smiles].strip()
     if layout.split < 0:
         return Line(number, smiles)
-    split = row[layout.split].strip()
+    split = cells[layout.split].strip()
     if split not in SPLITS:
         return Failure(number, smiles, f"damaged line: its split is none of {', '.join(SPLITS)}")
     return Line(number, smiles, SPLITS.index(split))

@@ -10,7 +10,7 @@ import numpy as np
 
 from ipu_chem.data.corpora.assemble import assemble
 from ipu_chem.data.corpora.build import worker_pool
-from ipu_chem.data.corpora.encode import encode_lines, libraries
+from ipu_chem.data.corpora.encode import Chunk, encode_lines, libraries
 from ipu_chem.data.corpora.lines import CHUNK, Line
 from ipu_chem.data.molecule import encode_texts
 from ipu_chem.data.smiles import Failure, core_count
@@ -38,23 +38,37 @@ def corpus_in_memory(
         raise ValueError("corpus_in_memory takes a list of SMILES; encode_smiles takes one.")
     if names is not None and len(names) != len(smiles):
         raise ValueError(f"there are {len(names)} names for {len(smiles)} SMILES.")
-    versions = libraries()
-    lines = [_line(number, text) for number, text in enumerate(smiles, 1)]
+    chunks = encode_in_memory([_line(number, text) for number, text in enumerate(smiles, 1)], workers, stereo)
+    failures = [failure for chunk in chunks for failure in chunk.failures]
+    store = corpus_of(chunks, stereo)
+    if names is None:
+        return store, failures
+    values, offsets = encode_texts([str(names[line - 1]) for line in store.fields["line"]])
+    return store.join(Store({"name": offsets}, {"name": values}, {"name": "name"})), failures
+
+
+def encode_in_memory(lines: Sequence[Union[Line, Failure]], workers: int = 1, stereo: bool = True) -> List[Chunk]:
+    """Encode lines in parallel processes; failures among them are passed on."""
+    libraries()
     blocks = [lines[start : start + CHUNK] for start in range(0, len(lines), CHUNK)]
     encode = partial(encode_lines, stereo=stereo)
     workers = workers or core_count()
     if workers > 1 and len(blocks) > 1:
         with worker_pool(workers) as pool:
-            chunks = list(pool.map(encode, blocks))
-    else:
-        chunks = list(map(encode, blocks))
-    failures = [failure for chunk in chunks for failure in chunk.failures]
-    store = assemble(chunks, np.ones(len(lines) - len(failures), bool))
-    store.info.update(corpus_info("memory", "a list of SMILES", "the user's own", (), versions, {"stereo": stereo}))
-    if names is None:
-        return store, failures
-    values, offsets = encode_texts([str(names[line - 1]) for line in store.fields["line"]])
-    return store.join(Store({"name": offsets}, {"name": values}, {"name": "name"})), failures
+            return list(pool.map(encode, blocks))
+    return list(map(encode, blocks))
+
+
+def corpus_of(chunks: Sequence[Chunk], stereo: bool = True) -> Store:
+    """All molecules of some chunks, duplicates too.
+
+    Raises:
+        ValueError: there is none.
+    """
+    store = assemble(chunks, np.ones(sum(len(chunk.line) for chunk in chunks), bool))
+    options = {"stereo": stereo}
+    store.info.update(corpus_info("memory", "a list of SMILES", "the user's own", (), libraries(), options))
+    return store
 
 
 def corpus_info(

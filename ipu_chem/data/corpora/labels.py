@@ -1,0 +1,122 @@
+"""Labels of molecules as text: columns of the table that a corpus was made of.
+
+A corpus knows on which line each of its molecules stood, and the table is read again line by line in the same way, so
+that no failure, blank line or line break inside of quotes can shift a label to another molecule.
+
+On data's way: table, corpus store -> [labels by line] -> store with labels y -> standardizer, TextPropertyLoader.
+"""
+
+from pathlib import Path
+from typing import Dict, List, Sequence, Tuple
+
+import numpy as np
+
+from ipu_chem.data.corpora import load_corpus
+from ipu_chem.data.corpora.lines import Layout, column_names, read_layout, read_rows
+from ipu_chem.data.datasets.info import target_info
+from ipu_chem.data.molecule import decode_texts
+from ipu_chem.data.smiles import Failure
+from packing.files import PathLike
+from packing.store import Store
+
+
+def load_labelled_corpus(
+    path: PathLike,
+    names: Sequence[str],
+    unit: str = "",
+    extensive: bool = True,
+    cache: str = "",
+    limit: int = 0,
+    workers: int = 0,
+) -> Store:
+    """Molecules of a table as a corpus store with labels.
+
+    Molecules without any label are left out; of one that stands there several times, the first with a label is taken.
+
+    Args:
+        path: .csv, .tsv or .txt with a column of SMILES, also in .gz or .zip.
+        names: T columns of numbers; empty cells are labels that are missing.
+        unit, extensive: of the labels.
+        cache, limit, workers: see `load_corpus`.
+
+    Returns:
+        A corpus store with y [I, T] float64 and ``info["targets"]``; ``info["left out"]`` counts molecules without a
+        label, duplicates, and how many of those have other labels than the one that is taken.
+
+    Raises:
+        ValueError: a column is missing or holds something else than numbers, no label is left, or see `load_corpus`.
+    """
+    path = Path(path).expanduser()
+    layout = read_layout(path)
+    lines, labels = read_labels(path, layout, names, limit)
+    store = load_corpus("file", path, cache or None, limit=limit, workers=workers, duplicates=True)
+    places = np.searchsorted(lines, store.fields["line"])
+    assert np.array_equal(lines[places], store.fields["line"]), "every molecule's line was read for its labels"
+    y = labels[places]
+    labelled = np.flatnonzero(np.isfinite(y).any(1))
+    if not len(labelled):
+        raise ValueError(f"{path}: no molecule has a label in {', '.join(names)}.")
+    first = _first_of_each(decode_texts(store, "smiles"), labelled)
+    again = labelled[first != labelled]
+    differ = ~((y[again] == y[first[first != labelled]]) | (np.isnan(y[again]) & np.isnan(y[first[first != labelled]])))
+    counts = {
+        "without label": len(store) - len(labelled),
+        "duplicates": len(again),
+        "of them with other labels": int(differ.any(1).sum()),
+    }
+    if any(counts.values()):
+        told = ", ".join(f"{count:,} {what}" for what, count in counts.items() if count)
+        print(f"{path.name}: left out: {told}; of duplicates the first is kept")
+    kept = labelled[first == labelled]
+    info = {"name": path.name, "targets": [target_info(name, unit, extensive) for name in names], "left out": counts}
+    chosen = store.take(kept)
+    return Store(chosen.axes, {**chosen.fields, "y": y[kept]}, chosen.axis_of, {**store.info, **info})
+
+
+def read_labels(path: Path, layout: Layout, names: Sequence[str], limit: int = 0) -> Tuple[np.ndarray, np.ndarray]:
+    """Numbers of a table by line.
+
+    Args:
+        path: the table.
+        layout: from `read_layout`.
+        names: T columns.
+        limit: only so many lines; 0 takes all.
+
+    Returns:
+        (lines [n] int64, ascending; labels [n, T] float64, NaN where a cell is empty).
+
+    Raises:
+        ValueError: it is no table, has no such column, or a cell holds something else than a number.
+    """
+    if not layout.delimiter:
+        raise ValueError(f"{path} holds no labels, only SMILES; write SMILES and labels as columns of a .csv.")
+    columns = column_names(path, layout)
+    for name in names:
+        if name not in columns:
+            raise ValueError(f"{path} has no column {name!r}; it has {', '.join(columns)}.")
+    places = [columns.index(name) for name in names]
+    lines: List[int] = []
+    labels: List[List[float]] = []
+    for number, cells in read_rows(path, layout, limit):
+        if isinstance(cells, Failure) or len(cells) < layout.columns:
+            continue  # no molecule of the corpus either
+        lines.append(number)
+        labels.append([_number(cells[place], f"{path} line {number}: {columns[place]}") for place in places])
+    return np.array(lines, np.int64), np.array(labels, np.float64).reshape(-1, len(names))
+
+
+def _number(cell: str, what: str) -> float:
+    """What a cell says; NaN for an empty one."""
+    try:
+        value = float(cell.strip() or "nan")
+    except ValueError:
+        value = float("inf")
+    if np.isinf(value):
+        raise ValueError(f"{what} is {cell!r}, no number; correct it, or empty the cell to leave that label out.")
+    return value
+
+
+def _first_of_each(smiles: Sequence[str], items: np.ndarray) -> np.ndarray:
+    """For each of ``items``, the first of them that is the same molecule."""
+    seen: Dict[str, int] = {}
+    return np.array([seen.setdefault(smiles[item], item) for item in items.tolist()], np.int64)

@@ -1,0 +1,36 @@
+"""What kind of run a config asks for: the one place that tells language models from those that learn labels.
+
+On data's way: RunConfig -> [kind_of] -> which RunData, which model, which prediction.
+"""
+
+from typing import List
+
+from ipu_chem.config import RunConfig
+from ipu_chem.models.registry import reads_text
+
+GRAPHS = "graphs"  # labels of molecules in 3D
+TEXT = "text"  # the next symbol
+TEXT_PROPERTY = "text property"  # labels of molecules as text
+
+
+def kind_of(config: RunConfig) -> str:
+    """`GRAPHS`, `TEXT` or `TEXT_PROPERTY`: a model of text that is given labels learns them.
+
+    Raises:
+        ValueError: there is no such model, or ``model.freeze`` is for a model that has no head of its own.
+    """
+    name = config.model.name
+    if reads_text(name):
+        kind = TEXT_PROPERTY if target_names(config) else TEXT
+    else:
+        kind = GRAPHS
+    if config.model.freeze and kind == GRAPHS:
+        raise ValueError(f"model.freeze=true trains the head on a chemgpt alone; {name} has none, leave it out.")
+    if config.model.freeze and kind == TEXT:
+        raise ValueError("model.freeze=true trains the head that predicts labels alone; name them with data.target.")
+    return kind
+
+
+def target_names(config: RunConfig) -> List[str]:
+    """The labels that `data.target` names."""
+    return [name.strip() for name in config.data.target.split(",") if name.strip()]
