@@ -110,20 +110,23 @@ class ModelConfig:
     """Architecture and size.
 
     Attributes:
-        name: schnet, painn or chemgpt.
+        name: schnet, painn, spookynet or chemgpt.
         hidden_features: features of an atom, or of a symbol.
         num_filters: features of a message (schnet).
         num_interactions: message-passing blocks.
         num_gaussians: Gaussians that distances are expanded in (schnet).
-        num_radial: waves that distances are expanded in (painn).
+        num_radial: waves (painn) or polynomials (spookynet) that distances are expanded in.
         cutoff: Å, longest edge.
         readout: how atoms make up a molecule: sum, mean, or auto (sum for extensive targets, else mean). Of the
             symbols of a chemgpt that learns labels also max, last or eos.
         freeze: train the head alone (chemgpt with labels).
         filter: exact evaluates the filter network for every edge; table evaluates it on a grid of distances in every
             step, and edges read between its points, equal to float32's last digits; chebyshev reads by a matrix
-            product; auto is table for schnet, exact for painn.
+            product; auto is table for schnet, exact for the others, and spookynet has no other.
         table_points: of that grid; 0 takes what float32 needs.
+        use_zbl: add the repulsion of close nuclei, for one extensive target that is an energy (spookynet).
+        use_electrostatics: add the Coulomb energy of predicted charges, for such a target (spookynet).
+        use_dispersion: add a dispersion energy, for such a target and 13 common elements (spookynet).
         size: chemgpt-4.7m, chemgpt-19m or chemgpt-1.2b as published, in place of the numbers here (chemgpt).
         num_layers: blocks of attention and feed-forward (chemgpt).
         num_heads: of attention (chemgpt); 0 is one for every 32 features.
@@ -145,6 +148,9 @@ class ModelConfig:
     freeze: bool = False
     filter: str = "auto"
     table_points: int = 0
+    use_zbl: bool = True
+    use_electrostatics: bool = True
+    use_dispersion: bool = True
     size: str = ""
     num_layers: int = 24
     num_heads: int = 0

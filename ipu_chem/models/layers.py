@@ -65,6 +65,23 @@ def silu(x: Tensor) -> Tensor:
     return x / (1.0 + torch.exp(torch.clamp(-x, max=largest)))
 
 
+def logistic(x: Tensor) -> Tensor:
+    """1 / (1 + exp(-x)), made of the same operators as `silu` for the same reason."""
+    largest = 11.0 if x.dtype == torch.float16 else 80.0
+    return 1.0 / (1.0 + torch.exp(torch.clamp(-x, max=largest)))
+
+
+def softplus(x: Tensor) -> Tensor:
+    """ln(1 + exp(x)), which is positive, made of operators whose slopes a forward pass may hold."""
+    larger = torch.clamp(x, min=0.0).detach()  # a constant of the formula below, so that slopes have no kink at 0
+    return larger + torch.log1p(torch.exp(x - larger) + torch.expm1(-larger))
+
+
+def inverse_softplus(value: float) -> float:
+    """What softplus turns into a positive value."""
+    return value + math.log(-math.expm1(-value))
+
+
 class GaussianBasis(nn.Module):
     """Distances on a row of Gaussians, evenly spaced from 0 to the cutoff (Schuett et al. 2017)."""
 
@@ -115,6 +132,28 @@ def cosine_cutoff(distance: Tensor, cutoff: float) -> Tensor:
 def cosine_wave(distance: Tensor, cutoff: float) -> Tensor:
     """`cosine_cutoff` as it would go on beyond the cutoff, without a kink there."""
     return 0.5 * (torch.cos(distance * (math.pi / cutoff)) + 1.0)
+
+
+def smooth_cutoff(distance: Tensor, cutoff: float) -> Tensor:
+    """exp(-d^2 / (cutoff^2 - d^2)): falls from 1 at 0 to 0 at the cutoff, 0 beyond, without a kink in any slope.
+
+    The cutoff function of Unke et al. 2021 (arXiv:2105.00304); Å, any shape.
+    """
+    inside = distance < cutoff
+    inner = keep(distance, inside)
+    exponent = -(inner * inner) / ((cutoff - inner) * (cutoff + inner))
+    return keep(torch.exp(torch.clamp(exponent, min=_SMALLEST_EXPONENT)), inside)
+
+
+def smooth_switch(distance: Tensor, start: float, end: float) -> Tensor:
+    """Falls from 1 at the start to 0 at the end, constant on both sides, without a kink in any slope.
+
+    With x from 0 at the start to 1 at the end it is g(1 - x) / (g(x) + g(1 - x)), g(x) = exp(-1 / x) (Unke et al.
+    2021); Å, any shape.
+    """
+    # Where the clamp acts the result differs from 1 or 0 by 1e-34.
+    place = torch.clamp((distance - start) * (1.0 / (end - start)), min=0.0125, max=0.9875)
+    return logistic(1.0 / place - 1.0 / (1.0 - place))
 
 
 def keep(values: Tensor, mask: Tensor) -> Tensor:

@@ -12,14 +12,17 @@ from ipu_chem.models.chemgpt import ChemGPT
 from ipu_chem.models.next_token import NextToken
 from ipu_chem.models.painn import PaiNN
 from ipu_chem.models.schnet import SchNet
+from ipu_chem.models.spookynet import SpookyNet
 
-MODELS: Dict[str, Any] = {"schnet": SchNet, "painn": PaiNN}
+# Those with ``needs_charge`` set take charge and spin of the molecules, too.
+MODELS: Dict[str, Any] = {"schnet": SchNet, "painn": PaiNN, "spookynet": SpookyNet}
 LANGUAGE_MODELS: Dict[str, Any] = {"chemgpt": ChemGPT}
 
 
 def sizes_of(name: str) -> Set[str]:
     """What may be chosen about a model for itself: names of its constructor's arguments."""
-    fixed = {"num_targets", "readout", "atom_references", "filter", "undirected", "vocab_size", "max_positions"}
+    fixed = {"num_targets", "readout", "atom_references", "filter", "undirected", "energy_scale"}
+    fixed |= {"vocab_size", "max_positions"}
     return set(inspect.signature({**MODELS, **LANGUAGE_MODELS}[name]).parameters) - fixed
 
 
@@ -39,8 +42,9 @@ def needs_charge(name: str) -> bool:
     return bool(getattr(MODELS.get(name), "needs_charge", False))
 
 
-# What reading filters from a table saves depends on how much they cost: two layers in SchNet, one in PaiNN.
-_USUAL_FILTER = {"schnet": "table", "painn": "exact"}
+# What reading filters from a table saves depends on how much they cost: two layers in SchNet, one in PaiNN and in
+# SpookyNet, which knows exact ones only.
+_USUAL_FILTER = {"schnet": "table", "painn": "exact", "spookynet": "exact"}
 
 
 def build_model(
@@ -50,6 +54,7 @@ def build_model(
     readout: str = "auto",
     filter: str = "exact",
     undirected: bool = False,
+    energy_scale: float = 1.0,
     **sizes: Any,
 ) -> nn.Module:
     """A model with freshly drawn weights.
@@ -61,10 +66,11 @@ def build_model(
         readout: "sum", "mean", or "auto": sum for extensive targets.
         filter: "exact", "table", or "auto": whichever is faster.
         undirected: edges come once for both directions.
+        energy_scale: eV that a prediction of 1 means, for models with physical terms.
         **sizes: of the model's constructor; those that only other models have are left out.
 
     Raises:
-        ValueError: unknown name, or a size that the model refuses or no model has.
+        ValueError: unknown name, a size that the model refuses or no model has, or a filter that it does not know.
     """
     if name not in MODELS:
         raise ValueError(f"model.name={name!r}: choose one of {', '.join(MODELS)}.")
@@ -76,7 +82,12 @@ def build_model(
     taken = {size: value for size, value in sizes.items() if size in sizes_of(name)}
     if filter == "auto":
         filter = _USUAL_FILTER[name]
-    return MODELS[name](num_targets=num_targets, readout=readout, filter=filter, undirected=undirected, **taken)
+    options = {"filter": filter, "energy_scale": energy_scale}
+    own = inspect.signature(MODELS[name]).parameters
+    if filter != "exact" and "filter" not in own:
+        raise ValueError(f"model.filter={filter!r}: {name} has exact filters only; choose exact or auto.")
+    taken.update({option: value for option, value in options.items() if option in own})
+    return MODELS[name](num_targets=num_targets, readout=readout, undirected=undirected, **taken)
 
 
 def build_language_model(name: str, vocab_size: int, max_positions: int, **sizes: Any) -> nn.Module:

@@ -82,7 +82,9 @@ class ForceData(GraphData):
 
     def model(self, config: RunConfig) -> CompactInputs:
         """See `RunData.model`."""
-        return make_model(config, self.targets, self.neighbors, self.position_step, forces=True)
+        return make_model(
+            config, self.targets, self.neighbors, self.position_step, forces=True, standardizer=self.standardizer
+        )
 
     def loss(self, config: RunConfig) -> Callable[..., Tensor]:
         """See `RunData.loss`."""

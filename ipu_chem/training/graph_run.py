@@ -10,9 +10,10 @@ from typing import Any, Dict, List, Mapping, Optional
 import numpy as np
 import torch
 
-from ipu_chem.config import DataConfig, PackConfig, RunConfig
+from ipu_chem.config import DataConfig, ModelConfig, PackConfig, RunConfig
 from ipu_chem.data.datasets import load_dataset
 from ipu_chem.data.edges import with_edges
+from ipu_chem.data.energy_units import unit_in_ev
 from ipu_chem.data.fixed_point import STEP, with_fixed_point
 from ipu_chem.data.selection import dataset_options, select_targets
 from ipu_chem.data.standardize import Standardizer, composition_baseline
@@ -20,6 +21,7 @@ from ipu_chem.loader import PackLoader
 from ipu_chem.metrics import Target
 from ipu_chem.models.compact import CompactInputs
 from ipu_chem.models.device_edges import DeviceEdges
+from ipu_chem.models.dispersion import check_dispersion_elements
 from ipu_chem.models.forces import EnergyForces
 from ipu_chem.models.registry import build_model, needs_charge
 from ipu_chem.training.evaluation import Evaluator
@@ -79,7 +81,7 @@ class GraphData(LabelledData):
 
     def model(self, config: RunConfig) -> CompactInputs:
         """See `RunData.model`."""
-        return make_model(config, self.targets, self.neighbors, self.position_step)
+        return make_model(config, self.targets, self.neighbors, self.position_step, standardizer=self.standardizer)
 
     def describe(self, config: RunConfig) -> Dict[str, Any]:
         """See `RunData.describe`."""
@@ -102,7 +104,7 @@ def load_graphs(config: RunConfig, plans: Optional[Path], state: Mapping[str, An
     if config.short_positions:
         store = with_fixed_point(store, data.cache or None)
     targets = [Target(t["name"], t["unit"], t["extensive"]) for t in store.info["targets"]]
-    check_charges(store, config.model.name)
+    check_charges(store, config.model)
     kind: Any = GraphData
     if config.force_share:
         from ipu_chem.training.force_run import ForceData as kind  # which is made of this module's parts
@@ -126,17 +128,19 @@ def load_graphs(config: RunConfig, plans: Optional[Path], state: Mapping[str, An
     return kind(store, items, made, budget.replace(graphs=graphs), targets, fitted, neighbors)
 
 
-def check_charges(store: Store, model: str) -> None:
-    """Refuse molecules of unknown charge where a model takes it.
+def check_charges(store: Store, model: ModelConfig) -> None:
+    """Refuse molecules that a model with charges cannot take.
 
     Raises:
-        ValueError: says how to give them.
+        ValueError: their charges are not known, which says how to give them, or dispersion does not know an element.
     """
-    if needs_charge(model) and not ("charge" in store and "spin" in store):
+    if needs_charge(model.name) and not ("charge" in store and "spin" in store):
         raise ValueError(
-            f"{model} takes the charge and the unpaired electrons of every molecule, which these data do not have; "
+            f"{model.name} takes the charge and the unpaired electrons of every molecule, which these data lack; "
             "write charge and spin into the comment lines of an .extxyz file, or train schnet or painn."
         )
+    if model.use_dispersion and model.name == "spookynet":
+        check_dispersion_elements(np.unique(store.fields["z"]).tolist())
 
 
 def load_store(data: DataConfig, cutoff: float) -> Store:
@@ -176,6 +180,7 @@ def make_model(
     neighbors: int = 0,
     position_step: Optional[float] = None,
     forces: bool = False,
+    standardizer: Optional[Standardizer] = None,
 ) -> CompactInputs:
     """The model with weights drawn from the run's seed; it takes compact packs (`ipu_chem.batch`).
 
@@ -185,6 +190,7 @@ def make_model(
         neighbors: of an atom that it looks for itself; 0 when edges come with the packs.
         position_step: Å, of positions in 16 bits; None when they come in Å.
         forces: give forces beside energies.
+        standardizer: of the labels, for models that add energies of their own in real units.
     """
     sizes = {name: value for name, value in vars(config.model).items() if name not in ("name", "readout", "freeze")}
     if config.force_share and sizes["filter"] == "auto":
@@ -194,13 +200,40 @@ def make_model(
     # Edges of the host are pairs; a search on the device finds the neighbours of every atom.
     undirected = not neighbors
     model = build_model(
-        config.model.name, len(targets), extensive, config.model.readout, undirected=undirected, **sizes
+        config.model.name,
+        len(targets),
+        extensive,
+        config.model.readout,
+        undirected=undirected,
+        energy_scale=_energy_scale(config, targets, standardizer),
+        **sizes,
     )
     if forces:
         model = EnergyForces(model)
     if neighbors:
         model = DeviceEdges(model, config.model.cutoff, neighbors)
     return CompactInputs(model, position_step)
+
+
+def _energy_scale(config: RunConfig, targets: List[Target], standardizer: Optional[Standardizer]) -> float:
+    """eV that a prediction of 1 means.
+
+    Raises:
+        ValueError: the model adds physical energies to what is none.
+    """
+    sizes = config.model
+    if standardizer is None or sizes.name != "spookynet":
+        return 1.0
+    unit = unit_in_ev(targets[0].unit)
+    if unit is not None:
+        return float(standardizer.scale[0]) * unit
+    if sizes.use_zbl or sizes.use_electrostatics or sizes.use_dispersion:
+        raise ValueError(
+            f"{sizes.name} adds repulsion, electrostatics and dispersion to an energy, but {targets[0].name} is in "
+            f"{targets[0].unit or 'no unit'}; set data.unit, or model.use_zbl, use_electrostatics and "
+            "use_dispersion to false."
+        )
+    return 1.0
 
 
 def _sizes(store: Store, items: np.ndarray, neighbors: int) -> Dict[str, np.ndarray]:

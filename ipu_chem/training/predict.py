@@ -18,10 +18,11 @@ from ipu_chem.data.standardize import Standardizer
 from ipu_chem.loader import PackLoader
 from ipu_chem.losses import loss_by_name
 from ipu_chem.metrics import Target
+from ipu_chem.models.registry import needs_charge
 from ipu_chem.training.checkpoint import load_checkpoint
 from ipu_chem.training.evaluation import predict_split
 from ipu_chem.training.filter_guard import with_filters_of
-from ipu_chem.training.graph_run import make_model
+from ipu_chem.training.graph_run import check_charges, make_model
 from ipu_chem.training.kinds import TEXT, TEXT_PROPERTY, kind_of
 from ipu_chem.training.predictions import Predictions, Refused, check_strict, write_predictions
 from ipu_chem.training.run import make_backend
@@ -99,6 +100,7 @@ def _predict_graphs(
     kept = np.zeros(0, np.int64)
     predictions = np.zeros((0, len(targets)))
     if store is not None:
+        check_charges(store, config.model)
         budget = _with_edges(budget, store)
         kept, reasons = _fitting(store, standardizer, budget)
         refused += [Refused(lines[item], molecules[item].name, reason) for item, reason in sorted(reasons.items())]
@@ -159,9 +161,9 @@ def _predict(
     sizes = {axis: store.sizes()[axis][items] for axis in ("nodes", "edges")}
     plan = make_plan(sizes, budget, "best_fit")
     labels = np.full((len(store), len(targets)), np.nan)
-    loader = PackLoader(store, items, plan, labels, budget, config.batching)
+    loader = PackLoader(store, items, plan, labels, budget, config.batching, charges=needs_charge(config.model.name))
     backend = make_backend(config)
-    model = make_model(config, list(targets))
+    model = make_model(config, list(targets), standardizer=standardizer)
     backend.compile(model, loss_by_name(config.loss), None, config.batching, loader.example(training=False))
     backend.load_state_dict({"model": weights})
     standardised = predict_split(backend, loader)

@@ -1,0 +1,287 @@
+"""SpookyNet: energies of molecules with a charge and unpaired electrons, from local, nonlocal and physical terms.
+
+O. T. Unke, S. Chmiela, M. Gastegger, K. T. Schuett, H. E. Sauceda, K.-R. Mueller, "SpookyNet: Learning force fields
+with electronic degrees of freedom and nonlocal effects", Nat. Commun. 12, 7273 (2021), arXiv:2105.00304.
+
+As in the paper: embeddings of elements, charge and spin, messages as s, p and d orbitals over Bernstein polynomials,
+residual blocks with learned activations and their initial weights, repulsion, charges that sum to the molecule's and
+their electrostatics. Otherwise: attention is exact (`NonlocalInteraction` says why), dispersion has one C6 for an
+element instead of D4's reference molecules (`ipu_chem.models.dispersion`), and several targets may be predicted.
+
+On data's way: CompactInputs (or GraphPack.inputs) with charges and spins -> SpookyNet -> prediction [B, G, T] -> loss.
+Shapes: B packs, N node, E edge, G graph slots, F features, T targets.
+"""
+
+from typing import List, NamedTuple, Optional, Tuple
+
+import torch
+from torch import Tensor, nn
+
+from ipu_chem.models.bernstein import BernsteinBasis
+from ipu_chem.models.dispersion import DISPERSION_ELEMENTS, Dispersion
+from ipu_chem.models.electrons import ElectronEmbedding
+from ipu_chem.models.electrostatics import Electrostatics, conserve_charge
+from ipu_chem.models.layers import at_least_float32, flat_index, keep, read_out, smooth_cutoff, sum_into, take_rows
+from ipu_chem.models.pack_pairs import others, pair_distances, same_molecule
+from ipu_chem.models.schnet import MAX_Z
+from ipu_chem.models.spooky_interaction import SpookyEdges, SpookyInteraction, quadrupole
+from ipu_chem.models.zbl import ZblRepulsion
+
+
+class Atoms(NamedTuple):
+    """What is known of atoms, with zeros wherever padding was."""
+
+    z: Tensor  # [B * N] int64
+    pos: Tensor  # [B, N, 3] Å
+    graph_index: Tensor  # [B, N] int64
+    owner: Tensor  # [B * N] int64 in 0..B * G - 1
+    real: Tensor  # [B * N, 1] float, 0 in padding
+    same: Tensor  # [B, N, N] bool, see `same_molecule`
+    charge: Tensor  # [B * G] int32, of molecules
+    spin: Tensor  # [B * G] int32
+
+
+class Distances(NamedTuple):
+    """Lengths of edges, as physical terms take them."""
+
+    source: Tensor  # [E'] int64, of the edges of all packs
+    target: Tensor  # [E'] int64
+    distance: Tensor  # [E'] Å, 1 in padding
+    envelope: Tensor  # [E'], cutoff function; 0 in padding
+
+
+class Head(nn.Module):
+    """Targets of atoms, and their charges if wanted, from features and elements: (F + MAX_Z) weights each."""
+
+    def __init__(self, hidden_features: int, outputs: int) -> None:
+        super().__init__()
+        self.output = nn.Linear(hidden_features, outputs, bias=False)
+        self.element = nn.Embedding(MAX_Z, outputs)
+        nn.init.orthogonal_(self.output.weight)
+        nn.init.zeros_(self.element.weight)
+
+    def forward(self, features: Tensor, z: Tensor) -> Tensor:
+        """[B * N, F] and [B * N] int64 -> [B * N, outputs], in float32 or better."""
+        return at_least_float32(self.output(features)) + at_least_float32(self.element(z))
+
+
+class SpookyNet(nn.Module):
+    """Energies, or other scalars, from atomic numbers, positions, charge and spin.
+
+    It has I (35 F^2 + 93 F + 3 R F) + 8 F^2 + (MAX_Z + 40) F + 1 weights for I blocks and R radial functions, F + MAX_Z
+    for each target and for charges, 10 for repulsion and 4 for dispersion.
+
+    Attributes:
+        needs_charge: forward takes charge and spin besides what other models take.
+        dispersion_elements: atomic numbers that its dispersion knows; None without dispersion. See
+            `ipu_chem.models.dispersion.check_dispersion_elements`.
+    """
+
+    needs_charge = True
+
+    def __init__(
+        self,
+        hidden_features: int = 128,
+        num_interactions: int = 6,
+        num_radial: int = 16,
+        cutoff: float = 5.2917721,
+        num_targets: int = 1,
+        readout: str = "sum",
+        atom_references: Optional[Tensor] = None,
+        undirected: bool = False,
+        use_zbl: bool = True,
+        use_electrostatics: bool = True,
+        use_dispersion: bool = True,
+        energy_scale: float = 1.0,
+    ) -> None:
+        """Build the network.
+
+        Args:
+            hidden_features: F, features of an atom.
+            num_interactions: blocks.
+            num_radial: R, polynomials of the distance basis.
+            cutoff: Å, of messages and repulsion; edges must not be longer.
+            num_targets: T, values predicted for every molecule.
+            readout: "sum" (extensive targets such as energies) or "mean" (intensive ones) over atoms.
+            atom_references: [MAX_Z, T], fixed value of each element, added for every atom.
+            undirected: edge_index has every pair of atoms once, in either order, instead of both directions.
+            use_zbl: add the repulsion of nuclei.
+            use_electrostatics: add the Coulomb energy of partial charges.
+            use_dispersion: add a dispersion energy that depends on partial charges.
+            energy_scale: eV that a prediction of 1 means: the physical terms are divided by it.
+
+        Raises:
+            ValueError: a size is out of range, the readout is unknown, physical terms are asked for what is no energy.
+        """
+        super().__init__()
+        physical = use_zbl or use_electrostatics or use_dispersion
+        if readout not in ("sum", "mean"):
+            raise ValueError(f"readout={readout!r}: choose 'sum' or 'mean'.")
+        if hidden_features < 2 or min(num_radial, num_interactions, num_targets) < 1:
+            raise ValueError("SpookyNet needs 2 or more features and 1 or more radial functions, blocks and targets.")
+        if not cutoff > 0:
+            raise ValueError(f"cutoff={cutoff}: the cutoff is a positive distance in Å.")
+        if not energy_scale > 0:
+            raise ValueError(f"energy_scale={energy_scale}: give the eV that a prediction of 1 stands for.")
+        if physical and (num_targets != 1 or readout != "sum"):
+            raise ValueError(
+                f"{num_targets} targets with readout={readout!r}: repulsion, electrostatics and dispersion add to one "
+                "energy summed over atoms; set use_zbl, use_electrostatics and use_dispersion to false for others."
+            )
+        self.cutoff = float(cutoff)
+        self.num_targets = num_targets
+        self.readout = readout
+        self.undirected = undirected
+        self.energy_scale = float(energy_scale)
+        self.dispersion_elements = DISPERSION_ELEMENTS if use_dispersion else None
+        self.basis = BernsteinBasis(num_radial)
+        self.embedding = ElectronEmbedding(hidden_features)
+        self.interactions = nn.ModuleList(
+            [SpookyInteraction(hidden_features, num_radial, undirected) for _ in range(num_interactions)]
+        )
+        charged = int(use_electrostatics or use_dispersion)
+        self.head = Head(hidden_features, num_targets + charged)
+        self.zbl = ZblRepulsion() if use_zbl else None
+        self.electrostatics = Electrostatics(self.cutoff) if use_electrostatics else None
+        self.dispersion = Dispersion() if use_dispersion else None
+        self.register_buffer("atom_references", atom_references)
+
+    def blocks(self) -> List[str]:
+        """Names of the submodules at which a pipeline may be cut, in the order of execution."""
+        return ["embedding"] + [f"interactions.{i}" for i in range(len(self.interactions))] + ["head"]
+
+    def forward(
+        self,
+        z: Tensor,
+        pos: Tensor,
+        graph_index: Tensor,
+        edge_index: Tensor,
+        node_mask: Tensor,
+        edge_mask: Tensor,
+        graph_mask: Tensor,
+        charge: Tensor,
+        spin: Tensor,
+    ) -> Tensor:
+        """Predict.
+
+        Args:
+            z: [B, N] integer, atomic numbers.
+            pos: [B, N, 3], Å.
+            graph_index: [B, N] integer, molecule of each atom inside its pack.
+            edge_index: [B, 2, E] integer, source and target atom inside the pack.
+            node_mask, edge_mask, graph_mask: [B, N], [B, E], [B, G] bool, False in padding.
+            charge: [B, G] integer, e, of each molecule.
+            spin: [B, G] integer, unpaired electrons of each molecule: 0 for a singlet, 1 for a doublet.
+
+        Returns:
+            [B, G, T] in float32 or better, exactly 0 in padding slots.
+        """
+        atoms = self._atoms(z, pos, graph_index, node_mask, graph_mask, charge, spin)
+        edges, distances = self._edges(atoms, edge_index, edge_mask)
+        per_atom, charges = self._outputs(atoms, edges)
+        per_atom = per_atom + self._physical(atoms, distances, charges)
+        if self.atom_references is not None:
+            per_atom = per_atom + self.atom_references.to(per_atom.dtype).index_select(0, atoms.z)
+        return read_out(per_atom, atoms.graph_index, node_mask, graph_mask, self.readout == "mean")
+
+    def partial_charges(
+        self,
+        z: Tensor,
+        pos: Tensor,
+        graph_index: Tensor,
+        edge_index: Tensor,
+        node_mask: Tensor,
+        edge_mask: Tensor,
+        graph_mask: Tensor,
+        charge: Tensor,
+        spin: Tensor,
+    ) -> Tensor:
+        """Charges of atoms, [B, N] e, which sum to their molecule's and are 0 in padding; arguments as of `forward`.
+
+        Raises:
+            ValueError: the model has neither electrostatics nor dispersion, so it learns no charges.
+        """
+        atoms = self._atoms(z, pos, graph_index, node_mask, graph_mask, charge, spin)
+        _, charges = self._outputs(atoms, self._edges(atoms, edge_index, edge_mask)[0])
+        if charges is None:
+            raise ValueError("a SpookyNet without electrostatics and dispersion predicts no charges.")
+        return charges.reshape(z.shape)
+
+    def _atoms(
+        self,
+        z: Tensor,
+        pos: Tensor,
+        graph_index: Tensor,
+        node_mask: Tensor,
+        graph_mask: Tensor,
+        charge: Tensor,
+        spin: Tensor,
+    ) -> Atoms:
+        # Padding may hold anything, NaN included; from here on it holds zeros.
+        same = same_molecule(graph_index, node_mask)
+        graph_index = keep(graph_index.to(torch.int64), node_mask)
+        return Atoms(
+            keep(z.to(torch.int64), node_mask).reshape(-1),
+            keep(pos, node_mask.unsqueeze(-1)),
+            graph_index,
+            flat_index(graph_index, graph_mask.shape[1]),
+            node_mask.reshape(-1, 1).to(pos.dtype),
+            same,
+            keep(charge.to(torch.int32), graph_mask).reshape(-1),
+            keep(spin.to(torch.int32), graph_mask).reshape(-1),
+        )
+
+    def _edges(self, atoms: Atoms, edge_index: Tensor, edge_mask: Tensor) -> Tuple[SpookyEdges, Distances]:
+        """Directions, distances and functions of them, in the format of the positions until weights meet them."""
+        num_nodes = atoms.pos.shape[1]
+        edge_index = keep(edge_index.to(torch.int64), edge_mask.unsqueeze(1))
+        source, target = flat_index(edge_index[:, 0], num_nodes), flat_index(edge_index[:, 1], num_nodes)
+        pos = atoms.pos.reshape(-1, 3)
+        offset = take_rows(pos, target) - take_rows(pos, source)
+        real = edge_mask.reshape(-1).to(pos.dtype)
+        # Padding gets a length of 1 Å, at which nothing is steep.
+        distance = torch.sqrt((offset * offset).sum(1) + 1e-12 + (1.0 - real))
+        envelope = smooth_cutoff(distance, self.cutoff) * real
+        dtype = self.head.output.weight.dtype
+        dipole = offset / distance.unsqueeze(1)
+        angular = torch.cat([dipole, quadrupole(dipole)], 1).to(dtype)
+        dipole, quadrupole_ = angular.split([3, 5], 1)
+        ends = (source, target)
+        if self.undirected:
+            ends = (torch.cat(ends), torch.cat([target, source]))
+            dipole, quadrupole_ = torch.cat([dipole, -dipole]), torch.cat([quadrupole_, quadrupole_])
+        edges = SpookyEdges(*ends, dipole, quadrupole_, self.basis(distance, envelope).to(dtype))
+        return edges, Distances(source, target, distance, envelope)
+
+    def _outputs(self, atoms: Atoms, edges: SpookyEdges) -> Tuple[Tensor, Optional[Tensor]]:
+        """Targets [B * N, T] and charges [B * N, 1] of atoms, the latter None where nothing needs them."""
+        x = self.embedding(atoms.z, atoms.charge, atoms.spin, atoms.owner, atoms.real)
+        features = torch.zeros_like(x)
+        for interaction in self.interactions:
+            x, added = interaction(x, edges, atoms.same)
+            features = features + added
+        outputs = self.head(features, atoms.z)
+        if outputs.shape[1] == self.num_targets:
+            return outputs, None
+        targets, charges = outputs.split([self.num_targets, 1], 1)
+        total = atoms.charge.to(charges.dtype).unsqueeze(1)
+        return targets, conserve_charge(charges, total, atoms.owner, atoms.real.to(charges.dtype))
+
+    def _physical(self, atoms: Atoms, edges: Distances, charges: Optional[Tensor]) -> Tensor:
+        """What repulsion, electrostatics and dispersion add to an atom's energy: [B * N, 1], or a plain 0."""
+        energy = torch.zeros_like(atoms.real)
+        if self.zbl is not None:
+            pairs = self.zbl(atoms.z, edges.distance, edges.envelope, edges.source, edges.target)
+            # One of both ends gets all of it, which is the same to their molecule.
+            share = 1.0 if self.undirected else 0.5
+            energy = energy + sum_into(share * pairs, edges.target, energy.shape[0])
+        if charges is not None:
+            between = others(atoms.same)
+            distance = pair_distances(atoms.pos, between)
+            charges = charges.reshape(*distance.shape[:2], 1).to(distance.dtype)
+            if self.electrostatics is not None:
+                energy = energy + self.electrostatics(charges, distance, between).reshape(-1, 1)
+            if self.dispersion is not None:
+                elements = atoms.z.reshape(distance.shape[:2])
+                energy = energy + self.dispersion(elements, charges, distance, between).reshape(-1, 1)
+        return energy * (1.0 / self.energy_scale)
