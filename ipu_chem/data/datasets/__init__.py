@@ -19,7 +19,7 @@ from packing.files import PathLike
 from packing.store import Store
 
 # Raised whenever the same files and options would give another store.
-_FORMAT = 1
+_FORMAT = 2
 # Options that change how fast a store is made, not what is in it.
 _MANNER = ("workers", "progress")
 

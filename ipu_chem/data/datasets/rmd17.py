@@ -13,6 +13,7 @@ from typing import Any, Dict, Optional, Sequence
 import numpy as np
 
 from ipu_chem.data.datasets.info import failures_info, target_info
+from ipu_chem.data.datasets.published import md17_errors
 from ipu_chem.data.download import download, unpack
 from ipu_chem.data.trajectory import Frames, frames_to_store, read_frames
 from ipu_chem.data.units import KCAL_PER_MOL
@@ -82,6 +83,7 @@ def prepare(path: Optional[Path], cache: Path, molecule: Optional[str] = None, l
         "failures": failures_info([]),
         "reference_energies": {},
         "most_training": MOST_TRAINING,
+        "published": md17_errors(name),
     }
     store = frames_to_store(frames, name, KCAL_PER_MOL, info, _official(file, frames))
     return store if limit is None else store.take(np.arange(min(limit, len(store))))
