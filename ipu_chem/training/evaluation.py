@@ -3,7 +3,7 @@
 On data's way: LabelledLoader.evaluation() -> Backend.evaluate -> predictions in real units -> metrics.
 """
 
-from typing import Any, Callable, Dict, List, Sequence, Tuple
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -28,6 +28,13 @@ def predict_split(backend: Backend, loader: LabelledLoader) -> np.ndarray:
     return backend.total(result)
 
 
+class Parts(NamedTuple):
+    """Equal parts that molecules are made of, such as the waters of a cluster."""
+
+    name: str
+    counts: np.ndarray  # [K], of every molecule of a split
+
+
 class Evaluator(Measures):
     """A split with its labels and the way back to real units."""
 
@@ -40,6 +47,7 @@ class Evaluator(Measures):
         targets: Sequence[Target],
         scale: Sequence[float],
         to_units: ToUnits,
+        parts: Optional[Parts] = None,
     ) -> None:
         """Bind a split.
 
@@ -49,17 +57,20 @@ class Evaluator(Measures):
             targets: T of them.
             scale: [T] standard deviations, which make targets comparable when checkpoints are chosen.
             to_units: (store items [K], standardised predictions [K, T]) -> predictions in real units.
+            parts: what errors of extensive targets are shared out to as well.
         """
         self.loader = loader
         self.labels = labels
         self.targets = list(targets)
         self.scale = list(scale)
         self.to_units = to_units
+        self.parts = parts
 
     @property
     def metric_names(self) -> List[str]:
         """See `Measures.metric_names`."""
-        return [target.metric(kind) for target in self.targets for kind in ("mae", "rmse")]
+        names = [target.metric(kind) for target in self.targets for kind in ("mae", "rmse")]
+        return names + [self._per_part(target) for target in self._shared_out]
 
     def predictions(self, backend: Backend) -> Any:
         """[K, T] float64 in the targets' units, in the order of the split."""
@@ -67,7 +78,22 @@ class Evaluator(Measures):
 
     def errors(self, predictions: Any) -> Dict[str, float]:
         """MAE and RMSE per target, of what `predictions` returned."""
-        return regression_metrics(predictions, self.labels, self.targets)
+        errors = regression_metrics(predictions, self.labels, self.targets)
+        for column, target in enumerate(self.targets):
+            if target in self._shared_out:
+                assert self.parts is not None
+                error = np.abs(predictions[:, column] - self.labels[:, column]) / self.parts.counts
+                errors[self._per_part(target)] = float(np.nanmean(error)) * target.error_factor
+        return errors
+
+    @property
+    def _shared_out(self) -> List[Target]:
+        return [target for target in self.targets if target.extensive] if self.parts is not None else []
+
+    def _per_part(self, target: Target) -> str:
+        """Name of the mean over molecules of errors per part."""
+        assert self.parts is not None
+        return f"{target.metric('mae')}_per_{self.parts.name}"
 
     def metrics(self, backend: Backend) -> Tuple[Dict[str, float], float]:
         """See `Measures.metrics`: MAE and RMSE per target."""

@@ -3,14 +3,14 @@
 On data's way: PackLoader.evaluation() -> Backend.evaluate -> energies and forces in real units -> metrics.
 """
 
-from typing import Any, Dict, List, Sequence, Tuple
+from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 
 from ipu_chem.backends.base import Backend
 from ipu_chem.loader import PackLoader
 from ipu_chem.metrics import Target, regression_metrics
-from ipu_chem.training.evaluation import Evaluator, ToUnits
+from ipu_chem.training.evaluation import Evaluator, Parts, ToUnits
 from packing.types import Ragged
 
 
@@ -50,17 +50,18 @@ class ForceEvaluator(Evaluator):
         to_units: ToUnits,
         forces: Ragged,
         shares: Tuple[float, float],
+        parts: Optional[Parts] = None,
     ) -> None:
         """Bind a split.
 
         Args:
-            loader, labels, to_units: see `Evaluator`.
+            loader, labels, to_units, parts: see `Evaluator`.
             targets: the energy and the forces.
             scale: unit of the energy, and by Å of the forces, for each standardised one.
             forces: of the split's molecules, [atoms, 3], NaN where missing.
             shares: of energies and forces in the number that checkpoints are chosen by.
         """
-        super().__init__(loader, labels, targets[:1], [scale], to_units)
+        super().__init__(loader, labels, targets[:1], [scale], to_units, parts)
         self.forces = forces
         self.of_forces = targets[1]
         self.shares = shares

@@ -78,7 +78,9 @@ class ForceData(GraphData):
         forces = self.store.ragged("forces").take(self.items[split])
         scale = float(self.standardizer.scale[0])
         shares = (1.0 - config.force_share, config.force_share)
-        return ForceEvaluator(self.loader(split, config), labels, self.learnt, scale, self.to_units, forces, shares)
+        return ForceEvaluator(
+            self.loader(split, config), labels, self.learnt, scale, self.to_units, forces, shares, self.parts(split)
+        )
 
     def model(self, config: RunConfig) -> CompactInputs:
         """See `RunData.model`."""

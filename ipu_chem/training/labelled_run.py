@@ -7,7 +7,7 @@ import csv
 from abc import abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Dict, List, Mapping
+from typing import Any, ClassVar, Dict, List, Mapping, Optional
 
 import numpy as np
 
@@ -18,7 +18,7 @@ from ipu_chem.data.standardize import Standardizer
 from ipu_chem.loader import LabelledLoader
 from ipu_chem.losses import Loss, loss_by_name
 from ipu_chem.metrics import Target
-from ipu_chem.training.evaluation import Evaluator
+from ipu_chem.training.evaluation import Evaluator, Parts
 from ipu_chem.training.run_data import RunData
 from packing.files import atomic_file
 from packing.types import Ragged
@@ -63,7 +63,14 @@ class LabelledData(RunData):
     def measures(self, split: str, config: RunConfig) -> Evaluator:
         """See `RunData.measures`."""
         labels, scale = self.labels[self.items[split]], self.standardizer.scale.tolist()
-        return Evaluator(self.loader(split, config), labels, self.targets, scale, self.to_units)
+        return Evaluator(self.loader(split, config), labels, self.targets, scale, self.to_units, self.parts(split))
+
+    def parts(self, split: str) -> Optional[Parts]:
+        """Parts of the split's molecules, where the data set counts any: ``info["part"]``, their name and atoms."""
+        part = self.store.info.get("part")
+        if part is None:
+            return None
+        return Parts(part["name"], self.atoms.lengths[self.items[split]] / part["atoms"])
 
     def loss(self, config: RunConfig) -> Loss:
         """See `RunData.loss`."""

@@ -107,6 +107,7 @@ def _info(subset: Optional[str], limit: Optional[int], files: List[Path]) -> Dic
         "options": {"subset": subset, "limit": limit},
         "failures": failures_info([]),
         "reference_energies": {},
+        "part": {"name": "water", "atoms": 3},
     }
 
 
