@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ipu_chem.data.molecule import encode_texts
+from ipu_chem.data.selfies_store import encode_known
 from ipu_chem.data.selfies_tokens import BOS, EOS, PAD, UNK, Tokenizer, split_symbols
 from packing.store import Store
 
@@ -151,6 +152,18 @@ def test_a_large_corpus_is_encoded_in_blocks(monkeypatch):
 
 def test_symbols_that_no_molecule_has_do_not_matter(tokenizer):
     assert tokenizer.encode_store(corpus_store(["[C]"], ["[C]", "[Fr]"])).values.tolist() == [1, 4, 2]
+
+
+def test_of_a_corpus_those_are_encoded_that_the_vocabulary_can_write(tokenizer):
+    symbols = ["[C]", "[Fr]", "[O]", "[Ra]"]
+    molecules = ["[C][O]", "[C][Fr][Ra]", "[O]", "[Ra][C][Fr]", "[C]"]
+    ids, kept, refused = encode_known(tokenizer, corpus_store(molecules, symbols))
+    assert kept.tolist() == [0, 2, 4] and list(map(list, ids)) == [
+        tokenizer.encode(molecules[i]).tolist() for i in kept
+    ]
+    assert {item: reason.split()[1] for item, reason in refused.items()} == {1: "'[Fr]'", 3: "'[Ra]'"}
+    ids, kept, refused = encode_known(tokenizer, corpus_store(["[Fr]"], symbols))
+    assert len(ids) == len(kept) == 0 and list(refused) == [0]
 
 
 def test_stores_that_hold_no_text(tokenizer):

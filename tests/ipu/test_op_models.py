@@ -17,6 +17,7 @@ from ipu_chem.config import DataConfig, ModelConfig, PackConfig, RunConfig
 from ipu_chem.ipu.op_support import check_config, check_program
 from ipu_chem.losses import LOSSES, token_cross_entropy
 from ipu_chem.models.chemgpt import ChemGPT
+from ipu_chem.models.pooling import POOLINGS
 from ipu_chem.models.schnet import Edges, Interaction
 from ipu_chem.models.tables import FILTERS
 
@@ -100,6 +101,27 @@ def test_chemgpt(training: bool, weights: str, variant: str) -> None:
         report = check_program(Program(model.train(training), token_cross_entropy), tokens(0), tokens(1))
     assert report.findings == (), report.text()
     assert report.operators["bmm"] == 4 and report.operators["_softmax"] == 2
+
+
+@pytest.mark.parametrize("readout", ["auto", *POOLINGS])
+@pytest.mark.parametrize("freeze", [False, True])
+@pytest.mark.parametrize("weights", ["float32", "float16"])
+def test_labels_of_text(weights: str, freeze: bool, readout: str) -> None:
+    from ipu_chem.ipu.example import example_model, example_packs
+
+    config = replace(
+        CONFIG,
+        data=replace(CONFIG.data, extensive=readout == "sum"),
+        pack=PackConfig(tokens=48, graphs=6),
+        model=ModelConfig(name="chemgpt", hidden_features=8, num_layers=2, readout=readout, freeze=freeze),
+        precision=Precision(weights=weights),
+    )
+    report = check_config(config)
+    assert report.findings == (), report.text()
+    pack = example_packs(config, 2)
+    assert pack.ids.shape == (2, 48) and pack.y.shape == (2, 6, 2) and float(pack.weight.sum()) == pytest.approx(1)
+    trained = [name for name, weight in example_model(config).named_parameters() if weight.requires_grad]
+    assert all(".lin_" in name for name in trained) == freeze
 
 
 def test_a_model_that_goes_wrong_is_pointed_at(monkeypatch: pytest.MonkeyPatch) -> None:

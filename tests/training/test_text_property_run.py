@@ -19,6 +19,9 @@ from ipu_chem.cli import main
 from ipu_chem.config import from_dict
 from ipu_chem.data.corpora.labels import load_labelled_corpus
 from ipu_chem.data.molecule import decode_texts
+from ipu_chem.data.selfies_tokens import Tokenizer
+from ipu_chem.huggingface import save_chemgpt
+from ipu_chem.language_model import load_language_model
 from ipu_chem.models.chemgpt import ChemGPT
 from ipu_chem.training.checkpoint import load_checkpoint
 from ipu_chem.training.predict import predict_file
@@ -230,6 +233,23 @@ def test_a_language_model_is_tuned_whole_or_stays_as_it_was_under_the_head(text_
     values = load_checkpoint(out / "checkpoints" / "last.safetensors")[1]["config"]
     longer = {**values, "training": {**values["training"], "epochs": 4}}
     assert train(from_dict(longer), resume=True)["epoch"] == 4
+
+
+def test_weights_from_hugging_face_bring_their_sizes_and_vocabulary(text_options, property_options, tmp_path):
+    train(from_dict({**text_options, "out": str(tmp_path / "language")}))
+    language = load_language_model(tmp_path / "language")
+    save_chemgpt(language.model, language.tokenizer, tmp_path / "hub")
+    property_options["training"]["start_from"] = str(tmp_path / "hub")
+    config = from_dict({**property_options, "model": {"name": "chemgpt"}})
+    data = load_data(config)
+    assert data.tokenizer.fingerprint() == language.tokenizer.fingerprint()
+    body = data.model(config).state_dict()
+    weights = load_language_model(tmp_path / "hub").model.state_dict()  # GPT-Neo's scores are scaled by weights
+    assert all(torch.equal(weight, body[name]) for name, weight in weights.items() if name != "head.weight")
+    Tokenizer.build(["[C]", "[O]", "[N]", "[S]", "[F]", "[Cl]", "[I]"]).save(tmp_path / "vocabulary.json")
+    other = replace(config, data=replace(config.data, tokenizer=str(tmp_path / "vocabulary.json")))
+    with pytest.raises(ValueError, match="was trained with another vocabulary"):
+        load_data(other)
 
 
 def test_what_a_language_model_cannot_read_is_left_out_or_refused(text_options, property_options, tmp_path, capsys):

@@ -116,7 +116,7 @@ def _number(cell: str, what: str) -> float:
     return value
 
 
-def _first_of_each(smiles: Sequence[str], items: np.ndarray) -> np.ndarray:
+def _first_of_each(smiles: List[str], items: np.ndarray) -> np.ndarray:
     """For each of ``items``, the first of them that is the same molecule."""
     seen: Dict[str, int] = {}
     return np.array([seen.setdefault(smiles[item], item) for item in items.tolist()], np.int64)
