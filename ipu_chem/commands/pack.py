@@ -19,7 +19,7 @@ def add_arguments(parser: Any) -> None:
     """Arguments of `pack`."""
     parser.add_argument("--sizes", type=str, default=None, help="JSON file {data set: {nodes: count}} of sizes")
     parser.add_argument("--dataset", type=str, default=None, help="which histogram of --sizes")
-    parser.add_argument("--data", type=str, default=None, help="nci3d, qm9 or file, instead of --sizes")
+    parser.add_argument("--data", type=str, default=None, help="a data set by name, or file, instead of --sizes")
     parser.add_argument("--path", type=str, default=None, help="where the raw files of --data lie, or the file")
     parser.add_argument("--cutoff", type=float, default=5.0, help="longest edge of --data, in Å")
     parser.add_argument("--nodes", type=int, nargs="+", required=True, help="atoms of a pack, one or more values")

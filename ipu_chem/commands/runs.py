@@ -67,7 +67,10 @@ def add_prepare_arguments(parser: Any) -> None:
     parser.add_argument(
         "--check_forces",
         "--check-forces",
-        action="store_true",
+        type=bool,
+        nargs="?",
+        const=True,
+        default=False,
         help="compare forces with the energies of near frames: sign and units",
     )
 

@@ -83,7 +83,7 @@ def rdkit_arrays(mol: "Mol") -> Tuple[np.ndarray, np.ndarray]:
 
 
 def from_pyg(data: "Data", name: str = "") -> Molecule:
-    """A molecule from PyG's ``z``, ``pos`` and, when there, ``y`` of shape [1, T] or [T].
+    """A molecule from PyG's ``z``, ``pos`` and, when there, ``y`` of shape [1, T] or [T] and ``force`` [n, 3].
 
     Raises:
         ValueError: z or pos is missing, y belongs to more than one molecule, or `check_molecule` refuses it.
@@ -98,11 +98,16 @@ def from_pyg(data: "Data", name: str = "") -> Molecule:
             y = y.reshape(-1)
         if y.ndim != 1:
             raise ValueError(f"{who}: y has shape {list(y.shape)}; labels of one molecule are [1, T] or [T].")
-    return checked(data.z.cpu().numpy(), data.pos.detach().cpu().numpy().astype(np.float64), y, who)
+    force = getattr(data, "force", None)
+    force = None if force is None else force.detach().cpu().numpy()
+    return checked(data.z.cpu().numpy(), data.pos.detach().cpu().numpy().astype(np.float64), y, who, force)
 
 
 def to_pyg(molecule: Molecule) -> "Data":
-    """PyG Data with z [n] int64, pos [n, 3] float32, y [1, T] float64 (float32 would round total energies)."""
+    """PyG Data with z [n] int64, pos and force [n, 3] float32, y [1, T] float64 (float32 would round total energies).
+
+    Charge and spin have no usual name there and stay behind.
+    """
     import torch
     from torch_geometric.data import Data
 
@@ -113,6 +118,8 @@ def to_pyg(molecule: Molecule) -> "Data":
     )
     if molecule.y is not None:
         data.y = torch.as_tensor(np.asarray(molecule.y, np.float64)).reshape(1, -1)
+    if molecule.forces is not None:
+        data.force = torch.as_tensor(np.asarray(molecule.forces, np.float32))
     return data
 
 

@@ -141,7 +141,9 @@ def test_pyg_round_trip():
     np.testing.assert_allclose(back.pos, WATER.pos, atol=1e-7)
     data.y = data.y.reshape(-1)
     np.testing.assert_array_equal(from_pyg(data).y, WATER.y)
-    assert from_pyg(to_pyg(HELIUM)).y is None
+    helium = from_pyg(to_pyg(HELIUM))
+    assert helium.y is None and helium.forces is None
+    np.testing.assert_array_equal(from_pyg(to_pyg(HELIUM._replace(forces=np.ones((1, 3))))).forces, np.ones((1, 3)))
 
 
 def test_pyg_refuses():

@@ -14,7 +14,7 @@ import os
 from pathlib import Path
 from typing import Any, Callable, Dict, NamedTuple, Optional
 
-from ipu_chem.data.datasets import hydronet, nci3d, own_file, qm9, rmd17
+from ipu_chem.data.datasets import hydronet, md17, nci3d, own_file, qm9, rmd17
 from packing.files import PathLike
 from packing.store import Store
 
@@ -41,6 +41,7 @@ DATASETS: Dict[str, Dataset] = {
     "nci3d": Dataset(nci3d.inputs, nci3d.prepare),
     "qm9": Dataset(qm9.inputs, qm9.prepare),
     "rmd17": Dataset(rmd17.inputs, rmd17.prepare),
+    "md17": Dataset(md17.inputs, md17.prepare),
     "hydronet": Dataset(hydronet.inputs, hydronet.prepare),
     "file": Dataset(own_file.inputs, own_file.prepare),
 }
