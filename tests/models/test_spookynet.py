@@ -17,6 +17,7 @@ from support import (
     with_garbage,
 )
 
+from ipu_chem.backends.half import HalfOnCpu, weights_to_half
 from ipu_chem.batch import GraphPack
 from ipu_chem.ipu.op_support import check_program
 from ipu_chem.losses import LOSSES
@@ -100,6 +101,11 @@ def test_an_empty_pack_gives_zero_loss_and_zero_gradients():
     value = LOSSES["mse"](model(*empty.inputs), *empty.targets) + (forces(model, empty) ** 2).sum()
     value.backward()
     assert float(value.detach()) == 0 and torch.all(gradients(model) == 0)
+    # Nonsense that no 16-bit number holds is nonsense all the same.
+    state = [torch.full(pack.graph_mask.shape, value) for value in (2**30, -(2**30))]
+    weights_to_half(model)
+    with HalfOnCpu():
+        assert torch.all(model.model(*empty.inputs, *state) == 0)
 
 
 @settings(max_examples=15, deadline=None)
@@ -267,8 +273,6 @@ class Training(torch.nn.Module):
 @pytest.mark.parametrize("with_forces", [False, True])
 @pytest.mark.parametrize("options", [{}, PLAIN, {**PLAIN, "readout": "mean", "num_targets": 2}, {"undirected": True}])
 def test_every_operator_has_a_poptorch_handler(options, with_forces, weights):
-    from ipu_chem.backends.half import HalfOnCpu, weights_to_half
-
     targets = options.get("num_targets", 1)
     table = torch.zeros(MAX_Z, targets)
     model = small_spookynet(torch.float32, atom_references=table, **options)
@@ -291,8 +295,6 @@ def test_every_operator_has_a_poptorch_handler(options, with_forces, weights):
 
 @pytest.mark.parametrize("options", [{}, PLAIN], ids=["all", "learned"])
 def test_half_weights_give_nearly_the_same(options):
-    from ipu_chem.backends.half import HalfOnCpu, weights_to_half
-
     pack = pack_store(random_store(np.random.default_rng(8), 8), BUDGET)[0]
     model = small_spookynet(torch.float32, noise=0.1, hidden_features=16, **options)
     wide = model(*pack.inputs)

@@ -139,6 +139,18 @@ def test_dispersion_falls_as_the_published_coefficients(first, second):
     assert -10.0 < float(close.detach()) < 0.0 and slope.abs().max() < 1e-6
 
 
+def test_dispersion_is_damped_as_becke_and_johnson_do():
+    bohr, hartree, distance = 0.529177210564, 27.211386, 3.0
+    c6 = math.sqrt(1.75 * 0.70) * 17.34527  # hartree bohr^6, of carbon and oxygen
+    moments = [math.sqrt(0.5 * value * math.sqrt(z)) for z, value in ((6, 7.8715), (8, 4.7566))]
+    ratio = 3 * moments[0] * moments[1]  # C8 / C6
+    r, radius = distance / bohr, 0.44959224 * math.sqrt(ratio) + 3.35743605
+    expected = -c6 * hartree * (1 / (r**6 + radius**6) + 1.61679827 * ratio / (r**8 + radius**8))
+    neutral = torch.zeros((1, 2, 1), dtype=DOUBLE)
+    energy = Dispersion().double()(torch.tensor([[6, 8]]), neutral, distances(distance), APART).sum()
+    assert float(energy.detach()) == pytest.approx(expected, rel=1e-6)
+
+
 def test_cations_are_dispersed_less_and_anions_more():
     term = Dispersion().double()
     energies = []

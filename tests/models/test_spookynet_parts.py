@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ipu_chem.models.bernstein import BernsteinBasis
-from ipu_chem.models.electrons import NuclearEmbedding, electron_configuration
+from ipu_chem.models.electrons import ElectronicEmbedding, NuclearEmbedding, electron_configuration
 from ipu_chem.models.layers import inverse_softplus, logistic, smooth_cutoff, smooth_switch, softplus
 from ipu_chem.models.pack_pairs import others, pair_distances, same_molecule
 from ipu_chem.models.residual import Residual, ResidualMLP, Swish
@@ -135,6 +135,24 @@ def test_elements_are_embedded_by_themselves_and_by_their_electrons():
     assert torch.all(none == 0)
 
 
+def test_a_charge_is_shared_out_by_attention():
+    torch.manual_seed(0)
+    embedding, x = ElectronicEmbedding(4, states=2).double(), torch.randn(5, 4, dtype=DOUBLE)
+    torch.nn.init.normal_(embedding.mlp[2].weight)  # type: ignore[arg-type]
+    owner, real = torch.tensor([0, 0, 0, 1, 0]), torch.tensor([[1.0], [1], [1], [1], [0]], dtype=DOUBLE)
+    state = torch.tensor([[3.0, 0.0], [0.0, 2.0], [0.0, 0.0]], dtype=DOUBLE)
+    found = embedding(x, state, owner, real)
+    # Three charges have the key of one and three times its value.
+    key, value = embedding.key.weight[:, 0], 3 * embedding.value.weight[:, 0]
+    scores = exact_softplus(embedding.query(x[:3]) @ key / 2)
+    expected = embedding.mlp((scores / scores.sum()).unsqueeze(1) * value)
+    torch.testing.assert_close(found[:3], expected, rtol=1e-7, atol=1e-7)
+    torch.testing.assert_close(
+        found[3:4], embedding.mlp(2 * embedding.value.weight[:, 1].unsqueeze(0)), rtol=1e-6, atol=1e-6
+    )
+    assert found[:4].abs().min() > 1e-6 and torch.all(found[4] == 0)
+
+
 def test_attention_is_the_softmax_of_each_molecule_by_itself():
     torch.manual_seed(0)
     query, key, value = 3 * torch.randn(3, 2, 7, 4, dtype=DOUBLE)
@@ -146,7 +164,11 @@ def test_attention_is_the_softmax_of_each_molecule_by_itself():
         torch.testing.assert_close(found[pack, atoms], shares @ value[pack, atoms])
     # Scores of other molecules may be as large as they like.
     query[0, 0], key[0, 5] = 1e6, 1e6
-    assert torch.isfinite(attend(query, key, value, same_molecule(graphs, real))).all()
+    slopes = query.requires_grad_(), key.requires_grad_()
+    found = attend(query, key, value, same_molecule(graphs, real))
+    first = torch.autograd.grad(found.sum(), slopes, create_graph=True)
+    second = torch.autograd.grad(sum((slope**2).sum() for slope in first), slopes)
+    assert all(torch.isfinite(part).all() for part in (found, *first, *second))
 
 
 def test_pairs_are_those_of_one_molecule_and_of_no_padding():
