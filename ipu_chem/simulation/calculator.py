@@ -93,11 +93,12 @@ class Calculator(AseCalculator):
         return cls(load_force_fields(runs), accelerator, skin, threads, dtype)
 
     def check_state(self, atoms: Any, tol: float = 1e-15) -> List[str]:
-        """What has changed since the last calculation; charge and spin count as initial charges."""
-        changes = super().check_state(atoms, tol)
-        if self._takes_charge and self._charges_of(atoms) != self._charges:
-            changes.append("initial_charges")
-        return changes
+        """What has changed, of what energies depend on: neither the cell nor magnetic moments."""
+        before = self.atoms
+        if before is None:
+            return list(all_changes)
+        changes = [name for name in ("positions", "numbers", "pbc") if not _same(before, atoms, name)]
+        return changes + ["initial_charges"] * (self._charges_of(atoms) != self._charges)
 
     def calculate(
         self,
@@ -167,3 +168,7 @@ class Calculator(AseCalculator):
                 f"atoms.info[{lacking[0]!r}], 0 for neutral molecules with all electrons paired."
             )
         return [int(atoms.info["charge"]), int(atoms.info["spin"])]
+
+
+def _same(one: Any, other: Any, name: str) -> bool:
+    return np.array_equal(getattr(one, name), getattr(other, name))

@@ -7,6 +7,9 @@ import torch
 from ipu_chem.config import from_dict, to_dict
 from ipu_chem.data.standardize import Standardizer
 from ipu_chem.metrics import Target
+from ipu_chem.models import registry
+from ipu_chem.models.layers import cosine_cutoff
+from ipu_chem.models.schnet import SchNet
 from ipu_chem.training.checkpoint import save_checkpoint
 from ipu_chem.training.graph_run import make_model
 
@@ -24,6 +27,27 @@ def ethanol():
     from ase import Atoms
 
     return Atoms(NUMBERS, POSITIONS)
+
+
+class Springs(SchNet):
+    """A model that holds ethanol together: springs between atoms nearer than 2.2 Å; one molecule at a time."""
+
+    def forward(self, z, pos, graph_index, edge_index, node_mask, edge_mask, graph_mask):
+        (source, target), pos = edge_index[0], pos[0]
+        distance = ((pos[source] - pos[target]).square().sum(1) + 1e-12).sqrt()
+        radius = torch.zeros(10, dtype=pos.dtype)
+        radius[1], radius[6], radius[8] = 0.34, 0.76, 0.67
+        hydrogen = (z[0] == 1).to(pos.dtype)
+        rest = radius[z[0]][source] + radius[z[0]][target] + 1.1 * hydrogen[source] * hydrogen[target]
+        energy = 15.0 * (distance - rest).square() * cosine_cutoff(distance, self.cutoff) * edge_mask[0]
+        return energy.sum().reshape(1, 1, 1)
+
+
+@pytest.fixture
+def springs(make_run, monkeypatch):
+    """The folder of a run whose model is `Springs`."""
+    monkeypatch.setitem(registry.MODELS, "schnet", Springs)
+    return make_run("springs", model={"name": "schnet", "cutoff": 2.2, "filter": "exact"}, scale=1.0)
 
 
 @pytest.fixture
