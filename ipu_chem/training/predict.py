@@ -1,6 +1,6 @@
-"""Predictions for new molecules from a trained run: SMILES or 3D files in, one CSV row per molecule out.
+"""Predictions for new molecules from a trained run: SMILES or 3D files in, one CSV row or frame per molecule out.
 
-On data's way: file -> molecules -> edges -> packs -> Backend.evaluate -> real units -> CSV.
+On data's way: file -> molecules -> edges -> packs -> Backend.evaluate -> real units -> CSV, or forces -> .extxyz.
 """
 
 import csv
@@ -52,7 +52,8 @@ def predict_file(
         folder: of a finished run.
         source: .smi or .csv (SMILES, embedded in 3D), .xyz, .extxyz or .sdf, all also gzipped.
         output: CSV to write: line, name, one column per target with its unit, and the reason where a
-            molecule could not be predicted.
+            molecule could not be predicted. Or, of runs that learnt an energy, an .extxyz file, which has energies in
+            eV and forces in eV/Å of the molecules that could be predicted.
         smiles_column: of a .csv file.
         strict: stop at the first molecule that cannot be predicted instead of listing it.
         workers: processes that embed SMILES; None takes all cores.
@@ -81,12 +82,16 @@ def predict_file(
     store = edges_in_memory(molecules_to_store(molecules), config.model.cutoff) if molecules else None
     kept = np.zeros(0, np.int64)
     predictions = np.zeros((0, len(targets)))
+    with_forces = Path(output).suffix == ".extxyz"
     if store is not None:
-        budget = _with_edges(Budget(**state["budget"]), store)
+        budget = None if with_forces else _with_edges(Budget(**state["budget"]), store)
         kept, reasons = _fitting(store, standardizer, budget)
         refused += [Refused(lines[item], molecules[item].name, reason) for item, reason in sorted(reasons.items())]
     if strict and refused:
         raise ValueError(f"line {refused[0].line} ({refused[0].name}): {refused[0].reason}.")
+    if with_forces:
+        _write_forces(folder, output, [molecules[item] for item in kept.tolist()], accelerator)
+        return len(kept), refused
     if store is not None and len(kept):
         predictions = _predict(config, tensors["model"], store, kept, standardizer, targets, budget)
     rows: Dict[int, Tuple[str, Any, str]] = {
@@ -118,14 +123,14 @@ def _with_edges(budget: Budget, store: Store) -> Budget:
     return budget.replace(edges=int(np.ceil(budget["nodes"] * (sizes["edges"] / sizes["nodes"]).max())) or 1)
 
 
-def _fitting(store: Store, standardizer: Standardizer, budget: Budget) -> Tuple[np.ndarray, Dict[int, str]]:
-    """Items that the model can take, and for the others the reason."""
+def _fitting(store: Store, standardizer: Standardizer, budget: Optional[Budget]) -> Tuple[np.ndarray, Dict[int, str]]:
+    """Items that the model can take, and for the others the reason; without a budget packs follow the molecules."""
     reasons: Dict[int, str] = {}
-    for name in ("nodes", "edges"):
+    for name in ("nodes", "edges") if budget is not None else ():
         for item in np.flatnonzero(store.sizes()[name] > budget[name]).tolist():
             size = store.sizes()[name][item]
             reasons[item] = f"{size} {name} do not fit the run's packs of {budget[name]}"
-    if any(kind != "none" for kind in standardizer.references):
+    if budget is None or any(kind != "none" for kind in standardizer.references):
         for item in np.flatnonzero(standardizer.unseen(store.ragged("z"))).tolist():
             reasons[item] = "it holds an element that no training molecule had"
     return np.array([item for item in range(len(store)) if item not in reasons], np.int64), reasons
@@ -155,6 +160,16 @@ def _predict(
     standardised = predict_split(backend, loader)
     backend.close()
     return standardizer.invert(store.ragged("z").take(items), standardised)
+
+
+def _write_forces(
+    folder: PathLike, output: PathLike, molecules: Sequence[Molecule], accelerator: Optional[str]
+) -> None:
+    """Energies and forces, in packs that the molecules themselves fit."""
+    from ipu_chem.simulation.batch import evaluate_many, write_extxyz
+
+    if molecules:
+        write_extxyz(output, molecules, evaluate_many(folder, molecules, accelerator))
 
 
 def _write(output: PathLike, targets: Sequence[Target], rows: Dict[int, Tuple[str, Any, str]]) -> None:
