@@ -1,4 +1,5 @@
-"""The command line: ``ipu-chem prepare | pack | train | evaluate | predict | generate | embed | report | doctor``.
+"""The command line: ``ipu-chem prepare | pack | train | evaluate | predict | md | relax | generate | embed |
+report | doctor``.
 
 On data's way: flags and YAML -> config -> the workflow of the same name. Heavy imports wait until a command
 runs, so that --help answers at once.
@@ -11,7 +12,7 @@ from typing import Any, Callable, Dict, List, Optional
 
 from ipu_chem import __version__
 from ipu_chem.backends.options import world_of_torchrun
-from ipu_chem.commands import embed, generate, pack, runs
+from ipu_chem.commands import embed, generate, pack, runs, simulate
 from ipu_chem.config import RunConfig, keys, nearest
 
 # What went wrong on the user's side of the line: told in one sentence, without a traceback.
@@ -78,6 +79,10 @@ def build_parser() -> "tuple[Any, Dict[str, Callable[[Any], int]]]":
     train.add_class_arguments(RunConfig, None)
     runs.add_evaluate_arguments(add("evaluate", "Measure a trained run on one of its splits.", runs.evaluate))
     runs.add_predict_arguments(add("predict", "Predict molecules of a SMILES or 3D file.", runs.predict))
+    simulate.add_md_arguments(add("md", "Simulate a molecule with the forces of trained runs.", simulate.md))
+    simulate.add_relax_arguments(
+        add("relax", "Move the atoms of structures to where trained runs see no forces.", simulate.relax)
+    )
     generate.add_arguments(add("generate", "Write new molecules with a trained ChemGPT.", generate.run))
     embed.add_arguments(add("embed", "Turn molecules of a SMILES file into features of a trained ChemGPT.", embed.run))
     report = add("report", "Write report.html for one or more runs.", runs.report)

@@ -125,7 +125,15 @@ def test_only_the_poptorch_backend_imports_poptorch():
 
 
 def test_heavy_libraries_are_imported_where_they_are_used():
-    assert not violations(lambda path, one: one.at_top and under(one.module, *IMPORTED_LAZILY))
+    # A calculator is a class of ASE's, so that module is imported where it is used.
+    calculator = "ipu_chem.simulation.calculator"
+    assert not violations(
+        lambda path, one: (
+            one.at_top
+            and under(one.module, calculator, *IMPORTED_LAZILY)
+            and not (name(path).endswith("simulation/calculator.py") and under(one.module, "ase"))
+        )
+    )
 
 
 def test_the_library_imports_neither_benchmarks_nor_tests():

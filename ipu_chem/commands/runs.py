@@ -138,7 +138,7 @@ def add_predict_arguments(parser: Any) -> None:
     """Arguments of `predict`."""
     parser.add_argument("run", help="folder of the run")
     parser.add_argument("input", help=".smi, .csv, .xyz, .extxyz or .sdf file, also gzipped")
-    parser.add_argument("--output", type=str, default="predictions.csv", help="CSV to write")
+    parser.add_argument("--output", type=str, default="predictions.csv", help="CSV to write, or .extxyz with forces")
     parser.add_argument("--smiles_column", type=str, default=None, help="column of a .csv file that holds SMILES")
     parser.add_argument("--strict", type=bool, default=False, help="stop at the first molecule that fails")
     parser.add_argument(

@@ -1,7 +1,11 @@
-"""Predictions for new molecules from a trained run: SMILES or 3D files in, one CSV row per molecule out.
+"""Predictions for new molecules from a trained run: SMILES or 3D files in, one CSV row or frame per molecule out.
 
+<<<<<<< HEAD
 On data's way: file -> molecules -> edges -> packs -> Backend.evaluate -> real units -> Predictions -> CSV; runs that
 read text predict in `ipu_chem.training.text_predict`.
+=======
+On data's way: file -> molecules -> edges -> packs -> Backend.evaluate -> real units -> CSV, or forces -> .extxyz.
+>>>>>>> h4
 """
 
 from pathlib import Path
@@ -47,7 +51,8 @@ def predict_file(
         source: .smi or .csv (SMILES, which graph models embed in 3D), for those also .xyz, .extxyz or .sdf; all also
             gzipped.
         output: CSV to write: line, name, one column per target with its unit, and the reason where a
-            molecule could not be predicted.
+            molecule could not be predicted. Or, of runs that learnt an energy, an .extxyz file, which has energies in
+            eV and forces in eV/Å of the molecules that could be predicted.
         smiles_column: of a .csv file.
         strict: stop at the first molecule that cannot be predicted instead of listing it.
         workers: processes that read SMILES; None takes all cores.
@@ -99,12 +104,24 @@ def _predict_graphs(
     store = edges_in_memory(molecules_to_store(molecules), config.model.cutoff) if molecules else None
     kept = np.zeros(0, np.int64)
     predictions = np.zeros((0, len(targets)))
+    with_forces = Path(output).suffix == ".extxyz"
     if store is not None:
+<<<<<<< HEAD
         check_charges(store, config.model)
         budget = _with_edges(budget, store)
         kept, reasons = _fitting(store, standardizer, budget)
         refused += [Refused(lines[item], molecules[item].name, reason) for item, reason in sorted(reasons.items())]
     check_strict(refused, strict)
+=======
+        budget = None if with_forces else _with_edges(Budget(**state["budget"]), store)
+        kept, reasons = _fitting(store, standardizer, budget)
+        refused += [Refused(lines[item], molecules[item].name, reason) for item, reason in sorted(reasons.items())]
+    if strict and refused:
+        raise ValueError(f"line {refused[0].line} ({refused[0].name}): {refused[0].reason}.")
+    if with_forces:
+        _write_forces(folder, output, [molecules[item] for item in kept.tolist()], accelerator)
+        return len(kept), refused
+>>>>>>> h4
     if store is not None and len(kept):
         predictions = _predict(config, weights, store, kept, standardizer, targets, budget)
     names = [molecules[item].name for item in kept.tolist()]
@@ -132,14 +149,14 @@ def _with_edges(budget: Budget, store: Store) -> Budget:
     return budget.replace(edges=int(np.ceil(budget["nodes"] * (sizes["edges"] / sizes["nodes"]).max())) or 1)
 
 
-def _fitting(store: Store, standardizer: Standardizer, budget: Budget) -> Tuple[np.ndarray, Dict[int, str]]:
-    """Items that the model can take, and for the others the reason."""
+def _fitting(store: Store, standardizer: Standardizer, budget: Optional[Budget]) -> Tuple[np.ndarray, Dict[int, str]]:
+    """Items that the model can take, and for the others the reason; without a budget packs follow the molecules."""
     reasons: Dict[int, str] = {}
-    for name in ("nodes", "edges"):
+    for name in ("nodes", "edges") if budget is not None else ():
         for item in np.flatnonzero(store.sizes()[name] > budget[name]).tolist():
             size = store.sizes()[name][item]
             reasons[item] = f"{size} {name} do not fit the run's packs of {budget[name]}"
-    if any(kind != "none" for kind in standardizer.references):
+    if budget is None or any(kind != "none" for kind in standardizer.references):
         for item in np.flatnonzero(standardizer.unseen(store.ragged("z"))).tolist():
             reasons[item] = "it holds an element that no training molecule had"
     return np.array([item for item in range(len(store)) if item not in reasons], np.int64), reasons
@@ -169,3 +186,29 @@ def _predict(
     standardised = predict_split(backend, loader)
     backend.close()
     return standardizer.invert(store.ragged("z").take(items), standardised)
+<<<<<<< HEAD
+=======
+
+
+def _write_forces(
+    folder: PathLike, output: PathLike, molecules: Sequence[Molecule], accelerator: Optional[str]
+) -> None:
+    """Energies and forces, in packs that the molecules themselves fit."""
+    from ipu_chem.simulation.batch import evaluate_many, write_extxyz
+
+    if molecules:
+        write_extxyz(output, molecules, evaluate_many(folder, molecules, accelerator))
+
+
+def _write(output: PathLike, targets: Sequence[Target], rows: Dict[int, Tuple[str, Any, str]]) -> None:
+    columns = [f"{target.name} ({target.unit})" if target.unit else target.name for target in targets]
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["line", "name", *columns, "reason"])
+    for line in sorted(rows):
+        name, values, reason = rows[line]
+        shown = [""] * len(targets) if values is None else [f"{value:.8g}" for value in values]
+        writer.writerow([line, name, *shown, reason])
+    with atomic_file(output, "w") as file:
+        file.write(text.getvalue())
+>>>>>>> h4

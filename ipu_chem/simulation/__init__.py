@@ -1,0 +1,1 @@
+"""Trained runs as force fields: a calculator for ASE, many structures in packs, dynamics, relaxation."""

@@ -1,0 +1,174 @@
+"""A trained run as a calculator of ASE, for its dynamics, optimizers and everything else that moves atoms.
+
+On data's way: ase.Atoms -> [Calculator] -> energy in eV, forces in eV/Å.
+"""
+
+from typing import Any, List, Optional, Sequence
+
+import numpy as np
+import torch
+from ase.calculators.calculator import Calculator as AseCalculator
+from ase.calculators.calculator import all_changes
+
+from ipu_chem.data.checks import check_atoms, check_electrons
+from ipu_chem.data.neighbors import radius_pairs
+from ipu_chem.kernels.activations import use_torch_activations
+from ipu_chem.models.registry import needs_charge
+from ipu_chem.simulation.force_field import ForceField, Runs, load_force_fields
+from ipu_chem.simulation.program import OneMolecule
+from packing.types import Ragged
+
+_DTYPES = {"float32": torch.float32, "float64": torch.float64}
+
+
+class Calculator(AseCalculator):
+    """Energies and forces of free molecules by one run, or the means of several.
+
+    Forces are exact slopes of the energy, also of runs that were trained on energies alone (which know them less
+    well). Of several runs results also has "energy_std", eV, and "forces_std", [n, 3] eV/Å: how far they disagree, the
+    root of the mean square difference from their mean. They run one after the other, in one recorded program.
+
+    Models that take the charge and the unpaired electrons of a molecule read atoms.info["charge"] and ["spin"].
+    """
+
+    implemented_properties = ["energy", "free_energy", "forces"]
+
+    def __init__(
+        self,
+        members: Sequence[ForceField],
+        accelerator: str = "cpu",
+        skin: float = 0.5,
+        threads: int = 0,
+        dtype: str = "float32",
+    ) -> None:
+        """Get ready.
+
+        Args:
+            members: one force field, or several of the same architecture.
+            accelerator: cpu or cuda.
+            skin: Å, by which pairs that are kept may exceed the cutoff; they are looked for anew when some atom has
+                moved half of it, and change nothing until they come within the cutoff.
+            threads: of torch, while it computes; 0 is one for less than 200 atoms, else as many as torch has.
+            dtype: float32, or float64 for slopes exact to more digits than the model knows.
+
+        Raises:
+            ValueError: no such accelerator or format, or a skin below 0.
+        """
+        super().__init__()
+        if dtype not in _DTYPES:
+            raise ValueError(f"dtype={dtype!r}: choose float32 or float64.")
+        if not skin >= 0:
+            raise ValueError(f"skin={skin}: give a length in Å, 0 or more.")
+        if accelerator not in ("cpu", "cuda"):
+            raise ValueError(f"accelerator={accelerator!r}: a calculator runs on cpu or cuda, one molecule at a time.")
+        if accelerator == "cuda" and not torch.cuda.is_available():
+            raise ValueError("accelerator=cuda, but torch sees no CUDA device; use cpu.")
+        self.members = list(members)
+        self.skin = float(skin)
+        models = [member.model().model for member in self.members]
+        for model in models:
+            use_torch_activations(model)
+        self._program = OneMolecule(models, accelerator, _DTYPES[dtype], threads)
+        self._cutoff = self.members[0].config.model.cutoff
+        self._takes_charge = needs_charge(self.members[0].config.model.name)
+        self._numbers = np.zeros(0, np.int64)
+        self._charges: List[int] = []
+        self._built_at: Optional[np.ndarray] = None
+
+    @classmethod
+    def from_run(
+        cls,
+        runs: Runs,
+        accelerator: str = "cpu",
+        skin: float = 0.5,
+        threads: int = 0,
+        dtype: str = "float32",
+    ) -> "Calculator":
+        """The calculator of a run's folder, or of several runs' folders; other arguments as of the class.
+
+        Raises:
+            FileNotFoundError: there is no finished run.
+            ValueError: the run did not learn an energy, or runs differ in their model.
+        """
+        return cls(load_force_fields(runs), accelerator, skin, threads, dtype)
+
+    def check_state(self, atoms: Any, tol: float = 1e-15) -> List[str]:
+        """What has changed, of what energies depend on: neither the cell nor magnetic moments."""
+        before = self.atoms
+        if before is None:
+            return list(all_changes)
+        changes = [name for name in ("positions", "numbers", "pbc") if not _same(before, atoms, name)]
+        return changes + ["initial_charges"] * (self._charges_of(atoms) != self._charges)
+
+    def calculate(
+        self,
+        atoms: Any = None,
+        properties: Optional[List[str]] = None,
+        system_changes: List[str] = all_changes,
+    ) -> None:
+        """See ASE's; every call computes energy and forces.
+
+        Raises:
+            ValueError: periodic atoms, an element or a place that the model cannot have learnt; says which.
+        """
+        super().calculate(atoms, properties or ["energy"], system_changes)
+        positions = self.atoms.positions
+        self._prepare(self.atoms, positions)
+        energies, forces = self._program(positions)
+        scales = np.array([member.scale for member in self.members])
+        energies, forces = energies * scales + self._offsets, forces * scales[:, None, None]
+        self.results = {"energy": float(energies.mean()), "forces": forces.mean(0)}
+        self.results["free_energy"] = self.results["energy"]
+        if len(self.members) > 1:
+            self.results.update(energy_std=float(energies.std()), forces_std=forces.std(0))
+
+    def check(self, atoms: Any) -> None:
+        """Refuse atoms that `calculate` would refuse; computes nothing."""
+        who = atoms.get_chemical_formula() or "the molecule"
+        if atoms.pbc.any():
+            raise ValueError(
+                f"{who} has a periodic cell; runs know free molecules, so set atoms.pbc=False if it is one."
+            )
+        numbers, offsets = atoms.numbers, np.array([0, len(atoms)])
+        check_atoms(numbers, atoms.positions, offsets, [who])
+        for member in self.members:
+            member.check_elements(numbers, who)
+        if self._takes_charge:
+            charge, spin = (np.array([value]) for value in self._charges_of(atoms))
+            check_electrons(numbers, offsets, charge, spin, [who])
+
+    def _prepare(self, atoms: Any, positions: np.ndarray) -> None:
+        """Tensors of another molecule, pairs of other places."""
+        numbers, charges = atoms.numbers, self._charges_of(atoms)
+        same = np.array_equal(numbers, self._numbers) and charges == self._charges
+        if same and self._built_at is not None and not atoms.pbc.any():
+            moved = positions - self._built_at
+            # A coordinate that is no number compares as False, and is refused below.
+            if np.einsum("ij,ij->i", moved, moved).max() <= (self.skin / 2) ** 2:
+                return
+        self.check(atoms)
+        if not same or self._built_at is None:
+            extras = [np.array(value, kind) for value, kind in zip(charges, (np.int8, np.uint8))]
+            self._program.set_atoms(numbers, extras)
+            z = Ragged(np.asarray(numbers, np.uint8), np.array([0, len(numbers)]))
+            self._offsets = np.array([member.offsets(z)[0] for member in self.members])
+            self._numbers, self._charges = numbers.copy(), charges
+        pairs = radius_pairs(positions, np.array([0, len(numbers)]), self._cutoff + self.skin)
+        self._program.set_pairs(pairs.values)
+        self._built_at = positions.copy()
+
+    def _charges_of(self, atoms: Any) -> List[int]:
+        """Charge and unpaired electrons where the model takes them, else nothing."""
+        if not self._takes_charge:
+            return []
+        lacking = [name for name in ("charge", "spin") if name not in atoms.info]
+        if lacking:
+            raise ValueError(
+                f"{self.members[0].config.model.name} takes the charge and the unpaired electrons of a molecule: set "
+                f"atoms.info[{lacking[0]!r}], 0 for neutral molecules with all electrons paired."
+            )
+        return [int(atoms.info["charge"]), int(atoms.info["spin"])]
+
+
+def _same(one: Any, other: Any, name: str) -> bool:
+    return np.array_equal(getattr(one, name), getattr(other, name))

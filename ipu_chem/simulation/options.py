@@ -1,0 +1,95 @@
+"""Dynamics and relaxation in plain values: what the command line asks for. Imports nothing heavy.
+
+On data's way: flags -> [MdOptions, RelaxOptions] -> run_md, relax_file.
+"""
+
+from dataclasses import dataclass
+
+THERMOSTATS = ("none", "langevin")
+OPTIMIZERS = ("bfgs", "fire")
+
+
+@dataclass(frozen=True)
+class MdOptions:
+    """A simulation.
+
+    Attributes:
+        structure: .xyz, .extxyz or .sdf file with the molecule to start from.
+        frame: which structure of the file, from 0; -1 is the last.
+        thermostat: none keeps the energy (NVE, velocity Verlet); langevin keeps the temperature (NVT).
+        temperature: K, that velocities are drawn for, and that langevin keeps.
+        timestep: fs.
+        time: ps, from the start.
+        friction: 1/ps, of langevin.
+        seed: of the velocities and of langevin's random forces.
+        interval: steps between frames of the trajectory and rows of the table.
+        trajectory: extxyz (text, any program) or traj (ASE's own).
+        out: folder that everything is written to.
+        accelerator: cpu or cuda.
+        dtype: float32, or float64 for energies that are kept to more digits.
+        skin: Å, by which pairs that are kept exceed the cutoff.
+        threads: of torch; 0 is one for less than 200 atoms.
+        progress: show a progress bar.
+    """
+
+    structure: str
+    frame: int = 0
+    thermostat: str = "none"
+    temperature: float = 300.0
+    timestep: float = 0.5
+    time: float = 1.0
+    friction: float = 10.0
+    seed: int = 0
+    interval: int = 10
+    trajectory: str = "extxyz"
+    out: str = "md"
+    accelerator: str = "cpu"
+    dtype: str = "float32"
+    skin: float = 0.5
+    threads: int = 0
+    progress: bool = True
+
+    def __post_init__(self) -> None:
+        if self.thermostat not in THERMOSTATS:
+            raise ValueError(f"thermostat={self.thermostat!r}: choose {' or '.join(THERMOSTATS)}.")
+        if self.trajectory not in ("extxyz", "traj"):
+            raise ValueError(f"trajectory={self.trajectory!r}: choose extxyz or traj.")
+        if min(self.timestep, self.time) <= 0 or self.temperature < 0 or self.friction < 0 or self.interval < 1:
+            raise ValueError(
+                "timestep (fs) and time (ps) are above 0, temperature (K) and friction (1/ps) 0 or more, interval 1 or "
+                "more."
+            )
+
+    @property
+    def steps(self) -> int:
+        """All of them, from the start."""
+        return max(round(self.time * 1000 / self.timestep), 1)
+
+
+@dataclass(frozen=True)
+class RelaxOptions:
+    """Relaxations.
+
+    Attributes:
+        output: .extxyz file to write.
+        fmax: eV/Å, largest force on an atom of a relaxed structure.
+        steps: at most, for each structure.
+        optimizer: bfgs, or fire, which is slower and harder to upset.
+        accelerator: cpu or cuda.
+        dtype: float32, or float64 for an fmax below 0.001.
+        threads: of torch; 0 is one for less than 200 atoms.
+    """
+
+    output: str = "relaxed.extxyz"
+    fmax: float = 0.01
+    steps: int = 500
+    optimizer: str = "bfgs"
+    accelerator: str = "cpu"
+    dtype: str = "float32"
+    threads: int = 0
+
+    def __post_init__(self) -> None:
+        if self.optimizer not in OPTIMIZERS:
+            raise ValueError(f"optimizer={self.optimizer!r}: choose {' or '.join(OPTIMIZERS)}.")
+        if not self.fmax > 0 or self.steps < 1:
+            raise ValueError("fmax (eV/Å) is above 0 and steps 1 or more.")

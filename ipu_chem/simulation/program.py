@@ -1,0 +1,132 @@
+"""Energies and forces of one molecule, again and again: tensors made once, operators recorded once.
+
+A small molecule keeps a CPU busy with Python, not with arithmetic: a forward and a backward pass are some hundred
+operators on a few numbers. So after some calls of the same shapes the operators of both are recorded and run without
+Python, autograd and its graph, to the same bits.
+
+On data's way: Calculator -> [OneMolecule] -> standardised energy and forces.
+"""
+
+import warnings
+from contextlib import contextmanager
+from typing import Any, Callable, Iterator, List, Optional, Sequence, Tuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ipu_chem.backends.torch_numerics import denormals_flushed
+
+_RECORDED_AFTER = 256  # calls; recording takes as long as several hundred of them
+_SMALL = 200  # atoms; threads that share out less wait for each other longer than they compute
+_HEAD_ROOM = 1.25  # of pair slots, so that shapes stay when atoms come closer
+_ALIGN = 16
+
+
+class OneMolecule:
+    """Models of one architecture on a molecule whose atoms move."""
+
+    def __init__(self, models: Sequence[nn.Module], device: str, dtype: torch.dtype, threads: int = 0) -> None:
+        """Take models over.
+
+        Args:
+            models: give energies and forces, as `EnergyForces` does.
+            device: of torch.
+            dtype: of weights, positions and results.
+            threads: of torch, while it computes; 0 is one for less than 200 atoms, else as many as torch has.
+        """
+        self._models = [model.to(device, dtype).eval().requires_grad_(False) for model in models]
+        self._device, self._dtype, self._threads = torch.device(device), dtype, threads
+        self._inputs: List[Tensor] = []
+        self._forget()
+
+    def set_atoms(self, numbers: np.ndarray, extras: Sequence[np.ndarray] = ()) -> None:
+        """Take another molecule; its pairs have to follow.
+
+        Args:
+            numbers: [n] atomic numbers.
+            extras: what the model takes of molecules behind its other inputs, such as charge and spin, scalars.
+        """
+        atoms = len(numbers)
+        # The host's memory, into which positions are written; on a CPU it is the model's input itself.
+        self._host = torch.zeros((1, atoms, 3), dtype=self._dtype)
+        self._positions = self._host.numpy()[0]
+        inputs = [
+            torch.from_numpy(np.asarray(numbers, np.int64)[None]),
+            self._host,
+            torch.zeros((1, atoms), dtype=torch.int64),
+            torch.zeros((1, 2, 0), dtype=torch.int64),
+            torch.ones((1, atoms), dtype=torch.bool),
+            torch.zeros((1, 0), dtype=torch.bool),
+            torch.ones((1, 1), dtype=torch.bool),
+            *(torch.from_numpy(np.asarray(value)).reshape(1, 1) for value in extras),
+        ]
+        self._inputs = [value.to(self._device) for value in inputs]
+        self._forget()
+
+    def set_pairs(self, pairs: np.ndarray) -> None:
+        """Take every pair of neighbours once.
+
+        Args:
+            pairs: [P, 2] integer; those farther apart than the cutoff contribute exactly 0.
+        """
+        capacity = self._inputs[3].shape[2]
+        if len(pairs) > capacity or not capacity:
+            atoms = len(self._positions)
+            capacity = -(-int(_HEAD_ROOM * len(pairs)) // _ALIGN) * _ALIGN
+            capacity = max(min(capacity, atoms * (atoms - 1) // 2), 1)
+            self._inputs[3] = torch.zeros((1, 2, capacity), dtype=torch.int64, device=self._device)
+            self._forget()
+        self._inputs[3][0, :, : len(pairs)] = torch.from_numpy(np.ascontiguousarray(pairs.T, np.int64))
+        self._inputs[3][0, :, len(pairs) :] = 0
+        self._inputs[5] = (torch.arange(capacity) < len(pairs)).unsqueeze(0).to(self._device)
+
+    def __call__(self, positions: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
+        """Standardised energies [M] and forces [M, n, 3] of M models, float64, of positions [n, 3] in Å."""
+        # From the middle: far from the origin float32 would have no digits left for bonds.
+        np.subtract(positions, positions.mean(0), out=self._positions, casting="same_kind")
+        if self._device.type != "cpu":
+            self._inputs[1] = self._host.to(self._device)
+        with torch.no_grad(), denormals_flushed(self._device.type == "cpu"), self._own_threads():
+            self._calls += 1
+            if self._calls == _RECORDED_AFTER:
+                self._recorded = self._record()
+            energies, forces = (self._recorded or self._compute)(*self._inputs)
+        return energies.double().cpu().numpy(), forces.double().cpu().numpy()
+
+    def _compute(self, *inputs: Tensor) -> Tuple[Tensor, Tensor]:
+        """All models, one after the other."""
+        energies, forces = zip(*(model(*inputs) for model in self._models))
+        return torch.cat(energies).reshape(-1), torch.cat(forces)
+
+    def _record(self) -> Optional[Callable[..., Any]]:
+        """The operators of `_compute` for these shapes; None if they do not say the same."""
+        from torch.fx.experimental.proxy_tensor import make_fx
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch announces that it will call this form by another name
+            # In two steps: the second cannot look into a derivative, the first lays it out as operators.
+            recorded = torch.jit.trace(make_fx(self._compute)(*self._inputs), tuple(self._inputs), check_trace=False)
+        tolerance = 1e-4 if self._dtype == torch.float32 else 1e-9
+        same = (
+            torch.allclose(ours, theirs, rtol=tolerance, atol=tolerance)
+            for ours, theirs in zip(recorded(*self._inputs), self._compute(*self._inputs))
+        )
+        return recorded if all(same) else None
+
+    def _forget(self) -> None:
+        """Of other shapes nothing has been recorded."""
+        self._recorded: Optional[Callable[..., Any]] = None
+        self._calls = 0
+
+    @contextmanager
+    def _own_threads(self) -> Iterator[None]:
+        before = torch.get_num_threads()
+        wanted = self._threads or (1 if len(self._positions) < _SMALL else before)
+        if wanted != before:
+            torch.set_num_threads(wanted)
+        try:
+            yield
+        finally:
+            if wanted != before:
+                torch.set_num_threads(before)

@@ -1,0 +1,135 @@
+"""The folder of a simulation: frames, a table of energies, and what it takes to go on after an interruption.
+
+On data's way: dynamics -> [Records] -> trajectory, log.csv, restart.npz -> summary.json, energy_drift.png.
+"""
+
+import json
+import time
+from pathlib import Path
+from typing import Any, Dict, Mapping, Optional
+
+import numpy as np
+
+from packing.files import atomic_file
+
+COLUMNS = ("time_ps", "potential_eV", "kinetic_eV", "total_eV", "temperature_K", "largest_force_std_eV_per_A")
+_SECONDS = 1.0  # between states on disk: they cost more than a frame
+
+
+class Records:
+    """Writes frames and energies so that whatever is on disk at any moment belongs together."""
+
+    def __init__(self, folder: Path, suffix: str, resume: bool) -> None:
+        """Begin, or cut off what was written after the state that a simulation resumes from.
+
+        Args:
+            folder: of the simulation.
+            suffix: extxyz or traj.
+            resume: go on from restart.npz.
+
+        Raises:
+            ValueError: there is something already, or nothing to resume.
+        """
+        self.folder, self.suffix = folder, suffix
+        self.trajectory, self.log = folder / f"trajectory.{suffix}", folder / "log.csv"
+        self._restart = folder / "restart.npz"
+        self.state: Dict[str, Any] = {}
+        self._latest: Dict[str, np.ndarray] = {}
+        self._kept = float("-inf")
+        if resume:
+            if not self._restart.is_file():
+                raise ValueError(f"{folder} holds no simulation to resume (no restart.npz).")
+            with np.load(self._restart, allow_pickle=False) as arrays:
+                self.state = {**{name: arrays[name] for name in arrays.files}, **json.loads(str(arrays["json"]))}
+            for path, size in ((self.log, self.state["log"]), (self.trajectory, self.state["trajectory"])):
+                if not path.is_file():
+                    raise ValueError(f"{path} is gone, the simulation cannot be resumed.")
+                if suffix == "extxyz" or path == self.log:
+                    with open(path, "r+b") as file:
+                        file.truncate(size)
+        elif self._restart.is_file():
+            raise ValueError(
+                f"{folder} holds a simulation already; go on with it by --resume true, or choose another --out."
+            )
+        else:
+            folder.mkdir(parents=True, exist_ok=True)
+            self.log.write_text(",".join(COLUMNS) + "\n", encoding="utf-8")
+            self.trajectory.unlink() if self.trajectory.exists() else None
+
+    def frame(self, atoms: Any, row: Mapping[str, float], state: Mapping[str, Any], **arrays: np.ndarray) -> None:
+        """Append a frame with its energies; the state to go on from follows every second.
+
+        Args:
+            atoms: with a calculator that has results for these positions.
+            row: by `COLUMNS`.
+            state: JSON values to find again in `state`.
+            **arrays: likewise.
+        """
+        frame = atoms.copy()
+        frame.calc = _results(atoms)
+        frame.info["time_ps"] = row["time_ps"]
+        if self.suffix == "extxyz":
+            from ase.io import write
+
+            with open(self.trajectory, "a", encoding="utf-8") as file:
+                write(file, frame, format="extxyz")
+        else:
+            from ase.io.trajectory import Trajectory
+
+            with Trajectory(str(self.trajectory), "a") as trajectory:
+                trajectory.write(frame)
+        with open(self.log, "a", encoding="utf-8") as file:
+            file.write(",".join(f"{row[name]:.10g}" for name in COLUMNS) + "\n")
+        sizes = {"log": self.log.stat().st_size, "trajectory": self.trajectory.stat().st_size}
+        self._latest = {"json": np.array(json.dumps({**state, **sizes})), **arrays}
+        if time.monotonic() - self._kept >= _SECONDS:
+            self.keep()
+
+    def keep(self) -> None:
+        """Write the state of the last frame to disk, at which a resumed simulation goes on."""
+        if self._latest:
+            with atomic_file(self._restart) as file:
+                np.savez(file, **{name: np.array(array) for name, array in self._latest.items()})
+            self._kept = time.monotonic()
+
+    def table(self) -> Dict[str, np.ndarray]:
+        """The table so far, by `COLUMNS`."""
+        values = np.loadtxt(self.log, delimiter=",", skiprows=1, ndmin=2)
+        return dict(zip(COLUMNS, values.T))
+
+    def write_json(self, name: str, values: Mapping[str, Any]) -> None:
+        """A file of the folder."""
+        with atomic_file(self.folder / name, "w") as file:
+            json.dump(values, file, indent=1)
+
+    def plot(self, atoms: int) -> Optional[Path]:
+        """energy_drift.png, over time; None where there is no matplotlib."""
+        try:
+            import matplotlib
+        except ImportError:
+            return None
+        matplotlib.use("Agg")
+        from matplotlib import pyplot
+
+        from ipu_chem.training.report_parts import BLUE, ORANGE, figure_of
+
+        table = self.table()
+        figure, (left, right) = figure_of(1, 2)
+        drift = (table["total_eV"] - table["total_eV"][0]) / atoms * 1000
+        left.plot(table["time_ps"], drift, color=BLUE, linewidth=1)
+        left.set(xlabel="time (ps)", ylabel="total energy - start (meV per atom)")
+        right.plot(table["time_ps"], table["temperature_K"], color=ORANGE, linewidth=1)
+        right.set(xlabel="time (ps)", ylabel="temperature (K)")
+        path = self.folder / "energy_drift.png"
+        with atomic_file(path) as file:
+            figure.savefig(file, format="png", dpi=130)
+        pyplot.close(figure)
+        return path
+
+
+def _results(atoms: Any) -> Any:
+    """Energy and forces as they were computed, for a file; what several runs disagree by goes into ``info``."""
+    from ase.calculators.singlepoint import SinglePointCalculator
+
+    results = atoms.calc.results
+    return SinglePointCalculator(atoms, energy=results["energy"], forces=results["forces"])

@@ -1,0 +1,92 @@
+"""Structures moved to the nearest minimum of a trained run's energy, through ASE's optimizers.
+
+On data's way: run folders, file of structures -> Calculator -> [optimizer] -> .extxyz with energies and forces.
+"""
+
+from io import StringIO
+from pathlib import Path
+from typing import Any, List, NamedTuple, Sequence
+
+import numpy as np
+from tqdm import tqdm
+
+from ipu_chem.simulation.force_field import Runs, load_force_fields
+from ipu_chem.simulation.options import RelaxOptions
+from ipu_chem.simulation.structures import read_structures
+from packing.files import PathLike, atomic_file
+
+
+class Relaxed(NamedTuple):
+    """What became of a structure."""
+
+    name: str
+    atoms: Any  # ase.Atoms with energy and forces, where the optimizer left them
+    converged: bool
+    fmax: float  # eV/Å, largest force on an atom
+    steps: int
+    reason: str  # why it did not come to rest, if not for want of steps
+
+
+def relax_file(runs: Runs, source: PathLike, options: RelaxOptions) -> List[Relaxed]:
+    """Relax every structure of a file and write all of them, also those that did not come to rest.
+
+    Args:
+        runs: folders of one run, or of several, whose mean forces move the atoms.
+        source: .xyz, .extxyz or .sdf file.
+        options: of the relaxations.
+
+    Returns:
+        One entry for each structure, in the order of the file that is written: energy and forces of the end, and
+        "converged", "steps" and "name" in its comment lines.
+
+    Raises:
+        ValueError: the runs give no forces, or some structure is one that they cannot take; nothing is written.
+    """
+    if Path(options.output).suffix != ".extxyz":
+        raise ValueError(f"--output {options.output}: relaxed structures are written to an .extxyz file.")
+    from ipu_chem.simulation.calculator import Calculator
+
+    calculator = Calculator(load_force_fields(runs), options.accelerator, threads=options.threads, dtype=options.dtype)
+    structures = read_structures(source)
+    for atoms in structures:
+        try:
+            calculator.check(atoms)
+        except ValueError as error:
+            raise ValueError(f"{atoms.info.get('name', 'a structure')}: {error}") from None
+    relaxed = [relax(atoms, calculator, options) for atoms in tqdm(structures, desc="relaxing", disable=None)]
+    _write(options.output, relaxed)
+    return relaxed
+
+
+def relax(atoms: Any, calculator: Any, options: RelaxOptions) -> Relaxed:
+    """Relax one structure, which stays as it is; see `relax_file`."""
+    from ase.calculators.singlepoint import SinglePointCalculator
+    from ase.optimize import BFGS, FIRE
+
+    atoms = atoms.copy()
+    atoms.calc = calculator
+    optimizer = {"bfgs": BFGS, "fire": FIRE}[options.optimizer](atoms, logfile=None)
+    reason, last = "", atoms.positions.copy()
+    try:
+        for _ in optimizer.irun(fmax=options.fmax, steps=options.steps):
+            last = atoms.positions.copy()
+    except ValueError as error:  # of the calculator, which refuses places where no atoms can be
+        reason = f": {error}"
+        atoms.positions[:] = last
+    energy, forces = atoms.get_potential_energy(), atoms.get_forces()
+    largest = float(np.sqrt((forces**2).sum(1).max()))
+    steps = int(optimizer.nsteps)
+    atoms.info.update(converged=largest <= options.fmax and not reason, steps=steps)
+    atoms.calc = SinglePointCalculator(atoms, energy=energy, forces=forces)
+    name = str(atoms.info.get("name", atoms.get_chemical_formula()))
+    return Relaxed(name, atoms, bool(atoms.info["converged"]), largest, steps, reason)
+
+
+def _write(output: PathLike, relaxed: Sequence[Relaxed]) -> None:
+    from ase.io import write
+
+    text = StringIO()
+    for one in relaxed:
+        write(text, one.atoms, format="extxyz")
+    with atomic_file(output, "w") as file:
+        file.write(text.getvalue())

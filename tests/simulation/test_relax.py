@@ -1,0 +1,62 @@
+"""Relaxation: energies go down, forces vanish, what does not come to rest is listed."""
+
+import numpy as np
+import pytest
+from ase import Atoms
+from ase.io import read, write
+
+from ipu_chem.cli import main
+from ipu_chem.simulation.calculator import Calculator
+from ipu_chem.simulation.options import RelaxOptions
+from ipu_chem.simulation.relax import relax_file
+
+
+@pytest.fixture
+def structures(tmp_path, ethanol):
+    rng, path = np.random.default_rng(0), tmp_path / "two.xyz"
+    water = Atoms("OHH", [[0, 0, 0], [0.76, 0.59, 0], [-0.76, 0.59, 0]], info={"name": "water"})
+    for atoms in (ethanol, water):
+        atoms.positions += rng.normal(0, 0.03, atoms.positions.shape)
+    write(path, [ethanol, water], format="extxyz")
+    return path
+
+
+@pytest.mark.parametrize("optimizer", ["bfgs", "fire"])
+def test_energies_go_down_until_forces_vanish(make_run, structures, optimizer, tmp_path):
+    run, output = make_run(), tmp_path / "relaxed.extxyz"
+    options = RelaxOptions(str(output), fmax=0.005, optimizer=optimizer, dtype="float64", steps=2000)
+    relaxed = relax_file(run, structures, options)
+    calculator = Calculator.from_run(run, dtype="float64")
+    for one, before, after in zip(relaxed, read(structures, ":"), read(output, ":")):
+        before.calc = calculator
+        first = before.get_potential_energy()
+        assert one.converged and after.info["converged"] and after.info["steps"] == one.steps > 3
+        assert after.get_potential_energy() < first - 0.01
+        assert np.linalg.norm(after.get_forces(), axis=1).max() <= 0.005
+        again = after.copy()
+        again.calc = calculator
+        assert again.get_potential_energy() == pytest.approx(after.get_potential_energy(), abs=1e-6)
+    assert [one.name for one in relaxed] == ["two.xyz frame 0", "water"]
+
+
+def test_what_did_not_come_to_rest_is_written_and_listed(make_run, structures, tmp_path, capsys):
+    arguments = ["relax", str(make_run()), "--structures", str(structures), "--steps", "2", "--fmax", "0.001"]
+    assert main([*arguments, "--output", str(tmp_path / "out.extxyz")]) == 1
+    printed = capsys.readouterr().out
+    assert "water: the largest force is" in printed and "after 2 steps" in printed and "0 structures relaxed" in printed
+    assert [atoms.info["converged"] for atoms in read(tmp_path / "out.extxyz", ":")] == [False, False]
+
+
+def test_what_cannot_work_is_refused(make_run, structures, tmp_path, capsys):
+    run = make_run()
+    write(tmp_path / "n.xyz", Atoms("NH", [[0, 0, 0], [0, 0, 1.0]], info={"name": "imidogen"}), format="extxyz")
+    with pytest.raises(ValueError, match="imidogen: HN holds N, but"):
+        relax_file(run, tmp_path / "n.xyz", RelaxOptions(str(tmp_path / "out.extxyz")))
+    for change, sentence in (({"optimizer": "newton"}, "bfgs or fire"), ({"fmax": 0.0}, "fmax")):
+        with pytest.raises(ValueError, match=sentence):
+            RelaxOptions(**change)
+    with pytest.raises(ValueError, match="an .extxyz file"):
+        relax_file(run, structures, RelaxOptions(str(tmp_path / "out.xyz")))
+    with pytest.raises(SystemExit):
+        main(["relax", "--help"])
+    assert "eV/Å, largest force" in " ".join(capsys.readouterr().out.split())
