@@ -9,25 +9,15 @@ KCAL_PER_MOL = 4184 / (6.02214076e23 * 1.602176634e-19)  # 0.0433641042...
 HARTREE = 27.211386245988
 BOHR = 0.529177210903  # Å
 
-<<<<<<< HEAD
 # By their usual names in lower case.
 ENERGIES = {
     "ev": 1.0,
     "mev": 1e-3,
     "hartree": HARTREE,
     "ha": HARTREE,
-    "kcal/mol": KCAL_PER_MOL,
-    "kj/mol": KCAL_PER_MOL / 4.184,
-}
-=======
-_IN_EV = {
-    "ev": 1.0,
-    "mev": 1e-3,
-    "kcal/mol": KCAL_PER_MOL,
-    "kj/mol": KCAL_PER_MOL / 4.184,
-    "ha": HARTREE,
-    "hartree": HARTREE,
     "mha": 1e-3 * HARTREE,
+    "kcal/mol": KCAL_PER_MOL,
+    "kj/mol": KCAL_PER_MOL / 4.184,
 }
 
 
@@ -37,7 +27,6 @@ def in_ev(unit: str) -> float:
     Raises:
         ValueError: it is none of those known.
     """
-    if unit.strip().lower() not in _IN_EV:
-        raise ValueError(f"{unit!r} is no unit of energy that is known here; known are {', '.join(_IN_EV)}.")
-    return _IN_EV[unit.strip().lower()]
->>>>>>> h4
+    if unit.strip().lower() not in ENERGIES:
+        raise ValueError(f"{unit!r} is no unit of energy that is known here; known are {', '.join(ENERGIES)}.")
+    return ENERGIES[unit.strip().lower()]

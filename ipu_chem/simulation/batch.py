@@ -15,12 +15,12 @@ from ipu_chem.config import RunConfig
 from ipu_chem.data.edges import edges_in_memory
 from ipu_chem.data.molecule import molecules_to_store
 from ipu_chem.loader import PackLoader
-from ipu_chem.losses import with_forces
+from ipu_chem.losses import loss_by_name, with_forces
 from ipu_chem.models.registry import needs_charge
 from ipu_chem.simulation.force_field import Runs, load_force_fields
 from ipu_chem.simulation.structures import to_atoms, to_molecule
 from ipu_chem.training.force_evaluation import predict_with_forces
-from ipu_chem.training.graph_run import check_charges, loss_function
+from ipu_chem.training.graph_run import check_charges
 from ipu_chem.training.run import make_backend
 from packing import make_plan
 from packing.files import PathLike, atomic_file
@@ -63,13 +63,13 @@ def evaluate_many(runs: Runs, structures: Sequence[Any], accelerator: Optional[s
     for number, molecule in enumerate(molecules):
         for member in members:
             member.check_elements(molecule.z, molecule.name or f"structure {number}")
-    check_charges(store, config.model.name)
+    check_charges(store, config.model)
     loader = _loader(store, config)
     # Runs may differ in where they have their filters from, but not in the program.
     exact = len({member.config.model.filter for member in members}) > 1
     z, energies, forces = store.ragged("z"), [], []
     with closing(make_backend(config)) as backend:
-        loss = with_forces(loss_function(config), config.force_share or 0.5)  # of no labels, but a part of programs
+        loss = with_forces(loss_by_name(config.loss), config.force_share or 0.5)  # of no labels, but a part of programs
         model, example = members[0].model(exact), loader.example(training=False)
         backend.compile(model, loss, None, config.batching, example)
         for member in members:

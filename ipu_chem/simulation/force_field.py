@@ -70,7 +70,7 @@ class ForceField:
         if exact:
             config = replace(config, model=replace(config.model, filter="exact"))
         with torch.random.fork_rng(devices=[]):  # fresh weights are drawn, which is nobody's business
-            model = make_model(config, [self.target], forces=True)
+            model = make_model(config, [self.target], forces=True, standardizer=self.standardizer)
         model.load_state_dict(self.weights)
         return model
 

@@ -1,11 +1,7 @@
 """Predictions for new molecules from a trained run: SMILES or 3D files in, one CSV row or frame per molecule out.
 
-<<<<<<< HEAD
-On data's way: file -> molecules -> edges -> packs -> Backend.evaluate -> real units -> Predictions -> CSV; runs that
-read text predict in `ipu_chem.training.text_predict`.
-=======
-On data's way: file -> molecules -> edges -> packs -> Backend.evaluate -> real units -> CSV, or forces -> .extxyz.
->>>>>>> h4
+On data's way: file -> molecules -> edges -> packs -> Backend.evaluate -> real units -> Predictions -> CSV, or forces
+-> .extxyz; runs that read text predict in `ipu_chem.training.text_predict`.
 """
 
 from pathlib import Path
@@ -84,6 +80,8 @@ def predict_file(
         found = predict_text(config, tensors["model"], state, source, smiles_column, strict, workers)
     else:
         molecules = _read(source, smiles_column, strict, workers)
+        if Path(output).suffix == ".extxyz":
+            return _predict_forces(folder, output, standardizer, molecules, strict, accelerator)
         found = _predict_graphs(config, tensors["model"], Budget(**state["budget"]), standardizer, molecules, strict)
     check_strict(found.refused, strict)
     write_predictions(output, targets, found)
@@ -104,24 +102,12 @@ def _predict_graphs(
     store = edges_in_memory(molecules_to_store(molecules), config.model.cutoff) if molecules else None
     kept = np.zeros(0, np.int64)
     predictions = np.zeros((0, len(targets)))
-    with_forces = Path(output).suffix == ".extxyz"
     if store is not None:
-<<<<<<< HEAD
         check_charges(store, config.model)
         budget = _with_edges(budget, store)
         kept, reasons = _fitting(store, standardizer, budget)
         refused += [Refused(lines[item], molecules[item].name, reason) for item, reason in sorted(reasons.items())]
     check_strict(refused, strict)
-=======
-        budget = None if with_forces else _with_edges(Budget(**state["budget"]), store)
-        kept, reasons = _fitting(store, standardizer, budget)
-        refused += [Refused(lines[item], molecules[item].name, reason) for item, reason in sorted(reasons.items())]
-    if strict and refused:
-        raise ValueError(f"line {refused[0].line} ({refused[0].name}): {refused[0].reason}.")
-    if with_forces:
-        _write_forces(folder, output, [molecules[item] for item in kept.tolist()], accelerator)
-        return len(kept), refused
->>>>>>> h4
     if store is not None and len(kept):
         predictions = _predict(config, weights, store, kept, standardizer, targets, budget)
     names = [molecules[item].name for item in kept.tolist()]
@@ -186,29 +172,26 @@ def _predict(
     standardised = predict_split(backend, loader)
     backend.close()
     return standardizer.invert(store.ragged("z").take(items), standardised)
-<<<<<<< HEAD
-=======
 
 
-def _write_forces(
-    folder: PathLike, output: PathLike, molecules: Sequence[Molecule], accelerator: Optional[str]
-) -> None:
+def _predict_forces(
+    folder: PathLike,
+    output: PathLike,
+    standardizer: Standardizer,
+    read: Tuple[List[int], List[Molecule], List[Refused]],
+    strict: bool,
+    accelerator: Optional[str],
+) -> Tuple[int, List[Refused]]:
     """Energies and forces, in packs that the molecules themselves fit."""
     from ipu_chem.simulation.batch import evaluate_many, write_extxyz
 
+    lines, molecules, refused = read
+    kept = np.zeros(0, np.int64)
     if molecules:
-        write_extxyz(output, molecules, evaluate_many(folder, molecules, accelerator))
-
-
-def _write(output: PathLike, targets: Sequence[Target], rows: Dict[int, Tuple[str, Any, str]]) -> None:
-    columns = [f"{target.name} ({target.unit})" if target.unit else target.name for target in targets]
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["line", "name", *columns, "reason"])
-    for line in sorted(rows):
-        name, values, reason = rows[line]
-        shown = [""] * len(targets) if values is None else [f"{value:.8g}" for value in values]
-        writer.writerow([line, name, *shown, reason])
-    with atomic_file(output, "w") as file:
-        file.write(text.getvalue())
->>>>>>> h4
+        kept, reasons = _fitting(molecules_to_store(molecules), standardizer, None)
+        refused += [Refused(lines[item], molecules[item].name, reason) for item, reason in sorted(reasons.items())]
+    check_strict(refused, strict)
+    taken = [molecules[item] for item in kept.tolist()]
+    if taken:
+        write_extxyz(output, taken, evaluate_many(folder, taken, accelerator))
+    return len(kept), refused
