@@ -106,8 +106,12 @@ def embed_smiles(
         force = float(np.abs(field.CalcGrad()).max())
         if not force <= _LARGEST_FORCE:
             raise ValueError(f"MMFF94 minimisation stopped off a minimum (a force above {_LARGEST_FORCE} kcal/mol/Å)")
-        molecule = from_rdkit(mol, name or smiles)
-        return Embedding(molecule._replace(y=np.array([field.CalcEnergy()])), canonical, line)
+        molecule = from_rdkit(mol, name or smiles)._replace(
+            y=np.array([field.CalcEnergy()]),
+            charge=Chem.GetFormalCharge(mol),
+            spin=sum(atom.GetNumRadicalElectrons() for atom in mol.GetAtoms()),
+        )
+        return Embedding(molecule, canonical, line)
 
 
 def from_smiles(smiles: str, seed: int = 0) -> Molecule:

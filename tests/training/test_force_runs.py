@@ -10,7 +10,7 @@ from poptorch_helpers import installed_double
 from support import pairs_once, random_store
 
 from ipu_chem.backends.ipu_options import IpuOptions
-from ipu_chem.backends.options import Batching
+from ipu_chem.backends.options import ALONE, Batching
 from ipu_chem.backends.poptorch_backend import PopTorchBackend
 from ipu_chem.backends.torch_backend import TorchBackend
 from ipu_chem.config import from_dict
@@ -21,6 +21,7 @@ from ipu_chem.models.compact import CompactInputs
 from ipu_chem.models.forces import EnergyForces
 from ipu_chem.models.painn import PaiNN
 from ipu_chem.models.schnet import SchNet
+from ipu_chem.models.spookynet import SpookyNet
 from ipu_chem.optim import OptimizerConfig
 from ipu_chem.training.checkpoint import load_checkpoint
 from ipu_chem.training.predict import predict_file
@@ -140,13 +141,14 @@ def with_random_forces(store: Store, missing: float = 0.2) -> Store:
     forces = rng.normal(size=(len(store.fields["z"]), 3)).astype(np.float32)
     owner = np.repeat(np.arange(len(store)), store.ragged("z").lengths)
     forces[rng.random(len(store))[owner] < missing] = np.nan
-    return Store(store.axes, {**store.fields, "forces": forces}, {**store.axis_of, "forces": "nodes"})
+    states = {"charge": rng.integers(-1, 2, len(store)).astype(np.int8), "spin": rng.integers(0, 3, len(store))}
+    return Store(store.axes, {**store.fields, **states, "forces": forces}, {**store.axis_of, "forces": "nodes"})
 
 
-def loader_of(store, batching, budget):
+def loader_of(store, batching, budget, charges=False):
     plan = make_plan({axis: store.sizes()[axis] for axis in ("nodes", "edges")}, budget)
     targets, forces = store.fields["y"], store.fields["forces"]
-    return PackLoader(store, np.arange(len(store)), plan, targets, budget, batching, forces=forces)
+    return PackLoader(store, np.arange(len(store)), plan, targets, budget, batching, ALONE, charges, forces)
 
 
 def test_weights_of_forces_sum_to_a_third_over_every_step_and_missing_ones_weigh_nothing():
@@ -158,7 +160,7 @@ def test_weights_of_forces_sum_to_a_third_over_every_step_and_missing_ones_weigh
         assert (batch.force_weight > 0).sum() < batch.graph_ends[:, -1].sum()
 
 
-@pytest.mark.parametrize("kind", [SchNet, PaiNN])
+@pytest.mark.parametrize("kind", [SchNet, PaiNN, SpookyNet])
 def test_ipus_train_on_the_same_forces(kind):
     store = pairs_once(with_random_forces(random_store(np.random.default_rng(0), 120)))
     batching, budget = Batching(1, 2, 2, 2), Budget(nodes=24, edges=80, graphs=6)
@@ -167,13 +169,14 @@ def test_ipus_train_on_the_same_forces(kind):
     def model():
         torch.manual_seed(0)
         inner = kind(hidden_features=8, num_interactions=2, cutoff=4.0, undirected=True)
-        torch.nn.init.normal_(inner.head[2].weight, std=0.1)
+        last = inner.head.output if kind is SpookyNet else inner.head[2]
+        torch.nn.init.normal_(last.weight, std=0.1)
         return CompactInputs(EnergyForces(inner))
 
     losses, predictions = [], []
     with installed_double():
         for backend in (TorchBackend(), PopTorchBackend(IpuOptions(ipus_per_replica=1))):
-            loader = loader_of(store, batching, budget)
+            loader = loader_of(store, batching, budget, charges=kind is SpookyNet)
             backend.compile(model(), loss, OptimizerConfig("adam", 1e-3), batching, loader.example(training=True))
             losses.append(torch.cat([backend.train_step(batch, 1e-3) for batch, _ in loader.epoch(0, 0)]))
             predictions.append(backend.evaluate(next(loader.evaluation())[0]))
@@ -183,7 +186,7 @@ def test_ipus_train_on_the_same_forces(kind):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["schnet", "painn"])
+@pytest.mark.parametrize("name", ["schnet", "painn", "spookynet"])
 @pytest.mark.parametrize("neighbors", [0, 6])
 def test_every_operator_of_the_derivative_is_one_that_ipus_have(options, name, neighbors):
     config = from_dict({**options, "model": {**options["model"], "name": name}})

@@ -110,7 +110,7 @@ def prepare(
         keep_uncharacterized: keep the 3,054 molecules whose geometry failed the authors' consistency check.
 
     Returns:
-        z, pos, y [I, T], id [I] (gdb number), name ("gdb_1").
+        z, pos, y [I, T], charge, spin, id [I] (gdb number), name ("gdb_1").
 
     Raises:
         ValueError: files are missing or do not belong together, or a target is unknown.
@@ -150,7 +150,8 @@ def prepare(
         "failures": failures_info(raw.failures + unlabelled),
         "reference_energies": references,
     }
-    molecules = [raw.molecules[row]._replace(y=labels[row]) for row in keep]
+    # All of GDB-17's molecules are neutral, and computed as singlets.
+    molecules = [raw.molecules[row]._replace(y=labels[row], charge=0, spin=0) for row in keep]
     return molecules_to_store(molecules, info, fields={"id": raw.ids[keep]})
 
 
