@@ -178,8 +178,9 @@ class TrainingConfig:
         loggers: also log to "tensorboard" and/or "wandb".
         progress: show a progress bar (or, where there is no terminal, a line per evaluation).
         report: write report.html at the end.
-        start_from: folder of a run or of Hugging Face weights to begin with instead of fresh ones (chemgpt); with
-            labels to learn, the sizes of the model are those of the folder.
+        start_from: folder of a run (or, for chemgpt, of Hugging Face weights) to begin with instead of fresh weights,
+            such as a run on energies for one on forces; a graph model goes on with that run's references and unit, or,
+            when data.references is given, with references fitted anew; a chemgpt that learns labels takes its sizes.
         samples: molecules that are generated and scored at the end (chemgpt); 0 is none.
     """
 

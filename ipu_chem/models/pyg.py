@@ -1,4 +1,4 @@
-"""SchNet weights from PyTorch Geometric: its state dict in our names.
+"""SchNet weights from PyTorch Geometric, and from networks built of its parts: their state dicts in our names.
 
 On data's way: a torch_geometric.nn.SchNet state dict -> SchNet.
 """
@@ -32,6 +32,8 @@ _REST = {
 }
 # conv.nn is the same module as mlp, initial_atomref a copy of what atomref started from.
 _REPEATED = ("conv.nn.", "initial_atomref")
+
+_HYDRONET = {"atom_embedding": "embedding", "basis_expansion": "distance_expansion"}
 
 
 def schnet_from_pyg(state: Mapping[str, Tensor], readout: str = "add") -> SchNet:
@@ -72,6 +74,33 @@ def schnet_from_pyg(state: Mapping[str, Tensor], readout: str = "add") -> SchNet
     except RuntimeError as error:
         raise ValueError(f"this state dict does not fit a SchNet: {error}") from error
     return model
+
+
+def schnet_from_hydronet(state: Mapping[str, Tensor]) -> SchNet:
+    """Build the SchNet of a network for HydroNet's water clusters.
+
+    Two codes are known: graphcore-research/hydronet-gnn wraps PyG's SchNet, pnnl/downstream_mol_gnn has its layers by
+    names of its own (atom_embedding, basis_expansion). Both sum over atoms of molecules in kcal/mol, and both choose
+    edges from the 28 nearest neighbours of every atom: give those (`ipu_chem.data.neighbors.knn_edges`) for the same
+    energies. Where one of them is farther away than the cutoff, the second code's cutoff function rises again; ours
+    stays 0.
+
+    Args:
+        state: of the model, as it was or from inside torch's DistributedDataParallel.
+
+    Returns:
+        As `schnet_from_pyg`.
+
+    Raises:
+        ValueError: a tensor is missing or unknown; names it.
+    """
+    renamed = {}
+    for name, value in state.items():
+        for prefix in ("module.", "model."):
+            name = name[len(prefix) :] if name.startswith(prefix) else name
+        first, dot, rest = name.partition(".")
+        renamed[_HYDRONET.get(first, first) + dot + rest] = value
+    return schnet_from_pyg(renamed)
 
 
 def schnet_to_pyg(model: SchNet) -> Dict[str, Tensor]:

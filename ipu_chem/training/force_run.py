@@ -13,10 +13,9 @@ from ipu_chem.config import RunConfig
 from ipu_chem.data.standardize import Standardizer
 from ipu_chem.losses import loss_by_name, with_forces
 from ipu_chem.metrics import FORCES, Target
-from ipu_chem.models.compact import CompactInputs
 from ipu_chem.training.evaluation import Evaluator
 from ipu_chem.training.force_evaluation import ForceEvaluator
-from ipu_chem.training.graph_run import GraphData, make_model
+from ipu_chem.training.graph_run import GraphData
 from packing.files import atomic_file
 from packing.store import Store
 
@@ -27,6 +26,8 @@ class ForceData(GraphData):
     Both are divided by one number, so that forces stay the derivative: the root mean square of a force component in
     training, which makes forces of order one.
     """
+
+    gives_forces = True
 
     @staticmethod
     def check(store: Store, targets: Sequence[Target]) -> None:
@@ -80,12 +81,6 @@ class ForceData(GraphData):
         shares = (1.0 - config.force_share, config.force_share)
         return ForceEvaluator(
             self.loader(split, config), labels, self.learnt, scale, self.to_units, forces, shares, self.parts(split)
-        )
-
-    def model(self, config: RunConfig) -> CompactInputs:
-        """See `RunData.model`."""
-        return make_model(
-            config, self.targets, self.neighbors, self.position_step, forces=True, standardizer=self.standardizer
         )
 
     def loss(self, config: RunConfig) -> Callable[..., Tensor]:

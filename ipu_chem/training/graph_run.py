@@ -28,6 +28,7 @@ from ipu_chem.training.evaluation import Evaluator
 from ipu_chem.training.kinds import GRAPHS
 from ipu_chem.training.labelled_run import LabelledData
 from ipu_chem.training.run_data import molecule_name, plans_of_splits, split_items
+from ipu_chem.training.start_from import EarlierRun, earlier_run, load_weights
 from packing import Budget, Ragged
 from packing.store import Store
 from packing.tune import fit_budget
@@ -39,9 +40,13 @@ class GraphData(LabelledData):
 
     Attributes:
         neighbors: of an atom that the device looks for itself; 0 when edges come from the host.
+        first_weights: of an earlier run, to begin with; None begins with fresh ones.
     """
 
     neighbors: int = 0
+    first_weights: Optional[Dict[str, Any]] = None
+
+    gives_forces = False
 
     baseline_name = "per-composition linear"
 
@@ -81,7 +86,12 @@ class GraphData(LabelledData):
 
     def model(self, config: RunConfig) -> CompactInputs:
         """See `RunData.model`."""
-        return make_model(config, self.targets, self.neighbors, self.position_step, standardizer=self.standardizer)
+        model = make_model(
+            config, self.targets, self.neighbors, self.position_step, self.gives_forces, self.standardizer
+        )
+        if self.first_weights is not None:
+            load_weights(model, self.first_weights, config.training.start_from)
+        return model
 
     def describe(self, config: RunConfig) -> Dict[str, Any]:
         """See `RunData.describe`."""
@@ -111,11 +121,18 @@ def load_graphs(config: RunConfig, plans: Optional[Path], state: Mapping[str, An
 
         kind.check(store, targets)
     items = split_items(store, data)
+    earlier: Optional[EarlierRun] = None
+    if config.training.start_from and not state:
+        earlier = earlier_run(config, targets, np.unique(store.fields["z"]))
     if "standardizer" in state:
         fitted = Standardizer.from_dict(state["standardizer"])
+    elif earlier is not None and data.references == "auto":
+        fitted = earlier.standardizer
     else:
         references = None if data.references == "auto" else data.references
         fitted = kind.fit(store, items["train"], references or _usual_references(targets))
+        if earlier is not None:
+            fitted.scale = earlier.standardizer.scale
     neighbors = _device_neighbors(store, config.pack)
     made, budget = plans_of_splits(
         items,
@@ -125,7 +142,8 @@ def load_graphs(config: RunConfig, plans: Optional[Path], state: Mapping[str, An
         plans,
     )
     graphs = config.pack.graphs or max(plan.max_items_per_pack for plan in made.values())
-    return kind(store, items, made, budget.replace(graphs=graphs), targets, fitted, neighbors)
+    weights = earlier.weights if earlier is not None else None
+    return kind(store, items, made, budget.replace(graphs=graphs), targets, fitted, neighbors, weights)
 
 
 def check_charges(store: Store, model: ModelConfig) -> None:

@@ -21,6 +21,7 @@ from ipu_chem.models.registry import build_language_model
 from ipu_chem.token_loader import TokenLoader
 from ipu_chem.training.kinds import TEXT
 from ipu_chem.training.run_data import RunData, plans_of_splits, split_items
+from ipu_chem.training.start_from import load_weights
 from ipu_chem.training.text_evaluation import NATS, TextMeasures
 from ipu_chem.training.text_rows import choose_row, fit_rows
 from packing import Budget, Ragged
@@ -183,8 +184,4 @@ def start_from(model: nn.Module, tokenizer: Tokenizer, folder: str) -> None:
     rows = "embedding.wpe.weight"
     if rows in weights and rows in wanted and len(weights[rows]) > len(wanted[rows]):
         weights[rows] = weights[rows][: len(wanted[rows])]  # positions that no row has
-    for name in sorted(set(weights) | set(wanted)):
-        ours, theirs = (tuple(state[name].shape) if name in state else None for state in (wanted, weights))
-        if ours != theirs:
-            raise ValueError(f"training.start_from={folder}: {name} has shape {theirs}, this run's model {ours}.")
-    model.load_state_dict(weights)
+    load_weights(model, weights, folder)

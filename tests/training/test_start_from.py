@@ -1,0 +1,135 @@
+"""Runs that begin with an earlier run's weights: they predict the same at first, and say what does not fit."""
+
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from ipu_chem.config import from_dict
+from ipu_chem.training.checkpoint import load_checkpoint
+from ipu_chem.training.run import load_data
+from ipu_chem.training.workflow import train
+
+Z = np.array([6, 6, 8, 1, 1, 1, 1, 1, 1])
+
+
+def with_options(options, **changes):
+    return {**options, **{key: {**options.get(key, {}), **value} if isinstance(value, dict) else value
+                          for key, value in changes.items()}}  # fmt: skip
+
+
+@pytest.fixture
+def frames(tmp_path):
+    """Options of a run on 40 frames of something like ethanol, with forces."""
+    rng = np.random.default_rng(0)
+    pos = rng.normal(0, 1.0, (9, 3)) * 2.5 + rng.normal(0, 0.05, (40, 9, 3))
+    arrays = {"nuclear_charges": Z, "coords": pos, "energies": 50 * np.abs(pos[:, 0, 0]) - 97000}
+    np.savez(tmp_path / "rmd17_ethanol.npz", forces=10 * rng.normal(size=pos.shape), **arrays)
+    return {
+        "data": {"name": "rmd17", "path": str(tmp_path), "cache": str(tmp_path / "cache"), "validation": 8, "test": 8},
+        "model": {"hidden_features": 8, "num_filters": 8, "num_interactions": 1, "num_gaussians": 8, "num_radial": 6},
+        "pack": {"nodes": 45, "positions": "float32"},
+        "optimizer": {"learning_rate": 0.03},
+        "training": {"epochs": 3, "progress": False, "report": False},
+        "accelerator": "cpu",
+        "torch": {"threads": 1},
+        "out": str(tmp_path / "first"),
+    }
+
+
+def predictions(data, config, weights=None):
+    """Energies of the test split in real units, with the weights that the run begins with unless others are given."""
+    model = data.model(config).eval()
+    if weights is not None:
+        model.load_state_dict(weights)
+    evaluator = data.measures("test", config)
+    result = np.zeros((len(evaluator.loader.items), 1))
+    for batch, positions in evaluator.loader.evaluation():
+        with torch.no_grad():
+            said = model(*batch.inputs)
+        said = said[0] if isinstance(said, tuple) else said
+        result[positions] = said.double().numpy()[batch.graph_mask.numpy()]
+    return data.to_units(evaluator.loader.items, result)
+
+
+@pytest.mark.parametrize("name", ["painn", "schnet"])
+def test_a_run_on_forces_begins_with_what_a_run_on_energies_has_learnt(frames, name, tmp_path):
+    first = from_dict(with_options(frames, model={"name": name}))
+    train(first)
+    tensors, state = load_checkpoint(tmp_path / "first" / "checkpoints" / "best.safetensors")
+    before = predictions(load_data(first, tmp_path / "first" / "plans", state), first, tensors["model"])
+    second = with_options(
+        frames, model={"name": name}, force_share=0.9, training={"start_from": frames["out"]}, out=str(tmp_path / "2")
+    )
+    config = from_dict(second)
+    data = load_data(config)
+    # Energies of -4,200 eV, of which a model says a few eV in float32.
+    np.testing.assert_allclose(predictions(data, config), before, rtol=0, atol=2e-5)
+    fresh = load_data(replace(config, training=replace(config.training, start_from="")))
+    assert np.abs(predictions(fresh, config) - before).max() > 1e-3
+    assert fresh.standardizer.scale[0] != data.standardizer.scale[0]
+
+    train(config)
+    shutil.rmtree(tmp_path / "first")  # it has done its part
+    more = from_dict(with_options(second, training={"epochs": 5}))
+    assert train(more, resume=True)["finished"]
+
+
+def test_references_that_are_given_are_fitted_anew_in_the_same_unit(frames, tmp_path):
+    train(from_dict(frames))
+    with np.load(tmp_path / "rmd17_ethanol.npz") as arrays:
+        shifted = dict(arrays)
+    shifted["energies"] = shifted["energies"] - 500  # another level of theory
+    (tmp_path / "other").mkdir()
+    np.savez(tmp_path / "other" / "rmd17_ethanol.npz", **shifted)
+    data = {"path": str(tmp_path / "other"), "references": "linear"}
+    config = from_dict(with_options(frames, data=data, training={"start_from": frames["out"]}))
+    _, state = load_checkpoint(tmp_path / "first" / "checkpoints" / "best.safetensors")
+    loaded = load_data(config)
+    assert loaded.standardizer.scale.tolist() == state["standardizer"]["scale"]
+    before = load_data(from_dict(frames), tmp_path / "first" / "plans", state)
+    moved = predictions(loaded, config) - predictions(before, config, loaded.first_weights)
+    np.testing.assert_allclose(moved, -500 * 0.0433641, rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "change, sentence",
+    [
+        ({"model": {"name": "painn"}}, "has model.name=schnet, this one painn"),
+        ({"model": {"cutoff": 4.0}}, "has model.cutoff=5.0, this one 4.0"),
+        (
+            {"model": {"num_filters": 12}},
+            r"interactions.0.filter_net.0.bias has shape \(8,\), this run's model \(12,\)",
+        ),
+        ({"model": {"num_interactions": 2}}, r"interactions.1.* has shape None"),
+        ({"training": {"start_from": "nowhere"}}, "no checkpoint"),
+    ],
+)
+def test_what_does_not_fit_is_refused(frames, change, sentence, tmp_path):
+    train(from_dict(frames))
+    second = with_options(frames, training={"start_from": frames["out"]}, out=str(tmp_path / "2"))
+    with pytest.raises((ValueError, FileNotFoundError), match=sentence):
+        train(from_dict(with_options(second, **change)))
+    assert not (tmp_path / "2" / "checkpoints").exists()
+
+
+def test_elements_and_units_that_the_earlier_run_does_not_know_are_refused(frames, tmp_path):
+    train(from_dict(frames))
+    lines = "2\nenergy={e}\n{a} 0 0 0\nH 0 0 {d}\n"
+    for name, atom in (("known", "O"), ("new", "N")):
+        rows = [lines.format(e=-k, a=atom, d=1 + k / 50) for k in range(1, 21)]
+        (tmp_path / f"{name}.extxyz").write_text("".join(rows).replace("energy", 'pbc="F F F" energy'))
+    data = {"name": "file", "target": "energy", "unit": "eV", "validation": 4, "test": 4, "cache": str(tmp_path / "c")}
+    base = {**frames, "training": {**frames["training"], "start_from": frames["out"]}, "out": str(tmp_path / "2")}
+    for file, more, sentence in (
+        ("new", {}, "knows no N, which these data hold"),
+        ("known", {"unit": "Ha"}, "differ in number, unit or extent .eV and Ha."),
+        ("known", {"extensive": False}, "differ in number, unit or extent"),
+    ):
+        config = from_dict({**base, "data": {**data, "path": str(tmp_path / f"{file}.extxyz"), **more}})
+        with pytest.raises(ValueError, match=sentence):
+            load_data(config)
+    allowed = {**base, "data": {**data, "path": str(tmp_path / "new.extxyz"), "references": "linear"}}
+    assert load_data(from_dict(allowed)).standardizer.elements == [1, 7]
