@@ -6,7 +6,7 @@ On data's way: file -> molecules -> edges -> packs -> Backend.evaluate -> real u
 import csv
 import io
 from pathlib import Path
-from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -83,9 +83,10 @@ def predict_file(
     kept = np.zeros(0, np.int64)
     predictions = np.zeros((0, len(targets)))
     with_forces = Path(output).suffix == ".extxyz"
+    budget = Budget(**state["budget"])
     if store is not None:
-        budget = None if with_forces else _with_edges(Budget(**state["budget"]), store)
-        kept, reasons = _fitting(store, standardizer, budget)
+        budget = _with_edges(budget, store)
+        kept, reasons = _fitting(store, standardizer, {} if with_forces else budget.as_dict())
         refused += [Refused(lines[item], molecules[item].name, reason) for item, reason in sorted(reasons.items())]
     if strict and refused:
         raise ValueError(f"line {refused[0].line} ({refused[0].name}): {refused[0].reason}.")
@@ -123,14 +124,14 @@ def _with_edges(budget: Budget, store: Store) -> Budget:
     return budget.replace(edges=int(np.ceil(budget["nodes"] * (sizes["edges"] / sizes["nodes"]).max())) or 1)
 
 
-def _fitting(store: Store, standardizer: Standardizer, budget: Optional[Budget]) -> Tuple[np.ndarray, Dict[int, str]]:
-    """Items that the model can take, and for the others the reason; without a budget packs follow the molecules."""
+def _fitting(store: Store, standardizer: Standardizer, limits: Mapping[str, int]) -> Tuple[np.ndarray, Dict[int, str]]:
+    """Items that the model can take, and for the others the reason; no limits where packs follow the molecules."""
     reasons: Dict[int, str] = {}
-    for name in ("nodes", "edges") if budget is not None else ():
-        for item in np.flatnonzero(store.sizes()[name] > budget[name]).tolist():
+    for name in sorted({"nodes", "edges"} & set(limits), reverse=True):
+        for item in np.flatnonzero(store.sizes()[name] > limits[name]).tolist():
             size = store.sizes()[name][item]
-            reasons[item] = f"{size} {name} do not fit the run's packs of {budget[name]}"
-    if budget is None or any(kind != "none" for kind in standardizer.references):
+            reasons[item] = f"{size} {name} do not fit the run's packs of {limits[name]}"
+    if not limits or any(kind != "none" for kind in standardizer.references):
         for item in np.flatnonzero(standardizer.unseen(store.ragged("z"))).tolist():
             reasons[item] = "it holds an element that no training molecule had"
     return np.array([item for item in range(len(store)) if item not in reasons], np.int64), reasons
