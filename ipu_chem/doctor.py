@@ -22,7 +22,7 @@ _PACKAGES: Tuple[Tuple[str, str, str], ...] = (
     ("safetensors", "checkpoints", "pip install 'ipu-chem[cpu]'"),
     ("scipy", "the best packing, edges of large molecules", "pip install 'ipu-chem[cpu]'"),
     ("rdkit", "SMILES and SDF, the nci3d data set", "pip install 'ipu-chem[cpu]'"),
-    ("ase", "xyz and extxyz files", "pip install 'ipu-chem[cpu]'"),
+    ("ase", "xyz and extxyz files, simulations", "pip install 'ipu-chem[cpu]'"),
     ("matplotlib", "reports", "pip install 'ipu-chem[plot]'"),
     ("torch_geometric", "PyG Data objects", "pip install 'ipu-chem[chem]'"),
     ("tensorboard", "training.loggers=[tensorboard]", "pip install 'ipu-chem[log]'"),

@@ -3,6 +3,7 @@
 On data's way: run folder -> [ForceField] -> Calculator for one molecule, evaluate_many for many.
 """
 
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Dict, List, Sequence, Union
@@ -122,7 +123,7 @@ def load_force_fields(runs: Runs) -> List[ForceField]:
     Raises:
         FileNotFoundError, ValueError: see `load_force_field`; also runs that differ in their model.
     """
-    folders = [runs] if isinstance(runs, (str, Path)) else list(runs)
+    folders = [runs] if isinstance(runs, (str, os.PathLike)) else list(runs)
     if not folders:
         raise ValueError("give the folder of a run, or of several.")
     members = [load_force_field(folder) for folder in folders]

@@ -88,8 +88,9 @@ class Records:
     def keep(self) -> None:
         """Write the state of the last frame to disk, at which a resumed simulation goes on."""
         if self._latest:
+            arrays: Dict[str, Any] = {name: np.array(array) for name, array in self._latest.items()}
             with atomic_file(self._restart) as file:
-                np.savez(file, **{name: np.array(array) for name, array in self._latest.items()})
+                np.savez(file, **arrays)
             self._kept = time.monotonic()
 
     def table(self) -> Dict[str, np.ndarray]:

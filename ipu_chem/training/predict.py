@@ -5,7 +5,7 @@ On data's way: file -> molecules -> edges -> packs -> Backend.evaluate -> real u
 """
 
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -105,7 +105,7 @@ def _predict_graphs(
     if store is not None:
         check_charges(store, config.model)
         budget = _with_edges(budget, store)
-        kept, reasons = _fitting(store, standardizer, budget)
+        kept, reasons = _fitting(store, standardizer, budget.as_dict())
         refused += [Refused(lines[item], molecules[item].name, reason) for item, reason in sorted(reasons.items())]
     check_strict(refused, strict)
     if store is not None and len(kept):
@@ -135,14 +135,14 @@ def _with_edges(budget: Budget, store: Store) -> Budget:
     return budget.replace(edges=int(np.ceil(budget["nodes"] * (sizes["edges"] / sizes["nodes"]).max())) or 1)
 
 
-def _fitting(store: Store, standardizer: Standardizer, budget: Optional[Budget]) -> Tuple[np.ndarray, Dict[int, str]]:
-    """Items that the model can take, and for the others the reason; without a budget packs follow the molecules."""
+def _fitting(store: Store, standardizer: Standardizer, limits: Mapping[str, int]) -> Tuple[np.ndarray, Dict[int, str]]:
+    """Items that the model can take, and for the others the reason; no limits where packs follow the molecules."""
     reasons: Dict[int, str] = {}
-    for name in ("nodes", "edges") if budget is not None else ():
-        for item in np.flatnonzero(store.sizes()[name] > budget[name]).tolist():
+    for name in sorted({"nodes", "edges"} & set(limits), reverse=True):
+        for item in np.flatnonzero(store.sizes()[name] > limits[name]).tolist():
             size = store.sizes()[name][item]
-            reasons[item] = f"{size} {name} do not fit the run's packs of {budget[name]}"
-    if budget is None or any(kind != "none" for kind in standardizer.references):
+            reasons[item] = f"{size} {name} do not fit the run's packs of {limits[name]}"
+    if not limits or any(kind != "none" for kind in standardizer.references):
         for item in np.flatnonzero(standardizer.unseen(store.ragged("z"))).tolist():
             reasons[item] = "it holds an element that no training molecule had"
     return np.array([item for item in range(len(store)) if item not in reasons], np.int64), reasons
@@ -188,7 +188,7 @@ def _predict_forces(
     lines, molecules, refused = read
     kept = np.zeros(0, np.int64)
     if molecules:
-        kept, reasons = _fitting(molecules_to_store(molecules), standardizer, None)
+        kept, reasons = _fitting(molecules_to_store(molecules), standardizer, {})
         refused += [Refused(lines[item], molecules[item].name, reason) for item, reason in sorted(reasons.items())]
     check_strict(refused, strict)
     taken = [molecules[item] for item in kept.tolist()]

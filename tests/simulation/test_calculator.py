@@ -1,5 +1,8 @@
 """Energies and forces of a run through ASE: those of the model, exact slopes, whatever pairs are kept."""
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -261,6 +264,16 @@ def test_runs_of_different_models_have_no_mean(make_run):
         Calculator.from_run(folders)
     with pytest.raises(FileNotFoundError, match="no checkpoint"):
         Calculator.from_run(folders[0] / "nothing")
+
+
+def test_what_the_readme_shows_runs(make_run, tmp_path, monkeypatch, capsys):
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    (source,) = re.findall(r"```py\n(.*?)```", readme, re.DOTALL)
+    make_run("runs/ethanol")
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    exec(compile(source, "README.md", "exec"), names)
+    assert "(9, 3)" in capsys.readouterr().out and len(names["many"].forces) == 100
 
 
 def test_a_wrapper_stays_a_wrapper(make_run):
