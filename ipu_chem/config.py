@@ -29,6 +29,7 @@ class DataConfig:
             and the text itself without.
         unit: unit of a file's labels, shown beside every figure; data sets by name know theirs.
         extensive: a file's labels grow with the molecule, as energies do; false for those that do not.
+        kind: of a file's labels: number, or binary for classes that are 0 or 1.
         force_key: column or key of a file's forces, in the labels' unit per Å; empty takes "forces" where there is an
             energy.
         molecule: whose frames (rmd17, md17), such as ethanol or aspirin.
@@ -55,6 +56,7 @@ class DataConfig:
     target: str = ""
     unit: str = ""
     extensive: bool = True
+    kind: str = "number"
     force_key: str = ""
     molecule: str = ""
     subset: str = ""
@@ -72,6 +74,8 @@ class DataConfig:
     def __post_init__(self) -> None:
         if self.long not in ("error", "drop", "truncate"):
             raise ValueError(f"data.long={self.long!r}: choose error, drop or truncate.")
+        if self.kind not in ("number", "binary"):
+            raise ValueError(f"data.kind={self.kind!r}: choose number or binary.")
 
 
 @dataclass(frozen=True)
@@ -214,7 +218,7 @@ class RunConfig:
         data: which molecules, which labels, who trains and who tests.
         pack: shape of a pack.
         model: architecture and size.
-        loss: mse, mae or huber, of the standardised targets.
+        loss: mse, mae or huber of the standardised targets, bce of classes, or auto: bce of classes, else mse.
         force_share: train on forces, too, exact derivatives of the energy: their share in the loss, such as 0.95, the
             rest is the energy's; 0 trains on labels of molecules alone.
         optimizer: how weights follow gradients.
@@ -231,7 +235,7 @@ class RunConfig:
     data: DataConfig = field(default_factory=DataConfig)
     pack: PackConfig = field(default_factory=PackConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
-    loss: str = "mse"
+    loss: str = "auto"
     force_share: float = 0.0
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)

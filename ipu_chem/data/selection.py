@@ -12,6 +12,9 @@ import numpy as np
 from ipu_chem.data.datasets import DATASETS
 from packing.store import Store
 
+# Options of `load_dataset` under the names that `data` has in a config.
+OPTIONS = ("limit", "workers", "target", "unit", "extensive", "kind", "molecule", "subset", "force_key")
+
 
 def dataset_options(
     name: str,
@@ -20,6 +23,7 @@ def dataset_options(
     target: str = "",
     unit: str = "",
     extensive: bool = True,
+    kind: str = "number",
     molecule: str = "",
     subset: str = "",
     force_key: str = "",
@@ -33,6 +37,7 @@ def dataset_options(
         target: names of labels, for data sets whose files hold any.
         unit: of the labels, for data sets that do not know it.
         extensive: whether they grow with the molecule, likewise.
+        kind: number or binary, likewise.
         molecule: whose frames, for data sets that hold one molecule in many.
         subset: part of a data set that has published ones.
         force_key: what a file's forces are called, for data sets that do not know it.
@@ -43,8 +48,10 @@ def dataset_options(
     if name not in DATASETS:
         return {}  # load_dataset says what is wrong, and which there are
     known = inspect.signature(DATASETS[name].prepare).parameters
-    if "unit" not in known and (unit or not extensive):
-        raise ValueError(f"{name} knows what its labels are; data.unit and data.extensive are for data.name=file.")
+    if "unit" not in known and (unit or not extensive or kind != "number"):
+        raise ValueError(
+            f"{name} knows what its labels are; data.unit, data.extensive and data.kind are for data.name=file."
+        )
     for option, value in (("molecule", molecule), ("subset", subset), ("force_key", force_key)):
         if value and option not in known:
             having = [other for other in DATASETS if option in inspect.signature(DATASETS[other].prepare).parameters]
@@ -57,6 +64,7 @@ def dataset_options(
         "target": target or None,
         "unit": unit or None,
         "extensive": extensive,
+        "kind": kind,
         "molecule": molecule or None,
         "subset": subset or None,
         "force_key": force_key or None,

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Callable, Dict, NamedTuple, Optional
 
 from ipu_chem.data.datasets import hydronet, nci3d, own_file, qm9, rmd17
+from ipu_chem.data.datasets.info import LabelTable
 from packing.files import PathLike
 from packing.store import Store
 
@@ -31,10 +32,15 @@ class Dataset(NamedTuple):
         inputs: (path, cache folder, and options by the names of its further arguments) -> JSON: checksums and library
             versions that decide the content.
         prepare: (path, cache folder, **options) -> Store.
+        table: (path, cache folder, limit or None) -> LabelTable, of sets that are SMILES with labels; what models of
+            text read.
+        has_classes: its labels are classes.
     """
 
     inputs: Callable[..., Dict[str, Any]]
     prepare: Callable[..., Store]
+    table: Optional[Callable[..., LabelTable]] = None
+    has_classes: bool = False
 
 
 DATASETS: Dict[str, Dataset] = {
