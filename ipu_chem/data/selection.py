@@ -13,7 +13,7 @@ from ipu_chem.data.datasets import DATASETS
 from packing.store import Store
 
 # Options of `load_dataset` under the names that `data` has in a config.
-OPTIONS = ("limit", "workers", "target", "unit", "extensive", "kind", "molecule", "subset", "force_key")
+OPTIONS = ("limit", "workers", "target", "unit", "extensive", "kind", "molecule", "subset", "force_key", "geometry")
 
 
 def dataset_options(
@@ -27,6 +27,7 @@ def dataset_options(
     molecule: str = "",
     subset: str = "",
     force_key: str = "",
+    geometry: str = "auto",
 ) -> Dict[str, Any]:
     """Options for `load_dataset`; those that the data set does not have are left out.
 
@@ -41,6 +42,7 @@ def dataset_options(
         molecule: whose frames, for data sets that hold one molecule in many.
         subset: part of a data set that has published ones.
         force_key: what a file's forces are called, for data sets that do not know it.
+        geometry: auto, dft or etkdg, for data sets of which some molecules have a published one.
 
     Raises:
         ValueError: a unit for a data set that has its own, or an option that the data set does not have.
@@ -52,7 +54,9 @@ def dataset_options(
         raise ValueError(
             f"{name} knows what its labels are; data.unit, data.extensive and data.kind are for data.name=file."
         )
-    for option, value in (("molecule", molecule), ("subset", subset), ("force_key", force_key)):
+    asked = {"molecule": molecule, "subset": subset, "force_key": force_key}
+    asked["geometry"] = "" if geometry == "auto" else geometry
+    for option, value in asked.items():
         if value and option not in known:
             having = [other for other in DATASETS if option in inspect.signature(DATASETS[other].prepare).parameters]
             raise ValueError(
@@ -68,6 +72,7 @@ def dataset_options(
         "molecule": molecule or None,
         "subset": subset or None,
         "force_key": force_key or None,
+        "geometry": geometry,
     }
     return {option: value for option, value in wanted.items() if option in known and value is not None}
 

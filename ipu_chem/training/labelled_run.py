@@ -95,6 +95,8 @@ class LabelledData(RunData):
     def results(self, config: RunConfig, backend: Backend, folder: Path) -> Dict[str, Dict[str, Dict[str, float]]]:
         """See `RunData.results`."""
         found: Dict[str, Dict[str, Dict[str, float]]] = {"results": {}, "baseline": {}}
+        comparable = "official" not in self.store or config.data.split == "official"
+        published = self.store.info.get("published", {}) if comparable else {}
         for split in ("validation", "test"):
             if split not in self.plans:
                 continue
@@ -106,8 +108,8 @@ class LabelledData(RunData):
                 continue
             self.write_predictions(folder, split, evaluator, predictions)
             for name, value in found["results"][split].items():
-                published = self.store.info.get("published", {}).get(name, {}) if split == "test" else {}
-                print(f"{split}: {name} {value:.4g}{self._beside(name, value, found['baseline'][split], published)}")
+                beside = self._beside(name, value, found["baseline"][split], published if split == "test" else {})
+                print(f"{split}: {name} {value:.4g}{beside}")
         return found
 
     @property
@@ -133,11 +135,11 @@ class LabelledData(RunData):
             return self.baseline(evaluator)
         return label_metrics(np.full_like(evaluator.labels, 0.5), evaluator.labels, self.targets)
 
-    def _beside(self, name: str, value: float, baseline: Mapping[str, float], published: Mapping[str, float]) -> str:
+    def _beside(self, name: str, value: float, baseline: Mapping[str, float], published: Mapping[str, Any]) -> str:
         """What a printed figure is to be compared with: itself in another unit, the baseline, published ones."""
         notes = [target.other_unit(value) for target in self.learnt if name.endswith(target.metric(""))]
         notes += [f"{self._beside_name} baseline {baseline[name]:.4g}"] if name in baseline else []
-        notes += [f"{who} {figure:.4g}" for who, figure in published.items()]
+        notes += [f"{who} {figure:.4g}" for who, figure in published.get(name, {}).items()]
         notes = [note for note in notes if note]
         return f" ({'; '.join(notes)})" if notes else ""
 

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from ogb_folders import made_up
 from support import CHAINS
 
 from ipu_chem.config import from_dict
+from ipu_chem.data.datasets import ogb
 from ipu_chem.ipu.op_support import check_config
 from ipu_chem.training.predict import predict_file
 from ipu_chem.training.run import load_data
@@ -107,3 +109,22 @@ def test_classes_and_numbers_are_not_learnt_together(options, make_config):
         check_classes([Target("energy", "eV"), Target("active", "", False, True)], np.zeros((2, 2)), {})
     with pytest.raises(ValueError, match="nci3d knows what its labels are; data.unit, data.extensive and data.kind"):
         load_data(make_config({**options, "data": {**options["data"], "kind": "binary"}}))
+
+
+@pytest.mark.parametrize("model", ["schnet", "chemgpt"])
+def test_a_set_by_name_is_learnt_by_graphs_and_by_text(options, text_options, tmp_path, model, monkeypatch, capsys):
+    made_up(tmp_path / "raw")
+    published = {"rocauc_p_np": {"somebody": 0.6}}
+    monkeypatch.setitem(ogb.SETS, "ogbg-molbbbp", ogb.SETS["ogbg-molbbbp"]._replace(published=published))
+    made = options if model == "schnet" else text_options
+    made["data"] = {"name": "ogbg-molbbbp", "path": str(tmp_path / "raw"), "cache": str(tmp_path / "cache")}
+    made["data"].update(split="official", workers=1)
+    made["model"]["name"] = model
+    made["optimizer"] = {"learning_rate": 0.01}
+    made["training"]["epochs"] = 60
+    result = train(from_dict(made))["results"]
+    assert result["test"]["rocauc_p_np"] > 0.95
+    run = json.loads((Path(made["out"]) / "run.json").read_text())
+    assert run["splits"] == {"train": 48, "validation": 12, "test": 12} and run["data"]["licence"] == "MIT (OGB)"
+    printed = capsys.readouterr().out
+    assert printed.count("somebody 0.6") == 1 and "; somebody 0.6)" in printed, "beside the test alone"

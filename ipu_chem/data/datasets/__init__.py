@@ -11,11 +11,13 @@ import hashlib
 import inspect
 import json
 import os
+from functools import partial
 from pathlib import Path
 from typing import Any, Callable, Dict, NamedTuple, Optional
 
-from ipu_chem.data.datasets import hydronet, nci3d, own_file, qm9, rmd17
+from ipu_chem.data.datasets import hydronet, nci3d, ogb, own_file, pcqm4mv2, qm9, rmd17
 from ipu_chem.data.datasets.info import LabelTable
+from ipu_chem.metrics import is_binary
 from packing.files import PathLike
 from packing.store import Store
 
@@ -48,7 +50,12 @@ DATASETS: Dict[str, Dataset] = {
     "qm9": Dataset(qm9.inputs, qm9.prepare),
     "rmd17": Dataset(rmd17.inputs, rmd17.prepare),
     "hydronet": Dataset(hydronet.inputs, hydronet.prepare),
+    "pcqm4mv2": Dataset(pcqm4mv2.inputs, pcqm4mv2.prepare, pcqm4mv2.table),
     "file": Dataset(own_file.inputs, own_file.prepare),
+    **{
+        name: Dataset(*(partial(one, name) for one in (ogb.inputs, ogb.prepare, ogb.table)), is_binary(source.target))
+        for name, source in ogb.SETS.items()
+    },
 }
 
 
