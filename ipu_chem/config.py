@@ -18,10 +18,11 @@ class DataConfig:
     """Which molecules, which labels, who trains and who tests.
 
     Attributes:
-        name: of molecules with labels: nci3d (ships with RDKit), qm9, rmd17 and md17 (with forces), hydronet, or file
-            for your own .csv (SMILES), .sdf, .xyz, .extxyz, .db (ASE) or .npz (sGDML). For chemgpt, of molecules as
-            text: nci (ships with RDKit), moses, zinc250k, chembl, pubchem10m, or file for SMILES of your own (.smi,
-            .csv, .txt, also compressed).
+        name: of molecules with labels: nci3d (ships with RDKit), qm9, rmd17 and md17 (with forces), hydronet,
+            ogbg-molesol, ogbg-molfreesolv, ogbg-molbace, ogbg-molbbbp, ogbg-molhiv and pcqm4mv2 (these six also as
+            text), or file for your own .csv (SMILES), .sdf, .xyz, .extxyz, .db (ASE) or .npz (sGDML). For chemgpt, of
+            molecules as text: nci (ships with RDKit), moses, zinc250k, chembl, pubchem10m, or file for SMILES of your
+            own (.smi, .csv, .txt, also compressed).
         path: folder or file of the data; empty lets the data set find or download it.
         cache: folder for prepared data; empty is $IPU_CHEM_CACHE or ~/.cache/ipu-chem.
         target: names of the labels to learn, separated by commas; empty takes the data set's first. For a
@@ -29,17 +30,19 @@ class DataConfig:
             and the text itself without.
         unit: unit of a file's labels, shown beside every figure; data sets by name know theirs.
         extensive: a file's labels grow with the molecule, as energies do; false for those that do not.
+        kind: of a file's labels: number, or binary for classes that are 0 or 1.
         force_key: column or key of a file's forces, in the labels' unit per Å; empty takes "forces" where there is an
             energy.
         molecule: whose frames (rmd17, md17), such as ethanol or aspirin.
         subset: published part of the data set (hydronet): small, medium or large.
+        geometry: of pcqm4mv2: dft (molecules with a published geometry), etkdg (embed all) or auto (embed the others).
         limit: use only the first this many molecules; 0 uses all.
         workers: processes that prepare molecules; 0 is one per CPU core.
         references: what is subtracted from labels per element: none, atoms (the data set's atomic values),
             linear (least squares over the training molecules) or auto (linear for extensive targets).
-        split: random, scaffold (whole Bemis-Murcko scaffolds), official (training and test molecules as published, with
-            validation taken from the training ones; also official_02 to official_05 of rmd17), or the path of an index
-            file.
+        split: random, scaffold (whole Bemis-Murcko scaffolds), official (parts as published; where those have
+            no validation, it is taken from the training molecules; also official_02 to official_05 of rmd17), or the
+            path of an index file.
         train: training molecules, a share below 1 or a number; 0 takes what validation and test leave.
         validation: validation molecules, a share below 1 or a number.
         test: test molecules, a share below 1 or a number.
@@ -55,9 +58,11 @@ class DataConfig:
     target: str = ""
     unit: str = ""
     extensive: bool = True
+    kind: str = "number"
     force_key: str = ""
     molecule: str = ""
     subset: str = ""
+    geometry: str = "auto"
     limit: int = 0
     workers: int = 0
     references: str = "auto"
@@ -72,6 +77,8 @@ class DataConfig:
     def __post_init__(self) -> None:
         if self.long not in ("error", "drop", "truncate"):
             raise ValueError(f"data.long={self.long!r}: choose error, drop or truncate.")
+        if self.kind not in ("number", "binary"):
+            raise ValueError(f"data.kind={self.kind!r}: choose number or binary.")
 
 
 @dataclass(frozen=True)
@@ -215,7 +222,7 @@ class RunConfig:
         data: which molecules, which labels, who trains and who tests.
         pack: shape of a pack.
         model: architecture and size.
-        loss: mse, mae or huber, of the standardised targets.
+        loss: mse, mae or huber of the standardised targets, bce of classes, or auto: bce of classes, else mse.
         force_share: train on forces, too, exact derivatives of the energy: their share in the loss, such as 0.95, the
             rest is the energy's; 0 trains on labels of molecules alone.
         optimizer: how weights follow gradients.
@@ -232,7 +239,7 @@ class RunConfig:
     data: DataConfig = field(default_factory=DataConfig)
     pack: PackConfig = field(default_factory=PackConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
-    loss: str = "mse"
+    loss: str = "auto"
     force_share: float = 0.0
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)

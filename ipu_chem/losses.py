@@ -39,6 +39,21 @@ def huber(prediction: Tensor, y: Tensor, weight: Tensor) -> Tensor:
     return (weight * (small * (size - 0.5 * small))).sum()
 
 
+def bce(prediction: Tensor, y: Tensor, weight: Tensor) -> Tensor:
+    """Sum of weight x binary cross entropy in nats, in float32 or better.
+
+    Args:
+        prediction: [B, G, T] logits.
+        y: [B, G, T] classes, 0 or 1.
+        weight: [B, G, T].
+    """
+    counts = weight > 0
+    logits, y = keep(at_least_float32(prediction), counts), keep(at_least_float32(y), counts)
+    size = logits.abs()
+    # log(1 + e^x) - x y; in this form no exponential overflows and the slope at 0, where fresh heads are, is 1/2 - y.
+    return (at_least_float32(weight) * (0.5 * size + (0.5 - y) * logits + torch.log1p(torch.exp(-size)))).sum()
+
+
 def token_cross_entropy(prediction: Tensor, labels: Tensor, weight: Tensor) -> Tensor:
     """Sum of weight x cross entropy in nats, in float32 or better: the loss of language models.
 
@@ -82,15 +97,23 @@ def with_forces(loss: Loss, force_share: float) -> Callable[..., Tensor]:
     return both
 
 
-LOSSES: Dict[str, Loss] = {"mse": mse, "mae": mae, "huber": huber}
+LOSSES: Dict[str, Loss] = {"mse": mse, "mae": mae, "huber": huber, "bce": bce}
+AUTO = "auto"
 
 
-def loss_by_name(name: str) -> Loss:
-    """One of `LOSSES`.
+def loss_by_name(name: str, binary: bool = False) -> Loss:
+    """One of `LOSSES`; auto is bce for classes and mse for numbers.
+
+    Args:
+        name: auto, or a name of `LOSSES`.
+        binary: labels are classes.
 
     Raises:
-        ValueError: unknown name.
+        ValueError: unknown name, or a loss for the other kind of labels.
     """
-    if name not in LOSSES:
-        raise ValueError(f"loss={name!r}: choose one of {', '.join(LOSSES)}.")
-    return LOSSES[name]
+    if name != AUTO and name not in LOSSES:
+        raise ValueError(f"loss={name!r}: choose one of {', '.join((AUTO, *LOSSES))}.")
+    if name != AUTO and (name == "bce") != binary:
+        what = "classes (0 and 1), and these labels are numbers" if name == "bce" else "numbers, and these are classes"
+        raise ValueError(f"loss={name} is for labels that are {what}; leave it at auto.")
+    return LOSSES[("bce" if binary else "mse") if name == AUTO else name]

@@ -4,7 +4,7 @@ On data's way: predictions and labels of a split, in the target's unit -> metric
 """
 
 from dataclasses import dataclass
-from typing import Dict, List, Sequence
+from typing import Any, Dict, List, Mapping, Sequence
 
 import numpy as np
 
@@ -18,6 +18,7 @@ _SHOWN_IN = {
     "Ha/Å": ("mHa/Å", 1000.0),
 }
 FORCES = "forces"  # name of the quantity that every atom has three of
+BINARY = "binary"  # kind of a label that is a class, 0 or 1
 
 
 @dataclass(frozen=True)
@@ -28,11 +29,13 @@ class Target:
         name: short name, e.g. "u0".
         unit: of labels and predictions, e.g. "eV"; "" for none.
         extensive: grows with the molecule, so that atoms add up.
+        binary: a class: labels are 0 and 1, predictions are probabilities of 1.
     """
 
     name: str
     unit: str
     extensive: bool = True
+    binary: bool = False
 
     @property
     def error_unit(self) -> str:
@@ -56,6 +59,96 @@ class Target:
         return f"{error / self.error_factor / KCAL_PER_MOL:.3g} kcal/mol{self.unit[2:]}"
 
 
+def is_binary(target: Mapping[str, Any]) -> bool:
+    """Whether an entry of ``info["targets"]`` is a class, not a number."""
+    return target.get("kind") == BINARY
+
+
+def targets_of(entries: Sequence[Mapping[str, Any]]) -> List[Target]:
+    """Targets from ``info["targets"]`` of a store, or from those of a standardizer."""
+    return [Target(entry["name"], entry["unit"], entry["extensive"], is_binary(entry)) for entry in entries]
+
+
+def metric_names(targets: Sequence[Target]) -> List[str]:
+    """Names that `label_metrics` returns."""
+    kinds = ("rocauc", "ap") if targets[0].binary else ("mae", "rmse")
+    names = [target.metric(kind) for target in targets for kind in kinds]
+    return names + (list(kinds) if targets[0].binary and len(targets) > 1 else [])
+
+
+def label_metrics(prediction: np.ndarray, label: np.ndarray, targets: Sequence[Target]) -> Dict[str, float]:
+    """`binary_metrics` of classes, `regression_metrics` of numbers; targets are of one kind."""
+    return (binary_metrics if targets[0].binary else regression_metrics)(prediction, label, targets)
+
+
+def binary_metrics(probability: np.ndarray, label: np.ndarray, targets: Sequence[Target]) -> Dict[str, float]:
+    """ROC-AUC and average precision of every class over the molecules that have its label, as OGB's evaluator.
+
+    Args:
+        probability: [I, T] float64, or anything that rises with it.
+        label: [I, T] float64, 0 or 1, NaN where missing.
+        targets: T of them.
+
+    Returns:
+        {"rocauc_p_np": ..., "ap_p_np": ...}, NaN for a target whose labels here are not of both classes; of several
+        targets also "rocauc" and "ap", the means over those that have both.
+    """
+    result: Dict[str, float] = {}
+    for column, target in enumerate(targets):
+        known = np.isfinite(label[:, column])
+        score, positive = probability[known, column], label[known, column] == 1
+        both = 0 < positive.sum() < len(positive) and bool(np.isfinite(score).all())
+        result[target.metric("rocauc")] = roc_auc(score, positive) if both else float("nan")
+        result[target.metric("ap")] = average_precision(score, positive) if both else float("nan")
+    if len(targets) > 1:
+        for kind in ("rocauc", "ap"):
+            result[kind] = _mean_of_known([result[target.metric(kind)] for target in targets])
+    return result
+
+
+def roc_auc(score: np.ndarray, positive: np.ndarray) -> float:
+    """Share of pairs of a positive and a negative in which the positive has the higher score; equal scores are half.
+
+    Args:
+        score: [K].
+        positive: [K] bool, both kinds.
+    """
+    positives, counts = _by_score(score, positive)
+    negatives = counts - positives
+    below = np.cumsum(negatives) - negatives
+    return float((positives * (below + 0.5 * negatives)).sum() / (positives.sum() * negatives.sum()))
+
+
+def average_precision(score: np.ndarray, positive: np.ndarray) -> float:
+    """Precision at every threshold, weighted by the recall it adds; equal scores are one threshold.
+
+    Args:
+        score: [K].
+        positive: [K] bool, at least one.
+    """
+    positives, counts = (one[::-1] for one in _by_score(score, positive))
+    precision = np.cumsum(positives) / np.cumsum(counts)
+    return float((positives * precision).sum() / positives.sum())
+
+
+def roc_curve(score: np.ndarray, positive: np.ndarray) -> np.ndarray:
+    """[thresholds + 1, 2] float64, false and true positive rate from (0, 0) to (1, 1); arguments as `roc_auc`."""
+    positives, counts = (one[::-1] for one in _by_score(score, positive))
+    hits = np.stack([counts - positives, positives], 1)
+    return np.concatenate([np.zeros((1, 2)), np.cumsum(hits, 0) / hits.sum(0)])
+
+
+def _by_score(score: np.ndarray, positive: np.ndarray) -> np.ndarray:
+    """[2, distinct scores] float64, from the lowest: how many positives have it, and how many items."""
+    _, place, counts = np.unique(score, return_inverse=True, return_counts=True)
+    return np.stack([np.bincount(place.ravel(), positive, len(counts)), counts])
+
+
+def _mean_of_known(values: Sequence[float]) -> float:
+    """Mean without NaN; NaN if there is nothing else."""
+    return float(np.nanmean(values)) if np.isfinite(values).any() else float("nan")
+
+
 def regression_metrics(prediction: np.ndarray, label: np.ndarray, targets: Sequence[Target]) -> Dict[str, float]:
     """MAE and RMSE of every target over the molecules that have its label.
 
@@ -77,15 +170,17 @@ def regression_metrics(prediction: np.ndarray, label: np.ndarray, targets: Seque
 
 
 def selection_metric(metrics: Dict[str, float], targets: Sequence[Target], scale: Sequence[float]) -> float:
-    """One number to choose checkpoints by: the mean over targets of MAE / scale (lower is better).
+    """One number to choose checkpoints by, lower is better: the mean over targets of MAE / scale, or of 1 - ROC-AUC.
 
     Args:
-        metrics: of `regression_metrics`.
+        metrics: of `label_metrics`.
         targets: T of them.
         scale: [T] standard deviation of each target, so that targets of different units count alike.
     """
+    if targets[0].binary:
+        return 1.0 - _mean_of_known([metrics[target.metric("rocauc")] for target in targets])
     shares: List[float] = [
         metrics[target.metric("mae")] / target.error_factor / max(float(size), 1e-12)
         for target, size in zip(targets, scale)
     ]
-    return float(np.nanmean(shares)) if np.isfinite(shares).any() else float("nan")
+    return _mean_of_known(shares)

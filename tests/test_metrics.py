@@ -3,7 +3,17 @@
 import numpy as np
 import pytest
 
-from ipu_chem.metrics import Target, regression_metrics, selection_metric
+from ipu_chem.metrics import (
+    Target,
+    average_precision,
+    binary_metrics,
+    label_metrics,
+    metric_names,
+    regression_metrics,
+    roc_auc,
+    roc_curve,
+    selection_metric,
+)
 
 ENERGY, DIPOLE = Target("u0", "eV"), Target("mu", "D", extensive=False)
 
@@ -25,3 +35,76 @@ def test_missing_labels_do_not_count():
 @pytest.mark.parametrize("unit, name", [("kcal/mol", "mae_x_kcal_per_mol"), ("", "mae_x"), ("a0^3", "mae_x_a03")])
 def test_units_make_column_names(unit, name):
     assert Target("x", unit).metric("mae") == name
+
+
+A, B = Target("a", "", False, True), Target("b", "", False, True)
+
+
+def pairs(score, positive):
+    """ROC-AUC by counting pairs."""
+    wins = score[positive][:, None] - score[~positive][None]
+    return float(((wins > 0) + 0.5 * (wins == 0)).mean())
+
+
+@pytest.mark.parametrize("levels", [2, 5, 1000])
+@pytest.mark.parametrize("seed", range(5))
+def test_roc_auc_counts_pairs_and_average_precision_thresholds(levels, seed):
+    random = np.random.default_rng(seed)
+    score = random.integers(0, levels, 60) / levels
+    positive = random.random(60) < 0.3
+    assert roc_auc(score, positive) == pytest.approx(pairs(score, positive), rel=1e-12)
+    curve = roc_curve(score, positive)
+    area = np.diff(curve[:, 0]) @ (curve[1:, 1] + curve[:-1, 1]) / 2
+    assert area == pytest.approx(roc_auc(score, positive), rel=1e-12) and curve[-1].tolist() == [1, 1]
+    by_hand, recall = 0.0, 0.0
+    for threshold in sorted(set(score), reverse=True):
+        chosen = score >= threshold
+        now = positive[chosen].sum() / positive.sum()
+        by_hand, recall = by_hand + (now - recall) * positive[chosen].mean(), now
+    assert average_precision(score, positive) == pytest.approx(by_hand, rel=1e-12)
+
+
+def test_they_are_those_of_scikit_learn():
+    theirs = pytest.importorskip("sklearn.metrics")
+    random = np.random.default_rng(0)
+    for _ in range(20):
+        positive, score = random.random(200) < 0.1, random.integers(0, 30, 200) / 30
+        positive[:2] = [True, False]
+        assert roc_auc(score, positive) == pytest.approx(theirs.roc_auc_score(positive, score), rel=1e-12)
+        expected = theirs.average_precision_score(positive, score)
+        assert average_precision(score, positive) == pytest.approx(expected, rel=1e-12)
+
+
+def test_missing_labels_and_tasks_of_one_class_are_left_out_as_ogb_does():
+    probability = np.array([[0.1, 0.3], [0.4, 0.2], [0.35, 0.9], [0.8, 0.5]])
+    label = np.array([[0, 1], [0, np.nan], [1, 1], [1, np.nan]], float)
+    metrics = binary_metrics(probability, label, [A, B])
+    assert metrics["rocauc_a"] == metrics["rocauc"] == 0.75 and metrics["ap"] == pytest.approx(5 / 6)
+    assert np.isnan([metrics["rocauc_b"], metrics["ap_b"]]).all() and set(metrics) == set(metric_names([A, B]))
+    assert selection_metric(metrics, [A, B], [1, 1]) == pytest.approx(0.25)
+    label[1, 1] = 0
+    metrics = binary_metrics(probability, label, [A, B])
+    assert metrics["rocauc_b"] == 1.0 and metrics["rocauc"] == 0.875
+    assert selection_metric(metrics, [A, B], [1, 1]) == pytest.approx(0.125)
+    one = binary_metrics(probability[:, :1], label[:, :1], [A])
+    assert set(one) == {"rocauc_a", "ap_a"} == set(metric_names([A]))
+
+
+def test_it_is_ogbs_evaluator():
+    ogb = pytest.importorskip("ogb.graphproppred")
+    random = np.random.default_rng(1)
+    label = np.where(random.random((99, 12)) < 0.2, np.nan, random.random((99, 12)) < 0.1)
+    score = random.normal(size=(99, 12))
+    theirs = ogb.Evaluator("ogbg-moltox21").eval({"y_true": label, "y_pred": score})["rocauc"]
+    ours = binary_metrics(score, label, [Target(str(i), "", False, True) for i in range(12)])
+    assert ours["rocauc"] == pytest.approx(theirs, rel=1e-12)
+
+
+def test_a_constant_has_half_the_pairs_and_the_share_of_ones():
+    metrics = label_metrics(np.full((10, 1), 0.5), np.arange(10)[:, None] < 3.0, [A])
+    assert metrics == pytest.approx({"rocauc_a": 0.5, "ap_a": 0.3})
+
+
+def test_predictions_that_are_none_have_no_figure():
+    metrics = label_metrics(np.full((4, 1), np.nan), np.arange(4)[:, None] % 2.0, [A])
+    assert np.isnan(list(metrics.values())).all() and np.isnan(selection_metric(metrics, [A], [1]))

@@ -81,6 +81,7 @@ def prepare(arguments: Any) -> int:
 
     from ipu_chem.data.corpora import CORPORA, describe_corpus, load_corpus
     from ipu_chem.data.force_check import check_energy_forces, report
+    from ipu_chem.metrics import is_binary
     from ipu_chem.training.graph_run import load_store
 
     values = {name: value for name, value in vars(arguments).items() if name in DataConfig.__dataclass_fields__}
@@ -100,11 +101,15 @@ def prepare(arguments: Any) -> int:
     print(f"left out     {info.get('failures', {}).get('count', 0):,}")
     for reason, count in info.get("failures", {}).get("by_reason", {}).items():
         print(f"             {count:,} {reason}")
+    for note in info.get("notes", []):
+        print(f"note         {note}")
     for axis in ("nodes", "edges"):
         print(f"{axis:13}{sizes[axis].mean():.1f} per molecule, {sizes[axis].min()} to {sizes[axis].max()}")
     for column, target in enumerate(info["targets"]):
-        values = store.fields["y"][:, column]
-        print(f"target       {target['name']}: {values.mean():.6g} +- {values.std():.4g} {target['unit']}")
+        values = np.asarray(store.fields["y"])[:, column]
+        mean, spread = np.nanmean(values), np.nanstd(values)
+        what = f"{mean:.2%} are 1" if is_binary(target) else f"{mean:.6g} +- {spread:.4g} {target['unit']}"
+        print(f"target       {target['name']}: {what}")
     if "forces" in store:
         forces = store.fields["forces"]
         size = float(np.sqrt(np.nanmean(np.square(forces, dtype=np.float64))))

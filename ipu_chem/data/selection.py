@@ -12,6 +12,9 @@ import numpy as np
 from ipu_chem.data.datasets import DATASETS
 from packing.store import Store
 
+# Options of `load_dataset` under the names that `data` has in a config.
+OPTIONS = ("limit", "workers", "target", "unit", "extensive", "kind", "molecule", "subset", "force_key", "geometry")
+
 
 def dataset_options(
     name: str,
@@ -20,9 +23,11 @@ def dataset_options(
     target: str = "",
     unit: str = "",
     extensive: bool = True,
+    kind: str = "number",
     molecule: str = "",
     subset: str = "",
     force_key: str = "",
+    geometry: str = "auto",
 ) -> Dict[str, Any]:
     """Options for `load_dataset`; those that the data set does not have are left out.
 
@@ -33,9 +38,11 @@ def dataset_options(
         target: names of labels, for data sets whose files hold any.
         unit: of the labels, for data sets that do not know it.
         extensive: whether they grow with the molecule, likewise.
+        kind: number or binary, likewise.
         molecule: whose frames, for data sets that hold one molecule in many.
         subset: part of a data set that has published ones.
         force_key: what a file's forces are called, for data sets that do not know it.
+        geometry: auto, dft or etkdg, for data sets of which some molecules have a published one.
 
     Raises:
         ValueError: a unit for a data set that has its own, or an option that the data set does not have.
@@ -43,9 +50,13 @@ def dataset_options(
     if name not in DATASETS:
         return {}  # load_dataset says what is wrong, and which there are
     known = inspect.signature(DATASETS[name].prepare).parameters
-    if "unit" not in known and (unit or not extensive):
-        raise ValueError(f"{name} knows what its labels are; data.unit and data.extensive are for data.name=file.")
-    for option, value in (("molecule", molecule), ("subset", subset), ("force_key", force_key)):
+    if "unit" not in known and (unit or not extensive or kind != "number"):
+        raise ValueError(
+            f"{name} knows what its labels are; data.unit, data.extensive and data.kind are for data.name=file."
+        )
+    asked = {"molecule": molecule, "subset": subset, "force_key": force_key}
+    asked["geometry"] = "" if geometry == "auto" else geometry
+    for option, value in asked.items():
         if value and option not in known:
             having = [other for other in DATASETS if option in inspect.signature(DATASETS[other].prepare).parameters]
             raise ValueError(
@@ -57,9 +68,11 @@ def dataset_options(
         "target": target or None,
         "unit": unit or None,
         "extensive": extensive,
+        "kind": kind,
         "molecule": molecule or None,
         "subset": subset or None,
         "force_key": force_key or None,
+        "geometry": geometry,
     }
     return {option: value for option, value in wanted.items() if option in known and value is not None}
 

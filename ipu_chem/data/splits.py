@@ -102,11 +102,11 @@ def file_split(path: PathLike, n: int) -> Split:
 def official_split(
     part: np.ndarray, val: Union[int, float], seed: int = 0, train: Union[int, float, None] = None
 ) -> Split:
-    """The training and test items that a data set was published with; validation is taken from the training ones.
+    """The items of the parts that a data set was published with; without a part for validation, some that train are it.
 
     Args:
-        part: [I] integer, 0 for training, 1 for test, 2 for neither.
-        val: a count, or a fraction of the training items.
+        part: [I] integer, 0 for training, 1 for test, 2 for neither, 3 for validation.
+        val: a count, or a fraction of the training items; not asked for where there is a part for validation.
         seed: of the choice for validation.
         train: likewise; None takes all that validation leaves.
 
@@ -116,8 +116,10 @@ def official_split(
     items = np.flatnonzero(part == 0)
     if not len(items):
         raise ValueError("none of these molecules are of the official training split; was data.limit too small?")
-    inner = random_split(len(items), val, 0, seed, train)
-    return check_split(items[inner.train], items[inner.val], np.flatnonzero(part == 1), len(part))
+    published = np.flatnonzero(part == 3)
+    inner = random_split(len(items), 0 if len(published) else val, 0, seed, train)
+    validation = published if len(published) else items[inner.val]
+    return check_split(items[inner.train], validation, np.flatnonzero(part == 1), len(part))
 
 
 def scaffold_split(smiles: Sequence[str], val: Union[int, float], test: Union[int, float], seed: int = 0) -> Split:

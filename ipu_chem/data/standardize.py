@@ -1,8 +1,8 @@
 """Targets of order one: element references, shift and scale, fitted on the training molecules alone.
 
-A total energy is nearly a sum over elements; a network should learn the rest. For every target
+A total energy is nearly a sum over elements; a network should learn the rest. For every number
 ``standardised = (y - sum of references over atoms - shift_per_atom * atoms - shift) / scale`` in float64,
-because a float32 of -10,000 eV has steps of 1 meV.
+because a float32 of -10,000 eV has steps of 1 meV. Classes stay 0 and 1; the network's output is their logit.
 
 On data's way: store, Split.train -> Standardizer -> standardised y -> pack; prediction -> invert -> report.
 """
@@ -12,6 +12,7 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple, Union
 import numpy as np
 
 from ipu_chem.data.checks import SYMBOLS
+from ipu_chem.metrics import is_binary
 from packing.store import Store
 from packing.types import Ragged
 
@@ -23,7 +24,7 @@ class Standardizer:
     """The affine map between the targets of a data set and what the network sees.
 
     Attributes:
-        targets: T entries {"name", "unit", "extensive"} of the store.
+        targets: T entries {"name", "unit", "extensive"} of the store, with "kind" for classes.
         references: T of "none", "atoms" (energies of free atoms that the data set knows) and "linear" (least
             squares on the element counts of the training molecules).
         elements: atomic numbers that occur in training.
@@ -81,6 +82,9 @@ class Standardizer:
             known = np.isfinite(labels[:, column])
             if not known.any():
                 raise ValueError(f"target {target['name']} has no label among the {len(items)} training molecules.")
+            if is_binary(target):
+                scale[column] = 1.0
+                continue
             y, x = labels[known, column], counts[known].astype(np.float64)
             if kind == "atoms":
                 values = store.info["reference_energies"][target["name"]]
@@ -113,12 +117,14 @@ class Standardizer:
         return (np.asarray(y, np.float64) - self.offset(z)) / self.scale
 
     def invert(self, z: Ragged, prediction: np.ndarray) -> np.ndarray:
-        """Predictions in the units of the targets, [I, T] float64, from standardised ones.
+        """Predictions in the units of the targets, [I, T] float64, from standardised ones; probabilities of classes.
 
         Raises:
             ValueError: see `offset`.
         """
-        return np.asarray(prediction, np.float64) * self.scale + self.offset(z)
+        values = np.asarray(prediction, np.float64) * self.scale + self.offset(z)
+        classes = np.array([is_binary(target) for target in self.targets])
+        return np.where(classes, 0.5 + 0.5 * np.tanh(0.5 * values), values)  # of a logit; never overflows
 
     def offset(self, z: Ragged) -> np.ndarray:
         """What a standardised 0 stands for, [I, T] float64.

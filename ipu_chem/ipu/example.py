@@ -13,9 +13,10 @@ from torch import nn
 from ipu_chem.batch import compact_kind
 from ipu_chem.config import RunConfig
 from ipu_chem.data.fixed_point import step_for, to_fixed_point
-from ipu_chem.ipu.example_text import text_budget, text_loss, text_model, text_packs
+from ipu_chem.ipu.example_text import example_targets, text_budget, text_loss, text_model, text_packs
 from ipu_chem.losses import loss_by_name, with_forces
 from ipu_chem.models.registry import needs_charge, reads_text
+from ipu_chem.training.kinds import learns_classes
 from packing import Budget, Ragged
 from packing.collate import collate_graphs
 
@@ -56,11 +57,6 @@ def example_budget(config: RunConfig) -> Tuple[Budget, List[str]]:
     return Budget(nodes=nodes, edges=edges, graphs=graphs), assumed
 
 
-def number_of_targets(config: RunConfig) -> int:
-    """Labels of a molecule, T: as many as data.target names, 1 where it names none."""
-    return len(config.data.target.split(",")) if config.data.target else 1
-
-
 def assumed_neighbors(config: RunConfig) -> int:
     """Neighbours that the device looks for around every atom; 0 where edges come from the host."""
     neighbors = config.pack.device_neighbors
@@ -78,12 +74,11 @@ def example_model(config: RunConfig, device: str = "cpu") -> nn.Module:
     Raises:
         ValueError: unknown model, or a size that it refuses.
     """
-    from ipu_chem.metrics import Target
     from ipu_chem.training.graph_run import make_model
 
     if reads_text(config.model.name):
         return text_model(config, device)
-    targets = [Target(str(number), "", config.data.extensive) for number in range(number_of_targets(config))]
+    targets = example_targets(config)
     with torch.device(device):
         return make_model(
             config, targets, assumed_neighbors(config), assumed_step(config), forces=bool(config.force_share)
@@ -98,7 +93,7 @@ def example_loss(config: RunConfig) -> Any:
     """
     if reads_text(config.model.name):
         return text_loss(config)
-    loss = loss_by_name(config.loss)
+    loss = loss_by_name(config.loss, learns_classes(config))
     return with_forces(loss, config.force_share) if config.force_share else loss
 
 
@@ -125,7 +120,7 @@ def example_packs(config: RunConfig, packs: int, seed: int = 0) -> Any:
     rng = np.random.default_rng(seed)
     sizes, offsets = _fill(rng, packs, budget["nodes"], budget["graphs"])
     first = np.concatenate([[0], np.cumsum(sizes)])
-    targets = (len(sizes), number_of_targets(config))
+    targets = (len(sizes), len(example_targets(config)))
     known = rng.random(targets) < 0.9  # some labels are missing
     known[0] = True
     labels = {"y": np.where(known, rng.normal(size=targets), 0.0).astype(np.float32), "weight": known}

@@ -13,10 +13,11 @@ from ipu_chem.backends.options import Batching
 from ipu_chem.batch import TextPropertyPack, TokenPack
 from ipu_chem.config import RunConfig
 from ipu_chem.losses import Loss, loss_by_name, token_cross_entropy
+from ipu_chem.metrics import Target
 from ipu_chem.models.chemgpt import ChemGPT, width_of
 from ipu_chem.text_property_loader import TextPropertyLoader
 from ipu_chem.token_loader import TokenLoader
-from ipu_chem.training.kinds import TEXT_PROPERTY, kind_of, target_names
+from ipu_chem.training.kinds import TEXT_PROPERTY, kind_of, learns_classes, target_names
 from ipu_chem.training.text_property_run import fresh_arguments, with_head
 from ipu_chem.training.text_rows import usual_row
 from ipu_chem.training.text_run import make_language_model
@@ -45,6 +46,12 @@ def text_budget(config: RunConfig) -> Tuple[Budget, List[str]]:
     return Budget(tokens=row, segments=segments), assumed
 
 
+def example_targets(config: RunConfig) -> List[Target]:
+    """As many targets as data.target names, 1 where it names none."""
+    names, classes = target_names(config) or ["label"], learns_classes(config)
+    return [Target(name, "", config.data.extensive and not classes, classes) for name in names]
+
+
 def text_model(config: RunConfig, device: str) -> Any:
     """The model as training builds it.
 
@@ -55,7 +62,8 @@ def text_model(config: RunConfig, device: str) -> Any:
     row = text_budget(config)[0]["tokens"]
     with torch.device(device):
         if kind_of(config) == TEXT_PROPERTY:
-            return with_head(config, ChemGPT(**fresh_arguments(config, VOCABULARY, row)))
+            targets = example_targets(config)
+            return with_head(config, ChemGPT(**fresh_arguments(config, VOCABULARY, row)), targets)
         return make_language_model(config, VOCABULARY, row)
 
 
@@ -65,7 +73,9 @@ def text_loss(config: RunConfig) -> Loss:
     Raises:
         ValueError: unknown name.
     """
-    return loss_by_name(config.loss) if kind_of(config) == TEXT_PROPERTY else token_cross_entropy
+    if kind_of(config) != TEXT_PROPERTY:
+        return token_cross_entropy
+    return loss_by_name(config.loss, learns_classes(config))
 
 
 def text_packs(config: RunConfig, packs: int, seed: int) -> Union[TokenPack, TextPropertyPack]:
@@ -79,7 +89,7 @@ def text_packs(config: RunConfig, packs: int, seed: int) -> Union[TokenPack, Tex
     batching = Batching(step, device_iterations=packs // step)
     plan = make_plan(lengths, budget)
     if kind_of(config) == TEXT_PROPERTY:
-        labels = rng.normal(size=(len(ids), len(target_names(config))))
+        labels = rng.normal(size=(len(ids), len(example_targets(config))))
         labels[rng.random(labels.shape) < 0.1] = np.nan  # some are missing
         labels[0] = 0.0
         batch, _ = next(TextPropertyLoader(ids, plan, labels, budget, batching, VOCABULARY).epoch(seed, 0))

@@ -9,7 +9,7 @@ import numpy as np
 
 from ipu_chem.backends.base import Backend
 from ipu_chem.loader import LabelledLoader
-from ipu_chem.metrics import Target, regression_metrics, selection_metric
+from ipu_chem.metrics import Target, label_metrics, metric_names, selection_metric
 from ipu_chem.training.run_data import Measures
 
 ToUnits = Callable[[np.ndarray, np.ndarray], np.ndarray]
@@ -69,16 +69,15 @@ class Evaluator(Measures):
     @property
     def metric_names(self) -> List[str]:
         """See `Measures.metric_names`."""
-        names = [target.metric(kind) for target in self.targets for kind in ("mae", "rmse")]
-        return names + [self._per_part(target) for target in self._shared_out]
+        return metric_names(self.targets) + [self._per_part(target) for target in self._shared_out]
 
     def predictions(self, backend: Backend) -> Any:
-        """[K, T] float64 in the targets' units, in the order of the split."""
+        """[K, T] float64 in the targets' units, probabilities of classes, in the order of the split."""
         return self.to_units(self.loader.items, predict_split(backend, self.loader))
 
     def errors(self, predictions: Any) -> Dict[str, float]:
-        """MAE and RMSE per target, of what `predictions` returned."""
-        errors = regression_metrics(predictions, self.labels, self.targets)
+        """`label_metrics` of what `predictions` returned, and errors shared out to parts."""
+        errors = label_metrics(predictions, self.labels, self.targets)
         for column, target in enumerate(self.targets):
             if target in self._shared_out:
                 assert self.parts is not None
@@ -96,6 +95,6 @@ class Evaluator(Measures):
         return f"{target.metric('mae')}_per_{self.parts.name}"
 
     def metrics(self, backend: Backend) -> Tuple[Dict[str, float], float]:
-        """See `Measures.metrics`: MAE and RMSE per target."""
+        """See `Measures.metrics`: MAE and RMSE, or ROC-AUC and average precision, per target."""
         metrics = self.errors(self.predictions(backend))
         return metrics, selection_metric(metrics, self.targets, self.scale)

@@ -15,10 +15,10 @@ from ipu_chem.data.datasets import load_dataset
 from ipu_chem.data.edges import with_edges
 from ipu_chem.data.energy_units import unit_in_ev
 from ipu_chem.data.fixed_point import STEP, with_fixed_point
-from ipu_chem.data.selection import dataset_options, select_targets
+from ipu_chem.data.selection import OPTIONS, dataset_options, select_targets
 from ipu_chem.data.standardize import Standardizer, composition_baseline
 from ipu_chem.loader import PackLoader
-from ipu_chem.metrics import Target
+from ipu_chem.metrics import Target, targets_of
 from ipu_chem.models.compact import CompactInputs
 from ipu_chem.models.device_edges import DeviceEdges
 from ipu_chem.models.dispersion import check_dispersion_elements
@@ -113,7 +113,7 @@ def load_graphs(config: RunConfig, plans: Optional[Path], state: Mapping[str, An
     store = load_store(data, config.model.cutoff)
     if config.short_positions:
         store = with_fixed_point(store, data.cache or None)
-    targets = [Target(t["name"], t["unit"], t["extensive"]) for t in store.info["targets"]]
+    targets = targets_of(store.info["targets"])
     check_charges(store, config.model)
     kind: Any = GraphData
     if config.force_share:
@@ -163,8 +163,7 @@ def check_charges(store: Store, model: ModelConfig) -> None:
 
 def load_store(data: DataConfig, cutoff: float) -> Store:
     """A data set with its edges and the labels asked for."""
-    known = ("limit", "workers", "target", "unit", "extensive", "molecule", "subset", "force_key")
-    options = dataset_options(data.name, **{name: getattr(data, name) for name in known})
+    options = dataset_options(data.name, **{name: getattr(data, name) for name in OPTIONS})
     store = load_dataset(data.name, data.path or None, data.cache or None, **options)
     store = select_targets(store, data.target)
     labelled = np.flatnonzero(np.isfinite(store.fields["y"]).any(1))

@@ -6,6 +6,8 @@ On data's way: RunConfig -> [kind_of] -> which RunData, which model, which predi
 from typing import List
 
 from ipu_chem.config import RunConfig
+from ipu_chem.data.datasets import DATASETS
+from ipu_chem.metrics import BINARY
 from ipu_chem.models.registry import reads_text
 
 GRAPHS = "graphs"  # labels of molecules in 3D
@@ -14,14 +16,14 @@ TEXT_PROPERTY = "text property"  # labels of molecules as text
 
 
 def kind_of(config: RunConfig) -> str:
-    """`GRAPHS`, `TEXT` or `TEXT_PROPERTY`: a model of text that is given labels learns them.
+    """`GRAPHS`, `TEXT` or `TEXT_PROPERTY`: a model of text that is given labels, or a set that has them, learns them.
 
     Raises:
         ValueError: there is no such model, or ``model.freeze`` is for a model that has no head of its own.
     """
     name = config.model.name
     if reads_text(name):
-        kind = TEXT_PROPERTY if target_names(config) else TEXT
+        kind = TEXT_PROPERTY if target_names(config) or has_table(config) else TEXT
     else:
         kind = GRAPHS
     if config.model.freeze and kind == GRAPHS:
@@ -34,3 +36,14 @@ def kind_of(config: RunConfig) -> str:
 def target_names(config: RunConfig) -> List[str]:
     """The labels that `data.target` names."""
     return [name.strip() for name in config.data.target.split(",") if name.strip()]
+
+
+def has_table(config: RunConfig) -> bool:
+    """Whether `data.name` is a data set whose molecules are SMILES with labels."""
+    return config.data.name in DATASETS and DATASETS[config.data.name].table is not None
+
+
+def learns_classes(config: RunConfig) -> bool:
+    """Whether the labels are classes, as far as that is known before they are read."""
+    name = config.data.name
+    return config.data.kind == BINARY or (name in DATASETS and DATASETS[name].has_classes)

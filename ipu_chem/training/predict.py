@@ -17,7 +17,7 @@ from ipu_chem.data.smiles import embed_many, read_smiles_file
 from ipu_chem.data.standardize import Standardizer
 from ipu_chem.loader import PackLoader
 from ipu_chem.losses import loss_by_name
-from ipu_chem.metrics import Target
+from ipu_chem.metrics import Target, targets_of
 from ipu_chem.models.registry import needs_charge
 from ipu_chem.training.checkpoint import load_checkpoint
 from ipu_chem.training.evaluation import predict_split
@@ -46,9 +46,9 @@ def predict_file(
         folder: of a finished run.
         source: .smi or .csv (SMILES, which graph models embed in 3D), for those also .xyz, .extxyz or .sdf; all also
             gzipped.
-        output: CSV to write: line, name, one column per target with its unit, and the reason where a
-            molecule could not be predicted. Or, of runs that learnt an energy, an .extxyz file, which has energies in
-            eV and forces in eV/Å of the molecules that could be predicted.
+        output: CSV to write: line, name, one column per target with its unit, or the probability of a class, and the
+            reason where a molecule could not be predicted. Or, of runs that learnt an energy, an .extxyz file, which
+            has energies in eV and forces in eV/Å of the molecules that could be predicted.
         smiles_column: of a .csv file.
         strict: stop at the first molecule that cannot be predicted instead of listing it.
         workers: processes that read SMILES; None takes all cores.
@@ -73,7 +73,7 @@ def predict_file(
             "with it, `ipu-chem embed` turns molecules into features."
         )
     standardizer = Standardizer.from_dict(state["standardizer"])
-    targets = [Target(t["name"], t["unit"], t["extensive"]) for t in standardizer.targets]
+    targets = targets_of(standardizer.targets)
     if kind == TEXT_PROPERTY:
         from ipu_chem.training.text_predict import predict_text
 
@@ -98,7 +98,7 @@ def _predict_graphs(
 ) -> Predictions:
     """Predict the molecules that were read."""
     lines, molecules, refused = read
-    targets = [Target(t["name"], t["unit"], t["extensive"]) for t in standardizer.targets]
+    targets = targets_of(standardizer.targets)
     store = edges_in_memory(molecules_to_store(molecules), config.model.cutoff) if molecules else None
     kept = np.zeros(0, np.int64)
     predictions = np.zeros((0, len(targets)))
@@ -167,7 +167,8 @@ def _predict(
     loader = PackLoader(store, items, plan, labels, budget, config.batching, charges=needs_charge(config.model.name))
     backend = make_backend(config)
     model = make_model(config, list(targets), standardizer=standardizer)
-    backend.compile(model, loss_by_name(config.loss), None, config.batching, loader.example(training=False))
+    loss = loss_by_name(config.loss, targets[0].binary)
+    backend.compile(model, loss, None, config.batching, loader.example(training=False))
     backend.load_state_dict({"model": weights})
     standardised = predict_split(backend, loader)
     backend.close()

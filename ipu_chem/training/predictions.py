@@ -49,12 +49,16 @@ def check_strict(refused: Sequence[Refused], strict: bool) -> None:
 
 
 def write_predictions(output: PathLike, targets: Sequence[Target], found: Predictions) -> None:
-    """Write line, name, one column per target with its unit, and the reason where there is no prediction."""
+    """Write line, name, one column per target with its unit, and the reason where there is no prediction.
+
+    Of classes, the column is the probability of 1.
+    """
     rows: Dict[int, Tuple[str, Any, str]] = {
         line: (name, values, "") for line, name, values in zip(found.lines, found.names, found.values)
     }
     rows.update({entry.line: (entry.name, None, entry.reason) for entry in found.refused})
-    columns = [f"{target.name} ({target.unit})" if target.unit else target.name for target in targets]
+    units = ["probability" if target.binary else target.unit for target in targets]
+    columns = [f"{target.name} ({unit})" if unit else target.name for target, unit in zip(targets, units)]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["line", "name", *columns, "reason"])

@@ -14,6 +14,7 @@ import numpy as np
 from ipu_chem.metrics import FORCES
 from ipu_chem.training.kinds import TEXT
 from ipu_chem.training.logging import read_rows
+from ipu_chem.training.report_classes import class_figure, class_validation
 from ipu_chem.training.report_parts import BLUE, GREY, ORANGE, figure_of, image, table
 from packing import PackingPlan
 from packing.files import PathLike, atomic_file
@@ -103,7 +104,7 @@ def _results(run: Mapping[str, Any]) -> str:
 
 
 def _learning_curve(rows: Sequence[Mapping[str, Any]], run: Mapping[str, Any]) -> Any:
-    """Training loss and validation error over optimizer steps, side by side, never on a double axis."""
+    """Training loss and validation figures over optimizer steps, side by side, never on a double axis."""
     from matplotlib.ticker import LogLocator, NullLocator
 
     figure, (left, right) = figure_of(1, 2)
@@ -114,6 +115,10 @@ def _learning_curve(rows: Sequence[Mapping[str, Any]], run: Mapping[str, Any]) -
     left.plot(steps, [row["loss"] for row in evaluated], color=BLUE, label="mean of the epoch")
     left.set(xlabel="optimizer step", ylabel="training loss (standardised)", yscale="log")
     left.legend(frameon=False)
+    if "rocauc" in run["targets"][0]:
+        left.set(ylabel="training loss (nats)")
+        class_validation(right, run, steps, evaluated)
+        return figure
     for index, target in enumerate(run["targets"]):
         name = target["mae"]
         color = None if index else BLUE
@@ -132,9 +137,11 @@ def _learning_curve(rows: Sequence[Mapping[str, Any]], run: Mapping[str, Any]) -
 
 
 def _parity(folder: Path, run: Mapping[str, Any], column: int) -> Any:
-    """Prediction against label, and the distribution of the errors."""
+    """Prediction against label, and the distribution of the errors; of classes what `class_figure` shows."""
     target = run["targets"][column]
     split = "test" if (folder / "predictions_test.csv").is_file() else "validation"
+    if "rocauc" in target:
+        return class_figure(target["name"], split, *_labels(folder, split, target["name"], "probability"))
     label, prediction = _labels(folder, split, target["name"])
     unit = f" ({target['unit']})" if target["unit"] else ""
     figure, (left, right) = figure_of(1, 2)
@@ -149,7 +156,7 @@ def _parity(folder: Path, run: Mapping[str, Any], column: int) -> Any:
     return figure
 
 
-def _labels(folder: Path, split: str, name: str) -> Tuple[np.ndarray, np.ndarray]:
+def _labels(folder: Path, split: str, name: str, column: str = "prediction") -> Tuple[np.ndarray, np.ndarray]:
     """Labels and predictions of a target of molecules, or of components of forces."""
     if name == FORCES:
         with np.load(folder / f"forces_{split}.npz") as arrays:
@@ -158,7 +165,7 @@ def _labels(folder: Path, split: str, name: str) -> Tuple[np.ndarray, np.ndarray
         return label[shown], prediction[shown]
     with open(folder / f"predictions_{split}.csv", encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
-    label, prediction = (np.array([float(row[f"{name}_{kind}"]) for row in rows]) for kind in ("label", "prediction"))
+    label, prediction = (np.array([float(row[f"{name}_{kind}"]) for row in rows]) for kind in ("label", column))
     return label, prediction
 
 

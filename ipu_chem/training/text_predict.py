@@ -16,6 +16,7 @@ from ipu_chem.data.selfies_tokens import Tokenizer
 from ipu_chem.data.smiles import Failure, find_columns
 from ipu_chem.data.standardize import Standardizer
 from ipu_chem.losses import loss_by_name
+from ipu_chem.metrics import targets_of
 from ipu_chem.models.chemgpt import ChemGPT
 from ipu_chem.text_property_loader import TextPropertyLoader
 from ipu_chem.training.evaluation import predict_split
@@ -86,12 +87,14 @@ def _predict(config: RunConfig, weights: Mapping[str, Any], state: Mapping[str, 
     """[K, T] float64, standardised."""
     budget = Budget(**state["budget"])
     plan = make_plan(ids.lengths, budget, "best_fit")
-    no_labels = np.full((len(ids), len(state["standardizer"]["targets"])), np.nan)
+    targets = targets_of(state["standardizer"]["targets"])
+    no_labels = np.full((len(ids), len(targets)), np.nan)
     chemgpt = ChemGPT(**state["chemgpt"])
     loader = TextPropertyLoader(ids, plan, no_labels, budget, config.batching, len(state["tokenizer"]["symbols"]))
     backend = make_backend(config)
     example = loader.example(training=False)
-    backend.compile(with_head(config, chemgpt), loss_by_name(config.loss), None, config.batching, example)
+    loss = loss_by_name(config.loss, targets[0].binary)
+    backend.compile(with_head(config, chemgpt, targets), loss, None, config.batching, example)
     backend.load_state_dict({"model": dict(weights)})
     standardised = predict_split(backend, loader)
     backend.close()

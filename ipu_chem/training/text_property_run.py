@@ -6,25 +6,26 @@ ChemGPTProperty.
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, Mapping, Optional, Tuple
+from typing import Any, Dict, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
 import torch
 
-from ipu_chem.config import RunConfig
-from ipu_chem.data.corpora.labels import load_labelled_corpus
+from ipu_chem.config import DataConfig, RunConfig
+from ipu_chem.data.corpora.labels import load_labelled_corpus, load_labelled_dataset
 from ipu_chem.data.molecule import decode_text
+from ipu_chem.data.selection import dataset_options, select_targets
 from ipu_chem.data.selfies_store import encode_known
 from ipu_chem.data.selfies_tokens import Tokenizer
 from ipu_chem.data.standardize import Standardizer
-from ipu_chem.metrics import Target, regression_metrics
+from ipu_chem.metrics import Target, label_metrics, targets_of
 from ipu_chem.models.chemgpt import ChemGPT, width_of
 from ipu_chem.models.pooling import POOLINGS
 from ipu_chem.models.property_head import ChemGPTProperty
 from ipu_chem.models.registry import sizes_of
 from ipu_chem.text_property_loader import TextPropertyLoader
 from ipu_chem.training.evaluation import Evaluator
-from ipu_chem.training.kinds import TEXT_PROPERTY, target_names
+from ipu_chem.training.kinds import TEXT_PROPERTY, has_table, target_names
 from ipu_chem.training.labelled_run import LabelledData
 from ipu_chem.training.run_data import plans_of_splits, split_items
 from ipu_chem.training.text_rows import choose_row, fit_rows
@@ -77,7 +78,7 @@ class TextPropertyData(LabelledData):
             from ipu_chem.language_model import load_language_model
 
             chemgpt.load_state_dict(load_language_model(config.training.start_from).model.state_dict())
-        return with_head(config, chemgpt)
+        return with_head(config, chemgpt, self.targets)
 
     def state(self) -> Dict[str, Any]:
         """See `RunData.state`."""
@@ -115,17 +116,12 @@ class TextPropertyData(LabelledData):
         """See `LabelledData.baseline`: the mean of the training labels, of extensive ones per heavy atom."""
         items = evaluator.loader.items
         means = self.to_units(items, np.zeros((len(items), len(self.targets))))
-        return regression_metrics(means, evaluator.labels, self.targets)
+        return label_metrics(means, evaluator.labels, self.targets)
 
 
 def load_text_property(config: RunConfig, plans: Optional[Path], state: Mapping[str, Any]) -> TextPropertyData:
     """See `ipu_chem.training.run.load_data`."""
     data = config.data
-    if data.name != "file" or not data.path:
-        raise ValueError(
-            f"data.name={data.name}, data.path={data.path!r}: labels of molecules as text come from a .csv of your "
-            "own; give data.name=file and its path, or leave data.target empty to learn the text itself."
-        )
     if data.references not in ("auto", "none"):
         raise ValueError(
             f"data.references={data.references}: a model of text sees no elements to have references; leave it out."
@@ -133,14 +129,14 @@ def load_text_property(config: RunConfig, plans: Optional[Path], state: Mapping[
     readout = config.model.readout
     if readout not in ("auto", *POOLINGS):
         raise ValueError(f"model.readout={readout!r}: choose one of auto, {', '.join(POOLINGS)}.")
-    if data.extensive and readout not in ("auto", "sum"):
+    chemgpt, vocabulary = _earlier(config, state)
+    store = _labelled(config)
+    targets = targets_of(store.info["targets"])
+    if targets[0].extensive and readout not in ("auto", "sum"):
         raise ValueError(
             f"model.readout={readout}: only a sum grows with the molecule; leave it out, or set data.extensive=false "
             "for labels that do not grow."
         )
-    chemgpt, vocabulary = _earlier(config, state)
-    names = target_names(config)
-    store = load_labelled_corpus(data.path, names, data.unit, data.extensive, data.cache, data.limit, data.workers)
     tokenizer = choose_tokenizer(config, store, state)
     if vocabulary is not None:
         check_vocabulary(vocabulary, tokenizer, config.training.start_from)
@@ -177,7 +173,6 @@ def load_text_property(config: RunConfig, plans: Optional[Path], state: Mapping[
         items, lambda chosen: {"tokens": ids.lengths[chosen]}, lambda _: Budget(**shape), config, plans
     )
     segments = config.pack.graphs or max(plan.max_items_per_pack for plan in made.values())
-    targets = [Target(t["name"], t["unit"], t["extensive"]) for t in store.info["targets"]]
     cut = {**rows.counts, "unknown symbols": len(unknown)}
     shape_of_packs = budget.replace(segments=segments)
     return TextPropertyData(store, items, made, shape_of_packs, targets, fitted, tokenizer, ids, chemgpt, cut)
@@ -189,10 +184,10 @@ def fresh_arguments(config: RunConfig, vocab_size: int, max_positions: int) -> D
     return {**chosen, "vocab_size": vocab_size, "max_positions": max_positions}
 
 
-def with_head(config: RunConfig, chemgpt: ChemGPT) -> ChemGPTProperty:
-    """A fresh head for the labels of a config on a ChemGPT."""
-    readout, extensive = config.model.readout, config.data.extensive
-    return ChemGPTProperty(chemgpt, len(target_names(config)), readout, extensive, config.model.freeze)
+def with_head(config: RunConfig, chemgpt: ChemGPT, targets: Sequence[Target]) -> ChemGPTProperty:
+    """A fresh head for the labels of a run on a ChemGPT."""
+    extensive = all(target.extensive for target in targets)
+    return ChemGPTProperty(chemgpt, len(targets), config.model.readout, extensive, config.model.freeze)
 
 
 def heavy_atoms_alike(heavy_atoms: np.ndarray) -> Ragged:
@@ -210,6 +205,23 @@ def ended(ids: Ragged, eos_id: int) -> Ragged:
     values = ids.values.copy()
     values[ids.offsets[1:] - 1] = eos_id
     return Ragged(values, ids.offsets)
+
+
+def _labelled(config: RunConfig) -> Store:
+    """A corpus store with the labels asked for, of a file or of a data set that is SMILES with labels."""
+    data: DataConfig = config.data
+    if has_table(config):
+        dataset_options(data.name, unit=data.unit, extensive=data.extensive, kind=data.kind)
+        store = load_labelled_dataset(data.name, data.path, data.cache, data.limit, data.workers)
+        return select_targets(store, data.target)
+    if data.name != "file" or not data.path:
+        raise ValueError(
+            f"data.name={data.name}, data.path={data.path!r}: labels of molecules as text come from a .csv of your "
+            "own or a data set of SMILES; give data.name=file and its path, or leave data.target empty to learn the "
+            "text itself."
+        )
+    manner = {"cache": data.cache, "limit": data.limit, "workers": data.workers}
+    return load_labelled_corpus(data.path, target_names(config), data.unit, data.extensive, data.kind, **manner)
 
 
 def _earlier(config: RunConfig, state: Mapping[str, Any]) -> Tuple[Dict[str, Any], Optional[Tokenizer]]:

@@ -41,6 +41,7 @@ def test_models_of_molecules(model: str, edges: str, weights: str, loss: str) ->
             model=replace(CONFIG.model, name=model, readout=readout),
             pack=pack,
             loss=loss,
+            data=DataConfig(kind="binary" if loss == "bce" else "number"),
             precision=Precision(weights=weights),
         )
         report = check_config(config)
@@ -139,5 +140,5 @@ def test_a_model_that_goes_wrong_is_pointed_at(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_an_unknown_loss_is_refused() -> None:
-    with pytest.raises(ValueError, match="loss='mes': choose one of mse, mae, huber"):
+    with pytest.raises(ValueError, match="loss='mes': choose one of auto, mse, mae, huber, bce"):
         check_config(replace(CONFIG, loss="mes"))

@@ -256,7 +256,7 @@ def test_a_molecule_larger_than_the_pack_is_named(options, make_config):
 @pytest.mark.parametrize(
     "change, words",
     [
-        ({"loss": "cosine"}, "choose one of mse, mae, huber"),
+        ({"loss": "cosine"}, "choose one of auto, mse, mae, huber, bce"),
         ({"accelerator": "ipu"}, "needs PopTorch"),
         ({"model": {"name": "schnat"}}, "choose one of schnet"),
         ({"data": {"name": "nci3"}}, "did you mean 'nci3d'"),

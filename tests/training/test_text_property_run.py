@@ -113,7 +113,7 @@ def test_labels_stay_with_their_molecules_whatever_else_is_in_the_file(tmp_path,
     text = (tmp_path / "in.csv").read_text().splitlines(keepends=True)
     text.insert(6, "\n")
     (tmp_path / "in.csv.gz").write_bytes(gzip.compress("".join(text).encode()))
-    store = load_labelled_corpus(tmp_path / "in.csv.gz", ["b", "a"], "eV", False, str(tmp_path / "cache"))
+    store = load_labelled_corpus(tmp_path / "in.csv.gz", ["b", "a"], "eV", False, cache=str(tmp_path / "cache"))
     found = dict(zip(decode_texts(store, "smiles"), store.fields["y"].tolist()))
     expected = {Chem.CanonSmiles(one): [-float(i), float(len(one))] for i, one in enumerate(CHAINS[:20])}
     expected[Chem.CanonSmiles(CHAINS[5])][1] = float("nan")
@@ -153,7 +153,7 @@ def test_measured_and_predicted_again_the_numbers_are_the_same_and_those_of_each
     tensors, state = load_checkpoint(folder / "checkpoints" / "best.safetensors")
     config = from_dict(state["config"])
     data = load_data(config, folder / "plans", state)
-    model = with_head(config, ChemGPT(**state["chemgpt"])).eval()
+    model = with_head(config, ChemGPT(**state["chemgpt"]), data.targets).eval()
     model.load_state_dict(tensors["model"])
     written = rows_of(folder / "predictions_test.csv")
     assert [int(row["item"]) for row in written] == data.items["test"].tolist() and len(written) == 8
@@ -315,7 +315,7 @@ def test_it_writes_and_embeds_no_molecules_and_nothing_starts_from_it(property_o
         ({"model": {"readout": "average"}}, "model.readout='average': choose one of auto, mean"),
         ({"model": {"name": "schnet", "freeze": True}}, "model.freeze=true trains the head on a chemgpt alone; schnet"),
         ({"data": {"target": ""}, "model": {"freeze": True}}, "name them with data.target"),
-        ({"loss": "mes"}, "loss='mes': choose one of mse, mae, huber"),
+        ({"loss": "mes"}, "loss='mes': choose one of auto, mse, mae, huber, bce"),
         ({"pack": {"tokens": 6}}, "set pack.tokens=11 or more"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Labels of molecules as text: columns of the table that a corpus was made of.
+"""Labels of molecules as text: columns of the table that a corpus was made of, or a data set that has a name.
 
 A corpus knows on which line each of its molecules stood, and the table is read again line by line in the same way, so
 that no failure, blank line or line break inside of quotes can shift a label to another molecule.
@@ -13,7 +13,8 @@ import numpy as np
 
 from ipu_chem.data.corpora import load_corpus
 from ipu_chem.data.corpora.lines import Layout, column_names, read_layout, read_rows
-from ipu_chem.data.datasets.info import target_info
+from ipu_chem.data.datasets import DATASETS, cache_folder
+from ipu_chem.data.datasets.info import own_targets
 from ipu_chem.data.molecule import decode_texts
 from ipu_chem.data.smiles import Failure
 from packing.files import PathLike
@@ -25,6 +26,7 @@ def load_labelled_corpus(
     names: Sequence[str],
     unit: str = "",
     extensive: bool = True,
+    kind: str = "number",
     cache: str = "",
     limit: int = 0,
     workers: int = 0,
@@ -36,7 +38,7 @@ def load_labelled_corpus(
     Args:
         path: .csv, .tsv or .txt with a column of SMILES, also in .gz or .zip.
         names: T columns of numbers; empty cells are labels that are missing.
-        unit, extensive: of the labels.
+        unit, extensive, kind: of the labels; see `own_targets`.
         cache, limit, workers: see `load_corpus`.
 
     Returns:
@@ -47,6 +49,7 @@ def load_labelled_corpus(
         ValueError: a column is missing or holds something else than numbers, no label is left, or see `load_corpus`.
     """
     path = Path(path).expanduser()
+    targets = own_targets(names, unit, extensive, kind)
     layout = read_layout(path)
     lines, labels = read_labels(path, layout, names, limit)
     store = load_corpus("file", path, cache or None, limit=limit, workers=workers, duplicates=True)
@@ -68,9 +71,39 @@ def load_labelled_corpus(
         told = ", ".join(f"{count:,} {what}" for what, count in counts.items() if count)
         print(f"{path.name}: left out: {told}; of duplicates the first is kept")
     kept = labelled[first == labelled]
-    info = {"name": path.name, "targets": [target_info(name, unit, extensive) for name in names], "left out": counts}
+    info = {"name": path.name, "targets": targets, "left out": counts}
     chosen = store.take(kept)
     return Store(chosen.axes, {**chosen.fields, "y": y[kept]}, chosen.axis_of, {**store.info, **info})
+
+
+def load_labelled_dataset(name: str, path: str = "", cache: str = "", limit: int = 0, workers: int = 0) -> Store:
+    """The molecules of a data set that is SMILES with labels, as a corpus store; duplicates count, as in its figures.
+
+    Args:
+        name: one of `DATASETS` that has a table.
+        path: where its raw files lie; empty lets it find or download them.
+        cache, limit, workers: see `load_corpus`.
+
+    Returns:
+        As `load_labelled_corpus`, with the fields of the data set's table, such as "official".
+
+    Raises:
+        ValueError: raw files are missing or damaged.
+    """
+    read = DATASETS[name].table
+    assert read is not None, f"{name} has no table"
+    table = read(Path(path).expanduser() if path else None, cache_folder(cache or None), limit or None)
+    lines = np.array([number for number, _ in read_rows(table.file, read_layout(table.file), limit)], np.int64)
+    if len(lines) != len(table.y):
+        raise ValueError(f"{table.file} has {len(lines):,} rows for {len(table.y):,} molecules; fetch it again.")
+    store = load_corpus("file", table.file, cache or None, limit=limit, workers=workers, duplicates=True)
+    rows = np.searchsorted(lines, store.fields["line"])
+    kept = np.flatnonzero(np.isfinite(table.y[rows]).any(1))
+    store, rows, failed = store.take(kept), rows[kept], store.info["failures"]["count"]
+    fields = {**store.fields, "y": table.y[rows], **{field: values[rows] for field, values in table.fields.items()}}
+    counts = {"without label": int((~np.isfinite(table.y).any(1)).sum()), "no SELFIES": failed}
+    info = {**store.info, **table.info, "failures": store.info["failures"], "left out": counts}
+    return Store(store.axes, fields, store.axis_of, info)
 
 
 def read_labels(path: Path, layout: Layout, names: Sequence[str], limit: int = 0) -> Tuple[np.ndarray, np.ndarray]:

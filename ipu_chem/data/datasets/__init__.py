@@ -11,10 +11,13 @@ import hashlib
 import inspect
 import json
 import os
+from functools import partial
 from pathlib import Path
 from typing import Any, Callable, Dict, NamedTuple, Optional
 
-from ipu_chem.data.datasets import hydronet, md17, nci3d, own_file, qm9, rmd17
+from ipu_chem.data.datasets import hydronet, md17, nci3d, ogb, own_file, pcqm4mv2, qm9, rmd17
+from ipu_chem.data.datasets.info import LabelTable
+from ipu_chem.metrics import is_binary
 from packing.files import PathLike
 from packing.store import Store
 
@@ -31,10 +34,15 @@ class Dataset(NamedTuple):
         inputs: (path, cache folder, and options by the names of its further arguments) -> JSON: checksums and library
             versions that decide the content.
         prepare: (path, cache folder, **options) -> Store.
+        table: (path, cache folder, limit or None) -> LabelTable, of sets that are SMILES with labels; what models of
+            text read.
+        has_classes: its labels are classes.
     """
 
     inputs: Callable[..., Dict[str, Any]]
     prepare: Callable[..., Store]
+    table: Optional[Callable[..., LabelTable]] = None
+    has_classes: bool = False
 
 
 DATASETS: Dict[str, Dataset] = {
@@ -43,7 +51,12 @@ DATASETS: Dict[str, Dataset] = {
     "rmd17": Dataset(rmd17.inputs, rmd17.prepare),
     "md17": Dataset(md17.inputs, md17.prepare),
     "hydronet": Dataset(hydronet.inputs, hydronet.prepare),
+    "pcqm4mv2": Dataset(pcqm4mv2.inputs, pcqm4mv2.prepare, pcqm4mv2.table),
     "file": Dataset(own_file.inputs, own_file.prepare),
+    **{
+        name: Dataset(*(partial(one, name) for one in (ogb.inputs, ogb.prepare, ogb.table)), is_binary(source.target))
+        for name, source in ogb.SETS.items()
+    },
 }
 
 

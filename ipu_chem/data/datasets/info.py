@@ -4,16 +4,52 @@ On data's way: raw files -> molecules -> [info] -> store.
 """
 
 from collections import Counter
-from typing import Any, Dict, Iterable, List
+from pathlib import Path
+from typing import Any, Dict, Iterable, List, NamedTuple, Sequence
+
+import numpy as np
 
 from ipu_chem.data.smiles import Failure
+from ipu_chem.metrics import BINARY
 
 _LISTED = 100_000
+
+
+class LabelTable(NamedTuple):
+    """A table of SMILES whose rows have labels.
+
+    Attributes:
+        file: .csv with a column of SMILES, I rows below its header.
+        y: [I, T] float64, NaN where missing.
+        fields: of one value a row each, [I], such as "official".
+        info: what a store of these molecules says of itself.
+    """
+
+    file: Path
+    y: np.ndarray
+    fields: Dict[str, np.ndarray]
+    info: Dict[str, Any]
 
 
 def target_info(name: str, unit: str, extensive: bool) -> Dict[str, Any]:
     """One entry of ``info["targets"]``; an extensive target grows with the molecule and is a sum over atoms."""
     return {"name": name, "unit": unit, "extensive": extensive}
+
+
+def class_info(name: str) -> Dict[str, Any]:
+    """One entry of ``info["targets"]`` for a label that is a class, 0 or 1."""
+    return {"name": name, "unit": "", "extensive": False, "kind": BINARY}
+
+
+def own_targets(names: Sequence[str], unit: str, extensive: bool, kind: str) -> List[Dict[str, Any]]:
+    """``info["targets"]`` of labels that a user says what they are.
+
+    Raises:
+        ValueError: a unit of classes.
+    """
+    if kind == BINARY and unit:
+        raise ValueError(f"data.unit={unit}: {', '.join(names)} are classes, which have no unit; leave it out.")
+    return [class_info(name) if kind == BINARY else target_info(name, unit, extensive) for name in names]
 
 
 def failures_info(failures: Iterable[Failure]) -> Dict[str, Any]:

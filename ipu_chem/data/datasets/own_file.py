@@ -13,7 +13,7 @@ from typing import Any, Dict, List, Optional, Tuple
 
 import numpy as np
 
-from ipu_chem.data.datasets.info import failures_info, target_info
+from ipu_chem.data.datasets.info import failures_info, own_targets
 from ipu_chem.data.energy_units import is_energy, unit_doubts
 from ipu_chem.data.files import existing_file, open_text, plain_suffix, read_molecules
 from ipu_chem.data.molecule import Molecule, molecules_to_store
@@ -42,6 +42,7 @@ def prepare(
     target: Optional[str] = None,
     unit: str = "",
     extensive: bool = True,
+    kind: str = "number",
     force_key: str = "",
     limit: Optional[int] = None,
     seed: int = 0,
@@ -56,6 +57,7 @@ def prepare(
         target: columns, properties or keys that hold the labels, separated by commas; None reads none.
         unit: of the labels.
         extensive: whether they are sums over atoms.
+        kind: number, or binary for classes that are 0 or 1.
         force_key: what holds the forces of the first label; empty takes "forces", as those of the first label that is
             called an energy, where the file has both.
         limit: take the first molecules only.
@@ -92,7 +94,7 @@ def prepare(
     with_forces = _check_forces(file, molecules, names, forces_of, force_key)
     info: Dict[str, Any] = {
         "name": file.name,
-        "targets": [target_info(name, unit, extensive) for name in names],
+        "targets": own_targets(names, unit, extensive, kind),
         "level": "as given",
         "source": str(file),
         "licence": "the user's own",
@@ -101,6 +103,7 @@ def prepare(
             "target": target,
             "unit": unit,
             "extensive": extensive,
+            "kind": kind,
             "force_key": force_key,
             "limit": limit,
             "seed": seed,

@@ -1,0 +1,178 @@
+import csv
+import gzip
+import os
+import tarfile
+
+import numpy as np
+import pytest
+import torch
+from rdkit import Chem
+from rdkit.Chem import AllChem
+
+from ipu_chem.config import DataConfig
+from ipu_chem.data.corpora.labels import load_labelled_dataset
+from ipu_chem.data.datasets import load_dataset, pcqm4mv2
+from ipu_chem.data.molecule import decode_texts
+from ipu_chem.data.torch_arrays import load_arrays
+from ipu_chem.metrics import label_metrics, targets_of
+from ipu_chem.training.graph_run import load_store
+from ipu_chem.training.run_data import split_items
+
+SMILES = ["CCO", "CCN", "c1ccccc1", "CC(=O)O", "CF", "CCl", "CS"]
+PARTS = {
+    "train": np.arange(4),
+    "valid": torch.tensor([4, 5]),
+    "test-dev": np.array([6]),
+    "test-challenge": np.zeros(0, int),
+}
+
+
+def made_up(folder, smiles=SMILES, parts=PARTS):
+    """The published layout; row 6 is of a test part, without a gap."""
+    (folder / "raw").mkdir(parents=True, exist_ok=True)
+    rows = [[i, one, "" if i == 6 else 5 + i / 10] for i, one in enumerate(smiles)]
+    with gzip.open(folder / "raw" / "data.csv.gz", "wt", newline="") as file:
+        csv.writer(file).writerows([["idx", "smiles", "homolumogap"], *rows])
+    torch.save(parts, folder / "split_dict.pt")
+
+
+def embedded(smiles, seed=7):
+    mol = Chem.AddHs(Chem.MolFromSmiles(smiles))
+    AllChem.EmbedMolecule(mol, randomSeed=seed)
+    return mol
+
+
+def write_sdf(folder, smiles, kind="tar.gz"):
+    text = "".join(f"{Chem.MolToMolBlock(embedded(one))}$$$$\n" for one in smiles)
+    sdf = folder / "pcqm4m-v2-train.sdf"
+    sdf.write_text(text)
+    if kind == "tar.gz":
+        with tarfile.open(f"{sdf}.tar.gz", "w:gz") as archive:
+            archive.add(sdf, sdf.name)
+    elif kind == "gz":
+        (folder / f"{sdf.name}.gz").write_bytes(gzip.compress(text.encode()))
+    if kind != "sdf":
+        sdf.unlink()
+
+
+@pytest.mark.parametrize("kind", ["tar.gz", "gz", "sdf"])
+def test_published_geometries_and_embedded_ones(tmp_path, kind):
+    made_up(tmp_path / "pcqm4m-v2")
+    write_sdf(tmp_path, SMILES[:4], kind)
+    store = load_dataset("pcqm4mv2", tmp_path, tmp_path / "cache", progress=False)
+    assert decode_texts(store, "name") == list("012345") and decode_texts(store, "smiles") == SMILES[:6]
+    np.testing.assert_allclose(store["y"][:, 0], [5.0, 5.1, 5.2, 5.3, 5.4, 5.5])
+    assert store["official"].tolist() == [0, 0, 0, 0, 1, 1]
+    for row in range(4):
+        np.testing.assert_allclose(store["pos"][row], embedded(SMILES[row]).GetConformer().GetPositions(), atol=1e-4)
+    assert sorted(store["z"][4].tolist()) == [1, 1, 1, 6, 9]
+    assert store.info["targets"] == [{"name": "homolumogap", "unit": "eV", "extensive": False}]
+    assert "4 DFT, 2 ETKDGv3" in store.info["level"]
+    first, second = store.info["notes"]
+    assert "the test of split=official is the official validation part" in first
+    assert "of the test molecules 0 have DFT's, of those that train 4" in second
+    dft = load_dataset("pcqm4mv2", tmp_path, tmp_path / "cache", geometry="dft", progress=False)
+    assert len(dft) == 4 and len(dft.info["notes"]) == 1
+    etkdg = load_store(DataConfig("pcqm4mv2", str(tmp_path), str(tmp_path / "cache"), geometry="etkdg"), 5.0)
+    assert len(etkdg) == 6 and not np.allclose(etkdg["pos"][0], store["pos"][0], atol=0.01)
+    few = load_dataset("pcqm4mv2", tmp_path, tmp_path / "cache", limit=3, progress=False)
+    assert len(few) == 3 and "3 DFT" in few.info["level"]
+
+
+def test_the_official_split_and_text(tmp_path):
+    made_up(tmp_path)
+    store = load_labelled_dataset("pcqm4mv2", str(tmp_path), str(tmp_path / "cache"), workers=1)
+    assert len(store) == 6 and store.info["left out"] == {"without label": 1, "no SELFIES": 0}
+    split = split_items(store, DataConfig("pcqm4mv2", split="official", validation=1))
+    assert split["test"].tolist() == [4, 5] and len(split["train"]) == 3 and len(split["validation"]) == 1
+
+
+def test_geometries_that_cannot_be_used(tmp_path):
+    made_up(tmp_path)
+    write_sdf(tmp_path, ["CCO", "CCC"], "sdf")
+    with pytest.raises(ValueError, match="record 1 is no geometry of CCN, which data.csv.gz has in that row; they do"):
+        load_dataset("pcqm4mv2", tmp_path, tmp_path / "cache", progress=False)
+    write_sdf(tmp_path, SMILES[:3], "sdf")
+    text = (tmp_path / "pcqm4m-v2-train.sdf").read_text().split("$$$$\n")
+    text[0] = text[0].replace("V2000", "V20x0")
+    positions = text[1].splitlines()
+    positions[5] = positions[4]  # two atoms in one place
+    text[1] = "\n".join(positions) + "\n"
+    (tmp_path / "pcqm4m-v2-train.sdf").write_text("$$$$\n".join(text))
+    store = load_dataset("pcqm4mv2", tmp_path, tmp_path / "cache", geometry="dft", progress=False)
+    reasons = {line: reason for line, _, reason in store.info["failures"]["list"]}
+    assert decode_texts(store, "name") == ["2"] and set(reasons) == {2, 3} and "apart" in reasons[3]
+    write_sdf(tmp_path, SMILES[:4], "tar.gz")
+    (tmp_path / "pcqm4m-v2-train.sdf.tar.gz").write_bytes((tmp_path / "pcqm4m-v2-train.sdf.tar.gz").read_bytes()[:300])
+    with pytest.raises(ValueError, match="tar.gz is cut or damaged after . records .*fetch it again"):
+        load_dataset("pcqm4mv2", tmp_path, tmp_path / "cache", progress=False)
+
+
+def test_files_that_are_missing_or_something_else(tmp_path, monkeypatch):
+    with pytest.raises(ValueError, match="holds no data.csv.gz, nor pcqm4m-v2/ in it; unpack http"):
+        load_dataset("pcqm4mv2", tmp_path, tmp_path / "cache")
+    made_up(tmp_path)
+    with pytest.raises(ValueError, match="holds no pcqm4m-v2-train.sdf.tar.gz; fetch http"):
+        load_dataset("pcqm4mv2", tmp_path, tmp_path / "cache", geometry="dft")
+    with pytest.raises(ValueError, match="pcqm4mv2 has no data.geometry='b3lyp'; choose one of auto, dft, etkdg"):
+        load_dataset("pcqm4mv2", tmp_path, tmp_path / "cache", geometry="b3lyp")
+    with pytest.raises(ValueError, match="qm9 has no data.geometry='dft'; data.geometry is for data.name=pcqm4mv2"):
+        load_store(DataConfig("qm9", geometry="dft"), 5.0)
+    made_up(tmp_path, parts={"train": np.arange(9), "valid": np.arange(0)})
+    with pytest.raises(ValueError, match="names row 8, but .*data.csv.gz has 7 rows; they do not belong together"):
+        load_dataset("pcqm4mv2", tmp_path, tmp_path / "cache", progress=False)
+    made_up(tmp_path, parts={"train": np.arange(3)})
+    with pytest.raises(ValueError, match="split_dict.pt has no part 'valid'; it has train"):
+        load_dataset("pcqm4mv2", tmp_path, tmp_path / "cache", progress=False)
+    monkeypatch.setattr(pcqm4mv2, "URL", "http://127.0.0.1:9/pcqm4m-v2.zip")
+    with pytest.raises(ValueError, match="pcqm4mv2: http.*cannot be downloaded.*put it at .*/empty/pcqm4m-v2.zip"):
+        load_dataset("pcqm4mv2", cache=tmp_path / "empty")
+
+
+@pytest.mark.parametrize("options", [{}, {"_use_new_zipfile_serialization": False}, {"pickle_protocol": 5}])
+def test_arrays_of_torch_files(tmp_path, options):
+    arrays = {"a": np.arange(5), "b": np.array([2], np.int32), "c": torch.arange(10)[2:8:2], "d": torch.zeros(0)}
+    torch.save(arrays, tmp_path / "arrays.pt", **options)
+    found = load_arrays(tmp_path / "arrays.pt")
+    assert list(found) == list("abcd") and found["c"].tolist() == [2, 4, 6] and len(found["d"]) == 0
+    np.testing.assert_array_equal(found["a"], np.arange(5))
+
+
+def test_torch_files_run_no_code(tmp_path):
+    class Call:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "made"),)
+
+    for options in ({}, {"_use_new_zipfile_serialization": False}):
+        torch.save({"train": Call()}, tmp_path / "bad.pt", **options)
+        with pytest.raises(ValueError, match="it asks for posix.mkdir, which is no part of an array"):
+            load_arrays(tmp_path / "bad.pt")
+        assert not (tmp_path / "made").exists()
+    torch.save({"train": np.array(["a"])}, tmp_path / "bad.pt")
+    with pytest.raises(ValueError, match="train is <U1, not numbers"):
+        load_arrays(tmp_path / "bad.pt")
+    (tmp_path / "bad.pt").write_bytes(b"cut")
+    with pytest.raises(ValueError, match="bad.pt is no file of arrays .*fetch it again"):
+        load_arrays(tmp_path / "bad.pt")
+
+
+def test_the_metric_of_the_challenge():
+    random = np.random.default_rng(0)
+    label, prediction = random.normal(5, 1, 99), random.normal(5, 1, 99)
+    target = targets_of([{"name": "homolumogap", "unit": "eV", "extensive": False}])
+    ours = label_metrics(prediction[:, None], label[:, None], target)["mae_homolumogap_meV"]
+    assert ours == pytest.approx(1000 * np.abs(prediction - label).mean())
+    lsc = pytest.importorskip("ogb.lsc")
+    theirs = lsc.PCQM4Mv2Evaluator().eval({"y_pred": torch.tensor(prediction), "y_true": torch.tensor(label)})["mae"]
+    assert ours == pytest.approx(1000 * float(theirs), rel=1e-6)
+
+
+def test_real_molecules(shared_data, tmp_path):
+    store = load_dataset("pcqm4mv2", shared_data / "pcqm4mv2", tmp_path, progress=False)
+    assert len(store) == 1999 and store["y"][:2, 0].tolist() == [3.0476751256, 4.410965516605]
+    sizes = store.sizes()["nodes"]
+    assert (sizes.min(), sizes.max()) == (11, 46) and sizes.mean() == pytest.approx(28.96, abs=0.005)
+    assert [int((store["official"] == part).sum()) for part in (0, 1)] == [1599, 400]
+    np.testing.assert_allclose(store["pos"][0][0], [6.4528, -1.5789, -1.2859], atol=1e-6)
+    heavy = sum(int((store["z"][item] > 1).sum()) for item in (0, 1))
+    assert heavy == 18 + 17
