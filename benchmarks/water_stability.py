@@ -104,7 +104,7 @@ def write_frames(path: Path, clusters: Sequence[Any], trajectories: int, frames:
             energy, forces = atoms.get_potential_energy(), atoms.get_forces()
             frame.calc = SinglePointCalculator(frame, energy=energy, forces=forces)
             frame.info = {"charge": 0, "spin": 0}
-            frame.set_velocities(None)
+            del frame.arrays["momenta"]
             found.append(frame)
     ase.io.write(path, found, format="extxyz")
 

@@ -19,7 +19,7 @@ def made_up(folder, smiles=tuple(CHAINS), labels=None, parts=None, header="p_np"
     rows = [[label, f"{one} ", f"name, {i}" if i else ""] for i, (one, label) in enumerate(zip(smiles, labels))]
     write(folder / "mapping" / "mol.csv.gz", [[header, "smiles", "mol_id"], *rows])
     write(folder / "raw" / "graph-label.csv.gz", [[label] for label in labels])
-    order = np.random.default_rng(0).permutation(len(smiles))
+    order = np.random.default_rng(9).permutation(len(smiles))
     parts = parts or {"train": order[24:], "valid": order[:12], "test": order[12:24]}
     for part, items in parts.items():
         write(folder / "split" / "scaffold" / f"{part}.csv.gz", [[item] for item in items])

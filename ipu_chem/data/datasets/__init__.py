@@ -54,7 +54,9 @@ DATASETS: Dict[str, Dataset] = {
     "pcqm4mv2": Dataset(pcqm4mv2.inputs, pcqm4mv2.prepare, pcqm4mv2.table),
     "file": Dataset(own_file.inputs, own_file.prepare),
     **{
-        name: Dataset(*(partial(one, name) for one in (ogb.inputs, ogb.prepare, ogb.table)), is_binary(source.target))
+        name: Dataset(
+            partial(ogb.inputs, name), partial(ogb.prepare, name), partial(ogb.table, name), is_binary(source.target)
+        )
         for name, source in ogb.SETS.items()
     },
 }
