@@ -169,9 +169,7 @@ def block_means(values: np.ndarray, draws: int, rng: np.random.Generator) -> np.
     return drawn + (values.mean() - means.mean())
 
 
-def _estimate(
-    name: str, seen: np.ndarray, windows: np.ndarray, weights: np.ndarray, draws: int, seed: int
-) -> Estimate:
+def _estimate(name: str, seen: np.ndarray, windows: np.ndarray, weights: np.ndarray, draws: int, seed: int) -> Estimate:
     """The weighted sum of the means of windows [T, B]; windows are resampled one by one, since losses fall."""
     bad = np.nonzero(~np.isfinite(seen))[0]
     if len(bad):
