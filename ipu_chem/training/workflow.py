@@ -64,9 +64,7 @@ def train(config: RunConfig, resume: bool = False, watch: Optional[Watch] = None
         return _train(config, resume, backend, started, watch)
 
 
-def _train(
-    config: RunConfig, resume: bool, backend: Backend, started: float, watch: Optional[Watch]
-) -> Dict[str, Any]:
+def _train(config: RunConfig, resume: bool, backend: Backend, started: float, watch: Optional[Watch]) -> Dict[str, Any]:
     """`train` on a backend that the caller closes; ``started`` is the time of the start."""
     folder = Path(config.out)
     last = folder / "checkpoints" / "last.safetensors"
