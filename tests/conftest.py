@@ -30,8 +30,9 @@ def shared() -> Path:
 
 
 def pytest_terminal_summary(terminalreporter) -> None:
-    missed = [
-        report for report in terminalreporter.stats.get("skipped", []) if "no shared data" in str(report.longrepr)
-    ]
+    skipped = [str(report.longrepr) for report in terminalreporter.stats.get("skipped", [])]
+    missed = [reason for reason in skipped if "no shared data" in reason]
     if missed:
         terminalreporter.write_line(f"{len(missed)} tests were NOT run: no shared data at {SHARED}.", yellow=True)
+    if any("Optuna is not installed" in reason for reason in skipped):
+        terminalreporter.write_line("Searches with Optuna were NOT tested: it is not installed.", yellow=True)

@@ -12,8 +12,8 @@ LIBRARY = ("packing", "ipu_chem")
 MODULES = sorted(path for package in LIBRARY for path in (ROOT / package).rglob("*.py"))
 BENCHMARKS = sorted((ROOT / "benchmarks").rglob("*.py"))
 IMPORTED_LAZILY = (
-    "ase matplotlib ogb pandas pyarrow rdkit scipy selfies sklearn tensorboard tokenizers torch_geometric transformers "
-    "wandb poptorch popdist"
+    "ase matplotlib ogb optuna pandas pyarrow rdkit scipy selfies sklearn tensorboard tokenizers torch_geometric "
+    "transformers wandb poptorch popdist"
 ).split()
 # What a device looks like when it leaks out of its backend.
 DEVICE_NAMES = ("on_ipu", "is_ipu", "use_ipu", "using_ipu", "running_on_ipu", "isrunningonipu")

@@ -23,6 +23,11 @@ from ipu_chem.training.logging import MetricsLog
 from ipu_chem.training.run_data import Measures
 from ipu_chem.training.signals import StopSignals
 
+# Told the steps so far, those of the whole run and the losses [device_iterations] of the last call; True stops the run
+# there with a checkpoint, from which it goes on as if it had not stopped.
+Watch = Callable[[int, int, List[float]], bool]
+_ENOUGH = 1  # what a watch that stops says to the other processes; less than any signal that is noted
+
 
 @dataclass
 class Progress:
@@ -61,6 +66,7 @@ class Trainer:
         run_state: Dict[str, Any],
         first_call: Callable[[float], None] = lambda seconds: None,
         after_epoch: Callable[[], None] = lambda: None,
+        watch: Watch = lambda step, total, losses: False,
     ) -> None:
         """Get ready to `fit`.
 
@@ -74,6 +80,7 @@ class Trainer:
             run_state: stored in every checkpoint so that the model can be rebuilt: config, standardiser...
             first_call: told the seconds of the first call of the device program, compilation included.
             after_epoch: called before the evaluation and the checkpoint at the end of every epoch.
+            watch: called after every call of the device program, also with losses that end the run; see `Watch`.
         """
         self.config = config
         self.backend = backend
@@ -83,13 +90,14 @@ class Trainer:
         self.folder = folder
         self.run_state = run_state
         self.after_epoch = after_epoch
+        self.watch = watch
         self.first_call: Optional[Callable[[float], None]] = first_call
         self.progress = Progress()
         self.averages: Optional[Dict[str, Tensor]] = None
         if config.ema_decay > 0:
             self.averages = backend.state_dict(weights_only=True)["model"]
         self._resumed = False
-        self._stopped_by = 0  # the signal that all processes have agreed on
+        self._stopped_by = 0  # the signal, or _ENOUGH, that all processes have agreed on
         self._writes = backend.world.rank == 0  # of several processes, one writes the files
         self._best_weights: Optional[Dict[str, Tensor]] = None  # what the others remember instead
 
@@ -125,7 +133,7 @@ class Trainer:
         return load_checkpoint(self.best)[0]["model"]
 
     def fit(self) -> Dict[str, Any]:
-        """Train to the end, to early stopping or to a signal.
+        """Train to the end, to early stopping, to a signal or to where the watch stops.
 
         Returns:
             {"finished": bool, "stopped_by": signal number or 0, "step", "epoch", "metrics": best ones}.
@@ -162,14 +170,14 @@ class Trainer:
             self._save_best()
         return {
             "finished": finished,
-            "stopped_by": self._stopped_by or stop.received,
+            "stopped_by": stop.received if self._stopped_by in (0, _ENOUGH) else self._stopped_by,
             "step": state.step,
             "epoch": state.epoch,
             "metrics": dict(state.best_metrics),
         }
 
     def _train_epoch(self, log: Optional[MetricsLog], bar: Any, stop: StopSignals) -> None:
-        """The calls of one epoch that are still to do; leaves early, with a checkpoint, on a signal."""
+        """The calls of one epoch that are still to do; leaves early, with a checkpoint, when it is to stop."""
         state = self.progress
         iterations = self.train.batching.device_iterations
         window = _Window()
@@ -187,6 +195,7 @@ class Trainer:
                 state.molecules + molecules,
             )
             state.losses += sum(losses)
+            enough = self.watch(state.step, self.config.epochs * self.train.steps_per_epoch, losses)
             if not all(math.isfinite(loss) for loss in losses):
                 raise FloatingPointError(
                     f"the loss became {losses[-1]} at step {state.step}; lower optimizer.learning_rate, set "
@@ -203,7 +212,7 @@ class Trainer:
                 bar.set_postfix(shown, filled=f"{next(iter(self.train.plan.efficiency.values())):.1%}")
                 window = _Window()
             # A signal reaches processes at different steps; together they stop at the same one.
-            self._stopped_by = self.backend.agreed(stop.received)
+            self._stopped_by = self.backend.agreed(stop.received or (_ENOUGH if enough else 0))
             if self._stopped_by:
                 self.save()
                 return

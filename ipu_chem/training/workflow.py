@@ -27,16 +27,17 @@ from ipu_chem.training.logging import check_loggers
 from ipu_chem.training.run import load_data, make_backend
 from ipu_chem.training.run_data import RunData
 from ipu_chem.training.shared_plans import plans_are_complete, wait_for_plans, write_plans
-from ipu_chem.training.trainer import Trainer
+from ipu_chem.training.trainer import Trainer, Watch
 from packing.files import atomic_file, remove_leftovers
 
 
-def train(config: RunConfig, resume: bool = False) -> Dict[str, Any]:
+def train(config: RunConfig, resume: bool = False, watch: Optional[Watch] = None) -> Dict[str, Any]:
     """Train a model, evaluate the best checkpoint and write a report.
 
     Args:
         config: of the run; everything is written to ``config.out``.
         resume: continue the run in that folder from its last checkpoint.
+        watch: sees every call's losses and may stop the run, which a resumed one continues as if it had not stopped.
 
     Returns:
         `Trainer.fit`'s result with "results", the metrics of the evaluated splits.
@@ -60,10 +61,10 @@ def train(config: RunConfig, resume: bool = False) -> Dict[str, Any]:
     config.batching.for_one_of(world_of_torchrun())  # refused before the processes wait for each other
     started = time.monotonic()
     with closing(make_backend(config)) as backend:
-        return _train(config, resume, backend, started)
+        return _train(config, resume, backend, started, watch)
 
 
-def _train(config: RunConfig, resume: bool, backend: Backend, started: float) -> Dict[str, Any]:
+def _train(config: RunConfig, resume: bool, backend: Backend, started: float, watch: Optional[Watch]) -> Dict[str, Any]:
     """`train` on a backend that the caller closes; ``started`` is the time of the start."""
     folder = Path(config.out)
     last = folder / "checkpoints" / "last.safetensors"
@@ -128,6 +129,8 @@ def _train(config: RunConfig, resume: bool, backend: Backend, started: float) ->
     trainer = Trainer(
         config.training, backend, train_loader, validation, schedule, folder, run_state, first_call, after_epoch
     )
+    if watch is not None:
+        trainer.watch = watch
     if resume:
         trainer.resume()
     result = trainer.fit()

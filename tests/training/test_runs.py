@@ -92,6 +92,34 @@ def test_a_run_cut_in_two_equals_one_piece(options, make_config, tmp_path, extra
     assert steps == sorted(set(steps)), "a step was logged twice or out of order"
 
 
+@pytest.mark.parametrize("stop", [7, 10])
+def test_a_run_that_its_watch_stops_goes_on_as_if_it_had_not(options, make_config, tmp_path, stop):
+    """Inside an epoch and at the end of one, whose evaluation and averages then come after the break."""
+    options["schedule"] = {"name": "cosine", "warmup_steps": 2}
+    options["training"].update(ema_decay=0.9, epochs=4)
+    seen = []
+
+    def watch(step, total, losses):
+        seen.append((step, total, *losses))
+        return False
+
+    train(make_config(options), watch=watch)
+    whole = last(options["out"])
+    steps = whole[1]["progress"]["step"]
+    assert [row[:2] for row in seen] == [(step, steps) for step in range(1, steps + 1)] and steps % 4 == 0
+    if stop == 10:
+        stop = steps // 4 * 2
+    assert [row["loss"] for row in read_rows(options["out"]) if row["kind"] == "train"] == [row[2] for row in seen]
+    options["out"] = str(tmp_path / "stopped")
+    result = train(make_config(options), watch=lambda step, total, losses: step >= stop)
+    assert (result["finished"], result["stopped_by"], result["step"]) == (False, 0, stop)
+    assert last(options["out"])[1]["progress"]["step"] == stop
+    assert train(make_config(options), resume=True)["finished"]
+    assert_same_state(whole, last(options["out"]))
+    rows = [row for row in read_rows(options["out"]) if row["kind"] == "train"]
+    assert [(row["step"], row["loss"]) for row in rows] == [(row[0], row[2]) for row in seen]
+
+
 def start(options, tmp_path, *flags):
     """Start `ipu-chem train` in a process of its own."""
     config = tmp_path / "config.yaml"

@@ -1,0 +1,224 @@
+"""One power law or two: where the slope of a scaling curve changes, and whether it does.
+
+The smoothly broken law is L = e + a x^-c0 (1 + (x / d)^(1 / f))^(-c1 f), with one break (Caballero et al., "Broken
+neural scaling laws", 2022): slope c0 well below the break d, c0 + c1 well above it, f how many e-folds it takes. It is
+compared with a single power law, each with a floor e and without, by the Bayesian information criterion.
+
+On data's way: points of one scaling study -> Comparison -> ranges in which size or data limits the loss, figures.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
+
+import numpy as np
+
+from ipu_chem.scaling.fitting import DRAWS, Interval, Replicates, Resampled, fit
+from ipu_chem.scaling.points import Point, check_over, columns
+from ipu_chem.scaling.power_law import check_logarithms, r_squared
+
+SINGLE, SINGLE_FLOOR = "single power law", "single power law with a floor"
+BROKEN, BROKEN_FLOOR = "broken power law", "broken power law with a floor"
+_WIDTHS = np.array([0.1, 0.4, 1.0])  # of the grid of starts
+_LIMITS_OF_WIDTH = (0.05, 1.5)
+_BREAKS = 24  # of the grid
+_STARTS = 6
+_FLOORS = np.array([0.3, 0.7, 0.95])  # of the grid, as shares of the lowest loss
+_NOTHING = 12.0  # logarithm by which a floor may be below the lowest loss: it is not there then
+_SIZES = {SINGLE: 3, SINGLE_FLOOR: 4, BROKEN: 6, BROKEN_FLOOR: 7}  # different x that a fit needs
+_PARAMETERS = {SINGLE: 2, SINGLE_FLOOR: 3, BROKEN: 5, BROKEN_FLOOR: 6}
+
+
+class Range(NamedTuple):
+    """Where a curve is a power law: log L falls by ``exponent`` per unit of log x, the floor left aside."""
+
+    low: float
+    high: float
+    exponent: Interval
+
+    @property
+    def limited(self) -> bool:
+        """Whether x limits the loss there: more of it still lowers it, beyond doubt."""
+        return self.exponent.low > 0
+
+
+@dataclass(frozen=True)
+class BrokenLaw:
+    """The better of the laws.
+
+    Attributes:
+        name: which it is.
+        theta: log a, c0, c1, log d, log f, log e; c1 is 0 without a break, log e is -inf without a floor.
+        floor: e.
+        ranges: one without a break, two with one; the stretch of the change itself belongs to neither, and a side of it
+            with no runs is left out.
+        breaks: d; None without one.
+        r2: share of the variance of log L that the law explains.
+        bic: of all laws that the runs allow; the lowest is best, by 10 or more beyond doubt.
+        runs: that were fitted.
+    """
+
+    name: str
+    theta: np.ndarray
+    floor: Optional[Interval]
+    ranges: List[Range]
+    breaks: Optional[Interval]
+    r2: float
+    bic: Dict[str, float]
+    runs: int
+
+    def __call__(self, resource: Sequence[float]) -> np.ndarray:
+        """Loss at these x."""
+        return np.exp(_Law(np.log(np.asarray(resource, np.float64)))(self.theta[None])[0][0])
+
+
+def fit_broken(points: Sequence[Point], over: str = "parameters", draws: int = DRAWS, seed: int = 0) -> BrokenLaw:
+    """Whether and where loss over one of parameters, tokens, molecules and flops changes its slope.
+
+    Raises:
+        ValueError: see `ipu_chem.scaling.points.check_over` and `broken_law`.
+    """
+    check_over(points, over)
+    return broken_law(*columns(points, over, "loss"), draws=draws, seed=seed)
+
+
+def broken_law(resource: np.ndarray, loss: np.ndarray, draws: int = DRAWS, seed: int = 0) -> BrokenLaw:
+    """Fit all laws by least squares of logarithms and keep that of the lowest BIC; intervals by bootstrap.
+
+    Args:
+        resource: [n] x of each run; runs of equal x differ in their seed.
+        loss: [n] of each run.
+        draws: bootstrap samples.
+        seed: of the bootstrap.
+
+    Raises:
+        ValueError: fewer than 6 different x, which no break can be seen in; values that have no logarithm.
+    """
+    resource, loss = check_logarithms(resource, loss)
+    sizes = len(np.unique(resource))
+    if sizes < _SIZES[BROKEN]:
+        raise ValueError(
+            f"a break needs runs of {_SIZES[BROKEN]} sizes and there are {sizes}: train {_SIZES[BROKEN] - sizes} more, "
+            "or fit a single power law."
+        )
+    x, y = np.log(resource), np.log(loss)
+    fits = {name: _fit(name, x, y[None], _STARTS) for name in _SIZES if sizes >= _SIZES[name]}
+    count = len(y)
+    # A floor of rounding keeps a perfect fit's BIC finite.
+    bic = {
+        name: count * math.log(max(2 * float(cost[0]) / count, 1e-24)) + _PARAMETERS[name] * math.log(count)
+        for name, (_, cost) in fits.items()
+    }
+    name = min(bic, key=lambda law: bic[law])
+    theta = fits[name][0][0]
+    fitted = _Law(x)(theta[None])[0][0]
+    sample = Replicates.of(resource).resample(y, fitted, _PARAMETERS[name], draws, seed)
+    drawn, _ = _fit(name, x, sample.values, 2)
+    return BrokenLaw(
+        name,
+        theta,
+        **_intervals(name, theta, drawn, x, sample),
+        r2=r_squared(y, fitted),
+        bic=bic,
+        runs=count,
+    )
+
+
+class _Law:
+    """log L of rows (log a, c0, c1, log d, log f, log e)."""
+
+    def __init__(self, x: np.ndarray, free: Optional[np.ndarray] = None, fixed: Optional[np.ndarray] = None) -> None:
+        self.x = x
+        self.free = np.arange(6) if free is None else free
+        self.fixed = np.zeros(6) if fixed is None else fixed
+
+    def full(self, theta: np.ndarray) -> np.ndarray:
+        """Rows of all parameters from rows of the free ones."""
+        rows = np.repeat(self.fixed[None], len(theta), 0)
+        rows[:, self.free] = theta
+        return rows
+
+    def __call__(self, theta: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
+        log_a, c0, c1, log_d, log_f, log_e = self.full(theta).T[..., None]
+        width = np.exp(log_f)
+        inside = (self.x - log_d) / width
+        bent = np.logaddexp(0.0, inside)
+        share = np.exp(inside - bent)  # of the way from one slope to the other
+        falling = log_a - c0 * self.x - c1 * width * bent
+        total = np.logaddexp(falling, log_e)
+        part = np.exp(falling - total)
+        derivatives = (1.0, -self.x, -width * bent, c1 * share, -c1 * width * (bent - inside * share))
+        jacobian = np.empty((*total.shape, len(self.free)))
+        for column, index in enumerate(self.free):
+            jacobian[..., column] = part * derivatives[index] if index < 5 else 1 - part
+        return total, jacobian
+
+
+def _parts(name: str, x: np.ndarray, y: np.ndarray) -> Tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Which parameters a law has, the values of the others, and the limits [2, p] of its own."""
+    free = [0, 1] + ([2, 3, 4] if name in (BROKEN, BROKEN_FLOOR) else []) + ([5] if "floor" in name else [])
+    fixed = np.array([0.0, 0.0, 0.0, x.mean(), 0.0, -np.inf])
+    grid = np.unique(x)
+    low = [-np.inf, -np.inf, -np.inf, grid[1], math.log(_LIMITS_OF_WIDTH[0]), y.min() - _NOTHING]
+    high = [np.inf, np.inf, np.inf, grid[-2], math.log(_LIMITS_OF_WIDTH[1]), y.min()]
+    return np.array(free), fixed, np.array([low, high])[:, free]
+
+
+def _fit(name: str, x: np.ndarray, values: np.ndarray, starts: int) -> Tuple[np.ndarray, np.ndarray]:
+    """All parameters of a law [K, 6] for each row of logarithms [K, n], and half the sums of squares [K]."""
+    free, fixed, limits = _parts(name, x, values)
+    law = _Law(x, free, fixed)
+    start = np.clip(_starts(name, x, values, starts)[..., free], limits[0], limits[1])
+    found, cost = fit(law, start.reshape(-1, len(free)), np.repeat(values, starts, 0), np.inf, limits)
+    found, cost = found.reshape(start.shape), cost.reshape(len(values), starts)
+    best = cost.argmin(1)
+    rows = np.arange(len(values))
+    return law.full(found[rows, best]), cost[rows, best]
+
+
+def _starts(name: str, x: np.ndarray, values: np.ndarray, keep: int) -> np.ndarray:
+    """[K, keep, 6] the best of a grid of breaks, widths and floors, for which the law is linear in the rest."""
+    grid = np.unique(x)
+    count = 3 if name in (BROKEN, BROKEN_FLOOR) else 2
+    if count == 3:
+        breaks, widths = np.meshgrid(np.linspace(grid[1], grid[-2], _BREAKS), _WIDTHS)
+    else:  # any, since nothing bends
+        breaks, widths = np.full((1, keep), x.mean()), np.ones((1, keep))
+    breaks, widths = breaks.reshape(-1, 1), widths.reshape(-1, 1)
+    bent = -widths * np.logaddexp(0.0, (x - breaks) / widths)
+    design = np.stack([np.ones_like(bent), np.broadcast_to(-x, bent.shape), bent], 2)[:, :, :count]
+    found, costs = [], []
+    for share in _FLOORS if "floor" in name else (0.0,):
+        floor = share * np.exp(values.min(1, keepdims=True))
+        weight = (1 - floor / np.exp(values)).mean(0)  # turns errors of the falling part into those of the sum
+        left = np.log(np.exp(values) - floor) * weight
+        q, r = np.linalg.qr(design * weight[:, None])
+        inner = left @ q  # [grid, K, count]
+        costs.append(np.square(left).sum(1) - np.square(inner).sum(2))
+        theta = np.zeros((len(breaks), len(values), 6))
+        theta[..., :count] = np.linalg.solve(r[:, None], inner[..., None])[..., 0]
+        theta[..., 3], theta[..., 4] = breaks, np.log(widths)
+        theta[..., 5] = np.log(np.maximum(floor[:, 0], 1e-300))
+        found.append(theta)
+    best = np.argsort(np.concatenate(costs), 0, kind="stable")[:keep]
+    return np.concatenate(found)[best, np.arange(len(values))].transpose(1, 0, 2)
+
+
+def _intervals(name: str, theta: np.ndarray, drawn: np.ndarray, x: np.ndarray, sample: Resampled) -> Dict[str, object]:
+    """Floor, ranges and break of a fit and of its samples."""
+    below = sample.interval(theta[1], drawn[:, 1])
+    floor = sample.interval(math.exp(theta[5]), np.exp(drawn[:, 5])) if "floor" in name else None
+    low, high = float(np.exp(x.min())), float(np.exp(x.max()))
+    if name in (SINGLE, SINGLE_FLOOR):
+        return {"floor": floor, "ranges": [Range(low, high, below)], "breaks": None}
+    above = sample.interval(theta[1] + theta[2], drawn[:, 1] + drawn[:, 2])
+    middle, width = theta[3], math.exp(theta[4])
+    ranges = [
+        Range(low, float(np.exp(middle - 2 * width)), below),  # 7/8 of the change of slope lies between
+        Range(float(np.exp(middle + 2 * width)), high, above),
+    ]
+    return {
+        "floor": floor,
+        "ranges": [one for one in ranges if one.low < one.high],
+        "breaks": sample.interval(math.exp(theta[3]), np.exp(drawn[:, 3])),
+    }

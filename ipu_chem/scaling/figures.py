@@ -1,0 +1,219 @@
+"""Figures of a scaling study and of a search, for papers: vector or bitmap by the name of the file.
+
+On data's way: points, laws, estimates -> figures -> .pdf, .svg or .png.
+"""
+
+from pathlib import Path
+from typing import Any, List, Optional, Sequence
+
+import numpy as np
+
+from ipu_chem.scaling.broken_law import BrokenLaw
+from ipu_chem.scaling.frontier import frontier_of
+from ipu_chem.scaling.joint_law import JointLaw
+from ipu_chem.scaling.points import Point, check_comparable, check_loss
+from ipu_chem.scaling.power_law import PowerLaw, fit_power_law
+from ipu_chem.scaling.tpe import Assessment, Calibration
+from ipu_chem.training.report_parts import BLUE, GREY, ORANGE, figure_of
+from packing.files import PathLike, atomic_file
+
+_NAMES = {
+    "parameters": "parameters without embeddings",
+    "tokens": "training tokens",
+    "molecules": "training molecules",
+    "flops": "training FLOPs",
+}
+
+
+def save(figure: Any, path: PathLike) -> Path:
+    """Write a figure, atomically, in the format that the file's name ends with, and close it.
+
+    Raises:
+        ValueError: matplotlib knows no such format.
+    """
+    from matplotlib import pyplot
+
+    path = Path(path)
+    known = figure.canvas.get_supported_filetypes()
+    if path.suffix[1:] not in known:
+        raise ValueError(f"{path}: a figure's file ends with {', '.join(sorted(known))}.")
+    with atomic_file(path) as file:
+        figure.savefig(file, format=path.suffix[1:], dpi=200)
+    pyplot.close(figure)
+    return path
+
+
+def loss_over(points: Sequence[Point], over: str, law: bool = True) -> Any:
+    """Loss against parameters, one line per amount of data, or against tokens or molecules, one per size.
+
+    Points are means over seeds with their range; with ``law`` each line of 3 points or more has its power law.
+
+    Raises:
+        ValueError: ``over`` is none of these, or the points do not make one study; see `check_comparable`.
+    """
+    if over not in ("parameters", "tokens", "molecules"):
+        raise ValueError(f"over={over!r}: choose parameters, tokens or molecules.")
+    check_comparable(points)
+    each = "molecules" if over == "parameters" else "parameters"
+    figure, axis = _figure()
+    values = sorted({getattr(point, each) for point in points})
+    for value, color in zip(values, _shades(len(values))):
+        line = [point for point in points if getattr(point, each) == value]
+        label = f"{_short(value)} {each}"
+        x = np.array(sorted({getattr(point, over) for point in line}), np.float64)
+        if law and len(x) >= 3:
+            fitted = _law_of(line, over)
+            axis.plot(x, fitted(x), color=color, linewidth=0.8, linestyle="--")
+            label += f", exponent {fitted.beta.value:.3f}"
+        losses = [[point.loss for point in line if getattr(point, over) == size] for size in x]
+        means = np.array([np.mean(group) for group in losses])
+        spread = [means - [min(group) for group in losses], [max(group) for group in losses] - means]
+        # Rounding may put a mean of equal losses beyond them.
+        axis.errorbar(x, means, np.maximum(spread, 0), color=color, marker="o", markersize=4, linewidth=1, label=label)
+    _logarithmic(axis, _NAMES[over], _loss_name(points))
+    axis.legend(frameon=False, fontsize=7)
+    return figure
+
+
+def compute_frontier_figure(points: Sequence[Point]) -> Any:
+    """Loss against FLOPs of all runs, and the frontier that no run lies below.
+
+    Raises:
+        ValueError: see `check_loss`.
+    """
+    check_loss(points)
+    figure, axis = _figure()
+    axis.scatter([p.flops for p in points], [p.loss for p in points], s=12, color=GREY, label="runs")
+    best = frontier_of(points)
+    axis.plot([p.flops for p in best], [p.loss for p in best], color=BLUE, marker="o", markersize=4, label="frontier")
+    for point in best:
+        where = (point.flops, point.loss)
+        axis.annotate(_short(point.parameters), where, (4, 4), textcoords="offset points", fontsize=6)
+    _logarithmic(axis, _NAMES["flops"], _loss_name(points))
+    axis.legend(frameon=False, title="numbers: parameters", fontsize=8, title_fontsize=7)
+    return figure
+
+
+def surface(points: Sequence[Point], law: JointLaw, data: str = "tokens") -> Any:
+    """Lines of equal loss of L(N, D) with the runs it was fitted to, and what it says against what they reached.
+
+    Raises:
+        ValueError: see `check_comparable`.
+    """
+    check_comparable(points)
+    figure, (left, right) = _figure(2)
+    size = np.array([p.parameters for p in points], np.float64)
+    amount = np.array([getattr(p, data) for p in points], np.float64)
+    loss = np.array([p.loss for p in points])
+    x, y = (np.geomspace(values.min() / 1.5, values.max() * 1.5, 60) for values in (size, amount))
+    contours = left.contour(x, y, law(x[None], y[:, None]), levels=10, cmap=_colormap(), linewidths=1)
+    left.clabel(contours, fontsize=6)
+    left.scatter(size, amount, s=12, color=GREY)
+    left.set(xscale="log", yscale="log", xlabel=_NAMES["parameters"], ylabel=_NAMES[data])
+    left.set_title(
+        f"a = {law.size_exponent}, b = {law.data_exponent}\nE = {law.floor}", fontsize=8, fontweight="normal"
+    )
+    _diagonal(right, law(size, amount), loss, "fitted", _loss_name(points), law.r2)
+    return figure
+
+
+def broken_figure(points: Sequence[Point], law: BrokenLaw, over: str = "parameters") -> Any:
+    """Loss with the law of lowest BIC, the interval of its break shaded, and the ranges with their exponents.
+
+    Raises:
+        ValueError: see `check_comparable`.
+    """
+    check_comparable(points)
+    figure, axis = _figure()
+    x = np.array([getattr(point, over) for point in points], np.float64)
+    axis.scatter(x, [point.loss for point in points], s=12, color=GREY, label="runs")
+    grid = np.geomspace(x.min(), x.max(), 200)
+    axis.plot(grid, law(grid), color=BLUE, label=law.name)
+    if law.breaks is not None:
+        axis.axvspan(
+            law.breaks.low, law.breaks.high, color=ORANGE, alpha=0.25, linewidth=0, label=f"break {law.breaks}"
+        )
+    for one in law.ranges:
+        middle = np.sqrt(one.low * one.high)
+        note = f"exponent {one.exponent.value:.3f}" + ("" if one.limited else ",\nnot limited here")
+        axis.annotate(note, (middle, law([middle])[0]), (6, 8), textcoords="offset points", fontsize=7)
+    _logarithmic(axis, _NAMES[over], _loss_name(points))
+    axis.legend(frameon=False, fontsize=7)
+    return figure
+
+
+def predicted_against_true(
+    estimates: Sequence[float],
+    finals: Sequence[Optional[float]],
+    calibration: Calibration,
+    assessment: Optional[Assessment] = None,
+    loss_name: str = "final loss",
+) -> Any:
+    """What an early look predicts of candidates against what they reached; diverged ones are counted in the title."""
+    pairs = [(early, late) for early, late in zip(estimates, finals) if late is not None]
+    early, late = np.array(pairs, np.float64).reshape(-1, 2).T
+    finite = np.isfinite(early) & np.isfinite(late)
+    figure, axis = _figure()
+    _diagonal(axis, calibration(early[finite]), late[finite], "predicted", loss_name, calibration.r2)
+    notes: List[str] = []
+    if assessment is not None:
+        notes.append(f"Spearman {assessment.spearman:.2f}, Kendall {assessment.kendall:.2f}")
+    if not finite.all():
+        notes.append(f"{int((~finite).sum())} diverged")
+    axis.set_title("; ".join([axis.get_title(), *notes]), fontsize=8)
+    return figure
+
+
+def _diagonal(axis: Any, predicted: np.ndarray, true: np.ndarray, word: str, loss_name: str, r2: float) -> None:
+    ends = [min(predicted.min(), true.min()), max(predicted.max(), true.max())]
+    axis.plot(ends, ends, color=GREY, linewidth=0.8)
+    axis.scatter(predicted, true, s=14, color=BLUE)
+    axis.set(xlabel=f"{word} {loss_name}", ylabel=loss_name)
+    axis.set_title(f"R² = {r2:.3f}", fontsize=8)
+
+
+def _law_of(line: Sequence[Point], over: str) -> PowerLaw:
+    """Of one line; the bootstrap is left out because only the slope is shown."""
+    return fit_power_law(line, over, draws=1)
+
+
+def _figure(columns: int = 1) -> Any:
+    try:
+        import matplotlib
+    except ImportError as error:
+        raise ValueError("figures need matplotlib: pip install 'ipu-chem[plot]'.") from error
+    matplotlib.use("Agg")
+    return figure_of(1, columns)
+
+
+def _logarithmic(axis: Any, xlabel: str, ylabel: str) -> None:
+    """Both scales logarithmic, losses as plain numbers, since they seldom span a decade."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    axis.set(xscale="log", yscale="log", xlabel=xlabel, ylabel=ylabel)
+    axis.yaxis.set_major_locator(LogLocator(subs=(1.0, 1.2, 1.4, 1.6, 2.0, 2.5, 3.0, 4.0, 5.0, 7.0)))
+    axis.yaxis.set_minor_formatter(NullFormatter())
+    axis.yaxis.set_major_formatter("{x:g}")
+
+
+def _short(number: int) -> str:
+    """77568 as 77.6K."""
+    for unit, size in (("B", 1e9), ("M", 1e6), ("K", 1e3)):
+        if number >= size:
+            return f"{number / size:.3g}{unit}"
+    return str(number)
+
+
+def _loss_name(points: Sequence[Point]) -> str:
+    return points[0].loss_name.replace("_", " ")
+
+
+def _colormap() -> Any:
+    """From the reports' blue to their orange."""
+    from matplotlib.colors import LinearSegmentedColormap
+
+    return LinearSegmentedColormap.from_list("ipu_chem", [BLUE, GREY, ORANGE])
+
+
+def _shades(count: int) -> List[Any]:
+    return [_colormap()(share) for share in np.linspace(0, 1, count)]

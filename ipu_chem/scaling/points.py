@@ -1,0 +1,197 @@
+"""One trained model as a point of a scaling study, files of such points, and which of them make one fit.
+
+On data's way: finished runs -> points.json -> power laws, figures.
+"""
+
+import hashlib
+import json
+import math
+from collections import Counter
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Dict, Iterable, List, Mapping, Sequence
+
+import numpy as np
+
+from packing.files import PathLike, atomic_file
+
+STEPS_HELD = "steps held"  # every run has the same number of optimizer steps
+CONVERGED = "converged:"  # begins a rule that says when a run counts as converged
+
+# What else must be the same when loss is followed over one of them.
+_HELD = {"parameters": ("tokens",), "tokens": ("parameters",), "molecules": ("parameters",), "flops": ()}
+
+
+@dataclass(frozen=True)
+class Point:
+    """A trained model.
+
+    Attributes:
+        parameters: N, without embeddings.
+        tokens: D, symbols of the training molecules, each counted once; of graphs, atoms.
+        molecules: D in molecules.
+        flops: of the whole training; about 6 * parameters * symbols seen.
+        steps: optimizer steps.
+        seed: of weights and order.
+        loss: on held-out molecules at the end, in natural units; inf for a run that diverged.
+        loss_name: what it is, such as nats_per_token or nats_per_heavy_atom.
+        rule: when training ended: "steps held", or "converged: " and the stated rule.
+        tokenizer: fingerprint of the vocabulary; empty where there is none.
+        config: `config_hash` of the run.
+    """
+
+    parameters: int
+    tokens: int
+    molecules: int
+    flops: float
+    steps: int
+    seed: int
+    loss: float
+    loss_name: str
+    rule: str
+    tokenizer: str = ""
+    config: str = ""
+
+    def __post_init__(self) -> None:
+        if min(self.parameters, self.tokens, self.molecules, self.flops, self.steps) <= 0:
+            raise ValueError(f"{self}: parameters, tokens, molecules, flops and steps are above 0.")
+        if self.rule != STEPS_HELD and not self.rule.partition(CONVERGED)[2].strip():
+            raise ValueError(
+                f"{self}: its rule is {self.rule!r}; give {STEPS_HELD!r}, or {CONVERGED!r} and the rule by which a run "
+                "counts as converged."
+            )
+
+    def __str__(self) -> str:
+        return f"the run of N={self.parameters:,}, D={self.tokens:,} tokens, seed {self.seed}"
+
+    @property
+    def diverged(self) -> bool:
+        """Whether its loss is not finite."""
+        return not math.isfinite(self.loss)
+
+
+def write_points(path: PathLike, points: Iterable[Point]) -> None:
+    """Write points as JSON, atomically; a loss that is not finite becomes null."""
+    rows = [{**asdict(point), "loss": None if point.diverged else point.loss} for point in points]
+    with atomic_file(path, "w") as file:
+        json.dump({"points": rows}, file, indent=1)
+
+
+def read_points(path: PathLike) -> List[Point]:
+    """The reverse of `write_points`.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: the file holds something else; names the entry.
+    """
+    path = Path(path)
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8"))["points"]
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise ValueError(f'{path} holds no points: write {{"points": [...]}} with `write_points`.') from error
+    names = {field.name for field in fields(Point)}
+    points = []
+    for number, row in enumerate(rows, 1):
+        try:
+            if set(row) - names:
+                raise TypeError(f"unknown {', '.join(sorted(set(row) - names))}")
+            points.append(Point(**{**row, "loss": math.inf if row.get("loss") is None else float(row["loss"])}))
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{path}, point {number}: {error}") from error
+    return points
+
+
+def config_hash(config: Mapping[str, Any]) -> str:
+    """16 hex digits of a run's `ipu_chem.config.to_dict` that say which runs differ in their seed alone."""
+    values: Dict[str, Any] = {name: value for name, value in config.items() if name != "out"}
+    if isinstance(values.get("training"), Mapping):
+        values["training"] = {name: value for name, value in values["training"].items() if name != "seed"}
+    return hashlib.blake2b(json.dumps(values, sort_keys=True).encode(), digest_size=8).hexdigest()
+
+
+def check_loss(points: Sequence[Point]) -> None:
+    """Refuse points whose losses do not compare.
+
+    Raises:
+        ValueError: no points, a diverged run, two losses, or nats per token of two tokenizers.
+    """
+    if not points:
+        raise ValueError("there are no points to fit: train some models first.")
+    for point in points:
+        if point.diverged:
+            raise ValueError(
+                f"{point} diverged (loss {point.loss}): repeat it with a lower learning rate, or leave its size out."
+            )
+    names = _different(points, "loss_name")
+    if len(names) > 1:
+        raise ValueError(f"the points have losses of two kinds, {names[0]} and {names[1]}: fit one of them.")
+    if "per_token" in names[0] and len(_different(points, "tokenizer")) > 1:
+        raise ValueError(
+            "nats per token of different tokenizers do not compare, since their tokens are of different length: use "
+            "nats_per_heavy_atom."
+        )
+
+
+def check_comparable(points: Sequence[Point]) -> None:
+    """Refuse points that differ in more than size, data and seed.
+
+    Raises:
+        ValueError: see `check_loss`; or two rules of when training ended, steps that are held and differ, a run that is
+            there twice, or a seed that only some sizes have.
+    """
+    check_loss(points)
+    rules = _different(points, "rule")
+    if len(rules) > 1:
+        raise ValueError(
+            f"runs that ended by different rules ({rules[0]!r} and {rules[1]!r}) do not make one law: train all by one "
+            "of them."
+        )
+    steps = _different(points, "steps")
+    if rules[0] == STEPS_HELD and len(steps) > 1:
+        raise ValueError(
+            f"the points say that steps are held, and have {steps[0]:,} and {steps[1]:,}: train all for as many, or to "
+            "convergence by one stated rule."
+        )
+    runs = Counter((point.parameters, point.tokens, point.seed) for point in points)
+    (size, data, seed), times = runs.most_common(1)[0]
+    if times > 1:
+        raise ValueError(f"N={size:,}, D={data:,}, seed {seed} is there {times} times: keep one of them.")
+    seeds = set(_different(points, "seed"))
+    for size, data in sorted({run[:2] for run in runs}):
+        missing = seeds - {run[2] for run in runs if run[:2] == (size, data)}
+        if missing:
+            raise ValueError(
+                f"N={size:,}, D={data:,} lacks seed {min(missing)}, which others have: train it, or leave that seed "
+                "out everywhere."
+            )
+
+
+def check_over(points: Sequence[Point], over: str) -> None:
+    """Refuse points that do not show how loss follows one quantity.
+
+    Args:
+        points: of one fit.
+        over: parameters, tokens, molecules or flops.
+
+    Raises:
+        ValueError: see `check_comparable`; or what must be held as well differs.
+    """
+    if over not in _HELD:
+        raise ValueError(f"over={over!r}: choose {', '.join(_HELD)}.")
+    check_comparable(points)
+    for name in _HELD[over]:
+        values = _different(points, name)
+        if len(values) > 1:
+            raise ValueError(
+                f"loss over {over} needs points of the same {name}, and these have {values[0]:,} and {values[1]:,}: "
+                "fit each by itself, or both together with `fit_joint`."
+            )
+
+
+def columns(points: Sequence[Point], *names: str) -> List[np.ndarray]:
+    """[K] float64 of each of these attributes."""
+    return [np.array([getattr(point, name) for point in points], np.float64) for name in names]
+
+
+def _different(points: Sequence[Point], name: str) -> List[Any]:
+    return sorted({getattr(point, name) for point in points})

@@ -1,0 +1,100 @@
+"""The power law L(R) = alpha R^-beta, by regression of logarithms, with intervals over seeds.
+
+On data's way: points of one scaling study -> PowerLaw -> table, figures.
+"""
+
+from dataclasses import dataclass
+from typing import Sequence
+
+import numpy as np
+
+from ipu_chem.scaling.fitting import DRAWS, Interval, Replicates
+from ipu_chem.scaling.points import Point, check_over, columns
+
+
+@dataclass(frozen=True)
+class PowerLaw:
+    """L(R) = alpha R^-beta.
+
+    Attributes:
+        alpha: loss at R = 1.
+        beta: exponent; positive when loss falls.
+        r2: share of the variance of log L that the law explains.
+        runs: that were fitted.
+    """
+
+    alpha: Interval
+    beta: Interval
+    r2: float
+    runs: int
+
+    def __call__(self, resource: Sequence[float]) -> np.ndarray:
+        """Loss at these R."""
+        return self.alpha.value * np.asarray(resource, np.float64) ** -self.beta.value
+
+
+def fit_power_law(points: Sequence[Point], over: str = "parameters", draws: int = DRAWS, seed: int = 0) -> PowerLaw:
+    """How loss follows one of parameters, tokens, molecules and flops.
+
+    Raises:
+        ValueError: see `ipu_chem.scaling.points.check_over` and `power_law`.
+    """
+    check_over(points, over)
+    return power_law(*columns(points, over, "loss"), draws=draws, seed=seed)
+
+
+def power_law(resource: np.ndarray, loss: np.ndarray, draws: int = DRAWS, seed: int = 0) -> PowerLaw:
+    """Fit by least squares of logarithms; intervals by bootstrap over the runs of equal R.
+
+    Args:
+        resource: [n] R of each run; runs of equal R differ in their seed.
+        loss: [n] of each run, above 0.
+        draws: bootstrap samples.
+        seed: of the bootstrap.
+
+    Raises:
+        ValueError: fewer than 3 different R, values that have no logarithm, or too few seeds.
+    """
+    resource, loss = check_logarithms(resource, loss)
+    sizes = len(np.unique(resource))
+    if sizes < 3:
+        raise ValueError(f"a power law needs runs of 3 sizes and there are {sizes}: train {3 - sizes} more.")
+    x, y = np.log(resource), np.log(loss)
+    centre = x - x.mean()
+    weights = centre / np.square(centre).sum()  # the slope is this sum of logarithms
+    slope = weights @ y
+    fitted = y.mean() + slope * centre
+    sample = Replicates.of(resource).resample(y, fitted, 2, draws, seed)
+    slopes = sample.values @ weights
+    alphas = np.exp(sample.values.mean(1) - slopes * x.mean())
+    return PowerLaw(
+        alpha=sample.interval(float(np.exp(y.mean() - slope * x.mean())), alphas),
+        beta=sample.interval(float(-slope), -slopes),
+        r2=r_squared(y, fitted),
+        runs=len(y),
+    )
+
+
+def check_logarithms(*values: np.ndarray) -> "list[np.ndarray]":
+    """Arrays [n] as float64.
+
+    Raises:
+        ValueError: their lengths differ, or a value is not finite or not above 0.
+    """
+    arrays = [np.asarray(array, np.float64) for array in values]
+    if any(array.shape != arrays[0].shape or array.ndim != 1 for array in arrays):
+        raise ValueError(f"a scaling law needs columns of one length, not {[array.shape for array in arrays]}.")
+    for array in arrays:
+        bad = np.nonzero(~(np.isfinite(array) & (array > 0)))[0]
+        if len(bad):
+            raise ValueError(
+                f"run {bad[0]} of a scaling law has the value {array[bad[0]]}, and only finite ones above 0 have a "
+                "logarithm: leave it out or repeat it."
+            )
+    return arrays
+
+
+def r_squared(values: np.ndarray, fitted: np.ndarray) -> float:
+    """Share of the variance that a fit explains; NaN when there is none."""
+    total = float(np.square(values - values.mean()).sum())
+    return 1 - float(np.square(values - fitted).sum()) / total if total > 0 else float("nan")

@@ -1,0 +1,188 @@
+"""Training performance estimation: which candidates deserve to be trained to the end, and what asking early saves.
+
+Candidates train for a share of their steps; an estimator of `ipu_chem.scaling.tse` ranks them; the best few go on; a
+line through those that finished, final = a + b * estimate, says what the others would have reached (Frey et al.,
+"Neural scaling of deep chemical models", Nature Machine Intelligence 5, 1297 (2023)). Lower is better everywhere, and
+what diverged ranks last.
+
+On data's way: estimates and final losses of candidates -> Calibration, Assessment -> table, figure.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Dict, List, Optional, Sequence, Tuple
+
+import numpy as np
+
+from ipu_chem.scaling.selection import survivors, worst_if_not_finite
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One run of a candidate.
+
+    Attributes:
+        name: of the candidate; its runs differ in their seed.
+        seed: of the run.
+        estimate: from its first steps; not finite if it diverged.
+        final: loss at the end; None if the run was not continued, not finite if it diverged.
+    """
+
+    name: str
+    seed: int
+    estimate: float
+    final: Optional[float] = None
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """final = intercept + slope * estimate.
+
+    Attributes:
+        intercept, slope: of the line.
+        r2: share of the variance of the final losses that it explains.
+        rmse: root mean square of its errors.
+        points: that it was fitted to.
+        diverged: left out because an estimate or a final loss was not finite.
+    """
+
+    intercept: float
+    slope: float
+    r2: float
+    rmse: float
+    points: int
+    diverged: int
+
+    def __call__(self, estimates: Sequence[float]) -> np.ndarray:
+        """[K] expected final losses; inf for what diverged."""
+        values = worst_if_not_finite(estimates)
+        finite = np.isfinite(values)
+        return np.where(finite, self.intercept + self.slope * np.where(finite, values, 0.0), math.inf)
+
+
+@dataclass(frozen=True)
+class Assessment:
+    """How well estimates ranked candidates whose final losses are known.
+
+    Attributes:
+        spearman, kendall: rank correlations, diverged ones ranked last; NaN where all are alike.
+        regret: final loss of the best of those kept, above that of the best of all.
+        kept: how many would have gone on.
+        candidates: of known final loss.
+        diverged: of them.
+    """
+
+    spearman: float
+    kendall: float
+    regret: float
+    kept: int
+    candidates: int
+    diverged: int
+
+
+def calibrate(estimates: Sequence[float], finals: Sequence[Optional[float]], robust: bool = False) -> Calibration:
+    """The line through finished candidates.
+
+    Args:
+        estimates: [K] of them.
+        finals: [K] their final losses; None for those that were not trained to the end, which are left out.
+        robust: median of the slopes between all pairs (Theil and Sen) instead of least squares: for runs of which some
+            went astray after the estimate.
+
+    Raises:
+        ValueError: fewer than 3 that did not diverge, or their estimates are all the same.
+    """
+    x, y = _pairs(estimates, finals)
+    finite = np.isfinite(x) & np.isfinite(y)
+    diverged = int((~finite).sum())
+    if finite.sum() < 3:
+        left = f", since {diverged} of {len(x)} diverged" if diverged else ""
+        raise ValueError(
+            f"a calibration needs 3 finished candidates and there are {int(finite.sum())}{left}: train more to the "
+            "end, best those with the lowest, a middle and a high estimate."
+        )
+    x, y = x[finite], y[finite]
+    if np.ptp(x) == 0:
+        raise ValueError("all finished candidates have the same estimate, which predicts nothing: train others.")
+    if robust:
+        first, second = np.triu_indices(len(x), 1)
+        apart = x[first] != x[second]
+        slope = float(np.median((y[second] - y[first])[apart] / (x[second] - x[first])[apart]))
+        intercept = float(np.median(y - slope * x))
+    else:
+        centre = x - x.mean()
+        slope = float(centre @ y / (centre @ centre))
+        intercept = float(y.mean() - slope * x.mean())
+    errors = y - intercept - slope * x
+    total = float(np.square(y - y.mean()).sum())
+    r2 = 1 - float(np.square(errors).sum()) / total if total > 0 else math.nan
+    return Calibration(intercept, slope, r2, float(np.sqrt(np.square(errors).mean())), len(x), diverged)
+
+
+def assess(estimates: Sequence[float], finals: Sequence[Optional[float]], keep: int) -> Assessment:
+    """Compare the ranking by estimates with that by final losses, of all candidates whose final loss is not None.
+
+    Raises:
+        ValueError: fewer than 3 candidates, all diverged, or ``keep`` below 2.
+    """
+    from scipy.stats import kendalltau, spearmanr
+
+    x, y = _pairs(estimates, finals)
+    if len(x) < 3:
+        raise ValueError(f"a ranking is assessed with 3 candidates or more, and {len(x)} finished: train more.")
+    if not np.isfinite(y).any():
+        raise ValueError(f"all {len(y)} candidates diverged: search lower learning rates.")
+    kept = survivors(x, keep)
+    alike = len(set(x)) == 1 or len(set(y)) == 1
+    # Ranks do not care how far behind the last ones are.
+    x_ranks, y_ranks = (np.where(np.isfinite(v), v, np.finfo(np.float64).max) for v in (x, y))
+    return Assessment(
+        spearman=math.nan if alike else float(spearmanr(x_ranks, y_ranks)[0]),
+        kendall=math.nan if alike else float(kendalltau(x_ranks, y_ranks)[0]),
+        regret=float(y[kept].min() - y.min()),
+        kept=len(kept),
+        candidates=len(x),
+        diverged=int((~(np.isfinite(x) & np.isfinite(y))).sum()),
+    )
+
+
+def over_seeds(trials: Sequence[Trial]) -> Tuple[List[str], List[float], List[Optional[float]]]:
+    """Candidates as means over their seeds; one diverged seed makes a candidate diverge.
+
+    Returns:
+        (names in order of first appearance, estimates [K], finals [K], None for those not trained to the end).
+
+    Raises:
+        ValueError: no trials, a run that is there twice, or a candidate that lacks a seed of others, at the budget or
+            at the end.
+    """
+    if not trials:
+        raise ValueError("there are no candidates to compare.")
+    by_name: Dict[str, Dict[int, Trial]] = {}
+    for trial in trials:
+        if trial.seed in by_name.setdefault(trial.name, {}):
+            raise ValueError(f"candidate {trial.name}, seed {trial.seed} is there twice: keep one of them.")
+        by_name[trial.name][trial.seed] = trial
+    seeds = {trial.seed for trial in trials}
+    estimates: List[float] = []
+    finals: List[Optional[float]] = []
+    for name, runs in by_name.items():
+        missing = seeds - set(runs)
+        if missing:
+            raise ValueError(f"candidate {name} lacks seed {min(missing)}, which others have: train it as well.")
+        finished = [run.final for run in runs.values() if run.final is not None]
+        if finished and len(finished) < len(runs):
+            unfinished = min(seed for seed, run in runs.items() if run.final is None)
+            raise ValueError(f"candidate {name} finished without its seed {unfinished}: train that to the end as well.")
+        estimates.append(float(np.mean(worst_if_not_finite([run.estimate for run in runs.values()]))))
+        finals.append(float(np.mean(worst_if_not_finite(finished))) if finished else None)
+    return list(by_name), estimates, finals
+
+
+def _pairs(estimates: Sequence[float], finals: Sequence[Optional[float]]) -> Tuple[np.ndarray, np.ndarray]:
+    """Estimates and final losses [F] of what was trained to the end."""
+    if len(estimates) != len(finals):
+        raise ValueError(f"every candidate needs an estimate and a final loss: not {len(estimates)} and {len(finals)}.")
+    pairs = [(estimate, final) for estimate, final in zip(estimates, finals) if final is not None]
+    x, y = np.array(pairs, np.float64).reshape(-1, 2).T
+    return worst_if_not_finite(x), worst_if_not_finite(y)

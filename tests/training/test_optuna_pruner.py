@@ -1,0 +1,94 @@
+"""Optuna's studies with early looks; needs the extra `search`, and says so where that is not installed."""
+
+import math
+
+import pytest
+
+optuna = pytest.importorskip("optuna", reason="Optuna is not installed: pip install 'ipu-chem[search]'")
+
+from ipu_chem.scaling.optuna_pruner import estimate_at, estimate_pruner, reporter  # noqa: E402
+from ipu_chem.training.workflow import train  # noqa: E402
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+State = optuna.trial.TrialState
+SAMPLERS = {
+    "random": lambda: optuna.samplers.RandomSampler(seed=0),
+    "tpe": lambda: optuna.samplers.TPESampler(seed=0, n_startup_trials=3),
+    "grid": lambda: optuna.samplers.GridSampler({"x": [0.5, 0.1, 0.9, 0.3, 0.2, 0.8, 0.7, 0.05, 0.4, 0.6]}, seed=0),
+}
+
+
+def curve(x):
+    """Losses of 50 steps that end in x, after a start that orders runs the other way round."""
+    return [x + (2 - x) * math.exp(-step / 2) for step in range(50)]
+
+
+def study_of(sampler, keep, budget=10):
+    study = optuna.create_study(sampler=sampler, pruner=estimate_pruner(budget, keep, fraction=0.2))
+
+    def objective(trial):
+        watch = reporter(trial)
+        for step, loss in enumerate(curve(trial.suggest_float("x", 0, 1)), 1):
+            if watch(step, 50, [loss]):
+                raise optuna.TrialPruned
+        return loss
+
+    study.optimize(objective, n_trials=10)
+    return study
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("keep", [2, 4])
+def test_the_best_go_on_whatever_the_sampler(sampler, keep):
+    study = study_of(SAMPLERS[sampler](), keep)
+    by_estimate = sorted(study.trials, key=lambda trial: estimate_at(trial.intermediate_values, 10, 0.2))
+    assert all(trial.state == State.COMPLETE for trial in by_estimate[:keep])
+    assert all(trial.state == State.COMPLETE for trial in study.trials[:keep])  # nothing to compare with yet
+    pruned = [trial for trial in study.trials if trial.state == State.PRUNED]
+    assert pruned and all(trial.last_step == 10 for trial in pruned)
+    for trial in pruned:  # behind as many that came before it
+        own = estimate_at(trial.intermediate_values, 10, 0.2)
+        before = study.trials[: trial.number]
+        assert sum(estimate_at(one.intermediate_values, 10, 0.2) < own for one in before) >= keep
+
+
+def test_a_trial_that_diverges_is_pruned_at_once():
+    study = optuna.create_study(pruner=estimate_pruner(10, 2))
+    trial = study.ask()
+    trial.report(1.0, 1)
+    assert not trial.should_prune()
+    trial.report(float("nan"), 2)
+    assert trial.should_prune()
+
+
+def test_estimate_counts_steps_up_to_the_budget():
+    reported = {2: 4.0, 4: 2.0, 6: 1.0, 8: 100.0}
+    assert estimate_at(reported, 6, 1.0) == pytest.approx((4 + 4 + 2 + 2 + 1 + 1) / 6)
+    assert estimate_at(reported, 7, 0.01) == 100.0
+    assert estimate_at(reported, 9) is None and estimate_at({}, 1) is None
+    assert estimate_at({1: 1.0, 2: math.inf}, 2) == math.inf
+
+
+def test_a_real_run_reports_every_step_and_stops(options, make_config, tmp_path):
+    options["batching"]["device_iterations"] = 2
+    study = optuna.create_study(pruner=estimate_pruner(4, 2))
+
+    def objective(trial):
+        options["out"] = str(tmp_path / f"{trial.number}")
+        options["optimizer"] = {"learning_rate": [1e-3, 1e-2, 3.0][trial.number]}
+        result = train(make_config(options), watch=reporter(trial))
+        if not result["finished"]:
+            raise optuna.TrialPruned
+        return next(iter(result["metrics"].values()))
+
+    study.optimize(objective, n_trials=3)
+    assert [trial.state for trial in study.trials] == [State.COMPLETE, State.COMPLETE, State.PRUNED]
+    steps = sorted(study.trials[0].intermediate_values)
+    assert steps == list(range(1, steps[-1] + 1)) and steps[-1] > 8
+    assert study.trials[2].last_step == 4
+
+
+@pytest.mark.parametrize("values", [{"budget_steps": 0}, {"budget_steps": 5, "keep": 1}])
+def test_what_is_no_early_look_is_refused(values):
+    with pytest.raises(ValueError, match="budget_steps=.* keep="):
+        estimate_pruner(**values)
