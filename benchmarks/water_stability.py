@@ -137,8 +137,9 @@ def dynamics(run: Path, atoms: Any, steps: int) -> Any:
     from ase.md.verlet import VelocityVerlet
     from ase.optimize import BFGS
     from ase.units import fs
-    from ipu_chem.simulation.calculator import Calculator
     from tqdm import tqdm
+
+    from ipu_chem.simulation.calculator import Calculator
 
     atoms.calc = Calculator.from_run(run)
     bonds = [(3 * water, 3 * water + hydrogen) for water in range(len(atoms) // 3) for hydrogen in (1, 2)]
