@@ -126,7 +126,7 @@ class ModelConfig:
         cutoff: Å, longest edge.
         readout: how atoms make up a molecule: sum, mean, or auto (sum for extensive targets, else mean). Of the
             symbols of a chemgpt that learns labels also max, last or eos.
-        freeze: train the head alone (chemgpt with labels).
+        freeze: train the head alone, on what training.start_from brings (not for a chemgpt without labels).
         filter: exact evaluates the filter network for every edge; table evaluates it on a grid of distances in every
             step, and edges read between its points, equal to float32's last digits; chebyshev reads by a matrix
             product; auto is table for schnet, exact for the others, and spookynet has no other.

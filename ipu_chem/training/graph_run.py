@@ -122,6 +122,11 @@ def load_graphs(config: RunConfig, plans: Optional[Path], state: Mapping[str, An
         kind.check(store, targets)
     items = split_items(store, data)
     earlier: Optional[EarlierRun] = None
+    if config.model.freeze and not config.training.start_from:
+        raise ValueError(
+            "model.freeze=true trains the head alone, on features that nobody has trained; name an earlier run with "
+            "training.start_from, or leave it out."
+        )
     if config.training.start_from and not state:
         earlier = earlier_run(config, targets, np.unique(store.fields["z"]))
     if "standardizer" in state:
@@ -225,6 +230,9 @@ def make_model(
         energy_scale=_energy_scale(config, targets, standardizer),
         **sizes,
     )
+    if config.model.freeze:
+        for name, weight in model.named_parameters():
+            weight.requires_grad_(name.startswith("head."))
     if forces:
         model = EnergyForces(model)
     if neighbors:

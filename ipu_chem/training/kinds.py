@@ -26,8 +26,6 @@ def kind_of(config: RunConfig) -> str:
         kind = TEXT_PROPERTY if target_names(config) or has_table(config) else TEXT
     else:
         kind = GRAPHS
-    if config.model.freeze and kind == GRAPHS:
-        raise ValueError(f"model.freeze=true trains the head on a chemgpt alone; {name} has none, leave it out.")
     if config.model.freeze and kind == TEXT:
         raise ValueError("model.freeze=true trains the head that predicts labels alone; name them with data.target.")
     return kind

@@ -133,3 +133,20 @@ def test_elements_and_units_that_the_earlier_run_does_not_know_are_refused(frame
             load_data(config)
     allowed = {**base, "data": {**data, "path": str(tmp_path / "new.extxyz"), "references": "linear"}}
     assert load_data(from_dict(allowed)).standardizer.elements == [1, 7]
+
+
+def test_a_frozen_run_trains_the_head_alone_and_needs_something_to_freeze(frames, tmp_path):
+    train(from_dict(with_options(frames, model={"name": "painn"})))
+    second = with_options(
+        frames, model={"name": "painn", "freeze": True}, force_share=0.9, out=str(tmp_path / "second")
+    )
+    with pytest.raises(ValueError, match="name an earlier run with training.start_from"):
+        train(from_dict(second))
+    train(from_dict(with_options(second, training={"start_from": str(tmp_path / "first")})))
+    before, after = (
+        load_checkpoint(tmp_path / run / "checkpoints" / f"{which}.safetensors")[0]["model"]
+        for run, which in (("first", "best"), ("second", "last"))
+    )
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed and all(name.startswith("head.") for name in changed)
+    assert "head.2.weight" in changed

@@ -313,7 +313,6 @@ def test_it_writes_and_embeds_no_molecules_and_nothing_starts_from_it(property_o
         ({"data": {"target": "id"}}, "chains.csv line 2: id is 'm0', no number"),
         ({"data": {"extensive": True}, "model": {"readout": "mean"}}, "model.readout=mean: only a sum grows"),
         ({"model": {"readout": "average"}}, "model.readout='average': choose one of auto, mean"),
-        ({"model": {"name": "schnet", "freeze": True}}, "model.freeze=true trains the head on a chemgpt alone; schnet"),
         ({"data": {"target": ""}, "model": {"freeze": True}}, "name them with data.target"),
         ({"loss": "mes"}, "loss='mes': choose one of auto, mse, mae, huber, bce"),
         ({"pack": {"tokens": 6}}, "set pack.tokens=11 or more"),
