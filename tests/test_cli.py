@@ -13,7 +13,10 @@ from ipu_chem.cli import build_parser, main
 from ipu_chem.commands.runs import recipes
 
 ROOT = Path(__file__).parent.parent
-COMMANDS = ("prepare", "pack", "train", "evaluate", "predict", "md", "relax", "generate", "embed", "report", "doctor")
+COMMANDS = (
+    *("prepare", "pack", "train", "search", "evaluate", "predict", "md", "relax"),
+    *("generate", "embed", "report", "doctor"),
+)
 
 
 def fails(capsys, *argv):

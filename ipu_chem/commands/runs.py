@@ -36,8 +36,8 @@ def expand_config(argv: List[str]) -> List[str]:
             result[1:1] = ["--config", str(config)]
             result += ["--resume", str(folder)]
         elif word == "--config":
-            path = _config_path(next(words, ""))
-            _check_yaml(path)
+            path = config_path(next(words, ""))
+            check_yaml(path)
             result += ["--config", str(path)]
         else:
             result.append(word)
@@ -196,13 +196,9 @@ def doctor(arguments: Any) -> int:
         if arguments.ipus is not None:
             raise ValueError("--ipus says on how many IPUs a run shall fit: name it with --config.")
         return print_diagnosis()
-    import yaml
-
     from ipu_chem.config import from_dict
 
-    path = _config_path(arguments.config)
-    _check_yaml(path)
-    return print_plan(from_dict(yaml.safe_load(path.read_text(encoding="utf-8"))), arguments.ipus)
+    return print_plan(from_dict(check_yaml(config_path(arguments.config))), arguments.ipus)
 
 
 def _run_config(arguments: Any) -> RunConfig:
@@ -216,8 +212,12 @@ def _run_config(arguments: Any) -> RunConfig:
     return from_dict(values)
 
 
-def _config_path(word: str) -> Path:
-    """A file as it is, or a recipe by name."""
+def config_path(word: str) -> Path:
+    """A file as it is, or a recipe by name.
+
+    Raises:
+        ValueError: there is neither.
+    """
     path = Path(word)
     if path.is_file():
         return path
@@ -226,7 +226,12 @@ def _config_path(word: str) -> Path:
     raise ValueError(f"--config {word}: there is no such file, and the recipes are {', '.join(recipes())}.")
 
 
-def _check_yaml(path: Path) -> None:
+def check_yaml(path: Path) -> Dict[str, Any]:
+    """The options that a YAML file holds.
+
+    Raises:
+        ValueError: it is no YAML mapping, or a key is unknown.
+    """
     import yaml
 
     try:
@@ -239,6 +244,7 @@ def _check_yaml(path: Path) -> None:
         check_keys(values)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
+    return values
 
 
 def _takes_path(word: str) -> bool:

@@ -105,7 +105,7 @@ def encode_file(
 
 def worker_pool(count: int) -> ProcessPoolExecutor:
     """Processes that leave Ctrl-C to this one and end with it."""
-    return ProcessPoolExecutor(count, initializer=_start_worker)
+    return ProcessPoolExecutor(count, initializer=start_worker)
 
 
 def _until_damage(chunks: Iterator[List[Record]], damage: List[str]) -> Iterator[List[Record]]:
@@ -197,7 +197,7 @@ class _HeldBack:
             self.check()
 
 
-def _start_worker() -> None:
+def start_worker() -> None:
     """Leave Ctrl-C to the parent, and end with it even if it is killed: its end of the queue would stay open."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()

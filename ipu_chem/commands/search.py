@@ -1,0 +1,62 @@
+"""The command `search`: a grid of options, trained as far as each of its candidates deserves.
+
+On data's way: base config, grid -> candidates -> search -> table, search.json, search.csv, search.png.
+"""
+
+from pathlib import Path
+from typing import Any, Dict
+
+from ipu_chem.commands.runs import check_yaml, config_path
+
+
+def add_arguments(parser: Any) -> None:
+    """Arguments of `search`."""
+    parser.add_argument("--config", type=str, required=True, help="YAML file or shipped recipe that candidates change")
+    parser.add_argument(
+        "--grid",
+        type=str,
+        required=True,
+        help="YAML file of options and their values: `optimizer.learning_rate: [...]`",
+    )
+    parser.add_argument("--out", type=str, default="runs/search", help="folder; the same command goes on where it was")
+    parser.add_argument("--budget", type=float, default=0.2, help="share of its steps that every candidate trains for")
+    parser.add_argument("--keep", type=int, default=3, help="candidates that train to the end, 2 or more")
+    parser.add_argument(
+        "--fraction", type=float, default=0.1, help="last share of the budget's steps whose mean loss is the estimate"
+    )
+    parser.add_argument("--finish_all", type=bool, default=False, help="train all to the end, to judge the estimates")
+    parser.add_argument("--metric", type=str, default="", help="validation metric that counts; the first if not given")
+    parser.add_argument("--jobs", type=int, default=1, help="runs side by side, which share the CPU cores")
+
+
+def run(arguments: Any) -> int:
+    """Search, print the table and say where everything is."""
+    from ipu_chem.scaling.candidates import make_candidates
+    from ipu_chem.scaling.search import SearchOptions, search, table, write_result
+
+    chosen = {name: getattr(arguments, name) for name in SearchOptions.__dataclass_fields__}
+    options = SearchOptions(**chosen)
+    base = check_yaml(config_path(arguments.config))
+    out = Path(arguments.out)
+    candidates = make_candidates(base, _read_grid(Path(arguments.grid)), out)
+    print(f"{len(candidates)} runs, {options.budget:.0%} of each; the best {options.keep} go on to the end", flush=True)
+    result = search(candidates, options)
+    paths = write_result(out, result, options)
+    print("\n".join(table(result)))
+    print(f"written: {', '.join(map(str, paths))}; each run in a folder beside them")
+    return 0
+
+
+def _read_grid(path: Path) -> Dict[str, Any]:
+    """Dotted options and their values."""
+    import yaml
+
+    if not path.is_file():
+        raise ValueError(f"--grid {path}: there is no such file.")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is no YAML: {error}") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} must hold options and their values, such as `optimizer.learning_rate: [1e-3, 3e-3]`.")
+    return {str(key): value for key, value in values.items()}

@@ -1,0 +1,256 @@
+"""Candidates of a search: configs from a grid of options, each a run in a folder that is trained as far as asked.
+
+On data's way: base config, grid -> candidates -> `ipu_chem.training.workflow.train` in processes -> candidate.json of
+each.
+"""
+
+import itertools
+import json
+import math
+import multiprocessing
+import os
+import re
+import time
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import redirect_stderr, redirect_stdout
+from copy import deepcopy
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Dict, List, Mapping, Optional, Sequence
+
+from tqdm import tqdm
+
+from ipu_chem.config import check_keys, differences, from_dict, to_dict
+from ipu_chem.data.corpora.build import start_worker
+from packing.files import atomic_file
+
+_SEED = "training.seed"
+# What a search sets itself, and what may differ when it goes on: where runs are and how they are computed.
+_SET = {"training.log_every": 1, "training.progress": False, "training.report": False, "training.samples": 0}
+_FREE = ("out", "torch.threads", "data.cache", "data.workers")
+_stop: Any = None  # in a worker: the event by which the search stops its runs
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One run of a search.
+
+    Attributes:
+        name: of its options; candidates of one name differ in their seed.
+        seed: of the run.
+        config: nested values of a `RunConfig`, with the folder.
+    """
+
+    name: str
+    seed: int
+    config: Dict[str, Any]
+
+    @property
+    def folder(self) -> Path:
+        """Where it trains."""
+        return Path(self.config["out"])
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a candidate is, as in its candidate.json.
+
+    Attributes:
+        status: stopped (at a budget), finished or diverged.
+        step: optimizer steps done.
+        total: of a whole run.
+        seconds: that all its parts took.
+        metrics: of its best evaluation so far.
+        message: of what went wrong.
+    """
+
+    status: str
+    step: int
+    total: int
+    seconds: float
+    metrics: Dict[str, float]
+    message: str = ""
+
+    def reaches(self, share: float) -> bool:
+        """Whether there is nothing left to do up to this share of the run."""
+        return self.status != "stopped" or self.step >= budget_steps(self.total, share) > 0 and share < 1
+
+
+def budget_steps(total: int, share: float) -> int:
+    """Optimizer steps of a share of a run, rounded up."""
+    return max(1, math.ceil(share * total - 1e-9))
+
+
+def make_candidates(base: Mapping[str, Any], grid: Mapping[str, Sequence[Any]], out: Path) -> List[Candidate]:
+    """All combinations of the grid's values.
+
+    Args:
+        base: nested values of a run.
+        grid: dotted options, such as optimizer.learning_rate, and the values of each.
+        out: folder of the search; every candidate gets one in it, named after its options.
+
+    Raises:
+        ValueError: an option is unknown or has no list of values, a combination cannot work, or two have one name.
+    """
+    if not grid:
+        raise ValueError("the grid is empty: give options and their values, such as optimizer.learning_rate: [...].")
+    for key, values in grid.items():
+        check_keys(_nested(key, None))
+        if not isinstance(values, (list, tuple)) or not values:
+            raise ValueError(f"{key} of the grid needs a list of values, such as {key}: [{values}].")
+    short = _short_names(list(grid))
+    candidates: List[Candidate] = []
+    for combination in itertools.product(*grid.values()):
+        chosen = dict(zip(grid, combination))
+        values = deepcopy(dict(base))
+        for key, value in {**chosen, **_SET}.items():
+            _merge(values, _nested(key, value))
+        parts = [f"{short[key]}={_text(value)}" for key, value in chosen.items() if key != _SEED]
+        name = ",".join(parts) or "base"
+        folder = name + (f",seed={chosen[_SEED]}" if _SEED in chosen else "")
+        values["out"] = str(out / folder)
+        try:
+            config = from_dict(values)
+        except ValueError as error:
+            raise ValueError(f"candidate {folder}: {error}") from error
+        candidates.append(Candidate(name, config.training.seed, to_dict(config)))
+    folders = [candidate.folder for candidate in candidates]
+    for folder in folders:
+        if folders.count(folder) > 1:
+            raise ValueError(f"two candidates of the grid are called {folder.name}: leave one of the values out.")
+    return candidates
+
+
+def read_progress(candidate: Candidate) -> Optional[Progress]:
+    """How far a candidate is; None if it has not come to a budget.
+
+    Raises:
+        ValueError: its folder holds a run of other options.
+    """
+    path = candidate.folder / "candidate.json"
+    if not path.is_file():
+        return None
+    saved = json.loads(path.read_text(encoding="utf-8"))
+    changed = [one for one in differences(saved.pop("config"), candidate.config) if one[0] not in _FREE]
+    if changed:
+        key, before, now = changed[0]
+        raise ValueError(
+            f"{candidate.folder} was trained with {key}={before!r}, and the search asks for {now!r}: give another "
+            "--out."
+        )
+    return Progress(**saved)
+
+
+def train_all(candidates: Sequence[Candidate], share: float, jobs: int, progress: bool = True) -> List[Progress]:
+    """Train candidates up to a share of their steps, or to the end where that is 1; nothing is done twice.
+
+    Args:
+        candidates: to train.
+        share: of the steps of a run.
+        jobs: processes that train side by side.
+        progress: show a bar.
+
+    Returns:
+        How far each is, in their order.
+
+    Raises:
+        ValueError: a candidate cannot work; names it and says why.
+        KeyboardInterrupt: stopped; the runs have written checkpoints, from which the next search goes on.
+    """
+    found = {index: read_progress(candidate) for index, candidate in enumerate(candidates)}
+    done = {index: one for index, one in found.items() if one is not None and one.reaches(share)}
+    left = [index for index in range(len(candidates)) if index not in done]
+    words = "to the end" if share >= 1 else f"to {share:.0%}"
+    hidden = None if progress else True  # None leaves it to tqdm: a bar on terminals
+    with tqdm(total=len(candidates), initial=len(done), unit="run", desc=words, disable=hidden) as bar:
+        if left:
+            context = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
+            stop = context.Event()
+            with ProcessPoolExecutor(min(jobs, len(left)), context, _start, (stop,)) as pool:
+                futures = {pool.submit(_train, candidates[index], share, _threads(jobs)): index for index in left}
+                try:
+                    for future in as_completed(futures):
+                        done[futures[future]] = future.result()
+                        bar.update(1)
+                except BaseException:
+                    stop.set()
+                    for future in futures:
+                        future.cancel()
+                    raise
+    return [done[index] for index in range(len(candidates))]
+
+
+def _start(stop: Any) -> None:
+    """Of a worker: Ctrl-C is the search's, and so is the end."""
+    global _stop
+    _stop = stop
+    start_worker()
+
+
+def _train(candidate: Candidate, share: float, threads: int) -> Progress:
+    """In a worker: train one candidate and write down how far it came."""
+    from ipu_chem.training.workflow import train
+
+    values = deepcopy(candidate.config)
+    if not values["torch"]["threads"]:
+        values["torch"]["threads"] = threads
+    before = read_progress(candidate)
+    seen = {"step": before.step if before else 0, "total": before.total if before else 0}
+
+    def watch(step: int, total: int, losses: List[float]) -> bool:
+        seen.update(step=step, total=total)
+        enough = share < 1 and step >= budget_steps(total, share) and step < total
+        return enough or (_stop is not None and _stop.is_set())
+
+    started = time.monotonic()
+    candidate.folder.mkdir(parents=True, exist_ok=True)
+    status, message, metrics = "stopped", "", {}  # type: str, str, Dict[str, float]
+    with open(candidate.folder / "log.txt", "a", encoding="utf-8") as log, redirect_stdout(log), redirect_stderr(log):
+        try:
+            resume = (candidate.folder / "checkpoints" / "last.safetensors").is_file()
+            result = train(from_dict(values), resume, watch)
+            metrics = result["metrics"]
+            if result["finished"]:
+                status = "finished"
+            elif result["stopped_by"] or seen["step"] < budget_steps(seen["total"], share):
+                raise KeyboardInterrupt
+        except FloatingPointError as error:
+            status, message = "diverged", str(error)
+        except ValueError as error:
+            raise ValueError(f"candidate {candidate.folder.name}: {error}") from error
+    seconds = time.monotonic() - started + (before.seconds if before else 0.0)
+    reached = Progress(status, seen["step"], seen["total"], seconds, metrics, message)
+    with atomic_file(candidate.folder / "candidate.json", "w") as file:
+        json.dump({**asdict(reached), "config": candidate.config}, file, indent=1)
+    return reached
+
+
+def _threads(jobs: int) -> int:
+    """Of each of several runs that share the cores; 0 leaves them all to one."""
+    return 0 if jobs == 1 else max(1, (os.cpu_count() or 1) // jobs)
+
+
+def _short_names(names: Sequence[str]) -> Dict[str, str]:
+    """Last parts of dotted names where they tell them apart."""
+    last = [name.rpartition(".")[2] for name in names]
+    return {name: end if last.count(end) == 1 else name for name, end in zip(names, last)}
+
+
+def _text(value: Any) -> str:
+    """A value as part of a folder's name."""
+    text = f"{value:g}" if isinstance(value, float) else str(value)
+    return re.sub(r"[^\w.+-]", "_", text)
+
+
+def _nested(key: str, value: Any) -> Dict[str, Any]:
+    first, _, rest = key.partition(".")
+    return {first: _nested(rest, value) if rest else value}
+
+
+def _merge(values: Dict[str, Any], new: Mapping[str, Any]) -> None:
+    for key, value in new.items():
+        if isinstance(value, Mapping):
+            values[key] = dict(values.get(key) or {})
+            _merge(values[key], value)
+        else:
+            values[key] = value

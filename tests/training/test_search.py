@@ -1,0 +1,149 @@
+"""Searches: every candidate a little, the best to the end, nothing twice, and runs as if they had never stopped."""
+
+import csv
+import json
+import threading
+
+import pytest
+import torch
+import yaml
+
+from ipu_chem.cli import main
+from ipu_chem.scaling import candidates as module
+from ipu_chem.scaling.candidates import Progress, budget_steps, make_candidates, read_progress
+from ipu_chem.scaling.search import SearchOptions, estimate_of
+from ipu_chem.training.checkpoint import load_checkpoint
+from ipu_chem.training.logging import read_rows
+from ipu_chem.training.workflow import train
+
+GRID = {"optimizer.learning_rate": [0.001, 0.003, 0.01, 0.03, 1e30]}  # the last one diverges
+
+
+def weights(folder):
+    return load_checkpoint(folder / "checkpoints" / "last.safetensors")[0]["model"]
+
+
+def assert_as_in_one_piece(candidate, make_config, tmp_path):
+    whole = make_config({**candidate.config, "out": str(tmp_path / "whole")})
+    train(whole)
+    for name, value in weights(tmp_path / "whole").items():
+        assert torch.equal(value, weights(candidate.folder)[name]), name
+
+
+@pytest.mark.slow
+def test_a_search_from_the_command_line(options, make_config, tmp_path, capsys):
+    options["training"]["epochs"] = 5
+    (tmp_path / "base.yaml").write_text(yaml.safe_dump(options))
+    (tmp_path / "grid.yaml").write_text(yaml.safe_dump(GRID))
+    out = tmp_path / "search"
+    command = ["search", "--config", f"{tmp_path}/base.yaml", "--grid", f"{tmp_path}/grid.yaml", "--out", str(out)]
+    command += ["--jobs", "2", "--keep", "2", "--fraction", "0.5"]
+    assert main(command) == 0
+    printed = capsys.readouterr().out
+    assert "5 runs, 20% of each; the best 2 go on" in printed
+    assert "needs 3 finished candidates and there are 2" in printed  # one sentence, no calibration
+    result = json.loads((out / "search.json").read_text())
+    assert sorted(row["status"] for row in result["rows"]) == ["diverged", "finished", "finished", "stopped", "stopped"]
+    by_name = {row["name"]: row for row in result["rows"]}
+    assert by_name["learning_rate=1e+30"]["status"] == "diverged" and by_name["learning_rate=1e+30"]["estimate"] is None
+    waiting, *_ = [row for row in result["rows"] if row["status"] == "stopped"]
+    total = waiting["total"]
+    assert waiting["steps"] == budget_steps(total, 0.2) < total and waiting["final"] is None
+    assert all(row["estimate"] <= waiting["estimate"] for row in result["rows"] if row["status"] == "finished")
+    spent = sum(row["steps"] for row in result["rows"])
+    assert result["steps"]["spent"] == spent and result["steps"]["saving"] == pytest.approx(1 - spent / (5 * total))
+
+    # All to the end: what has finished is left alone, what has stopped goes on.
+    finished = {name: (out / name / "candidate.json").read_bytes() for name in by_name}
+    assert main([*command, "--finish_all", "true"]) == 0
+    printed = capsys.readouterr().out
+    result = json.loads((out / "search.json").read_text())
+    for row in by_name.values():
+        same = finished[row["name"]] == (out / row["name"] / "candidate.json").read_bytes()
+        assert same == (row["status"] != "stopped")
+    assert result["calibration"]["points"] == 4 and result["calibration"]["diverged"] == 1
+    assert result["assessment"]["candidates"] == 5 and "R2" in printed and "Spearman" in printed
+    assert (out / "search.png").stat().st_size > 5000
+    with open(out / "search.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["name"] for row in rows] == [row["name"] for row in result["rows"]]
+    assert float(rows[0]["final"]) <= float(rows[1]["final"]) and rows[-1]["final"] == "inf"
+    stopped = next(one for one in make_candidates(options, GRID, out) if one.name == waiting["name"])
+    assert_as_in_one_piece(stopped, make_config, tmp_path)
+    # The estimate is of the first steps alone, although the run has gone on.
+    losses = [row["loss"] for row in read_rows(stopped.folder) if row["kind"] == "train"]
+    budget = budget_steps(total, 0.2)
+    half = losses[budget - round(0.5 * budget) : budget]
+    estimate = estimate_of(stopped, read_progress(stopped), SearchOptions(fraction=0.5))
+    assert estimate.value == pytest.approx(sum(half) / len(half))
+    assert waiting["estimate"] == pytest.approx(estimate.value)
+
+    options["loss"] = "mae"
+    (tmp_path / "base.yaml").write_text(yaml.safe_dump(options))
+    assert main(command) == 1
+    assert "was trained with loss='mse', and the search asks for 'mae': give another --out" in capsys.readouterr().err
+
+
+def test_a_stopped_search_leaves_runs_that_go_on(options, make_config, tmp_path, monkeypatch):
+    (candidate,) = make_candidates(options, {"optimizer.learning_rate": [0.003]}, tmp_path / "search")
+    stop = threading.Event()
+    monkeypatch.setattr(module, "_stop", stop)
+    stop.set()
+    with pytest.raises(KeyboardInterrupt):
+        module._train(candidate, 0.5, 1)
+    assert read_progress(candidate) is None and weights(candidate.folder)
+    stop.clear()
+    reached = module._train(candidate, 0.5, 1)
+    assert reached.status == "stopped" and reached.step == budget_steps(reached.total, 0.5)
+    assert read_progress(candidate) == reached and reached.reaches(0.5) and not reached.reaches(1.0)
+    end = module._train(candidate, 1.0, 1)
+    assert end.status == "finished" and end.step == end.total and end.seconds > reached.seconds and end.metrics
+    assert_as_in_one_piece(candidate, make_config, tmp_path)
+    assert "packs:" in (candidate.folder / "log.txt").read_text()
+
+
+def test_names_and_seeds_of_candidates(options, tmp_path):
+    grid = {"optimizer.learning_rate": ["1e-3", 3e-3], "model.name": ["painn"], "training.seed": [0, 1]}
+    made = make_candidates(options, grid, tmp_path)
+    assert [one.folder.name for one in made][:2] == [
+        "learning_rate=1e-3,name=painn,seed=0",
+        "learning_rate=1e-3,name=painn,seed=1",
+    ]
+    assert {one.name for one in made} == {"learning_rate=1e-3,name=painn", "learning_rate=0.003,name=painn"}
+    assert [one.config["optimizer"]["learning_rate"] for one in made] == [1e-3, 1e-3, 3e-3, 3e-3]
+    assert [one.seed for one in made] == [0, 1, 0, 1]
+    assert all(one.config["training"]["log_every"] == 1 and one.config["model"]["name"] == "painn" for one in made)
+    both = make_candidates(options, {"data.name": ["nci3d"], "model.name": ["painn"]}, tmp_path)
+    assert both[0].name == "data.name=nci3d,model.name=painn"
+
+
+def test_progress_reaches_a_share():
+    assert Progress("stopped", 20, 100, 1.0, {}).reaches(0.2)
+    assert not Progress("stopped", 20, 100, 1.0, {}).reaches(0.21)
+    assert Progress("diverged", 3, 100, 1.0, {}).reaches(1.0) and Progress("finished", 90, 100, 1.0, {}).reaches(1.0)
+    assert [budget_steps(total, 0.2) for total in (1, 10, 11, 100)] == [1, 2, 3, 20]
+
+
+@pytest.mark.parametrize(
+    "grid, words",
+    [
+        ({}, "grid is empty"),
+        (
+            {"optimizer.learning_rat": [1]},
+            "unknown option optimizer.learning_rat; did you mean optimizer.learning_rate",
+        ),
+        ({"optimizer.learning_rate": 1e-3}, "learning_rate of the grid needs a list"),
+        ({"optimizer.learning_rate": [-1.0]}, "candidate learning_rate=-1: "),
+        ({"training.epochs": [2, 2]}, "two candidates of the grid are called epochs=2"),
+    ],
+)
+def test_grids_that_cannot_work_are_refused_before_anything_trains(options, tmp_path, grid, words):
+    with pytest.raises(ValueError, match=words):
+        make_candidates(options, grid, tmp_path / "search")
+    assert not (tmp_path / "search").exists()
+
+
+@pytest.mark.parametrize("values", [{"budget": 1.0}, {"fraction": 0.0}, {"keep": 1}, {"jobs": 0}])
+def test_options_that_cannot_work_are_refused(values):
+    with pytest.raises(ValueError, match="give"):
+        SearchOptions(**values)
