@@ -132,7 +132,7 @@ def fine_tune(run: Path, frames: Path, out: Path, epochs: int) -> None:
 
 
 def dynamics(run: Path, atoms: Any, steps: int) -> Any:
-    """Longest bond between O and H that ever was (Å; inf if atoms met), mean temperature (K), steps until then or all."""
+    """Longest O-H bond that ever was (Å; inf if atoms met), mean temperature (K), steps until then or all."""
     from ase.md.velocitydistribution import MaxwellBoltzmannDistribution, Stationary, ZeroRotation
     from ase.md.verlet import VelocityVerlet
     from ase.units import fs
