@@ -16,6 +16,7 @@ import numpy as np
 from ipu_chem.scaling.fitting import DRAWS, Interval, Replicates, Resampled, fit
 from ipu_chem.scaling.points import Point, check_over, columns
 from ipu_chem.scaling.power_law import check_logarithms, r_squared
+from ipu_chem.scaling.tse import Values
 
 SINGLE, SINGLE_FLOOR = "single power law", "single power law with a floor"
 BROKEN, BROKEN_FLOOR = "broken power law", "broken power law with a floor"
@@ -67,7 +68,7 @@ class BrokenLaw:
     bic: Dict[str, float]
     runs: int
 
-    def __call__(self, resource: Sequence[float]) -> np.ndarray:
+    def __call__(self, resource: Values) -> np.ndarray:
         """Loss at these x."""
         return np.exp(_Law(np.log(np.asarray(resource, np.float64)))(self.theta[None])[0][0])
 
@@ -114,14 +115,8 @@ def broken_law(resource: np.ndarray, loss: np.ndarray, draws: int = DRAWS, seed:
     fitted = _Law(x)(theta[None])[0][0]
     sample = Replicates.of(resource).resample(y, fitted, _PARAMETERS[name], draws, seed)
     drawn, _ = _fit(name, x, sample.values, 2)
-    return BrokenLaw(
-        name,
-        theta,
-        **_intervals(name, theta, drawn, x, sample),
-        r2=r_squared(y, fitted),
-        bic=bic,
-        runs=count,
-    )
+    floor, ranges, breaks = _intervals(name, theta, drawn, x, sample)
+    return BrokenLaw(name, theta, floor, ranges, breaks, r_squared(y, fitted), bic, count)
 
 
 class _Law:
@@ -204,21 +199,20 @@ def _starts(name: str, x: np.ndarray, values: np.ndarray, keep: int) -> np.ndarr
     return np.concatenate(found)[best, np.arange(len(values))].transpose(1, 0, 2)
 
 
-def _intervals(name: str, theta: np.ndarray, drawn: np.ndarray, x: np.ndarray, sample: Resampled) -> Dict[str, object]:
+def _intervals(
+    name: str, theta: np.ndarray, drawn: np.ndarray, x: np.ndarray, sample: Resampled
+) -> Tuple[Optional[Interval], List[Range], Optional[Interval]]:
     """Floor, ranges and break of a fit and of its samples."""
     below = sample.interval(theta[1], drawn[:, 1])
     floor = sample.interval(math.exp(theta[5]), np.exp(drawn[:, 5])) if "floor" in name else None
     low, high = float(np.exp(x.min())), float(np.exp(x.max()))
     if name in (SINGLE, SINGLE_FLOOR):
-        return {"floor": floor, "ranges": [Range(low, high, below)], "breaks": None}
+        return floor, [Range(low, high, below)], None
     above = sample.interval(theta[1] + theta[2], drawn[:, 1] + drawn[:, 2])
     middle, width = theta[3], math.exp(theta[4])
-    ranges = [
-        Range(low, float(np.exp(middle - 2 * width)), below),  # 7/8 of the change of slope lies between
+    sides = [
+        Range(low, float(np.exp(middle - 2 * width)), below),  # three quarters of the change lie between
         Range(float(np.exp(middle + 2 * width)), high, above),
     ]
-    return {
-        "floor": floor,
-        "ranges": [one for one in ranges if one.low < one.high],
-        "breaks": sample.interval(math.exp(theta[3]), np.exp(drawn[:, 3])),
-    }
+    breaks = sample.interval(math.exp(theta[3]), np.exp(drawn[:, 3]))
+    return floor, [side for side in sides if side.low < side.high], breaks

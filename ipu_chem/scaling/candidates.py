@@ -191,6 +191,8 @@ def _train(candidate: Candidate, share: float, threads: int) -> Progress:
     """In a worker: train one candidate and write down how far it came."""
     from ipu_chem.training.workflow import train
 
+    if _stop is not None and _stop.is_set():
+        raise KeyboardInterrupt
     values = deepcopy(candidate.config)
     if not values["torch"]["threads"]:
         values["torch"]["threads"] = threads
@@ -204,7 +206,8 @@ def _train(candidate: Candidate, share: float, threads: int) -> Progress:
 
     started = time.monotonic()
     candidate.folder.mkdir(parents=True, exist_ok=True)
-    status, message, metrics = "stopped", "", {}  # type: str, str, Dict[str, float]
+    status, message = "stopped", ""
+    metrics: Dict[str, float] = {}
     with open(candidate.folder / "log.txt", "a", encoding="utf-8") as log, redirect_stdout(log), redirect_stderr(log):
         try:
             resume = (candidate.folder / "checkpoints" / "last.safetensors").is_file()

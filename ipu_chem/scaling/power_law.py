@@ -10,6 +10,7 @@ import numpy as np
 
 from ipu_chem.scaling.fitting import DRAWS, Interval, Replicates
 from ipu_chem.scaling.points import Point, check_over, columns
+from ipu_chem.scaling.tse import Values
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class PowerLaw:
     r2: float
     runs: int
 
-    def __call__(self, resource: Sequence[float]) -> np.ndarray:
+    def __call__(self, resource: Values) -> np.ndarray:
         """Loss at these R."""
         return self.alpha.value * np.asarray(resource, np.float64) ** -self.beta.value
 

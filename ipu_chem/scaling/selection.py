@@ -8,6 +8,8 @@ from typing import List, NamedTuple, Sequence
 
 import numpy as np
 
+from ipu_chem.scaling.tse import Values
+
 LEAST_KEPT = 2  # one alone would stake the search on the estimate, which early on may prefer what diverges later
 
 
@@ -30,13 +32,13 @@ class Rung(NamedTuple):
     candidates: int
 
 
-def worst_if_not_finite(values: Sequence[float]) -> np.ndarray:
+def worst_if_not_finite(values: Values) -> np.ndarray:
     """[K] float64 with inf for everything that is not finite."""
     array = np.asarray(values, np.float64)
     return np.where(np.isfinite(array), array, math.inf)
 
 
-def survivors(estimates: Sequence[float], keep: int) -> np.ndarray:
+def survivors(estimates: Values, keep: int) -> np.ndarray:
     """Which candidates go on: the ``keep`` of lowest estimate, fewer if others diverged.
 
     Returns:

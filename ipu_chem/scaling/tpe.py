@@ -10,11 +10,12 @@ On data's way: estimates and final losses of candidates -> Calibration, Assessme
 
 import math
 from dataclasses import dataclass
-from typing import Dict, List, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 
 from ipu_chem.scaling.selection import survivors, worst_if_not_finite
+from ipu_chem.scaling.tse import Values
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class Calibration:
     points: int
     diverged: int
 
-    def __call__(self, estimates: Sequence[float]) -> np.ndarray:
+    def __call__(self, estimates: Values) -> np.ndarray:
         """[K] expected final losses; inf for what diverged."""
         values = worst_if_not_finite(estimates)
         finite = np.isfinite(values)
@@ -80,7 +81,7 @@ class Assessment:
     diverged: int
 
 
-def calibrate(estimates: Sequence[float], finals: Sequence[Optional[float]], robust: bool = False) -> Calibration:
+def calibrate(estimates: Values, finals: Sequence[Optional[float]], robust: bool = False) -> Calibration:
     """The line through finished candidates.
 
     Args:
@@ -119,7 +120,7 @@ def calibrate(estimates: Sequence[float], finals: Sequence[Optional[float]], rob
     return Calibration(intercept, slope, r2, float(np.sqrt(np.square(errors).mean())), len(x), diverged)
 
 
-def assess(estimates: Sequence[float], finals: Sequence[Optional[float]], keep: int) -> Assessment:
+def assess(estimates: Values, finals: Sequence[Optional[float]], keep: int) -> Assessment:
     """Compare the ranking by estimates with that by final losses, of all candidates whose final loss is not None.
 
     Raises:
@@ -136,9 +137,11 @@ def assess(estimates: Sequence[float], finals: Sequence[Optional[float]], keep: 
     alike = len(set(x)) == 1 or len(set(y)) == 1
     # Ranks do not care how far behind the last ones are.
     x_ranks, y_ranks = (np.where(np.isfinite(v), v, np.finfo(np.float64).max) for v in (x, y))
+    spearman: Any = (math.nan,) if alike else spearmanr(x_ranks, y_ranks)
+    kendall: Any = (math.nan,) if alike else kendalltau(x_ranks, y_ranks)
     return Assessment(
-        spearman=math.nan if alike else float(spearmanr(x_ranks, y_ranks)[0]),
-        kendall=math.nan if alike else float(kendalltau(x_ranks, y_ranks)[0]),
+        spearman=float(spearman[0]),
+        kendall=float(kendall[0]),
         regret=float(y[kept].min() - y.min()),
         kept=len(kept),
         candidates=len(x),
@@ -179,7 +182,7 @@ def over_seeds(trials: Sequence[Trial]) -> Tuple[List[str], List[float], List[Op
     return list(by_name), estimates, finals
 
 
-def _pairs(estimates: Sequence[float], finals: Sequence[Optional[float]]) -> Tuple[np.ndarray, np.ndarray]:
+def _pairs(estimates: Values, finals: Sequence[Optional[float]]) -> Tuple[np.ndarray, np.ndarray]:
     """Estimates and final losses [F] of what was trained to the end."""
     if len(estimates) != len(finals):
         raise ValueError(f"every candidate needs an estimate and a final loss: not {len(estimates)} and {len(finals)}.")

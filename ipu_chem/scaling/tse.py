@@ -10,9 +10,11 @@ On data's way: metrics.jsonl of a run -> losses [S] -> Estimate -> tpe.
 
 import math
 from dataclasses import dataclass
-from typing import Any, Dict, List, Mapping, Optional, Sequence
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Union
 
 import numpy as np
+
+Values = Union[Sequence[float], np.ndarray]
 
 _DRAWS = 1000
 _LEVEL = 0.95
@@ -44,7 +46,7 @@ class Estimate:
         return f"{self.name} {self.value:.4g} [{self.low:.4g}, {self.high:.4g}] from {self.steps:,} steps"
 
 
-def tail_mean(losses: Sequence[float], fraction: float = 0.1, draws: int = _DRAWS, seed: int = 0) -> Estimate:
+def tail_mean(losses: Values, fraction: float = 0.1, draws: int = _DRAWS, seed: int = 0) -> Estimate:
     """Mean loss of the last ``fraction`` of the steps so far, at least one.
 
     Args:
@@ -56,14 +58,14 @@ def tail_mean(losses: Sequence[float], fraction: float = 0.1, draws: int = _DRAW
     Raises:
         ValueError: no losses, or a fraction that is none.
     """
-    losses = _checked(losses, 1)
+    values = _checked(losses, 1)
     if not 0 < fraction <= 1:
         raise ValueError(f"fraction={fraction}: give the share of the steps that counts, above 0 and at most 1.")
-    window = losses[-max(1, round(fraction * len(losses))) :]
-    return _estimate("tail mean", losses, window[None], np.ones(1), draws, seed)
+    window = values[-max(1, round(fraction * len(values))) :]
+    return _estimate("tail mean", values, window[None], np.ones(1), draws, seed)
 
 
-def tse(losses: Sequence[float], steps_per_epoch: int, epochs: int, draws: int = _DRAWS, seed: int = 0) -> Estimate:
+def tse(losses: Values, steps_per_epoch: int, epochs: int, draws: int = _DRAWS, seed: int = 0) -> Estimate:
     """Training speed estimate: the sum over the first epochs of their mean loss.
 
     Args:
@@ -81,7 +83,7 @@ def tse(losses: Sequence[float], steps_per_epoch: int, epochs: int, draws: int =
 
 
 def tse_e(
-    losses: Sequence[float], steps_per_epoch: int, epochs: int, last: int = 1, draws: int = _DRAWS, seed: int = 0
+    losses: Values, steps_per_epoch: int, epochs: int, last: int = 1, draws: int = _DRAWS, seed: int = 0
 ) -> Estimate:
     """TSE of the ``last`` of the epochs only, E of the paper: what comes before is burn-in; see `tse`."""
     windows = _epochs(losses, steps_per_epoch, epochs)
@@ -91,7 +93,7 @@ def tse_e(
 
 
 def tse_ema(
-    losses: Sequence[float],
+    losses: Values,
     steps_per_epoch: int,
     epochs: int,
     gamma: float = 0.999,
@@ -106,7 +108,7 @@ def tse_ema(
 
 
 def litmatter_estimates(
-    losses: Sequence[float], steps_per_epoch: int, epochs: int, last: int = 1, gamma: float = 0.999
+    losses: Values, steps_per_epoch: int, epochs: int, last: int = 1, gamma: float = 0.999
 ) -> Dict[str, Estimate]:
     """The three as LitMatter's `TrainingSpeedEstimator` counts epochs, to compare with its published values.
 
@@ -183,7 +185,7 @@ def _estimate(name: str, seen: np.ndarray, windows: np.ndarray, weights: np.ndar
     return Estimate(name, value, float(low), float(high), len(seen))
 
 
-def _epochs(losses: Sequence[float], steps_per_epoch: int, epochs: int) -> np.ndarray:
+def _epochs(losses: Values, steps_per_epoch: int, epochs: int) -> np.ndarray:
     """[T, B] losses of the first epochs."""
     if steps_per_epoch < 1 or epochs < 1:
         raise ValueError(f"steps_per_epoch={steps_per_epoch} and epochs={epochs}: give 1 or more of both.")
@@ -191,7 +193,7 @@ def _epochs(losses: Sequence[float], steps_per_epoch: int, epochs: int) -> np.nd
     return _checked(losses, needed)[:needed].reshape(epochs, steps_per_epoch)
 
 
-def _checked(losses: Sequence[float], needed: int) -> np.ndarray:
+def _checked(losses: Values, needed: int) -> np.ndarray:
     values = np.asarray(losses, np.float64)
     if values.ndim != 1 or len(values) < max(needed, 1):
         raise ValueError(

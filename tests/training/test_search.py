@@ -2,7 +2,6 @@
 
 import csv
 import json
-import threading
 
 import pytest
 import torch
@@ -84,15 +83,26 @@ def test_a_search_from_the_command_line(options, make_config, tmp_path, capsys):
     assert "was trained with loss='mse', and the search asks for 'mae': give another --out" in capsys.readouterr().err
 
 
+class StopsLater:
+    """An event that is set when it has been asked four times: before the run, and after each of its first steps."""
+
+    asked = 0
+
+    def is_set(self):
+        self.asked += 1
+        return self.asked > 3
+
+
 def test_a_stopped_search_leaves_runs_that_go_on(options, make_config, tmp_path, monkeypatch):
     (candidate,) = make_candidates(options, {"optimizer.learning_rate": [0.003]}, tmp_path / "search")
-    stop = threading.Event()
-    monkeypatch.setattr(module, "_stop", stop)
-    stop.set()
+    monkeypatch.setattr(module, "_stop", StopsLater())
     with pytest.raises(KeyboardInterrupt):
         module._train(candidate, 0.5, 1)
-    assert read_progress(candidate) is None and weights(candidate.folder)
-    stop.clear()
+    assert read_progress(candidate) is None and read_rows(candidate.folder)[-1]["step"] == 3
+    with pytest.raises(KeyboardInterrupt):  # not even begun
+        module._train(candidate, 0.5, 1)
+    assert read_rows(candidate.folder)[-1]["step"] == 3
+    monkeypatch.setattr(module, "_stop", None)
     reached = module._train(candidate, 0.5, 1)
     assert reached.status == "stopped" and reached.step == budget_steps(reached.total, 0.5)
     assert read_progress(candidate) == reached and reached.reaches(0.5) and not reached.reaches(1.0)
