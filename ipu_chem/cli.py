@@ -1,4 +1,4 @@
-"""The command line: ``ipu-chem prepare | pack | train | search | evaluate | predict | md | relax | generate | ...``.
+"""The command line: ``ipu-chem prepare | pack | train | search | scale | evaluate | predict | md | relax | generate | ...``.
 
 On data's way: flags and YAML -> config -> the workflow of the same name. Heavy imports wait until a command
 runs, so that --help answers at once.
@@ -11,7 +11,7 @@ from typing import Any, Callable, Dict, List, Optional
 
 from ipu_chem import __version__
 from ipu_chem.backends.options import world_of_torchrun
-from ipu_chem.commands import embed, generate, pack, runs, search, simulate
+from ipu_chem.commands import embed, generate, pack, runs, scale, search, simulate
 from ipu_chem.config import RunConfig, keys, nearest
 
 # What went wrong on the user's side of the line: told in one sentence, without a traceback.
@@ -77,6 +77,7 @@ def build_parser() -> "tuple[Any, Dict[str, Callable[[Any], int]]]":
     train.add_argument("--resume", type=str, default=None, help="folder of a run to continue")
     train.add_class_arguments(RunConfig, None)
     search.add_arguments(add("search", "Train many candidates a little and the best of them to the end.", search.run))
+    scale.add_arguments(add("scale", "Train a grid of sizes and say how loss follows size and data.", scale.run))
     runs.add_evaluate_arguments(add("evaluate", "Measure a trained run on one of its splits.", runs.evaluate))
     runs.add_predict_arguments(add("predict", "Predict molecules of a SMILES or 3D file.", runs.predict))
     simulate.add_md_arguments(add("md", "Simulate a molecule with the forces of trained runs.", simulate.md))

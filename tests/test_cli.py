@@ -14,7 +14,7 @@ from ipu_chem.commands.runs import recipes
 
 ROOT = Path(__file__).parent.parent
 COMMANDS = (
-    *("prepare", "pack", "train", "search", "evaluate", "predict", "md", "relax"),
+    *("prepare", "pack", "train", "search", "scale", "evaluate", "predict", "md", "relax"),
     *("generate", "embed", "report", "doctor"),
 )
 

@@ -38,7 +38,7 @@ def run(arguments: Any) -> int:
     options = SearchOptions(**chosen)
     base = check_yaml(config_path(arguments.config))
     out = Path(arguments.out)
-    candidates = make_candidates(base, _read_grid(Path(arguments.grid)), out)
+    candidates = make_candidates(base, read_grid(Path(arguments.grid)), out)
     print(f"{len(candidates)} runs, {options.budget:.0%} of each; the best {options.keep} go on to the end", flush=True)
     result = search(candidates, options)
     paths = write_result(out, result, options)
@@ -47,7 +47,7 @@ def run(arguments: Any) -> int:
     return 0
 
 
-def _read_grid(path: Path) -> Dict[str, Any]:
+def read_grid(path: Path) -> Dict[str, Any]:
     """Dotted options and their values."""
     import yaml
 

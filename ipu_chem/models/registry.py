@@ -9,6 +9,7 @@ from typing import Any, Dict, Set
 from torch import nn
 
 from ipu_chem.models.chemgpt import ChemGPT
+from ipu_chem.models.decoder_layers import Head
 from ipu_chem.models.next_token import NextToken
 from ipu_chem.models.painn import PaiNN
 from ipu_chem.models.schnet import SchNet
@@ -104,3 +105,10 @@ def build_language_model(name: str, vocab_size: int, max_positions: int, **sizes
     """
     taken = {size: value for size, value in sizes.items() if size in sizes_of(name)}
     return NextToken(LANGUAGE_MODELS[name](vocab_size=vocab_size, max_positions=max_positions, **taken))
+
+
+def parameters_without_embeddings(model: nn.Module) -> int:
+    """N of scaling laws: parameters, except rows of symbols, places and elements, read or predicted."""
+    tables = [module for module in model.modules() if isinstance(module, (nn.Embedding, Head))]
+    rows = {id(weight) for module in tables for weight in module.parameters(recurse=False)}
+    return sum(weight.numel() for weight in model.parameters() if id(weight) not in rows)

@@ -16,7 +16,7 @@ from contextlib import redirect_stderr, redirect_stdout
 from copy import deepcopy
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Optional, Sequence
+from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence
 
 from tqdm import tqdm
 
@@ -141,7 +141,13 @@ def read_progress(candidate: Candidate) -> Optional[Progress]:
     return Progress(**saved)
 
 
-def train_all(candidates: Sequence[Candidate], share: float, jobs: int, progress: bool = True) -> List[Progress]:
+def train_all(
+    candidates: Sequence[Candidate],
+    share: float,
+    jobs: int,
+    progress: bool = True,
+    finished: Callable[[int, Progress], None] = lambda index, reached: None,
+) -> List[Progress]:
     """Train candidates up to a share of their steps, or to the end where that is 1; nothing is done twice.
 
     Args:
@@ -149,6 +155,8 @@ def train_all(candidates: Sequence[Candidate], share: float, jobs: int, progress
         share: of the steps of a run.
         jobs: processes that train side by side.
         progress: show a bar.
+        finished: told of every candidate, by its place in ``candidates``, as soon as it is there; also of those that an
+            earlier call has trained.
 
     Returns:
         How far each is, in their order.
@@ -159,6 +167,8 @@ def train_all(candidates: Sequence[Candidate], share: float, jobs: int, progress
     """
     found = {index: read_progress(candidate) for index, candidate in enumerate(candidates)}
     done = {index: one for index, one in found.items() if one is not None and one.reaches(share)}
+    for index, reached in done.items():
+        finished(index, reached)
     left = [index for index in range(len(candidates)) if index not in done]
     words = "to the end" if share >= 1 else f"to {share:.0%}"
     hidden = None if progress else True  # None leaves it to tqdm: a bar on terminals
@@ -171,6 +181,7 @@ def train_all(candidates: Sequence[Candidate], share: float, jobs: int, progress
                 try:
                     for future in as_completed(futures):
                         done[futures[future]] = future.result()
+                        finished(futures[future], done[futures[future]])
                         bar.update(1)
                 except BaseException:
                     stop.set()

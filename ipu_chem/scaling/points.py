@@ -15,7 +15,9 @@ import numpy as np
 
 from packing.files import PathLike, atomic_file
 
-STEPS_HELD = "steps held"  # every run has the same number of optimizer steps
+STEPS_HELD = "steps held"  # every run has the same number of optimizer steps, as near as whole epochs allow
+STEPS_TOLERANCE = 0.05  # share by which held steps may differ
+EPOCHS_HELD = "epochs held"  # every run sees its molecules as often: runs on more of them take more steps
 CONVERGED = "converged:"  # begins a rule that says when a run counts as converged
 
 # What else must be the same when loss is followed over one of them.
@@ -33,9 +35,9 @@ class Point:
         flops: of the whole training; about 6 * parameters * symbols seen.
         steps: optimizer steps.
         seed: of weights and order.
-        loss: on held-out molecules at the end, in natural units; inf for a run that diverged.
+        loss: on held-out molecules, of the weights that are kept, in natural units; inf for a run that diverged.
         loss_name: what it is, such as nats_per_token or nats_per_heavy_atom.
-        rule: when training ended: "steps held", or "converged: " and the stated rule.
+        rule: when training ended: "steps held", "epochs held", or "converged: " and the stated rule.
         tokenizer: fingerprint of the vocabulary; empty where there is none.
         config: `config_hash` of the run.
     """
@@ -55,10 +57,10 @@ class Point:
     def __post_init__(self) -> None:
         if min(self.parameters, self.tokens, self.molecules, self.flops, self.steps) <= 0:
             raise ValueError(f"{self}: parameters, tokens, molecules, flops and steps are above 0.")
-        if self.rule != STEPS_HELD and not self.rule.partition(CONVERGED)[2].strip():
+        if self.rule not in (STEPS_HELD, EPOCHS_HELD) and not self.rule.partition(CONVERGED)[2].strip():
             raise ValueError(
-                f"{self}: its rule is {self.rule!r}; give {STEPS_HELD!r}, or {CONVERGED!r} and the rule by which a run "
-                "counts as converged."
+                f"{self}: its rule is {self.rule!r}; give {STEPS_HELD!r}, {EPOCHS_HELD!r}, or {CONVERGED!r} and the rule "
+                "by which a run counts as converged."
             )
 
     def __str__(self) -> str:
@@ -147,10 +149,10 @@ def check_comparable(points: Sequence[Point]) -> None:
             "of them."
         )
     steps = _different(points, "steps")
-    if rules[0] == STEPS_HELD and len(steps) > 1:
+    if rules[0] == STEPS_HELD and not steps_agree(steps):
         raise ValueError(
-            f"the points say that steps are held, and have {steps[0]:,} and {steps[1]:,}: train all for as many, or to "
-            "convergence by one stated rule."
+            f"the points say that steps are held, and have {steps[0]:,} and {steps[-1]:,}: train all for as many, or "
+            "to convergence by one stated rule."
         )
     runs = Counter((point.parameters, point.tokens, point.seed) for point in points)
     (size, data, seed), times = runs.most_common(1)[0]
@@ -164,6 +166,11 @@ def check_comparable(points: Sequence[Point]) -> None:
                 f"N={size:,}, D={data:,} lacks seed {min(missing)}, which others have: train it, or leave that seed "
                 "out everywhere."
             )
+
+
+def steps_agree(steps: Sequence[int]) -> bool:
+    """Whether numbers of steps count as the same, `STEPS_TOLERANCE` apart at most."""
+    return max(steps) <= (1 + STEPS_TOLERANCE) * min(steps)
 
 
 def check_over(points: Sequence[Point], over: str) -> None:

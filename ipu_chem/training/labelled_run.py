@@ -93,7 +93,9 @@ class LabelledData(RunData):
         """See `RunData.describe`."""
         kind = "rocauc" if self.learns_classes else "mae"
         notes = [f"note: {note}" for note in self.store.info.get("notes", [])]
+        lengths = self.atoms.lengths
         return {
+            "atoms": {split: int(lengths[items].sum()) for split, items in self.items.items() if len(items)},
             "targets": [{"name": one.name, "unit": one.unit, kind: one.metric(kind)} for one in self.learnt],
             "baseline_name": self._beside_name,
             "announced": [f"targets: {', '.join(target.name for target in self.learnt)}", *notes],

@@ -19,7 +19,7 @@ from ipu_chem.backends.base import Backend
 from ipu_chem.backends.options import World, world_of_torchrun
 from ipu_chem.config import RunConfig, check_resumable, from_dict, to_dict
 from ipu_chem.data import splits
-from ipu_chem.models.registry import reads_text
+from ipu_chem.models.registry import parameters_without_embeddings, reads_text
 from ipu_chem.optim import Schedule
 from ipu_chem.training.checkpoint import load_checkpoint
 from ipu_chem.training.filter_guard import FilterGuard, with_filters_of
@@ -208,6 +208,7 @@ def describe_run(config: RunConfig, data: RunData, backend: Backend, model: torc
             **{name: described[name] for name in ("positions",) if name in described},
         },
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "parameters without embeddings": parameters_without_embeddings(model),
         "environment": {
             "ipu-chem": ipu_chem.__version__,
             "python": platform.python_version(),

@@ -1,0 +1,317 @@
+"""A scaling study: a grid of sizes, amounts of data and seeds, each combination trained to its end and made a point.
+
+Loss follows data only when nothing else does. So the runs of a study share the shape of a pack, the held-out molecules,
+the number of optimizer steps (or one other rule of when training ends) and the number of evaluations that the best
+weights are chosen from.
+
+On data's way: base config, grid -> candidates -> `train_all` -> run folders -> points.json -> `study_report`.
+"""
+
+import json
+import math
+from contextlib import redirect_stdout
+from dataclasses import asdict, dataclass, replace
+from io import StringIO
+from pathlib import Path
+from typing import Any, Dict, List, Mapping, Sequence, Tuple
+
+import numpy as np
+
+from ipu_chem.config import from_dict
+from ipu_chem.scaling.candidates import Candidate, Progress, make_candidates, train_all
+from ipu_chem.scaling.points import (
+    CONVERGED,
+    EPOCHS_HELD,
+    STEPS_HELD,
+    STEPS_TOLERANCE,
+    Point,
+    config_hash,
+    steps_agree,
+    write_points,
+)
+from packing.files import atomic_file
+
+_SEED, _DATA = "training.seed", "data.train"
+_RULES = ("steps", "epochs")
+
+
+@dataclass(frozen=True)
+class StudyOptions:
+    """How a study trains.
+
+    Attributes:
+        rule: when training ends: steps, the same number for all, or epochs, those of the config.
+        steps: that all runs make, as near as whole epochs allow; 0 is what the config's epochs of the most data are.
+        metric: validation metric that is the loss; empty is nats_per_heavy_atom of text, the forces' error where forces
+            are learnt, else the first one.
+        jobs: runs side by side.
+    """
+
+    rule: str = "steps"
+    steps: int = 0
+    metric: str = ""
+    jobs: int = 1
+
+    def __post_init__(self) -> None:
+        if self.rule not in _RULES:
+            raise ValueError(f"rule={self.rule!r}: choose {' or '.join(_RULES)}.")
+        if self.steps < 0 or self.jobs < 1 or (self.steps and self.rule != "steps"):
+            raise ValueError(
+                f"steps={self.steps}, jobs={self.jobs}: give 1 or more jobs, and steps of 0 or more with rule=steps only."
+            )
+
+
+@dataclass(frozen=True)
+class Amount:
+    """How runs on one amount of data train.
+
+    Attributes:
+        train: value of data.train.
+        molecules, tokens: of the training molecules, each counted once; of graphs, atoms.
+        steps_per_epoch: optimizer steps of a pass over them.
+        epochs, evaluate_every: of their runs.
+    """
+
+    train: float
+    molecules: int
+    tokens: int
+    steps_per_epoch: int
+    epochs: int
+    evaluate_every: int
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of a run."""
+        return self.epochs * self.steps_per_epoch
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a study will train.
+
+    Attributes:
+        candidates: its runs.
+        amounts: of data, least first.
+        rule: of `Point`.
+    """
+
+    candidates: List[Candidate]
+    amounts: List[Amount]
+    rule: str
+
+    def lines(self) -> List[str]:
+        """What to print before the wait."""
+        found = [f"{len(self.candidates)} runs; {self.rule}"]
+        for one in self.amounts:
+            found.append(
+                f"{one.molecules:,} molecules, {one.tokens:,} symbols: {one.epochs:,} epochs of {one.steps_per_epoch:,} "
+                f"steps are {one.steps:,}, evaluated every {one.evaluate_every:,}"
+            )
+        if self.rule != STEPS_HELD and not steps_agree([one.steps for one in self.amounts]):
+            found.append("runs on more data take more steps: exponents of data mix both")
+        return found
+
+
+def make_plan(base: Mapping[str, Any], grid: Mapping[str, Sequence[Any]], out: Path, options: StudyOptions) -> Plan:
+    """The runs of a study; what is decided once is kept in plan.json of its folder.
+
+    Args:
+        base: nested values of a run.
+        grid: values of options of the model, of data.train and of training.seed.
+        out: folder of the study.
+        options: of the study.
+
+    Raises:
+        ValueError: see `make_candidates` and `load_data`; the grid varies something else, no molecules are held out, or
+            whole epochs are too coarse for that many steps.
+    """
+    for key in grid:
+        if key not in (_SEED, _DATA) and not key.startswith("model."):
+            raise ValueError(
+                f"{key}: a scaling study varies options of the model, {_DATA} and {_SEED}; `ipu-chem search` is for all "
+                "others."
+            )
+    candidates = make_candidates(base, grid, out)
+    values = _in_order({one.config["data"]["train"] for one in candidates})
+    # The most data and the widest model decide the shape of a pack for all.
+    reference = max(
+        (one.config for one in candidates if one.config["data"]["train"] == values[-1]),
+        key=lambda config: _width(config),
+    )
+    asked = {
+        **{name: reference[name] for name in ("pack", "model", "batching", "force_share")},
+        "data": {name: value for name, value in reference["data"].items() if name not in ("cache", "workers")},
+        "training": {name: reference["training"][name] for name in ("epochs", "evaluate_every", "early_stopping")},
+        "train": values,
+        "rule": options.rule,
+        "steps": options.steps,
+    }
+    path = out / "plan.json"
+    made = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    if made.get("asked") == asked:
+        pack, amounts = made["pack"], [Amount(**one) for one in made["amounts"]]
+    else:
+        pack, amounts = _amounts(reference, values, options)
+        out.mkdir(parents=True, exist_ok=True)
+        with atomic_file(path, "w") as file:
+            json.dump({"asked": asked, "pack": pack, "amounts": [asdict(one) for one in amounts]}, file, indent=1)
+    patience = reference["training"]["early_stopping"]
+    if options.rule == "steps":
+        rule = STEPS_HELD
+    else:
+        rule = f"{CONVERGED} no better in {patience} evaluations" if patience else EPOCHS_HELD
+    by_value = {one.train: one for one in amounts}
+    return Plan([_planned(one, pack, by_value, options) for one in candidates], amounts, rule)
+
+
+def run_study(plan: Plan, out: Path, options: StudyOptions, progress: bool = True) -> List[Point]:
+    """Train what is not trained yet; every run is in points.json of the study's folder as soon as it has finished.
+
+    Raises:
+        ValueError: see `train_all` and `point_of`.
+        KeyboardInterrupt: stopped; the next call goes on from there.
+    """
+    points: Dict[int, Point] = {}
+
+    def finished(index: int, reached: Progress) -> None:
+        points[index] = point_of(plan.candidates[index], reached, plan.rule, options.metric)
+        write_points(out / "points.json", [points[place] for place in sorted(points)])
+
+    train_all(plan.candidates, 1.0, options.jobs, progress, finished)
+    return [points[place] for place in sorted(points)]
+
+
+def point_of(candidate: Candidate, reached: Progress, rule: str, metric: str = "") -> Point:
+    """A finished run as a point, from what its folder says of it.
+
+    FLOPs are 6 N a symbol (2 N forward, 4 N back, Kaplan et al., "Scaling laws for neural language models", 2020) and D
+    symbols an epoch: 6 N D epochs. Attention's scores are left out, and of graphs the work on edges.
+
+    Raises:
+        ValueError: the run has no such metric; names those it has.
+    """
+    run = json.loads((candidate.folder / "run.json").read_text(encoding="utf-8"))
+    tokens = (run.get("tokens") or run["atoms"])["train"]
+    parameters = run["parameters without embeddings"]
+    epochs = reached.step / reached.total * candidate.config["training"]["epochs"]
+    name = metric or _usual_metric(list(reached.metrics), "tokens" in run)
+    if reached.status == "diverged":
+        loss = math.inf
+    elif name in reached.metrics:
+        loss = reached.metrics[name]
+    else:
+        raise ValueError(f"--metric {name}: the runs have {', '.join(reached.metrics)}.")
+    return Point(
+        parameters=parameters,
+        tokens=tokens,
+        molecules=run["splits"]["train"],
+        flops=6.0 * parameters * tokens * epochs,
+        steps=reached.step,
+        seed=candidate.seed,
+        loss=loss,
+        loss_name=name,
+        rule=rule,
+        tokenizer=run.get("tokenizer", ""),
+        config=config_hash(candidate.config),
+    )
+
+
+def _usual_metric(names: Sequence[str], is_text: bool) -> str:
+    """Comparable over vocabularies, or what is hardest to learn; of a run that diverged at once, nothing is known."""
+    wanted = "nats_per_heavy_atom" if is_text else "mae_forces"
+    return next((name for name in names if name.startswith(wanted)), names[0] if names else wanted)
+
+
+def _amounts(
+    reference: Dict[str, Any], values: List[float], options: StudyOptions
+) -> Tuple[Dict[str, int], List[Amount]]:
+    """Shape of a pack, and how runs on every amount of data train; loads each once, the most data first."""
+    from ipu_chem.training.run import load_data
+
+    pack: Dict[str, int] = {}
+    found: List[Tuple[float, int, int, int]] = []
+    held_out = None
+    for value in reversed(values):
+        values_of_run = {**reference, "data": {**reference["data"], "train": value}}
+        values_of_run["pack"] = {**reference["pack"], **pack}
+        config = from_dict(values_of_run)
+        with redirect_stdout(StringIO()):  # each run says it again in its log
+            data = load_data(config)
+        if "validation" not in data.plans:
+            raise ValueError("a scaling study needs held-out molecules to measure losses on: set data.validation.")
+        if held_out is None:
+            held_out, pack = data.items["validation"], _fixed_pack(reference["pack"], data.budget.as_dict())
+        elif not np.array_equal(held_out, data.items["validation"]):
+            raise ValueError(
+                f"data.split={config.data.split} holds other molecules out when data.train={value:g}: give an index file "
+                "or data.split=random."
+            )
+        described = data.describe(config)
+        tokens = (described.get("tokens") or described["atoms"])["train"]
+        found.append((value, len(data.items["train"]), tokens, data.loader("train", config).steps_per_epoch))
+    molecules = [one[1] for one in found]
+    if len(set(molecules)) < len(molecules):
+        raise ValueError(
+            f"data.train={values[0]:g} and others of the grid give the same {molecules[0]:,} training molecules with "
+            f"data.split={reference['data']['split']}: leave some out, or choose data.split=random."
+        )
+    epochs, every = reference["training"]["epochs"], reference["training"]["evaluate_every"]
+    wanted = options.steps or epochs * found[0][3]
+    held = [max(1, round(wanted / one[3])) if options.rule == "steps" else epochs for one in found]
+    looks = math.ceil(held[0] / every)
+    amounts = [
+        Amount(*one, own, every if options.rule == "epochs" else math.ceil(own / looks))
+        for one, own in zip(found, held)
+    ]
+    steps = [one.steps for one in amounts]
+    if options.rule == "steps" and not steps_agree(steps):
+        raise ValueError(
+            f"in whole epochs the runs would take {min(steps):,} to {max(steps):,} steps, and steps that are held may "
+            f"differ by {STEPS_TOLERANCE:.0%}: give --steps {_more(found, wanted):,} or more, or --rule epochs."
+        )
+    return pack, amounts[::-1]
+
+
+def _more(found: Sequence[Tuple[float, int, int, int]], wanted: int) -> int:
+    """Passes over the most data whose steps whole epochs of all amounts come near, more than ``wanted``."""
+    most = max(one[3] for one in found)
+    for passes in range(wanted // most + 1, wanted // most + 1000):
+        steps = [max(1, round(passes * most / one[3])) * one[3] for one in found]
+        if steps_agree(steps):
+            return passes * most
+    return 20 * most
+
+
+def _planned(
+    candidate: Candidate, pack: Dict[str, int], amounts: Dict[float, Amount], options: StudyOptions
+) -> Candidate:
+    """A candidate that trains as its study wants it."""
+    config = candidate.config
+    one = amounts[config["data"]["train"]]
+    training = {**config["training"], "epochs": one.epochs, "evaluate_every": one.evaluate_every}
+    if options.rule == "steps":
+        training["early_stopping"] = 0
+    return replace(candidate, config={**config, "pack": {**config["pack"], **pack}, "training": training})
+
+
+def _fixed_pack(pack: Mapping[str, Any], budget: Mapping[str, int]) -> Dict[str, int]:
+    """Capacities that the config leaves open, so that all runs have those of the most data."""
+    edges = () if pack["device_neighbors"] else ("edges",)  # the device makes its own
+    return {name: budget[name] for name in ("nodes", *edges, "graphs", "tokens") if name in budget and not pack[name]}
+
+
+def _in_order(values: "set[float]") -> List[float]:
+    """Least data first.
+
+    Raises:
+        ValueError: shares and numbers, of which none knows which is more.
+    """
+    if any(0 < value < 1 for value in values) and any(value >= 1 for value in values):
+        raise ValueError("data.train of the grid has shares and numbers of molecules: give one of them.")
+    return sorted(values, key=lambda value: value or math.inf)  # 0 is all there are
+
+
+def _width(config: Mapping[str, Any]) -> int:
+    from ipu_chem.models.chemgpt import width_of
+
+    return width_of(config["model"]["size"], config["model"]["hidden_features"])
