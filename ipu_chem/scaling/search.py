@@ -193,7 +193,10 @@ def _result(
     calibration = assessment = None
     try:
         calibration = calibrate(means, finals)
-        assessment = assess(means, finals, options.keep)
+        if sum(final is not None for final in finals) > options.keep:  # of those it chose, no choice can be judged
+            assessment = assess(means, finals, options.keep)
+        else:
+            notes.append("how well the estimates rank is seen with --finish_all true, which trains all to the end")
     except ValueError as error:
         notes.append(str(error))
     rows = []
