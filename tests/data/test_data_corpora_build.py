@@ -113,7 +113,7 @@ def test_workers_end_with_their_parent(smiles, tmp_path, expected, capsys):
 
 
 def test_interrupted_from_the_keyboard(smiles, tmp_path, expected, capsys):
-    process = started(smiles, tmp_path, pause=1.0)
+    process = started(smiles, tmp_path, pause=5.0)
     os.killpg(process.pid, signal.SIGINT)
     error = process.communicate(timeout=60)[1].decode()
     assert process.returncode != 0 and "the same call goes on there" in error
