@@ -1,4 +1,4 @@
-"""The command line: ``ipu-chem prepare | pack | train | search | scale | evaluate | predict | md | relax | generate | ...``.
+"""The command line: ``ipu-chem prepare | pack | train | search | scale | evaluate | predict | md | generate | ...``.
 
 On data's way: flags and YAML -> config -> the workflow of the same name. Heavy imports wait until a command
 runs, so that --help answers at once.

@@ -59,8 +59,8 @@ class Point:
             raise ValueError(f"{self}: parameters, tokens, molecules, flops and steps are above 0.")
         if self.rule not in (STEPS_HELD, EPOCHS_HELD) and not self.rule.partition(CONVERGED)[2].strip():
             raise ValueError(
-                f"{self}: its rule is {self.rule!r}; give {STEPS_HELD!r}, {EPOCHS_HELD!r}, or {CONVERGED!r} and the rule "
-                "by which a run counts as converged."
+                f"{self}: its rule is {self.rule!r}; give {STEPS_HELD!r}, {EPOCHS_HELD!r}, or {CONVERGED!r} and the "
+                "rule by which a run counts as converged."
             )
 
     def __str__(self) -> str:

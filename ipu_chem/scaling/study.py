@@ -57,7 +57,7 @@ class StudyOptions:
             raise ValueError(f"rule={self.rule!r}: choose {' or '.join(_RULES)}.")
         if self.steps < 0 or self.jobs < 1 or (self.steps and self.rule != "steps"):
             raise ValueError(
-                f"steps={self.steps}, jobs={self.jobs}: give 1 or more jobs, and steps of 0 or more with rule=steps only."
+                f"steps={self.steps}, jobs={self.jobs}: give 1 or more jobs, and steps for rule=steps only."
             )
 
 
@@ -104,8 +104,8 @@ class Plan:
         found = [f"{len(self.candidates)} runs; {self.rule}"]
         for one in self.amounts:
             found.append(
-                f"{one.molecules:,} molecules, {one.tokens:,} symbols: {one.epochs:,} epochs of {one.steps_per_epoch:,} "
-                f"steps are {one.steps:,}, evaluated every {one.evaluate_every:,}"
+                f"{one.molecules:,} molecules, {one.tokens:,} symbols: {one.epochs:,} epochs of "
+                f"{one.steps_per_epoch:,} steps are {one.steps:,}, evaluated every {one.evaluate_every:,}"
             )
         if self.rule != STEPS_HELD and not steps_agree([one.steps for one in self.amounts]):
             found.append("runs on more data take more steps: exponents of data mix both")
@@ -128,16 +128,13 @@ def make_plan(base: Mapping[str, Any], grid: Mapping[str, Sequence[Any]], out: P
     for key in grid:
         if key not in (_SEED, _DATA) and not key.startswith("model."):
             raise ValueError(
-                f"{key}: a scaling study varies options of the model, {_DATA} and {_SEED}; `ipu-chem search` is for all "
-                "others."
+                f"{key}: a scaling study varies options of the model, {_DATA} and {_SEED}; `ipu-chem search` is for "
+                "all others."
             )
     candidates = make_candidates(base, grid, out)
     values = _in_order({one.config["data"]["train"] for one in candidates})
     # The most data and the widest model decide the shape of a pack for all.
-    reference = max(
-        (one.config for one in candidates if one.config["data"]["train"] == values[-1]),
-        key=lambda config: _width(config),
-    )
+    reference = max((one.config for one in candidates if one.config["data"]["train"] == values[-1]), key=_width)
     asked = {
         **{name: reference[name] for name in ("pack", "model", "batching", "force_share")},
         "data": {name: value for name, value in reference["data"].items() if name not in ("cache", "workers")},
@@ -243,8 +240,8 @@ def _amounts(
             held_out, pack = data.items["validation"], _fixed_pack(reference["pack"], data.budget.as_dict())
         elif not np.array_equal(held_out, data.items["validation"]):
             raise ValueError(
-                f"data.split={config.data.split} holds other molecules out when data.train={value:g}: give an index file "
-                "or data.split=random."
+                f"data.split={config.data.split} holds other molecules out when data.train={value:g}: give "
+                "data.split=random."
             )
         described = data.describe(config)
         tokens = (described.get("tokens") or described["atoms"])["train"]
@@ -259,10 +256,7 @@ def _amounts(
     wanted = options.steps or epochs * found[0][3]
     held = [max(1, round(wanted / one[3])) if options.rule == "steps" else epochs for one in found]
     looks = math.ceil(held[0] / every)
-    amounts = [
-        Amount(*one, own, every if options.rule == "epochs" else math.ceil(own / looks))
-        for one, own in zip(found, held)
-    ]
+    amounts = [Amount(*one, own, math.ceil(own / looks)) for one, own in zip(found, held)]
     steps = [one.steps for one in amounts]
     if options.rule == "steps" and not steps_agree(steps):
         raise ValueError(

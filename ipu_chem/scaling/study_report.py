@@ -13,7 +13,6 @@ from typing import Any, Callable, List, NamedTuple, Optional, Sequence, Tuple
 import numpy as np
 
 from ipu_chem.scaling.broken_law import BrokenLaw, fit_broken
-from ipu_chem.scaling.fitting import Interval
 from ipu_chem.scaling.frontier import frontier_of
 from ipu_chem.scaling.joint_law import JointLaw, fit_joint
 from ipu_chem.scaling.points import STEPS_HELD, Point, check_comparable, write_points
@@ -133,11 +132,11 @@ def lines(study: Study) -> List[str]:
     if first.rule != STEPS_HELD:
         found.append("steps differ with the data: its exponents are of more data and more steps together")
     if study.regimes:
-        found.append(f"{'N':>14} {'D':>14} {'loss':>10} {'per log N':>10} {'per log D':>10}  limited by")
+        found.append(f"{'N':>14} {'D':>14} {'loss':>10} {'over N':>8} {'over D':>8}  limited by (local exponents)")
         for one in study.regimes:
             found.append(
-                f"{one.parameters:>14,} {one.tokens:>14,} {one.loss:>10.4g} {-one.size_slope:>10.3f} "
-                f"{-one.data_slope:>10.3f}  {one.limited_by}"
+                f"{one.parameters:>14,} {one.tokens:>14,} {one.loss:>10.4g} {one.size_slope:>8.3f} "
+                f"{one.data_slope:>8.3f}  {one.limited_by}"
             )
     if study.fitted and (study.width or study.data):
         found.append("exponents, with intervals of 95 %:")
@@ -229,7 +228,7 @@ def _of_break(law: BrokenLaw, name: str) -> List[str]:
 
 def _plain(value: Any) -> Any:
     """As JSON: intervals by name, what is not finite as null."""
-    if isinstance(value, Interval) or hasattr(value, "_asdict"):
+    if hasattr(value, "_asdict"):
         return {name: _plain(inner) for name, inner in value._asdict().items()}
     if is_dataclass(value):
         return {field.name: _plain(getattr(value, field.name)) for field in fields(value)}

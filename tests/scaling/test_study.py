@@ -1,0 +1,231 @@
+"""Scaling studies: runs at held steps become points, once each; what points say, and what they cannot."""
+
+import json
+import math
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+sys.path.append(str(Path(__file__).resolve().parent.parent))
+from support import CHAINS
+
+from ipu_chem.cli import main
+from ipu_chem.config import from_dict
+from ipu_chem.models.registry import parameters_without_embeddings
+from ipu_chem.scaling import study as module
+from ipu_chem.scaling.candidates import Progress
+from ipu_chem.scaling.points import EPOCHS_HELD, STEPS_HELD, Point, check_comparable, read_points
+from ipu_chem.scaling.study import StudyOptions, make_plan, point_of
+from ipu_chem.scaling.study_report import analyse, lines, regimes_of, write_study
+from ipu_chem.training.run import load_data
+
+GRID = {"model.hidden_features": [8, 16], "data.train": [12, 48], "training.seed": [0]}
+
+
+@pytest.fixture
+def base(tmp_path):
+    """Options of a language model on small molecules, of which a run takes a second."""
+    (tmp_path / "chains.smi").write_text("\n".join(CHAINS) + "\n")
+    return {
+        "data": {
+            "name": "file",
+            "path": str(tmp_path / "chains.smi"),
+            "cache": str(tmp_path / "cache"),
+            "validation": 8,
+            "test": 8,
+            "workers": 1,
+        },
+        "model": {"name": "chemgpt", "hidden_features": 8, "num_layers": 1},
+        "optimizer": {"learning_rate": 0.01},
+        "batching": {"micro_batch_size": 1},
+        "training": {"epochs": 4},
+        "accelerator": "cpu",
+        "torch": {"threads": 1},
+    }
+
+
+def command(tmp_path, base, *more, grid=GRID):
+    (tmp_path / "base.yaml").write_text(yaml.safe_dump(base))
+    (tmp_path / "grid.yaml").write_text(yaml.safe_dump(grid, sort_keys=False))
+    return ["scale", "--config", f"{tmp_path}/base.yaml", "--grid", f"{tmp_path}/grid.yaml"] + [
+        *("--out", str(tmp_path / "study")),
+        *more,
+    ]
+
+
+@pytest.mark.slow
+def test_a_study_from_the_command_line(base, tmp_path, capsys):
+    out = tmp_path / "study"
+    assert main(command(tmp_path, base)) == 0
+    printed = capsys.readouterr().out
+    assert "4 runs; steps held" in printed and "needs runs of 3 sizes and there are 2" in printed
+    points = read_points(out / "points.json")
+    check_comparable(points)
+    by_grid = {(one.parameters, one.molecules): one for one in points}
+    for width in (8, 16):
+        for train in (12, 48):
+            values = {**base, "model": {**base["model"], "hidden_features": width}, "data": {**base["data"]}}
+            values["data"]["train"] = train
+            data = load_data(from_dict(values))
+            # Attention: 4 F^2 + F; feed-forward: 8 F^2 + 5 F; three normalizations.
+            parameters = 12 * width**2 + 12 * width
+            assert parameters_without_embeddings(data.model(from_dict(values))) == parameters
+            point = by_grid[parameters, train]
+            assert point.tokens == data.ids.lengths[data.items["train"]].sum()
+            run = json.loads((out / f"hidden_features={width},train={train},seed=0" / "candidate.json").read_text())
+            epochs = run["config"]["training"]["epochs"]
+            assert point.flops == pytest.approx(6 * parameters * point.tokens * epochs)
+            assert point.loss_name == "nats_per_heavy_atom" and point.loss == run["metrics"]["nats_per_heavy_atom"]
+            assert point.steps == run["step"] and point.rule == STEPS_HELD and point.tokenizer
+    steps = {one.steps for one in points}
+    assert max(steps) <= 1.05 * min(steps)  # four times the data, and as many steps
+    saved = json.loads((out / "study.json").read_text())
+    assert len(saved["points"]) == 4 and len(saved["regimes"]) == 4 and saved["data"] is None and saved["notes"]
+    assert len((out / "points.csv").read_text().splitlines()) == 5
+    assert (out / "loss_over_parameters.png").stat().st_size > 5000 and (out / "frontier.png").is_file()
+
+    # Again: nothing trains, and a further seed trains alone.
+    before = {path: path.stat().st_mtime_ns for path in out.glob("*/candidate.json")}
+    assert len(before) == 4
+    assert main(command(tmp_path, base)) == 0
+    assert main(command(tmp_path, base, grid={**GRID, "training.seed": [0, 1]})) == 0
+    after = {path: path.stat().st_mtime_ns for path in out.glob("*/candidate.json")}
+    assert len(after) == 8 and all(after[path] == time for path, time in before.items())
+    assert sorted(one.seed for one in read_points(out / "points.json")) == [0] * 4 + [1] * 4
+
+
+@pytest.mark.slow
+def test_points_are_written_as_runs_finish(base, tmp_path, monkeypatch):
+    seen = []
+
+    def counted(path, points):
+        seen.append(len(points))
+        if len(seen) == 1:
+            raise KeyboardInterrupt
+        write(path, points)
+
+    write = module.write_points
+    monkeypatch.setattr(module, "write_points", counted)
+    arguments = command(tmp_path, base, "--steps", "8", grid={**GRID, "data.train": [48]})
+    assert main(arguments) == 130  # as by Ctrl-C
+    assert main(arguments) == 0 and seen == [1, 1, 2]
+    assert len(read_points(tmp_path / "study" / "points.json")) == 2
+
+
+def test_whole_epochs_that_are_too_coarse_are_refused_before_anything_trains(base, tmp_path):
+    out = tmp_path / "study"
+    with pytest.raises(ValueError, match=r"in whole epochs .* give --steps \d+ or more, or --rule epochs"):
+        make_plan(base, GRID, out, StudyOptions(steps=1))
+    assert not out.exists()
+    plan = make_plan(base, GRID, out, StudyOptions(rule="epochs"))
+    assert {one.epochs for one in plan.amounts} == {4} and plan.rule == EPOCHS_HELD
+    assert "runs on more data take more steps" in plan.lines()[-1]
+    base["training"]["early_stopping"] = 3
+    assert make_plan(base, GRID, out, StudyOptions(rule="epochs")).rule == "converged: no better in 3 evaluations"
+    held = make_plan(base, GRID, out, StudyOptions())
+    assert all(one.config["training"]["early_stopping"] == 0 for one in held.candidates)
+    assert (
+        len({one.config["pack"]["tokens"] for one in held.candidates}) == 1
+        and held.candidates[0].config["pack"]["tokens"]
+    )
+
+
+@pytest.mark.parametrize(
+    "grid, options, words",
+    [
+        ({"optimizer.learning_rate": [0.1]}, {}, "varies options of the model, data.train and training.seed"),
+        ({"data.train": [0.5, 20]}, {}, "shares and numbers"),
+        ({"data.train": [0, 56]}, {}, "give the same 56 training molecules"),
+        ({"data.train": [20]}, {"rule": "time"}, "choose steps or epochs"),
+        ({"data.train": [20]}, {"rule": "epochs", "steps": 5}, "steps for rule=steps only"),
+    ],
+)
+def test_studies_that_cannot_work_are_refused(base, tmp_path, grid, options, words):
+    with pytest.raises(ValueError, match=words):
+        make_plan(base, grid, tmp_path / "study", StudyOptions(**options))
+
+
+def test_a_study_holds_molecules_out(base, tmp_path):
+    base["data"]["validation"] = 0
+    with pytest.raises(ValueError, match="set data.validation"):
+        make_plan(base, GRID, tmp_path / "study", StudyOptions())
+
+
+def made_up(sizes=6, amounts=6, seeds=3, noise=0.003):
+    """L = 0.3 + 40 N^-0.4 + 90 D^-0.45 at held steps."""
+    generator = np.random.default_rng(0)
+    return [
+        Point(n, d, d // 30, 6.0 * n * 500 * 2048, 500, seed, loss, "nats_per_heavy_atom", STEPS_HELD, "v1")
+        for n in (1000 * 4 ** np.arange(sizes)).tolist()
+        for d in (5000 * 4 ** np.arange(amounts)).tolist()
+        for seed in range(seeds)
+        for loss in [(0.3 + 40 * n**-0.4 + 90 * d**-0.45) * math.exp(noise * generator.normal())]
+    ]
+
+
+def test_laws_and_regimes_of_points_whose_law_is_known(tmp_path):
+    study = analyse(made_up())
+    assert not study.notes
+    assert study.joint.size_exponent.value == pytest.approx(0.4, rel=0.02)
+    assert study.joint.data_exponent.value == pytest.approx(0.45, rel=0.02)
+    assert study.joint.floor.value == pytest.approx(0.3, rel=0.05)
+    by_place = {(one.parameters, one.tokens): one for one in study.regimes}
+    assert by_place[1000, 5000 * 4**5].limited_by == "model" and by_place[1000 * 4**5, 5000].limited_by == "data"
+    paths = write_study(tmp_path, study)
+    assert {"surface.png", "break_over_tokens.png", "break_over_parameters.png"} < {path.name for path in paths}
+    assert all(path.stat().st_size > 200 for path in paths) and read_points(tmp_path / "points.json") == study.points
+    saved = json.loads((tmp_path / "study.json").read_text())
+    assert saved["joint"]["size_exponent"]["value"] == study.joint.size_exponent.value
+    text = "\n".join(lines(study))
+    assert "limited by" in text and "has the lowest BIC" in text and "a = " in text
+
+
+def test_exponents_are_those_of_the_most_data_and_of_the_largest_size():
+    points = [replace(one, loss=3 * one.parameters**-0.17 * one.tokens**-0.26) for one in made_up(3, 3)]
+    study = analyse(points)
+    assert study.width.beta.value == pytest.approx(0.17) and study.data.beta.value == pytest.approx(0.26)
+    assert all(one.size_slope == pytest.approx(0.17) and one.limited_by == "data" for one in study.regimes)
+    assert [note.split(":")[0] for note in study.notes] == ["break over size", "break over data"]
+
+
+def test_mixed_steps_make_no_law(tmp_path):
+    points = made_up(3, 3)
+    check_comparable([replace(one, steps=500 + index % 20) for index, one in enumerate(points)])
+    mixed = [replace(one, steps=500 if one.tokens == 5000 else 560) for one in points]
+    study = analyse(mixed)
+    assert len(study.notes) == 1 and "have 500 and 560" in study.notes[0]
+    assert study.data is None and not study.regimes
+    assert {path.name for path in write_study(tmp_path, study)} >= {"points.csv", "study.json", "points.json"}
+    epochs = analyse([replace(one, rule=EPOCHS_HELD) for one in mixed])
+    assert epochs.data is not None and "more data and more steps together" in lines(epochs)[1]
+
+
+def test_what_diverged_is_left_out_and_named(tmp_path):
+    points = made_up(3, 3)
+    points[0] = replace(points[0], loss=math.inf, steps=3)
+    study = analyse(points)
+    assert "N=1,000, D=5,000 diverged and is left out" in study.notes[0] and len(study.fitted) == len(points) - 3
+    assert study.data is not None and any("every combination" in note for note in study.notes)
+    with pytest.raises(ValueError, match="2 sizes and 2 amounts"):
+        regimes_of(made_up(3, 1))
+    nothing = analyse([points[0]])
+    assert lines(nothing) and write_study(tmp_path, nothing)
+
+
+def test_a_metric_that_runs_do_not_have_is_named(base, tmp_path):
+    plan = make_plan(base, {"model.hidden_features": [8]}, tmp_path / "study", StudyOptions(steps=4))
+    (candidate,) = plan.candidates
+    candidate.folder.mkdir(parents=True)
+    run = {"tokens": {"train": 100}, "splits": {"train": 9}, "parameters without embeddings": 7}
+    (candidate.folder / "run.json").write_text(json.dumps(run))
+    reached = Progress("finished", 2, 4, 1.0, {"nats_per_token": 1.0})
+    with pytest.raises(ValueError, match="--metric perplexity: the runs have nats_per_token"):
+        point_of(candidate, reached, STEPS_HELD, "perplexity")
+    epochs = candidate.config["training"]["epochs"]
+    assert point_of(candidate, reached, STEPS_HELD).flops == pytest.approx(6 * 7 * 100 * epochs / 2)
+    diverged = point_of(candidate, replace(reached, status="diverged", metrics={}), STEPS_HELD)
+    assert diverged.diverged and diverged.loss_name == "nats_per_heavy_atom"
