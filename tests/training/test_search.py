@@ -81,7 +81,7 @@ def test_a_search_from_the_command_line(options, make_config, tmp_path, capsys):
     options["loss"] = "mae"
     (tmp_path / "base.yaml").write_text(yaml.safe_dump(options))
     assert main(command) == 1
-    assert "was trained with loss='mse', and the search asks for 'mae': give another --out" in capsys.readouterr().err
+    assert "was trained with loss='auto', and the search asks for 'mae': give another --out" in capsys.readouterr().err
 
 
 def test_a_stopped_search_leaves_runs_that_go_on(options, make_config, tmp_path, monkeypatch):
