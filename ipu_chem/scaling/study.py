@@ -261,7 +261,7 @@ def _amounts(
     if options.rule == "steps" and not steps_agree(steps):
         raise ValueError(
             f"in whole epochs the runs would take {min(steps):,} to {max(steps):,} steps, and steps that are held may "
-            f"differ by {STEPS_TOLERANCE:.0%}: give --steps {_more(found, wanted):,} or more, or --rule epochs."
+            f"differ by {STEPS_TOLERANCE:.0%}: give --steps {_more(found, wanted)}, or --rule epochs."
         )
     return pack, amounts[::-1]
 

@@ -118,7 +118,7 @@ def test_points_are_written_as_runs_finish(base, tmp_path, monkeypatch):
 
 def test_whole_epochs_that_are_too_coarse_are_refused_before_anything_trains(base, tmp_path):
     out = tmp_path / "study"
-    with pytest.raises(ValueError, match=r"in whole epochs .* give --steps \d+ or more, or --rule epochs"):
+    with pytest.raises(ValueError, match=r"in whole epochs .* give --steps \d+, or --rule epochs"):
         make_plan(base, GRID, out, StudyOptions(steps=1))
     assert not out.exists()
     plan = make_plan(base, GRID, out, StudyOptions(rule="epochs"))
@@ -147,6 +147,19 @@ def test_whole_epochs_that_are_too_coarse_are_refused_before_anything_trains(bas
 def test_studies_that_cannot_work_are_refused(base, tmp_path, grid, options, words):
     with pytest.raises(ValueError, match=words):
         make_plan(base, grid, tmp_path / "study", StudyOptions(**options))
+
+
+def test_graphs_share_the_pack_of_the_most_data(tmp_path):
+    data = {"name": "nci3d", "cache": str(tmp_path), "limit": 60, "validation": 0.2, "test": 0.1, "references": "none"}
+    base = {"data": data, "model": {"cutoff": 4.0}, "batching": {"micro_batch_size": 1}, "training": {"epochs": 12}}
+    grid = {"model.hidden_features": [8, 16], "data.train": [15, 30]}
+    plan = make_plan(base, grid, tmp_path / "study", StudyOptions())
+    shapes = {tuple(one.config["pack"][name] for name in ("nodes", "edges", "graphs")) for one in plan.candidates}
+    assert len(shapes) == 1 and min(min(shape) for shape in shapes) > 0
+    assert [one.molecules for one in plan.amounts] == [15, 30]
+    assert all(10 * one.molecules < one.tokens for one in plan.amounts)  # atoms, with hydrogens
+    described = load_data(from_dict(plan.candidates[0].config)).describe(from_dict(plan.candidates[0].config))
+    assert described["atoms"]["train"] == plan.amounts[0].tokens
 
 
 def test_a_study_holds_molecules_out(base, tmp_path):
