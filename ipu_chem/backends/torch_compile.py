@@ -15,6 +15,9 @@ from ipu_chem.backends.base import Program
 from ipu_chem.backends.options import TorchOptions
 
 
+_MOST_PROGRAMS = 128  # of a process
+
+
 def compiled(module: nn.Module, options: TorchOptions) -> Callable[..., Any]:
     """A module whose code torch writes at the first call, for the shapes of that call.
 
@@ -98,11 +101,23 @@ def repeated_blocks(model: nn.Module) -> List[nn.Module]:
 
 def _arguments(options: TorchOptions) -> Dict[str, Any]:
     """Of torch.compile."""
+    _allow_many_programs()
     arguments: Dict[str, Any] = {"dynamic": False, "backend": options.compile_backend}
     if options.compile_backend == "inductor":
         _keep_programs()
         arguments["options"] = _inductor_options(options)
     return arguments
+
+
+def _allow_many_programs() -> None:
+    """Let one process compile the programs of many runs.
+
+    To torch all are one function, compiled anew for other shapes, and after eight of them it gives up without an error.
+    """
+    import torch._dynamo.config as config
+
+    name = "recompile_limit" if hasattr(config, "recompile_limit") else "cache_size_limit"  # renamed in torch 2.6
+    setattr(config, name, max(getattr(config, name), _MOST_PROGRAMS))
 
 
 def _inductor_options(options: TorchOptions) -> Dict[str, Any]:

@@ -84,6 +84,16 @@ def test_one_capture_for_training_and_one_for_evaluation(make_model, make_loader
     torch.testing.assert_close(got, run(make_model, loader, loss, None), rtol=1e-4, atol=1e-5)
 
 
+def test_one_process_compiles_the_programs_of_many_runs(captures):
+    loader, options = molecules(), TorchOptions(compile=True, compile_backend="eager")
+    for count in range(1, 11):
+        backend = TorchBackend("cpu", options)
+        backend.compile(schnet(), mse, OptimizerConfig(), BATCHING, None)
+        backend.train_step(next(loader.epoch(0, 0))[0], 1e-3)
+        assert captures() == count
+        backend.close()
+
+
 def test_blocks_are_what_is_compiled():
     """Of kinds that are repeated: neither embedding nor head, and nothing of a model that names no blocks."""
     model = chemgpt()
