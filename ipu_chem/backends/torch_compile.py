@@ -14,7 +14,6 @@ from torch import nn
 from ipu_chem.backends.base import Program
 from ipu_chem.backends.options import TorchOptions
 
-
 _MOST_PROGRAMS = 128  # of a process
 
 

@@ -88,7 +88,8 @@ def test_one_process_compiles_the_programs_of_many_runs(captures):
     loader, options = molecules(), TorchOptions(compile=True, compile_backend="eager")
     for count in range(1, 11):
         backend = TorchBackend("cpu", options)
-        backend.compile(schnet(), mse, OptimizerConfig(), BATCHING, None)
+        model = CompactInputs(SchNet(8 + count, 8, 1, 8, 4.0))  # one of the same shapes would share its program
+        backend.compile(model, mse, OptimizerConfig(), BATCHING, None)
         backend.train_step(next(loader.epoch(0, 0))[0], 1e-3)
         assert captures() == count
         backend.close()
