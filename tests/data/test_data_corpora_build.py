@@ -17,8 +17,10 @@ ROOT = Path(__file__).resolve().parents[2]
 CHUNK = 20
 COUNT = 600
 # A build that pauses in the middle, so that it is not over before it is stopped however busy the machine is.
+# It hears SIGINT, which processes in the background of a shell are started deaf to.
 CODE = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from ipu_chem.data.corpora import build, lines, load_corpus
 def paused(*arguments):
     for index, chunk in enumerate(lines.read_chunks(*arguments)):
