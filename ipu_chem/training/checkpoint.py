@@ -13,6 +13,7 @@ from torch import Tensor
 from packing.files import PathLike, atomic_file
 
 _FORMAT = "1"
+_TRIES = 100  # to read a file that is replaced all the time
 
 
 def save_checkpoint(path: PathLike, tensors: Mapping[str, Mapping[str, Any]], state: Mapping[str, Any]) -> None:
@@ -47,7 +48,7 @@ def save_checkpoint(path: PathLike, tensors: Mapping[str, Mapping[str, Any]], st
 
 
 def load_checkpoint(path: PathLike) -> "tuple[Dict[str, Dict[str, Any]], Dict[str, Any]]":
-    """Read a checkpoint.
+    """Read a checkpoint; one that a run replaces meanwhile is read again, for it is opened more than once.
 
     Returns:
         (groups of tensors and plain values, state), as they were saved.
@@ -56,22 +57,42 @@ def load_checkpoint(path: PathLike) -> "tuple[Dict[str, Dict[str, Any]], Dict[st
         FileNotFoundError: there is no such file.
         ValueError: the file is no checkpoint of this program, or is damaged.
     """
-    from safetensors import SafetensorError, safe_open
+    from safetensors import SafetensorError
 
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"there is no checkpoint {path}.")
+    for _ in range(_TRIES):
+        before = _identity(path)
+        try:
+            found = _read(path)
+        except (SafetensorError, RuntimeError) as error:  # the latter by torch, of a file that is too short
+            if _identity(path) == before:
+                raise ValueError(f"{path} is damaged or no checkpoint ({error}).") from error
+            continue
+        if _identity(path) == before:
+            return found
+    raise ValueError(f"{path} is written again and again while it is read; stop the run, or read its best checkpoint.")
+
+
+def _identity(path: Path) -> "tuple[int, int, int]":
+    """Changes when the file is replaced."""
+    now = path.stat()
+    return now.st_ino, now.st_mtime_ns, now.st_size
+
+
+def _read(path: Path) -> "tuple[Dict[str, Dict[str, Any]], Dict[str, Any]]":
+    """`load_checkpoint` of a file that stays."""
+    from safetensors import safe_open
+
     groups: Dict[str, Dict[str, Any]] = {}
-    try:
-        with safe_open(str(path), framework="pt") as file:
-            metadata = file.metadata() or {}
-            if metadata.get("format") != _FORMAT:
-                raise ValueError(f"{path} is not a checkpoint of this program (format {metadata.get('format')}).")
-            for key in file.keys():
-                group, name = key.split("/", 1)
-                groups.setdefault(group, {})[name] = file.get_tensor(key)
-    except SafetensorError as error:
-        raise ValueError(f"{path} is damaged or no checkpoint ({error}).") from error
+    with safe_open(str(path), framework="pt") as file:
+        metadata = file.metadata() or {}
+        if metadata.get("format") != _FORMAT:
+            raise ValueError(f"{path} is not a checkpoint of this program (format {metadata.get('format')}).")
+        for key in file.keys():
+            group, name = key.split("/", 1)
+            groups.setdefault(group, {})[name] = file.get_tensor(key)
     for key, value in json.loads(metadata["plain"]).items():
         group, name = key.split("/", 1)
         groups.setdefault(group, {})[name] = value

@@ -47,3 +47,23 @@ def test_missing_damaged_and_foreign_files(tmp_path):
     save_file({"x": torch.zeros(1)}, str(path))
     with pytest.raises(ValueError, match="not a checkpoint of this program"):
         load_checkpoint(path)
+
+
+def test_a_checkpoint_that_is_replaced_while_it_is_read_is_read_again(tmp_path, monkeypatch):
+    from ipu_chem.training import checkpoint
+
+    path = tmp_path / "last.safetensors"
+    first, second = ({"model": {"w": torch.full((size,), float(size))}} for size in (3, 5))
+    save_checkpoint(path, first, {"step": 1})
+    read, calls = checkpoint._read, []
+
+    def replaced(file):
+        calls.append(file)
+        found = read(file)
+        if len(calls) == 1:
+            save_checkpoint(path, second, {"step": 2})
+        return found
+
+    monkeypatch.setattr(checkpoint, "_read", replaced)
+    tensors, state = load_checkpoint(path)
+    assert len(calls) == 2 and state == {"step": 2} and torch.equal(tensors["model"]["w"], second["model"]["w"])
