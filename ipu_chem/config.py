@@ -176,6 +176,7 @@ class TrainingConfig:
         epochs: passes over the training molecules.
         seed: of the initial weights and of the order of the molecules.
         evaluate_every: epochs between evaluations on the validation split.
+        evaluate_calls: calls of the device program between evaluations, however long an epoch is; 0 goes by epochs.
         early_stopping: stop after this many evaluations without improvement; 0 never stops early.
         ema_decay: keep a moving average of the weights with this decay and evaluate it; 0 keeps none.
         checkpoint_every: calls of the device program between checkpoints inside an epoch; 0 writes one at
@@ -194,6 +195,7 @@ class TrainingConfig:
     epochs: int = 100
     seed: int = 0
     evaluate_every: int = 1
+    evaluate_calls: int = 0
     early_stopping: int = 0
     ema_decay: float = 0.0
     checkpoint_every: int = 0
@@ -210,8 +212,9 @@ class TrainingConfig:
             raise ValueError("training.epochs, evaluate_every and log_every are 1 or more.")
         if not 0 <= self.ema_decay < 1:
             raise ValueError(f"training.ema_decay={self.ema_decay}: give 0 (none) or a value below 1 such as 0.999.")
-        if min(self.seed, self.early_stopping, self.checkpoint_every, self.prefetch, self.samples) < 0:
-            raise ValueError("training.seed, early_stopping, checkpoint_every, prefetch and samples are 0 or more.")
+        for name in ("seed", "evaluate_calls", "early_stopping", "checkpoint_every", "prefetch", "samples"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"training.{name}={getattr(self, name)}: give 0 or more.")
 
 
 @dataclass(frozen=True)

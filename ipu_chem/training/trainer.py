@@ -79,7 +79,7 @@ class Trainer:
             folder: of the run; checkpoints/ and the metrics files are written there.
             run_state: stored in every checkpoint so that the model can be rebuilt: config, standardiser...
             first_call: told the seconds of the first call of the device program, compilation included.
-            after_epoch: called before the evaluation and the checkpoint at the end of every epoch.
+            after_epoch: called at the end of every epoch, before its checkpoint, and before every evaluation.
             watch: called after every call of the device program, also with losses that end the run; see `Watch`.
         """
         self.config = config
@@ -160,10 +160,13 @@ class Trainer:
                 if self._stopped_by:
                     finished = False
                     break
+                if state.call < self.train.calls_per_epoch:  # early stopping inside an epoch
+                    self.save()
+                    break
                 mean_loss = state.losses / self.train.steps_per_epoch
                 state.epoch, state.call, state.losses = state.epoch + 1, 0, 0.0
                 self.after_epoch()
-                if self._evaluation_due():
+                if self._epoch_is_evaluated():
                     self._evaluate(log, bar, mean_loss)
                 self.save()
         if finished and self._best_weights is None and not (self.best.is_file() and (self._writes or self._resumed)):
@@ -177,7 +180,7 @@ class Trainer:
         }
 
     def _train_epoch(self, log: Optional[MetricsLog], bar: Any, stop: StopSignals) -> None:
-        """The calls of one epoch that are still to do; leaves early, with a checkpoint, when it is to stop."""
+        """The calls of one epoch that are still to do; leaves early, when it is to stop or when patience is lost."""
         state = self.progress
         iterations = self.train.batching.device_iterations
         window = _Window()
@@ -211,6 +214,12 @@ class Trainer:
                 shown = {"epoch": state.epoch, "loss": f"{window.loss:.3g}", "mol/s": f"{window.rate:.0f}"}
                 bar.set_postfix(shown, filled=f"{next(iter(self.train.plan.efficiency.values())):.1%}")
                 window = _Window()
+            # Before a stop, since the resumed run begins after this call.
+            if self._call_is_evaluated():
+                self.after_epoch()
+                self._evaluate(log, bar, state.losses / (state.call * iterations))
+                if self._patience_lost():
+                    return
             # A signal reaches processes at different steps; together they stop at the same one.
             self._stopped_by = self.backend.agreed(stop.received or (_ENOUGH if enough else 0))
             if self._stopped_by:
@@ -281,10 +290,21 @@ class Trainer:
             else:
                 self.averages[name] = value
 
-    def _evaluation_due(self) -> bool:
-        epoch = self.progress.epoch
-        last = epoch == self.config.epochs
-        return self.validation is not None and (epoch % self.config.evaluate_every == 0 or last)
+    def _epoch_is_evaluated(self) -> bool:
+        """At its end, where the run's last calls are whatever the cadence."""
+        epoch, config = self.progress.epoch, self.config
+        if self.validation is None or epoch == config.epochs:
+            return self.validation is not None
+        if config.evaluate_calls:
+            return epoch * self.train.calls_per_epoch % config.evaluate_calls == 0
+        return epoch % config.evaluate_every == 0
+
+    def _call_is_evaluated(self) -> bool:
+        """Inside an epoch."""
+        state, every = self.progress, self.config.evaluate_calls
+        if self.validation is None or not every or state.call == self.train.calls_per_epoch:
+            return False
+        return (state.epoch * self.train.calls_per_epoch + state.call) % every == 0
 
     def _patience_lost(self) -> bool:
         patience = self.config.early_stopping
