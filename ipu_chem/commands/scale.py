@@ -27,6 +27,9 @@ def add_arguments(parser: Any) -> None:
         "--steps", type=int, default=0, help="that all runs make; 0 is what the config's epochs of the most data are"
     )
     parser.add_argument(
+        "--evaluations", type=int, default=8, help="of every run, from which its best weights are chosen (--rule steps)"
+    )
+    parser.add_argument(
         "--metric", type=str, default="", help="validation metric that is the loss; nats_per_heavy_atom of text"
     )
     parser.add_argument("--jobs", type=int, default=1, help="runs side by side, which share the CPU cores")
@@ -37,7 +40,7 @@ def run(arguments: Any) -> int:
     from ipu_chem.scaling.study import StudyOptions, make_plan, run_study
     from ipu_chem.scaling.study_report import analyse, lines, write_study
 
-    options = StudyOptions(arguments.rule, arguments.steps, arguments.metric, arguments.jobs)
+    options = StudyOptions(**{name: getattr(arguments, name) for name in StudyOptions.__dataclass_fields__})
     base = check_yaml(config_path(arguments.config))
     out = Path(arguments.out)
     plan = make_plan(base, read_grid(Path(arguments.grid)), out, options)

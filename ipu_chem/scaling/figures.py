@@ -4,7 +4,7 @@ On data's way: points, laws, estimates -> figures -> .pdf, .svg or .png.
 """
 
 from pathlib import Path
-from typing import Any, List, Optional, Sequence
+from typing import Any, List, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -117,28 +117,35 @@ def surface(points: Sequence[Point], law: JointLaw, data: str = "tokens") -> Any
     return figure
 
 
-def broken_figure(points: Sequence[Point], law: BrokenLaw, over: str = "parameters") -> Any:
-    """Loss with the law of lowest BIC, the interval of its break shaded, and the ranges with their exponents.
+def broken_figure(points: Sequence[Point], laws: Sequence[Tuple[int, BrokenLaw]], over: str = "parameters") -> Any:
+    """Loss over parameters for each amount of tokens, or the reverse, with the laws of lowest BIC and their breaks.
+
+    Args:
+        points: of the study.
+        laws: (what is held, law over the other) of every line to draw.
+        over: parameters or tokens.
 
     Raises:
         ValueError: see `check_comparable`.
     """
     check_comparable(points)
+    held = "tokens" if over == "parameters" else "parameters"
     figure, axis = _figure()
-    x = np.array([getattr(point, over) for point in points], np.float64)
-    axis.scatter(x, [point.loss for point in points], s=12, color=GREY, label="runs")
-    grid = np.geomspace(x.min(), x.max(), 200)
-    axis.plot(grid, law(grid), color=BLUE, label=law.name)
-    if law.breaks is not None:
-        axis.axvspan(
-            law.breaks.low, law.breaks.high, color=ORANGE, alpha=0.25, linewidth=0, label=f"break {law.breaks}"
-        )
-    for one in law.ranges:
-        middle = np.sqrt(one.low * one.high)
-        note = f"exponent {one.exponent.value:.3f}" + ("" if one.limited else ",\nnot limited here")
-        axis.annotate(note, (middle, law([middle])[0]), (6, 8), textcoords="offset points", fontsize=7)
+    for (value, law), color in zip(laws, _shades(len(laws))):
+        line = [point for point in points if getattr(point, held) == value]
+        x = np.array([getattr(point, over) for point in line], np.float64)
+        axis.scatter(x, [point.loss for point in line], s=10, color=color)
+        grid = np.geomspace(x.min(), x.max(), 200)
+        slopes = ", ".join(f"{one.exponent.value:.3f}" for one in law.ranges)
+        axis.plot(grid, law(grid), color=color, linewidth=1, label=f"{_short(value)} {held}, exponent {slopes}")
+        if law.breaks is not None:
+            at, ends = law.breaks.value, law.breaks
+            axis.errorbar(
+                [at], law([at]), xerr=[[max(at - ends.low, 0)], [max(ends.high - at, 0)]], color=color, marker="|",
+                markersize=12, capsize=2, linewidth=2.5, alpha=0.6,
+            )  # fmt: skip
     _logarithmic(axis, _NAMES[over], _loss_name(points))
-    axis.legend(frameon=False, fontsize=7)
+    axis.legend(frameon=False, fontsize=6, title="bars: breaks with intervals", title_fontsize=6)
     return figure
 
 

@@ -42,6 +42,7 @@ class StudyOptions:
     Attributes:
         rule: when training ends: steps, the same number for all, or epochs, those of the config.
         steps: that all runs make, as near as whole epochs allow; 0 is what the config's epochs of the most data are.
+        evaluations: of every run, from which its best weights are chosen; rule=epochs keeps the config's cadence.
         metric: validation metric that is the loss; empty is nats_per_heavy_atom of text, the forces' error where forces
             are learnt, else the first one.
         jobs: runs side by side.
@@ -49,15 +50,17 @@ class StudyOptions:
 
     rule: str = "steps"
     steps: int = 0
+    evaluations: int = 8
     metric: str = ""
     jobs: int = 1
 
     def __post_init__(self) -> None:
         if self.rule not in _RULES:
             raise ValueError(f"rule={self.rule!r}: choose {' or '.join(_RULES)}.")
-        if self.steps < 0 or self.jobs < 1 or (self.steps and self.rule != "steps"):
+        if self.steps < 0 or self.evaluations < 1 or self.jobs < 1 or (self.steps and self.rule != "steps"):
             raise ValueError(
-                f"steps={self.steps}, jobs={self.jobs}: give 1 or more jobs, and steps for rule=steps only."
+                f"steps={self.steps}, evaluations={self.evaluations}, jobs={self.jobs}: give 1 or more evaluations and "
+                "jobs, and steps for rule=steps only."
             )
 
 
@@ -69,7 +72,7 @@ class Amount:
         train: value of data.train.
         molecules, tokens: of the training molecules, each counted once; of graphs, atoms.
         steps_per_epoch: optimizer steps of a pass over them.
-        epochs, evaluate_every: of their runs.
+        epochs, evaluate_every, evaluate_calls: of their runs.
     """
 
     train: float
@@ -78,11 +81,17 @@ class Amount:
     steps_per_epoch: int
     epochs: int
     evaluate_every: int
+    evaluate_calls: int
 
     @property
     def steps(self) -> int:
         """Optimizer steps of a run."""
         return self.epochs * self.steps_per_epoch
+
+    @property
+    def cadence(self) -> str:
+        """Of evaluations, in words."""
+        return f"{self.evaluate_calls:,} calls" if self.evaluate_calls else f"{self.evaluate_every:,} epochs"
 
 
 @dataclass(frozen=True)
@@ -105,7 +114,7 @@ class Plan:
         for one in self.amounts:
             found.append(
                 f"{one.molecules:,} molecules, {one.tokens:,} symbols: {one.epochs:,} epochs of "
-                f"{one.steps_per_epoch:,} steps are {one.steps:,}, evaluated every {one.evaluate_every:,}"
+                f"{one.steps_per_epoch:,} steps are {one.steps:,}, evaluated every {one.cadence}"
             )
         if self.rule != STEPS_HELD and not steps_agree([one.steps for one in self.amounts]):
             found.append("runs on more data take more steps: exponents of data mix both")
@@ -138,10 +147,12 @@ def make_plan(base: Mapping[str, Any], grid: Mapping[str, Sequence[Any]], out: P
     asked = {
         **{name: reference[name] for name in ("pack", "model", "batching", "force_share")},
         "data": {name: value for name, value in reference["data"].items() if name not in ("cache", "workers")},
-        "training": {name: reference["training"][name] for name in ("epochs", "evaluate_every", "early_stopping")},
+        "training": {
+            name: reference["training"][name]
+            for name in ("epochs", "evaluate_every", "evaluate_calls", "early_stopping")
+        },
         "train": values,
-        "rule": options.rule,
-        "steps": options.steps,
+        **{name: getattr(options, name) for name in ("rule", "steps", "evaluations")},
     }
     path = out / "plan.json"
     made = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
@@ -252,11 +263,16 @@ def _amounts(
             f"data.train={values[0]:g} and others of the grid give the same {molecules[0]:,} training molecules with "
             f"data.split={reference['data']['split']}: leave some out, or choose data.split=random."
         )
-    epochs, every = reference["training"]["epochs"], reference["training"]["evaluate_every"]
-    wanted = options.steps or epochs * found[0][3]
-    held = [max(1, round(wanted / one[3])) if options.rule == "steps" else epochs for one in found]
-    looks = math.ceil(held[0] / every)
-    amounts = [Amount(*one, own, math.ceil(own / looks)) for one, own in zip(found, held)]
+    training, iterations = reference["training"], reference["batching"]["device_iterations"]
+    wanted = options.steps or training["epochs"] * found[0][3]
+    amounts = []
+    for one in found:
+        if options.rule == "steps":
+            epochs = max(1, round(wanted / one[3]))
+            cadence = 1, math.ceil(epochs * one[3] / iterations / options.evaluations)
+        else:
+            epochs, cadence = training["epochs"], (training["evaluate_every"], training["evaluate_calls"])
+        amounts.append(Amount(*one, epochs, *cadence))
     steps = [one.steps for one in amounts]
     if options.rule == "steps" and not steps_agree(steps):
         raise ValueError(
@@ -282,7 +298,8 @@ def _planned(
     """A candidate that trains as its study wants it."""
     config = candidate.config
     one = amounts[config["data"]["train"]]
-    training = {**config["training"], "epochs": one.epochs, "evaluate_every": one.evaluate_every}
+    cadence = {name: getattr(one, name) for name in ("epochs", "evaluate_every", "evaluate_calls")}
+    training = {**config["training"], **cadence}
     if options.rule == "steps":
         training["early_stopping"] = 0
     return replace(candidate, config={**config, "pack": {**config["pack"], **pack}, "training": training})

@@ -7,35 +7,18 @@ import csv
 import json
 import math
 from dataclasses import asdict, dataclass, fields, is_dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Callable, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Callable, List, Optional, Sequence, Tuple
 
 import numpy as np
 
-from ipu_chem.scaling.broken_law import BrokenLaw, fit_broken
 from ipu_chem.scaling.frontier import frontier_of
 from ipu_chem.scaling.joint_law import JointLaw, fit_joint
 from ipu_chem.scaling.points import STEPS_HELD, Point, check_comparable, write_points
 from ipu_chem.scaling.power_law import PowerLaw, fit_power_law
+from ipu_chem.scaling.regimes import Line, Regime, lines_of, regimes_of
 from packing.files import atomic_file
-
-
-class Regime(NamedTuple):
-    """What limits the loss at one size and amount of data.
-
-    Attributes:
-        parameters, tokens: N and D.
-        loss: geometric mean over seeds.
-        size_slope, data_slope: by which log L falls per unit of log N and of log D there.
-        limited_by: data or model, whichever more of lowers the loss more; neither if neither does.
-    """
-
-    parameters: int
-    tokens: int
-    loss: float
-    size_slope: float
-    data_slope: float
-    limited_by: str
 
 
 @dataclass(frozen=True)
@@ -47,7 +30,7 @@ class Study:
         fitted: those that the laws are fitted to.
         width: loss over parameters at the most data.
         data: loss over tokens at the largest size.
-        broken_width, broken_data: the same, one power law or two.
+        breaks: one power law or two, over parameters at each amount of data and over tokens at each size.
         joint: loss over both.
         regimes: of every size and amount.
         frontier: runs on the compute frontier, cheapest first.
@@ -58,8 +41,7 @@ class Study:
     fitted: List[Point]
     width: Optional[PowerLaw]
     data: Optional[PowerLaw]
-    broken_width: Optional[BrokenLaw]
-    broken_data: Optional[BrokenLaw]
+    breaks: List[Line]
     joint: Optional[JointLaw]
     regimes: List[Regime]
     frontier: List[Point]
@@ -83,46 +65,21 @@ def analyse(points: Sequence[Point]) -> Study:
 
     # What all laws would refuse is said once.
     if attempt("no law", lambda: check_comparable(fitted) or True) is None:
-        return Study(list(points), fitted, None, None, None, None, None, [], [], notes)
+        return Study(list(points), fitted, None, None, [], None, [], [], notes)
     at_most_data, at_largest = _edges(fitted)
+    breaks, reasons = lines_of(fitted)
+    notes += reasons
     return Study(
         points=list(points),
         fitted=fitted,
         width=attempt("exponent of size", lambda: fit_power_law(at_most_data, "parameters")),
         data=attempt("exponent of data", lambda: fit_power_law(at_largest, "tokens")),
-        broken_width=attempt("break over size", lambda: fit_broken(at_most_data, "parameters")),
-        broken_data=attempt("break over data", lambda: fit_broken(at_largest, "tokens")),
+        breaks=breaks,
         joint=attempt("joint law", lambda: fit_joint(fitted)),
         regimes=attempt("what limits the loss", lambda: regimes_of(fitted)) or [],
         frontier=frontier_of(fitted),
         notes=notes,
     )
-
-
-def regimes_of(points: Sequence[Point]) -> List[Regime]:
-    """Slopes of log L between neighbours of a full grid of sizes and amounts, central ones inside it.
-
-    Raises:
-        ValueError: fewer than 2 sizes or amounts, or a combination is missing.
-    """
-    sizes, amounts = sorted({p.parameters for p in points}), sorted({p.tokens for p in points})
-    if min(len(sizes), len(amounts)) < 2:
-        raise ValueError(f"needs 2 sizes and 2 amounts of data, and there are {len(sizes)} and {len(amounts)}.")
-    means = np.full((len(sizes), len(amounts)), np.nan)
-    for row, size in enumerate(sizes):
-        for column, amount in enumerate(amounts):
-            losses = [math.log(p.loss) for p in points if (p.parameters, p.tokens) == (size, amount)]
-            if not losses:
-                raise ValueError(f"needs every combination, and N={size:,}, D={amount:,} is missing.")
-            means[row, column] = np.mean(losses)
-    by_size, by_data = np.gradient(-means, np.log(sizes), np.log(amounts))
-    found = []
-    for row, size in enumerate(sizes):
-        for column, amount in enumerate(amounts):
-            slopes = float(by_size[row, column]), float(by_data[row, column])
-            limit = "neither" if max(slopes) <= 0 else "data" if slopes[1] > slopes[0] else "model"
-            found.append(Regime(size, amount, math.exp(means[row, column]), *slopes, limit))
-    return found
 
 
 def lines(study: Study) -> List[str]:
@@ -140,17 +97,17 @@ def lines(study: Study) -> List[str]:
             )
     if study.fitted and (study.width or study.data):
         found.append("exponents, with intervals of 95 %:")
-    for law, broken, name, where in _laws(study):
+    for law, name, where in _laws(study):
         if law is not None:
             found.append(f"  L ~ {name}^-b at {where}: b = {law.beta}, R2 {law.r2:.3f}, {law.runs} runs")
-        if broken is not None:
-            found += [f"  {line}" for line in _of_break(broken, name)]
     if study.joint is not None:
         law = study.joint
         found.append(
             f"  L = E + A N^-a + B D^-b: a = {law.size_exponent}, b = {law.data_exponent}, E = {law.floor}, "
             f"R2 {law.r2:.3f}, {law.runs} runs"
         )
+    if study.breaks:
+        found += ["one power law or two, by BIC:", *(f"  {one}" for one in study.breaks)]
     return found + study.notes
 
 
@@ -174,19 +131,18 @@ def _figures(folder: Path, study: Study) -> List[Path]:
     from ipu_chem.scaling import figures
 
     points = study.fitted
-    at_most_data, at_largest = _edges(points) if points else ([], [])
     wanted: List[Tuple[str, Callable[[], Any]]] = [
         ("loss_over_parameters", lambda: figures.loss_over(points, "parameters")),
         ("loss_over_tokens", lambda: figures.loss_over(points, "tokens")),
         ("frontier", lambda: figures.compute_frontier_figure(points)),
     ]
-    joint, over_size, over_data = study.joint, study.broken_width, study.broken_data
+    joint = study.joint
     if joint is not None:
         wanted.append(("surface", lambda: figures.surface(points, joint)))
-    if over_size is not None:
-        wanted.append(("break_over_parameters", lambda: figures.broken_figure(at_most_data, over_size)))
-    if over_data is not None:
-        wanted.append(("break_over_tokens", lambda: figures.broken_figure(at_largest, over_data, "tokens")))
+    for over in ("parameters", "tokens"):
+        broken = [(one.held, one.law) for one in study.breaks if one.over == over]
+        if broken:
+            wanted.append((f"breaks_over_{over}", partial(figures.broken_figure, points, broken, over)))
     paths = []
     for name, draw in wanted:
         try:
@@ -203,27 +159,14 @@ def _edges(points: Sequence[Point]) -> Tuple[List[Point], List[Point]]:
     return [p for p in points if p.tokens == most], [p for p in points if p.parameters == largest]
 
 
-def _laws(study: Study) -> List[Tuple[Optional[PowerLaw], Optional[BrokenLaw], str, str]]:
+def _laws(study: Study) -> List[Tuple[Optional[PowerLaw], str, str]]:
     if not study.fitted:
         return []
     at_most_data, at_largest = _edges(study.fitted)
     return [
-        (study.data, study.broken_data, "D", f"N={at_largest[0].parameters:,}"),
-        (study.width, study.broken_width, "N", f"D={at_most_data[0].tokens:,}"),
+        (study.data, "D", f"N={at_largest[0].parameters:,}"),
+        (study.width, "N", f"D={at_most_data[0].tokens:,}"),
     ]
-
-
-def _of_break(law: BrokenLaw, name: str) -> List[str]:
-    """Which law has the lowest BIC, by how much, and where its variable limits the loss."""
-    others = sorted(value for key, value in law.bic.items() if key != law.name)
-    ahead = f", ahead of the next by {others[0] - law.bic[law.name]:.1f}" if others else ""
-    found = [f"over {name}: {law.name} has the lowest BIC{ahead}"]
-    if law.breaks is not None:
-        found.append(f"break at {law.breaks}")
-    for one in law.ranges:
-        word = "limits" if one.limited else "does not limit"
-        found.append(f"{name} {one.low:.3g} to {one.high:.3g}: exponent {one.exponent}, {name} {word} the loss")
-    return found
 
 
 def _plain(value: Any) -> Any:

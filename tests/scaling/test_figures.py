@@ -92,11 +92,13 @@ def test_break(tmp_path):
         for loss in [9 * n**-0.2 * (1 + (n / 1e6) ** 3) ** (0.15 / 3) * np.exp(rng.normal(0, 0.005))]
     ]
     law = fit_broken(points, draws=50)
-    figure = broken_figure(points, law)
+    figure = broken_figure(points, [(1, law)])
     (axis,) = figure.axes
-    labels = [text.get_text() for text in axis.get_legend().get_texts()]
-    assert labels == ["runs", law.name, f"break {law.breaks}"]
-    assert len(axis.texts) == len(law.ranges) == 2
+    (label,) = [text.get_text() for text in axis.get_legend().get_texts()]
+    slopes = [one.exponent.value for one in law.ranges]
+    assert len(slopes) == 2 and label == f"1 tokens, exponent {slopes[0]:.3f}, {slopes[1]:.3f}"
+    (bar,) = axis.containers[0][2][0].get_segments()
+    np.testing.assert_allclose(bar[:, 0], law.breaks[1:])
     assert save(figure, tmp_path / "b.svg").stat().st_size > 5000
 
 

@@ -19,8 +19,9 @@ from ipu_chem.models.registry import parameters_without_embeddings
 from ipu_chem.scaling import study as module
 from ipu_chem.scaling.candidates import Progress
 from ipu_chem.scaling.points import EPOCHS_HELD, STEPS_HELD, Point, check_comparable, read_points
+from ipu_chem.scaling.regimes import lines_of, regimes_of
 from ipu_chem.scaling.study import StudyOptions, make_plan, point_of
-from ipu_chem.scaling.study_report import analyse, lines, regimes_of, write_study
+from ipu_chem.scaling.study_report import analyse, lines, write_study
 from ipu_chem.training.run import load_data
 
 GRID = {"model.hidden_features": [8, 16], "data.train": [12, 48], "training.seed": [0]}
@@ -123,10 +124,14 @@ def test_whole_epochs_that_are_too_coarse_are_refused_before_anything_trains(bas
     assert not out.exists()
     plan = make_plan(base, GRID, out, StudyOptions(rule="epochs"))
     assert {one.epochs for one in plan.amounts} == {4} and plan.rule == EPOCHS_HELD
+    assert {(one.evaluate_every, one.evaluate_calls) for one in plan.amounts} == {(1, 0)}
     assert "runs on more data take more steps" in plan.lines()[-1]
     base["training"]["early_stopping"] = 3
     assert make_plan(base, GRID, out, StudyOptions(rule="epochs")).rule == "converged: no better in 3 evaluations"
-    held = make_plan(base, GRID, out, StudyOptions())
+    held = make_plan(base, GRID, out, StudyOptions(evaluations=3))
+    for one, amount in zip(held.candidates[:2], held.amounts):  # as often, however many epochs that are
+        training = one.config["training"]
+        assert training["evaluate_calls"] == math.ceil(amount.steps / 3) and training["epochs"] == amount.epochs
     assert all(one.config["training"]["early_stopping"] == 0 for one in held.candidates)
     assert (
         len({one.config["pack"]["tokens"] for one in held.candidates}) == 1
@@ -189,12 +194,38 @@ def test_laws_and_regimes_of_points_whose_law_is_known(tmp_path):
     by_place = {(one.parameters, one.tokens): one for one in study.regimes}
     assert by_place[1000, 5000 * 4**5].limited_by == "model" and by_place[1000 * 4**5, 5000].limited_by == "data"
     paths = write_study(tmp_path, study)
-    assert {"surface.png", "break_over_tokens.png", "break_over_parameters.png"} < {path.name for path in paths}
+    assert {"surface.png", "breaks_over_tokens.png", "breaks_over_parameters.png"} < {path.name for path in paths}
     assert all(path.stat().st_size > 200 for path in paths) and read_points(tmp_path / "points.json") == study.points
     saved = json.loads((tmp_path / "study.json").read_text())
     assert saved["joint"]["size_exponent"]["value"] == study.joint.size_exponent.value
     text = "\n".join(lines(study))
-    assert "limited by" in text and "has the lowest BIC" in text and "a = " in text
+    assert "limited by" in text and "BIC ahead by" in text and "a = " in text
+
+
+def test_breaks_are_where_data_begin_to_limit_the_loss():
+    """Sizes help until data limit, later the more of them there are."""
+    generator = np.random.default_rng(1)
+    turn = {d: 3e4 * 8**index for index, d in enumerate((10_000, 80_000))}
+    points = [
+        Point(n, d, d // 30, 1e12 * n, 500, seed, loss, "nats_per_heavy_atom", STEPS_HELD, "v1")
+        for n in (1000 * 3 ** np.arange(8)).tolist()
+        for d in turn
+        for seed in range(2)
+        for loss in [9 * (n**-2.0 + turn[d] ** -2.0) ** 0.1 * math.exp(0.002 * generator.normal())]
+    ]
+    found, reasons = lines_of(points)
+    assert [(one.over, one.held) for one in found] == [("parameters", 10_000), ("parameters", 80_000)]
+    assert len(reasons) == 1 and "breaks over D" in reasons[0]  # the same for every size, and said once
+    for line in found:
+        assert "broken" in line.law.name and turn[line.held] == pytest.approx(line.law.breaks.value, rel=0.3)
+        below, above = line.law.ranges
+        assert below.exponent.holds(0.2) and below.limited and not above.limited
+        assert "limited by D, not by N" in str(line)
+    by_place = {(one.parameters, one.tokens): one.limited_by for one in regimes_of(points)}
+    assert by_place[1000, 80_000] == "model" and by_place[1000 * 3**7, 10_000] == "data"
+    # Without more data to be had there, nothing helps beyond the noise between seeds.
+    flat = [replace(one, loss=2 * math.exp(0.01 * generator.normal())) for one in points]
+    assert sum(one.limited_by == "neither" for one in regimes_of(flat)) >= 13  # of 16
 
 
 def test_exponents_are_those_of_the_most_data_and_of_the_largest_size():
@@ -202,7 +233,7 @@ def test_exponents_are_those_of_the_most_data_and_of_the_largest_size():
     study = analyse(points)
     assert study.width.beta.value == pytest.approx(0.17) and study.data.beta.value == pytest.approx(0.26)
     assert all(one.size_slope == pytest.approx(0.17) and one.limited_by == "data" for one in study.regimes)
-    assert [note.split(":")[0] for note in study.notes] == ["break over size", "break over data"]
+    assert [note.split(":")[0] for note in study.notes] == ["breaks over N", "breaks over D"]
 
 
 def test_mixed_steps_make_no_law(tmp_path):

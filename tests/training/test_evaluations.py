@@ -1,4 +1,4 @@
-"""When a run looks at its validation molecules: by epochs, or by calls of the device program however long an epoch is."""
+"""When a run looks at its validation molecules: by epochs, or by calls of the device program."""
 
 import pytest
 from test_runs import assert_same_state, last

@@ -1,0 +1,135 @@
+"""What limits the loss where: slopes between neighbours of a grid, and breaks along each of its lines.
+
+On data's way: points of a scaling study -> regimes, breaks -> `study_report`, figures.
+"""
+
+import math
+from typing import Any, Dict, List, NamedTuple, Sequence, Tuple
+
+import numpy as np
+
+from ipu_chem.scaling.broken_law import BrokenLaw, fit_broken
+from ipu_chem.scaling.points import Point
+
+_NAMES = {"parameters": "N", "tokens": "D"}
+_SURE = 2.0  # standard errors above which a slope is one
+_AHEAD = 2.0  # of BIC, from which the best law is more than a guess (Kass and Raftery 1995)
+
+
+class Regime(NamedTuple):
+    """What limits the loss at one size and amount of data.
+
+    Attributes:
+        parameters, tokens: N and D.
+        loss: geometric mean over seeds.
+        size_slope, data_slope: by which log L falls per unit of log N and of log D there.
+        limited_by: data or model, whichever more of lowers the loss more; neither if neither does beyond the noise
+            between seeds, where there are several.
+    """
+
+    parameters: int
+    tokens: int
+    loss: float
+    size_slope: float
+    data_slope: float
+    limited_by: str
+
+
+class Line(NamedTuple):
+    """Runs of one amount of data over sizes, or of one size over amounts of data, and their law.
+
+    Attributes:
+        over: parameters or tokens.
+        held: the other one.
+        law: of the lowest BIC.
+    """
+
+    over: str
+    held: int
+    law: BrokenLaw
+
+    @property
+    def ahead(self) -> float:
+        """By how much the next law's BIC is higher; inf if there is no other."""
+        others = [value for name, value in self.law.bic.items() if name != self.law.name]
+        return min(others, default=math.inf) - self.law.bic[self.law.name]
+
+    def __str__(self) -> str:
+        name, other = _NAMES[self.over], "D" if self.over == "parameters" else "N"
+        law = self.law
+        doubt = "" if self.ahead >= _AHEAD else " (another fits as well)"
+        words = f"over {name} at {other}={self.held:,}: {law.name}, BIC ahead by {self.ahead:.1f}{doubt}"
+        if law.breaks is not None:
+            words += f"; break at {name} = {law.breaks}"
+        for one in law.ranges:
+            limit = f"{name} limits the loss" if one.limited else f"limited by {other}, not by {name}"
+            words += f"; {name} {one.low:.3g} to {one.high:.3g}: exponent {one.exponent}, {limit}"
+        return words
+
+
+def regimes_of(points: Sequence[Point]) -> List[Regime]:
+    """Slopes of log L between neighbours of a full grid of sizes and amounts, central ones inside it.
+
+    Raises:
+        ValueError: fewer than 2 sizes or amounts, or a combination is missing.
+    """
+    sizes, amounts = sorted({p.parameters for p in points}), sorted({p.tokens for p in points})
+    if min(len(sizes), len(amounts)) < 2:
+        raise ValueError(f"needs 2 sizes and 2 amounts of data, and there are {len(sizes)} and {len(amounts)}.")
+    logs: Dict[Tuple[int, int], List[float]] = {}
+    for point in points:
+        logs.setdefault((point.parameters, point.tokens), []).append(math.log(point.loss))
+    means = np.full((len(sizes), len(amounts)), np.nan)
+    for row, size in enumerate(sizes):
+        for column, amount in enumerate(amounts):
+            if (size, amount) not in logs:
+                raise ValueError(f"needs every combination, and N={size:,}, D={amount:,} is missing.")
+            means[row, column] = np.mean(logs[size, amount])
+    error = _error_of_means(list(logs.values()))
+    slopes = np.gradient(-means, np.log(sizes), np.log(amounts))
+    errors = [_error_of_slopes(np.log(values), error) for values in (sizes, amounts)]
+    found = []
+    for row, size in enumerate(sizes):
+        for column, amount in enumerate(amounts):
+            by_size, by_data = (float(one[row, column]) for one in slopes)
+            sure = (by_size > _SURE * errors[0][row], by_data > _SURE * errors[1][column])
+            limit = "data" if by_data > by_size else "model"
+            if not any(sure):
+                limit = "neither"
+            found.append(Regime(size, amount, math.exp(means[row, column]), by_size, by_data, limit))
+    return found
+
+
+def lines_of(points: Sequence[Point]) -> Tuple[List[Line], List[str]]:
+    """Whether and where the slope breaks, over sizes for each amount of data and over amounts for each size.
+
+    Returns:
+        (lines that allow it, least of what is held first; why others do not, each reason once).
+    """
+    found: List[Line] = []
+    reasons: List[str] = []
+    for over, held in (("parameters", "tokens"), ("tokens", "parameters")):
+        for value in sorted({getattr(point, held) for point in points}):
+            try:
+                law = fit_broken([point for point in points if getattr(point, held) == value], over)
+                found.append(Line(over, value, law))
+            except ValueError as error:
+                reason = f"breaks over {_NAMES[over]}: {error}"
+                if reason not in reasons:
+                    reasons.append(reason)
+    return found, reasons
+
+
+def _error_of_means(groups: Sequence[Sequence[float]]) -> float:
+    """Standard error of a mean over seeds, the noise taken as alike everywhere; 0 where there is one seed of each."""
+    degrees = sum(len(group) - 1 for group in groups)
+    if not degrees:
+        return 0.0
+    squares = sum(float(np.square(np.array(group) - np.mean(group)).sum()) for group in groups)
+    return math.sqrt(squares / degrees / min(len(group) for group in groups))
+
+
+def _error_of_slopes(x: Any, error: float) -> np.ndarray:
+    """[K] standard error of `np.gradient` over x [K] of values that have this error each."""
+    weights = np.stack([np.gradient(one, x) for one in np.eye(len(x))])
+    return error * np.sqrt(np.square(weights).sum(0))
