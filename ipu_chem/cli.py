@@ -12,7 +12,7 @@ from typing import Any, Callable, Dict, List, Optional
 from ipu_chem import __version__
 from ipu_chem.backends.options import world_of_torchrun
 from ipu_chem.commands import embed, generate, pack, runs, scale, search, simulate
-from ipu_chem.config import RunConfig, keys, nearest
+from ipu_chem.config import keys, nearest
 
 # What went wrong on the user's side of the line: told in one sentence, without a traceback.
 _USER_ERRORS = (ValueError, OSError, FloatingPointError)
@@ -44,7 +44,7 @@ def main(argv: Optional[List[str]] = None) -> int:
 
 def build_parser() -> "tuple[Any, Dict[str, Callable[[Any], int]]]":
     """The parser and the function behind every command."""
-    from jsonargparse import ActionConfigFile, ArgumentParser
+    from jsonargparse import ArgumentParser
 
     class Parser(ArgumentParser):
         """Adds the nearest option to the complaint about an unknown one."""
@@ -73,9 +73,8 @@ def build_parser() -> "tuple[Any, Dict[str, Callable[[Any], int]]]":
     runs.add_prepare_arguments(prepare)
     pack.add_arguments(add("pack", "Print how well molecules fill packs of given sizes.", pack.run))
     train = add("train", "Train a model; Ctrl-C writes a checkpoint that --resume continues from.", runs.train)
-    train.add_argument("--config", action=ActionConfigFile, help="YAML file, or the name of a shipped recipe")
     train.add_argument("--resume", type=str, default=None, help="folder of a run to continue")
-    train.add_class_arguments(RunConfig, None)
+    runs.add_run_arguments(train)
     search.add_arguments(add("search", "Train many candidates a little and the best of them to the end.", search.run))
     scale.add_arguments(add("scale", "Train a grid of sizes and say how loss follows size and data.", scale.run))
     runs.add_evaluate_arguments(add("evaluate", "Measure a trained run on one of its splits.", runs.evaluate))

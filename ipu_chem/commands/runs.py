@@ -4,11 +4,12 @@ On data's way: parsed arguments -> data sets, workflow, prediction, report.
 """
 
 from pathlib import Path
-from typing import Any, Dict, List
+from typing import Any, Dict, List, Sequence
 
 from ipu_chem.config import DataConfig, RunConfig, check_keys, to_dict
 
 _RECIPES = Path(__file__).parent.parent / "recipes"
+_TAKE_CONFIG = ("train", "search", "scale")  # commands with all options of a run
 
 
 def recipes() -> List[str]:
@@ -22,12 +23,12 @@ def expand_config(argv: List[str]) -> List[str]:
     Raises:
         ValueError: no such file or recipe, a file that is no YAML mapping, or an unknown key.
     """
-    if not argv or argv[0] != "train":
+    if not argv or argv[0] not in _TAKE_CONFIG:
         return argv
     result: List[str] = []
     words = iter([part for word in argv for part in (word.split("=", 1) if _takes_path(word) else [word])])
     for word in words:
-        if word == "--resume":
+        if word == "--resume" and argv[0] == "train":
             folder = Path(next(words, ""))
             config = folder / "config.yaml"
             if not config.is_file():
@@ -201,15 +202,43 @@ def doctor(arguments: Any) -> int:
     return print_plan(from_dict(check_yaml(config_path(arguments.config))), arguments.ipus)
 
 
+def add_run_arguments(parser: Any, skip: Sequence[str] = ()) -> None:
+    """All options of a run, and --config, which sets many of them."""
+    from jsonargparse import ActionConfigFile
+
+    parser.add_argument("--config", action=ActionConfigFile, help="YAML file, or the name of a shipped recipe")
+    parser.add_class_arguments(RunConfig, None, skip=set(skip))
+
+
+def run_values(arguments: Any) -> Dict[str, Any]:
+    """The options of a run among parsed arguments, nested."""
+    values: Dict[str, Any] = arguments.clone().as_dict()
+    return {name: value for name, value in values.items() if name in RunConfig.__dataclass_fields__}
+
+
 def _run_config(arguments: Any) -> RunConfig:
     """The resolved config; a resumed run writes where it was found."""
     from ipu_chem.config import from_dict
 
-    values: Dict[str, Any] = arguments.clone().as_dict()
-    values = {name: value for name, value in values.items() if name in RunConfig.__dataclass_fields__}
+    values = run_values(arguments)
     if arguments.resume is not None:
         values["out"] = arguments.resume
     return from_dict(values)
+
+
+def grid_path(word: str) -> Path:
+    """A file as it is, or a shipped grid by name.
+
+    Raises:
+        ValueError: there is neither.
+    """
+    path, shipped = Path(word), _RECIPES / "grids"
+    if path.is_file():
+        return path
+    if (shipped / f"{word}.yaml").is_file():
+        return shipped / f"{word}.yaml"
+    names = ", ".join(sorted(one.stem for one in shipped.glob("*.yaml")))
+    raise ValueError(f"--grid {word}: there is no such file, and the grids are {names}.")
 
 
 def config_path(word: str) -> Path:

@@ -6,18 +6,19 @@ On data's way: base config, grid -> plan -> runs -> points.json -> exponents, st
 from pathlib import Path
 from typing import Any
 
-from ipu_chem.commands.runs import check_yaml, config_path
+from ipu_chem.commands.runs import add_run_arguments, run_values
 from ipu_chem.commands.search import read_grid
 
 
 def add_arguments(parser: Any) -> None:
     """Arguments of `scale`."""
-    parser.add_argument("--config", type=str, required=True, help="YAML file or shipped recipe that all runs share")
+    add_run_arguments(parser, skip=["out"])
     parser.add_argument(
         "--grid",
         type=str,
         required=True,
-        help="YAML file of values: `model.hidden_features: [...]`, `data.train: [...]`, `training.seed: [...]`",
+        help="YAML file of values, `model.hidden_features: [...]`, `data.train: [...]`, `training.seed: [...]`, or the "
+        "name of a shipped one",
     )
     parser.add_argument("--out", type=str, default="runs/scale", help="folder; the same command goes on where it was")
     parser.add_argument(
@@ -41,9 +42,8 @@ def run(arguments: Any) -> int:
     from ipu_chem.scaling.study_report import analyse, lines, write_study
 
     options = StudyOptions(**{name: getattr(arguments, name) for name in StudyOptions.__dataclass_fields__})
-    base = check_yaml(config_path(arguments.config))
     out = Path(arguments.out)
-    plan = make_plan(base, read_grid(Path(arguments.grid)), out, options)
+    plan = make_plan(run_values(arguments), read_grid(arguments.grid), out, options)
     print("\n".join(plan.lines()), flush=True)
     points = run_study(plan, out, options)
     study = analyse(points)

@@ -6,17 +6,17 @@ On data's way: base config, grid -> candidates -> search -> table, search.json, 
 from pathlib import Path
 from typing import Any, Dict
 
-from ipu_chem.commands.runs import check_yaml, config_path
+from ipu_chem.commands.runs import add_run_arguments, grid_path, run_values
 
 
 def add_arguments(parser: Any) -> None:
     """Arguments of `search`."""
-    parser.add_argument("--config", type=str, required=True, help="YAML file or shipped recipe that candidates change")
+    add_run_arguments(parser, skip=["out"])
     parser.add_argument(
         "--grid",
         type=str,
         required=True,
-        help="YAML file of options and their values: `optimizer.learning_rate: [...]`",
+        help="YAML file of options and their values, `optimizer.learning_rate: [...]`, or the name of a shipped one",
     )
     parser.add_argument("--out", type=str, default="runs/search", help="folder; the same command goes on where it was")
     parser.add_argument("--budget", type=float, default=0.2, help="share of its steps that every candidate trains for")
@@ -36,9 +36,8 @@ def run(arguments: Any) -> int:
 
     chosen = {name: getattr(arguments, name) for name in SearchOptions.__dataclass_fields__}
     options = SearchOptions(**chosen)
-    base = check_yaml(config_path(arguments.config))
     out = Path(arguments.out)
-    candidates = make_candidates(base, read_grid(Path(arguments.grid)), out)
+    candidates = make_candidates(run_values(arguments), read_grid(arguments.grid), out)
     print(f"{len(candidates)} runs, {options.budget:.0%} of each; the best {options.keep} go on to the end", flush=True)
     result = search(candidates, options)
     paths = write_result(out, result, options)
@@ -47,12 +46,11 @@ def run(arguments: Any) -> int:
     return 0
 
 
-def read_grid(path: Path) -> Dict[str, Any]:
-    """Dotted options and their values."""
+def read_grid(word: str) -> Dict[str, Any]:
+    """Dotted options and their values, of a file or a shipped grid."""
     import yaml
 
-    if not path.is_file():
-        raise ValueError(f"--grid {path}: there is no such file.")
+    path = grid_path(word)
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
