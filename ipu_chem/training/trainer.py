@@ -157,10 +157,8 @@ class Trainer:
         ) as bar:
             while state.epoch < self.config.epochs and not self._patience_lost():
                 self._train_epoch(log, bar, stop)
-                if self._stopped_by:
-                    finished = False
-                    break
-                if state.call < self.train.calls_per_epoch:  # early stopping inside an epoch
+                if state.call < self.train.calls_per_epoch:  # left early
+                    finished = not self._stopped_by
                     self.save()
                     break
                 mean_loss = state.losses / self.train.steps_per_epoch
@@ -169,6 +167,9 @@ class Trainer:
                 if self._epoch_is_evaluated():
                     self._evaluate(log, bar, mean_loss)
                 self.save()
+                if self._stopped_by and state.epoch < self.config.epochs:  # a run that is over has finished
+                    finished = False
+                    break
         if finished and self._best_weights is None and not (self.best.is_file() and (self._writes or self._resumed)):
             self._save_best()
         return {
@@ -180,7 +181,7 @@ class Trainer:
         }
 
     def _train_epoch(self, log: Optional[MetricsLog], bar: Any, stop: StopSignals) -> None:
-        """The calls of one epoch that are still to do; leaves early, when it is to stop or when patience is lost."""
+        """The calls of one epoch that are still to do; leaves early when it is to stop or patience is lost."""
         state = self.progress
         iterations = self.train.batching.device_iterations
         window = _Window()
@@ -223,7 +224,6 @@ class Trainer:
             # A signal reaches processes at different steps; together they stop at the same one.
             self._stopped_by = self.backend.agreed(stop.received or (_ENOUGH if enough else 0))
             if self._stopped_by:
-                self.save()
                 return
             every = self.config.checkpoint_every
             if every and state.call % every == 0 and state.call < self.train.calls_per_epoch:
