@@ -1,6 +1,6 @@
 """The command `search`: a grid of options, trained as far as each of its candidates deserves.
 
-On data's way: base config, grid -> candidates -> search -> table, search.json, search.csv, search.png.
+On data's way: base config, grid -> candidates -> search -> report: table, search.json, search.csv, search.png.
 """
 
 from pathlib import Path
@@ -22,7 +22,16 @@ def add_arguments(parser: Any) -> None:
     parser.add_argument("--budget", type=float, default=0.2, help="share of its steps that every candidate trains for")
     parser.add_argument("--keep", type=int, default=3, help="candidates that train to the end, 2 or more")
     parser.add_argument(
-        "--fraction", type=float, default=0.1, help="last share of the budget's steps whose mean loss is the estimate"
+        "--halving",
+        type=int,
+        default=0,
+        help="look again at this many times the steps, each time going on with the best of this many; 0 looks once",
+    )
+    parser.add_argument(
+        "--fraction",
+        type=float,
+        default=0.1,
+        help="last share of the steps up to a look whose mean loss is the estimate",
     )
     parser.add_argument("--finish_all", type=bool, default=False, help="train all to the end, to judge the estimates")
     parser.add_argument("--metric", type=str, default="", help="validation metric that counts; the first if not given")
@@ -32,14 +41,24 @@ def add_arguments(parser: Any) -> None:
 def run(arguments: Any) -> int:
     """Search, print the table and say where everything is."""
     from ipu_chem.scaling.candidates import make_candidates
-    from ipu_chem.scaling.search import SearchOptions, search, table, write_result
+    from ipu_chem.scaling.search import SearchOptions, search
+    from ipu_chem.scaling.search_report import analyse, table, write_result
+    from ipu_chem.scaling.selection import cost_of_rungs
 
     chosen = {name: getattr(arguments, name) for name in SearchOptions.__dataclass_fields__}
     options = SearchOptions(**chosen)
     out = Path(arguments.out)
     candidates = make_candidates(run_values(arguments), read_grid(arguments.grid), out)
-    print(f"{len(candidates)} runs, {options.budget:.0%} of each; the best {options.keep} go on to the end", flush=True)
-    result = search(candidates, options)
+    rungs = options.rungs(len({one.name for one in candidates}))
+    words = [f"{len(candidates)} runs, {100 * options.budget:.3g}% of each"]
+    for rung in rungs[1:]:
+        where = f"{100 * rung.share:.3g}%" if rung.share < 1 else "the end"
+        words.append(f"the best {rung.candidates} go on to {where}")
+    words.append(
+        "the others too" if options.finish_all else f"about {cost_of_rungs(rungs).saving:.0%} of all steps saved"
+    )
+    print("; ".join(words), flush=True)
+    result = analyse(search(candidates, options), options)
     paths = write_result(out, result, options)
     print("\n".join(table(result)))
     print(f"written: {', '.join(map(str, paths))}; each run in a folder beside them")

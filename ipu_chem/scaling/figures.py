@@ -1,10 +1,10 @@
-"""Figures of a scaling study and of a search, for papers: vector or bitmap by the name of the file.
+"""Figures of a scaling study, for papers: vector or bitmap by the name of the file.
 
-On data's way: points, laws, estimates -> figures -> .pdf, .svg or .png.
+On data's way: points, laws -> figures -> .pdf, .svg or .png.
 """
 
 from pathlib import Path
-from typing import Any, List, Optional, Sequence, Tuple
+from typing import Any, List, Sequence, Tuple
 
 import numpy as np
 
@@ -13,7 +13,6 @@ from ipu_chem.scaling.frontier import frontier_of
 from ipu_chem.scaling.joint_law import JointLaw
 from ipu_chem.scaling.points import Point, check_comparable, check_loss
 from ipu_chem.scaling.power_law import PowerLaw, fit_power_law
-from ipu_chem.scaling.tpe import Assessment, Calibration
 from ipu_chem.training.report_parts import BLUE, GREY, ORANGE, figure_of
 from packing.files import PathLike, atomic_file
 
@@ -55,7 +54,7 @@ def loss_over(points: Sequence[Point], over: str, law: bool = True) -> Any:
         raise ValueError(f"over={over!r}: choose parameters, tokens or molecules.")
     check_comparable(points)
     each = "molecules" if over == "parameters" else "parameters"
-    figure, axis = _figure()
+    figure, axis = new_figure()
     values = sorted({getattr(point, each) for point in points})
     for value, color in zip(values, _shades(len(values))):
         line = [point for point in points if getattr(point, each) == value]
@@ -70,7 +69,7 @@ def loss_over(points: Sequence[Point], over: str, law: bool = True) -> Any:
         spread = [means - [min(group) for group in losses], [max(group) for group in losses] - means]
         # Rounding may put a mean of equal losses beyond them.
         axis.errorbar(x, means, np.maximum(spread, 0), color=color, marker="o", markersize=4, linewidth=1, label=label)
-    _logarithmic(axis, _NAMES[over], _loss_name(points))
+    logarithmic(axis, _NAMES[over], _loss_name(points))
     axis.legend(frameon=False, fontsize=7)
     return figure
 
@@ -82,14 +81,14 @@ def compute_frontier_figure(points: Sequence[Point]) -> Any:
         ValueError: see `check_loss`.
     """
     check_loss(points)
-    figure, axis = _figure()
+    figure, axis = new_figure()
     axis.scatter([p.flops for p in points], [p.loss for p in points], s=12, color=GREY, label="runs")
     best = frontier_of(points)
     axis.plot([p.flops for p in best], [p.loss for p in best], color=BLUE, marker="o", markersize=4, label="frontier")
     for point in best:
         where = (point.flops, point.loss)
         axis.annotate(_short(point.parameters), where, (4, 4), textcoords="offset points", fontsize=6)
-    _logarithmic(axis, _NAMES["flops"], _loss_name(points))
+    logarithmic(axis, _NAMES["flops"], _loss_name(points))
     axis.legend(frameon=False, title="numbers: parameters", fontsize=8, title_fontsize=7)
     return figure
 
@@ -101,7 +100,7 @@ def surface(points: Sequence[Point], law: JointLaw, data: str = "tokens") -> Any
         ValueError: see `check_comparable`.
     """
     check_comparable(points)
-    figure, (left, right) = _figure(2)
+    figure, (left, right) = new_figure(2)
     size = np.array([p.parameters for p in points], np.float64)
     amount = np.array([getattr(p, data) for p in points], np.float64)
     loss = np.array([p.loss for p in points])
@@ -113,7 +112,8 @@ def surface(points: Sequence[Point], law: JointLaw, data: str = "tokens") -> Any
     left.set_title(
         f"a = {law.size_exponent}, b = {law.data_exponent}\nE = {law.floor}", fontsize=8, fontweight="normal"
     )
-    _diagonal(right, law(size, amount), loss, "fitted", _loss_name(points), law.r2)
+    diagonal(right, law(size, amount), loss, "fitted", _loss_name(points), law.r2)
+    right.scatter(law(size, amount), loss, s=14, color=BLUE)
     return figure
 
 
@@ -130,7 +130,7 @@ def broken_figure(points: Sequence[Point], laws: Sequence[Tuple[int, BrokenLaw]]
     """
     check_comparable(points)
     held = "tokens" if over == "parameters" else "parameters"
-    figure, axis = _figure()
+    figure, axis = new_figure()
     for (value, law), color in zip(laws, _shades(len(laws))):
         line = [point for point in points if getattr(point, held) == value]
         x = np.array([getattr(point, over) for point in line], np.float64)
@@ -144,37 +144,15 @@ def broken_figure(points: Sequence[Point], laws: Sequence[Tuple[int, BrokenLaw]]
                 [at], law([at]), xerr=[[max(at - ends.low, 0)], [max(ends.high - at, 0)]], color=color, marker="|",
                 markersize=12, capsize=2, linewidth=2.5, alpha=0.6,
             )  # fmt: skip
-    _logarithmic(axis, _NAMES[over], _loss_name(points))
+    logarithmic(axis, _NAMES[over], _loss_name(points))
     axis.legend(frameon=False, fontsize=6, title="bars: breaks with intervals", title_fontsize=6)
     return figure
 
 
-def predicted_against_true(
-    estimates: Sequence[float],
-    finals: Sequence[Optional[float]],
-    calibration: Calibration,
-    assessment: Optional[Assessment] = None,
-    loss_name: str = "final loss",
-) -> Any:
-    """What an early look predicts of candidates against what they reached; diverged ones are counted in the title."""
-    pairs = [(early, late) for early, late in zip(estimates, finals) if late is not None]
-    early, late = np.array(pairs, np.float64).reshape(-1, 2).T
-    finite = np.isfinite(early) & np.isfinite(late)
-    figure, axis = _figure()
-    _diagonal(axis, calibration(early[finite]), late[finite], "predicted", loss_name, calibration.r2)
-    notes: List[str] = []
-    if assessment is not None:
-        notes.append(f"Spearman {assessment.spearman:.2f}, Kendall {assessment.kendall:.2f}")
-    if not finite.all():
-        notes.append(f"{int((~finite).sum())} diverged")
-    axis.set_title("; ".join([axis.get_title(), *notes]), fontsize=8)
-    return figure
-
-
-def _diagonal(axis: Any, predicted: np.ndarray, true: np.ndarray, word: str, loss_name: str, r2: float) -> None:
+def diagonal(axis: Any, predicted: np.ndarray, true: np.ndarray, word: str, loss_name: str, r2: float) -> None:
+    """Where what a line or law says is what was reached, with axes and R², to draw points over."""
     ends = [min(predicted.min(), true.min()), max(predicted.max(), true.max())]
     axis.plot(ends, ends, color=GREY, linewidth=0.8)
-    axis.scatter(predicted, true, s=14, color=BLUE)
     axis.set(xlabel=f"{word} {loss_name}", ylabel=loss_name)
     axis.set_title(f"R² = {r2:.3f}", fontsize=8)
 
@@ -184,7 +162,12 @@ def _law_of(line: Sequence[Point], over: str) -> PowerLaw:
     return fit_power_law(line, over, draws=1)
 
 
-def _figure(columns: int = 1) -> Any:
+def new_figure(columns: int = 1) -> Any:
+    """A figure and its axes, side by side, drawn without a screen.
+
+    Raises:
+        ValueError: matplotlib is not installed.
+    """
     try:
         import matplotlib
     except ImportError as error:
@@ -193,12 +176,15 @@ def _figure(columns: int = 1) -> Any:
     return figure_of(1, columns)
 
 
-def _logarithmic(axis: Any, xlabel: str, ylabel: str) -> None:
-    """Both scales logarithmic, losses as plain numbers, since they seldom span a decade."""
+def logarithmic(axis: Any, xlabel: str, ylabel: str) -> None:
+    """Both scales logarithmic, losses as plain numbers, since they seldom span more than a decade."""
     from matplotlib.ticker import LogLocator, NullFormatter
 
     axis.set(xscale="log", yscale="log", xlabel=xlabel, ylabel=ylabel)
-    axis.yaxis.set_major_locator(LogLocator(subs=(1.0, 1.2, 1.4, 1.6, 2.0, 2.5, 3.0, 4.0, 5.0, 7.0)))
+    decades = np.log10(np.divide(*axis.get_ylim()[::-1]))
+    few = (1.0, 2.0, 5.0) if decades < 3 else (1.0,)
+    subs = (1.0, 1.2, 1.4, 1.6, 2.0, 2.5, 3.0, 4.0, 5.0, 7.0) if decades < 1.2 else few
+    axis.yaxis.set_major_locator(LogLocator(subs=subs))
     axis.yaxis.set_minor_formatter(NullFormatter())
     axis.yaxis.set_major_formatter("{x:g}")
 

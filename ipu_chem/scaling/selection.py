@@ -1,4 +1,4 @@
-"""Which candidates of a search go on after an early look, and what that costs and saves.
+"""Which candidates of a search go on after an early look or several, and what that costs and saves.
 
 On data's way: estimates of candidates -> indices of those that train on -> Cost.
 """
@@ -26,9 +26,9 @@ class Cost(NamedTuple):
 
 
 class Rung(NamedTuple):
-    """Candidates that train up to these steps."""
+    """Candidates that train up to this share of the steps of their runs, which need not be equally long."""
 
-    steps: int
+    share: float
     candidates: int
 
 
@@ -59,49 +59,48 @@ def survivors(estimates: Values, keep: int) -> np.ndarray:
     return np.argsort(values, kind="stable")[: min(keep, finite)]
 
 
-def halving_rungs(candidates: int, total_steps: int, eta: int = 3, keep: int = 3, first_steps: int = 0) -> List[Rung]:
-    """Successive halving (Jamieson and Talwalkar, AISTATS 2016): after each rung the best one in ``eta`` goes on.
+def rungs_of(candidates: int, first: float, keep: int, eta: int = 0) -> List[Rung]:
+    """How far how many train: one early look, or successive halving.
+
+    Halving multiplies the share by ``eta`` from rung to rung and keeps the best 1 / ``eta`` of the candidates, rounded
+    up (Jamieson and Talwalkar, "Non-stochastic best arm identification and hyperparameter optimization", AISTATS
+    2016), until ``keep`` are left or the run is over. Later rungs at which nobody would be left out are not made.
 
     Args:
         candidates: at the start.
-        total_steps: of a full run.
-        eta: steps grow and candidates fall by this from rung to rung.
-        keep: candidates that reach the end at least.
-        first_steps: of the first rung; 0 takes what lets the candidates fall to ``keep`` at the last rung.
+        first: share of the first rung, above 0 and below 1.
+        keep: candidates that train to the end; all do where there are no more.
+        eta: of halving, 2 or more; 0 is one look, after which ``keep`` go on to the end.
 
     Returns:
-        Rungs of rising steps, the last one of ``total_steps``.
+        Rungs of rising shares, the last one of share 1.
 
     Raises:
-        ValueError: fewer candidates than are kept, ``keep`` below 2, or steps that cannot be divided so.
+        ValueError: one of these is out of its range.
     """
-    if keep < LEAST_KEPT or candidates < keep:
+    if candidates < 1 or not 0 < first < 1 or keep < LEAST_KEPT:
         raise ValueError(
-            f"keep={keep} of {candidates} candidates: keep {LEAST_KEPT} or more, and no more than there are."
+            f"{candidates} candidates, budget={first:g}, keep={keep}: give 1 or more, a share such as 0.2, and "
+            f"{LEAST_KEPT} or more."
         )
-    if eta < 2 or not 0 <= first_steps <= total_steps or total_steps < 1:
-        raise ValueError(
-            f"eta={eta}, first_steps={first_steps}, total_steps={total_steps}: give eta of 2 or more, and a first rung "
-            "within the run."
-        )
-    if first_steps == 0:
-        halvings, left = 0, candidates
-        while left > keep:
-            halvings, left = halvings + 1, max(keep, math.ceil(left / eta))
-        first_steps = max(1, total_steps // eta**halvings)
-    rungs = [Rung(first_steps, candidates)]
-    while rungs[-1].steps < total_steps:
-        steps = min(rungs[-1].steps * eta, total_steps)
-        rungs.append(Rung(steps, max(keep, math.ceil(rungs[-1].candidates / eta))))
-    return rungs
+    if eta != 0 and eta < 2:
+        raise ValueError(f"halving={eta}: give 2 or more, such as 3, or 0 for a single look.")
+    keep = min(keep, candidates)
+    rungs = [Rung(first, candidates)]
+    while eta and rungs[-1].candidates > keep:
+        share, left = rungs[-1].share * eta, max(keep, math.ceil(rungs[-1].candidates / eta))
+        if left == keep or share >= 1 - 1e-9:
+            break
+        rungs.append(Rung(share, left))
+    return [*rungs, Rung(1.0, keep)]
 
 
 def cost_of_rungs(rungs: Sequence[Rung]) -> Cost:
-    """Steps of a schedule in which nothing diverges, and those of all candidates trained to the end."""
-    spent, before = 0, 0
+    """What rungs take if nothing diverges and runs are equally long, in runs, and what all take to the end."""
+    spent, before = 0.0, 0.0
     for rung in rungs:
-        spent, before = spent + (rung.steps - before) * rung.candidates, rung.steps
-    return Cost(spent, rungs[0].candidates * rungs[-1].steps)
+        spent, before = spent + (rung.share - before) * rung.candidates, rung.share
+    return Cost(spent, float(rungs[0].candidates))
 
 
 def cost(spent: Sequence[float], full: Sequence[float]) -> Cost:

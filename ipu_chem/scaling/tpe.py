@@ -14,7 +14,7 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 
-from ipu_chem.scaling.selection import survivors, worst_if_not_finite
+from ipu_chem.scaling.selection import worst_if_not_finite
 from ipu_chem.scaling.tse import Values
 
 
@@ -67,8 +67,8 @@ class Assessment:
 
     Attributes:
         spearman, kendall: rank correlations, diverged ones ranked last; NaN where all are alike.
-        regret: final loss of the best of those kept, above that of the best of all.
-        kept: how many would have gone on.
+        regret: final loss of the best of those kept, above that of the best of all; inf if all of them diverged.
+        kept: how many went on, or would have.
         candidates: of known final loss.
         diverged: of them.
     """
@@ -120,11 +120,16 @@ def calibrate(estimates: Values, finals: Sequence[Optional[float]], robust: bool
     return Calibration(intercept, slope, r2, float(np.sqrt(np.square(errors).mean())), len(x), diverged)
 
 
-def assess(estimates: Values, finals: Sequence[Optional[float]], keep: int) -> Assessment:
+def assess(estimates: Values, finals: Sequence[Optional[float]], kept: Sequence[int]) -> Assessment:
     """Compare the ranking by estimates with that by final losses, of all candidates whose final loss is not None.
 
+    Args:
+        estimates: [K] of them.
+        finals: [K] their final losses.
+        kept: indices of those that the search chose, by these estimates or by later ones.
+
     Raises:
-        ValueError: fewer than 3 candidates, all diverged, or ``keep`` below 2.
+        ValueError: fewer than 3 candidates, all diverged, or one was kept and has no final loss.
     """
     from scipy.stats import kendalltau, spearmanr
 
@@ -133,7 +138,12 @@ def assess(estimates: Values, finals: Sequence[Optional[float]], keep: int) -> A
         raise ValueError(f"a ranking is assessed with 3 candidates or more, and {len(x)} finished: train more.")
     if not np.isfinite(y).any():
         raise ValueError(f"all {len(y)} candidates diverged: search lower learning rates.")
-    kept = survivors(x, keep)
+    reached = []
+    for index in kept:
+        final = finals[index]
+        if final is None:
+            raise ValueError(f"candidate {index} was kept and has no final loss: train it to the end.")
+        reached.append(final)
     alike = len(set(x)) == 1 or len(set(y)) == 1
     # Ranks do not care how far behind the last ones are.
     x_ranks, y_ranks = (np.where(np.isfinite(v), v, np.finfo(np.float64).max) for v in (x, y))
@@ -142,7 +152,7 @@ def assess(estimates: Values, finals: Sequence[Optional[float]], keep: int) -> A
     return Assessment(
         spearman=float(spearman[0]),
         kendall=float(kendall[0]),
-        regret=float(y[kept].min() - y.min()),
+        regret=float(worst_if_not_finite(reached).min(initial=math.inf) - y.min()),
         kept=len(kept),
         candidates=len(x),
         diverged=int((~(np.isfinite(x) & np.isfinite(y))).sum()),

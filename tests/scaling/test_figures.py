@@ -8,13 +8,11 @@ from ipu_chem.scaling.figures import (
     broken_figure,
     compute_frontier_figure,
     loss_over,
-    predicted_against_true,
     save,
     surface,
 )
 from ipu_chem.scaling.joint_law import fit_joint
 from ipu_chem.scaling.points import Point
-from ipu_chem.scaling.tpe import assess, calibrate
 
 SIZES, DATA = (77_568, 395_776, 1_578_496, 4_749_312), (10_000, 100_000, 1_000_000)
 
@@ -100,16 +98,6 @@ def test_break(tmp_path):
     (bar,) = axis.containers[0][2][0].get_segments()
     np.testing.assert_allclose(bar[:, 0], law.breaks[1:])
     assert save(figure, tmp_path / "b.svg").stat().st_size > 5000
-
-
-def test_predicted_against_true():
-    estimates, finals = [1.0, 2.0, 3.0, 4.0, np.inf, 9.0], [1.1, 1.9, 3.2, np.nan, 5.0, None]
-    line = calibrate(estimates, finals)
-    (axis,) = predicted_against_true(estimates, finals, line, assess(estimates, finals, 2)).axes
-    shown = np.array(axis.collections[0].get_offsets())
-    np.testing.assert_allclose(shown, np.column_stack([line([1.0, 2.0, 3.0]), [1.1, 1.9, 3.2]]))
-    assert f"R² = {line.r2:.3f}" in axis.get_title() and "2 diverged" in axis.get_title()
-    assert "Spearman" in axis.get_title() and axis.get_ylabel() == "final loss"
 
 
 def test_what_cannot_be_drawn_is_refused(points, tmp_path):

@@ -4,8 +4,10 @@ import math
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from ipu_chem.scaling.selection import Rung, cost, cost_of_rungs, halving_rungs, survivors
+from ipu_chem.scaling.selection import Rung, cost, cost_of_rungs, rungs_of, survivors
 from ipu_chem.scaling.tpe import Trial, assess, calibrate, over_seeds
 
 INF, NAN = math.inf, math.nan
@@ -42,24 +44,26 @@ def test_robust_calibration_ignores_a_run_that_went_astray():
 def test_diverged_and_unfinished_candidates():
     line = calibrate([1, 2, INF, 3, 4, 0.5], [2.0, 4.0, NAN, 6.0, INF, None])
     assert (line.points, line.diverged, line.slope) == (3, 2, pytest.approx(2))
-    seen = assess([1, 2, INF, 3, 4, 0.5], [2.0, 4.0, NAN, 6.0, INF, None], keep=2)
+    seen = assess([1, 2, INF, 3, 4, 0.5], [2.0, 4.0, NAN, 6.0, INF, None], kept=[0, 1])
     assert (seen.candidates, seen.diverged, seen.regret) == (5, 2, 0)
     # Ranks 1 2 5 3 4 by estimate, 1 2 4.5 3 4.5 by loss: the two that diverged are equally bad.
     assert seen.spearman == pytest.approx(np.corrcoef([1, 2, 5, 3, 4], [1, 2, 4.5, 3, 4.5])[0, 1])
 
 
 def test_rank_correlations_by_hand():
-    seen = assess([1, 2, 3, 4], [1, 3, 2, 4], keep=2)
+    seen = assess([1, 2, 3, 4], [1, 3, 2, 4], kept=[0, 1])
     assert seen.spearman == pytest.approx(1 - 6 * 2 / (4 * 15)) and seen.kendall == pytest.approx((5 - 1) / 6)
-    assert assess([1, 2, 3], [3, 2, 1], keep=2).kendall == -1
-    assert math.isnan(assess([1, 1, 1], [3, 2, 1], keep=2).spearman)
+    assert assess([1, 2, 3], [3, 2, 1], kept=[0, 1]).kendall == -1
+    assert math.isnan(assess([1, 1, 1], [3, 2, 1], kept=[0, 1]).spearman)
 
 
 def test_regret_is_what_the_best_of_the_kept_lacks():
     estimates, finals = [1.0, 1.1, 1.2, 9.0], [3.0, 2.5, 2.0, 4.0]
-    assert assess(estimates, finals, keep=2).regret == 0.5
-    assert assess(estimates, finals, keep=3).regret == 0
-    assert assess([1.0, 1.1, 1.2], [INF, INF, 2.0], keep=2).regret == INF
+    assert assess(estimates, finals, survivors(estimates, 2).tolist()).regret == 0.5
+    assert assess(estimates, finals, survivors(estimates, 3).tolist()).regret == 0
+    assert assess(estimates, finals, [3, 0]).regret == 1.0  # a later look may choose others
+    assert assess([1.0, 1.1, 1.2], [INF, INF, 2.0], [0, 1]).regret == INF
+    assert assess([1.0, 1.1, 1.2], [3.0, 3.0, 2.0], []).regret == INF  # all that went on have diverged
 
 
 def test_survivors_are_the_best_in_order_and_never_diverged():
@@ -67,17 +71,33 @@ def test_survivors_are_the_best_in_order_and_never_diverged():
     assert survivors([3.0, NAN, 1.0, INF], 3).tolist() == [2, 0]
 
 
-def test_halving():
-    assert halving_rungs(27, 900, eta=3, keep=3) == [Rung(100, 27), Rung(300, 9), Rung(900, 3)]
-    assert halving_rungs(10, 1000, eta=2, keep=4, first_steps=200) == [
-        Rung(200, 10),
-        Rung(400, 5),
-        Rung(800, 4),
-        Rung(1000, 4),
-    ]
-    assert halving_rungs(3, 100, keep=3) == [Rung(100, 3)]
-    paid = cost_of_rungs(halving_rungs(27, 900))
-    assert paid == (100 * 27 + 200 * 9 + 600 * 3, 27 * 900) and paid.saving == pytest.approx(1 - 6300 / 24300)
+def test_rungs_by_hand():
+    assert rungs_of(12, 0.2, keep=3) == [Rung(0.2, 12), Rung(1.0, 3)]
+    assert rungs_of(2, 0.2, keep=3, eta=3) == [Rung(0.2, 2), Rung(1.0, 2)]
+    assert rungs_of(27, 0.125, keep=3, eta=3) == [Rung(0.125, 27), Rung(0.375, 9), Rung(1.0, 3)]
+    assert rungs_of(10, 0.125, keep=2, eta=2) == [Rung(0.125, 10), Rung(0.25, 5), Rung(0.5, 3), Rung(1.0, 2)]
+    # 100 to 25 at shares below 1, and from there to those that are kept.
+    assert rungs_of(100, 0.2, keep=3, eta=2) == [Rung(0.2, 100), Rung(0.4, 50), Rung(0.8, 25), Rung(1.0, 3)]
+    paid = cost_of_rungs(rungs_of(27, 0.125, keep=3, eta=3))
+    assert paid == (0.125 * 27 + 0.25 * 9 + 0.625 * 3, 27)
+    assert cost_of_rungs(rungs_of(12, 0.25, keep=3)).saving == pytest.approx(1 - (0.25 * 12 + 0.75 * 3) / 12)
+
+
+@given(st.integers(1, 300), st.floats(1e-3, 0.999), st.integers(2, 9), st.sampled_from([0, 2, 3, 4, 10]))
+def test_rungs(count, first, keep, eta):
+    rungs = rungs_of(count, first, keep, eta)
+    assert rungs[0] == (first, count) and rungs[-1] == (1.0, min(keep, count))
+    assert all(before.share < after.share for before, after in zip(rungs, rungs[1:]))
+    for before, after in zip(rungs[:-1], rungs[1:-1]):  # between the first and the end
+        assert after.share == before.share * eta < 1
+        assert keep < after.candidates == math.ceil(before.candidates / eta)
+    if not eta:
+        assert len(rungs) == 2
+    elif len(rungs) == 2 and count > eta * keep:
+        assert first * eta >= 1 - 1e-9  # no room for a second look
+    paid, single = (cost_of_rungs(one) for one in (rungs, rungs_of(count, first, keep)))
+    assert count * first <= paid.spent + 1e-9 and paid.spent <= paid.full == count
+    assert single.spent <= paid.spent + 1e-9  # more looks cost more, as long as the first is as early
 
 
 @pytest.mark.parametrize("budget, count", [(0.2, 12), (0.1, 12), (0.1, 1000)])
@@ -107,15 +127,16 @@ def test_candidates_over_seeds():
         (lambda: calibrate([1, 2, 3], [1, 2, None]), "there are 2"),
         (lambda: calibrate([2, 2, 2], [1, 2, 3]), "same estimate"),
         (lambda: calibrate([1, 2, 3], [1, 2]), "not 3 and 2"),
-        (lambda: assess([1, 2], [1, 2], 2), "and 2 finished"),
-        (lambda: assess([1, 2, 3], [INF, NAN, INF], 2), "all 3 candidates diverged: search lower"),
+        (lambda: assess([1, 2], [1, 2], [0, 1]), "and 2 finished"),
+        (lambda: assess([1, 2, 3, 4], [1, 2, None, 3], [0, 2]), "candidate 2 was kept and has no final loss"),
+        (lambda: assess([1, 2, 3], [INF, NAN, INF], [0, 1]), "all 3 candidates diverged: search lower"),
         (lambda: survivors([NAN, INF], 2), "all 2 candidates diverged"),
         (lambda: survivors([1, 2, 3], 1), "keep=1: keep 2 candidates or more"),
-        (lambda: assess([1, 2, 3], [1, 2, 3], 1), "keep=1"),
-        (lambda: halving_rungs(10, 100, keep=1), "keep=1"),
-        (lambda: halving_rungs(2, 100, keep=3), "keep=3 of 2 candidates"),
-        (lambda: halving_rungs(10, 100, eta=1), "eta=1"),
-        (lambda: halving_rungs(10, 100, first_steps=200), "first rung within the run"),
+        (lambda: rungs_of(10, 0.2, keep=1), "keep=1: give"),
+        (lambda: rungs_of(0, 0.2, keep=3), "0 candidates"),
+        (lambda: rungs_of(10, 1.0, keep=3), "budget=1, "),
+        (lambda: rungs_of(10, 0.2, keep=3, eta=1), "halving=1: give 2 or more"),
+        (lambda: rungs_of(10, 0.2, keep=3, eta=-2), "halving=-2"),
         (lambda: cost([1.0], [1.0, 2.0]), "not 1 and 2 values"),
         (lambda: cost([3.0], [2.0]), "candidate 0 has taken 3 of 2"),
         (lambda: over_seeds([]), "no candidates"),

@@ -2,6 +2,12 @@
 
 import csv
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -62,6 +68,8 @@ def test_a_search_from_the_command_line(options, make_config, tmp_path, capsys):
         assert same == (row["status"] != "stopped")
     assert result["calibration"]["points"] == 4 and result["calibration"]["diverged"] == 1
     assert result["assessment"]["candidates"] == 5 and "R2" in printed and "Spearman" in printed
+    would = f"the search without --finish_all would have taken {spent:,} of {5 * total:,} steps"
+    assert would in printed and result["chosen"]["spent"] == spent < result["steps"]["spent"]
     assert (out / "search.png").stat().st_size > 5000
     with open(out / "search.csv", newline="") as file:
         rows = list(csv.DictReader(file))
@@ -73,7 +81,7 @@ def test_a_search_from_the_command_line(options, make_config, tmp_path, capsys):
     losses = [row["loss"] for row in read_rows(stopped.folder) if row["kind"] == "train"]
     budget = budget_steps(total, 0.2)
     half = losses[budget - round(0.5 * budget) : budget]
-    estimate = estimate_of(stopped, read_progress(stopped), SearchOptions(fraction=0.5))
+    estimate = estimate_of(stopped, read_progress(stopped), 0.2, 0.5)
     assert estimate.value == pytest.approx(sum(half) / len(half))
     assert waiting["estimate"] == pytest.approx(estimate.value)
 
@@ -81,6 +89,75 @@ def test_a_search_from_the_command_line(options, make_config, tmp_path, capsys):
     (tmp_path / "base.yaml").write_text(yaml.safe_dump(options))
     assert main(command) == 1
     assert "was trained with loss='auto', and the search asks for 'mae': give another --out" in capsys.readouterr().err
+
+
+# As `ipu-chem`, and hears SIGINT, which processes in the background of a shell are started deaf to.
+COMMAND_LINE = """
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from ipu_chem.cli import main
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
+"""
+
+
+def stop_when(command, script, number, reached):
+    """Start a search in processes of its own and send it a signal as soon as that is so; its status."""
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    with subprocess.Popen([sys.executable, str(script), *command], env=environment) as process:
+        deadline = time.monotonic() + 300
+        while not reached():
+            assert process.poll() is None and time.monotonic() < deadline, "over before it could be stopped"
+            time.sleep(0.01)
+        process.send_signal(number)
+        return process.wait(60)
+
+
+@pytest.mark.slow
+def test_a_search_that_halves_and_is_stopped_twice_finds_what_one_in_one_piece_does(options, tmp_path, capsys):
+    options["training"].update(epochs=5, evaluate_every=5, checkpoint_every=5)
+    grid = {"batching.micro_batch_size": [1, 2], "optimizer.learning_rate": [0.001, 0.003, 1e30]}
+    (tmp_path / "base.yaml").write_text(yaml.safe_dump(options))
+    (tmp_path / "grid.yaml").write_text(yaml.safe_dump(grid))
+    (tmp_path / "search.py").write_text(COMMAND_LINE)
+    command = ["search", "--config", f"{tmp_path}/base.yaml", "--grid", f"{tmp_path}/grid.yaml"]
+    command += ["--jobs", "2", "--keep", "2", "--halving", "2", "--budget", "0.2", "--out"]
+    assert main([*command, str(tmp_path / "whole")]) == 0
+    words = "6 runs, 20% of each; the best 3 go on to 40%; the best 2 go on to the end; about 50% of all steps saved"
+    assert words in capsys.readouterr().out
+
+    out = tmp_path / "search"
+    candidates = make_candidates(options, grid, out)
+
+    def there():
+        """Candidates that have come to a look, and what is written of them."""
+        paths = {one.name: one.folder / "candidate.json" for one in candidates}
+        return {name: path.read_bytes() for name, path in paths.items() if path.is_file()}
+
+    def past_the_first_look():
+        found = [one for one in map(read_progress, candidates) if one is not None]
+        return any(one.status == "stopped" and one.reaches(0.4) for one in found)
+
+    assert stop_when([*command, str(out)], tmp_path / "search.py", signal.SIGINT, there) == 130
+    first = there()
+    assert stop_when([*command, str(out)], tmp_path / "search.py", signal.SIGKILL, past_the_first_look) == -9
+    second = there()
+    assert main([*command, str(out)]) == 0
+    results = [json.loads((folder / "search.json").read_text()) for folder in (out, tmp_path / "whole")]
+    for name in ("rows", "looks", "kept", "steps", "chosen", "curves"):
+        assert results[0][name] == results[1][name], name
+    looks, kept = results[0]["looks"], results[0]["kept"]
+    assert [look["share"] for look in looks] == [0.2, 0.4] and len(kept) == 2
+    rows = {row["name"]: row for row in results[0]["rows"]}
+    assert len({row["total"] for row in rows.values()}) == 2  # a share of each run's own steps
+    last = there()
+    for name, row in rows.items():
+        later = name in looks[1]["estimates"]
+        if row["status"] == "stopped":
+            assert row["steps"] == budget_steps(row["total"], 0.4 if later else 0.2)
+        if not later or row["status"] == "diverged":  # what had come to its end before a stop was left alone
+            assert {first.get(name, last[name]), second[name]} == {last[name]}
+    assert main([*command, str(out)]) == 0 and there() == last
 
 
 class StopsLater:
@@ -153,7 +230,9 @@ def test_grids_that_cannot_work_are_refused_before_anything_trains(options, tmp_
     assert not (tmp_path / "search").exists()
 
 
-@pytest.mark.parametrize("values", [{"budget": 1.0}, {"fraction": 0.0}, {"keep": 1}, {"jobs": 0}])
+@pytest.mark.parametrize(
+    "values", [{"budget": 1.0}, {"fraction": 0.0}, {"keep": 1}, {"jobs": 0}, {"halving": 1}, {"halving": -2}]
+)
 def test_options_that_cannot_work_are_refused(values):
     with pytest.raises(ValueError, match="give"):
         SearchOptions(**values)

@@ -1,0 +1,183 @@
+"""Searches over runs that are there: what the looks choose, what that costs, saves and misses, and the figure."""
+
+import json
+import math
+from dataclasses import asdict
+
+import numpy as np
+import pytest
+
+from ipu_chem.config import RunConfig, to_dict
+from ipu_chem.scaling.candidates import Candidate, Progress
+from ipu_chem.scaling.figures import save
+from ipu_chem.scaling.search import SearchOptions, search
+from ipu_chem.scaling.search_figure import options_of, search_figure
+from ipu_chem.scaling.search_report import analyse, table, write_result
+from ipu_chem.training.report_parts import BLUE, GREY
+
+HALVING = SearchOptions(budget=0.125, halving=2, keep=2, fraction=0.01)
+
+
+def made_up(folder, losses, finals, steps=80):
+    """Finished runs: candidate -> losses at each eighth of its steps (None: diverged there), -> final metric.
+
+    A candidate may have several lists, of seeds 0, 1, ..., and finals to match.
+    """
+    candidates = []
+    for place, (name, one) in enumerate(losses.items()):
+        for seed, eighths in enumerate(one if isinstance(one[0], list) else [one]):
+            total = steps * (1 + place % 2)  # as of two batch sizes
+            config = {**to_dict(RunConfig()), "out": str(folder / f"{name},seed={seed}")}
+            candidate = Candidate(name, seed, config)
+            candidate.folder.mkdir(parents=True)
+            ended = None in eighths
+            done = total // 8 * eighths.index(None) + 1 if ended else total
+            rows = [(step, eighths[8 * (step - 1) // total]) for step in range(1, done + 1)]
+            lines = [json.dumps({"kind": "train", "step": step, "loss": loss}) + "\n" for step, loss in rows]
+            (candidate.folder / "metrics.jsonl").write_text("".join(lines))
+            final = finals[name] if not isinstance(finals[name], list) else finals[name][seed]
+            reached = Progress(
+                "diverged" if ended else "finished", done, total, 1.0, {} if ended else {"mae": final}, "inf" * ended
+            )
+            (candidate.folder / "candidate.json").write_text(json.dumps({**asdict(reached), "config": config}))
+            candidates.append(candidate)
+    return candidates
+
+
+def falling(start, *more):
+    """Losses of the eighths: the first, second and fourth are looked at."""
+    return [start, *more, *[more[-1] if more else start] * (7 - len(more))]
+
+
+def test_halving_chooses_step_by_step_and_says_what_it_would_have_saved(tmp_path):
+    losses = {
+        "rate=1": falling(5.0, 1.0),
+        "rate=2": falling(4.0, 3.0, 3.0, 1.5),
+        "rate=3": falling(3.0, 2.5, 2.0, 2.5),
+        "rate=4": falling(2.0, 2.0),
+        "rate=5": falling(1.0, 9.0),
+        "rate=6": falling(1.5, None),  # diverges after the first look
+    }
+    finals = dict(zip(losses, (0.5, 0.6, 0.9, 0.8, 3.0, None)))
+    found = search(made_up(tmp_path, losses, finals), HALVING, progress=False)
+    # The best half of 6, and of the 3 the best 2.
+    assert [look.share for look in found.looks] == [0.125, 0.25]
+    assert found.looks[0].estimates == {"rate=1": 5, "rate=2": 4, "rate=3": 3, "rate=4": 2, "rate=5": 1, "rate=6": 1.5}
+    assert found.looks[1].estimates == {"rate=4": 2.0, "rate=5": 9.0, "rate=6": math.inf}
+    assert found.kept == ["rate=4", "rate=5"]
+    result = analyse(found, HALVING)
+    assert result.assessment.regret == pytest.approx(0.8 - 0.5) and result.assessment.kept == 2
+    assert result.calibration.points == 5  # by the estimates of the first look
+    # Three are left after 1/8 of 80, 160 and 80 steps; rate=6 has ended after 21; 4 and 5 go to the end.
+    assert result.steps == (80 + 160 + 80 + 160 + 80 + 21, 3 * 240)
+    assert result.chosen == (10 + 20 + 10 + 160 + 80 + 21, 3 * 240)
+    printed = "\n".join(table(result))
+    words = "would have taken 301 of 720 steps, 58% saved, and kept rate=4; rate=5; regret 0.3"
+    assert f"the search without --finish_all {words}" in printed
+    assert "cost: 581 of 720 steps, 19% saved" in printed and "ranking at 12.5%" in printed
+
+
+def test_one_look_says_the_same_of_its_choice(tmp_path):
+    losses = {f"rate={place}": falling(place) for place in (3.0, 1.0, 2.0, 4.0)}
+    finals = dict(zip(losses, (0.1, 0.4, 0.3, 0.6)))
+    options = SearchOptions(budget=0.25, keep=2)
+    result = analyse(search(made_up(tmp_path, losses, finals), options, progress=False), options)
+    assert result.kept == ["rate=1.0", "rate=2.0"] and result.assessment.regret == pytest.approx(0.2)
+    assert result.steps == (480, 480) and result.chosen == (160 + 80 + 20 + 40, 480)
+    path = write_result(tmp_path, result, options)[0]
+    saved = json.loads(path.read_text())
+    assert saved["chosen"] == {"spent": 300, "full": 480, "saving": pytest.approx(1 - 300 / 480)}
+    assert saved["kept"] == result.kept and saved["assessment"]["regret"] == pytest.approx(0.2)
+
+
+def test_seeds_of_a_candidate_go_on_together(tmp_path):
+    losses = {
+        "rate=1": [falling(1.0), falling(7.0)],  # the best and the worst run
+        "rate=2": [falling(2.0), falling(3.0)],
+        "rate=3": [falling(3.0, 2.0), falling(3.0, 2.0)],
+        "rate=4": [falling(5.0), falling(4.0)],
+        "rate=5": [falling(2.0), falling(2.0, None)],
+    }
+    finals = {name: [0.5, 0.7] for name in losses}
+    found = search(made_up(tmp_path, losses, finals), HALVING, progress=False)
+    assert list(found.looks[0].estimates.values()) == [4.0, 2.5, 3.0, 4.5, 2.0]
+    assert set(found.looks[1].estimates) == {"rate=2", "rate=3", "rate=5"}
+    assert found.kept == ["rate=3", "rate=2"]  # a seed of rate=5 diverged
+    result = analyse(found, HALVING)
+    assert {row.name: row.final for row in result.rows}["rate=5"] == math.inf
+    assert [curve.name for curve in result.curves] == list(losses)
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_a_seed_that_waits_leaves_its_candidate_without_a_final_value(tmp_path, finished):
+    """As after a search with --finish_all that was stopped, or a seed that diverged at a look."""
+    losses = {f"rate={place}": [falling(place), falling(place)] for place in (1.0, 2.0, 3.0, 4.0)}
+    if not finished:
+        losses["rate=4.0"][0] = falling(4.0, None)
+    candidates = made_up(tmp_path, losses, dict.fromkeys(losses, 0.5))
+    path = candidates[-1].folder / "candidate.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "status": "stopped", "step": 20}))
+    result = analyse(search(candidates, HALVING, progress=False), HALVING)
+    (row,) = [row for row in result.rows if row.final is None]
+    assert row.name == "rate=4.0" and row.status == ("stopped" if finished else "diverged")
+
+
+def test_all_that_went_on_diverged(tmp_path):
+    losses = {"rate=1": falling(1.0, None), "rate=2": falling(2.0, None), "rate=3": falling(3.0, None)}
+    losses.update({f"rate={place}": falling(place) for place in (4, 5, 6)})
+    found = search(made_up(tmp_path, losses, {name: 0.5 for name in losses}), HALVING, progress=False)
+    assert found.kept == [] and len(found.looks) == 2
+    result = analyse(found, HALVING)
+    assert result.assessment.regret == math.inf and result.assessment.kept == 0
+    assert "kept none, since all that went on diverged; regret inf" in "\n".join(table(result))
+    assert write_result(tmp_path, result, HALVING)[-1].name == "search.png"
+
+
+def test_all_candidates_diverged(tmp_path):
+    losses = {f"rate={place}": [None] * 8 for place in range(3)}
+    with pytest.raises(ValueError, match="all 3 candidates diverged: search lower learning rates"):
+        search(made_up(tmp_path, losses, dict.fromkeys(losses)), HALVING, progress=False)
+
+
+def test_the_figure(tmp_path):
+    rng = np.random.default_rng(0)
+    rates = [f"learning_rate={rate:g},name={name}" for rate in (3e-4, 1e-3, 3e-3) for name in ("painn", "schnet")]
+    losses = {name: (9 - 4 * np.sort(rng.random(8))).tolist() for name in rates}
+    losses["learning_rate=0.03,name=painn"] = falling(9.0, 80.0, None)
+    finals = {name: one[-1] and one[-1] / 10 for name, one in losses.items()}
+    found = search(made_up(tmp_path, losses, finals, steps=400), HALVING, progress=False)
+    result = analyse(found, HALVING)
+    for curve in result.curves:  # the estimates lie on the curves
+        for look in found.looks:
+            if curve.name in look.estimates and math.isfinite(look.estimates[curve.name]):
+                place = curve.shares.index(look.share)
+                assert curve.losses[place] == pytest.approx(look.estimates[curve.name], rel=1e-4)
+        assert 20 < len(curve.shares) <= 64 and curve.shares == sorted(set(curve.shares))
+    left, right = search_figure(result).axes
+    assert left.get_xscale() == left.get_yscale() == "log" and left.get_ylim()[1] < 10  # not up to what diverged
+    assert [text.get_text() for text in left.get_legend().get_texts()] == ["2 kept", "4 others", "1 diverged", "looks"]
+    colors = [line.get_color() for line in left.get_lines()]
+    assert colors.count(BLUE) == 2 and colors.count(GREY) == 4 and colors.count("black") == 2
+    marked = [line.get_xdata()[0] for line in left.get_lines() if line.get_color() == "black"]
+    assert marked == [12.5, 25.0]
+    labels = [text.get_text() for text in right.get_legend().get_texts()]
+    assert (
+        labels == ["0.0003", "0.001", "0.003", "kept"] and right.get_legend().get_title().get_text() == "learning rate"
+    )
+    shown = np.concatenate([group.get_offsets() for group in right.collections[:-1]])
+    assert len(shown) == 6 and len(right.collections[-1].get_offsets()) == 2
+    assert sorted(shown[:, 1]) == pytest.approx(sorted(final for final in finals.values() if final))
+    title = right.get_title()
+    assert f"R² = {result.calibration.r2:.3f}; Spearman" in title and "1 diverged" in title
+    assert save(search_figure(result), tmp_path / "search.pdf").stat().st_size > 5000
+
+
+def test_the_option_that_candidates_differ_in_most():
+    names = [f"rate={rate},name={name},epochs={place}" for place in range(2) for rate in "312" for name in "ab"]
+    option, values = options_of(names)
+    assert option == "rate" and list(dict.fromkeys(values.values())) == ["1", "2", "3"] and set(values) == set(names)
+    assert options_of(["rate=1e-3,name=b", "rate=1e-3,name=a"]) == (
+        "name",
+        {"rate=1e-3,name=a": "a", "rate=1e-3,name=b": "b"},
+    )
+    assert options_of(["base"]) is None and options_of([f"rate={place}" for place in range(9)]) is None
