@@ -28,6 +28,13 @@ def add_arguments(parser: Any) -> None:
         help="look again at this many times the steps, each time going on with the best of this many; 0 looks once",
     )
     parser.add_argument(
+        "--estimator",
+        type=str,
+        default="tail",
+        help="tail, the mean training loss of the last steps; validation, the metric of the last evaluation, best with "
+        "training.ema_decay; tse, tse_e, tse_ema",
+    )
+    parser.add_argument(
         "--fraction",
         type=float,
         default=0.1,

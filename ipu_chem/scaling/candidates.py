@@ -20,7 +20,7 @@ from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence
 
 from tqdm import tqdm
 
-from ipu_chem.config import check_keys, differences, from_dict, to_dict
+from ipu_chem.config import RunConfig, check_keys, differences, from_dict, to_dict
 from ipu_chem.data.corpora.build import start_worker
 from packing.files import atomic_file
 
@@ -131,12 +131,13 @@ def read_progress(candidate: Candidate) -> Optional[Progress]:
     if not path.is_file():
         return None
     saved = json.loads(path.read_text(encoding="utf-8"))
-    changed = [one for one in differences(saved.pop("config"), candidate.config) if one[0] not in _FREE]
+    before = to_dict(RunConfig())  # the values of options that were not there yet
+    _merge(before, saved.pop("config"))
+    changed = [one for one in differences(before, candidate.config) if one[0] not in _FREE]
     if changed:
-        key, before, now = changed[0]
+        key, was, now = changed[0]
         raise ValueError(
-            f"{candidate.folder} was trained with {key}={before!r}, and the search asks for {now!r}: give another "
-            "--out."
+            f"{candidate.folder} was trained with {key}={was!r}, and the search asks for {now!r}: give another --out."
         )
     return Progress(**saved)
 

@@ -4,17 +4,16 @@ On data's way: candidates -> losses of their first steps -> estimates -> those t
 `ipu_chem.scaling.search_report`.
 """
 
-import math
 from dataclasses import dataclass
 from typing import Dict, List, Sequence
 
 import numpy as np
 
-from ipu_chem.scaling.candidates import Candidate, Progress, budget_steps, train_all
+from ipu_chem.scaling.candidates import Candidate, Progress, train_all
+from ipu_chem.scaling.estimators import ESTIMATORS, TAIL, estimate_of
 from ipu_chem.scaling.selection import LEAST_KEPT, Rung, rungs_of, survivors
 from ipu_chem.scaling.tpe import Trial, over_seeds
-from ipu_chem.scaling.tse import Estimate, step_losses, tail_mean
-from ipu_chem.training.logging import read_rows
+from ipu_chem.scaling.tse import Estimate
 
 
 @dataclass(frozen=True)
@@ -26,7 +25,8 @@ class SearchOptions:
         keep: candidates that go on to the end.
         halving: 0 looks once; 2 or more looks again whenever the steps are so many times those of the look before, and
             each time lets the best of so many candidates go on: successive halving, see `rungs_of`.
-        fraction: of the steps up to a look, the last of which are the estimate.
+        estimator: of `ipu_chem.scaling.estimators.ESTIMATORS`, by which a look ranks.
+        fraction: of the steps up to a look, the last of which are the estimate (tail).
         finish_all: train every candidate to the end, to see how well the estimates rank them.
         metric: validation metric that counts; empty takes the first one of the runs.
         jobs: runs side by side.
@@ -35,6 +35,7 @@ class SearchOptions:
     budget: float = 0.2
     keep: int = 3
     halving: int = 0
+    estimator: str = TAIL
     fraction: float = 0.1
     finish_all: bool = False
     metric: str = ""
@@ -45,6 +46,8 @@ class SearchOptions:
             raise ValueError(f"budget={self.budget}, fraction={self.fraction}: give shares, such as 0.2 and 0.1.")
         if self.keep < LEAST_KEPT or self.jobs < 1:
             raise ValueError(f"keep={self.keep}, jobs={self.jobs}: give {LEAST_KEPT} or more, and 1 or more.")
+        if self.estimator not in ESTIMATORS:
+            raise ValueError(f"estimator={self.estimator!r}: choose {', '.join(ESTIMATORS)}.")
         self.rungs(1)  # refuses a halving that is none
 
     def rungs(self, candidates: int) -> List[Rung]:
@@ -113,7 +116,8 @@ def search(candidates: Sequence[Candidate], options: SearchOptions, progress: bo
 
     for rung, following in zip(rungs, rungs[1:]):
         places = train(left, rung.share)
-        seen = {place: estimate_of(candidates[place], reached[place], rung.share, options.fraction) for place in places}
+        how = options.estimator, options.fraction, options.metric
+        seen = {place: estimate_of(candidates[place], reached[place], rung.share, *how) for place in places}
         first = first or seen
         names, means, _ = over_seeds(
             [Trial(candidates[place].name, candidates[place].seed, seen[place].value) for place in places]
@@ -127,12 +131,3 @@ def search(candidates: Sequence[Candidate], options: SearchOptions, progress: bo
     everywhere = range(len(candidates))
     estimates = [first[place] for place in everywhere]
     return Searched(list(candidates), [reached[place] for place in everywhere], estimates, looks, left)
-
-
-def estimate_of(candidate: Candidate, reached: Progress, share: float, fraction: float) -> Estimate:
-    """The tail mean of a run's losses up to a share of its steps, also when it has gone on since; see `tail_mean`."""
-    budget = budget_steps(reached.total, share)
-    rows = [row for row in read_rows(candidate.folder) if row["kind"] == "train"]
-    if reached.status == "diverged" and (not rows or rows[-1]["step"] < budget):
-        return Estimate("tail mean", math.inf, math.inf, math.inf, reached.step, reached.step)
-    return tail_mean(step_losses(rows)[:budget], fraction)

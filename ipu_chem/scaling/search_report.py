@@ -8,12 +8,13 @@ import json
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, List, NamedTuple, Optional
 
 from ipu_chem.scaling.candidates import budget_steps
 from ipu_chem.scaling.curves import Curve, curves_of
+from ipu_chem.scaling.estimators import ESTIMATORS, estimate_of
 from ipu_chem.scaling.search import Look, Searched, SearchOptions
-from ipu_chem.scaling.selection import Cost, cost
+from ipu_chem.scaling.selection import Cost, cost, survivors
 from ipu_chem.scaling.tpe import Assessment, Calibration, Trial, assess, calibrate, over_seeds
 from packing.files import atomic_file
 
@@ -41,6 +42,16 @@ class Row:
     status: str
 
 
+class Compared(NamedTuple):
+    """How well an estimator at the first look ranks candidates whose final value is known; see `Assessment`."""
+
+    estimator: str
+    r2: float
+    spearman: float
+    kendall: float
+    regret: float
+
+
 @dataclass(frozen=True)
 class Result:
     """What a search found.
@@ -56,6 +67,7 @@ class Result:
         calibration: from the estimates of the first look, which all candidates have, also of a search that halves;
             None where too few were trained to the end, which ``notes`` says.
         assessment: of that ranking, with the regret of ``kept``; None unless others were trained to the end as well.
+        compared: all estimators that the runs allow, under the same condition.
         curves: of all candidates.
         notes: sentences.
     """
@@ -69,6 +81,7 @@ class Result:
     chosen: Cost
     calibration: Optional[Calibration]
     assessment: Optional[Assessment]
+    compared: List[Compared]
     curves: List[Curve]
     notes: List[str]
 
@@ -123,9 +136,30 @@ def analyse(found: Searched, options: SearchOptions) -> Result:
         cost(chosen_steps(found), totals),
         calibration,
         assessment,
+        [] if assessment is None else _compared(found, options, metric, dict(zip(names, finals))),
         curves_of(found, options.fraction),
         notes,
     )
+
+
+def _compared(
+    found: Searched, options: SearchOptions, metric: str, finals: Dict[str, Optional[float]]
+) -> List[Compared]:
+    """Every estimator at the first look; those that the runs do not allow are left out."""
+    compared = []
+    for name in ESTIMATORS:
+        trials = []
+        try:
+            for one, p in zip(found.candidates, found.reached):
+                seen = estimate_of(one, p, found.looks[0].share, name, options.fraction, metric, draws=0)
+                trials.append(Trial(one.name, one.seed, seen.value, finals[one.name]))
+            names, means, ends = over_seeds(trials)
+            line, kept = calibrate(means, ends), survivors(means, options.keep)
+            ranking = assess(means, ends, kept)
+        except ValueError:  # no epoch is over, there was no evaluation, or what it would keep was not trained
+            continue
+        compared.append(Compared(name, line.r2, ranking.spearman, ranking.kendall, ranking.regret))
+    return compared
 
 
 def chosen_steps(found: Searched) -> List[int]:
@@ -151,6 +185,13 @@ def table(result: Result) -> List[str]:
             f"final = {line.intercept:.4g} + {line.slope:.4g} * estimate: R2 {line.r2:.3f}, RMSE {line.rmse:.3g}, "
             f"{line.points} candidates"
         )
+    if result.compared:
+        lines.append(f"estimators at {100 * result.looks[0].share:.3g}%, and the regret of keeping their best:")
+        for one in result.compared:
+            lines.append(
+                f"  {one.estimator:10} R2 {one.r2:.3f}, Spearman {one.spearman:.2f}, Kendall {one.kendall:.2f}, regret "
+                f"{one.regret:.3g}"
+            )
     seen, regret = result.assessment, ""
     if seen is not None:
         lines.append(

@@ -16,7 +16,7 @@ import numpy as np
 
 Values = Union[Sequence[float], np.ndarray]
 
-_DRAWS = 1000
+DRAWS = 1000
 _LEVEL = 0.95
 
 
@@ -46,7 +46,7 @@ class Estimate:
         return f"{self.name} {self.value:.4g} [{self.low:.4g}, {self.high:.4g}] from {self.steps:,} steps"
 
 
-def tail_mean(losses: Values, fraction: float = 0.1, draws: int = _DRAWS, seed: int = 0) -> Estimate:
+def tail_mean(losses: Values, fraction: float = 0.1, draws: int = DRAWS, seed: int = 0) -> Estimate:
     """Mean loss of the last ``fraction`` of the steps so far, at least one.
 
     Args:
@@ -65,7 +65,7 @@ def tail_mean(losses: Values, fraction: float = 0.1, draws: int = _DRAWS, seed: 
     return _estimate("tail mean", values, window[None], np.ones(1), draws, seed)
 
 
-def tse(losses: Values, steps_per_epoch: int, epochs: int, draws: int = _DRAWS, seed: int = 0) -> Estimate:
+def tse(losses: Values, steps_per_epoch: int, epochs: int, draws: int = DRAWS, seed: int = 0) -> Estimate:
     """Training speed estimate: the sum over the first epochs of their mean loss.
 
     Args:
@@ -83,7 +83,7 @@ def tse(losses: Values, steps_per_epoch: int, epochs: int, draws: int = _DRAWS, 
 
 
 def tse_e(
-    losses: Values, steps_per_epoch: int, epochs: int, last: int = 1, draws: int = _DRAWS, seed: int = 0
+    losses: Values, steps_per_epoch: int, epochs: int, last: int = 1, draws: int = DRAWS, seed: int = 0
 ) -> Estimate:
     """TSE of the ``last`` of the epochs only, E of the paper: what comes before is burn-in; see `tse`."""
     windows = _epochs(losses, steps_per_epoch, epochs)
@@ -97,7 +97,7 @@ def tse_ema(
     steps_per_epoch: int,
     epochs: int,
     gamma: float = 0.999,
-    draws: int = _DRAWS,
+    draws: int = DRAWS,
     seed: int = 0,
 ) -> Estimate:
     """TSE in which an epoch t of T counts gamma**(T - t), so that older ones count less; see `tse`."""

@@ -28,6 +28,7 @@ def made_up(folder, losses, finals, steps=80):
         for seed, eighths in enumerate(one if isinstance(one[0], list) else [one]):
             total = steps * (1 + place % 2)  # as of two batch sizes
             config = {**to_dict(RunConfig()), "out": str(folder / f"{name},seed={seed}")}
+            config["training"]["epochs"] = 8
             candidate = Candidate(name, seed, config)
             candidate.folder.mkdir(parents=True)
             ended = None in eighths

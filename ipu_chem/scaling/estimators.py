@@ -1,0 +1,82 @@
+"""Estimators of a search: what the rows that a run has logged up to a look say of how good it will be.
+
+``tail``, the mean training loss of the last steps, is there for every run. ``validation``, the metric of the last
+evaluation, sees through the noise of high learning rates where the evaluated weights are averaged
+(``training.ema_decay``), as falling rates will remove it later. ``tse``, ``tse_e`` and ``tse_ema`` are there to compare
+with; see `ipu_chem.scaling.tse`.
+
+On data's way: metrics.jsonl of a run -> Estimate at a look -> those that go on.
+"""
+
+import math
+from typing import Any, Callable, Dict, List, Mapping, Sequence
+
+from ipu_chem.scaling.candidates import Candidate, Progress, budget_steps
+from ipu_chem.scaling.tse import DRAWS, Estimate, step_losses, tail_mean, tse, tse_e, tse_ema
+from ipu_chem.training.logging import read_rows
+
+TAIL, VALIDATION = "tail", "validation"
+_OF_EPOCHS: Dict[str, Callable[..., Estimate]] = {"tse": tse, "tse_e": tse_e, "tse_ema": tse_ema}
+ESTIMATORS = (TAIL, VALIDATION, *_OF_EPOCHS)
+_NO_METRIC = ("kind", "step", "epoch", "loss", "learning_rate", "molecules_per_s", "seconds")
+
+
+def estimate_of(
+    candidate: Candidate,
+    reached: Progress,
+    share: float,
+    name: str = TAIL,
+    fraction: float = 0.1,
+    metric: str = "",
+    draws: int = DRAWS,
+) -> Estimate:
+    """The estimate at a share of a run's steps, also when it has gone on since.
+
+    Args:
+        candidate: the run.
+        reached: how far it is.
+        share: of its steps.
+        name: of `ESTIMATORS`.
+        fraction: of the steps so far; see `tail_mean`.
+        metric: that ``validation`` reads; empty takes the first one.
+        draws: of the bootstrap.
+
+    Raises:
+        ValueError: ``validation`` without an evaluation that early or without the metric, or an estimator over epochs
+            and the first one is not over; says what to do.
+    """
+    budget = budget_steps(reached.total, share)
+    rows = read_rows(candidate.folder)
+    steps = [row["step"] for row in rows if row["kind"] == "train"]
+    if reached.status == "diverged" and (not steps or steps[-1] < budget):
+        return Estimate(name, math.inf, math.inf, math.inf, reached.step, reached.step)
+    if name == VALIDATION:
+        return _validation(candidate, [row for row in rows if row["step"] <= budget], budget, metric)
+    losses = step_losses(rows)[:budget]
+    if name == TAIL:
+        return tail_mean(losses, fraction, draws)
+    if name not in _OF_EPOCHS:
+        raise ValueError(f"estimator={name!r}: choose {', '.join(ESTIMATORS)}.")
+    per_epoch = reached.total // candidate.config["training"]["epochs"]
+    if len(losses) < per_epoch:
+        raise ValueError(
+            f"candidate {candidate.name}: {name} adds up epochs, and the first one of {per_epoch:,} steps is not over "
+            f"at the look after {budget:,}: take {TAIL}, or train more epochs."
+        )
+    return _OF_EPOCHS[name](losses, per_epoch, len(losses) // per_epoch, draws=draws)
+
+
+def _validation(candidate: Candidate, rows: Sequence[Mapping[str, Any]], budget: int, metric: str) -> Estimate:
+    """The metric of the last evaluation; it has no interval."""
+    seen = [row for row in rows if row["kind"] == "validation"]
+    if not seen:
+        raise ValueError(
+            f"candidate {candidate.name}: there is no evaluation by the look after {budget:,} steps: set "
+            f"training.evaluate_every or training.evaluate_calls to less, or take {TAIL}."
+        )
+    names: List[str] = [name for name in seen[-1] if name not in _NO_METRIC]
+    chosen = metric or names[0]
+    if chosen not in names:
+        raise ValueError(f"the runs have no validation metric {metric!r}: they have {', '.join(names)}.")
+    value = float(seen[-1][chosen])
+    return Estimate(VALIDATION, value if math.isfinite(value) else math.inf, math.nan, math.nan, seen[-1]["step"])

@@ -1,0 +1,103 @@
+"""Estimators at a look: which rows of a run they read, and what they need to be there."""
+
+import json
+import math
+from dataclasses import asdict
+
+import numpy as np
+import pytest
+
+from ipu_chem.config import RunConfig, to_dict
+from ipu_chem.scaling.candidates import Candidate, Progress, read_progress
+from ipu_chem.scaling.estimators import ESTIMATORS, estimate_of
+from ipu_chem.scaling.search import SearchOptions, search
+from ipu_chem.scaling.search_report import analyse, table
+from ipu_chem.scaling.tse import tse, tse_e, tse_ema
+
+STEPS, EPOCHS = 10, 8
+
+
+def run(folder, name, losses, metrics, status="finished"):
+    """A run of 8 epochs of 10 steps, evaluated after every epoch."""
+    config = {**to_dict(RunConfig()), "out": str(folder / name)}
+    config["training"]["epochs"] = EPOCHS
+    candidate = Candidate(name, 0, config)
+    candidate.folder.mkdir(parents=True)
+    rows = []
+    for step, loss in enumerate(losses, 1):
+        rows.append({"kind": "train", "step": step, "epoch": (step - 1) // STEPS, "loss": loss})
+        if step % STEPS == 0 and metrics:
+            rows.append({"kind": "validation", "step": step, "epoch": step // STEPS, "loss": loss, "seconds": 0.1})
+            rows[-1].update({key: values[step // STEPS - 1] for key, values in metrics.items()})
+    (candidate.folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    final = {key: min(values) for key, values in metrics.items()}
+    reached = Progress(status, len(losses), STEPS * EPOCHS, 1.0, final)
+    (candidate.folder / "candidate.json").write_text(json.dumps({**asdict(reached), "config": config}))
+    return candidate, reached
+
+
+LOSSES = np.random.default_rng(0).uniform(1, 2, STEPS * EPOCHS) / np.arange(1, STEPS * EPOCHS + 1) ** 0.3
+METRICS = {"mae": [9.0, 7.0, 6.0, 5.5, 5.2, 5.1, 5.0, 4.9], "rmse": [12.0, 10.0, 9.0, 8.5, 8.2, 8.1, 8.0, 7.9]}
+
+
+@pytest.mark.parametrize("share, epochs", [(0.25, 2), (0.3, 2), (0.375, 3)])
+def test_estimators_read_what_was_there_at_the_look_and_nothing_later(tmp_path, share, epochs):
+    one, reached = run(tmp_path, "a", LOSSES.tolist(), METRICS)
+    seen = LOSSES[: math.ceil(share * 80)]
+    assert estimate_of(one, reached, share).value == pytest.approx(seen[-max(1, round(0.1 * len(seen))) :].mean())
+    assert estimate_of(one, reached, share, "validation").value == METRICS["mae"][epochs - 1]
+    assert estimate_of(one, reached, share, "validation", metric="rmse").value == METRICS["rmse"][epochs - 1]
+    for name, function in (("tse", tse), ("tse_e", tse_e), ("tse_ema", tse_ema)):
+        assert estimate_of(one, reached, share, name).value == function(seen, STEPS, epochs).value
+    with pytest.raises(ValueError, match=r"no validation metric 'auc': they have mae, rmse"):
+        estimate_of(one, reached, share, "validation", metric="auc")
+
+
+def test_what_an_estimator_needs_is_said(tmp_path):
+    one, reached = run(tmp_path, "a", LOSSES.tolist(), METRICS)
+    with pytest.raises(
+        ValueError, match="candidate a: there is no evaluation by the look after 8 steps: set training.ev"
+    ):
+        estimate_of(one, reached, 0.1, "validation")
+    with pytest.raises(
+        ValueError, match="candidate a: tse_e adds up epochs, and the first one of 10 steps is not over"
+    ):
+        estimate_of(one, reached, 0.1, "tse_e")
+    with pytest.raises(ValueError, match="estimator='mean': choose tail, validation, tse"):
+        SearchOptions(estimator="mean")
+    broken, early = run(tmp_path, "b", [*LOSSES[:9], math.nan], {}, "diverged")
+    assert all(estimate_of(broken, early, 0.25, name).value == math.inf for name in ESTIMATORS)
+
+
+def test_a_search_ranks_by_its_estimator_and_compares_all(tmp_path):
+    """High rates have noisier losses and end lower: the averaged weights of an evaluation tell, the losses do not."""
+    runs = []
+    for place in range(6):
+        metrics = {"mae": [10.0 - place + 8 / (1 + epoch) for epoch in range(EPOCHS)]}
+        runs.append(run(tmp_path, f"rate={place}", (LOSSES + 0.1 * place).tolist(), metrics)[0])
+    results = {}
+    for name in ("tail", "validation"):
+        options = SearchOptions(budget=0.25, keep=2, estimator=name, finish_all=True)
+        results[name] = analyse(search(runs, options, progress=False), options)
+    assert results["tail"].kept == ["rate=0", "rate=1"] and results["tail"].assessment.regret == pytest.approx(4)
+    assert results["validation"].kept == ["rate=5", "rate=4"] and results["validation"].assessment.regret == 0
+    compared = {one.estimator: one for one in results["tail"].compared}
+    assert list(compared) == list(ESTIMATORS) and compared == {
+        one.estimator: one for one in results["validation"].compared
+    }
+    assert compared["tail"].spearman == pytest.approx(-1) and compared["validation"].spearman == pytest.approx(1)
+    assert compared["validation"].r2 == pytest.approx(1) and compared["validation"].regret == 0
+    assert any(line.startswith("  validation R2 1.000, Spearman 1.00") for line in table(results["tail"]))
+
+
+def test_candidates_from_before_an_option_was_there_go_on(tmp_path):
+    one, reached = run(tmp_path, "a", LOSSES.tolist(), METRICS)
+    path = one.folder / "candidate.json"
+    saved = json.loads(path.read_text())
+    del saved["config"]["training"]["evaluate_calls"]
+    path.write_text(json.dumps(saved))
+    assert read_progress(one) == reached
+    saved["config"]["training"]["evaluate_calls"] = 5
+    path.write_text(json.dumps(saved))
+    with pytest.raises(ValueError, match="was trained with training.evaluate_calls=5, and the search asks for 0"):
+        read_progress(one)
