@@ -41,7 +41,9 @@ def add_arguments(parser: Any) -> None:
         help="last share of the steps up to a look whose mean loss is the estimate",
     )
     parser.add_argument("--finish_all", type=bool, default=False, help="train all to the end, to judge the estimates")
-    parser.add_argument("--metric", type=str, default="", help="validation metric that counts; the first if not given")
+    parser.add_argument(
+        "--metric", type=str, default="", help="validation metric that counts; the forces' error, else the first"
+    )
     parser.add_argument("--jobs", type=int, default=1, help="runs side by side, which share the CPU cores")
 
 

@@ -9,7 +9,7 @@ On data's way: metrics.jsonl of a run -> Estimate at a look -> those that go on.
 """
 
 import math
-from typing import Any, Callable, Dict, List, Mapping, Sequence
+from typing import Any, Callable, Dict, Mapping, Sequence
 
 from ipu_chem.scaling.candidates import Candidate, Progress, budget_steps
 from ipu_chem.scaling.tse import DRAWS, Estimate, step_losses, tail_mean, tse, tse_e, tse_ema
@@ -38,7 +38,7 @@ def estimate_of(
         share: of its steps.
         name: of `ESTIMATORS`.
         fraction: of the steps so far; see `tail_mean`.
-        metric: that ``validation`` reads; empty takes the first one.
+        metric: that ``validation`` reads; see `counted_metric`.
         draws: of the bootstrap.
 
     Raises:
@@ -66,6 +66,19 @@ def estimate_of(
     return _OF_EPOCHS[name](losses, per_epoch, len(losses) // per_epoch, draws=draws)
 
 
+def counted_metric(names: Sequence[str], asked: str = "") -> str:
+    """The validation metric by which runs are compared: what is asked for, else the forces' error, else the first one.
+
+    Raises:
+        ValueError: there are none, or not the one that is asked for; names those that there are.
+    """
+    chosen = asked or next((name for name in names if name.startswith("mae_forces")), names[0] if names else "")
+    if chosen not in names:
+        known = f"they have {', '.join(names)}" if names else "give the runs validation molecules"
+        raise ValueError(f"the runs have no validation metric {chosen!r}: {known}.")
+    return chosen
+
+
 def _validation(candidate: Candidate, rows: Sequence[Mapping[str, Any]], budget: int, metric: str) -> Estimate:
     """The metric of the last evaluation; it has no interval."""
     seen = [row for row in rows if row["kind"] == "validation"]
@@ -74,9 +87,6 @@ def _validation(candidate: Candidate, rows: Sequence[Mapping[str, Any]], budget:
             f"candidate {candidate.name}: there is no evaluation by the look after {budget:,} steps: set "
             f"training.evaluate_every or training.evaluate_calls to less, or take {TAIL}."
         )
-    names: List[str] = [name for name in seen[-1] if name not in _NO_METRIC]
-    chosen = metric or names[0]
-    if chosen not in names:
-        raise ValueError(f"the runs have no validation metric {metric!r}: they have {', '.join(names)}.")
+    chosen = counted_metric([name for name in seen[-1] if name not in _NO_METRIC], metric)
     value = float(seen[-1][chosen])
     return Estimate(VALIDATION, value if math.isfinite(value) else math.inf, math.nan, math.nan, seen[-1]["step"])

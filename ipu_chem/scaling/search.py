@@ -28,7 +28,7 @@ class SearchOptions:
         estimator: of `ipu_chem.scaling.estimators.ESTIMATORS`, by which a look ranks.
         fraction: of the steps up to a look, the last of which are the estimate (tail).
         finish_all: train every candidate to the end, to see how well the estimates rank them.
-        metric: validation metric that counts; empty takes the first one of the runs.
+        metric: validation metric that counts; empty takes the forces' error, else the first one of the runs.
         jobs: runs side by side.
     """
 

@@ -12,7 +12,7 @@ from typing import Any, Dict, List, NamedTuple, Optional
 
 from ipu_chem.scaling.candidates import budget_steps
 from ipu_chem.scaling.curves import Curve, curves_of
-from ipu_chem.scaling.estimators import ESTIMATORS, estimate_of
+from ipu_chem.scaling.estimators import ESTIMATORS, counted_metric, estimate_of
 from ipu_chem.scaling.search import Look, Searched, SearchOptions
 from ipu_chem.scaling.selection import Cost, cost, survivors
 from ipu_chem.scaling.tpe import Assessment, Calibration, Trial, assess, calibrate, over_seeds
@@ -95,11 +95,9 @@ def analyse(found: Searched, options: SearchOptions) -> Result:
     runs = list(zip(found.candidates, found.reached))
     finished = [p for p in found.reached if p.status == "finished"]
     notes = [f"{one.name}, seed {one.seed}: {p.message}" for one, p in runs if p.message]
-    metric = options.metric or next((name for p in finished for name in p.metrics), "")
+    metric = options.metric
     for p in finished:
-        if metric not in p.metrics:
-            known = f"they have {', '.join(p.metrics)}" if p.metrics else "give the runs validation molecules"
-            raise ValueError(f"the runs have no validation metric {metric!r}: {known}.")
+        metric = counted_metric(list(p.metrics), metric)
     # Where a seed diverged at a look, the others were left behind with it: without all of them, no final value.
     unfinished = {one.name for one, p in runs if p.status == "stopped"}
     trials = []
