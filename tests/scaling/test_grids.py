@@ -1,0 +1,65 @@
+"""Grids of searches and studies: the shipped ones fit their recipes, options of a run reach every candidate."""
+
+import math
+
+import pytest
+
+from ipu_chem.cli import build_parser
+from ipu_chem.commands.runs import expand_config, grid_path, run_values
+from ipu_chem.commands.search import read_grid
+from ipu_chem.config import check_keys
+from ipu_chem.scaling.candidates import make_candidates
+
+# Grid -> its recipe and how many runs it says it is.
+SHIPPED = {
+    "demo_rates": ("nci3d_demo", 4),
+    "demo_sizes": ("chemgpt_demo", 9),
+    "chemgpt_rates": ("chemgpt_study", 12),
+    "chemgpt_sizes": ("chemgpt_study", 60),
+    "chemgpt_sizes_gpu": ("chemgpt_study", 84),
+    "force_rates": ("rmd17_ethanol_study", 12),
+    "force_sizes": ("rmd17_ethanol_study", 48),
+}
+
+
+def parse(*words):
+    return build_parser()[0].parse_args(expand_config(list(words)))
+
+
+def test_every_shipped_grid_is_known():
+    folder = grid_path("demo_rates").parent
+    assert {path.stem for path in folder.glob("*.yaml")} == set(SHIPPED)
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_shipped_grids_fit_their_recipes(name, tmp_path):
+    recipe, count = SHIPPED[name]
+    grid = read_grid(name)
+    for key in grid:
+        section, option = key.split(".")
+        check_keys({section: {option: None}})
+    assert math.prod(len(values) for values in grid.values()) == count
+    words = grid_path(name).read_text().splitlines()[0]
+    assert f" {count} " in words, "its first line says how many runs it is"
+    command = "scale" if "sizes" in name else "search"
+    base = run_values(parse(command, "--config", recipe, "--grid", name)[command])
+    ends = {key: [values[0], values[-1]] for key, values in grid.items() if len(values) > 1}  # the largest, the least
+    assert make_candidates(base, ends, tmp_path)
+
+
+def test_options_of_a_run_reach_every_candidate(tmp_path):
+    words = ["--config", "chemgpt_study", "--grid", "chemgpt_rates", "--training.epochs", "7", "--out", str(tmp_path)]
+    arguments = parse("search", *words)["search"]
+    assert arguments.out == str(tmp_path)
+    (one, other) = make_candidates(run_values(arguments), {"optimizer.learning_rate": [1e-3, 2e-3]}, tmp_path)
+    for candidate in (one, other):
+        assert candidate.config["training"]["epochs"] == 7 and candidate.config["model"]["mup_base_width"] == 64
+        assert candidate.folder.parent == tmp_path
+
+
+def test_a_grid_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(ValueError, match=r"--grid nothing: there is no such file, and the grids are chemgpt_rates, "):
+        read_grid("nothing")
+    (tmp_path / "list.yaml").write_text("- 1\n")
+    with pytest.raises(ValueError, match="must hold options and their values"):
+        read_grid(str(tmp_path / "list.yaml"))
