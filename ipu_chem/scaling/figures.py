@@ -70,7 +70,7 @@ def loss_over(points: Sequence[Point], over: str, law: bool = True) -> Any:
         # Rounding may put a mean of equal losses beyond them.
         axis.errorbar(x, means, np.maximum(spread, 0), color=color, marker="o", markersize=4, linewidth=1, label=label)
     logarithmic(axis, _NAMES[over], _loss_name(points))
-    axis.legend(frameon=False, fontsize=7)
+    _legend_beside(figure, axis)
     return figure
 
 
@@ -85,9 +85,10 @@ def compute_frontier_figure(points: Sequence[Point]) -> Any:
     axis.scatter([p.flops for p in points], [p.loss for p in points], s=12, color=GREY, label="runs")
     best = frontier_of(points)
     axis.plot([p.flops for p in best], [p.loss for p in best], color=BLUE, marker="o", markersize=4, label="frontier")
-    for point in best:
+    for before, point in zip([None, *best], best):
         where = (point.flops, point.loss)
-        axis.annotate(_short(point.parameters), where, (4, 4), textcoords="offset points", fontsize=6)
+        if before is None or before.parameters != point.parameters:  # each size once
+            axis.annotate(_short(point.parameters), where, (4, 4), textcoords="offset points", fontsize=6)
     logarithmic(axis, _NAMES["flops"], _loss_name(points))
     axis.legend(frameon=False, title="numbers: parameters", fontsize=8, title_fontsize=7)
     return figure
@@ -105,7 +106,8 @@ def surface(points: Sequence[Point], law: JointLaw, data: str = "tokens") -> Any
     amount = np.array([getattr(p, data) for p in points], np.float64)
     loss = np.array([p.loss for p in points])
     x, y = (np.geomspace(values.min() / 1.5, values.max() * 1.5, 60) for values in (size, amount))
-    contours = left.contour(x, y, law(x[None], y[:, None]), levels=10, cmap=_colormap(), linewidths=1)
+    levels = np.unique(np.geomspace(loss.min(), loss.max(), 10).round(2))  # where the runs are
+    contours = left.contour(x, y, law(x[None], y[:, None]), levels=levels, cmap=_colormap(), linewidths=1)
     left.clabel(contours, fontsize=6)
     left.scatter(size, amount, s=12, color=GREY)
     left.set(xscale="log", yscale="log", xlabel=_NAMES["parameters"], ylabel=_NAMES[data])
@@ -137,7 +139,10 @@ def broken_figure(points: Sequence[Point], laws: Sequence[Tuple[int, BrokenLaw]]
         axis.scatter(x, [point.loss for point in line], s=10, color=color)
         grid = np.geomspace(x.min(), x.max(), 200)
         slopes = ", ".join(f"{one.exponent.value:.3f}" for one in law.ranges)
-        axis.plot(grid, law(grid), color=color, linewidth=1, label=f"{_short(value)} {held}, exponent {slopes}")
+        label = f"{_short(value)} {held}, exponent {slopes}"
+        if law.floor is not None:
+            label += f" above {law.floor.value:.3g}"
+        axis.plot(grid, law(grid), color=color, linewidth=1, label=label)
         if law.breaks is not None:
             at, ends = law.breaks.value, law.breaks
             axis.errorbar(
@@ -145,7 +150,7 @@ def broken_figure(points: Sequence[Point], laws: Sequence[Tuple[int, BrokenLaw]]
                 markersize=12, capsize=2, linewidth=2.5, alpha=0.6,
             )  # fmt: skip
     logarithmic(axis, _NAMES[over], _loss_name(points))
-    axis.legend(frameon=False, fontsize=6, title="bars: breaks with intervals", title_fontsize=6)
+    _legend_beside(figure, axis, "bars: breaks with intervals")
     return figure
 
 
@@ -174,6 +179,15 @@ def new_figure(columns: int = 1) -> Any:
         raise ValueError("figures need matplotlib: pip install 'ipu-chem[plot]'.") from error
     matplotlib.use("Agg")
     return figure_of(1, columns)
+
+
+def _legend_beside(figure: Any, axis: Any, title: str = "") -> None:
+    """Beside the axes, since lines cross all of them."""
+    width, height = figure.get_size_inches()
+    figure.set_size_inches(width + 1.7, height)
+    axis.legend(
+        frameon=False, fontsize=7, title=title or None, title_fontsize=7, loc="center left", bbox_to_anchor=(1.01, 0.5)
+    )
 
 
 def logarithmic(axis: Any, xlabel: str, ylabel: str) -> None:

@@ -54,17 +54,24 @@ class Line(NamedTuple):
         others = [value for name, value in self.law.bic.items() if name != self.law.name]
         return min(others, default=math.inf) - self.law.bic[self.law.name]
 
-    def __str__(self) -> str:
+    def lines(self) -> List[str]:
+        """What to print."""
         name, other = _NAMES[self.over], "D" if self.over == "parameters" else "N"
         law = self.law
         doubt = "" if self.ahead >= _AHEAD else " (another fits as well)"
-        words = f"over {name} at {other}={self.held:,}: {law.name}, BIC ahead by {self.ahead:.1f}{doubt}"
+        found = [f"over {name} at {other}={self.held:,}: {law.name}, BIC ahead by {self.ahead:.1f}{doubt}"]
         if law.breaks is not None:
-            words += f"; break at {name} = {law.breaks}"
+            found[0] += f"; break at {name} = {law.breaks}"
         for one in law.ranges:
             limit = f"{name} limits the loss" if one.limited else f"limited by {other}, not by {name}"
-            words += f"; {name} {one.low:.3g} to {one.high:.3g}: exponent {one.exponent}, {limit}"
-        return words
+            found.append(f"  {name} {one.low:.3g} to {one.high:.3g}: exponent {one.exponent}, {limit}")
+        if law.floor is not None:
+            end = law.ranges[-1].high
+            left = float(law([end])[0]) / law.floor.value - 1
+            found.append(
+                f"  floor {law.floor}: at {name} = {end:.3g} no more than {left:.1%} is left to gain by {name}"
+            )
+        return found
 
 
 def regimes_of(points: Sequence[Point]) -> List[Regime]:

@@ -107,7 +107,8 @@ def lines(study: Study) -> List[str]:
             f"R2 {law.r2:.3f}, {law.runs} runs"
         )
     if study.breaks:
-        found += ["one power law or two, by BIC:", *(f"  {one}" for one in study.breaks)]
+        found.append("one power law or two, by BIC:")
+        found += [f"  {words}" for one in study.breaks for words in one.lines()]
     return found + study.notes
 
 

@@ -220,7 +220,9 @@ def test_breaks_are_where_data_begin_to_limit_the_loss():
         assert "broken" in line.law.name and turn[line.held] == pytest.approx(line.law.breaks.value, rel=0.3)
         below, above = line.law.ranges
         assert below.exponent.holds(0.2) and below.limited and not above.limited
-        assert "limited by D, not by N" in str(line)
+        words = line.lines()
+        assert "break at N" in words[0] and words[1].endswith("N limits the loss")
+        assert words[2].endswith("limited by D, not by N")
     by_place = {(one.parameters, one.tokens): one.limited_by for one in regimes_of(points)}
     assert by_place[1000, 80_000] == "model" and by_place[1000 * 3**7, 10_000] == "data"
     # Without more data to be had there, nothing helps beyond the noise between seeds.
