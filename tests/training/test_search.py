@@ -16,6 +16,7 @@ import yaml
 from ipu_chem.cli import main
 from ipu_chem.scaling import candidates as module
 from ipu_chem.scaling.candidates import Progress, budget_steps, make_candidates, read_progress
+from ipu_chem.scaling.estimators import estimate_of
 from ipu_chem.scaling.search import SearchOptions, estimate_of
 from ipu_chem.training.checkpoint import load_checkpoint
 from ipu_chem.training.logging import read_rows
@@ -187,6 +188,16 @@ def test_a_stopped_search_leaves_runs_that_go_on(options, make_config, tmp_path,
     assert end.status == "finished" and end.step == end.total and end.seconds > reached.seconds and end.metrics
     assert_as_in_one_piece(candidate, make_config, tmp_path)
     assert "packs:" in (candidate.folder / "log.txt").read_text()
+
+
+def test_a_look_at_the_end_of_an_epoch_finds_its_evaluation(options, tmp_path):
+    options["training"]["epochs"] = 4
+    (candidate,) = make_candidates(options, {"optimizer.learning_rate": [0.003]}, tmp_path / "search")
+    reached = module._train(candidate, 0.5, 1)
+    seen = estimate_of(candidate, reached, 0.5, "validation")
+    assert reached.status == "stopped" and seen.steps == reached.step == reached.total // 2
+    (metric, *_) = reached.metrics
+    assert seen.value == read_rows(candidate.folder)[-1][metric]
 
 
 def test_names_and_seeds_of_candidates(options, tmp_path):
