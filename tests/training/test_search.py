@@ -17,7 +17,7 @@ from ipu_chem.cli import main
 from ipu_chem.scaling import candidates as module
 from ipu_chem.scaling.candidates import Progress, budget_steps, make_candidates, read_progress
 from ipu_chem.scaling.estimators import estimate_of
-from ipu_chem.scaling.search import SearchOptions, estimate_of
+from ipu_chem.scaling.search import SearchOptions
 from ipu_chem.training.checkpoint import load_checkpoint
 from ipu_chem.training.logging import read_rows
 from ipu_chem.training.workflow import train
@@ -82,7 +82,7 @@ def test_a_search_from_the_command_line(options, make_config, tmp_path, capsys):
     losses = [row["loss"] for row in read_rows(stopped.folder) if row["kind"] == "train"]
     budget = budget_steps(total, 0.2)
     half = losses[budget - round(0.5 * budget) : budget]
-    estimate = estimate_of(stopped, read_progress(stopped), 0.2, 0.5)
+    estimate = estimate_of(stopped, read_progress(stopped), 0.2, fraction=0.5)
     assert estimate.value == pytest.approx(sum(half) / len(half))
     assert waiting["estimate"] == pytest.approx(estimate.value)
 
