@@ -130,7 +130,7 @@ def analyse(found: Searched, options: SearchOptions) -> Result:
         found.looks,
         found.kept,
         cost([p.step for p in found.reached], totals),
-        cost([p.seconds for p in found.reached], [p.seconds * p.total / max(p.step, 1) for p in found.reached]),
+        cost([p.seconds for p in found.reached], [p.seconds * (p.total / max(p.step, 1)) for p in found.reached]),
         cost(chosen_steps(found), totals),
         calibration,
         assessment,
