@@ -69,7 +69,7 @@ def loss_over(points: Sequence[Point], over: str, law: bool = True) -> Any:
         spread = [means - [min(group) for group in losses], [max(group) for group in losses] - means]
         # Rounding may put a mean of equal losses beyond them.
         axis.errorbar(x, means, np.maximum(spread, 0), color=color, marker="o", markersize=4, linewidth=1, label=label)
-    logarithmic(axis, _NAMES[over], _loss_name(points))
+    logarithmic(axis, _name(points, over), _loss_name(points))
     _legend_beside(figure, axis)
     return figure
 
@@ -110,7 +110,7 @@ def surface(points: Sequence[Point], law: JointLaw, data: str = "tokens") -> Any
     contours = left.contour(x, y, law(x[None], y[:, None]), levels=levels, cmap=_colormap(), linewidths=1)
     left.clabel(contours, fontsize=6)
     left.scatter(size, amount, s=12, color=GREY)
-    left.set(xscale="log", yscale="log", xlabel=_NAMES["parameters"], ylabel=_NAMES[data])
+    left.set(xscale="log", yscale="log", xlabel=_NAMES["parameters"], ylabel=_name(points, data))
     left.set_title(
         f"a = {law.size_exponent}, b = {law.data_exponent}\nE = {law.floor}", fontsize=8, fontweight="normal"
     )
@@ -133,13 +133,14 @@ def broken_figure(points: Sequence[Point], laws: Sequence[Tuple[int, BrokenLaw]]
     check_comparable(points)
     held = "tokens" if over == "parameters" else "parameters"
     figure, axis = new_figure()
+    word = "parameters" if held == "parameters" else _name(points, held).split()[-1]
     for (value, law), color in zip(laws, _shades(len(laws))):
         line = [point for point in points if getattr(point, held) == value]
         x = np.array([getattr(point, over) for point in line], np.float64)
         axis.scatter(x, [point.loss for point in line], s=10, color=color)
         grid = np.geomspace(x.min(), x.max(), 200)
         slopes = ", ".join(f"{one.exponent.value:.3f}" for one in law.ranges)
-        label = f"{_short(value)} {held}, exponent {slopes}"
+        label = f"{_short(value)} {word}, exponent {slopes}"
         if law.floor is not None:
             label += f" above {law.floor.value:.3g}"
         axis.plot(grid, law(grid), color=color, linewidth=1, label=label)
@@ -149,7 +150,7 @@ def broken_figure(points: Sequence[Point], laws: Sequence[Tuple[int, BrokenLaw]]
                 [at], law([at]), xerr=[[max(at - ends.low, 0)], [max(ends.high - at, 0)]], color=color, marker="|",
                 markersize=12, capsize=2, linewidth=2.5, alpha=0.6,
             )  # fmt: skip
-    logarithmic(axis, _NAMES[over], _loss_name(points))
+    logarithmic(axis, _name(points, over), _loss_name(points))
     _legend_beside(figure, axis, "bars: breaks with intervals")
     return figure
 
@@ -181,6 +182,12 @@ def new_figure(columns: int = 1) -> Any:
     return figure_of(1, columns)
 
 
+def _name(points: Sequence[Point], over: str) -> str:
+    """Of an axis; what counts as tokens of graphs are atoms."""
+    atoms = over == "tokens" and not points[0].loss_name.startswith("nats")
+    return "training atoms" if atoms else _NAMES[over]
+
+
 def _legend_beside(figure: Any, axis: Any, title: str = "") -> None:
     """Beside the axes, since lines cross all of them."""
     width, height = figure.get_size_inches()
@@ -198,6 +205,11 @@ def logarithmic(axis: Any, xlabel: str, ylabel: str) -> None:
     decades = np.log10(np.divide(*axis.get_ylim()[::-1]))
     few = (1.0, 2.0, 5.0) if decades < 3 else (1.0,)
     subs = (1.0, 1.2, 1.4, 1.6, 2.0, 2.5, 3.0, 4.0, 5.0, 7.0) if decades < 1.2 else few
+    low, high = axis.get_xlim()
+    axis.xaxis.set_minor_formatter(NullFormatter())
+    if high < 50 * low:  # one or no power of ten would be named
+        axis.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axis.xaxis.set_major_formatter("{x:g}")
     axis.yaxis.set_major_locator(LogLocator(subs=subs))
     axis.yaxis.set_minor_formatter(NullFormatter())
     axis.yaxis.set_major_formatter("{x:g}")
@@ -212,7 +224,7 @@ def _short(number: int) -> str:
 
 
 def _loss_name(points: Sequence[Point]) -> str:
-    return points[0].loss_name.replace("_", " ")
+    return points[0].loss_name.replace("_per_A", "/Å").replace("_", " ")
 
 
 def _colormap() -> Any:

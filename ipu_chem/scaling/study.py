@@ -73,6 +73,7 @@ class Amount:
         molecules, tokens: of the training molecules, each counted once; of graphs, atoms.
         steps_per_epoch: optimizer steps of a pass over them.
         epochs, evaluate_every, evaluate_calls: of their runs.
+        unit: of tokens, symbols or atoms.
     """
 
     train: float
@@ -82,6 +83,7 @@ class Amount:
     epochs: int
     evaluate_every: int
     evaluate_calls: int
+    unit: str = "symbols"
 
     @property
     def steps(self) -> int:
@@ -113,7 +115,7 @@ class Plan:
         found = [f"{len(self.candidates)} runs; {self.rule}"]
         for one in self.amounts:
             found.append(
-                f"{one.molecules:,} molecules, {one.tokens:,} symbols: {one.epochs:,} epochs of "
+                f"{one.molecules:,} molecules, {one.tokens:,} {one.unit}: {one.epochs:,} epochs of "
                 f"{one.steps_per_epoch:,} steps are {one.steps:,}, evaluated every {one.cadence}"
             )
         if self.rule != STEPS_HELD and not steps_agree([one.steps for one in self.amounts]):
@@ -272,7 +274,7 @@ def _amounts(
             cadence = 1, math.ceil(epochs * one[3] / iterations / options.evaluations)
         else:
             epochs, cadence = training["epochs"], (training["evaluate_every"], training["evaluate_calls"])
-        amounts.append(Amount(*one, epochs, *cadence))
+        amounts.append(Amount(*one, epochs, *cadence, "symbols" if "tokens" in described else "atoms"))
     steps = [one.steps for one in amounts]
     if options.rule == "steps" and not steps_agree(steps):
         raise ValueError(

@@ -1,5 +1,7 @@
 """Figures show what they were given: lines, axes, intervals, files."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -59,6 +61,11 @@ def test_loss_over_one_quantity_has_a_line_per_value_of_the_other(points, over, 
     assert axis.get_ylabel() == "nats per token" and over in axis.get_xlabel()
     assert axis.get_xscale() == axis.get_yscale() == "log"
     assert save(figure, tmp_path / "a.pdf").stat().st_size > 5000
+
+
+def test_data_of_graphs_are_atoms(points):
+    (axis,) = loss_over([replace(one, loss_name="mae_forces_meV_per_A") for one in points], "tokens").axes
+    assert axis.get_xlabel() == "training atoms"
 
 
 def test_compute_frontier(points):

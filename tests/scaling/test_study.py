@@ -161,7 +161,7 @@ def test_graphs_share_the_pack_of_the_most_data(tmp_path):
     plan = make_plan(base, grid, tmp_path / "study", StudyOptions())
     shapes = {tuple(one.config["pack"][name] for name in ("nodes", "edges", "graphs")) for one in plan.candidates}
     assert len(shapes) == 1 and min(min(shape) for shape in shapes) > 0
-    assert [one.molecules for one in plan.amounts] == [15, 30]
+    assert [one.molecules for one in plan.amounts] == [15, 30] and " atoms: " in plan.lines()[1]
     assert all(10 * one.molecules < one.tokens for one in plan.amounts)  # atoms, with hydrogens
     described = load_data(from_dict(plan.candidates[0].config)).describe(from_dict(plan.candidates[0].config))
     assert described["atoms"]["train"] == plan.amounts[0].tokens
