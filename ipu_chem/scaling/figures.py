@@ -215,6 +215,11 @@ def logarithmic(axis: Any, xlabel: str, ylabel: str) -> None:
     axis.yaxis.set_major_formatter("{x:g}")
 
 
+def words_of(metric: str) -> str:
+    """mae_forces_meV_per_A as mae forces meV/Å."""
+    return metric.replace("_per_A", "/Å").replace("_", " ")
+
+
 def _short(number: int) -> str:
     """77568 as 77.6K."""
     for unit, size in (("B", 1e9), ("M", 1e6), ("K", 1e3)):
@@ -224,7 +229,7 @@ def _short(number: int) -> str:
 
 
 def _loss_name(points: Sequence[Point]) -> str:
-    return points[0].loss_name.replace("_per_A", "/Å").replace("_", " ")
+    return words_of(points[0].loss_name)
 
 
 def _colormap() -> Any:

@@ -7,7 +7,7 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 
-from ipu_chem.scaling.figures import diagonal, logarithmic, new_figure
+from ipu_chem.scaling.figures import diagonal, logarithmic, new_figure, words_of
 from ipu_chem.scaling.search_report import Result
 from ipu_chem.training.report_parts import BLUE, GREY, ORANGE
 
@@ -103,7 +103,7 @@ def _predictions(axis: Any, result: Result) -> None:
     shown = [row for row in ended if np.isfinite(row.estimate) and np.isfinite(row.final or 0.0)]
     predicted = result.calibration([row.estimate for row in shown])
     final = np.array([row.final for row in shown], np.float64)
-    name = f"final {result.metric.replace('_', ' ')}"
+    name = f"final {words_of(result.metric)}"
     diagonal(axis, predicted, final, "predicted", name, result.calibration.r2)
     grouped = options_of([row.name for row in shown])
     option, value_of = grouped or ("", {row.name: "" for row in shown})
