@@ -40,6 +40,12 @@ def add_arguments(parser: Any) -> None:
         default=0.1,
         help="last share of the steps up to a look whose mean loss is the estimate",
     )
+    parser.add_argument(
+        "--calibration",
+        type=str,
+        default="line",
+        help="of final values by estimates: line, or power where they span a decade",
+    )
     parser.add_argument("--finish_all", type=bool, default=False, help="train all to the end, to judge the estimates")
     parser.add_argument(
         "--metric", type=str, default="", help="validation metric that counts; the forces' error, else the first"

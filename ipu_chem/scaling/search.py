@@ -27,6 +27,7 @@ class SearchOptions:
             each time lets the best of so many candidates go on: successive halving, see `rungs_of`.
         estimator: of `ipu_chem.scaling.estimators.ESTIMATORS`, by which a look ranks.
         fraction: of the steps up to a look, the last of which are the estimate (tail).
+        calibration: line, or power for final values that span a decade; see `calibrate`.
         finish_all: train every candidate to the end, to see how well the estimates rank them.
         metric: validation metric that counts; empty takes the forces' error, else the first one of the runs.
         jobs: runs side by side.
@@ -37,6 +38,7 @@ class SearchOptions:
     halving: int = 0
     estimator: str = TAIL
     fraction: float = 0.1
+    calibration: str = "line"
     finish_all: bool = False
     metric: str = ""
     jobs: int = 1
@@ -48,6 +50,8 @@ class SearchOptions:
             raise ValueError(f"keep={self.keep}, jobs={self.jobs}: give {LEAST_KEPT} or more, and 1 or more.")
         if self.estimator not in ESTIMATORS:
             raise ValueError(f"estimator={self.estimator!r}: choose {', '.join(ESTIMATORS)}.")
+        if self.calibration not in ("line", "power"):
+            raise ValueError(f"calibration={self.calibration!r}: choose line or power.")
         self.rungs(1)  # refuses a halving that is none
 
     def rungs(self, candidates: int) -> List[Rung]:

@@ -107,7 +107,7 @@ def analyse(found: Searched, options: SearchOptions) -> Result:
     names, means, finals = over_seeds(trials)
     calibration = assessment = None
     try:
-        calibration = calibrate(means, finals)
+        calibration = calibrate(means, finals, is_power=options.calibration == "power")
         # Of those it chose, no choice can be judged.
         if any(final is not None and math.isfinite(final) and n not in found.kept for n, final in zip(names, finals)):
             assessment = assess(means, finals, [names.index(name) for name in found.kept])
@@ -152,7 +152,8 @@ def _compared(
                 seen = estimate_of(one, p, found.looks[0].share, name, options.fraction, metric, draws=0)
                 trials.append(Trial(one.name, one.seed, seen.value, finals[one.name]))
             names, means, ends = over_seeds(trials)
-            line, kept = calibrate(means, ends), survivors(means, options.keep)
+            line = calibrate(means, ends, is_power=options.calibration == "power")
+            kept = survivors(means, options.keep)
             ranking = assess(means, ends, kept)
         except ValueError:  # no epoch is over, there was no evaluation, or what it would keep was not trained
             continue
@@ -179,10 +180,7 @@ def table(result: Result) -> List[str]:
     lines.append(f"final: {result.metric} of the validation molecules")
     if result.calibration is not None:
         line = result.calibration
-        lines.append(
-            f"final = {line.intercept:.4g} + {line.slope:.4g} * estimate: R2 {line.r2:.3f}, RMSE {line.rmse:.3g}, "
-            f"{line.points} candidates"
-        )
+        lines.append(f"{line}: R2 {line.r2:.3f}, RMSE {line.rmse:.3g}, {line.points} candidates")
     if result.compared:
         lines.append(f"estimators at {100 * result.looks[0].share:.3g}%, and the regret of keeping their best:")
         for one in result.compared:

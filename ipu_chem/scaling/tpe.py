@@ -37,14 +37,15 @@ class Trial:
 
 @dataclass(frozen=True)
 class Calibration:
-    """final = intercept + slope * estimate.
+    """final = intercept + slope * estimate, or the same of their logarithms.
 
     Attributes:
         intercept, slope: of the line.
-        r2: share of the variance of the final losses that it explains.
+        r2: share of the variance of the final losses, not of their logarithms, that it explains.
         rmse: root mean square of its errors.
         points: that it was fitted to.
         diverged: left out because an estimate or a final loss was not finite.
+        is_power: of logarithms, so that the final loss is a power of the estimate.
     """
 
     intercept: float
@@ -53,12 +54,20 @@ class Calibration:
     rmse: float
     points: int
     diverged: int
+    is_power: bool = False
 
     def __call__(self, estimates: Values) -> np.ndarray:
         """[K] expected final losses; inf for what diverged."""
         values = worst_if_not_finite(estimates)
         finite = np.isfinite(values)
-        return np.where(finite, self.intercept + self.slope * np.where(finite, values, 0.0), math.inf)
+        values = np.where(finite, values, 1.0)
+        line = self.intercept + self.slope * (np.log(values) if self.is_power else values)
+        return np.where(finite, np.exp(line) if self.is_power else line, math.inf)
+
+    def __str__(self) -> str:
+        if self.is_power:
+            return f"final = {math.exp(self.intercept):.4g} * estimate^{self.slope:.4g}"
+        return f"final = {self.intercept:.4g} + {self.slope:.4g} * estimate"
 
 
 @dataclass(frozen=True)
@@ -81,7 +90,9 @@ class Assessment:
     diverged: int
 
 
-def calibrate(estimates: Values, finals: Sequence[Optional[float]], robust: bool = False) -> Calibration:
+def calibrate(
+    estimates: Values, finals: Sequence[Optional[float]], robust: bool = False, is_power: bool = False
+) -> Calibration:
     """The line through finished candidates.
 
     Args:
@@ -105,6 +116,11 @@ def calibrate(estimates: Values, finals: Sequence[Optional[float]], robust: bool
     x, y = x[finite], y[finite]
     if np.ptp(x) == 0:
         raise ValueError("all finished candidates have the same estimate, which predicts nothing: train others.")
+    true = y
+    if is_power:
+        if min(x.min(), y.min()) <= 0:
+            raise ValueError("a power needs estimates and final values above 0: calibrate by a line.")
+        x, y = np.log(x), np.log(y)
     if robust:
         first, second = np.triu_indices(len(x), 1)
         apart = x[first] != x[second]
@@ -114,10 +130,11 @@ def calibrate(estimates: Values, finals: Sequence[Optional[float]], robust: bool
         centre = x - x.mean()
         slope = float(centre @ y / (centre @ centre))
         intercept = float(y.mean() - slope * x.mean())
-    errors = y - intercept - slope * x
-    total = float(np.square(y - y.mean()).sum())
+    line = intercept + slope * x
+    errors = true - (np.exp(line) if is_power else line)
+    total = float(np.square(true - true.mean()).sum())
     r2 = 1 - float(np.square(errors).sum()) / total if total > 0 else math.nan
-    return Calibration(intercept, slope, r2, float(np.sqrt(np.square(errors).mean())), len(x), diverged)
+    return Calibration(intercept, slope, r2, float(np.sqrt(np.square(errors).mean())), len(x), diverged, is_power)
 
 
 def assess(estimates: Values, finals: Sequence[Optional[float]], kept: Sequence[int]) -> Assessment:

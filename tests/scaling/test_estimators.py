@@ -65,6 +65,8 @@ def test_what_an_estimator_needs_is_said(tmp_path):
         estimate_of(one, reached, 0.1, "tse_e")
     with pytest.raises(ValueError, match="estimator='mean': choose tail, validation, tse"):
         SearchOptions(estimator="mean")
+    with pytest.raises(ValueError, match="calibration='log': choose line or power"):
+        SearchOptions(calibration="log")
     broken, early = run(tmp_path, "b", [*LOSSES[:9], math.nan], {}, "diverged")
     assert all(estimate_of(broken, early, 0.25, name).value == math.inf for name in ESTIMATORS)
 

@@ -41,6 +41,23 @@ def test_robust_calibration_ignores_a_run_that_went_astray():
     assert calibrate(x, y).slope > 2
 
 
+def test_a_power_is_found_where_final_values_span_a_decade():
+    estimates = np.array([100.0, 200.0, 500.0, 1200.0, 2300.0, INF])
+    power = calibrate(estimates, 7 * estimates**0.55, is_power=True)
+    assert power.slope == pytest.approx(0.55) and math.exp(power.intercept) == pytest.approx(7)
+    assert power.r2 == pytest.approx(1) and power.rmse == pytest.approx(0, abs=1e-9) and power.points == 5
+    np.testing.assert_allclose(power([400.0, INF]), [7 * 400**0.55, INF])
+    assert str(power) == "final = 7 * estimate^0.55"
+    line = calibrate(estimates, 7 * estimates**0.55)
+    assert line.r2 < 0.98 and str(line).startswith("final = ") and "estimate^" not in str(line)
+    # R2 and RMSE are of the values, not of their logarithms.
+    finals = np.array([90.0, 130.0, 200.0, 380.0, 480.0])
+    power = calibrate(estimates[:5], finals, is_power=True)
+    errors = finals - power(estimates[:5])
+    assert power.rmse == pytest.approx(np.sqrt(np.mean(errors**2)))
+    assert power.r2 == pytest.approx(1 - np.sum(errors**2) / np.sum((finals - finals.mean()) ** 2))
+
+
 def test_diverged_and_unfinished_candidates():
     line = calibrate([1, 2, INF, 3, 4, 0.5], [2.0, 4.0, NAN, 6.0, INF, None])
     assert (line.points, line.diverged, line.slope) == (3, 2, pytest.approx(2))
@@ -127,6 +144,7 @@ def test_candidates_over_seeds():
         (lambda: calibrate([1, 2, 3], [1, 2, None]), "there are 2"),
         (lambda: calibrate([2, 2, 2], [1, 2, 3]), "same estimate"),
         (lambda: calibrate([1, 2, 3], [1, 2]), "not 3 and 2"),
+        (lambda: calibrate([1, 2, 0], [1, 2, 3], is_power=True), "above 0: calibrate by a line"),
         (lambda: assess([1, 2], [1, 2], [0, 1]), "and 2 finished"),
         (lambda: assess([1, 2, 3, 4], [1, 2, None, 3], [0, 2]), "candidate 2 was kept and has no final loss"),
         (lambda: assess([1, 2, 3], [INF, NAN, INF], [0, 1]), "all 3 candidates diverged: search lower"),
