@@ -18,6 +18,7 @@ SHIPPED = {
     "chemgpt_sizes": ("chemgpt_study", 60),
     "chemgpt_sizes_gpu": ("chemgpt_study", 84),
     "force_rates": ("rmd17_ethanol_study", 12),
+    "spookynet_rates": ("rmd17_ethanol_study", 12),
     "force_sizes": ("rmd17_ethanol_study", 48),
 }
 
