@@ -24,16 +24,16 @@ from torch import nn
 from benchmarks.common import arguments, machine_line, print_table, throughput_line
 from benchmarks.schnet_step import SETTINGS, Data, load
 from ipu_chem.backends.options import Batching, TorchOptions
-from ipu_chem.backends.torch_backend import TorchBackend
+from ipu_chem.backends.pytorch.backend import TorchBackend
+from ipu_chem.backends.pytorch.kernels.convolution import shifted_softplus
+from ipu_chem.batches.loader import PackLoader
+from ipu_chem.batches.prefetch import prefetched
 from ipu_chem.data.fixed_point import STEP
-from ipu_chem.kernels.convolution import shifted_softplus
-from ipu_chem.loader import PackLoader
 from ipu_chem.losses import mse
 from ipu_chem.models.compact import CompactInputs
 from ipu_chem.models.layers import ShiftedSoftplus
 from ipu_chem.models.schnet import SchNet
 from ipu_chem.optim import OptimizerConfig
-from ipu_chem.prefetch import prefetched
 from packing import Budget, make_plan
 from packing.tune import fit_budget
 

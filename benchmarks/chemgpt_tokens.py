@@ -27,14 +27,14 @@ import torch
 
 from benchmarks.common import Goals, arguments, machine_line, print_table, throughput_line
 from ipu_chem.backends.options import Batching, TorchOptions
-from ipu_chem.backends.torch_backend import TorchBackend
+from ipu_chem.backends.pytorch.backend import TorchBackend
+from ipu_chem.batches.tokens import TokenLoader
 from ipu_chem.data.corpora import corpus_in_memory
-from ipu_chem.data.selfies_tokens import Tokenizer
+from ipu_chem.data.selfies.tokens import Tokenizer
 from ipu_chem.losses import token_cross_entropy
 from ipu_chem.models.chemgpt import ChemGPT
 from ipu_chem.models.gpt_neo import to_gpt_neo
 from ipu_chem.optim import OptimizerConfig
-from ipu_chem.token_loader import TokenLoader
 from packing import Budget, Ragged, make_plan
 
 FILES = ("moses_test.csv.gz", "zinc250k.smi.gz", "chembl30_valid.csv.gz")

@@ -25,9 +25,9 @@ if __package__ in (None, ""):  # run as a file: its folder would hide packages o
 
 from benchmarks.common import Goals, arguments, machine_line, print_table
 from benchmarks.selfies_tokens import published_spelling, read_smiles
-from ipu_chem.data.chemgpt_tokens import ChemGPTTokenizer
-from ipu_chem.data.selfies_dialect import to_version_2
-from ipu_chem.data.selfies_symbols import split_symbols
+from ipu_chem.data.selfies.chemgpt import ChemGPTTokenizer
+from ipu_chem.data.selfies.dialect import to_version_2
+from ipu_chem.data.selfies.symbols import split_symbols
 
 _AT_ONCE = 4096
 

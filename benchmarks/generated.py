@@ -12,9 +12,9 @@ import numpy as np
 
 from benchmarks.histograms import HYDRONET, HYDRONET_2_7M, HYDRONET_500K, QM9
 from ipu_chem.backends.options import World
+from ipu_chem.batches.loader import Loader, PackLoader
+from ipu_chem.batches.tokens import TokenLoader
 from ipu_chem.data.fixed_point import STEP, fixed_point_in_memory
-from ipu_chem.loader import Loader, PackLoader
-from ipu_chem.token_loader import TokenLoader
 from packing import Budget, PackingPlan, Ragged, make_plan
 from packing.store import Store
 

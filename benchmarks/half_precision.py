@@ -19,8 +19,8 @@ import yaml
 
 from benchmarks.common import ROOT, Goals, arguments, machine_line, print_table
 from ipu_chem.config import from_dict
+from ipu_chem.train import train
 from ipu_chem.training.logging import read_rows
-from ipu_chem.training.workflow import train
 
 PRECISIONS: Dict[str, Dict[str, Any]] = {
     "float32": {},

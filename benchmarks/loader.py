@@ -33,8 +33,8 @@ from benchmarks.common import (
 )
 from benchmarks.histograms import HYDRONET_500K, QM9, sizes_of
 from ipu_chem.backends.options import ALONE, Batching, World
+from ipu_chem.batches.loader import PackLoader
 from ipu_chem.data.fixed_point import with_fixed_point
-from ipu_chem.loader import PackLoader
 from packing import Budget, PackingPlan, make_plan
 from packing.store import Store
 

@@ -23,16 +23,16 @@ import numpy as np
 import torch
 
 from benchmarks.common import ROOT, Goals, interleaved, machine_line, median_ratio, print_table, throughput_line
-from ipu_chem.backends.torch_backend import TorchBackend
-from ipu_chem.backends.torch_numerics import build_optimizer
+from ipu_chem.backends.pytorch.backend import TorchBackend
+from ipu_chem.backends.pytorch.numerics import build_optimizer
+from ipu_chem.checkpoint import load_checkpoint
 from ipu_chem.config import RunConfig, from_dict
 from ipu_chem.losses import loss_by_name
 from ipu_chem.models.pyg import schnet_to_pyg
 from ipu_chem.optim import Schedule
-from ipu_chem.training.checkpoint import load_checkpoint
-from ipu_chem.training.graph_run import GraphData, make_model
+from ipu_chem.tasks.graphs import GraphData, make_model
+from ipu_chem.tasks.registry import load_data
 from ipu_chem.training.logging import read_rows
-from ipu_chem.training.run import load_data
 
 METRIC = "mae_u0_meV"
 

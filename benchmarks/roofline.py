@@ -22,7 +22,7 @@ import torch
 
 from benchmarks.common import arguments, machine_line, print_table, throughput_line
 from benchmarks.schnet_step import SETTINGS, Contestant, Data, Setting, load, ours
-from ipu_chem.kernels.convolution import table_convolution
+from ipu_chem.backends.pytorch.kernels.convolution import table_convolution
 from ipu_chem.models.convolution import EdgeList
 from ipu_chem.models.tables import CubicTable
 

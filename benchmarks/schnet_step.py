@@ -26,11 +26,11 @@ import torch
 from benchmarks import molecules, schnet_peers
 from benchmarks.common import Goals, arguments, in_child, machine_line, print_table, throughput_line
 from ipu_chem.backends.options import Batching, TorchOptions
-from ipu_chem.backends.torch_backend import TorchBackend
+from ipu_chem.backends.pytorch.backend import TorchBackend
+from ipu_chem.backends.pytorch.kernels.native import NativeError, library
+from ipu_chem.batches.loader import PackLoader
 from ipu_chem.data.fixed_point import STEP, fixed_point_in_memory
 from ipu_chem.data.neighbors import radius_edges, radius_pairs
-from ipu_chem.kernels.native import NativeError, library
-from ipu_chem.loader import PackLoader
 from ipu_chem.losses import mse
 from ipu_chem.models.compact import CompactInputs
 from ipu_chem.models.schnet import SchNet

@@ -26,8 +26,8 @@ if __package__ in (None, ""):  # run as a file: its folder would hide packages o
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from benchmarks.common import machine_line, throughput_line
-from ipu_chem.backends.ipu_options import IpuOptions
 from ipu_chem.backends.options import Batching, Precision, TorchOptions, World
+from ipu_chem.backends.poptorch.options import IpuOptions
 from ipu_chem.optim import OptimizerConfig
 
 # Atom slots of a pack and of a padded molecule as in the IPU study of SchNet, arXiv:2211.13853; of all HydroNet
@@ -172,7 +172,7 @@ def measure(settings: Settings) -> Dict[str, float]:
         FloatingPointError: the loss is not finite.
     """
     from ipu_chem.backends import get_backend
-    from ipu_chem.prefetch import prefetched
+    from ipu_chem.batches.prefetch import prefetched
 
     with closing(get_backend(settings.accelerator, settings.torch, settings.ipu, settings.precision)) as backend:
         say = print if backend.world.rank == 0 else _silent
@@ -284,8 +284,8 @@ def _generated_work(settings: Settings, world: World) -> Work:
 def _real_work(settings: Settings, world: World) -> Work:
     """A graph model and the molecules of the data set."""
     from ipu_chem.losses import mse
-    from ipu_chem.training.graph_run import make_model
-    from ipu_chem.training.workflow import load_together
+    from ipu_chem.tasks.graphs import make_model
+    from ipu_chem.train import load_together
 
     config = _run_config(settings)
     data = load_together(config, world, False, {})

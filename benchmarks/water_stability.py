@@ -114,7 +114,7 @@ def fine_tune(run: Path, frames: Path, out: Path, epochs: int) -> None:
     import yaml
 
     from ipu_chem.config import from_dict
-    from ipu_chem.training.workflow import train
+    from ipu_chem.train import train
 
     model = yaml.safe_load((run / "config.yaml").read_text())["model"]
     config = {

@@ -8,8 +8,8 @@ import difflib
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
-from ipu_chem.backends.ipu_options import IpuOptions
 from ipu_chem.backends.options import Batching, Precision, TorchOptions
+from ipu_chem.backends.poptorch.options import IpuOptions
 from ipu_chem.optim import OptimizerConfig, ScheduleConfig
 
 

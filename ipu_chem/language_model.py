@@ -6,11 +6,11 @@ On data's way: <run>/checkpoints/best.safetensors or a Hugging Face folder -> mo
 from pathlib import Path
 from typing import Any, Dict, NamedTuple
 
+from ipu_chem.checkpoint import load_checkpoint
 from ipu_chem.config import from_dict
-from ipu_chem.data.selfies_tokens import Tokenizer
+from ipu_chem.data.selfies.tokens import Tokenizer
 from ipu_chem.models.chemgpt import ChemGPT
-from ipu_chem.training.checkpoint import load_checkpoint
-from ipu_chem.training.kinds import TEXT, kind_of
+from ipu_chem.tasks.kinds import TEXT, kind_of
 from packing.files import PathLike
 
 
@@ -63,7 +63,7 @@ def load_tokenizer(path: PathLike) -> Tokenizer:
     if path.is_file():
         return Tokenizer.load(path)
     if (path / "tokenizer.json").is_file() and not (path / "checkpoints").is_dir():
-        from ipu_chem.data.chemgpt_tokens import tokenizer_from_huggingface
+        from ipu_chem.data.selfies.chemgpt import tokenizer_from_huggingface
 
         return tokenizer_from_huggingface(path)
     best = path / "checkpoints" / "best.safetensors"
@@ -74,7 +74,7 @@ def load_tokenizer(path: PathLike) -> Tokenizer:
 
 def _of_run(folder: Path, best: Path) -> LanguageModel:
     """The model of a run."""
-    from ipu_chem.training.text_run import make_language_model
+    from ipu_chem.tasks.language import make_language_model
 
     tensors, state = load_checkpoint(best)
     config = from_dict(_text_state(folder, state)["config"])

@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import List, NamedTuple, Optional
 
 ROOT = Path(__file__).resolve().parent.parent
-BACKEND = "ipu_chem/backends/poptorch_backend.py"
-OPTIONS = "ipu_chem/backends/poptorch_options.py"
-BLOCKS = "ipu_chem/backends/poptorch_blocks.py"
-OPTIM = "ipu_chem/backends/poptorch_optim.py"
-LOADER = "ipu_chem/loader.py"
+BACKEND = "ipu_chem/backends/poptorch/backend.py"
+OPTIONS = "ipu_chem/backends/poptorch/program_options.py"
+BLOCKS = "ipu_chem/backends/poptorch/blocks.py"
+OPTIM = "ipu_chem/backends/poptorch/optim.py"
+LOADER = "ipu_chem/batches/loader.py"
 COMPACT = "ipu_chem/models/compact.py"
 # The tests that a backend has to pass; what catches most comes first and is run by itself.
 TESTS = (
@@ -196,13 +196,13 @@ MUTATIONS: List[Mutation] = [
     ),
     Mutation(
         "too few micro-batches fill a pipeline",
-        "ipu_chem/ipu/stages.py",
+        "ipu_chem/backends/poptorch/stages.py",
         "return 2 * len(stages) - 1 if",
         "return 2 * len(stages) - 2 if",
     ),
     Mutation(
         "a tied head is left alone on the last IPU",
-        "ipu_chem/ipu/stages.py",
+        "ipu_chem/backends/poptorch/stages.py",
         "            stages.append(Stage(home, (blocks[last],)))\n",
         "            stages[-1] = Stage(ipus - 1, stages[-1].blocks + (blocks[last],))\n",
     ),

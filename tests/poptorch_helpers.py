@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ipu_chem.backends.ipu_options import IpuOptions
 from ipu_chem.backends.options import Batching
-from ipu_chem.backends.poptorch_backend import PopTorchBackend
-from ipu_chem.backends.torch_backend import TorchBackend
-from ipu_chem.batch import CompactPack
+from ipu_chem.backends.poptorch.backend import PopTorchBackend
+from ipu_chem.backends.poptorch.options import IpuOptions
+from ipu_chem.backends.pytorch.backend import TorchBackend
+from ipu_chem.batches.types import CompactPack
 from ipu_chem.data.fixed_point import to_fixed_point
 from ipu_chem.losses import mse
 from ipu_chem.models.compact import CompactInputs

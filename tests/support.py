@@ -5,7 +5,7 @@ from typing import Any, List, Optional, Tuple
 import numpy as np
 import torch
 
-from ipu_chem.batch import CompactPack, GraphPack
+from ipu_chem.batches.types import CompactPack, GraphPack
 from ipu_chem.data.fixed_point import FIELD
 from ipu_chem.losses import Loss
 from packing import Budget, Ragged, index_dtype, make_plan

@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 
 from ipu_chem.backends.options import Batching
-from ipu_chem.data.chemgpt_tokens import ChemGPTTokenizer
+from ipu_chem.batches.tokens import TokenLoader
 from ipu_chem.data.corpora.memory import corpus_in_memory
-from ipu_chem.data.selfies_tokens import Tokenizer
+from ipu_chem.data.selfies.chemgpt import ChemGPTTokenizer
+from ipu_chem.data.selfies.tokens import Tokenizer
 from ipu_chem.huggingface import load_chemgpt, save_chemgpt
 from ipu_chem.losses import token_cross_entropy
 from ipu_chem.models.chemgpt import ChemGPT
 from ipu_chem.models.gpt_neo import from_gpt_neo, gpt_neo_name, to_gpt_neo
-from ipu_chem.token_loader import TokenLoader
 from packing import Budget, Ragged, make_plan
 
 transformers = pytest.importorskip("transformers")

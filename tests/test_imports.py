@@ -120,7 +120,7 @@ def test_models_and_losses_need_torch_alone():
 
 def test_only_the_poptorch_backend_imports_poptorch():
     names = ("poptorch", "popdist", "popart", "poptorch_geometric", "poptorch_experimental_addons")
-    backend = "ipu_chem/backends/poptorch_backend.py"
+    backend = "ipu_chem/backends/poptorch/backend.py"
     assert not violations(lambda path, one: under(one.module, *names) and name(path) != backend, MODULES + BENCHMARKS)
 
 
@@ -149,7 +149,7 @@ def test_packing_does_not_know_ipu_chem_and_data_does_not_know_models():
 def test_no_code_asks_which_device_it_runs_on():
     found = []
     for path in MODULES:
-        if name(path) == "ipu_chem/backends/poptorch_backend.py":
+        if name(path) == "ipu_chem/backends/poptorch/backend.py":
             continue
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             words = [getattr(node, field, None) for field in ("id", "attr", "arg", "name")]

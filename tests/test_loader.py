@@ -3,10 +3,10 @@ import pytest
 import torch
 from support import random_store
 
-from ipu_chem import loader
 from ipu_chem.backends.options import ALONE, Batching, World
+from ipu_chem.batches import loader
+from ipu_chem.batches.loader import PackLoader
 from ipu_chem.data.fixed_point import fixed_point_in_memory
-from ipu_chem.loader import PackLoader
 from packing import Budget, make_plan
 
 BUDGET = Budget(nodes=24, edges=160, graphs=6)

@@ -5,7 +5,7 @@ from typing import Iterator, List
 
 import pytest
 
-from ipu_chem.prefetch import prefetched
+from ipu_chem.batches.prefetch import prefetched
 
 
 def threads() -> List[str]:

@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ipu_chem.backends.options import Batching, World
-from ipu_chem.batch import TokenPack
+from ipu_chem.batches.tokens import TokenLoader
+from ipu_chem.batches.types import TokenPack
 from ipu_chem.losses import token_cross_entropy
 from ipu_chem.models.chemgpt import ChemGPT
-from ipu_chem.token_loader import TokenLoader
 from packing import Budget, Ragged, make_plan
 
 VOCAB = 40

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from ipu_chem.batch import TokenPack
+from ipu_chem.batches.types import TokenPack
 from ipu_chem.losses import token_cross_entropy
 
 

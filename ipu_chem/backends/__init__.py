@@ -42,10 +42,10 @@ def get_backend(
             raise ValueError(
                 "accelerator=ipu: torchrun starts processes for CPUs and GPUs; start this run with poprun."
             )
-        from ipu_chem.backends.poptorch_backend import PopTorchBackend
+        from ipu_chem.backends.poptorch.backend import PopTorchBackend
 
         return PopTorchBackend(ipu_options, precision)
-    from ipu_chem.backends.torch_backend import TorchBackend
+    from ipu_chem.backends.pytorch.backend import TorchBackend
 
     return TorchBackend(accelerator, torch_options, precision)
 
@@ -55,7 +55,7 @@ def first_available() -> str:
     import torch
 
     if importlib.util.find_spec("poptorch") is not None:
-        from ipu_chem.backends.poptorch_backend import ipus_available
+        from ipu_chem.backends.poptorch.backend import ipus_available
 
         if ipus_available():
             return "ipu"

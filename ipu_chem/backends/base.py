@@ -24,7 +24,7 @@ class Program(nn.Module):
 
         Args:
             model, loss: see `Backend.compile`.
-            first_target: `ipu_chem.batch.first_target` of the batches.
+            first_target: `ipu_chem.batches.types.first_target` of the batches.
         """
         super().__init__()
         self.model = model
@@ -43,7 +43,7 @@ class Backend(ABC):
 
     Batches are NamedTuples of tensors on the host whose leading axis counts packs, ordered device
     iteration, then accumulation, then replica, then micro-batch; shapes and dtypes never change. The
-    weights of every optimizer step sum to 1 (`ipu_chem.loader`), so losses and gradients add up to means.
+    weights of every optimizer step sum to 1 (`ipu_chem.batches.loader`), so losses and gradients add up to means.
     A process of several feeds the replicas that are its own: `batching.for_one_of(world)`.
     """
 

@@ -49,7 +49,7 @@ def train(arguments: Any) -> int:
     """Train, or go on training; prints the resolved config first."""
     import yaml
 
-    from ipu_chem.training.workflow import train as run_training
+    from ipu_chem.train import train as run_training
 
     config = _run_config(arguments)
     print(yaml.safe_dump(to_dict(config), sort_keys=False))
@@ -83,7 +83,7 @@ def prepare(arguments: Any) -> int:
     from ipu_chem.data.corpora import CORPORA, describe_corpus, load_corpus
     from ipu_chem.data.force_check import check_energy_forces, report
     from ipu_chem.metrics import is_binary
-    from ipu_chem.training.graph_run import load_store
+    from ipu_chem.tasks.graphs import load_store
 
     values = {name: value for name, value in vars(arguments).items() if name in DataConfig.__dataclass_fields__}
     data = DataConfig(**values)
@@ -133,7 +133,7 @@ def add_evaluate_arguments(parser: Any) -> None:
 
 def evaluate(arguments: Any) -> int:
     """Print the metrics of a run's best checkpoint."""
-    from ipu_chem.training.workflow import evaluate as run_evaluation
+    from ipu_chem.train import evaluate as run_evaluation
 
     for name, value in run_evaluation(Path(arguments.run), arguments.split, arguments.accelerator).items():
         print(f"{arguments.split}: {name} {value:.4g}")
@@ -154,7 +154,7 @@ def add_predict_arguments(parser: Any) -> None:
 
 def predict(arguments: Any) -> int:
     """Predict the molecules of a file and list those that could not be."""
-    from ipu_chem.training.predict import predict_file
+    from ipu_chem.prediction.predict import predict_file
 
     done, refused = predict_file(
         arguments.run,
@@ -172,7 +172,7 @@ def predict(arguments: Any) -> int:
 
 def report(arguments: Any) -> int:
     """Write the report of each run."""
-    from ipu_chem.training.report import write_report
+    from ipu_chem.reports.report import write_report
 
     for folder in arguments.runs:
         print(write_report(folder))
@@ -191,7 +191,7 @@ def add_doctor_arguments(parser: Any) -> None:
 
 def doctor(arguments: Any) -> int:
     """Print the diagnosis, or for a configuration how it fits on IPUs."""
-    from ipu_chem.doctor import print_diagnosis, print_plan
+    from ipu_chem.doctor.diagnosis import print_diagnosis, print_plan
 
     if arguments.config is None:
         if arguments.ipus is not None:

@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from ipu_chem.backends import get_backend
 from ipu_chem.backends.options import Batching
+from ipu_chem.batches.text_labels import TextPropertyLoader
 from ipu_chem.data.corpora.build import worker_pool
 from ipu_chem.data.corpora.encode import encode_lines, libraries
 from ipu_chem.data.corpora.lines import Line
@@ -27,8 +28,7 @@ from ipu_chem.embedding.options import EmbeddingOptions
 from ipu_chem.losses import mse
 from ipu_chem.models.chemgpt import ChemGPT
 from ipu_chem.models.pooling import PooledChemGPT, check_pooling
-from ipu_chem.text_property_loader import TextPropertyLoader
-from ipu_chem.training.text_rows import usual_row
+from ipu_chem.tasks.text_rows import usual_row
 from packing import Budget, Ragged, make_plan
 
 # Shorter molecules than so many symbols on average would leave slots of a row empty, and few sets have them.
@@ -87,7 +87,7 @@ class Embedder:
 
         Args:
             model: a `ChemGPT`.
-            tokenizer: of the model (`ipu_chem.data.selfies_tokens`).
+            tokenizer: of the model (`ipu_chem.data.selfies.tokens`).
             options: all others.
 
         Raises:

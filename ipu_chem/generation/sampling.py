@@ -17,12 +17,12 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ipu_chem.data.corpora.encode import libraries
-from ipu_chem.data.selfies_symbols import is_symbol
+from ipu_chem.data.selfies.symbols import is_symbol
 from ipu_chem.models.chemgpt import ChemGPT
 from ipu_chem.models.decoding import Cache, decode_step, new_cache
 
 if TYPE_CHECKING:
-    from ipu_chem.data.selfies_tokens import Tokenizer
+    from ipu_chem.data.selfies.tokens import Tokenizer
 
 _SELFIES = re.compile(r"(\[[^\[\]]+\]|\.)+")
 

@@ -15,7 +15,7 @@ from ipu_chem.models.wrapper import Wrapper
 
 
 class CompactInputs(Wrapper):
-    """A graph model that takes compact packs (`ipu_chem.batch`)."""
+    """A graph model that takes compact packs (`ipu_chem.batches.types`)."""
 
     def __init__(self, model: nn.Module, position_step: Optional[float] = None) -> None:
         """Wrap a model.

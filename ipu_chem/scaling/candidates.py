@@ -1,6 +1,6 @@
 """Candidates of a search: configs from a grid of options, each a run in a folder that is trained as far as asked.
 
-On data's way: base config, grid -> candidates -> `ipu_chem.training.workflow.train` in processes -> candidate.json of
+On data's way: base config, grid -> candidates -> `ipu_chem.train.train` in processes -> candidate.json of
 each.
 """
 
@@ -201,7 +201,7 @@ def _start(stop: Any) -> None:
 
 def _train(candidate: Candidate, share: float, threads: int) -> Progress:
     """In a worker: train one candidate and write down how far it came."""
-    from ipu_chem.training.workflow import train
+    from ipu_chem.train import train
 
     if _stop is not None and _stop.is_set():
         raise KeyboardInterrupt

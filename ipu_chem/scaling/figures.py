@@ -8,12 +8,12 @@ from typing import Any, List, Sequence, Tuple
 
 import numpy as np
 
+from ipu_chem.reports.parts import BLUE, GREY, ORANGE, figure_of
 from ipu_chem.scaling.broken_law import BrokenLaw
 from ipu_chem.scaling.frontier import frontier_of
 from ipu_chem.scaling.joint_law import JointLaw
 from ipu_chem.scaling.points import Point, check_comparable, check_loss
 from ipu_chem.scaling.power_law import PowerLaw, fit_power_law
-from ipu_chem.training.report_parts import BLUE, GREY, ORANGE, figure_of
 from packing.files import PathLike, atomic_file
 
 _NAMES = {

@@ -11,7 +11,7 @@ from ipu_chem.scaling.tse import step_losses, tail_mean
 
 
 def reporter(trial: Any) -> Any:
-    """A watch for `ipu_chem.training.workflow.train` that reports a trial's losses, per step, and asks whether to stop.
+    """A watch for `ipu_chem.train.train` that reports a trial's losses, per step, and asks whether to stop.
 
     It does not care which sampler made the trial. When the run returns, raise `optuna.TrialPruned` if
     ``trial.should_prune()``; a run that diverges raises FloatingPointError, which belongs into ``catch`` of

@@ -7,9 +7,9 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 
+from ipu_chem.reports.parts import BLUE, GREY, ORANGE
 from ipu_chem.scaling.figures import diagonal, logarithmic, new_figure, words_of
 from ipu_chem.scaling.search_report import Result
-from ipu_chem.training.report_parts import BLUE, GREY, ORANGE
 
 _LEGEND = 8  # values of an option that a legend has room for
 

@@ -236,7 +236,7 @@ def _amounts(
     reference: Dict[str, Any], values: List[float], options: StudyOptions
 ) -> Tuple[Dict[str, int], List[Amount]]:
     """Shape of a pack, and how runs on every amount of data train; loads each once, the most data first."""
-    from ipu_chem.training.run import load_data
+    from ipu_chem.tasks.registry import load_data
 
     pack: Dict[str, int] = {}
     found: List[Tuple[float, int, int, int]] = []

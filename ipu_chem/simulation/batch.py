@@ -11,17 +11,17 @@ from typing import Any, List, NamedTuple, Optional, Sequence
 import numpy as np
 
 from ipu_chem.backends.options import Precision
+from ipu_chem.batches.loader import PackLoader
 from ipu_chem.config import RunConfig
 from ipu_chem.data.edges import edges_in_memory
 from ipu_chem.data.molecule import molecules_to_store
-from ipu_chem.loader import PackLoader
 from ipu_chem.losses import loss_by_name, with_forces
 from ipu_chem.models.registry import needs_charge
 from ipu_chem.simulation.force_field import Runs, load_force_fields
 from ipu_chem.simulation.structures import to_atoms, to_molecule
-from ipu_chem.training.force_evaluation import predict_with_forces
-from ipu_chem.training.graph_run import check_charges
-from ipu_chem.training.run import make_backend
+from ipu_chem.tasks.force_evaluation import predict_with_forces
+from ipu_chem.tasks.graphs import check_charges
+from ipu_chem.tasks.registry import make_backend
 from packing import make_plan
 from packing.files import PathLike, atomic_file
 from packing.store import Store

@@ -10,9 +10,9 @@ import torch
 from ase.calculators.calculator import Calculator as AseCalculator
 from ase.calculators.calculator import all_changes
 
+from ipu_chem.backends.pytorch.kernels.activations import use_torch_activations
 from ipu_chem.data.checks import check_atoms, check_electrons
 from ipu_chem.data.neighbors import radius_pairs
-from ipu_chem.kernels.activations import use_torch_activations
 from ipu_chem.models.registry import needs_charge
 from ipu_chem.simulation.force_field import ForceField, Runs, load_force_fields
 from ipu_chem.simulation.program import OneMolecule

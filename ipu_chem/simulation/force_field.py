@@ -12,15 +12,15 @@ import numpy as np
 import torch
 from torch import nn
 
+from ipu_chem.checkpoint import load_checkpoint
 from ipu_chem.config import RunConfig, from_dict
 from ipu_chem.data.checks import SYMBOLS
 from ipu_chem.data.standardize import Standardizer
 from ipu_chem.data.units import in_ev
 from ipu_chem.metrics import Target
 from ipu_chem.models.registry import reads_text
-from ipu_chem.training.checkpoint import load_checkpoint
+from ipu_chem.tasks.graphs import make_model
 from ipu_chem.training.filter_guard import with_filters_of
-from ipu_chem.training.graph_run import make_model
 from packing.files import PathLike
 from packing.types import Ragged
 

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ipu_chem.backends.torch_numerics import denormals_flushed
+from ipu_chem.backends.pytorch.numerics import denormals_flushed
 
 _RECORDED_AFTER = 256  # calls; recording takes as long as several hundred of them
 _SMALL = 200  # atoms; threads that share out less wait for each other longer than they compute

@@ -112,7 +112,7 @@ class Records:
         matplotlib.use("Agg")
         from matplotlib import pyplot
 
-        from ipu_chem.training.report_parts import BLUE, ORANGE, figure_of
+        from ipu_chem.reports.parts import BLUE, ORANGE, figure_of
 
         table = self.table()
         figure, (left, right) = figure_of(1, 2)

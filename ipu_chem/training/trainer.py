@@ -14,13 +14,13 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ipu_chem.backends.base import Backend
+from ipu_chem.batches.loader import Loader
+from ipu_chem.batches.prefetch import prefetched
+from ipu_chem.checkpoint import load_checkpoint, random_state, restore_random_state, save_checkpoint
 from ipu_chem.config import TrainingConfig
-from ipu_chem.loader import Loader
 from ipu_chem.optim import Schedule
-from ipu_chem.prefetch import prefetched
-from ipu_chem.training.checkpoint import load_checkpoint, random_state, restore_random_state, save_checkpoint
+from ipu_chem.tasks.base import Measures
 from ipu_chem.training.logging import MetricsLog
-from ipu_chem.training.run_data import Measures
 from ipu_chem.training.signals import StopSignals
 
 # Told the steps so far, those of the whole run and the losses [device_iterations] of the last call; True stops the run

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ipu_chem.backends.half import HalfOnCpu, round_stochastically, weights_to_half
 from ipu_chem.backends.options import Precision
-from ipu_chem.backends.torch_backend import TorchBackend
+from ipu_chem.backends.pytorch.backend import TorchBackend
 from ipu_chem.losses import mse
 from ipu_chem.optim import OptimizerConfig
 

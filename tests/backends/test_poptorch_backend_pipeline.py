@@ -16,10 +16,10 @@ from poptorch_helpers import (
     train,
 )
 
-from ipu_chem.backends.ipu_options import IpuOptions
 from ipu_chem.backends.options import Batching, Precision
-from ipu_chem.backends.poptorch_backend import PopTorchBackend
-from ipu_chem.backends.torch_backend import TorchBackend
+from ipu_chem.backends.poptorch.backend import PopTorchBackend
+from ipu_chem.backends.poptorch.options import IpuOptions
+from ipu_chem.backends.pytorch.backend import TorchBackend
 from ipu_chem.losses import mse
 from ipu_chem.models.compact import CompactInputs
 from ipu_chem.models.painn import PaiNN

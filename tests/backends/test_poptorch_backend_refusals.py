@@ -18,10 +18,10 @@ from poptorch_helpers import (
 )
 
 from ipu_chem.backends import get_backend
-from ipu_chem.backends.ipu_options import IpuOptions
 from ipu_chem.backends.options import Batching, Precision
-from ipu_chem.backends.poptorch_backend import PopTorchBackend, ipus_available
-from ipu_chem.batch import CompactPack
+from ipu_chem.backends.poptorch.backend import PopTorchBackend, ipus_available
+from ipu_chem.backends.poptorch.options import IpuOptions
+from ipu_chem.batches.types import CompactPack
 from ipu_chem.losses import mse
 from ipu_chem.optim import OptimizerConfig
 

@@ -7,9 +7,9 @@ from support import pack_store, random_store
 
 from ipu_chem.backends import get_backend
 from ipu_chem.backends.options import Batching
-from ipu_chem.backends.torch_backend import TorchBackend
-from ipu_chem.batch import CompactPack
-from ipu_chem.loader import PackLoader
+from ipu_chem.backends.pytorch.backend import TorchBackend
+from ipu_chem.batches.loader import PackLoader
+from ipu_chem.batches.types import CompactPack
 from ipu_chem.losses import mse
 from ipu_chem.models.compact import CompactInputs
 from ipu_chem.models.schnet import SchNet

@@ -9,15 +9,15 @@ import torch
 from support import random_store
 
 from ipu_chem.backends.options import Batching, TorchOptions
-from ipu_chem.backends.torch_backend import TorchBackend
-from ipu_chem.backends.torch_compile import compiled, repeated_blocks
-from ipu_chem.loader import PackLoader
+from ipu_chem.backends.pytorch.backend import TorchBackend
+from ipu_chem.backends.pytorch.compile import compiled, repeated_blocks
+from ipu_chem.batches.loader import PackLoader
+from ipu_chem.batches.tokens import TokenLoader
 from ipu_chem.losses import mse, token_cross_entropy
 from ipu_chem.models.chemgpt import ChemGPT
 from ipu_chem.models.compact import CompactInputs
 from ipu_chem.models.schnet import SchNet
 from ipu_chem.optim import OptimizerConfig
-from ipu_chem.token_loader import TokenLoader
 from packing import Budget, Ragged, make_plan
 
 BATCHING = Batching(2, 2)

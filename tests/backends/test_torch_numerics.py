@@ -5,11 +5,11 @@ import pytest
 import torch
 from support import random_store
 
-from ipu_chem.backends import torch_numerics
 from ipu_chem.backends.options import Batching, Precision, TorchOptions
-from ipu_chem.backends.torch_backend import TorchBackend
-from ipu_chem.backends.torch_numerics import build_optimizer, cpu_flags, flushes_denormals
-from ipu_chem.loader import PackLoader
+from ipu_chem.backends.pytorch import numerics as torch_numerics
+from ipu_chem.backends.pytorch.backend import TorchBackend
+from ipu_chem.backends.pytorch.numerics import build_optimizer, cpu_flags, flushes_denormals
+from ipu_chem.batches.loader import PackLoader
 from ipu_chem.losses import mse
 from ipu_chem.models.compact import CompactInputs
 from ipu_chem.models.layers import at_least_float32
@@ -87,7 +87,7 @@ def test_fused_where_torch_has_it_and_checkpoints_fit_both(name, monkeypatch):
         return optimizer
 
     ours = backend_of(schnet, optimizer=OptimizerConfig(name))
-    monkeypatch.setattr("ipu_chem.backends.torch_backend.build_optimizer", plain)
+    monkeypatch.setattr("ipu_chem.backends.pytorch.backend.build_optimizer", plain)
     other = backend_of(schnet, optimizer=OptimizerConfig(name))
     try:
         torch.optim.Adam([torch.nn.Parameter(torch.zeros(1))], fused=True)
@@ -148,7 +148,7 @@ def test_energies_are_added_up_in_float32():
 
 @pytest.mark.skipif(not hasattr(torch.amp, "GradScaler"), reason="this torch scales gradients on CUDA alone")
 def test_gradients_in_float16_are_scaled_and_the_factor_is_kept(monkeypatch):
-    monkeypatch.setattr("ipu_chem.backends.torch_backend.check_autocast", lambda autocast, device: None)
+    monkeypatch.setattr("ipu_chem.backends.pytorch.backend.check_autocast", lambda autocast, device: None)
     options = TorchOptions(autocast="float16")
     scaled = backend_of(schnet, options, OptimizerConfig(max_grad_norm=1.0))
     plain = backend_of(schnet, optimizer=OptimizerConfig(max_grad_norm=1.0))

@@ -4,9 +4,9 @@ import pytest
 import torch
 from poptorch_helpers import random_packs
 
-from ipu_chem.backends import torch_transfer
-from ipu_chem.backends.torch_transfer import apart, to_device, together
-from ipu_chem.batch import CompactPack
+from ipu_chem.backends.pytorch import transfer as torch_transfer
+from ipu_chem.backends.pytorch.transfer import apart, to_device, together
+from ipu_chem.batches.types import CompactPack
 
 
 @pytest.mark.parametrize("packs", [1, 3, 16])

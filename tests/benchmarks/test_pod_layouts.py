@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from benchmarks import pod, poprun, throughput
-from ipu_chem.backends.ipu_options import IpuOptions
 from ipu_chem.backends.options import ALONE, Batching, World
-from ipu_chem.ipu.planner import Task, check_layout
+from ipu_chem.backends.poptorch.options import IpuOptions
+from ipu_chem.backends.poptorch.planner import Task, check_layout
 
 COMMANDS = {variant.name: poprun.parse(pod.check(variant, {}), variant.ipus) for variant in pod.load() if variant.ipus}
 

@@ -8,8 +8,8 @@ import torch
 
 from benchmarks import throughput
 from ipu_chem.backends.options import ALONE, World
-from ipu_chem.backends.torch_backend import TorchBackend
-from ipu_chem.batch import CompactNodePack, CompactPack, TokenPack
+from ipu_chem.backends.pytorch.backend import TorchBackend
+from ipu_chem.batches.types import CompactNodePack, CompactPack, TokenPack
 from ipu_chem.losses import token_cross_entropy
 
 SMALL = "--accelerator cpu --calls 2 --hidden_features 8 --num_filters 8 --num_interactions 1".split()
@@ -153,7 +153,7 @@ def test_only_the_first_process_prints_and_has_figures(monkeypatch, capsys):
         def train_step(self, *_):
             return torch.ones(1)
 
-    monkeypatch.setattr("ipu_chem.backends.torch_backend.TorchBackend", Second)
+    monkeypatch.setattr("ipu_chem.backends.pytorch.backend.TorchBackend", Second)
     assert throughput.main([*GRAPHS, *SHARED_OUT]) == 0
     assert capsys.readouterr().out == ""
 

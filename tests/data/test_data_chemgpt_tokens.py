@@ -11,10 +11,10 @@ from typing import Any, List
 import numpy as np
 import pytest
 
-from ipu_chem.data.chemgpt_tokens import ChemGPTTokenizer, tokenizer_from_huggingface
-from ipu_chem.data.selfies_dialect import to_version_1, to_version_2, without_stereo
-from ipu_chem.data.selfies_symbols import is_symbol, split_symbols
-from ipu_chem.data.selfies_tokens import Tokenizer
+from ipu_chem.data.selfies.chemgpt import ChemGPTTokenizer, tokenizer_from_huggingface
+from ipu_chem.data.selfies.dialect import to_version_1, to_version_2, without_stereo
+from ipu_chem.data.selfies.symbols import is_symbol, split_symbols
+from ipu_chem.data.selfies.tokens import Tokenizer
 from tests.data.test_data_selfies_tokens import ASPIRIN, corpus_store
 
 selfies = pytest.importorskip("selfies")
@@ -175,7 +175,7 @@ def test_a_dot_alone_is_no_fragment(published):
 def test_a_symbol_is_translated_once(published, monkeypatch):
     tokenizer = ChemGPTTokenizer.from_published(published)
     before = tokenizer.encode("[C][C@@H1][13C]").tolist()
-    monkeypatch.setattr("ipu_chem.data.selfies_tokens.split_symbols", None)  # what is known is looked up all at once
+    monkeypatch.setattr("ipu_chem.data.selfies.tokens.split_symbols", None)  # what is known is looked up all at once
     assert tokenizer.encode("[C][C@@H1][13C]").tolist() == before
 
 

@@ -4,7 +4,7 @@ import pytest
 from ipu_chem.config import DataConfig
 from ipu_chem.data.datasets import load_dataset
 from ipu_chem.data.molecule import decode_texts
-from ipu_chem.training.graph_run import load_store
+from ipu_chem.tasks.graphs import load_store
 
 WATER = "3\nenergy={energy} charge=0 name=water{i}\nO 0 0 0\nH 0.96 0 0\nH -0.24 0.93 0\n"
 

@@ -14,15 +14,15 @@ from text_cases import BUDGET, SLOTS, VOCAB, alone, make_loader, one_pack, seque
 from ipu_chem.backends.base import Program
 from ipu_chem.backends.half import HalfOnCpu, weights_to_half
 from ipu_chem.backends.options import Batching, World
-from ipu_chem.backends.torch_backend import TorchBackend
-from ipu_chem.ipu.op_support import check_program
+from ipu_chem.backends.poptorch.operators.check import check_program
+from ipu_chem.backends.pytorch.backend import TorchBackend
+from ipu_chem.batches.text_labels import TextPropertyLoader
 from ipu_chem.losses import mae, mse
 from ipu_chem.metrics import Target
 from ipu_chem.models.pooling import POOLINGS
 from ipu_chem.models.property_head import ChemGPTProperty
 from ipu_chem.optim import OptimizerConfig
-from ipu_chem.text_property_loader import TextPropertyLoader
-from ipu_chem.training.evaluation import Evaluator, predict_split
+from ipu_chem.tasks.evaluation import Evaluator, predict_split
 from packing import Budget, Ragged, make_plan
 
 
@@ -225,8 +225,8 @@ def test_every_weight_and_operator_is_inside_a_block():
 
 
 def test_the_double_of_poptorch_trains_as_torch_does():
-    from ipu_chem.backends.ipu_options import IpuOptions
-    from ipu_chem.backends.poptorch_backend import PopTorchBackend
+    from ipu_chem.backends.poptorch.backend import PopTorchBackend
+    from ipu_chem.backends.poptorch.options import IpuOptions
 
     ids, targets = sequences([5, 9, 4, 12, 7, 3, 8, 8] * 3), random_targets(24)
     batching = Batching(1, 4, 1, 2)

@@ -6,9 +6,9 @@ import numpy as np
 import torch
 
 from ipu_chem.backends.options import Batching
-from ipu_chem.batch import TextPropertyPack
+from ipu_chem.batches.text_labels import TextPropertyLoader
+from ipu_chem.batches.types import TextPropertyPack
 from ipu_chem.models.chemgpt import ChemGPT
-from ipu_chem.text_property_loader import TextPropertyLoader
 from packing import Budget, Ragged, make_plan
 
 VOCAB = 11

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rdkit import Chem
 
-from ipu_chem.data.chemgpt_tokens import ChemGPTTokenizer
-from ipu_chem.data.selfies_tokens import Tokenizer
+from ipu_chem.data.selfies.chemgpt import ChemGPTTokenizer
+from ipu_chem.data.selfies.tokens import Tokenizer
 from ipu_chem.generation.molecules import decode_many
 from ipu_chem.generation.sampling import draw, encode_prefix, generate, symbol_shares, uniforms
 from ipu_chem.models.chemgpt import ChemGPT

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ipu_chem.backends.base import Program
-from ipu_chem.backends.ipu_options import IpuOptions
 from ipu_chem.backends.options import Batching, Precision
-from ipu_chem.ipu.memory import IpuMemory, MemoryModel
-from ipu_chem.ipu.profile import BlockProfile, meta_copy, profile_blocks
-from ipu_chem.ipu.stages import plan_stages
+from ipu_chem.backends.poptorch.memory import IpuMemory, MemoryModel
+from ipu_chem.backends.poptorch.options import IpuOptions
+from ipu_chem.backends.poptorch.profile import BlockProfile, meta_copy, profile_blocks
+from ipu_chem.backends.poptorch.stages import plan_stages
 from ipu_chem.optim import OptimizerConfig
 
 _VOCAB = 50_272

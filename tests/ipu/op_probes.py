@@ -7,7 +7,7 @@ from typing import Any, Callable, Tuple
 import torch
 from torch import Tensor, nn
 
-from ipu_chem.ipu.op_support import Report, check_program
+from ipu_chem.backends.poptorch.operators.check import Report, check_program
 
 
 class Probe(nn.Module):

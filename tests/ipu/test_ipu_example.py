@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from support import expanded, random_store
 
 from ipu_chem.backends.options import Batching
-from ipu_chem.batch import CompactNodePack, CompactPack
+from ipu_chem.batches.loader import PackLoader
+from ipu_chem.batches.types import CompactNodePack, CompactPack
 from ipu_chem.config import DataConfig, ModelConfig, PackConfig, RunConfig
 from ipu_chem.data.fixed_point import fixed_point_in_memory
-from ipu_chem.ipu.example import assumed_step, example_budget, example_model, example_packs
-from ipu_chem.loader import PackLoader
+from ipu_chem.doctor.example import assumed_step, example_budget, example_model, example_packs
 from packing import Budget, make_plan
 
 CONFIG = RunConfig(

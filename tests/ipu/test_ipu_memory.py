@@ -5,12 +5,12 @@ from typing import Any, Dict, List, Tuple
 import pytest
 from gpt2_layouts import HALF, ROWS, Row, fill, profile
 
-from ipu_chem.backends.ipu_options import IpuOptions
 from ipu_chem.backends.options import Batching, Precision
-from ipu_chem.ipu.machine import IPU_BYTES, MIB
-from ipu_chem.ipu.memory import COMFORTABLE_SHARE, KINDS, IpuMemory, MemoryModel
-from ipu_chem.ipu.profile import BlockProfile
-from ipu_chem.ipu.stages import Stage
+from ipu_chem.backends.poptorch.machine import IPU_BYTES, MIB
+from ipu_chem.backends.poptorch.memory import COMFORTABLE_SHARE, KINDS, IpuMemory, MemoryModel
+from ipu_chem.backends.poptorch.options import IpuOptions
+from ipu_chem.backends.poptorch.profile import BlockProfile
+from ipu_chem.backends.poptorch.stages import Stage
 from ipu_chem.optim import OptimizerConfig
 
 PLAIN, ADAMW = IpuOptions(), OptimizerConfig("adamw")

@@ -9,13 +9,13 @@ from gpt2_layouts import GPT2, ROWS, Tokens, cross_entropy
 from planner_tasks import SCHNET, chemgpt_task, graph_config, graph_task
 from torch import Tensor, nn
 
-from ipu_chem.backends.ipu_options import IpuOptions
 from ipu_chem.backends.options import Batching, Precision
-from ipu_chem.batch import GraphPack
-from ipu_chem.ipu.layout import Layout, Refusal
-from ipu_chem.ipu.machine import IPU_BYTES, MIB
-from ipu_chem.ipu.memory import COMFORTABLE_SHARE
-from ipu_chem.ipu.planner import HALF, Task, check_layout, plan
+from ipu_chem.backends.poptorch.layout import Layout, Refusal
+from ipu_chem.backends.poptorch.machine import IPU_BYTES, MIB
+from ipu_chem.backends.poptorch.memory import COMFORTABLE_SHARE
+from ipu_chem.backends.poptorch.options import IpuOptions
+from ipu_chem.backends.poptorch.planner import HALF, Task, check_layout, plan
+from ipu_chem.batches.types import GraphPack
 from ipu_chem.optim import OptimizerConfig
 
 SMALL, MIDDLE, LARGE = "chemgpt-4.7m", "chemgpt-19m", "chemgpt-1.2b"

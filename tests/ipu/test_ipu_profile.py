@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from ipu_chem.backends.base import Program
-from ipu_chem.batch import TokenPack
+from ipu_chem.backends.poptorch.profile import BlockProfile, meta_copy, profile_blocks, to_meta
+from ipu_chem.batches.types import TokenPack
 from ipu_chem.config import Batching, ModelConfig, PackConfig, RunConfig
-from ipu_chem.ipu.example import example_model, example_packs
-from ipu_chem.ipu.profile import BlockProfile, meta_copy, profile_blocks, to_meta
+from ipu_chem.doctor.example import example_model, example_packs
 from ipu_chem.losses import mse, token_cross_entropy
 from ipu_chem.models.chemgpt import SIZES, ChemGPT
 

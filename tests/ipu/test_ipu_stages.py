@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from ipu_chem.ipu.stages import (
+from ipu_chem.backends.poptorch.stages import (
     Fits,
     Stage,
     check_accumulation,

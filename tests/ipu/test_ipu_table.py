@@ -6,15 +6,15 @@ import pytest
 import yaml
 from planner_tasks import SCHNET, chemgpt_task, graph_config, graph_task
 
-from ipu_chem.backends.ipu_options import IpuOptions
 from ipu_chem.backends.options import Batching, Precision
+from ipu_chem.backends.poptorch.layout import Layout, Refusal, advice, blocks_text, complaint
+from ipu_chem.backends.poptorch.machine import machines
+from ipu_chem.backends.poptorch.memory import KINDS
+from ipu_chem.backends.poptorch.options import IpuOptions
+from ipu_chem.backends.poptorch.planner import HALF, Task, check_layout, plan
+from ipu_chem.backends.poptorch.stages import Stage
+from ipu_chem.backends.poptorch.table import memory_table, summary, to_options, to_yaml
 from ipu_chem.config import from_dict
-from ipu_chem.ipu.layout import Layout, Refusal, advice, blocks_text, complaint
-from ipu_chem.ipu.machine import machines
-from ipu_chem.ipu.memory import KINDS
-from ipu_chem.ipu.planner import HALF, Task, check_layout, plan
-from ipu_chem.ipu.stages import Stage
-from ipu_chem.ipu.table import memory_table, summary, to_options, to_yaml
 
 LARGE = "chemgpt-1.2b"
 

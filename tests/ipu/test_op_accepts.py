@@ -9,8 +9,17 @@ from op_probes import check
 from torch import Tensor
 from torch.nn import functional
 
-from ipu_chem.ipu.aten_handlers import BY_VALUE, HANDLED, HOST_READS, RANDOM, SAME_AS, TAKEN_APART, base_name, handled
-from ipu_chem.ipu.aten_overloads import _REFUSALS
+from ipu_chem.backends.poptorch.operators.handlers import (
+    BY_VALUE,
+    HANDLED,
+    HOST_READS,
+    RANDOM,
+    SAME_AS,
+    TAKEN_APART,
+    base_name,
+    handled,
+)
+from ipu_chem.backends.poptorch.operators.overloads import _REFUSALS
 
 Function = Callable[[Any, Tensor, Tensor], Any]
 

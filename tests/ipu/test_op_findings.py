@@ -9,7 +9,7 @@ from op_probes import Probe, check, example, marked
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ipu_chem.ipu.op_support import Finding, Report, check_program, merge
+from ipu_chem.backends.poptorch.operators.check import Finding, Report, check_program, merge
 
 HOST = torch.full((4,), 2.0)
 

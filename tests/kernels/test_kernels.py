@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import gradients, pack_store, pairs_once, random_store, with_garbage
 
-from ipu_chem.kernels import native
-from ipu_chem.kernels.convolution import convolution, shifted_softplus, table_convolution, use_kernels
+from ipu_chem.backends.pytorch.kernels import native
+from ipu_chem.backends.pytorch.kernels.convolution import convolution, shifted_softplus, table_convolution, use_kernels
 from ipu_chem.losses import LOSSES
 from ipu_chem.models.convolution import EdgeList, convolve
 from ipu_chem.models.layers import ShiftedSoftplus

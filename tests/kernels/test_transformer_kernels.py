@@ -8,11 +8,11 @@ from hypothesis import strategies as st
 from support import gradients
 
 from ipu_chem.backends.options import Batching
-from ipu_chem.backends.torch_backend import TorchBackend
-from ipu_chem.batch import TokenPack
-from ipu_chem.kernels import native
-from ipu_chem.kernels.fused_attention import fused_attention, use_fused_attention
-from ipu_chem.kernels.transformer import attention, gelu, use_transformer_kernels
+from ipu_chem.backends.pytorch.backend import TorchBackend
+from ipu_chem.backends.pytorch.kernels import native
+from ipu_chem.backends.pytorch.kernels.fused_attention import fused_attention, use_fused_attention
+from ipu_chem.backends.pytorch.kernels.transformer import attention, gelu, use_transformer_kernels
+from ipu_chem.batches.types import TokenPack
 from ipu_chem.losses import token_cross_entropy
 from ipu_chem.models.attention import attend, attention_mask
 from ipu_chem.models.chemgpt import ChemGPT

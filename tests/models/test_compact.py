@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from poptorch_helpers import installed_double
 from support import as_dtype, gradients, one_by_one, pack_store, random_store, with_compact_garbage
 
-from ipu_chem.batch import CompactNodePack, CompactPack
+from ipu_chem.batches.types import CompactNodePack, CompactPack
 from ipu_chem.data.fixed_point import FIELD, STEP, fixed_point_in_memory
 from ipu_chem.losses import mse
 from ipu_chem.models.compact import CompactInputs, masks_from_ends

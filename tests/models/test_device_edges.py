@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from poptorch_helpers import installed_double
 from support import as_dtype, gradients, pack_store, random_store, with_garbage
 
-from ipu_chem.batch import GraphPack
+from ipu_chem.batches.types import GraphPack
 from ipu_chem.data.neighbors import knn_edges
 from ipu_chem.losses import mse
 from ipu_chem.models.device_edges import DeviceEdges, neighbors_in_packs

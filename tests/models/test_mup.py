@@ -9,8 +9,8 @@ from poptorch_helpers import installed_double
 
 from ipu_chem.backends.base import Backend
 from ipu_chem.backends.options import Batching, Precision
-from ipu_chem.backends.torch_backend import TorchBackend
-from ipu_chem.batch import TokenPack
+from ipu_chem.backends.pytorch.backend import TorchBackend
+from ipu_chem.batches.types import TokenPack
 from ipu_chem.losses import token_cross_entropy
 from ipu_chem.models.chemgpt import ChemGPT
 from ipu_chem.models.next_token import NextToken
@@ -163,7 +163,7 @@ def test_both_backends_give_every_group_its_rate(weights: str) -> None:
     tolerance = 1e-6 if weights == "float32" else 2e-3
     results = [run(TorchBackend(precision=precision))]
     with installed_double():
-        from ipu_chem.backends.poptorch_backend import PopTorchBackend
+        from ipu_chem.backends.poptorch.backend import PopTorchBackend
 
         results.append(run(PopTorchBackend(precision=precision)))
     for state in results:

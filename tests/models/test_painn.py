@@ -16,7 +16,7 @@ from support import (
     with_garbage,
 )
 
-from ipu_chem.batch import GraphPack
+from ipu_chem.batches.types import GraphPack
 from ipu_chem.losses import LOSSES
 from ipu_chem.models.layers import SincBasis, silu
 from ipu_chem.models.painn import PaiNN

@@ -18,8 +18,8 @@ from support import (
 )
 
 from ipu_chem.backends.half import HalfOnCpu, weights_to_half
-from ipu_chem.batch import GraphPack
-from ipu_chem.ipu.op_support import check_program
+from ipu_chem.backends.poptorch.operators.check import check_program
+from ipu_chem.batches.types import GraphPack
 from ipu_chem.losses import LOSSES
 from ipu_chem.models.registry import build_model, sizes_of
 from ipu_chem.models.schnet import MAX_Z

@@ -8,7 +8,7 @@ import torch
 from spooky_cases import PLAIN, small_spookynet
 from support import as_dtype, pack_store, random_store
 
-from ipu_chem.batch import GraphPack
+from ipu_chem.batches.types import GraphPack
 from ipu_chem.models.dispersion import DISPERSION_ELEMENTS, Dispersion, check_dispersion_elements
 from ipu_chem.models.electrostatics import Electrostatics, conserve_charge
 from ipu_chem.models.layers import smooth_cutoff

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from ipu_chem.config import RunConfig, to_dict
+from ipu_chem.reports.parts import BLUE, GREY
 from ipu_chem.scaling.candidates import Candidate, Progress
 from ipu_chem.scaling.figures import save
 from ipu_chem.scaling.search import SearchOptions, search
 from ipu_chem.scaling.search_figure import options_of, search_figure
 from ipu_chem.scaling.search_report import analyse, table, write_result
-from ipu_chem.training.report_parts import BLUE, GREY
 
 SECONDS = 61.370333675650606  # times 80 and divided by 80 it is less: rounding must not make a run take more than all
 HALVING = SearchOptions(budget=0.125, halving=2, keep=2, fraction=0.01)

@@ -22,7 +22,7 @@ from ipu_chem.scaling.points import EPOCHS_HELD, STEPS_HELD, Point, check_compar
 from ipu_chem.scaling.regimes import lines_of, regimes_of
 from ipu_chem.scaling.study import StudyOptions, make_plan, point_of
 from ipu_chem.scaling.study_report import analyse, lines, write_study
-from ipu_chem.training.run import load_data
+from ipu_chem.tasks.registry import load_data
 
 GRID = {"model.hidden_features": [8, 16], "data.train": [12, 48], "training.seed": [0]}
 

@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 import torch
 
+from ipu_chem.checkpoint import save_checkpoint
 from ipu_chem.config import from_dict, to_dict
 from ipu_chem.data.standardize import Standardizer
 from ipu_chem.metrics import Target
 from ipu_chem.models import registry
 from ipu_chem.models.layers import cosine_cutoff
 from ipu_chem.models.schnet import SchNet
-from ipu_chem.training.checkpoint import save_checkpoint
-from ipu_chem.training.graph_run import make_model
+from ipu_chem.tasks.graphs import make_model
 
 ELEMENTS = [1, 6, 8]
 # Ethanol, Å.

@@ -5,7 +5,7 @@ import pytest
 from ase import Atoms
 from ase.io import read, write
 
-from ipu_chem.backends.torch_backend import TorchBackend
+from ipu_chem.backends.pytorch.backend import TorchBackend
 from ipu_chem.cli import main
 from ipu_chem.data.molecule import Molecule
 from ipu_chem.simulation.batch import evaluate_many

@@ -7,9 +7,9 @@ import sys
 import torch
 
 from ipu_chem.backends.options import Batching, TorchOptions, world_of_torchrun
-from ipu_chem.backends.torch_backend import TorchBackend
-from ipu_chem.backends.torch_fsdp import is_shared
-from ipu_chem.batch import TokenPack
+from ipu_chem.backends.pytorch.backend import TorchBackend
+from ipu_chem.backends.pytorch.fsdp import is_shared
+from ipu_chem.batches.types import TokenPack
 from ipu_chem.losses import token_cross_entropy
 from ipu_chem.models.registry import build_language_model
 from ipu_chem.optim import OptimizerConfig

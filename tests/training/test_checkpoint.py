@@ -6,7 +6,7 @@ import os
 import pytest
 import torch
 
-from ipu_chem.training.checkpoint import load_checkpoint, save_checkpoint
+from ipu_chem.checkpoint import load_checkpoint, save_checkpoint
 
 TENSORS = {"model": {"a.b": torch.arange(6).reshape(2, 3), "c": torch.tensor(1.5)}, "optimizer": {"0.step": 7}}
 STATE = {"progress": {"step": 3, "best": float("inf")}, "config": {"out": "runs/x"}}
@@ -50,7 +50,7 @@ def test_missing_damaged_and_foreign_files(tmp_path):
 
 
 def test_a_checkpoint_that_is_replaced_while_it_is_read_is_read_again(tmp_path, monkeypatch):
-    from ipu_chem.training import checkpoint
+    from ipu_chem import checkpoint
 
     path = tmp_path / "last.safetensors"
     first, second = ({"model": {"w": torch.full((size,), float(size))}} for size in (3, 5))

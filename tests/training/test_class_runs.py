@@ -10,12 +10,12 @@ import pytest
 from ogb_folders import made_up
 from support import CHAINS
 
+from ipu_chem.backends.poptorch.operators.check import check_config
 from ipu_chem.config import from_dict
 from ipu_chem.data.datasets import ogb
-from ipu_chem.ipu.op_support import check_config
-from ipu_chem.training.predict import predict_file
-from ipu_chem.training.run import load_data
-from ipu_chem.training.workflow import evaluate, train
+from ipu_chem.prediction.predict import predict_file
+from ipu_chem.tasks.registry import load_data
+from ipu_chem.train import evaluate, train
 
 
 def rows_of(path):
@@ -103,7 +103,7 @@ def test_what_cannot_work_is_refused_in_one_sentence(class_options, changed, wor
 
 def test_classes_and_numbers_are_not_learnt_together(options, make_config):
     from ipu_chem.metrics import Target
-    from ipu_chem.training.labelled_run import check_classes
+    from ipu_chem.tasks.labels import check_classes
 
     with pytest.raises(ValueError, match="active are classes and energy numbers; a run learns one kind, choose with"):
         check_classes([Target("energy", "eV"), Target("active", "", False, True)], np.zeros((2, 2)), {})

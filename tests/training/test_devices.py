@@ -10,9 +10,9 @@ import pytest
 import torch
 from poptorch_helpers import installed_double
 
-from ipu_chem.training.checkpoint import load_checkpoint
-from ipu_chem.training.predict import predict_file
-from ipu_chem.training.workflow import evaluate, train
+from ipu_chem.checkpoint import load_checkpoint
+from ipu_chem.prediction.predict import predict_file
+from ipu_chem.train import evaluate, train
 
 
 @pytest.fixture(autouse=True)

@@ -3,8 +3,8 @@
 import pytest
 from test_runs import assert_same_state, last
 
+from ipu_chem.train import train
 from ipu_chem.training.logging import read_rows
-from ipu_chem.training.workflow import train
 
 
 def looks(folder):

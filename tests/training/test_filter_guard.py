@@ -7,9 +7,9 @@ import pytest
 import torch
 from poptorch_helpers import installed_double
 
+from ipu_chem.checkpoint import load_checkpoint
+from ipu_chem.train import evaluate, train
 from ipu_chem.training import filter_guard
-from ipu_chem.training.checkpoint import load_checkpoint
-from ipu_chem.training.workflow import evaluate, train
 
 
 @pytest.fixture(autouse=True)

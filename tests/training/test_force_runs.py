@@ -9,13 +9,14 @@ import torch
 from poptorch_helpers import installed_double
 from support import pairs_once, random_store
 
-from ipu_chem.backends.ipu_options import IpuOptions
 from ipu_chem.backends.options import ALONE, Batching
-from ipu_chem.backends.poptorch_backend import PopTorchBackend
-from ipu_chem.backends.torch_backend import TorchBackend
+from ipu_chem.backends.poptorch.backend import PopTorchBackend
+from ipu_chem.backends.poptorch.operators.check import check_config
+from ipu_chem.backends.poptorch.options import IpuOptions
+from ipu_chem.backends.pytorch.backend import TorchBackend
+from ipu_chem.batches.loader import PackLoader
+from ipu_chem.checkpoint import load_checkpoint
 from ipu_chem.config import from_dict
-from ipu_chem.ipu.op_support import check_config
-from ipu_chem.loader import PackLoader
 from ipu_chem.losses import mse, with_forces
 from ipu_chem.models.compact import CompactInputs
 from ipu_chem.models.forces import EnergyForces
@@ -23,10 +24,9 @@ from ipu_chem.models.painn import PaiNN
 from ipu_chem.models.schnet import SchNet
 from ipu_chem.models.spookynet import SpookyNet
 from ipu_chem.optim import OptimizerConfig
-from ipu_chem.training.checkpoint import load_checkpoint
-from ipu_chem.training.predict import predict_file
-from ipu_chem.training.report import write_report
-from ipu_chem.training.workflow import evaluate, train
+from ipu_chem.prediction.predict import predict_file
+from ipu_chem.reports.report import write_report
+from ipu_chem.train import evaluate, train
 from packing import Budget, make_plan
 from packing.store import Store
 

@@ -9,12 +9,12 @@ import torch
 from torchrun_helpers import SECOND_OF_TWO, finished, start, torchrun
 
 from ipu_chem.backends.options import Precision, TorchOptions
-from ipu_chem.backends.torch_backend import TorchBackend
-from ipu_chem.backends.torch_fsdp import check_torch
+from ipu_chem.backends.pytorch.backend import TorchBackend
+from ipu_chem.backends.pytorch.fsdp import check_torch
+from ipu_chem.checkpoint import load_checkpoint
 from ipu_chem.config import from_dict
-from ipu_chem.training.checkpoint import load_checkpoint
+from ipu_chem.train import evaluate, train
 from ipu_chem.training.logging import read_rows
-from ipu_chem.training.workflow import evaluate, train
 
 
 def can_share() -> bool:

@@ -14,20 +14,20 @@ from support import random_store
 from torch import Tensor, nn
 
 from ipu_chem.backends.base import Backend
-from ipu_chem.backends.ipu_options import IpuOptions
 from ipu_chem.backends.options import Batching
-from ipu_chem.backends.poptorch_backend import PopTorchBackend
-from ipu_chem.backends.torch_backend import TorchBackend
+from ipu_chem.backends.poptorch.backend import PopTorchBackend
+from ipu_chem.backends.poptorch.options import IpuOptions
+from ipu_chem.backends.pytorch.backend import TorchBackend
+from ipu_chem.batches.loader import Loader, PackLoader
+from ipu_chem.batches.tokens import TokenLoader
 from ipu_chem.config import TrainingConfig
 from ipu_chem.data.fixed_point import STEP, fixed_point_in_memory
-from ipu_chem.loader import Loader, PackLoader
 from ipu_chem.losses import mse, token_cross_entropy
 from ipu_chem.models.chemgpt import ChemGPT
 from ipu_chem.models.compact import CompactInputs
 from ipu_chem.models.painn import PaiNN
 from ipu_chem.models.schnet import SchNet
 from ipu_chem.optim import OptimizerConfig, Schedule, ScheduleConfig
-from ipu_chem.token_loader import TokenLoader
 from ipu_chem.training.trainer import Trainer
 from packing import Budget, Ragged, make_plan
 from packing.store import Store

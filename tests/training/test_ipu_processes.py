@@ -7,9 +7,9 @@ import torch
 import yaml
 from poptorch_helpers import started_by_poprun
 
-from ipu_chem.training.checkpoint import load_checkpoint
+from ipu_chem.checkpoint import load_checkpoint
+from ipu_chem.train import train
 from ipu_chem.training.logging import read_rows
-from ipu_chem.training.workflow import train
 
 
 def test_two_processes_train_as_one(options, make_config, tmp_path):

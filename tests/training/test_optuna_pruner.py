@@ -7,7 +7,7 @@ import pytest
 optuna = pytest.importorskip("optuna", reason="Optuna is not installed: pip install 'ipu-chem[search]'")
 
 from ipu_chem.scaling.optuna_pruner import estimate_at, estimate_pruner, reporter  # noqa: E402
-from ipu_chem.training.workflow import train  # noqa: E402
+from ipu_chem.train import train  # noqa: E402
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 State = optuna.trial.TrialState

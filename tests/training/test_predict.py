@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ipu_chem.training.predict import predict_file
-from ipu_chem.training.workflow import train
+from ipu_chem.prediction.predict import predict_file
+from ipu_chem.train import train
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from ipu_chem.training.report import write_report
-from ipu_chem.training.workflow import train
+from ipu_chem.reports.report import write_report
+from ipu_chem.train import train
 
 
 def test_a_report_holds_plots_figures_and_config(options, make_config):

@@ -14,10 +14,10 @@ import pytest
 import torch
 import yaml
 
-from ipu_chem.training.checkpoint import load_checkpoint, random_state, save_checkpoint
+from ipu_chem.checkpoint import load_checkpoint, random_state, save_checkpoint
+from ipu_chem.train import evaluate, train
 from ipu_chem.training.logging import read_rows
 from ipu_chem.training.trainer import Trainer
-from ipu_chem.training.workflow import evaluate, train
 
 
 def last(folder):
@@ -67,7 +67,7 @@ def test_a_run_cut_in_two_equals_one_piece(options, make_config, tmp_path, extra
     # The same run, killed by an exception in the middle of the second epoch.
     options["out"] = str(tmp_path / "cut")
     options["training"]["checkpoint_every"] = 1
-    from ipu_chem.backends.torch_backend import TorchBackend
+    from ipu_chem.backends.pytorch.backend import TorchBackend
 
     calls = []
     original = TorchBackend.train_step

@@ -13,14 +13,14 @@ import pytest
 import torch
 import yaml
 
+from ipu_chem.checkpoint import load_checkpoint
 from ipu_chem.cli import main
 from ipu_chem.scaling import candidates as module
 from ipu_chem.scaling.candidates import Progress, budget_steps, make_candidates, read_progress
 from ipu_chem.scaling.estimators import estimate_of
 from ipu_chem.scaling.search import SearchOptions
-from ipu_chem.training.checkpoint import load_checkpoint
+from ipu_chem.train import train
 from ipu_chem.training.logging import read_rows
-from ipu_chem.training.workflow import train
 
 GRID = {"optimizer.learning_rate": [0.001, 0.003, 0.01, 0.03, 1e30]}  # the last one diverges
 

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 
+from ipu_chem.checkpoint import load_checkpoint
 from ipu_chem.config import from_dict
-from ipu_chem.training.checkpoint import load_checkpoint
-from ipu_chem.training.run import load_data
-from ipu_chem.training.workflow import train
+from ipu_chem.tasks.registry import load_data
+from ipu_chem.train import train
 
 Z = np.array([6, 6, 8, 1, 1, 1, 1, 1, 1])
 

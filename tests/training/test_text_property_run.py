@@ -15,20 +15,20 @@ from rdkit import Chem
 from rdkit.Chem import Descriptors
 from support import CHAINS
 
+from ipu_chem.checkpoint import load_checkpoint
 from ipu_chem.cli import main
 from ipu_chem.config import from_dict
 from ipu_chem.data.corpora.labels import load_labelled_corpus
 from ipu_chem.data.molecule import decode_texts
-from ipu_chem.data.selfies_tokens import Tokenizer
+from ipu_chem.data.selfies.tokens import Tokenizer
 from ipu_chem.huggingface import save_chemgpt
 from ipu_chem.language_model import load_language_model
 from ipu_chem.models.chemgpt import ChemGPT
-from ipu_chem.training.checkpoint import load_checkpoint
-from ipu_chem.training.predict import predict_file
-from ipu_chem.training.run import load_data
-from ipu_chem.training.text_property_run import with_head
+from ipu_chem.prediction.predict import predict_file
+from ipu_chem.tasks.registry import load_data
+from ipu_chem.tasks.text_labels import with_head
+from ipu_chem.train import evaluate, train
 from ipu_chem.training.trainer import Trainer
-from ipu_chem.training.workflow import evaluate, train
 
 
 def labels_of(smiles: str) -> Dict[str, float]:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ipu_chem.training.text_rows import choose_row, fit_rows, usual_row
+from ipu_chem.tasks.text_rows import choose_row, fit_rows, usual_row
 from packing import Budget, Ragged, make_plan
 
 

@@ -9,15 +9,15 @@ import pytest
 import torch
 from torch.nn import functional
 
+from ipu_chem.checkpoint import load_checkpoint
 from ipu_chem.cli import main
 from ipu_chem.config import from_dict
-from ipu_chem.data.selfies_tokens import Tokenizer
+from ipu_chem.data.selfies.tokens import Tokenizer
 from ipu_chem.language_model import load_language_model, load_tokenizer
-from ipu_chem.training.checkpoint import load_checkpoint
+from ipu_chem.tasks.registry import load_data
+from ipu_chem.train import evaluate, train
 from ipu_chem.training.logging import read_rows
-from ipu_chem.training.run import load_data
 from ipu_chem.training.trainer import Trainer
-from ipu_chem.training.workflow import evaluate, train
 
 
 def test_nats_are_those_of_the_molecules_one_by_one(text_options):

@@ -13,11 +13,11 @@ from torchrun_helpers import SECOND_OF_TWO, finished, start
 
 from ipu_chem.backends import get_backend
 from ipu_chem.backends.options import TorchOptions
-from ipu_chem.backends.torch_backend import TorchBackend
+from ipu_chem.backends.pytorch.backend import TorchBackend
+from ipu_chem.checkpoint import load_checkpoint
 from ipu_chem.cli import main
-from ipu_chem.training.checkpoint import load_checkpoint
+from ipu_chem.train import train
 from ipu_chem.training.logging import read_rows
-from ipu_chem.training.workflow import train
 
 
 @pytest.fixture

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from ipu_chem.train import train
 from ipu_chem.training.logging import read_rows
-from ipu_chem.training.workflow import train
 
 
 def rows(folder):

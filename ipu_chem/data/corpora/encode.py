@@ -19,7 +19,7 @@ import numpy as np
 
 from ipu_chem.data.corpora.lines import Layout, Line, Record, parse
 from ipu_chem.data.molecule import encode_texts
-from ipu_chem.data.selfies_symbols import DOT, split_symbols
+from ipu_chem.data.selfies.symbols import DOT, split_symbols
 from ipu_chem.data.smiles import Failure
 from packing.files import atomic_file
 from packing.types import Ragged

@@ -1,0 +1,1 @@
+"""Supported and unsupported operators of PopTorch."""

@@ -1,0 +1,117 @@
+"""Our options in PopTorch's words: `poptorch.Options` of one program.
+
+On data's way: IpuOptions, Batching, Precision, stages -> program_options -> the compiled program. PopTorch
+itself is handed in by the backend.
+"""
+
+from typing import Any, Sequence, Tuple
+
+import torch
+
+from ipu_chem.backends.options import Batching, Precision
+from ipu_chem.backends.poptorch.options import IpuOptions
+
+# What AccumulateOuterFragmentSchedule and RecomputationType are called in PopART's session options.
+_OVERLAP_CYCLE_OPTIMIZED = 2
+_NO_RECOMPUTATION = 0
+
+
+def program_options(
+    poptorch: Any,
+    ours: IpuOptions,
+    precision: Precision,
+    batching: Batching,
+    ipus_of_stages: Sequence[int],
+    training: bool,
+    options: Any = None,
+) -> Any:
+    """`poptorch.Options` of one program; PopTorch freezes them when the program is made.
+
+    Args:
+        poptorch: the module.
+        ours: options of the backend.
+        precision: number formats.
+        batching: how a call of this process is cut up.
+        ipus_of_stages: IPU of each stage of the model, in order; blocks are called `stage_name(0)`, ...
+        training: of the training program, else of the one for evaluation, which does not accumulate.
+        options: made by popdist, which has set replicas and process already; None makes new ones.
+    """
+    if options is None:
+        options = poptorch.Options()
+        options.replicationFactor(batching.replication_factor)
+    options.deviceIterations(batching.device_iterations)
+    options.outputMode(poptorch.OutputMode.All)  # the default in training returns the last micro-batch only
+    if training:
+        _set_training(poptorch, options, ours, precision, batching)
+    if len(ipus_of_stages) > 1 or ours.io_tiles:  # without a pipeline, overlapped I/O needs sharded execution
+        pipelined = len(ipus_of_stages) > 1 and runs_as_pipeline(ours, batching, len(ipus_of_stages), training)
+        kind = poptorch.PipelinedExecution if pipelined else poptorch.ShardedExecution
+        stages = [poptorch.Stage(stage_name(stage)).ipu(ipu) for stage, ipu in enumerate(ipus_of_stages)]
+        options.setExecutionStrategy(kind(*stages) if len(stages) > 1 else kind())
+        if pipelined and not ours.recompute:
+            options._Popart.set("autoRecomputation", _NO_RECOMPUTATION)  # PopTorch's default recomputes
+    if precision.partials == "float16":
+        options.Precision.setPartialsType(torch.float16)
+    if ours.available_memory_proportion is not None:
+        shares = {f"IPU{ipu}": float(share) for ipu, share in enumerate(ours.available_memory_proportion)}
+        options.setAvailableMemoryProportion(shares)
+    if ours.io_tiles:
+        options.TensorLocations.numIOTiles(ours.io_tiles)
+    if ours.floating_point_exceptions:
+        options.Precision.enableFloatingPointExceptions(True)
+    if ours.executable_cache is not None:
+        options.enableExecutableCaching(str(ours.executable_cache))
+    if ours.offline is not None:
+        options.useOfflineIpuTarget(ours.offline)
+    if ours.ipu_model:  # else unset, so that POPTORCH_IPU_MODEL still decides
+        options.useIpuModel(True)
+    if ours.prefetch_depth is not None:
+        options._Popart.set("defaultBufferingDepth", ours.prefetch_depth)
+    if ours.synthetic_data:
+        options.enableSyntheticData(True)
+    if ours.profile_dir is not None:
+        options.enableProfiling(str(ours.profile_dir))
+    return options
+
+
+def _set_training(poptorch: Any, options: Any, ours: IpuOptions, precision: Precision, batching: Batching) -> None:
+    """What only the training program has."""
+    options.Training.gradientAccumulation(batching.gradient_accumulation)
+    # The weights of a step sum to 1 over all its packs: gradients must be added, never averaged.
+    options.Training.accumulationAndReplicationReductionType(poptorch.ReductionType.Sum)
+    if ours.merge_all_reduce:
+        options._Popart.set("accumulateOuterFragmentSettings.schedule", _OVERLAP_CYCLE_OPTIMIZED)
+        options._Popart.set("replicatedCollectivesSettings.prepareScheduleForMergingCollectives", True)
+        options._Popart.set("replicatedCollectivesSettings.mergeAllReduceCollectives", True)
+    if ours.optimizer_state_offchip or ours.replicated_tensor_sharding:
+        where = poptorch.TensorLocationSettings()
+        where.useOnChipStorage(not ours.optimizer_state_offchip)
+        where.useReplicatedTensorSharding(ours.replicated_tensor_sharding)
+        options.TensorLocations.setOptimizerLocation(where)
+    if precision.stochastic_rounding:
+        options.Precision.enableStochasticRounding(True)
+    if ours.seed is not None:  # it seeds the host too, which must not happen in mid-run
+        options.randomSeed(ours.seed)
+
+
+def runs_as_pipeline(ours: IpuOptions, batching: Batching, stages: int, training: bool) -> bool:
+    """Whether a program keeps its IPUs busy at once.
+
+    Evaluation has no accumulation to fill a pipeline with, only device iterations: with fewer than stages
+    PopTorch refuses, and its IPUs take turns instead.
+    """
+    return ours.execution == "pipelined" and (training or batching.device_iterations >= stages)
+
+
+def stage_name(stage: int) -> str:
+    """What the block of a stage is called in PopTorch."""
+    return f"stage{stage}"
+
+
+def host_overlap(poptorch: Any) -> Tuple[Any, Any]:
+    """Functions that mark a program's inputs and outputs for transfers while the IPU computes."""
+    mode = poptorch.OverlapMode.OverlapDeviceIterationLoop
+    return (
+        lambda tensors: poptorch.set_overlap_for_input(tensors, mode),
+        lambda tensors: poptorch.set_overlap_for_output(tensors, mode),
+    )

@@ -1,0 +1,1 @@
+"""SELFIES: symbols, vocabularies, encoded stores."""

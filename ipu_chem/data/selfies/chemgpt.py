@@ -1,0 +1,128 @@
+"""The published vocabulary of ChemGPT for molecules in SELFIES 2.x.
+
+N. C. Frey et al., "Neural scaling of deep chemical models", Nat. Mach. Intell. 5, 1297 (2023). The published tokenizer
+is a WordPiece model over symbols of SELFIES 1.0.4. Those of 2.x are spelled differently, and it breaks many of them
+into pieces that the model has hardly seen: "[=Branch1]" into five. Here every symbol is translated and has one id, the
+one that the published file gives to its 1.0.4 spelling.
+
+On data's way: as `selfies_tokens`, for models with published weights.
+"""
+
+import re
+from typing import Any, Dict, Iterable, List, Tuple
+
+from ipu_chem.data.selfies.dialect import to_version_1, to_version_2, without_stereo
+from ipu_chem.data.selfies.symbols import DOT
+from ipu_chem.data.selfies.tokens import Tokenizer
+from ipu_chem.data.selfies.vocabulary import BOS, PAD, UNK, check_choice
+from packing.files import PathLike
+
+_PIECE = "##"  # begins a piece that continues a symbol
+
+
+class ChemGPTTokenizer(Tokenizer):
+    """The 684 published ids: BOS is [CLS] (2), EOS is [SEP] (3), [PAD] is 1 and [UNK] 0.
+
+    ``symbols`` are the published ones, in SELFIES 1.0.4 and with the pieces of WordPiece; molecules go in and come out
+    in SELFIES 2.x; the 1.0.4 spelling is read, too. The pieces are never given to a molecule.
+
+    Attributes:
+        stereo: the vocabulary has no chirality, directed bonds and isotopes. "drop" leaves them out, as the training
+            data did: [C@@H1] and [/C] are [C] (`selfies_dialect.without_stereo`). "error" refuses the molecule.
+        fragments: the vocabulary has no dot. "error" refuses a molecule that has one, "largest" encodes its fragment
+            of most symbols (the first of several), "map" reads the dot as [UNK], as the published tokenizer does.
+    """
+
+    kind = "chemgpt"
+    special = ("[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]")
+
+    def __init__(
+        self, symbols: Iterable[str], unknown: str = "error", stereo: str = "drop", fragments: str = "error"
+    ) -> None:
+        """Take the published symbols; `from_published` reads them from their file.
+
+        Raises:
+            ValueError: see `Tokenizer`, or a policy is none of its choices.
+        """
+        check_choice("stereo", stereo, ("drop", "error"))
+        check_choice("fragments", fragments, ("error", "largest", "map"))
+        self.stereo, self.fragments = stereo, fragments
+        super().__init__(symbols, unknown)
+
+    @classmethod
+    def from_published(
+        cls, path: PathLike, unknown: str = "error", stereo: str = "drop", fragments: str = "error"
+    ) -> "ChemGPTTokenizer":
+        """Read the published tokenizer.json, or one that `save_huggingface` has written.
+
+        Args:
+            path: the file, or the folder that holds it.
+            unknown: see `Tokenizer`.
+            stereo: see `ChemGPTTokenizer`.
+            fragments: see `ChemGPTTokenizer`.
+
+        Raises:
+            ValueError: there is no such file, or it is another tokenizer.
+        """
+        from ipu_chem.data.selfies.huggingface import read_symbols
+
+        return cls([to_version_1(symbol) for symbol in read_symbols(path, cls.special)], unknown, stereo, fragments)
+
+    def modern_symbols(self) -> Tuple[str, ...]:
+        """id -> what SELFIES 2.x calls it; pieces stay as they are."""
+        return tuple(map(to_version_2, self.symbols))
+
+    @property
+    def cuts_fragments(self) -> bool:
+        """Whether `cut_fragments` leaves any out."""
+        return self.fragments == "largest"
+
+    def cut_fragments(self, symbols: List[Any], dot: Any) -> List[Any]:
+        """The fragment of most symbols, where that is the policy."""
+        if not self.cuts_fragments:
+            return symbols
+        borders = [-1, *(place for place, symbol in enumerate(symbols) if symbol == dot), len(symbols)]
+        start, end = max(zip(borders, borders[1:]), key=lambda pair: pair[1] - pair[0])
+        return symbols[start + 1 : end]
+
+    def _settings(self) -> Dict[str, Any]:
+        return {**super()._settings(), "stereo": self.stereo, "fragments": self.fragments}
+
+    def _resolve(self, symbol: str) -> int:
+        if symbol == DOT:
+            if self.fragments == "map":
+                return self.unk_id
+            raise ValueError(
+                "it has several fragments and the published vocabulary no dot; take fragments='largest' to encode one "
+                "of them, or fragments='map' to read the dot as [UNK]."
+            )
+        plain = without_stereo(symbol)
+        if plain != symbol and self.stereo == "error":
+            raise ValueError(
+                f"symbol {symbol!r} says something of stereochemistry or isotopes, which the published vocabulary "
+                "cannot; take stereo='drop' to leave it out."
+            )
+        # Spelled as the vocabulary does where SELFIES allow more than one way, such as [SiH0] and [Si].
+        known = self._lookup.find(to_version_2(to_version_1(plain)))
+        return super()._resolve(symbol) if known is None else known
+
+    def _join(self, symbols: List[str]) -> str:
+        text = ""
+        for symbol in symbols:
+            text += symbol[len(_PIECE) :] if symbol.startswith(_PIECE) else symbol
+        return re.sub(r"\[[^\[\]]*\]", lambda found: to_version_2(found.group()), text)
+
+
+def tokenizer_from_huggingface(path: PathLike) -> Tokenizer:
+    """The tokenizer of a tokenizer.json, or of the folder that holds one.
+
+    It is one that `Tokenizer.save_huggingface` has written, or the published one of ChemGPT; policies are the standard
+    ones.
+
+    Raises:
+        ValueError: there is none, or it is neither.
+    """
+    from ipu_chem.data.selfies.huggingface import read_symbols
+
+    symbols = read_symbols(path, (PAD, UNK))
+    return Tokenizer(symbols) if BOS in symbols else ChemGPTTokenizer.from_published(path)

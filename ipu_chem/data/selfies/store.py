@@ -1,0 +1,104 @@
+"""Ids of a whole corpus at once: its symbols are numbers already, and a table turns them into a tokenizer's ids.
+
+On data's way: corpus store -> [encode_store, encode_known] -> ids (Ragged) -> TokenLoader.
+"""
+
+from typing import TYPE_CHECKING, Dict, List, Tuple
+
+import numpy as np
+
+from ipu_chem.data.molecule import decode_text
+from ipu_chem.data.selfies.lookup import bordered
+from ipu_chem.data.selfies.symbols import DOT
+from packing.store import Store
+from packing.types import Ragged, index_dtype
+
+if TYPE_CHECKING:
+    from ipu_chem.data.selfies.tokens import Tokenizer
+
+_BLOCK = 1 << 16  # molecules at once: what limits the memory beside the result
+
+
+def encode_store(tokenizer: "Tokenizer", store: Store) -> Ragged:
+    """Ids of all molecules, see `Tokenizer.encode_store`."""
+    symbols, table, reasons = _looked_up(tokenizer, store)
+    if len(symbols) and symbols.lengths.min() == 0:
+        raise ValueError(f"{_name_in(store, int(np.argmin(symbols.lengths)))} is empty: it has no symbols.")
+    places = _outside(symbols, table, reasons)
+    if len(places):
+        item = int(_owners(symbols, places[:1])[0])
+        raise ValueError(f"{_name_in(store, item)}: {reasons[int(symbols.values[places[0]])]}")
+    return _ids(tokenizer, symbols, table)
+
+
+def encode_known(tokenizer: "Tokenizer", store: Store) -> Tuple[Ragged, np.ndarray, Dict[int, str]]:
+    """Ids of the molecules that the vocabulary has all symbols of.
+
+    Returns:
+        (ids of the K molecules, which those are [K], molecule -> why it is none of them).
+    """
+    symbols, table, reasons = _looked_up(tokenizer, store)
+    places = _outside(symbols, table, reasons)[::-1]  # so that of several reasons the first is told
+    refused = {item: "it has no symbols" for item in np.flatnonzero(symbols.lengths == 0).tolist()}
+    for item, symbol in zip(_owners(symbols, places).tolist(), symbols.values[places].tolist()):
+        refused[item] = reasons[symbol]
+    kept = np.setdiff1d(np.arange(len(symbols)), list(refused)).astype(np.int64)
+    return _ids(tokenizer, symbols.take(kept), table), kept, refused
+
+
+def _looked_up(tokenizer: "Tokenizer", store: Store) -> Tuple[Ragged, np.ndarray, Dict[int, str]]:
+    """Symbols of all molecules, the id of each symbol (-1 for none), and why a symbol has none."""
+    if "symbols" not in store or "symbols" not in store.info:
+        raise ValueError("the store holds no SELFIES symbols; make one with ipu_chem.data.corpora.")
+    names: List[str] = store.info["symbols"]
+    symbols = store.ragged("symbols")
+    if tokenizer.cuts_fragments and DOT in names:
+        symbols = _cut_fragments(tokenizer, symbols, names.index(DOT))
+    table, reasons = np.full(len(names), -1, np.int32), {}
+    for index, symbol in enumerate(names):
+        try:
+            table[index] = tokenizer.id_of(symbol)
+        except ValueError as error:  # matters only if a molecule has it
+            reasons[index] = str(error)
+    return symbols, table, reasons
+
+
+def _outside(symbols: Ragged, table: np.ndarray, reasons: Dict[int, str]) -> np.ndarray:
+    """Places of symbols that have no id."""
+    return np.flatnonzero((table < 0)[symbols.values]) if reasons else np.zeros(0, np.int64)
+
+
+def _owners(symbols: Ragged, places: np.ndarray) -> np.ndarray:
+    """The molecules that stand at places."""
+    return np.searchsorted(symbols.offsets, places, side="right") - 1
+
+
+def _ids(tokenizer: "Tokenizer", symbols: Ragged, table: np.ndarray) -> Ragged:
+    """Ids of symbols that all have one, with begin and end."""
+    offsets = symbols.offsets + 2 * np.arange(len(symbols) + 1)
+    values = np.empty(offsets[-1], index_dtype(tokenizer.vocab_size))
+    for start in range(0, len(symbols), _BLOCK):
+        borders = symbols.offsets[start : start + _BLOCK + 1]
+        ids = table[symbols.values[borders[0] : borders[-1]]]
+        end = start + len(borders) - 1
+        flat = bordered(ids, np.diff(borders), tokenizer.bos_id, tokenizer.eos_id)
+        values[offsets[start] : offsets[end]] = flat
+    return Ragged(values, offsets)
+
+
+def _cut_fragments(tokenizer: "Tokenizer", symbols: Ragged, dot: int) -> Ragged:
+    """Symbols without the fragments that the tokenizer leaves out."""
+    items = np.unique(_owners(symbols, np.flatnonzero(symbols.values == dot)))
+    cut = {item: tokenizer.cut_fragments(symbols[item].tolist(), dot) for item in items.tolist()}
+    lengths, values = symbols.lengths, np.array(symbols.values)
+    inside = np.ones(len(values), bool)
+    for item, kept in cut.items():
+        start, end = symbols.offsets[item : item + 2]
+        values[start : start + len(kept)] = kept
+        inside[start + len(kept) : end] = False
+        lengths[item] = len(kept)
+    return Ragged(values[inside], np.append(0, np.cumsum(lengths)))
+
+
+def _name_in(store: Store, item: int) -> str:
+    return f"molecule {item}" + (f" ({decode_text(store, 'smiles', item)})" if "smiles" in store else "")

@@ -1,0 +1,178 @@
+"""Molecules as token ids, one for each symbol of their SELFIES (2.x).
+
+A molecule is BOS, its symbols, EOS. The vocabulary is the four special symbols, those of a corpus, and the alphabet
+that SELFIES can make any molecule of, so that what a model generates can always be written down.
+
+On data's way: corpus store or SELFIES -> [Tokenizer] -> ids (Ragged) -> TokenLoader; generated ids -> [Tokenizer]
+-> SELFIES.
+"""
+
+from itertools import chain
+from typing import Any, Iterable, List, Optional, Sequence, Tuple, Union
+
+import numpy as np
+
+from ipu_chem.data.selfies.lookup import Lookup, bordered
+from ipu_chem.data.selfies.symbols import DOT, is_symbol, split_symbols
+from ipu_chem.data.selfies.vocabulary import BOS, EOS, PAD, UNK, Vocabulary
+from packing.files import PathLike
+from packing.store import Store
+from packing.types import Ragged, index_dtype
+
+__all__ = ["BOS", "EOS", "PAD", "UNK", "Tokenizer", "split_symbols"]
+_BLOCK = 1024  # molecules looked up at once
+_FEW = 16  # molecules that are looked at one by one when that fails
+
+
+class Tokenizer(Vocabulary):
+    """A vocabulary that encodes and decodes molecules.
+
+    Attributes:
+        unknown_count: how many symbols it has mapped to ``unk_id`` since it was made (``unknown="map"``).
+    """
+
+    cuts_fragments = False  # encodes every fragment of a molecule
+
+    def __init__(self, symbols: Iterable[str], unknown: str = "error") -> None:
+        """Number the symbols; `build` makes them from those of a corpus.
+
+        Raises:
+            ValueError: see `Vocabulary`.
+        """
+        super().__init__(symbols, unknown)
+        self.unknown_count = 0
+        self._lookup = Lookup()
+        for index, symbol in enumerate(self.modern_symbols()):
+            if is_symbol(symbol) and index not in self._special_ids:
+                self._lookup.add(symbol, index)
+
+    def encode(self, selfies: str, name: str = "") -> np.ndarray:
+        """Ids of one molecule, [n + 2] of the smallest index dtype: BOS, n symbols, EOS.
+
+        Raises:
+            ValueError: see `encode_many`.
+        """
+        return self.encode_many([selfies], [name or "the molecule"]).values
+
+    def encode_many(self, selfies: Sequence[str], names: Optional[Sequence[str]] = None) -> Ragged:
+        """Ids of many molecules, each with BOS and EOS.
+
+        Args:
+            selfies: I SELFIES (2.x).
+            names: I names for error messages; without them a molecule is called by its number.
+
+        Raises:
+            ValueError: names the molecule that is empty, damaged, a SMILES, or has a symbol outside the vocabulary.
+        """
+        if isinstance(selfies, str):
+            raise ValueError("encode_many takes a list of SELFIES; encode takes one.")
+        if names is not None and len(names) != len(selfies):
+            raise ValueError(f"{len(names)} names for {len(selfies)} molecules; give one each.")
+        if not len(selfies):
+            return Ragged(np.empty(0, index_dtype(self.vocab_size)), np.zeros(1, np.int64))
+        blocks: List[np.ndarray] = []
+        lengths: List[np.ndarray] = []
+        for start in range(0, len(selfies), _BLOCK):
+            texts = selfies[start : start + _BLOCK]
+            ids, counts = self._encode_block(texts, () if names is None else names[start : start + _BLOCK], start)
+            ids = bordered(ids, counts, self.bos_id, self.eos_id)
+            blocks.append(ids.astype(index_dtype(self.vocab_size)))
+            lengths.append(counts + 2)
+        return self.counted(Ragged(np.concatenate(blocks), np.append(0, np.cumsum(np.concatenate(lengths)))))
+
+    def encode_store(self, store: Store) -> Ragged:
+        """Ids of all molecules of a corpus store, each with BOS and EOS.
+
+        Args:
+            store: "symbols" on the axis "tokens" holds places in ``info["symbols"]``; "smiles" names the molecules.
+
+        Raises:
+            ValueError: it is no such store, a molecule is empty or has a symbol outside the vocabulary.
+        """
+        from ipu_chem.data.selfies.store import encode_store
+
+        return self.counted(encode_store(self, store))
+
+    def decode(self, ids: Union[Sequence[int], np.ndarray]) -> str:
+        """SELFIES (2.x) of ids up to the first EOS, without the special symbols.
+
+        Raises:
+            ValueError: an id is outside the vocabulary.
+        """
+        kept = []
+        for index in np.asarray(ids).tolist():
+            if index == self.eos_id:
+                break
+            if not 0 <= index < self.vocab_size:
+                raise ValueError(f"id {index} is outside the vocabulary of {self.vocab_size}: another tokenizer's ids?")
+            if index not in self._special_ids:
+                kept.append(self.symbols[index])
+        return self._join(kept)
+
+    def save_huggingface(self, folder: PathLike) -> None:
+        """Write the files that transformers' ``AutoTokenizer`` loads, with the same ids (`selfies_huggingface`)."""
+        from ipu_chem.data.selfies.huggingface import write_tokenizer
+
+        write_tokenizer(self, folder)
+
+    def id_of(self, symbol: str) -> int:
+        """The id of a 2.x symbol as it stands in a molecule.
+
+        Raises:
+            ValueError: it is outside the vocabulary and not to be mapped; the reason alone.
+        """
+        index = self._lookup.find(symbol)
+        if index is None:
+            index = self._resolve(symbol)
+            self._lookup.add(symbol, index)
+        return index
+
+    def counted(self, ids: Ragged) -> Ragged:
+        """The same ids, after adding to ``unknown_count``."""
+        self.unknown_count += int(np.count_nonzero(ids.values == self.unk_id))
+        return ids
+
+    def cut_fragments(self, symbols: List[Any], dot: Any) -> List[Any]:
+        """What is encoded of a molecule that has dots between its symbols."""
+        return symbols
+
+    def _join(self, symbols: List[str]) -> str:
+        """SELFIES (2.x) of the symbols of a molecule as the vocabulary has them."""
+        return "".join(symbols)
+
+    def _resolve(self, symbol: str) -> int:
+        """The id of a symbol that is not among those spelled as in the vocabulary."""
+        if self.unknown == "map":
+            return self.unk_id
+        raise ValueError(
+            f"symbol {symbol!r} is not in the vocabulary; build the tokenizer from a corpus that has it, or take "
+            f"unknown='map' to read it as {self.special[3]} (SELFIES are those of selfies 2.x, not SMILES)."
+        )
+
+    def _encode_block(self, texts: Sequence[str], names: Sequence[str], first: int) -> Tuple[np.ndarray, np.ndarray]:
+        """Ids of symbols, and how many of each molecule; ``first`` is the number of the first one."""
+        found = self._lookup.encode(texts)
+        if found is not None:
+            return found
+        if len(texts) > _FEW:  # most of them may have nothing to them, or need just one symbol that is new
+            middle = len(texts) // 2
+            halves = (
+                self._encode_block(texts[:middle], names[:middle], first),
+                self._encode_block(texts[middle:], names[middle:], first + middle),
+            )
+            return np.concatenate([ids for ids, _ in halves]), np.concatenate([counts for _, counts in halves])
+        called = [
+            name or f"molecule {first + index}" for index, name in enumerate(names if len(names) else [""] * len(texts))
+        ]
+        molecules = list(map(self._encode_carefully, texts, called))
+        return np.array(list(chain(*molecules)), np.int32), np.array([len(ids) for ids in molecules], np.int64)
+
+    def _encode_carefully(self, text: str, who: str) -> List[int]:
+        """Ids of the symbols of one molecule, or the error that says what is wrong with it."""
+        symbols = split_symbols(text, who)
+        if DOT in symbols:
+            symbols = self.cut_fragments(symbols, DOT) or split_symbols("", who)
+        try:
+            return list(map(self.id_of, symbols))
+        except ValueError as error:
+            raise ValueError(f"{who}: {error}") from None

@@ -1,0 +1,1 @@
+"""Diagnosis of an installation, and of a run on IPUs before there is one."""
