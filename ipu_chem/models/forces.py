@@ -2,7 +2,7 @@
 
 F = -dE/dpos holds for every model and every position, so that energies are conserved in simulations. The derivative
 is taken in forward, where a compiler sees it as operators like others: so IPUs, too, train on exact forces. What a
-model is made of must have derivatives made of operators that PopTorch has; `ipu_chem.backends.poptorch.operators` checks them.
+model is made of must have derivatives made of operators that PopTorch has, which `ipu-chem doctor` checks.
 
 On data's way: inside CompactInputs (and DeviceEdges), around the graph model.
 """
