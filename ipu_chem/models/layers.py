@@ -222,12 +222,12 @@ def take_rows(values: Tensor, index: Tensor) -> Tensor:
 
     Args:
         values: [M, F].
-        index: [K] in 0..M-1, as `as_index` gives it.
+        index: [K] integer in 0..M-1.
     """
     if values.shape[0] == 1:
         values = values.expand(2, -1)
     wide = _two_columns(values)
-    taken = wide.gather(0, index.unsqueeze(1).expand(-1, wide.shape[1]))
+    taken = wide.gather(0, as_index(index).unsqueeze(1).expand(-1, wide.shape[1]))
     return taken if values.shape[1] > 1 else taken.sum(1, keepdim=True, dtype=values.dtype)
 
 
@@ -236,12 +236,12 @@ def sum_into(values: Tensor, index: Tensor, slots: int) -> Tensor:
 
     Args:
         values: [K, F].
-        index: [K] in 0..slots-1, as `as_index` gives it.
+        index: [K] integer in 0..slots-1.
         slots: 1 or more.
     """
     wide = _two_columns(values)
     zeros = torch.zeros((max(slots, 2), wide.shape[1]), dtype=wide.dtype, device=wide.device)
-    total = zeros.scatter_add(0, index.unsqueeze(1).expand(-1, wide.shape[1]), wide)
+    total = zeros.scatter_add(0, as_index(index).unsqueeze(1).expand(-1, wide.shape[1]), wide)
     if slots == 1:
         total = total.sum(0, keepdim=True, dtype=values.dtype)
     return total if values.shape[1] > 1 else total.sum(1, keepdim=True, dtype=values.dtype)
