@@ -222,9 +222,12 @@ def _weights(module: nn.Module) -> List[Finding]:
             found[tensor.dtype] = found[tensor.dtype]._replace(count=found[tensor.dtype].count + 1)
             continue
         name = str(tensor.dtype).replace("torch.", "")
-        owner = module.get_submodule(path.rpartition(".")[0])
-        if type(owner).__module__.startswith("torch."):  # a line of torch helps nobody
-            owner = module
+        place = path.rpartition(".")[0]
+        while type(module.get_submodule(place)).__module__.startswith("torch."):  # a line of torch helps nobody
+            if not place:
+                break
+            place = place.rpartition(".")[0]
+        owner = module.get_submodule(place)
         text = f"it is {name}, and IPUs have float32 and float16; call .float() on the model"
         found[tensor.dtype] = Finding(name, f"{sort} {wrapped_name(path)}", definition(type(owner)), text)
     return list(found.values())
