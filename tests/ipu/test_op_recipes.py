@@ -65,7 +65,7 @@ def test_language_models(tied: bool, weights: str) -> None:
 
 @pytest.mark.parametrize("weights", ["float32", "float16"])
 def test_labels_of_text(weights: str) -> None:
-    model = ModelConfig(name="chemgpt", hidden_features=8, num_layers=2, readout="last")
+    model = ModelConfig(name="chemgpt", hidden_features=8, num_layers=2, readout="sum")
     config = replace(SMALL, pack=PackConfig(tokens=48, graphs=6), model=model, precision=Precision(weights=weights))
     report = check_config(config)
     assert report.findings == () and report.shapeless_gathers == 0, report.text()
