@@ -103,7 +103,7 @@ class Loader(NamedTuple):
     synchronous: float = 0.3
 
 
-LOADER = Loader(60e-6, 2e-6, 2e9)
+LOADER = Loader(59.45e-6, 1.796e-6, 1.795e9)
 
 
 def epoch_seconds(case: Case, call: float, loader: Loader, asynchronous: bool = True) -> float:

@@ -129,7 +129,7 @@ def fit_tuning() -> Tuple[float, float]:
     tensors = sum(profile.parameter_tensors for profile in _profiles())
     for name in ("QM9", "2.7M"):
         case, rates = study.PACKED[name], study.ABLATION[name]
-        saved = case.molecules * (1 / rates[2] - 1 / rates[3 if name == "QM9" else 4]) / case.calls / (study.STEPS // 16)
+        saved = case.molecules * (1 / rates[2] - 1 / rates[3]) / case.calls / (study.STEPS // 16)
         fast, plain = (study.predicted_call(case, 16, fast_softplus=kind) for kind in (True, False))
         cycles = (plain.parts["micro-batches"] - fast.parts["micro-batches"]) / (study.STEPS // 16)
         rows.append([cycles / known.PLAIN_SOFTPLUS, tensors])
