@@ -175,9 +175,12 @@ def fitted_constants(folder: Path) -> Dict[str, Tuple[float, float]]:
     update, call = fit_update_and_call()
     pairs["UPDATE"], pairs["CALL"] = (known.UPDATE, update), (known.CALL, call)
     softplus, exchange = fit_tuning()
-    pairs["PLAIN_SOFTPLUS"], pairs["UNMERGED_EXCHANGE"] = (known.PLAIN_SOFTPLUS, softplus), (
-        known.UNMERGED_EXCHANGE,
-        exchange,
+    pairs["PLAIN_SOFTPLUS"], pairs["UNMERGED_EXCHANGE"] = (
+        (known.PLAIN_SOFTPLUS, softplus),
+        (
+            known.UNMERGED_EXCHANGE,
+            exchange,
+        ),
     )
     for name, value in fit_loader()._asdict().items():
         pairs[f"study's loader: {name}"] = (getattr(study.LOADER, name), value)
@@ -238,7 +241,9 @@ def _print_device_only(goals: Goals) -> None:
             calibrates = (name, ipus) in study.CALIBRATING
             span = study.predicted_call(study.PACKED[name], ipus).seconds.rate(_molecules(name))
             bounds = f"{span.least:,.0f} to {span.most:,.0f}"
-            rows.append([name, ipus, f"{rate:,}", f"{predicted:,.0f}", bounds, "calibrates" if calibrates else f"{error:+.1%}"])
+            rows.append(
+                [name, ipus, f"{rate:,}", f"{predicted:,.0f}", bounds, "calibrates" if calibrates else f"{error:+.1%}"]
+            )
             if not calibrates:
                 off.append(abs(error))
                 goals.at_least(f"{name}, {ipus} IPUs, inside its interval", float(span.least <= rate <= span.most), 1)
@@ -278,7 +283,9 @@ def _print_ablation(goals: Goals) -> None:
                 if published[column] <= published[column - 1]:
                     wrong.append(f"{name} {study.COLUMNS[column]}")
     print_table("Ablation on 16 IPUs, graphs/s: predicted (published)", ["data", *study.COLUMNS], rows)
-    goals.at_most(f"ablation, of {steps} predicted steps above 3 % those that were published down {wrong or ''}", len(wrong), 0)
+    goals.at_most(
+        f"ablation, of {steps} predicted steps above 3 % those that were published down {wrong or ''}", len(wrong), 0
+    )
     goals.at_most("ablation, median error", float(np.median(errors)), 0.10)
     goals.at_most("ablation, largest error", max(errors), 0.25)
 

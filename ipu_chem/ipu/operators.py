@@ -83,7 +83,9 @@ def describe(name: str, args: Tuple[Any, ...], result: Any, trained: bool) -> Op
         gradient, rows = args[0], args[2]
         return Operator("scatter", (gradient.numel() // gradient.shape[-1], gradient.shape[-1], rows), half, trained)
     if name == "index":  # by a list of tensors
-        return Operator("gather", (args[0].shape[0], max(made[0].numel(), 1) if len(made) else 1, len(made)), half, trained)
+        return Operator(
+            "gather", (args[0].shape[0], max(made[0].numel(), 1) if len(made) else 1, len(made)), half, trained
+        )
     if name in _SEARCHES:
         return Operator("search", (args[0].numel(),), half, trained)
     taken = [tensor.numel() for tensor in args if _is_tensor(tensor)]

@@ -7,6 +7,7 @@ On data's way: [BlockTime], [BlockProfile], stages, options -> `call_time` -> Ca
 """
 
 import math
+from dataclasses import replace
 from typing import Dict, List, NamedTuple, Sequence, Tuple
 
 from ipu_chem.backends.ipu_options import IpuOptions
@@ -28,11 +29,13 @@ class CallTime(NamedTuple):
     Attributes:
         seconds: of all of it.
         parts: likely seconds of micro-batches, bubble, update, exchange and host.
+        unmerged: of the exchange, what merging all tensors into one would save.
         basis: sentences about what the seconds of the micro-batches rest on, the most important first.
     """
 
     seconds: Span
     parts: Dict[str, float]
+    unmerged: float
     basis: Tuple[str, ...]
 
 
@@ -63,8 +66,10 @@ def call_time(
     accumulated = batching.gradient_accumulation
     waiting = len(stages) - 1 if options.is_pipeline else 0
     held = [[of_block[name][0] for name in blocks] for blocks in ipus.values()]
-    update = max((update_seconds(blocks, batching, options, precision, optimizer) for blocks in held), default=0.0)
-    exchange = max((exchange_seconds(blocks, batching, options, precision) for blocks in held), default=0.0)
+    update = max(update_seconds(blocks, batching, options, precision, optimizer) for blocks in held)
+    exchange = max(exchange_seconds(blocks, batching, options, precision) for blocks in held)
+    merged = replace(options, merge_all_reduce=True)
+    unmerged = exchange - max(exchange_seconds(blocks, batching, merged, precision) for blocks in held)
     steps = batching.device_iterations
     parts = {
         "micro-batches": steps * accumulated * micro_batch.likely,
@@ -76,7 +81,7 @@ def call_time(
     seconds = micro_batch * (steps * (accumulated + waiting))
     seconds = seconds + within(steps * (update + exchange), known.EXTRAPOLATED_FACTOR)
     seconds = seconds + within(known.CALL, known.MEASURED_FACTOR)
-    return CallTime(seconds, parts, _basis(times))
+    return CallTime(seconds, parts, steps * unmerged, _basis(times))
 
 
 def update_seconds(
