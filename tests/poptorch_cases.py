@@ -15,6 +15,7 @@ from ipu_chem.losses import bce, mse, token_cross_entropy, with_forces
 from ipu_chem.models.chemgpt import ChemGPT
 from ipu_chem.models.compact import CompactInputs
 from ipu_chem.models.forces import EnergyForces
+from ipu_chem.models.next_token import NextToken
 from ipu_chem.models.painn import PaiNN
 from ipu_chem.models.property_head import ChemGPTProperty
 from ipu_chem.models.schnet import SchNet
@@ -107,6 +108,11 @@ def chemgpt(tied: bool) -> ChemGPT:
     )
 
 
+def language_model(tied: bool) -> NextToken:
+    """As runs wrap it."""
+    return NextToken(chemgpt(tied))
+
+
 def property_model(pooling: str) -> ChemGPTProperty:
     model = ChemGPTProperty(chemgpt(tied=True), num_targets=2, pooling=pooling)
     nn.init.normal_(model.head.lin_out.weight, std=0.1)
@@ -140,10 +146,17 @@ CASES = {
     "schnet-table-forces": of_forces("SchNet, table", SchNet, **TABLE),
     "painn-forces": of_forces("PaiNN", PaiNN, **PAINN),
     "spookynet-forces": of_forces("SpookyNet", SpookyNet, **SPOOKYNET),
-    "transformer": Case("ChemGPT", "next symbols", partial(chemgpt, tied=False), token_cross_entropy, token_loader),
+    "transformer": Case(
+        "ChemGPT", "next symbols", partial(language_model, tied=False), token_cross_entropy, token_loader
+    ),
     # The head is on the embedding's IPU, behind the layers on the other one: three stages.
     "tied-transformer": Case(
-        "ChemGPT, tied", "next symbols", partial(chemgpt, tied=True), token_cross_entropy, token_loader, stages=3
+        "ChemGPT, tied",
+        "next symbols",
+        partial(language_model, tied=True),
+        token_cross_entropy,
+        token_loader,
+        stages=3,
     ),
     "property": Case("property head", "numbers", partial(property_model, "mean"), mse, property_loader),
     "property-classes": Case(

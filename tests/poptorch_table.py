@@ -9,7 +9,6 @@ PopTorch. `make test-sdk` runs it on an unpacked SDK.
 """
 
 import argparse
-import os
 import sys
 import time
 from contextlib import nullcontext
@@ -34,7 +33,7 @@ STEPS = 50
 OPTIMIZER = OptimizerConfig("adamw", 1e-3, weight_decay=0.01)
 # Of a loss. In float16 both round at the same places, but add up in another order between them, and 50 steps carry on
 # what one has rounded otherwise.
-TOLERANCES = {"float32": 1e-6, "float16": 2e-2}
+TOLERANCES = {"float32": 1e-6, "float16": 5e-3}
 # Each takes the same packs in a step.
 LAYOUTS = {
     "single": (1, Batching(2, 2, 1, 2)),
@@ -87,7 +86,7 @@ def compare(case: Case, layout: str, weights: str, steps: int, tolerance: float)
     ipus, batching = LAYOUTS[layout]
     if ipus > 1 and case.stages == 3:
         batching = THREE_STAGES
-    if batching.replication_factor > 1 and on_ipu_model():
+    if batching.replication_factor > 1 and IpuOptions().on_ipu_model:
         return Line(case, layout, weights, "not run: the SDK's IPU Model runs one replica", True)
     precision = Precision() if weights == "float32" else Precision("float16", loss_scaling=128.0)
     # PopTorch first: imported after a backward pass it cannot differentiate inside forward.
@@ -106,11 +105,6 @@ def compare(case: Case, layout: str, weights: str, steps: int, tolerance: float)
     difference = (losses.double() - expected.double()).abs()
     largest, relative = float(difference.max()), float((difference / expected.double().abs()).max())
     return Line(case, layout, weights, "yes", relative <= tolerance, largest, relative, seconds)
-
-
-def on_ipu_model() -> bool:
-    """Whether PopTorch runs on the SDK's IPU Model, as its environment says."""
-    return any(os.environ.get(f"POPTORCH_{kind}IPU_MODEL", "0") not in ("", "0") for kind in ("", "SMALL_"))
 
 
 def quick(cases: Sequence[str]) -> Iterator[Any]:

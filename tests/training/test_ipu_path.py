@@ -9,7 +9,7 @@ from typing import Any, List
 import pytest
 import torch
 from poptorch_cases import CASES, Case
-from poptorch_helpers import installed_double
+from poptorch_helpers import installed_double, that_runs
 from torch import Tensor
 
 from ipu_chem.backends.base import Backend
@@ -22,17 +22,15 @@ from ipu_chem.optim import OptimizerConfig, Schedule, ScheduleConfig
 from ipu_chem.training.trainer import Trainer
 
 STEPS = 50
-BATCHING = Batching(micro_batch_size=1, gradient_accumulation=4, replication_factor=2, device_iterations=2)
+BATCHING = that_runs(Batching(micro_batch_size=1, gradient_accumulation=4, replication_factor=2, device_iterations=2))
 OPTIMIZER = OptimizerConfig("adamw", 1e-3, weight_decay=0.01)
+NAMES = ["schnet", "painn", "transformer", "tied-transformer"]
 
 
 @pytest.fixture(autouse=True)
 def poptorch() -> Any:
     with installed_double() as module:
         yield module
-
-
-NAMES = ["schnet", "painn", "transformer", "tied-transformer"]
 
 
 class Recorder:
@@ -76,7 +74,7 @@ def fit(backend: Backend, case: Case, batching: Batching, folder: Path, calls: i
 def test_fifty_steps_on_pipelined_replicas(name: str, tmp_path: Path) -> None:
     case, batching = CASES[name], BATCHING
     if case.stages == 3:
-        batching = Batching(1, 5, 2, 2)
+        batching = that_runs(Batching(1, 5, 2, 2))
     calls = STEPS // batching.device_iterations
     expected = fit(TorchBackend("cpu"), case, batching, tmp_path / "cpu", calls)
     assert len(set(expected.rates)) > 20, "the learning rate moves"
