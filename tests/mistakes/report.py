@@ -1,0 +1,20 @@
+"""Plugin of pytest in runs with a mutation: which test failed, in which phase, with what error."""
+
+from typing import Any
+
+import pytest
+
+from mistakes.mechanism import note
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_configure(config: Any) -> None:
+    """Examples that fail for a mutation's sake are not kept for later runs."""
+    import hypothesis
+
+    hypothesis.settings.register_profile("mutation", parent=hypothesis.settings.default, database=None)
+    hypothesis.settings.load_profile("mutation")
+
+
+def pytest_exception_interact(node: Any, call: Any, report: Any) -> None:
+    note(test=node.nodeid, phase=call.when, error=call.excinfo.typename, text=call.excinfo.exconly())
