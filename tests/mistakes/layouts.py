@@ -3,7 +3,8 @@
 from mistakes.mechanism import mutation
 from mistakes.seam import BACKEND, PIPELINES, at_poptorch
 
-NESTING = f"{BACKEND}::test_every_nesting_alone"
+OPTIONS = f"{BACKEND}::test_program_options_are_what_was_asked_for"
+LAYOUTS = f"{PIPELINES}::test_every_layout_trains_and_evaluates_alike"
 STAGES = "tests/ipu/test_ipu_stages.py"
 
 
@@ -14,14 +15,14 @@ def _(poptorch, wrong):
         return original(training, poptorch.ReductionType.Mean)
 
 
-@at_poptorch("gradients are not accumulated", tests=NESTING)
+@at_poptorch("gradients are not accumulated", tests=OPTIONS)
 def _(poptorch, wrong):
     @wrong(type(poptorch.Options().Training), "gradientAccumulation")
     def ignored(original, training, micro_batches):
         return training
 
 
-@at_poptorch("no replicas", tests=NESTING)
+@at_poptorch("no replicas", tests=OPTIONS)
 def _(poptorch, wrong):
     @wrong(poptorch.Options, "replicationFactor")
     def ignored(original, options, replicas):
@@ -42,14 +43,18 @@ def _(poptorch, wrong):
         return original(options, poptorch.OutputMode.Final)
 
 
-@at_poptorch("stages in the wrong order", tests=f"{PIPELINES}::test_every_layout_trains_and_evaluates_alike")
+@at_poptorch("stages in the wrong order", tests=f"{LAYOUTS}[ipus_per_replica=2]", refused="a stage is on one IPU")
 def _(poptorch, wrong):
     @wrong(poptorch.PipelinedExecution, "__init__")
     def reversed_order(original, execution, *stages):
         original(execution, *reversed(stages))
 
 
-@at_poptorch("a block's mark is left out", tests=f"{PIPELINES}::test_every_layout_trains_and_evaluates_alike")
+@at_poptorch(
+    "a block's mark is left out",
+    tests=f"{LAYOUTS}[ipus_per_replica=2-available_memory_proportion=(0.3, 0.4)]",
+    refused="the program has IPUs 0 to 0 only",
+)
 def _(poptorch, wrong):
     @wrong(poptorch, "BeginBlock")
     def only_on_the_first(original, layer, user_id, ipu_id):

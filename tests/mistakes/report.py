@@ -17,4 +17,7 @@ def pytest_configure(config: Any) -> None:
 
 
 def pytest_exception_interact(node: Any, call: Any, report: Any) -> None:
-    note(test=node.nodeid, phase=call.when, error=call.excinfo.typename, text=call.excinfo.exconly())
+    error = call.excinfo.value
+    while hasattr(error, "exceptions"):  # hypothesis found several, all of one mistake
+        error = error.exceptions[0]
+    note(test=node.nodeid, phase=call.when, error=type(error).__name__, text=f"{type(error).__name__}: {error}")
