@@ -8,11 +8,13 @@ A mutation changes what code does while the tests run (tests/mistakes); no file 
 hole in the tests, one whose code is gone or never runs says nothing any more: both are failures, exit status 1.
 """
 
+import argparse
 import sys
 import time
 from typing import List
 
 from mistakes import all_mutations
+from mistakes.mechanism import Mutation
 from mistakes.trial import Verdict, fails_anyway, try_mutation
 
 # Where a mutation is looked for that the test named with it does not notice; what catches most comes first.
@@ -24,32 +26,44 @@ TESTS = (
 )
 
 
-def main(words: List[str]) -> int:
-    """Try the mutations whose names contain one of the words; all without words."""
-    names = [word for word in words if word != "--list"]
-    chosen = [each for name, each in all_mutations().items() if not names or any(word in name for word in names)]
-    if "--list" in words:
-        print("\n".join(f"{each.name}: {each.module}, {each.tests}" for each in chosen))
+def main(arguments: List[str]) -> int:
+    """Try the mutations that were asked for; returns the exit status."""
+    parser = argparse.ArgumentParser(description="Break the code on purpose, and see that the tests notice.")
+    parser.add_argument("word", nargs="*", help="only mutations whose names contain one of these")
+    parser.add_argument(
+        "--list", action="store_true", help="print the names, what is changed, and by which test caught"
+    )
+    asked = parser.parse_args(arguments)
+    chosen = [
+        mutation
+        for name, mutation in all_mutations().items()
+        if not asked.word or any(word in name for word in asked.word)
+    ]
+    if asked.list:
+        print("\n".join(f"{mutation.name}: {mutation.module}, {mutation.tests}" for mutation in chosen))
         return int(not chosen)
     started = time.monotonic()
-    broken = fails_anyway(sorted({each.tests for each in chosen})) if chosen else ""
+    broken = fails_anyway(sorted({mutation.tests for mutation in chosen})) if chosen else ""
     if broken:
         print(f"These tests fail without a mutation, so they can catch none:\n{broken}")
         return 1
-    missed = []
-    for each in chosen:
-        began = time.monotonic()
-        verdict = try_mutation(each, ((each.tests,), *TESTS))
-        if verdict.kind == "caught" and not verdict.test.startswith(each.tests) and fails_anyway([verdict.test]):
-            verdict = Verdict("ERROR", verdict.test, "that test fails without a mutation too")
-        told = " ".join(f"{verdict.test}: {verdict.text}".split())[:160]
-        print(f"{each.name}: {verdict.kind} ({time.monotonic() - began:.0f} s) {told}", flush=True)
-        if verdict.kind != "caught":
-            missed.append(each.name)
-        elif not verdict.test.startswith(each.tests):
-            print(f"    not by {each.tests}, the test named with it", flush=True)
-    print(f"{len(chosen) - len(missed)} of {len(chosen)} mutations caught ({time.monotonic() - started:.0f} s)")
-    return int(bool(missed) or not chosen)
+    caught = sum([try_and_tell(mutation) for mutation in chosen])
+    print(f"{caught} of {len(chosen)} mutations caught ({time.monotonic() - started:.0f} s)")
+    return int(caught < len(chosen) or not chosen)
+
+
+def try_and_tell(mutation: Mutation) -> bool:
+    """Whether a mutation is caught; prints by what."""
+    started = time.monotonic()
+    verdict = try_mutation(mutation, ((mutation.tests,), *TESTS))
+    named = verdict.test.startswith(mutation.tests)
+    if verdict.kind == "caught" and not named and fails_anyway([verdict.test]):
+        verdict = Verdict("ERROR", verdict.test, "that test fails without a mutation, too")
+    told = " ".join(f"{verdict.test} {verdict.text}".split())[:200]
+    print(f"{mutation.name}: {verdict.kind} ({time.monotonic() - started:.0f} s) {told}", flush=True)
+    if verdict.kind == "caught" and not named:
+        print(f"    not by the test that is named with it, {mutation.tests}", flush=True)
+    return verdict.kind == "caught"
 
 
 if __name__ == "__main__":

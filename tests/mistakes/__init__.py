@@ -12,7 +12,7 @@ from typing import Dict
 
 from mistakes.mechanism import MUTATIONS, Mutation
 
-_MISTAKES = ("packs", "molecules", "calls", "layouts", "optimizers")
+_MISTAKES = ("packs", "molecules", "calls", "layouts", "optimizers", "programs")
 
 
 def all_mutations() -> Dict[str, Mutation]:
