@@ -7,11 +7,14 @@ from mistakes.mechanism import mutation
 from mistakes.seam import at_poptorch
 
 PROGRAMS = "tests/backends/test_poptorch_programs.py"
+REFUSALS = "tests/backends/test_poptorch_refusals.py"
 GATHERS = "tests/ipu/test_op_gathers.py"
 
 
 @at_poptorch(
-    "programs name their tensors as checkpoints do", tests=PROGRAMS, refused="PopTorch cannot compile the training"
+    "programs name their tensors as checkpoints do",
+    tests=f"{PROGRAMS}::test_tied_chemgpt_trains_and_evaluates_as_on_the_cpu[learned-1]",
+    refused="PopTorch cannot compile the training program: AttributeError",
 )
 def _(poptorch, wrong):
     def as_the_model(original, program, *rest):
@@ -37,7 +40,11 @@ def _(layers, wrong):
         return zeros.scatter_add(0, layers.as_index(index).unsqueeze(1).expand(-1, values.shape[1]), values)
 
 
-@mutation("indices inside programs have 64 bits", "ipu_chem.models.layers", tests=PROGRAMS)
+@mutation(
+    "indices inside programs have 64 bits",
+    "ipu_chem.models.layers",
+    tests=f"{PROGRAMS}::test_indices_are_narrow_inside_and_wide_outside",
+)
 def _(layers, wrong):
     @wrong(layers, "indices_in")
     def as_wide_as_ever(original, dtype):
@@ -47,7 +54,7 @@ def _(layers, wrong):
 @mutation(
     "nobody looks at the operators before compiling",
     "ipu_chem.ipu.op_support",
-    tests=PROGRAMS,
+    tests=f"{REFUSALS}::test_derivatives_inside_forward_are_looked_at",
     calls_from="ipu_chem.backends",
 )
 def _(op_support, wrong):
@@ -59,8 +66,8 @@ def _(op_support, wrong):
 @mutation(
     "only PopTorch's own errors are explained",
     "ipu_chem.backends.poptorch_refusals",
-    tests="tests/backends/test_poptorch_backend_refusals.py",
-    refused="Error",
+    tests=f"{REFUSALS}::test_whatever_poptorch_raises_is_one_sentence[TypeError]",
+    refused="TypeError: no\nsuch thing",
 )
 def _(refusals, wrong):
     @wrong(refusals, "compile_error")
@@ -70,7 +77,11 @@ def _(refusals, wrong):
         return original(kind, error, poptorch)
 
 
-@mutation("PopTorch is imported after the first derivative", "ipu_chem.backends.poptorch_backend", tests=PROGRAMS)
+@mutation(
+    "PopTorch is imported after the first derivative",
+    "ipu_chem.backends.poptorch_backend",
+    tests=f"{REFUSALS}::test_a_cpu_backend_loads_poptorch_first_where_it_is_installed",
+)
 def _(backend, wrong):
     @wrong(backend, "import_before_backward")
     def ignored(original):
