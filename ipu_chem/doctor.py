@@ -87,6 +87,9 @@ def print_plan(config: RunConfig, ipus: Optional[int] = None) -> int:
     task, assumed = _task(config)
     report = check_config(config)
     print("\n".join([*assumed, report.text()]))
+    if report.needs_values:
+        print("\nNo layout can be chosen for a program that does not run without values, see above.")
+        return 1
     configured = config.batching.replication_factor * config.ipu.ipus_per_replica
     ipus = configured if ipus is None else ipus
     meant_for_them = ipus == configured and (config.accelerator == "ipu" or configured > 1)

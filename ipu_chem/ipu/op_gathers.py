@@ -20,6 +20,11 @@ _REMEDY = (
 )
 # How PopTorch stores them.
 _STORED = {torch.int64: torch.int32, torch.float64: torch.float32}
+# Of what they take these use the shape alone, and become constants: what they make waits for nothing.
+_SHAPES_ONLY = frozenset(
+    "zeros_like ones_like full_like empty_like rand_like randn_like new_zeros new_ones new_full new_empty fill_ zero_ "
+    "uniform_ normal_ exponential_ random_".split()
+)
 
 
 class Shapeless(NamedTuple):
@@ -74,7 +79,12 @@ class Gathers:
             made: tensors of the result.
             where: file:line to report.
         """
-        behind = frozenset().union(*[self._behind.get(_storage(tensor), frozenset()) for tensor in taken])
+        if name in _SHAPES_ONLY:
+            self._behind.update((_storage(tensor), frozenset()) for tensor in made)
+            return
+        behind: FrozenSet[int] = frozenset()
+        for tensor in taken:
+            behind |= self._behind.get(_storage(tensor), frozenset())
         group = _group(name, arguments)
         if group is not None and not (name == "gather" and self.reads_rows(arguments)):
             self.shapeless.append(Shapeless(f"aten::{name}", where, group, _sizes(name, arguments), behind))

@@ -76,6 +76,7 @@ class Log:
         self.lines = ForwardLines()
         self.silent = False
         self.is_inside = False  # an operator runs, and functions are its own
+        self.function = ""  # that torch takes apart now
         self._line = line
         self._training = training
         # By storage, for views share it; weak references keep addresses from being used again.
@@ -104,6 +105,15 @@ class Log:
         finally:
             self.silent = before
 
+    @contextmanager
+    def within(self, function: str) -> Iterator[None]:
+        """While torch takes a function apart."""
+        before, self.function = self.function, function
+        try:
+            yield
+        finally:
+            self.function = before
+
     def given(self, tensor: Tensor, constant: bool) -> None:
         """Note an input, a parameter or a buffer."""
         self.learn(tensor, constant)
@@ -115,6 +125,12 @@ class Log:
         if reference.cdata not in self._constant:
             self._alive.append(reference)
         self._constant[reference.cdata] = constant
+
+    def learn_new(self, made: Sequence[Tensor]) -> None:
+        """Note tensors of the device that were made while nothing was noted."""
+        for tensor in made:
+            if not self.is_known(tensor):
+                self.learn(tensor, constant=False)
 
     def learn_as(self, old: Tensor, new: Tensor) -> None:
         """Note that a tensor stands for another."""
@@ -167,11 +183,13 @@ class Log:
         self._judge_name(name, arguments, constant)
         self._judge_tensors(name, taken, made, constant)
         self._judge_reads(name, taken, made)
-        self._judge_write(name, taken)
+        self._judge_write(name, taken, constant)
         self._judge_gather(name, arguments, taken, made, constant)
         self._note_parts(name, arguments, taken, made)
         for tensor in made:
             self.learn(tensor, constant)
+        if name == "lift_fresh" and not self.function:  # torch.from_numpy, torch.Tensor([1.0]) and the like
+            self.to_host(made)
 
     def finish(self, result: Any) -> None:
         """Note what only the whole run shows.
@@ -226,25 +244,27 @@ class Log:
         for tensor in taken:
             if self._is_host(tensor):
                 text = (
-                    "takes a tensor that lies on the host: register_buffer what is no input, parameter or buffer, and "
-                    "give torch.eye and the like a device, x.device"
+                    "takes a tensor that lies on the host, for it is no input, parameter or buffer, nor made by a "
+                    "function that PopTorch knows; use register_buffer, or .to(x.device) with x an input"
                 )
                 self.remark("host tensor", label, text)
                 self.to_device(tensor)
                 self.learn(tensor, constant=False)
 
-    def _judge_write(self, name: str, taken: List[Tensor]) -> None:
+    def _judge_write(self, name: str, taken: List[Tensor], constant: bool) -> None:
         """Look for writes that would be lost.
 
         PopTorch turns a copy into a slice into an update of the tensor behind it, which it finds through slices. It
         finds none behind a slice of a constant, for that is evaluated while it compiles, and turns no other operator
         on a slice into an update, unless the tensor is an input or a parameter.
         """
-        if not name.endswith("_") or name.endswith("__") or not taken:
+        if not name.endswith("_") or name.endswith("__") or not taken or constant:
             return
         key, part = view_of(taken[0]), self._parts.get(view_of(taken[0]))
         if part is None:
             return
+        if self.function == "__setitem__":  # fills slices with numbers on CPUs alone
+            name = "copy_"
         found = part.traced and part.sliced
         if part.stepped:
             text = "PopTorch cannot write into slices with a step; use torch.where with a mask of positions"

@@ -23,6 +23,7 @@ from ipu_chem.ipu.op_log import Record, Remark
 from ipu_chem.ipu.op_watch import Watched, watch
 from ipu_chem.ipu.profile import tensors_of, to_meta
 from ipu_chem.models.registry import reads_text
+from ipu_chem.models.wrapper import wrapped_name
 
 
 class Finding(NamedTuple):
@@ -84,6 +85,11 @@ class Report(NamedTuple):
             more = f" ({others} more finding{'s' if others > 1 else ''})" if others else ""
             raise ValueError(f"{first.where}: IPUs cannot run {first.operator}: {first.text}{more}.")
 
+    @property
+    def needs_values(self) -> bool:
+        """Whether the program cannot run without values, or not at all, so that nothing can be measured on it."""
+        return any(found.kind in ("host read", "data-dependent shape", "error") for found in self.findings)
+
 
 def check_program(module: nn.Module, *examples: Any) -> Report:
     """Run a module's forward on examples and judge every operator, as PopTorch would before compiling.
@@ -105,8 +111,8 @@ def check_program(module: nn.Module, *examples: Any) -> Report:
     own = [*module.parameters(), *module.buffers()]
     runs = [watch(module, call, own, definition(type(module)), module.training) for call in calls]
     weights = _weights(module)
-    # What operators make of such weights says nothing new.
-    known = {finding.kind for finding in weights}
+    # What operators make of such weights says nothing new, and mixed formats end in exceptions.
+    known = {kind for finding in weights for kind in (finding.kind, "error")}
     findings = weights + [found for found in merge([_findings(r.remarks) for r in runs]) if found.kind not in known]
     for run in runs[1:]:
         moved = _difference(runs[0], run, findings)
@@ -217,6 +223,8 @@ def _weights(module: nn.Module) -> List[Finding]:
             continue
         name = str(tensor.dtype).replace("torch.", "")
         owner = module.get_submodule(path.rpartition(".")[0])
-        text = f"it is {name}, and IPUs have float32 and float16; call model.float() first"
-        found[tensor.dtype] = Finding(name, f"{sort} {path}", definition(type(owner)), text)
+        if type(owner).__module__.startswith("torch."):  # a line of torch helps nobody
+            owner = module
+        text = f"it is {name}, and IPUs have float32 and float16; call .float() on the model"
+        found[tensor.dtype] = Finding(name, f"{sort} {wrapped_name(path)}", definition(type(owner)), text)
     return list(found.values())

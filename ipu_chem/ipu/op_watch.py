@@ -23,6 +23,7 @@ from ipu_chem.ipu.profile import tensors_of
 # Methods that hand values to Python without any operator, and what prints them.
 _READERS = frozenset("tolist numpy cpu __array__ __repr__ __str__ __format__ __contains__".split())
 _MOVERS = frozenset("to type_as".split())
+_MADE_ON_DEVICE = frozenset("tensor new_tensor new".split())  # PopTorch's, of what Python holds
 # Of functions that are looked at before torch takes them apart.
 _SIGNATURES: Dict[str, Tuple[str, ...]] = {
     "one_hot": ("self", "num_classes"),
@@ -91,6 +92,8 @@ class _Operators(TorchDispatchMode):
         if not self.log.silent:
             values = {argument.name: value for argument, value in zip(func._schema.arguments, args)}
             self.log.operator(name, {**values, **kwargs}, result)
+        else:
+            self.log.learn_new(tensors_of(result))
         return result
 
 
@@ -108,11 +111,7 @@ class _Functions(TorchFunctionMode):
         if log.silent or log.is_inside:
             return func(*args, **kwargs)
         if isinstance(func, torch._ops.OpOverload):
-            # Without a function around it: torch.from_numpy, torch.Tensor([1.0]) and the like.
-            result = func(*args, **kwargs)
-            if name.startswith("lift_fresh"):
-                log.to_host(result)
-            return self._on_device(result)
+            return self._on_device(func(*args, **kwargs))
         if name == "multi_head_attention_forward" and not kwargs.get("need_weights", True):
             # It calls this where no mode looks.
             log.operator("scaled_dot_product_attention", {"query": args[0]}, ())
@@ -127,7 +126,8 @@ class _Functions(TorchFunctionMode):
             names = _SIGNATURES.get(name) or [f"argument {index}" for index in range(len(args))]
             log.operator(name, {**dict(zip(names, args)), **kwargs}, result)
         else:
-            result = func(*_sliced(name, args), **kwargs)
+            with log.within(name):
+                result = func(*_sliced(name, args), **kwargs)
             log.lines.label(result, log.line)
         self._learn_origin(name, args, kwargs, result)
         result = self._on_device(result)
@@ -142,7 +142,9 @@ class _Functions(TorchFunctionMode):
     def _learn_origin(self, name: str, args: Any, kwargs: Any, result: Any) -> None:
         """Note whether a function has made a tensor on the host, or moved one to the device."""
         taken = tensors_of((args, kwargs))
-        if name in MADE_ON_HOST and kwargs.get("device") is None and not taken:
+        if name in _MADE_ON_DEVICE:
+            self.log.to_device(result)
+        elif name in MADE_ON_HOST and kwargs.get("device") is None and not taken:
             self.log.to_host(result)
         elif name in _MOVERS and self.log.on_host(taken[:1]):
             target = [*args[1:], kwargs.get("device")]

@@ -170,7 +170,7 @@ CASES = [
     (empty_slice, "empty tensor", "aten::slice", "without elements"),
     (exception, "error", "RuntimeError", "shapes cannot be multiplied"),
     (accumulating_write, "overload", "aten::index_put", "scatter_add"),
-    (write_with_a_step, "overload", "aten::fill_", "slices with a step"),
+    (write_with_a_step, "overload", "aten::copy_", "slices with a step"),
     (rounded_division, "overload", "aten::div", "floor_divide"),
     (unequal_indices, "overload", "aten::index", "expand them to one shape"),
     (class_weights, "overload", "aten::nll_loss_forward", "no class weights"),
