@@ -24,6 +24,11 @@ from .poptorch_core import Error
 # Lowered to gathers whose shapes are known.
 _SHAPED = ("index_select", "embedding", "index", "unbind")
 _EXPANDED = ("expand", "expand_as")
+# Lowered to constants, of whose tensor only the shape counts: a derivative starts anew at ones_like(energy).
+_SHAPES_ONLY = frozenset(
+    "ones_like zeros_like full_like empty_like rand_like randn_like new_zeros new_ones new_full new_empty zero fill "
+    "empty_strided".split()
+)
 
 
 class Shapeless(NamedTuple):
@@ -79,7 +84,7 @@ class Gathers:
         base = base_name(name)
         parents = [node for tensor in taken for node in self._sources(tensor)]
         constant = base not in RANDOM and all(parent.constant for parent in parents)
-        node = _Node(base, parents, constant)
+        node = _Node(base, () if base in _SHAPES_ONLY else parents, constant)
         if not constant:
             node.gathers = base in _SHAPED or base in ("gather", "take_along_dim")
             if base in _EXPANDED:
