@@ -186,12 +186,15 @@ class PopTorchBackend(Backend):
         """What PopTorch would refuse later, or quietly do otherwise."""
         local = batching.for_one_of(self.world).replication_factor
         ipus = local * self.options.ipus_per_replica
-        if ipus > 1 and self.options.ipu_model:
-            raise ValueError(f"batching.replication_factor={local}: the IPU simulator runs 1 replica on 1 IPU.")
         if ipus > _MAX_IPUS or ipus & (ipus - 1):
             raise ValueError(
                 f"batching.replication_factor={local} x ipu.ipus_per_replica={self.options.ipus_per_replica}: IPUs are "
                 f"lent in powers of two, up to {_MAX_IPUS} to a process; use 1, 2, 4, ..."
+            )
+        if local > 1 and self.options.on_ipu_model:
+            raise ValueError(
+                f"batching.replication_factor={local}: the SDK's IPU Model runs one replica; set it to 1, and "
+                f"batching.gradient_accumulation={batching.gradient_accumulation * local} for the same steps."
             )
         if self._popdist is not None and self._popdist.getNumTotalReplicas() != batching.replication_factor:
             raise ValueError(

@@ -160,6 +160,7 @@ def test_loaded_weights_are_evaluated_and_training_weights_come_back(poptorch: A
     torch.testing.assert_close(train(undisturbed, 8)[4:], after, rtol=0, atol=0)
 
 
+@pytest.mark.not_on_sdk("counts how often the double runs a forward")
 def test_evaluates_in_eval_mode_and_trains_in_train_mode(poptorch: Any) -> None:
     model, seen = small_schnet(), []
     head = model.model.head
@@ -178,6 +179,7 @@ def test_evaluates_in_eval_mode_and_trains_in_train_mode(poptorch: Any) -> None:
     assert len(seen) == 8 and all(seen)
 
 
+@pytest.mark.not_on_sdk("looks inside the double")
 def test_wide_dtypes_travel_narrow(poptorch: Any) -> None:
     packs = random_packs(BATCHING.packs_per_call, 2)
     wide = packs._replace(
@@ -241,6 +243,7 @@ def test_synthetic_data_runs_the_schedule(poptorch: Any) -> None:
     assert train(backend, 2).shape == (2, 2)
 
 
+@pytest.mark.not_on_sdk("its IPU Model cannot compile for a device")
 def test_offline_compiles_both_programs_and_runs_none(poptorch: Any, tmp_path: Any) -> None:
     backend = make("ipu", offline=2, executable_cache=str(tmp_path))
     assert backend._training.isCompiled() and backend._inference.isCompiled()
@@ -250,6 +253,7 @@ def test_offline_compiles_both_programs_and_runs_none(poptorch: Any, tmp_path: A
         backend.evaluate(random_packs(BATCHING.packs_per_evaluation))
 
 
+@pytest.mark.not_on_sdk("looks inside the double")
 def test_close_gives_the_device_back_and_unwraps_the_model(poptorch: Any) -> None:
     backend = PopTorchBackend()
     model = small_schnet()
@@ -266,6 +270,7 @@ def test_close_gives_the_device_back_and_unwraps_the_model(poptorch: Any) -> Non
         assert value.equal(state["model"][name]), name
 
 
+@pytest.mark.not_on_sdk("its IPU Model is no IPU")
 def test_is_found_by_name(poptorch: Any) -> None:
     assert ipus_available()
     assert get_backend("ipu", ipu_options=IpuOptions(seed=1)).options.seed == 1
