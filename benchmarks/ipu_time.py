@@ -4,8 +4,9 @@
 
 Gather, scatter-add and SchNet block are fitted to 594 published shapes each (float32, forward): constants to all of
 them, errors on a fifth held out, mean of ten random splits. Published trainings of SchNet on 1 to 64 Bow IPUs are then
-predicted by the library from the operators of the program; which figures calibrate is printed beside them. The constants
-of `ipu_chem.ipu.time_constants` must be those that are found here. Without the folder of data: says so, exits with 2.
+predicted by the library from the operators of the program; which figures calibrate is printed beside them. The
+constants of `ipu_chem.ipu.time_constants` must be those that are found here. Without the folder of data it says so and
+exits with 2.
 """
 
 import csv

@@ -68,7 +68,7 @@ def print_plan(
     atoms: Optional[float] = None,
     link: Optional[float] = None,
 ) -> int:
-    """Print whether IPUs have the run's operators, how it fits on so many and how fast it will be; needs no IPU, no data.
+    """Print whether IPUs have a run's operators, how it fits on so many and how fast it is; needs no IPU, no data.
 
     A configuration for just as many IPUs is judged as it is; else a layout is chosen.
 

@@ -56,7 +56,7 @@ def _without_values(module: nn.Module, call: Any, training: bool) -> Optional[Re
     except Exception:  # a copy of a user's module may fail in any way, and then the module itself must do
         return None
     report = _report(twin, tuple(_to_meta(argument) for argument in call), training)
-    return None if report.findings else report  # a finding with values says more
+    return None if any(finding.kind == "error" for finding in report.findings) else report
 
 
 def _report(module: nn.Module, call: Any, training: bool) -> Report:

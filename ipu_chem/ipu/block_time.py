@@ -77,21 +77,25 @@ def transformer_width(operators: Sequence[Operator]) -> int:
 def find_schnet_block(operators: Sequence[Operator]) -> Optional[SchNetBlock]:
     """A block of SchNet by its operators; None for anything else, tabulated filters included.
 
-    Five products: two on filters, three on atoms; between them senders are gathered and messages added up.
+    Senders are gathered and messages added up, once or once each way; two products make filters out of Gaussians, and
+    three work on atoms.
     """
     products = [operator.sizes for operator in operators if _is_product(operator)]
     gathers = [operator.sizes for operator in operators if operator.kind == "gather"]
     scatters = [operator.sizes for operator in operators if operator.kind == "scatter"]
-    if len(products) != 5 or len(gathers) != len(scatters) or len(gathers) not in (1, 2):
+    if len(products) != 5 or len(gathers) != len(scatters) or len(gathers) not in (1, 2) or len(set(gathers)) != 1:
         return None
-    (_, messages, gaussians, filters), second, sent, back, last = products
-    atoms, features = sent[1], sent[2]
-    layers = [(1, messages, filters, filters), (1, atoms, features, filters), (1, atoms, filters, features)]
-    if [second, sent, back] != layers or last != (1, atoms, features, features):
+    atoms, filters, messages = gathers[0]
+    if set(scatters) != {(messages, filters, atoms)}:
         return None
-    if set(gathers) != {(atoms, filters, messages)} or set(scatters) != {(messages, filters, atoms)}:
-        return None
-    return SchNetBlock(atoms, messages, gaussians, filters, features, both_ways=len(gathers) == 2)
+    gaussians = next((k for batch, m, k, n in products if (batch, m, n) == (1, messages, filters)), 0)
+    for features in sorted({k for _, m, k, _ in products if m == atoms}):
+        layers = [(features, filters), (filters, features), (features, features)]
+        expected = [(1, messages, gaussians, filters), (1, messages, filters, filters)]
+        expected += [(1, atoms, k, n) for k, n in layers]
+        if sorted(products) == sorted(expected):
+            return SchNetBlock(atoms, messages, gaussians, filters, features, both_ways=len(gathers) == 2)
+    return None
 
 
 def schnet_block_seconds(block: SchNetBlock, plain_softplus: float, recomputed: bool, half: bool) -> BlockTime:

@@ -1,6 +1,6 @@
 """The operators of a program as a device sees them: what kind of work each is, and how much.
 
-On data's way: one operator as torch dispatches it, on the meta device -> `describe` -> Operator -> profile -> time model.
+On data's way: an operator as torch dispatches it, on the meta device -> `describe` -> Operator -> profile, time model.
 """
 
 from typing import Any, NamedTuple, Optional, Tuple
@@ -16,8 +16,8 @@ _SCATTERS = {"scatter_add": (3, 0), "index_add": (3, 0), "scatter": (3, 0), "sca
 _SEARCHES = frozenset({"topk", "sort", "argsort", "kthvalue"})
 _SOFTMAXES = frozenset({"_softmax", "_log_softmax"})
 _FUNCTIONS = frozenset(
-    "exp exp2 expm1 log log2 log10 log1p sin cos tan tanh sinh cosh asin acos atan atan2 erf erfc sigmoid gelu silu pow "
-    "sqrt rsqrt div reciprocal tanh_backward gelu_backward silu_backward logsumexp native_layer_norm elu mish".split()
+    "exp exp2 expm1 log log2 log10 log1p sin cos tan tanh sinh cosh asin acos atan atan2 erf erfc sigmoid gelu silu "
+    "pow sqrt rsqrt div reciprocal tanh_backward gelu_backward silu_backward logsumexp elu mish".split()
 )
 _REDUCTIONS = frozenset(
     "sum mean amax amin max min argmax argmin prod norm linalg_vector_norm any all var std var_mean cumsum "
@@ -65,7 +65,7 @@ def describe(name: str, args: Tuple[Any, ...], result: Any, trained: bool) -> Op
     made = result if isinstance(result, Tensor) else next((part for part in result or () if _is_tensor(part)), None)
     if not isinstance(made, Tensor):
         return None
-    name = name.rstrip("_") if name != "_" else name
+    name = name.rstrip("_")
     half = made.dtype in (torch.float16, torch.bfloat16)
     if name in PRODUCTS:
         factor = args[PRODUCTS[name]]
@@ -83,9 +83,8 @@ def describe(name: str, args: Tuple[Any, ...], result: Any, trained: bool) -> Op
         gradient, rows = args[0], args[2]
         return Operator("scatter", (gradient.numel() // gradient.shape[-1], gradient.shape[-1], rows), half, trained)
     if name == "index":  # by a list of tensors
-        return Operator(
-            "gather", (args[0].shape[0], max(made[0].numel(), 1) if len(made) else 1, len(made)), half, trained
-        )
+        rows = max((part.numel() for part in args[1] if _is_tensor(part)), default=1)
+        return Operator("gather", (args[0].shape[0], max(made.numel() // max(rows, 1), 1), rows), half, trained)
     if name in _SEARCHES:
         return Operator("search", (args[0].numel(),), half, trained)
     taken = [tensor.numel() for tensor in args if _is_tensor(tensor)]

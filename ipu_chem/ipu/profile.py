@@ -202,7 +202,7 @@ class _Recorder(TorchDispatchMode):
         """Remember an operator that computes something, and what its result depends on."""
         made = [tensor for tensor in tensors_of(result) if tensor.is_floating_point()]
         trained = bool(self._trained & used) and bool(made)
-        if trained and name != "detach":
+        if trained:
             self._trained.update(self._storage(tensor) for tensor in made)
         if self._varying & used or name.startswith(_RANDOM):
             self._varying.update(self._storage(tensor) for tensor in tensors_of(result))

@@ -1,29 +1,29 @@
 """Every number that the time model rests on, in one place, with where it comes from.
 
-`measured`: published. `fitted`: by benchmarks/ipu_time.py to published figures of Bow IPUs, which refuses other values
-than it finds. `guessed`: from counts of operations. What cannot be known is in `UNKNOWN`.
+Measured: published. Fitted: by benchmarks/ipu_time.py to published figures of Bow IPUs; it misses a goal if it finds
+others. Guessed: from counts of operations. What cannot be known is in `UNKNOWN`.
 
-Source of the figures: graphcore-research/hydronet-gnn (arXiv:2211.13853), experiments/bow/*.csv (594 shapes of each of
-three operators, float32, forward) and its notebooks; argonne-lcf/user-guides and Graphcore's model cards (transformers).
+Source of the figures: graphcore-research/hydronet-gnn (arXiv:2211.13853): experiments/bow/*.csv (594 shapes of each of
+three operators, float32, forward) and notebooks; argonne-lcf/user-guides and Graphcore's model cards (transformers).
 
-On data's way: beside it; -> ipu_chem.ipu.operator_time, ipu_chem.ipu.time_model.
+On data's way: beside it; -> operator_time, block_time and time_model of this folder.
 """
 
 from ipu_chem.ipu.machine import TILES
 
 CLOCK = 1.85e9  # cycles a second, measured (Bow; 1.33e9 on GC200, which the time model does not know)
-THREADS = TILES  # what works at the same time; short T in the formulas below
 
-# Cycles of one operator. N rows of a table, F columns, E rows taken, S = sqrt(N E F / T); fitted.
+# Cycles of one operator on T tiles. N rows of a table, F columns, E rows taken, S = sqrt(N E F / T); fitted.
 GATHER = (1115.4, 7.013, 3.159, 90.11)  # 1, S, E F / T, sqrt(N)
 # N rows added up into E rows.
 SCATTER = (2898.2, 27.69, 2.371, 5.338)  # 1, S, E F / T, N F / T
 # One block of SchNet, forward: N atoms, E messages, F features; filter network of two layers and three layers on atoms.
 BLOCK = (118_221.0, 64.40, 92.30, 41.50, 0.08562, 0.2844)  # 1, E F / T, N F / T, S, E F^2 / T, N F^2 / T
-# Cycles of a block that only its microbenchmark has: forward and backward in training are 3 (BLOCK - BLOCK_LOOP), fitted.
+# Cycles of a block that only its microbenchmark has: training takes 3 (BLOCK - BLOCK_LOOP); fitted.
 BLOCK_LOOP = 102_200.0
 BLOCK_GAUSSIANS = 25  # of the trainings to which that was fitted
-# What torch's own softplus takes longer than log1p(exp(-|x|)) + max(x, 0), forward and backward, an element and tile; fitted.
+# Cycles that torch's own softplus takes longer than log1p(exp(-|x|)) + max(x, 0), forward and backward, an element and
+# tile; fitted.
 PLAIN_SOFTPLUS = 90.23
 # Largest sizes that were measured: E, N and F. Beyond twice these, figures of a block are extrapolated.
 LARGEST_BLOCK = (32_768, 4_096, 512)

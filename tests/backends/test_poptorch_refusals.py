@@ -63,6 +63,28 @@ def add(x: Tensor) -> Tensor:
     return x.index_add(0, torch.zeros(1, dtype=torch.int64, device=x.device), x[:1])
 
 
+def selected(pos: Tensor) -> Tensor:
+    return pos.index_select(0, torch.arange(2, dtype=torch.int32, device=pos.device))
+
+
+def sliced(pos: Tensor) -> Tensor:
+    return pos[:, :1]
+
+
+def first(pos: Tensor) -> Tensor:
+    return pos.select(1, 0)
+
+
+def differences(pos: Tensor) -> Tensor:
+    return pos.diff(dim=0)
+
+
+def with_values(x: Tensor) -> Tensor:
+    if x.is_meta:
+        raise KeyError("shapes are not enough")
+    return x
+
+
 def small(function: Callable[[Tensor], Tensor]) -> CompactInputs:
     """A model with a user's function of its atoms' features."""
     model = small_schnet()
@@ -110,21 +132,32 @@ def test_what_evaluation_alone_does_is_refused_before_training(poptorch: Any, ip
 
 @pytest.mark.parametrize("precision", [Precision(), Precision("float16", loss_scaling=128.0)], ids=["32", "16"])
 def test_derivatives_inside_forward_are_looked_at(poptorch: Any, precision: Precision) -> None:
-    """Index_select has no derivative that IPUs have; where energies are differentiated that is found with its line."""
-
-    class Selects(nn.Module):
-        def forward(self, z: Tensor, pos: Tensor, graph_index: Tensor, edge_index: Tensor, *rest: Tensor) -> Tensor:
-            ends = pos.reshape(-1, 3).index_select(0, edge_index.unbind(1)[0].reshape(-1).to(torch.int32))
-            return (ends * ends * self.weight.float()).sum().reshape(1, 1, 1).expand(z.shape[0], rest[2].shape[1], 1)
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.weight = nn.Parameter(torch.ones(3))
-
     packs = force_packs()
-    model = CompactInputs(EnergyForces(Selects()), POSITION_STEP)
-    with pytest.raises(ValueError, match=r"forces.py:\d+: IPUs cannot run aten::index_add.*scatter_add"):
+    model = CompactInputs(EnergyForces(OfPositions(selected)), POSITION_STEP)
+    with pytest.raises(ValueError, match=r"py:\d+: IPUs cannot run aten::index_add.*scatter_add"):
         PopTorchBackend(precision=precision).compile(model, with_forces(mse, 0.9), ADAMW, ONE, packs)
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
+@pytest.mark.parametrize("function", [sliced, first, differences], ids=["slice", "select", "diff"])
+def test_derivatives_of_slices_which_would_be_zeros_are_refused(poptorch: Any, function: Any, training: bool) -> None:
+    packs = force_packs()
+    model = CompactInputs(EnergyForces(OfPositions(function)), POSITION_STEP)
+    with pytest.raises(ValueError, match=rf"{place(function)}IPUs cannot run aten::(slice|select)_backward.*split"):
+        PopTorchBackend().compile(model, with_forces(mse, 0.9), ADAMW if training else None, ONE, packs)
+
+
+class OfPositions(nn.Module):
+    """An energy made of a function of all positions."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(1))
+        self.function = function
+
+    def forward(self, z: Tensor, pos: Tensor, *rest: Tensor) -> Tensor:
+        x = self.function(pos.reshape(-1, 3)) * self.weight.float()
+        return (x * x).sum().reshape(1, 1, 1).expand(z.shape[0], rest[-1].shape[1], 1)
 
 
 def force_packs() -> Any:
@@ -154,8 +187,8 @@ def test_a_check_copies_no_weights_and_leaves_everything_as_it_is() -> None:
     before = torch.get_rng_state()
     check_operators(program, random_packs(2), training=True)
     assert seen == ["meta"], "shapes are enough"
-    model.model.embedding.register_forward_hook(lambda module, inputs, output: item(output))
-    with pytest.raises(ValueError, match="_local_scalar_dense"):
+    model.model.embedding.register_forward_hook(lambda module, inputs, output: add(with_values(output)))
+    with pytest.raises(ValueError, match="index_add"):
         check_operators(program, random_packs(2), training=True)
     assert seen == ["meta", "meta", "cpu"], "values only where shapes are not"
     assert torch.get_rng_state().equal(before) and not any(part.training for part in program.modules())
@@ -242,7 +275,7 @@ def test_poptorch_imported_too_late_is_told_with_what_to_do(poptorch: Any) -> No
 def loaded(path: str) -> str:
     """What a fresh Python says of PopTorch once a CPU backend is made; ``path`` comes first among its modules."""
     code = (
-        "import sys; from ipu_chem.backends import get_backend; get_backend('cpu'); "
+        "import sys; from ipu_chem.backends.torch_backend import TorchBackend; TorchBackend('cpu'); "
         "print(getattr(sys.modules.get('poptorch'), '__file__', 'nothing'))"
     )
     root = str(Path(__file__).resolve().parents[2])
