@@ -12,7 +12,7 @@ from typing import Dict
 
 from mistakes.mechanism import MUTATIONS, Mutation
 
-_MISTAKES = ("packs", "molecules", "calls", "layouts", "optimizers", "programs")
+_MISTAKES = ("packs", "molecules", "calls", "layouts", "optimizers", "programs", "predictions")
 
 
 def all_mutations() -> Dict[str, Mutation]:
