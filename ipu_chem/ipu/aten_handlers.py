@@ -150,6 +150,7 @@ _REMEDIES: Dict[str, str] = {
     "_softmax_backward_data": "write exp(x) / exp(x).sum()",
     "native_layer_norm_backward": "write the normalisation with mean, sub, mul and rsqrt",
     "_cdist_backward": "write distances as sqrt(sum(d * d) + eps)",
+    "alias": "leave out an index that takes everything",
     "_efficientzerotensor": "give every differentiated tensor a use in the result",
 }
 

@@ -8,7 +8,7 @@ import os
 import sys
 from functools import lru_cache
 from types import CodeType
-from typing import Any, Callable, List, Optional
+from typing import Any, Callable, Dict, List, Optional, Sequence
 
 import torch
 from torch import Tensor
@@ -51,6 +51,7 @@ class ForwardLines:
 
     def __init__(self) -> None:
         self.differentiated: Optional[str] = None  # while such a node runs
+        self._slices: Dict[Any, List[str]] = {}  # lines of slices, by what was sliced and how
 
     def label(self, result: Any, line: Callable[[], str]) -> None:
         """Give the nodes that a function has made its line.
@@ -72,8 +73,39 @@ class ForwardLines:
                 node.register_hook(lambda *_: self._enter(None))
             waiting.extend(parent for parent, _ in node.next_functions)
 
+    def note_slice(self, name: str, arguments: Dict[str, Any], where: str) -> None:
+        """Remember a slice or select: torch 2.0.1 shows x[:2] to no function, so that `label` comes a line too late.
+
+        Args:
+            name: slice or select.
+            arguments: of the operator, by name.
+            where: file:line.
+        """
+        self._slices.setdefault(_slice_key(name, arguments["self"].shape, arguments), []).append(where)
+
+    def of_slice(self, name: str, arguments: Dict[str, Any]) -> Optional[str]:
+        """file:line of the slice whose derivative runs now, if it can be told.
+
+        Args:
+            name: slice_backward or select_backward.
+            arguments: of the operator, by name.
+        """
+        lines = self._slices.get(_slice_key(name[: -len("_backward")], arguments["input_sizes"], arguments), [])
+        if not lines or self.differentiated in lines:
+            return self.differentiated
+        # Equal slices of several lines: derivatives run in the opposite order.
+        return lines.pop() if len(set(lines)) > 1 else lines[0]
+
     def _enter(self, where: Optional[str]) -> None:
         self.differentiated = where
+
+
+def _slice_key(name: str, shape: Sequence[int], arguments: Dict[str, Any]) -> Any:
+    axis = arguments.get("dim", 0) % len(shape)
+    if name == "select":
+        return name, tuple(shape), axis, arguments["index"] % shape[axis]
+    part = slice(arguments.get("start"), arguments.get("end"), arguments.get("step", 1))
+    return name, tuple(shape), axis, part.indices(shape[axis])
 
 
 def call_at_derivative(result: Any, action: Callable[[], None]) -> Any:

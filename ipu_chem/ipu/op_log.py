@@ -180,6 +180,8 @@ class Log:
             self.to_host(made)
             return
         constant = all(self.is_constant(tensor) for tensor in taken) and base_name(name) not in RANDOM
+        if name in ("slice", "select"):
+            self.lines.note_slice(name, arguments, self.line())
         self._judge_name(name, arguments, constant)
         self._judge_tensors(name, taken, made, constant)
         self._judge_reads(name, taken, made)
@@ -215,7 +217,8 @@ class Log:
             self.remark("overload", label, f"{refused.why}; {refused.remedy}")
         elif name in LOST_DERIVATIVES:
             text = "PopTorch gives zeros for the derivative of a slice where it is taken inside forward"
-            self.remark("lost derivative", label, f"{text}; {remedy(name)}")
+            where = self.lines.of_slice(name, arguments) or self.line()
+            self.remarks.append(Remark("lost derivative", label, where, f"{text}; {remedy(name)}"))
         elif name == "scaled_dot_product_attention" and not self._training and not arguments.get("dropout_p"):
             # Where nothing is differentiated, torch 2.0.1 takes it apart into products and a softmax.
             return
@@ -286,11 +289,14 @@ class Log:
             views = [view_of(view) for view in made if _storage(view) == _storage(tensor)]
             if view_of(tensor) in lost.known_to:
                 lost.known_to.update(views)
-            elif (views and not name.endswith("_")) or (place == 0 and name in _OVERWRITES):
-                continue
+            elif views and not name.endswith("_"):
+                continue  # looks at it without reading
             else:
-                self.remarks.append(lost.remark)
-                del self._lost[_storage(tensor)]
+                if place > 0 or name not in _OVERWRITES:
+                    self.remarks.append(lost.remark)
+                    del self._lost[_storage(tensor)]
+                elif view_of(tensor) not in self._parts:
+                    del self._lost[_storage(tensor)]
 
     def _judge_gather(
         self, name: str, arguments: Dict[str, Any], taken: List[Tensor], made: List[Tensor], constant: bool

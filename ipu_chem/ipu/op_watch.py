@@ -127,13 +127,17 @@ class _Functions(TorchFunctionMode):
             log.operator(name, {**dict(zip(names, args)), **kwargs}, result)
         else:
             with log.within(name):
-                result = func(*_sliced(name, args), **kwargs)
+                result = self._item(func, args) if name == "__getitem__" else func(*args, **kwargs)
             log.lines.label(result, log.line)
         self._learn_origin(name, args, kwargs, result)
         result = self._on_device(result)
         if name in NO_DERIVATIVES:
             result = self._without_derivative(name, result)
         return result
+
+    def _item(self, func: Any, args: Any) -> Any:
+        value, *index = _sliced(*args)
+        return func(value, *index) if index else value
 
     def _silently(self, func: Any, args: Any, kwargs: Any) -> Any:
         with self.log.quiet():
@@ -173,14 +177,20 @@ class _Functions(TorchFunctionMode):
             return call_at_derivative(result, complain)
 
 
-def _sliced(name: str, args: Any) -> Any:
-    """Arguments of x[...] with slices of whole axes taken first: torch 2.0.1 takes them, and newer ones skip them."""
-    if name != "__getitem__" or not isinstance(args[0], Tensor) or not args[0].requires_grad or not _SKIPS_SLICES:
-        return args
-    value = args[0]
-    for axis in _whole_axes(args[1], value.shape):
+def _sliced(value: Any, index: Any) -> Tuple[Any, ...]:
+    """Arguments of x[...] with slices of whole axes taken first: torch 2.0.1 takes them, newer ones skip them.
+
+    Returns:
+        The value, and the index unless it takes whole axes only.
+    """
+    if not _SKIPS_SLICES or not isinstance(value, Tensor):
+        return value, index
+    axes = list(_whole_axes(index, value.shape))
+    for axis in axes:
         value = torch.ops.aten.slice.Tensor(value, axis)
-    return (value, *args[1:])
+    if axes and len(axes) == sum(part is not Ellipsis for part in index):
+        return (value,)
+    return value, index
 
 
 def _whole_axes(index: Any, shape: torch.Size) -> Iterator[int]:
