@@ -67,6 +67,8 @@ class DeviceTypes(TorchDispatchMode):
         if operator.indices:
             args = self._widened(operator, args)
         if not (self._by_popart or Machine.strict):
+            if operator.name == "equal":  # the kernel that stands in for shapes knows no values
+                return False
             func, args, kwargs = _as_lowered(operator.name, func, args, kwargs)
         return self._narrowed(operator.name, func(*args, **kwargs))
 

@@ -29,7 +29,8 @@ WHOLE: Dict[str, Tuple[str, ...]] = {
     "take_along_dim": ("input", "indices", "dim"),
     "batch_norm": (),
 }
-_INDICES = ("indices",)
+# Their arguments that are indices, whose dtype these look at before any operator.
+INDICES = {"one_hot": "input", "take_along_dim": "indices"}
 ATTENTION = "scaled_dot_product_attention"
 _SIZED_BEFORE = (
     "0 <= device.index() && device.index() < static_cast<c10::DeviceIndex>(device_ready_queues_.size()) "
@@ -61,12 +62,13 @@ class Functions(TorchFunctionMode):
             return func(*args, **kwargs)
         names = WHOLE.get(name) or [str(number) for number in range(len(args))]
         arguments = {**dict(zip(names, args)), **kwargs}
-        if self._watch is not None and name == "one_hot":
-            self._check_one_hot(arguments)
+        if name == "one_hot" and arguments.get("num_classes", -1) == -1:
+            raise Error("aten::one_hot: the number of classes must be given")
         with forward.unwatched():
-            if name in ("one_hot", "take_along_dim"):  # look at the dtype of indices before any operator
+            if name in INDICES:
                 with self._device.off():
-                    result = self._device.narrowed(func(**_widened(arguments)))
+                    index = widened(arguments[INDICES[name]])
+                    result = self._device.narrowed(func(**{**arguments, INDICES[name]: index}))
             else:
                 result = func(*args, **kwargs)
         if self._watch is not None:
@@ -86,24 +88,10 @@ class Functions(TorchFunctionMode):
             raise RuntimeError(f"Tensor.{name} is an illegal move to the CPU before the end of the program")
         if name == "repeat_interleave":
             raise RuntimeError("cannot repeat_interleave a meta tensor without output_size")
-        if name in ("equal", "allclose") and Machine.strict:
-            raise Error(f"aten::{name} says False whatever the values are")
         if name == ATTENTION and (Machine.strict or self._training):
             raise Error(f"operators without a handler: aten::{name}")
         if Machine.imported_after_backward and name in ("grad", "backward"):
             raise RuntimeError(_SIZED_BEFORE)
-
-    def _check_one_hot(self, arguments: Dict[str, Any]) -> None:
-        assert self._watch is not None
-        if arguments.get("num_classes", -1) == -1:
-            raise Error("aten::one_hot: the number of classes must be given")
-        # Evaluated by torch's interpreter while the program is compiled, which wants the int64 that it no longer is.
-        if self._watch.gathers.is_constant(arguments["input"]):
-            raise Error("aten::one_hot of a constant: one_hot is only applicable to index tensor.")
-
-
-def _widened(arguments: Dict[str, Any]) -> Dict[str, Any]:
-    return {name: widened(value) if name in _INDICES else value for name, value in arguments.items()}
 
 
 def _broadcast(arguments: Dict[str, Any], result: Tensor) -> Dict[str, Any]:

@@ -15,9 +15,8 @@ poptorch.Error, since PopART raises it when the graph is lowered, and PopTorch t
 from collections import defaultdict
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
-from torch import Tensor
-
 from ipu_chem.ipu.aten_handlers import RANDOM, base_name
+from torch import Tensor
 
 from .poptorch_core import Error
 

@@ -1,8 +1,9 @@
 """The schedule of a call.
 
 Layout of a call, inputs and outputs alike, slowest first: [device iteration, accumulation, replica,
-micro-batch]. PopART numbers the anchors of OutputMode.All the same way; Final gives one entry per replica. A scalar counts as one row where there is more than one entry, and
-stays a scalar otherwise. A pipeline changes when things are computed, and nothing of what.
+micro-batch]. PopART numbers the anchors of OutputMode.All the same way; Final gives one entry per replica. A
+scalar counts as one row where there is more than one entry, and stays a scalar otherwise. A pipeline changes
+when things are computed, and nothing of what.
 
 Every replica adds up the gradients of its own micro-batches, in the accumulator's type; then the replicas, of
 all processes, add up theirs.

@@ -6,7 +6,7 @@ double has no other way to count them.
 """
 
 from contextlib import contextmanager
-from typing import Any, Dict, Iterator, List, Optional, Tuple
+from typing import Any, Dict, Iterator, Optional, Tuple
 
 from .placement import Placement
 
@@ -45,6 +45,10 @@ class PipelinedExecution:
                 assert block not in self._block_map, f"block {block} is in more than one stage"
                 self._block_map[block] = stage
 
+    def stage(self, block_id: Optional[str]) -> Stage:
+        assert block_id in self._block_map, f"there is no block {block_id!r}, only {list(self._block_map)}"
+        return self._block_map[block_id]
+
     def backendOptions(self) -> Dict[str, int]:
         return {"execution_mode": self.execution_mode}
 
@@ -60,9 +64,7 @@ class PipelinedExecution:
     def begin(self, block_id: Optional[str], ipu_of_block: Optional[int]) -> None:
         """What runs from here on is in this block."""
         if self._block_map:
-            known: List[str] = list(self._block_map)
-            assert block_id in self._block_map, f"there is no block {block_id!r}, only {known}"
-            stage = self._block_map[block_id]
+            stage = self.stage(block_id)
             ipu = ipu_of_block if stage._ipu is None else stage._ipu
             Placement.current().begin(stage._stage_id, stage._stage_id if ipu is None else ipu)
         else:

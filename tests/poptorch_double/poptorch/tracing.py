@@ -11,11 +11,10 @@ every result; what only has no handler fails at the end, with PopTorch's.
 from typing import Any, Callable, Dict, Iterable, List, Optional, Set
 
 import torch
+from ipu_chem.ipu.aten_handlers import HOST_READS, MOVES, base_name, handled
 from torch import Tensor
 from torch._subclasses.fake_tensor import DynamicOutputShapeException
 from torch.utils._python_dispatch import TorchDispatchMode
-
-from ipu_chem.ipu.aten_handlers import MOVES, base_name, handled
 
 from . import refusals
 from .device_types import SLICES
@@ -27,16 +26,19 @@ from .poptorch_core import Error
 
 __all__ = ["Watch", "handled", "operators"]
 
-# Torch's meta backend, which has no values, says so; what compares whole tensors has a kernel that says False.
-READS_VALUES = ("_local_scalar_dense", "item", "is_nonzero")
+# Torch's meta backend, which has no values, says so; for equal there is a kernel that says False.
+READS_VALUES = HOST_READS - {"equal"}
+# Operators of constants are evaluated by torch while the program is compiled, and these take int64 only.
+INT64_ONLY = ("gather", "index", "index_put", "one_hot")
 # Operators of torch 2.0.1 without a meta kernel.
 NO_META = frozenset(
     "nonzero masked_select _unique2 unique_dim unique_consecutive segment_reduce take searchsorted".split()
 )
 # 8- and 16-bit integers have no arithmetic on an IPU (Poplar's vertices begin at 32 bits, half and bool).
 NARROW = (torch.uint8, torch.int8, torch.int16)
-# Without a handler by name, and yet accepted: attention in evaluation, which torch then writes in others.
-ACCEPTED = (*SLICES, "scaled_dot_product_attention")
+# Without a handler by name, and yet accepted: attention in evaluation, which torch then writes in others; what
+# returns no tensor leaves nothing in the graph.
+ACCEPTED = (*SLICES, "scaled_dot_product_attention", "equal")
 # Loss functions of torch that reach a CPU's dispatcher whole: PopTorch's handlers mark their results as losses
 # (popart_canonicalization/LossOps.cpp and AtenHandlers.gen.cpp).
 LOSSES = frozenset(
@@ -83,7 +85,8 @@ class Watch(TorchDispatchMode):
     def _refuse(self, name: str, func: Any, arguments: Dict[str, Any]) -> None:
         if name in READS_VALUES:
             raise NotImplementedError(
-                f"Could not run 'aten::{name}' with arguments from the 'Meta' backend: it reads a value on the host"
+                "Could not run 'aten::_local_scalar_dense' with arguments from the 'Meta' backend: "
+                f"aten::{name} reads a value on the host"
             )
         if name in NO_META:
             raise RuntimeError(
@@ -108,6 +111,8 @@ class Watch(TorchDispatchMode):
         if name in LOSSES:
             self.losses.append(made[0])
         if self._known is not None:
+            if base_name(name) in INT64_ONLY and all(map(self.gathers.is_constant, taken)):
+                raise Error(f"aten::{name} of constants: expected int64 for index")
             self.gathers.operator(name, arguments, taken, made, 0 if self._placement is None else self._placement.begun)
         self.learn(made)
         if self._placement is not None:
