@@ -72,5 +72,6 @@ SMALL_TRANSFORMER_FACTOR = 3.0
 
 UNKNOWN = (
     "which layouts the compiler takes (gathers of equal work differ by half), 16-bit work at small widths, scatters of "
-    "more than 4,096 messages, backward passes one by one, overlapped transfers, several hosts, exchanges above 1 MB"
+    "more than 4,096 messages, backward passes one by one, transfers between stages and while tiles compute, several "
+    "hosts, exchanges above 1 MB"
 )

@@ -1,4 +1,4 @@
-"""What doctor says about speed: device, link and this host's loader, with intervals, and never as if it were measured."""
+"""What doctor says about speed: device, link and this host's loader, with intervals, never as if it were measured."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +17,7 @@ from ipu_chem.ipu.example import example_loss, example_model, example_packs
 from ipu_chem.ipu.host_rate import HostRate, example_loader, host_rate, measure
 from ipu_chem.ipu.planner import Task, check_layout, plan
 from ipu_chem.ipu.span import Span
-from ipu_chem.ipu.speed import PREDICTED, predict_speed, speed_text
+from ipu_chem.ipu.speed import PREDICTED, check_link, predict_speed, speed_text
 
 RECIPES = Path(__file__).resolve().parents[2] / "ipu_chem" / "recipes"
 
@@ -107,7 +107,7 @@ def test_a_link_carries_its_gigabytes() -> None:
 @pytest.mark.parametrize("link", [0.0, -1.0, float("nan"), float("inf")])
 def test_a_link_without_a_speed_is_refused(link: float) -> None:
     with pytest.raises(ValueError, match="link=.*: give the GB/s that the host sends to the IPUs, above 0"):
-        speed_of(link=link)
+        check_link(link)
 
 
 def test_text_says_what_is_predicted_and_what_nobody_knows() -> None:
@@ -124,7 +124,7 @@ def test_text_says_what_is_predicted_and_what_nobody_knows() -> None:
     assert "merge_all_reduce" not in text
     apart = layout._replace(options=replace(layout.options, merge_all_reduce=False))
     task = task_of(recipe("qm9_u0_pod16"))
-    unmerged = speed_text(predict_speed(task, apart, speed.host), apart, "atoms")
+    unmerged = speed_text(predict_speed(task, apart, speed.host._replace(molecules=None)), apart, "atoms")
     assert "; ipu.merge_all_reduce=true would save " in unmerged and "loader was not measured" in unmerged
     small, _ = speed_of(gradient_accumulation=1, device_iterations=1)
     assert "more of batching.device_iterations (1) spread the host's part" in speed_text(small, _, "atoms")
@@ -162,18 +162,18 @@ def test_doctor_measures_this_host_and_predicts_the_rest(capsys: Any) -> None:
 
 def test_more_ipus_are_faster_and_larger_molecules_slower(capsys: Any) -> None:
     def device(*words: str) -> float:
-        return rates(output_of(capsys, "--config", "qm9_u0", "--loader_seconds", "0", *words))["device"][0]
+        return rates(output_of(capsys, "--config", "qm9_u0_pod16", "--loader_seconds", "0", *words))["device"][0]
 
-    one, four = device("--ipus", "1"), device("--ipus", "4")
-    assert one < four < 4 * one
-    assert device("--ipus", "1", "--atoms", "36") == pytest.approx(one / 2, rel=0.1)
+    four, all_of_them = device("--ipus", "4"), device()
+    assert four < all_of_them < 4 * four
+    assert device("--atoms", "36") == pytest.approx(all_of_them / 2, rel=0.1)
 
 
 def test_text_is_counted_in_tokens(capsys: Any) -> None:
     output = output_of(capsys, "--config", "chemgpt_demo", "--ipus", "1", "--loader_seconds", "0")
     assert "tokens/s" in output and "within a factor of 3" in output
     likely, least, most, tokens = rates(output)["device"]
-    assert 6 < most / least and tokens == pytest.approx(40 * likely, rel=0.1)
+    assert 1.3 < most / least and tokens == pytest.approx(40 * likely, rel=0.1)
 
 
 def test_one_gigabyte_is_told_apart_from_ten(capsys: Any) -> None:
