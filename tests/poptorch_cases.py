@@ -102,21 +102,25 @@ def property_loader(batching: Batching, classes: bool = False) -> Loader:
 
 
 def chemgpt(tied: bool) -> ChemGPT:
+    sizes: Dict[str, Any] = dict(vocab_size=VOCAB, max_positions=16, hidden_features=16, num_layers=3, num_heads=2)
     torch.manual_seed(0)
-    return ChemGPT(
-        vocab_size=VOCAB, max_positions=16, hidden_features=16, num_layers=3, num_heads=2, tie_embeddings=tied
-    )
+    return ChemGPT(tie_embeddings=tied, **sizes)
 
 
-def language_model(tied: bool) -> NextToken:
-    """As runs wrap it."""
-    return NextToken(chemgpt(tied))
-
-
-def property_model(pooling: str) -> ChemGPTProperty:
-    model = ChemGPTProperty(chemgpt(tied=True), num_targets=2, pooling=pooling)
-    nn.init.normal_(model.head.lin_out.weight, std=0.1)
+def with_noise(model: nn.Module) -> nn.Module:
+    """Fresh weights attend to everything alike and have no biases, and a fresh head predicts 0: these do not."""
+    for parameter in model.parameters():
+        parameter.data += 0.1 * torch.randn_like(parameter)
     return model
+
+
+def language_model(tied: bool) -> nn.Module:
+    """As runs wrap it."""
+    return NextToken(with_noise(chemgpt(tied)))
+
+
+def property_model(pooling: str) -> nn.Module:
+    return with_noise(ChemGPTProperty(chemgpt(tied=True), num_targets=2, pooling=pooling))
 
 
 def of_energies(name: str, kind: Any, undirected: bool = True, charges: bool = False, **options: Any) -> Case:

@@ -14,6 +14,7 @@ from poptorch_helpers import (
     random_packs,
     rates,
     small_schnet,
+    that_runs,
     train,
 )
 from torch import Tensor
@@ -58,7 +59,7 @@ def test_trains_like_the_torch_backend(poptorch: Any, loss: Any) -> None:
 )
 @pytest.mark.parametrize("accumulation", [1, 2])
 def test_every_optimizer_does_the_same(poptorch: Any, optimizer: OptimizerConfig, accumulation: int) -> None:
-    batching = Batching(1, accumulation, 2, 3)
+    batching = that_runs(Batching(1, accumulation, 2, 3))
     expected, backend = make("torch", optimizer, batching), make("ipu", optimizer, batching)
     # torch divides by the norm plus 1e-6 when it clips, PopART by the norm.
     tolerance = 1e-5 if optimizer.max_grad_norm else 1e-6
@@ -205,8 +206,9 @@ def test_program_options_are_what_was_asked_for(poptorch: Any, tmp_path: Any) ->
     backend.compile(small_schnet(), mse, ADAMW, BATCHING, batches(1)[0])
     backend.evaluate(random_packs(BATCHING.packs_per_evaluation))
     training, inference = backend._training.options, backend._inference.options
-    assert (training.device_iterations, training.replication_factor) == (2, 2)
-    assert training.Training.gradient_accumulation == 2 and inference.Training.gradient_accumulation == 1
+    assert (training.device_iterations, training.replication_factor) == (2, BATCHING.replication_factor)
+    accumulations = [options.Training.gradient_accumulation for options in (training, inference)]
+    assert accumulations == [BATCHING.gradient_accumulation, 1]
     reduction = training.Training.accumulation_and_replication_reduction_type
     assert reduction == poptorch.ReductionType.Sum
     assert training.output_mode == inference.output_mode == poptorch.OutputMode.All
