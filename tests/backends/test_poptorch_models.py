@@ -17,7 +17,7 @@ from ipu_chem.config import RunConfig, from_dict
 from ipu_chem.ipu.example import example_loss, example_model, example_packs
 from ipu_chem.optim import OptimizerConfig
 
-STEPS = 4
+STEPS = 3
 FLAT = {"micro_batch_size": 2, "gradient_accumulation": 2, "replication_factor": 2}
 PIPELINE = {"micro_batch_size": 1, "gradient_accumulation": 4, "replication_factor": 2}
 
@@ -75,7 +75,6 @@ MODELS = {
     "painn": {"name": "painn"},
     "spookynet": SPOOKY,
     "spookynet-plain": {**SPOOKY, "use_zbl": False, "use_electrostatics": False, "use_dispersion": False},
-    "spookynet-charges": {**SPOOKY, "use_zbl": False},
 }
 
 
@@ -104,7 +103,7 @@ def test_a_single_molecule_a_pack() -> None:
 
 @pytest.mark.parametrize(
     ("name", "forces"),
-    [("schnet", 0.0), ("schnet", 0.9), ("painn", 0.0), ("painn", 0.9), ("spookynet", 0.0), ("spookynet", 0.9)],
+    [("schnet", 0.0), ("schnet", 0.9), ("painn", 0.0), ("spookynet", 0.0), ("spookynet", 0.9)],
 )
 def test_graph_models_with_weights_of_16_bits(name: str, forces: float) -> None:
     # Energies of made-up molecules are large: their squares would not fit.
