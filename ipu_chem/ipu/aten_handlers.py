@@ -148,7 +148,7 @@ _REMEDIES: Dict[str, str] = {
     "logical_xor": "use a != b",
     "embedding_dense_backward": "gather rows of the weight with an expanded index",
     "_softmax_backward_data": "write exp(x) / exp(x).sum()",
-    "native_layer_norm_backward": "write the normalisation with mean, sub, mul and rsqrt",
+    "native_layer_norm_backward": "write the normalization with mean, sub, mul and rsqrt",
     "_cdist_backward": "write distances as sqrt(sum(d * d) + eps)",
     "alias": "leave out an index that takes everything",
     "_efficientzerotensor": "give every differentiated tensor a use in the result",
@@ -175,13 +175,13 @@ def base_name(name: str) -> str:
 
 
 def handled(name: str) -> bool:
-    """Whether an operator, as torch's dispatcher names it, ends in PopTorch handlers."""
+    """Tell if an operator, as torch's dispatcher names it, ends in PopTorch handlers."""
     name = base_name(name)
     return name in HANDLED or (name in TAKEN_APART and all(part in HANDLED for part in TAKEN_APART[name]))
 
 
 def remedy(name: str) -> Optional[str]:
-    """What to write instead of an operator, if there is something."""
+    """Advice on what to write instead of an operator, if there is some."""
     name = base_name(name)
     if name not in _REMEDIES and name.endswith("_backward"):
         return _ELEMENTARY

@@ -48,7 +48,7 @@ def refusal(name: str, arguments: Arguments, constant: bool = False) -> Optional
 
 
 def shape_by_value(name: str, arguments: Arguments) -> Optional[str]:
-    """What to write instead of an operator whose result is as long as its arguments' values say; None if it is not."""
+    """Remedy for an operator whose result is as long as its arguments' values say; None if it is not."""
     name = base_name(name)
     if name in BY_VALUE:
         return BY_VALUE[name]
@@ -70,7 +70,7 @@ def _masks(indices: Sequence[Optional[Tensor]]) -> List[Tensor]:
 
 
 def _unequal_indices(arguments: Arguments) -> bool:
-    """Whether index tensors broadcast to a shape that the handler does not find: it takes the first of most axes."""
+    """Tell if index tensors broadcast to a shape that the handler does not find: it takes the first of most axes."""
     shapes = [index.shape for index in arguments["indices"] if index is not None]
     if len(shapes) < 2 or _masks(arguments["indices"]):
         return False

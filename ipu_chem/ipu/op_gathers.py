@@ -100,7 +100,7 @@ class Gathers:
             self._expanded[view_of(made[0])] = (tuple(arguments["self"].shape), tuple(arguments["size"]))
 
     def reads_rows(self, arguments: Dict[str, Any]) -> bool:
-        """Whether PopTorch turns a gather into index_select.
+        """Tell if PopTorch turns a gather into index_select.
 
         Args:
             arguments: of aten::gather, by name.
@@ -116,7 +116,7 @@ class Gathers:
         return len(expanded) == 1 and len(long) == 2 and set(long) == {arguments["dim"] % values.dim(), expanded[0]}
 
     def wrong_rows(self, arguments: Dict[str, Any]) -> Optional[str]:
-        """What is wrong with a gather that PopTorch turns into index_select, and what to write; None if nothing.
+        """Describe what is wrong with a gather that PopTorch turns into index_select; None if nothing is.
 
         It reads whole rows at an index without axes of length 1, whatever the expanded index's shape says.
         """
@@ -132,7 +132,7 @@ class Gathers:
         return None
 
     def merges(self) -> List[Merge]:
-        """Of every gather that does not go with an earlier one: which, and what to write."""
+        """Find every gather that does not go with an earlier one, and say what to write."""
         found = []
         for later, gather in enumerate(self.shapeless):
             for earlier in range(later):
@@ -147,7 +147,7 @@ class Gathers:
 
 
 def view_of(tensor: Tensor) -> Any:
-    """What tells a view from others of the same storage."""
+    """Key that tells a view from others of the same storage."""
     return _storage(tensor), tensor.storage_offset(), tensor.shape, tensor.stride()
 
 
@@ -156,7 +156,7 @@ def _storage(tensor: Tensor) -> Any:
 
 
 def _group(name: str, arguments: Dict[str, Any]) -> Optional[Tuple[Any, ...]]:
-    """What must be equal for a merge, of operators that become gathers without shapes; None of others."""
+    """Key that merged gathers share, of operators that become gathers without shapes; None of others."""
     if name not in ("gather", "take_along_dim", "cross", "linalg_cross"):
         return None
     values = arguments["self"]

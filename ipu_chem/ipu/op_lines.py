@@ -47,7 +47,7 @@ def definition(kind: type) -> str:
 
 
 class ForwardLines:
-    """Which forward line made the node of autograd's graph whose derivative runs now."""
+    """Lines of the forward code that made nodes of autograd's graph, told while a node's derivative runs."""
 
     def __init__(self) -> None:
         self.differentiated: Optional[str] = None  # while such a node runs

@@ -1,4 +1,4 @@
-"""What is known of the tensors of one watched run, and what PopTorch would say to each operator.
+"""Knowledge about the tensors of one watched run, and PopTorch's verdict on each operator.
 
 On data's way: beside it; operators of `ipu_chem.ipu.op_watch` -> `Log` -> records and remarks.
 """
@@ -61,7 +61,7 @@ class LostWrite(NamedTuple):
 
 
 class Log:
-    """What both modes know and note."""
+    """Knowledge that both modes share, and their notes."""
 
     def __init__(self, line: Callable[[], str], training: bool) -> None:
         """An empty log.
@@ -153,15 +153,15 @@ class Log:
             self._host.discard(_storage(tensor))
 
     def on_host(self, tensors: Sequence[Tensor]) -> bool:
-        """Whether all of them, at least one, are tensors of the host."""
+        """Tell if all of them, at least one, are tensors of the host."""
         return bool(tensors) and all(self._is_host(tensor) for tensor in tensors)
 
     def is_known(self, tensor: Tensor) -> bool:
-        """Whether it is an input, a parameter, a buffer, or was made inside."""
+        """Tell if it is an input, a parameter, a buffer, or was made inside."""
         return _storage(tensor) in self._constant
 
     def is_constant(self, tensor: Tensor) -> bool:
-        """Whether its values are known at compile time."""
+        """Tell if its values are known at compile time."""
         return self._constant.get(_storage(tensor), True)
 
     def remark(self, kind: str, operator: str, text: str) -> None:
@@ -239,7 +239,7 @@ class Log:
         if narrow and base_name(name) not in MOVES and not constant:
             text = f"IPUs can only move and cast {str(narrow[0]).replace('torch.', '')}; cast to int32 first"
             self.remark("narrow integers", label, text)
-        # Normalisations make an empty tensor that nothing uses.
+        # Normalizations make an empty tensor that nothing uses.
         if any(tensor.numel() == 0 for tensor in (taken if name == "empty" else taken + made[:1])):
             self.remark("empty tensor", label, "tensors without elements cannot be compiled; leave the operator out")
         if name == "lift_fresh":  # torch.tensor(...), which PopTorch makes on the device

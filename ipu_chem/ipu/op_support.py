@@ -1,4 +1,4 @@
-"""Whether PopTorch would compile a program, and rightly: every operator of its forward pass, with the line that ran it.
+"""Verdict on a program before PopTorch compiles it: every operator of its forward pass, with the line that ran it.
 
 The program runs on the CPU, or without values on torch's meta device, and is watched where PopTorch's dispatcher
 sits, so that what a model really does is judged, derivatives taken inside forward included. What is not judged:
@@ -47,7 +47,7 @@ class Finding(NamedTuple):
 
 
 class Report(NamedTuple):
-    """What a check found.
+    """Result of a check.
 
     Attributes:
         findings: in the order of execution; empty if PopTorch would take the program.
@@ -87,7 +87,7 @@ class Report(NamedTuple):
 
     @property
     def needs_values(self) -> bool:
-        """Whether the program cannot run without values, or not at all, so that nothing can be measured on it."""
+        """True for a program that cannot run without values, or not at all, so that nothing can be measured on it."""
         return any(found.kind in ("host read", "data-dependent shape", "error") for found in self.findings)
 
 
@@ -222,9 +222,12 @@ def _weights(module: nn.Module) -> List[Finding]:
             found[tensor.dtype] = found[tensor.dtype]._replace(count=found[tensor.dtype].count + 1)
             continue
         name = str(tensor.dtype).replace("torch.", "")
-        owner = module.get_submodule(path.rpartition(".")[0])
-        if type(owner).__module__.startswith("torch."):  # a line of torch helps nobody
-            owner = module
+        place = path.rpartition(".")[0]
+        while type(module.get_submodule(place)).__module__.startswith("torch."):  # a line of torch helps nobody
+            if not place:
+                break
+            place = place.rpartition(".")[0]
+        owner = module.get_submodule(place)
         text = f"it is {name}, and IPUs have float32 and float16; call .float() on the model"
         found[tensor.dtype] = Finding(name, f"{sort} {wrapped_name(path)}", definition(type(owner)), text)
     return list(found.values())

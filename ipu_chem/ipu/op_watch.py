@@ -34,7 +34,7 @@ _SIGNATURES: Dict[str, Tuple[str, ...]] = {
 
 
 class Watched(NamedTuple):
-    """What a run showed."""
+    """Notes of one run."""
 
     records: List[Record]
     remarks: List[Remark]
@@ -144,7 +144,7 @@ class _Functions(TorchFunctionMode):
             return call(func, args, kwargs)
 
     def _learn_origin(self, name: str, args: Any, kwargs: Any, result: Any) -> None:
-        """Note whether a function has made a tensor on the host, or moved one to the device."""
+        """Note tensors that a function has made on the host, or moved to the device."""
         taken = tensors_of((args, kwargs))
         if name in _MADE_ON_DEVICE:
             self.log.to_device(result)
@@ -156,7 +156,7 @@ class _Functions(TorchFunctionMode):
                 self.log.to_device(result)
 
     def _on_device(self, result: Any) -> Any:
-        """What a function has made on the CPU while the program has meta tensors, on the meta device."""
+        """Move what a function has made on the CPU while the program has meta tensors to the meta device."""
         if not self.meta or all(tensor.is_meta for tensor in tensors_of(result)):
             return result
         with self.log.quiet():

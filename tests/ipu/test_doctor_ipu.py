@@ -49,6 +49,7 @@ CASES = [(name, ipus) for name in recipes() for ipus in IPUS if not name.startsw
 def test_every_recipe_ends_in_a_plan_or_a_reason(name: str, ipus: int, capsys: Any) -> None:
     code, output = doctor(capsys, "--config", name, "--ipus", str(ipus))
     assert "calls of" in output and "PopTorch lowers them all" in output
+    assert ", no gathers without a shape: " in output or ", 1 gather without a shape: " in output
     assert "\nipu  stage  blocks" in output
     if code == 1:
         assert "\nrefused: " in output and " need" in output and "Next that fits: " in output
