@@ -234,6 +234,15 @@ def test_rows_by_a_constant_index_have_no_known_shape(poptorch: Any) -> None:
         run(poptorch, function)
 
 
+def test_cross_products_end_in_a_gather(poptorch: Any) -> None:
+    def function(self: Any, x: Tensor) -> Tensor:
+        one, other = x.expand(2, 3), x.expand(4, 3) * 2
+        return torch.linalg.cross(one, one + 1).sum() + torch.linalg.cross(other, other + 1).sum() + x
+
+    with pytest.raises(poptorch.Error, match="concat"):
+        run(poptorch, function)
+
+
 def test_gathers_of_other_stages_are_not_merged(poptorch: Any) -> None:
     class Gathers(nn.Module):
         def __init__(self, size: int) -> None:

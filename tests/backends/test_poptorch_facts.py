@@ -92,10 +92,16 @@ def test_graph_models(name: str, force_share: float) -> None:
     torch.testing.assert_close(losses_of(PopTorchBackend(), config), expected, rtol=2e-6, atol=1e-6)
 
 
-def test_a_program_is_quiet(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("force_share", [0.0, 0.9])
+def test_a_program_is_quiet(caplog: pytest.LogCaptureFixture, force_share: float) -> None:
     """Every 64-bit tensor that a program makes or is given is a line on the user's screen."""
+    config = graphs("schnet", force_share)
+    packs = [example_packs(config, 2)]
     with caplog.at_level(logging.WARNING, "poptorch"):
-        losses_of(PopTorchBackend(), graphs("schnet", 0.0), 1)
+        backend = PopTorchBackend()
+        losses(backend, example_model(config), example_loss(config), config.batching, packs)
+        backend.evaluate(type(packs[0])(*(field[:1] for field in packs[0])))
+        backend.close()
     assert [line for line in caplog.messages if "for tensor id" in line] == []
 
 

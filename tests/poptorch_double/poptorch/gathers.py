@@ -5,7 +5,8 @@ poptorch/source/popart_canonicalization/TensorOps.cpp). Before lowering, gathers
 joined, if they have one dtype, axis, stage and shape (groupGatherNodes in poptorch/source/GNNOptimizations.cpp);
 unknown shapes count as equal. Joining concatenates: sizes that differ are then an error, equal ones are well.
 A gather along one of two axes by an index that was expanded along the other keeps its shape, for it becomes
-index_select (GatherWithExpandedIndicesOptimization.cpp). Operators whose results nothing needs, and those of
+index_select (GatherWithExpandedIndicesOptimization.cpp). A cross product ends in a gather whose values have no
+known shape, after two that have (ArithmeticOps.cpp). Operators whose results nothing needs, and those of
 constants, are gone by then.
 
 Known: the program does not compile, and the concat of unequal sizes is what fails. Assumed: the error is a
@@ -22,6 +23,8 @@ from .poptorch_core import Error
 
 # Lowered to gathers whose shapes are known.
 _SHAPED = ("index_select", "embedding", "index", "unbind")
+_GENERAL = ("gather", "take_along_dim")
+_CROSS = ("cross", "linalg_cross")
 _EXPANDED = ("expand", "expand_as")
 # Lowered to constants, of whose tensor only the shape counts: a derivative starts anew at ones_like(energy).
 _SHAPES_ONLY = frozenset(
@@ -31,13 +34,13 @@ _SHAPES_ONLY = frozenset(
 
 
 class Shapeless(NamedTuple):
-    """One gather of the general kind: what decides which others it joins, then what they must agree in."""
+    """One gather without a known shape: what decides which others it joins, then what they must agree in."""
 
     dtype: str
+    kind: str
     stage: int
     level: int
-    values: int
-    index: Tuple[int, ...]
+    sizes: Tuple[Any, ...]
 
 
 class _Node:
@@ -47,7 +50,7 @@ class _Node:
         self.name = name
         self.parents = parents
         self.constant = constant
-        self.gathers = False  # becomes a gather of any kind
+        self.gathers = 0  # of any kind that it becomes, one after the other
         self.shapeless: Optional[Shapeless] = None
         self.expanded: Optional[int] = None  # the one axis along which it expands
         # Gathers on the longest way here: those with as many are reached together.
@@ -85,10 +88,13 @@ class Gathers:
         constant = base not in RANDOM and all(parent.constant for parent in parents)
         node = _Node(base, () if base in _SHAPES_ONLY else parents, constant)
         if not constant:
-            node.gathers = base in _SHAPED or base in ("gather", "take_along_dim")
+            node.gathers = 2 if base in _CROSS else int(base in _SHAPED or base in _GENERAL)
             if base in _EXPANDED:
                 node.expanded = _expanded_axis(arguments["self"].shape, made[0].shape)
-            elif base in ("gather", "take_along_dim") and not self._keeps_shape(base, arguments):
+            elif base in _CROSS:
+                kind, shape = f"cross along {arguments.get('dim', -1)}", tuple(made[0].shape)
+                node.shapeless = Shapeless(str(made[0].dtype), kind, stage, node.level + 1, shape)
+            elif base in _GENERAL and not self._keeps_shape(base, arguments):
                 node.shapeless = _shapeless(arguments, stage, node.level)
         writes = name.endswith("_") and not name.endswith("__")
         for tensor in made:
@@ -114,14 +120,13 @@ class Gathers:
         """Refuse a program in which gathers of different sizes would be joined."""
         groups: Dict[Tuple[Any, ...], List[Shapeless]] = defaultdict(list)
         for gather in self.shapeless(outputs):
-            groups[gather[:3]].append(gather)
+            groups[gather[:-1]].append(gather)
         for group in groups.values():
-            sizes = sorted({gather[3:] for gather in group})
+            sizes = sorted({gather.sizes for gather in group})
             if len(sizes) > 1:
-                told = " and ".join(f"{list(index)} of {values}" for values, index in sizes[:2])
                 raise Error(
                     f"concat: sizes of merged inputs differ: {len(group)} gathers have no known shape and are merged, "
-                    f"{told} values"
+                    f"of sizes {sizes[0]} and {sizes[1]}"
                 )
 
     def _sources(self, tensor: Tensor) -> List[_Node]:
@@ -151,7 +156,7 @@ def _shapeless(arguments: Dict[str, Any], stage: int, level: int) -> Shapeless:
     axis = arguments["dim"] % max(values.dim(), 1)
     shape = list(index.shape)
     shape.insert(0, shape.pop(axis))
-    return Shapeless(str(values.dtype), stage, level, values.numel(), tuple(shape))
+    return Shapeless(str(values.dtype), "gather", stage, level, (values.numel(), *shape))
 
 
 def _key(tensor: Tensor) -> Any:

@@ -26,10 +26,6 @@ class VariableAttributes:
         assert attr in self._allowed, f"{attr} is none of {self._allowed}"
         self._variable = [name for name in self._variable if name != attr]
 
-    def markAsVariable(self, attr: str) -> None:
-        assert attr in self._allowed, f"{attr} is none of {self._allowed}"
-        self._variable.append(attr)
-
 
 class Optimizer:
     """State that lives on the device, and whether host and device agree on it."""
