@@ -12,7 +12,7 @@ from ipu_chem.backends.base import Program
 from ipu_chem.backends.ipu_options import IpuOptions
 from ipu_chem.backends.poptorch_options import stage_name
 from ipu_chem.ipu.profile import profile_blocks
-from ipu_chem.ipu.stages import Stage, check_accumulation, plan_stages, shared_blocks
+from ipu_chem.ipu.stages import Stage, block_costs, check_accumulation, plan_stages, shared_blocks
 
 
 def choose_stages(
@@ -41,7 +41,7 @@ def choose_stages(
         raise ValueError(f"{name} cannot be cut into stages: {error}") from error
     stages = plan_stages(
         [profile.name for profile in profiles],
-        [float(profile.flops) for profile in profiles],
+        block_costs(profiles, options),
         options.ipus_per_replica,
         options.layers_per_ipu,
         shared_blocks(program.model),

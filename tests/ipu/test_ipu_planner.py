@@ -9,13 +9,17 @@ from gpt2_layouts import GPT2, ROWS, Tokens, cross_entropy
 from planner_tasks import SCHNET, chemgpt_task, graph_config, graph_task
 from torch import Tensor, nn
 
+from ipu_chem.backends.base import Program
 from ipu_chem.backends.ipu_options import IpuOptions
 from ipu_chem.backends.options import Batching, Precision
-from ipu_chem.batch import GraphPack
+from ipu_chem.backends.poptorch_blocks import choose_stages
+from ipu_chem.batch import GraphPack, first_target
 from ipu_chem.ipu.layout import Layout, Refusal
 from ipu_chem.ipu.machine import IPU_BYTES, MIB
 from ipu_chem.ipu.memory import COMFORTABLE_SHARE
 from ipu_chem.ipu.planner import HALF, Task, check_layout, plan
+from ipu_chem.ipu.profile import meta_copy
+from ipu_chem.ipu.stages import block_costs
 from ipu_chem.optim import OptimizerConfig
 
 SMALL, MIDDLE, LARGE = "chemgpt-4.7m", "chemgpt-19m", "chemgpt-1.2b"
@@ -253,6 +257,26 @@ def test_uneven_stages_are_worth_more_ipus() -> None:
     task = Task(model, lambda prediction, y, weight: prediction.sum(), packs)
     assert plan(task, 2).options.layers_per_ipu == (3, 5)
     assert plan(task, 4).options.layers_per_ipu == (2, 2, 2, 2)
+
+
+@pytest.mark.parametrize(
+    "task, ipus, weights",
+    [
+        (chemgpt_task(LARGE), 16, HALF),
+        (chemgpt_task(MIDDLE), 4, Precision()),
+        (graph_task(graph_config("schnet", Batching(1), nodes=192, **SCHNET)), 2, Precision()),
+    ],
+    ids=["chemgpt-1.2b", "chemgpt-19m", "schnet"],
+)
+def test_the_backend_cuts_where_the_planner_does(task: Task, ipus: int, weights: Precision) -> None:
+    options = IpuOptions(ipus_per_replica=ipus, optimizer_state_offchip=True)
+    batching = Batching(1, 64)
+    layout = check_layout(task, batching, options, weights)
+    program = meta_copy(Program(task.model, task.loss, first_target(task.example)), getattr(torch, weights.weights))
+    assert tuple(choose_stages(program, task.example, options, 64)) == layout.stages
+    costs = [sum(time.seconds.likely for time in task.times(weights.weights, 1, options))]
+    costs.append(sum(block_costs(task.profiles(weights.weights, 1), options)))
+    assert costs[0] == pytest.approx(costs[1])
 
 
 def test_room_to_spare_comes_before_fewer_ipus() -> None:

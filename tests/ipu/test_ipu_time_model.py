@@ -30,7 +30,7 @@ DEVICE_ONLY = [(name, ipus) for name, rates in study.DEVICE_ONLY.items() for ipu
 def test_rates_without_the_host_are_within_8_percent(name: str, ipus: int) -> None:
     published = study.DEVICE_ONLY[name][ipus]
     calibrates = (name, ipus) in study.CALIBRATING
-    assert study.device_rate(name, ipus) == pytest.approx(published, rel=0.002 if calibrates else 0.08)
+    assert study.device_rate(name, ipus) == pytest.approx(published, rel=0.02 if calibrates else 0.08)
     case = study.PACKED[name]
     span = study.predicted_call(case, ipus).seconds.rate(case.molecules / case.calls)
     assert span.least < published < span.most < 1.7 * span.least
