@@ -60,7 +60,7 @@ def _(layers, wrong):
 @mutation(
     "nobody looks at the operators before compiling",
     "ipu_chem.ipu.op_support",
-    tests="tests/backends/test_poptorch_silence.py",
+    tests="tests/backends/test_poptorch_silence.py::test_derivatives_of_slices",
     calls_from="ipu_chem.backends",
 )
 def _(op_support, wrong):
