@@ -53,7 +53,7 @@ def main(arguments: List[str]) -> int:
 
 
 def try_and_tell(mutation: Mutation) -> bool:
-    """Whether a mutation is caught; prints by what."""
+    """Try a mutation and print by what it is caught; returns whether it is."""
     started = time.monotonic()
     verdict = try_mutation(mutation, ((mutation.tests,), *TESTS))
     named = verdict.test.startswith(mutation.tests)

@@ -1,4 +1,4 @@
-"""What PopTorch gets wrong without a word never trains: the backend refuses it, whatever PopTorch says."""
+"""Refusals of what PopTorch gets wrong without a word: it never trains, whatever PopTorch says."""
 
 from typing import Any, Callable, Iterator
 

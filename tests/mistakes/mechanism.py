@@ -1,4 +1,4 @@
-"""What a mutation is, and how it gets into a process: it changes what code does, not how it is written.
+"""Mutations, and their way into a process: they change what code does, not how it is written.
 
     @mutation("gradients are not accumulated", "poptorch", tests="tests/...py::test_...", calls_from="ipu_chem")
     def _(poptorch, wrong):
@@ -69,7 +69,7 @@ def mutation(name: str, module: str, tests: str, refused: str = "", calls_from: 
 
 
 def targets(chosen: Mutation) -> List[Tuple[Any, str]]:
-    """What a mutation would change, as (owner, name), changing nothing; its module is imported.
+    """List what a mutation would change, as (owner, name), changing nothing; its module is imported.
 
     Raises:
         AttributeError, ImportError: there is no such code any more.
@@ -169,7 +169,7 @@ def _in_place_of(original: Any, change: Callable[..., Any], calls_from: str) -> 
 
 
 def _raised_by_mutation(error: BaseException) -> bool:
-    """Whether a line of a mutation failed, not the code that it called."""
+    """Tell whether a line of a mutation failed, not the code that it called."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
@@ -178,7 +178,7 @@ def _raised_by_mutation(error: BaseException) -> bool:
 
 
 def _follow_into_processes() -> None:
-    """Whatever environment a test makes for a process that it starts, the mistake is made there too."""
+    """Have the mistake made in processes that tests start, too, whatever environment they make for these."""
     start = subprocess.Popen.__init__
     chosen = {name: os.environ[name] for name in (CHOSEN, NOTES)}
 

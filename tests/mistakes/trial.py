@@ -17,7 +17,7 @@ _ASSERTIONS = ("AssertionError", "Failed")
 
 
 class Verdict(NamedTuple):
-    """What became of a mutation.
+    """Outcome of a trial.
 
     Attributes:
         kind: caught, SURVIVED or ERROR.
@@ -59,7 +59,7 @@ def try_mutation(mutation: Mutation, groups: Sequence[Sequence[str]], root: Path
 
 
 def fails_anyway(tests: Sequence[str], root: Path = ROOT) -> str:
-    """What pytest says of tests that fail without a mutation; "" when they pass."""
+    """Run tests without a mutation; returns what pytest says where they fail, "" when they pass."""
     result = _run([*PYTEST, *tests], root, {})
     return result.stdout if result.returncode else ""
 
