@@ -11,10 +11,12 @@ PYTHON ?= $(call runs,python3.11 python3.12 python3.13 python3 python3.10 python
 PYTHON38 ?= $(call runs,python3.8 $(HOME)/.pyenv/versions/3.8*/bin/python3.8)
 VENV ?= .venv
 VENV38 ?= .venv38
+VENV_SDK ?= .venv-sdk
+POPLAR_SDK ?=
 TORCH_INDEX ?=
 PIP = -m pip install --disable-pip-version-check -q -c .ci/constraints.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 
-.PHONY: demo demo-chemgpt test test-py38 print-python38 lint types clean
+.PHONY: demo demo-chemgpt test test-py38 test-sdk print-python38 lint types clean
 
 # A second time it goes on from what the first has made: from the results, or from where it was stopped.
 demo: $(VENV)/.demo
@@ -48,6 +50,10 @@ else
 	$(VENV38)/bin/python -m pytest -n auto
 endif
 
+# PopTorch itself without a device: POPLAR_SDK is the folder of an unpacked Poplar SDK, 3.3 or 3.4.
+test-sdk:
+	@.ci/test-sdk "$(POPLAR_SDK)" "$(PYTHON38)" "$(VENV_SDK)"
+
 print-python38:
 	@echo $(PYTHON38)
 
@@ -64,4 +70,4 @@ $(VENV)/.dev: $(VENV)/bin/python pyproject.toml .ci/constraints.txt
 	@touch $@
 
 clean:
-	rm -rf $(VENV) $(VENV38) demo demo-chemgpt build dist .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV38) $(VENV_SDK) demo demo-chemgpt build dist .pytest_cache .ruff_cache .hypothesis

@@ -10,7 +10,7 @@ from typing import Callable, Dict, Tuple
 import torch
 from torch import Tensor
 
-from ipu_chem.models.layers import at_least_float32, keep
+from ipu_chem.models.layers import as_index, at_least_float32, keep
 
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 
@@ -50,7 +50,7 @@ def bce(prediction: Tensor, y: Tensor, weight: Tensor) -> Tensor:
     counts = weight > 0
     logits, y = keep(at_least_float32(prediction), counts), keep(at_least_float32(y), counts)
     size = logits.abs()
-    # log(1 + e^x) - x y; in this form no exponential overflows and the slope at 0, where fresh heads are, is 1/2 - y.
+    # log(1 + e^x) - x y; so no exponential overflows and the derivative at 0, where fresh heads are, is 1/2 - y.
     return (at_least_float32(weight) * (0.5 * size + (0.5 - y) * logits + torch.log1p(torch.exp(-size)))).sum()
 
 
@@ -64,9 +64,9 @@ def token_cross_entropy(prediction: Tensor, labels: Tensor, weight: Tensor) -> T
     """
     counts = weight > 0
     logits = keep(at_least_float32(prediction), counts.unsqueeze(-1))
-    labels = keep(labels.to(torch.int64), counts)
-    symbols = torch.arange(logits.shape[-1], device=logits.device)
-    # By comparison, not by an index: the slope of a gather scatters, one element at a time on an IPU.
+    labels = keep(as_index(labels), counts)
+    symbols = torch.arange(logits.shape[-1], dtype=labels.dtype, device=logits.device)
+    # By comparison, not by an index: the derivative of a gather scatters, one element at a time on an IPU.
     of_label = keep(logits, symbols == labels.unsqueeze(-1)).sum(-1)
     return (at_least_float32(weight) * (torch.logsumexp(logits, -1) - of_label)).sum()
 

@@ -1,5 +1,6 @@
 """PopTorch's double in PopTorch's place; random packs, a small model and compiled backends to compare."""
 
+import importlib
 import os
 import subprocess
 import sys
@@ -26,22 +27,40 @@ from packing import Budget, Ragged
 from packing.collate import collate_graphs
 
 DOUBLE = Path(__file__).resolve().parent / "poptorch_double"
-BATCHING = Batching(micro_batch_size=2, gradient_accumulation=2, replication_factor=2, device_iterations=2)
+# `make test-sdk` says so: PopTorch itself in place of its double.
+ON_SDK = os.environ.get("IPU_CHEM_TEST_SDK", "0") == "1"
+if ON_SDK:
+    import poptorch  # noqa: TID251 (before any backward pass, after which it cannot differentiate in forward)
+
+
+def that_runs(batching: Batching) -> Batching:
+    """The batching itself, or one replica with the same packs on the SDK's IPU Model, which runs no more."""
+    if not (ON_SDK and IpuOptions().on_ipu_model):
+        return batching
+    micro_batches = batching.gradient_accumulation * batching.replication_factor
+    return Batching(batching.micro_batch_size, micro_batches, 1, batching.device_iterations)
+
+
+BATCHING = that_runs(Batching(micro_batch_size=2, gradient_accumulation=2, replication_factor=2, device_iterations=2))
 POSITION_STEP = 2.0**-12
 ADAMW = OptimizerConfig("adamw", 1e-3, weight_decay=0.01)
 
 
 @contextmanager
 def installed_double() -> Iterator[ModuleType]:
-    """The double as ``import poptorch`` and ``import popdist`` see it; afterwards everything is as before."""
+    """The double as ``import poptorch`` and ``import popdist`` see it; afterwards everything is as before.
+
+    On the SDK it is PopTorch itself, which a process imports once.
+    """
+    if ON_SDK:
+        yield poptorch
+        return
     before: Dict[str, Any] = {name: module for name, module in sys.modules.items() if _is_poptorch(name)}
     for name in before:
         del sys.modules[name]
     sys.path.insert(0, str(DOUBLE))
     try:
-        import poptorch  # noqa: TID251 (the double)
-
-        yield poptorch
+        yield importlib.import_module("poptorch")
     finally:
         sys.path.remove(str(DOUBLE))
         for name in [name for name in sys.modules if _is_poptorch(name)]:

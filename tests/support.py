@@ -55,6 +55,16 @@ def pairs_once(store: Store) -> Store:
     return Store({**store.axes, "edges": offsets}, fields, store.axis_of, store.info)
 
 
+def with_random_forces(store: Store, missing: float = 0.2) -> Store:
+    """The same molecules with charges, spins and forces, which a fraction of them lacks."""
+    rng = np.random.default_rng(5)
+    forces = rng.normal(size=(len(store.fields["z"]), 3)).astype(np.float32)
+    owner = np.repeat(np.arange(len(store)), store.ragged("z").lengths)
+    forces[rng.random(len(store))[owner] < missing] = np.nan
+    states = {"charge": rng.integers(-1, 2, len(store)).astype(np.int8), "spin": rng.integers(0, 3, len(store))}
+    return Store(store.axes, {**store.fields, **states, "forces": forces}, {**store.axis_of, "forces": "nodes"})
+
+
 def pack_store(store: Store, budget: Budget, seed: int = 0, kind: Any = GraphPack) -> Tuple[Any, np.ndarray]:
     """Every molecule of a store in packs with weight 1 each, and the molecules in the order of the packs."""
     order = make_plan(store.sizes(), budget.replace()).epoch(seed, 0)

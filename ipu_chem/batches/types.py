@@ -1,4 +1,4 @@
-"""What crosses to the device: one NamedTuple of tensors, whose order and shapes are the compiled signature.
+"""What is transferred to the device: one NamedTuple of tensors, whose order and shapes are the compiled signature.
 
 On data's way: collate -> CompactPack, CompactNodePack, TokenPack, TextPropertyPack -> Backend.train_step / evaluate
 -> model.

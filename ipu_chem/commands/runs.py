@@ -187,6 +187,19 @@ def add_doctor_arguments(parser: Any) -> None:
     parser.add_argument(
         "--ipus", type=int, default=None, help="IPUs that there will be, 1, 2, 4, ...; the config's own if not given"
     )
+    parser.add_argument(
+        "--loader_seconds",
+        type=float,
+        default=1.0,
+        help="seconds for which this host's loader is measured, to see whether it keeps up with the IPUs; 0 leaves it "
+        "out, e.g. where the IPUs will have another host",
+    )
+    parser.add_argument(
+        "--atoms", type=float, default=None, help="atoms of a molecule on average, for molecules a second; QM9's 18"
+    )
+    parser.add_argument(
+        "--link", type=float, default=None, help="GB/s from the host to all IPUs; if not given, from 1 to 12.5"
+    )
 
 
 def doctor(arguments: Any) -> int:
@@ -196,10 +209,13 @@ def doctor(arguments: Any) -> int:
     if arguments.config is None:
         if arguments.ipus is not None:
             raise ValueError("--ipus says on how many IPUs a run shall fit: name it with --config.")
+        if arguments.atoms is not None or arguments.link is not None:
+            raise ValueError("--atoms and --link say how fast a run will be: name it with --config.")
         return print_diagnosis()
     from ipu_chem.config import from_dict
 
-    return print_plan(from_dict(check_yaml(config_path(arguments.config))), arguments.ipus)
+    config = from_dict(check_yaml(config_path(arguments.config)))
+    return print_plan(config, arguments.ipus, arguments.loader_seconds, arguments.atoms, arguments.link)
 
 
 def add_run_arguments(parser: Any, skip: Sequence[str] = ()) -> None:

@@ -61,14 +61,23 @@ def print_diagnosis() -> int:
     return int(any(finding.status == "problem" for finding in findings))
 
 
-def print_plan(config: RunConfig, ipus: Optional[int] = None) -> int:
-    """Print whether IPUs have the run's operators, and how it fits on so many of them; needs no IPU, no data.
+def print_plan(
+    config: RunConfig,
+    ipus: Optional[int] = None,
+    loader_seconds: float = 1.0,
+    atoms: Optional[float] = None,
+    link: Optional[float] = None,
+) -> int:
+    """Print whether IPUs have a run's operators, how it fits on so many and how fast it is; needs no IPU, no data.
 
     A configuration for just as many IPUs is judged as it is; else a layout is chosen.
 
     Args:
         config: of the run.
         ipus: how many there are; None takes as many as the configuration uses.
+        loader_seconds: for which this host's loader is measured; 0 leaves it out.
+        atoms: of a molecule on average; None takes QM9's.
+        link: GB/s from the host to all IPUs; None where nobody knows.
 
     Returns:
         0 for a layout that fits, 1 when there is none or an operator is missing.
@@ -80,13 +89,23 @@ def print_plan(config: RunConfig, ipus: Optional[int] = None) -> int:
     from ipu_chem.backends.poptorch.operators.check import check_config
     from ipu_chem.backends.poptorch.planner import check_layout, plan
     from ipu_chem.backends.poptorch.table import memory_table, summary, to_yaml
+    from ipu_chem.doctor.host_rate import MEAN_ATOMS, host_rate
+    from ipu_chem.doctor.speed import check_link, predict_speed, speed_text
+    from ipu_chem.models.registry import reads_text
 
     def show(layout: Layout) -> None:
         print(f"\n{summary(layout)}\n\n{memory_table(layout)}\n(estimates in MiB)")
 
+    if atoms is not None and reads_text(config.model.name):
+        raise ValueError(f"atoms={atoms:g}: {config.model.name} reads text, in sequences of its own; leave it out.")
+    check_link(link)
     task, assumed = _task(config)
+    host = host_rate(config, loader_seconds, MEAN_ATOMS if atoms is None else atoms)
     report = check_config(config)
     print("\n".join([*assumed, report.text()]))
+    if report.needs_values:
+        print("\nNo layout can be chosen for a program that does not run without values, see above.")
+        return 1
     configured = config.batching.replication_factor * config.ipu.ipus_per_replica
     ipus = configured if ipus is None else ipus
     meant_for_them = ipus == configured and (config.accelerator == "ipu" or configured > 1)
@@ -102,6 +121,8 @@ def print_plan(config: RunConfig, ipus: Optional[int] = None) -> int:
             print(f"\n{to_yaml(refusal.alternative)}")
         return 1
     show(layout)
+    unit = "tokens" if reads_text(config.model.name) else "atoms"
+    print(f"\n{speed_text(predict_speed(task, layout, host, link), layout, unit)}")
     if layout.batching.packs_per_step != config.batching.packs_per_step:
         print(f"\nThe configuration has {config.batching.packs_per_step:,} packs in an optimizer step.")
     if meant_for_them:

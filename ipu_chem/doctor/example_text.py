@@ -80,19 +80,24 @@ def text_loss(config: RunConfig) -> Loss:
 
 def text_packs(config: RunConfig, packs: int, seed: int) -> Union[TokenPack, TextPropertyPack]:
     """Rows of several sequences each, padding at the end; weights as of `example_packs`."""
+    step = config.batching.packs_per_step if packs % config.batching.packs_per_step == 0 else packs
+    batch, _ = next(text_loader(config, packs, Batching(step, device_iterations=packs // step), seed).epoch(seed, 0))
+    return batch
+
+
+def text_loader(
+    config: RunConfig, packs: int, batching: Batching, seed: int = 0
+) -> Union[TokenLoader, TextPropertyLoader]:
+    """A loader of so many rows or some more, over random sequences."""
     budget, _ = text_budget(config)
     rng = np.random.default_rng(seed)
     shortest, longest = (min(length, budget["tokens"]) for length in _LENGTHS)
     lengths = rng.integers(shortest, longest + 1, 2 * packs * -(-budget["tokens"] // longest))
     ids = Ragged(rng.integers(0, VOCABULARY, lengths.sum()), np.append(0, np.cumsum(lengths)))
-    step = config.batching.packs_per_step if packs % config.batching.packs_per_step == 0 else packs
-    batching = Batching(step, device_iterations=packs // step)
     plan = make_plan(lengths, budget)
-    if kind_of(config) == TEXT_PROPERTY:
-        labels = rng.normal(size=(len(ids), len(example_targets(config))))
-        labels[rng.random(labels.shape) < 0.1] = np.nan  # some are missing
-        labels[0] = 0.0
-        batch, _ = next(TextPropertyLoader(ids, plan, labels, budget, batching, VOCABULARY).epoch(seed, 0))
-    else:
-        batch, _ = next(TokenLoader(ids, plan, budget, batching, VOCABULARY).epoch(seed, 0))
-    return batch
+    if kind_of(config) != TEXT_PROPERTY:
+        return TokenLoader(ids, plan, budget, batching, VOCABULARY)
+    labels = rng.normal(size=(len(ids), len(example_targets(config))))
+    labels[rng.random(labels.shape) < 0.1] = np.nan  # some are missing
+    labels[0] = 0.0
+    return TextPropertyLoader(ids, plan, labels, budget, batching, VOCABULARY)

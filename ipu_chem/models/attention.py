@@ -96,7 +96,7 @@ class RotaryPositions(nn.Module):
         self.register_buffer("sine", torch.sin(angles).float(), persistent=False)
 
     def forward(self, position_ids: Tensor) -> Tuple[Tensor, Tensor]:
-        """[B, S] int64 -> cosines and sines [B, S, 1, D / 2] for `rotate`."""
+        """[B, S] integer -> cosines and sines [B, S, 1, D / 2] for `rotate`."""
         cosine = nn.functional.embedding(position_ids, self.cosine)  # type: ignore[arg-type]
         sine = nn.functional.embedding(position_ids, self.sine)  # type: ignore[arg-type]
         return cosine.unsqueeze(2), sine.unsqueeze(2)
@@ -106,7 +106,7 @@ def rotate(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
     """Turn feature d and d + D / 2 of every head by the angle of the place; [B, S, H, D], float32 at least."""
     x = at_least_float32(x)
     half = x.shape[-1] // 2
-    first, second = x.narrow(-1, 0, half), x.narrow(-1, half, half)
+    first, second = x.split(half, -1)
     return torch.cat([first * cosine - second * sine, second * cosine + first * sine], -1)
 
 
@@ -117,7 +117,7 @@ def attention_mask(position_ids: Tensor, dtype: torch.dtype, window: int = 0) ->
     molecule, so none sees it, whatever its positions are; it sees itself at least, so no share is 0 / 0.
 
     Args:
-        position_ids: [B, S] int64, 0 or more.
+        position_ids: [B, S], 0 or more, as `as_index` gives it.
         dtype: of the mask.
         window: symbols that are seen, itself included; 0 is all.
 
@@ -125,7 +125,7 @@ def attention_mask(position_ids: Tensor, dtype: torch.dtype, window: int = 0) ->
         [B, 1, S, S], 0 where query i (third axis) sees key j (last axis), a large negative number elsewhere. What
         a query sees is one stretch that ends with itself.
     """
-    slot = torch.arange(position_ids.shape[1], device=position_ids.device)
+    slot = torch.arange(position_ids.shape[1], dtype=position_ids.dtype, device=position_ids.device)
     start = slot - position_ids
     visible = (slot <= slot.unsqueeze(1)) & (slot >= start.unsqueeze(2))
     if window:

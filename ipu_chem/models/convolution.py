@@ -14,8 +14,8 @@ from ipu_chem.models.layers import sum_into, take_rows
 class EdgeList(NamedTuple):
     """Who sends to whom; padding edges have a filter of 0."""
 
-    source: Tensor  # [P] int64, rows of x
-    target: Tensor  # [P] int64
+    source: Tensor  # [P] integer, rows of x
+    target: Tensor  # [P] integer
     undirected: bool  # every pair stands there once and works both ways with the same filter
 
 

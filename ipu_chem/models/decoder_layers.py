@@ -6,12 +6,11 @@ Shapes: B packs, S symbol slots, V symbols of the vocabulary, F features, H head
 
 from typing import Dict, Tuple
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from ipu_chem.models.attention import Attention, RotaryPositions, attention_mask
-from ipu_chem.models.layers import TanhGelu, at_least_float32, keep
+from ipu_chem.models.layers import TanhGelu, as_index, at_least_float32, keep
 
 
 class LayerNorm(nn.LayerNorm):
@@ -56,7 +55,7 @@ class Embedding(nn.Module):
         return (x, *masks, *rotation)
 
     def embed(self, ids: Tensor, position_ids: Tensor) -> Tuple[Tensor, Tuple[Tensor, ...]]:
-        """ids [B, S] integer, position_ids [B, S] int64 in range -> features [B, S, F], and the rotation if any."""
+        """ids [B, S] integer, position_ids [B, S] in range -> features [B, S, F], and the rotation if any."""
         x = self.wte(_within(ids, self.wte.num_embeddings))
         if self.rotary is not None:
             return x, self.rotary(position_ids)
@@ -132,6 +131,6 @@ class Head(nn.Module):
 
 
 def _within(index: Tensor, size: int) -> Tensor:
-    """As int64, 0 in place of what is not in 0..size-1."""
-    index = index.to(torch.int64)
+    """As `as_index` gives it, 0 in place of what is not in 0..size-1."""
+    index = as_index(index)
     return keep(index, (index >= 0) & (index < size))

@@ -1,4 +1,4 @@
-"""Neighbours found on the device: only positions cross from the host, edges are made inside the program.
+"""Neighbours found on the device: only positions are transferred from the host, edges are made inside the program.
 
 Distances are taken between the atoms of one pack, never over the micro-batch, and of each atom's distances
 the k smallest within the cutoff become edges: static shapes, however many neighbours there are.
@@ -11,6 +11,7 @@ from typing import Any, Tuple
 import torch
 from torch import Tensor, nn
 
+from ipu_chem.models.layers import as_index
 from ipu_chem.models.wrapper import Wrapper
 
 _NOT_A_NEIGHBOR = -1.0e9  # minus a squared distance in Å² that no molecule reaches; float32 throughout
@@ -68,23 +69,23 @@ def neighbors_in_packs(
         max_neighbors: k; at most N.
 
     Returns:
-        edge_index [B, 2, N * k] int64 (source, target), sorted by target, and edge_mask [B, N * k] bool.
+        edge_index [B, 2, N * k] of (source, target), sorted by target, and edge_mask [B, N * k] bool.
     """
     num_packs, num_nodes = graph_index.shape
     per_atom = min(max_neighbors, num_nodes)
-    # The choice of neighbours has no slope: gradients flow through the distances that the model takes itself.
+    # The choice of neighbours has no derivative: gradients flow through the distances that the model takes itself.
     pos = torch.where(node_mask.unsqueeze(-1), pos.detach().float(), torch.zeros((), device=pos.device))
     owner = torch.where(node_mask, graph_index.to(torch.int32), torch.full((), -1, dtype=torch.int32).to(pos.device))
     squared = torch.zeros((), device=pos.device)
-    for axis in range(3):  # [B, N, N] three times, not [B, N, N, 3] once
-        offset = pos[:, :, axis].unsqueeze(2) - pos[:, :, axis].unsqueeze(1)
+    for place in pos.unbind(2):  # [B, N, N] three times, not [B, N, N, 3] once
+        offset = place.unsqueeze(2) - place.unsqueeze(1)
         squared = squared + offset * offset
-    slot = torch.arange(num_nodes, device=pos.device)
+    slot = as_index(torch.arange(num_nodes, dtype=torch.int32, device=pos.device))
     others = (slot.unsqueeze(1) != slot.unsqueeze(0)).unsqueeze(0)
     together = (owner.unsqueeze(2) == owner.unsqueeze(1)) & node_mask.unsqueeze(2)
     near = together & others & (squared <= cutoff * cutoff)
     nearness = torch.where(near, -squared, torch.full((), _NOT_A_NEIGHBOR, device=pos.device))
     nearest, source = torch.topk(nearness, per_atom, dim=2)  # [B, N, k], for every target
     target = slot.reshape(1, num_nodes, 1).expand(num_packs, num_nodes, per_atom)
-    edge_index = torch.stack([source.reshape(num_packs, -1), target.reshape(num_packs, -1)], 1)
+    edge_index = torch.stack([as_index(source).reshape(num_packs, -1), target.reshape(num_packs, -1)], 1)
     return edge_index, (nearest > 0.5 * _NOT_A_NEIGHBOR).reshape(num_packs, -1)

@@ -16,7 +16,7 @@ from typing import Iterable
 import torch
 from torch import Tensor, nn
 
-from ipu_chem.models.layers import at_least_float32, softplus
+from ipu_chem.models.layers import at_least_float32, look_up, softplus
 from ipu_chem.models.schnet import MAX_Z
 from ipu_chem.models.zbl import BOHR, positive
 
@@ -84,7 +84,7 @@ class Dispersion(nn.Module):
         """Energies of atoms, each half of its pairs'.
 
         Args:
-            z: [B, N] int64, atomic numbers; elements without coefficients have no energy.
+            z: [B, N] integer, atomic numbers; elements without coefficients have no energy.
             charges: [B, N, 1] e.
             distance: [B, N, N] Å, never 0.
             pairs: [B, N, N] bool, which atoms belong together.
@@ -93,7 +93,7 @@ class Dispersion(nn.Module):
             [B, N, 1] eV.
         """
         s6, s8, a1, a2 = (softplus(at_least_float32(weight)) for weight in (self.s6, self.s8, self.a1, self.a2))
-        atoms = self.elements.to(charges.dtype).index_select(0, z.reshape(-1)).reshape(*z.shape, 4)
+        atoms = look_up(self.elements.to(charges.dtype), z.reshape(-1)).reshape(*z.shape, 4)
         root_c6, root_ratio, hardness, core = atoms.split(1, 2)  # [B, N, 1] each
         strength = root_c6 * _response(charges, hardness, core)
         root = root_ratio * root_ratio.transpose(1, 2)  # sqrt(C8 / C6) of pairs, bohr

@@ -73,7 +73,7 @@ class NuclearEmbedding(nn.Module):
         nn.init.zeros_(self.configuration.weight)
 
     def forward(self, z: Tensor) -> Tensor:
-        """[B * N] int64 -> [B * N, F]."""
+        """[B * N] integer -> [B * N, F]."""
         table = self.element + self.configuration(self.electrons.to(self.element.dtype))
         return functional.embedding(z, table)
 
@@ -97,7 +97,7 @@ class ElectronicEmbedding(nn.Module):
         Args:
             x: [B * N, F], features of elements.
             state: [B * G, C] float, 0 or more.
-            owner: [B * N] int64 in 0..B * G - 1, molecule of each atom.
+            owner: [B * N] integer in 0..B * G - 1, molecule of each atom.
             real: [B * N, 1] float, 0 in padding.
 
         Returns:
@@ -121,7 +121,7 @@ class ElectronEmbedding(nn.Module):
         self.spin = ElectronicEmbedding(features, states=1)
 
     def forward(self, z: Tensor, charge: Tensor, spin: Tensor, owner: Tensor, real: Tensor) -> Tensor:
-        """Features [B * N, F] from z [B * N] int64, charge and spin [B * G] integer; see `ElectronicEmbedding`."""
+        """Features [B * N, F] from z [B * N] integer, charge and spin [B * G] integer; see `ElectronicEmbedding`."""
         x = self.nucleus(z)
         charge, spin = charge.to(x.dtype).unsqueeze(1), spin.to(x.dtype).unsqueeze(1)
         signs = torch.clamp(torch.cat([charge, -charge], 1), min=0.0)

@@ -19,7 +19,7 @@ def conserve_charge(partial: Tensor, total: Tensor, owner: Tensor, real: Tensor)
     Args:
         partial: [B * N, 1] e, as predicted.
         total: [B * G, 1] e, of molecules.
-        owner: [B * N] int64 in 0..B * G - 1.
+        owner: [B * N] integer in 0..B * G - 1.
         real: [B * N, 1] float, 0 in padding.
 
     Returns:

@@ -48,7 +48,7 @@ class EnergyForces(Wrapper):
         with torch.enable_grad():
             pos = pos.detach().requires_grad_(True)
             energy = self.model(z, pos, graph_index, edge_index, node_mask, *rest)
-            (slope,) = torch.autograd.grad(energy.sum(), pos, create_graph=self.training)
+            (derivative,) = torch.autograd.grad(energy.sum(), pos, create_graph=self.training)
         if not self.training:
             energy = energy.detach()
-        return energy, keep(-slope, node_mask.unsqueeze(-1))
+        return energy, keep(-derivative, node_mask.unsqueeze(-1))

@@ -6,12 +6,12 @@ On data's way: TokenPack.inputs -> [NextToken] -> logits for the loss, or log-li
 import torch
 from torch import Tensor
 
-from ipu_chem.models.layers import keep
+from ipu_chem.models.layers import as_index, keep
 from ipu_chem.models.wrapper import Wrapper
 
 
 class NextToken(Wrapper):
-    """Spares the link to the host: S numbers of a pack cross it in evaluation, not S times the vocabulary."""
+    """Spares the link to the host: S numbers of a pack are transferred in evaluation, not S times the vocabulary."""
 
     def forward(self, ids: Tensor, position_ids: Tensor) -> Tensor:
         """ids, position_ids [B, S] integer -> in training logits [B, S, V]; else [B, S], log-likelihood in nats.
@@ -22,7 +22,7 @@ class NextToken(Wrapper):
         logits = self.model(ids, position_ids)
         if self.training:
             return logits
-        following = torch.cat([ids[:, 1:], ids[:, :1]], 1).to(torch.int64)
-        symbols = torch.arange(logits.shape[-1], device=logits.device)
+        following = as_index(torch.cat([ids[:, 1:], ids[:, :1]], 1))
+        symbols = torch.arange(logits.shape[-1], dtype=following.dtype, device=logits.device)
         # By comparison, as the loss does it (`token_cross_entropy`).
         return keep(logits, symbols == following.unsqueeze(-1)).sum(-1) - torch.logsumexp(logits, -1)

@@ -41,5 +41,5 @@ def pair_distances(pos: Tensor, pairs: Tensor) -> Tensor:
         pairs: [B, N, N] bool.
     """
     offset = pos.unsqueeze(2) - pos.unsqueeze(1)
-    squared = (offset * offset).sum(3) + 1e-12  # never 0, where the root has no slope
+    squared = (offset * offset).sum(3) + 1e-12  # never 0, where the root has no derivative
     return torch.sqrt(keep(squared, pairs) + 1.0 - pairs.to(squared.dtype))

@@ -17,11 +17,13 @@ from torch import Tensor, nn
 from ipu_chem.models.layers import (
     Silu,
     SincBasis,
+    as_index,
     at_least_float32,
     cosine_cutoff,
     cosine_wave,
     flat_index,
     keep,
+    look_up,
     read_out,
     sum_into,
     take_rows,
@@ -33,8 +35,8 @@ from ipu_chem.models.tables import DistanceTable, make_table
 class Edges(NamedTuple):
     """What messages need to know of the edges."""
 
-    source: Tensor  # [P] int64; of undirected edges both ways, [2 P]
-    target: Tensor  # [P] or [2 P] int64
+    source: Tensor  # [P] integer; of undirected edges both ways, [2 P]
+    target: Tensor  # [P] or [2 P] integer
     direction: Tensor  # [P] or [2 P, 3], unit vectors from source to target
     basis: Tensor  # [P, num_radial]; of the table's grid, [K, num_radial], when filters are tabulated
     envelope: Tensor  # [P or K, 1], cutoff function; 0 for padding edges
@@ -84,7 +86,7 @@ class Interaction(nn.Module):
     def _update(self, scalars: Tensor, vectors: Tensor) -> Tuple[Tensor, Tensor]:
         left, right = self.mix(vectors).split(self.features, 2)  # U v and V v, [B * N, 3, F]
         wide = at_least_float32(right)
-        length = torch.sqrt((wide * wide).sum(1) + 1e-8).to(scalars.dtype)  # never 0, where the root has no slope
+        length = torch.sqrt((wide * wide).sum(1) + 1e-8).to(scalars.dtype)  # never 0, where roots have no derivative
         gates = self.update_net(torch.cat([scalars, length], 1))
         of_scalars, of_products, of_vectors = gates.split(self.features, 1)
         scalars = scalars + of_scalars + of_products * (left * right).sum(1)
@@ -187,9 +189,9 @@ class PaiNN(nn.Module):
         scalars, _ = self.features(z, pos, edge_index, node_mask, edge_mask)
         per_atom = at_least_float32(self.head(scalars))
         if self.atom_references is not None:
-            elements = keep(z.to(torch.int64), node_mask).reshape(-1)
-            per_atom = per_atom + self.atom_references.to(per_atom.dtype).index_select(0, elements)
-        graph_index = keep(graph_index.to(torch.int64), node_mask)
+            elements = keep(as_index(z), node_mask).reshape(-1)
+            per_atom = per_atom + look_up(self.atom_references.to(per_atom.dtype), elements)
+        graph_index = keep(as_index(graph_index), node_mask)
         return read_out(per_atom, graph_index, node_mask, graph_mask, self.readout == "mean")
 
     def features(
@@ -199,7 +201,7 @@ class PaiNN(nn.Module):
 
         Vectors turn with the molecule and change sign under inversion; both are without meaning in padding.
         """
-        z = keep(z.to(torch.int64), node_mask).reshape(-1)
+        z = keep(as_index(z), node_mask).reshape(-1)
         edges = self._edges(pos, edge_index, node_mask, edge_mask)
         scalars = self.embedding(z)
         vectors = torch.zeros((scalars.shape[0], 3, scalars.shape[1]), dtype=scalars.dtype, device=scalars.device)
@@ -212,8 +214,8 @@ class PaiNN(nn.Module):
         num_nodes = pos.shape[1]
         # Padding may hold anything, NaN included; from here on it holds zeros.
         pos = keep(pos, node_mask.unsqueeze(-1)).reshape(-1, 3)
-        edge_index = keep(edge_index.to(torch.int64), edge_mask.unsqueeze(1))
-        source, target = flat_index(edge_index[:, 0], num_nodes), flat_index(edge_index[:, 1], num_nodes)
+        edge_index = keep(as_index(edge_index), edge_mask.unsqueeze(1))
+        source, target = (flat_index(ends, num_nodes) for ends in edge_index.unbind(1))
         offset = take_rows(pos, target) - take_rows(pos, source)
         distance = torch.sqrt((offset * offset).sum(1) + 1e-12)
         real = edge_mask.reshape(-1).to(distance.dtype)

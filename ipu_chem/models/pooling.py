@@ -51,7 +51,7 @@ def pool(features: Tensor, ends: Tensor, kind: str = "mean", special_tokens: boo
         features = _running_maximum(features, counted, first)
     if kind in ("max", "last", "eos"):
         counted = counted & (slot == behind.unsqueeze(2) - 1)
-    # By a matrix product, which IPUs are best at, not by an index: the slope of a gather scatters.
+    # By a matrix product, which IPUs are best at, not by an index: the derivative of a gather scatters.
     total = torch.matmul(counted.to(features.dtype), features)
     if kind == "mean":
         total = total / torch.clamp(behind - first, min=1).unsqueeze(2).to(total.dtype)
@@ -86,7 +86,7 @@ def _running_maximum(features: Tensor, counted: Tensor, first: Tensor) -> Tensor
     """[B, S, F]: at every counted token, the maximum over those of its molecule up to it; else without meaning.
 
     Looks back one token, then two, then four: a table of [B, M, S, F] would not fit. The larger of two is chosen,
-    not their maximum taken: windows overlap, and devices differ in how a tie shares out the slope.
+    not their maximum taken: windows overlap, and devices differ in how a tie shares out the derivative.
     """
     slots = features.shape[1]
     start = (counted.to(torch.int32) * first.unsqueeze(2)).sum(1, dtype=torch.int32)  # [B, S]

@@ -16,11 +16,13 @@ from ipu_chem.models.convolution import Convolution, EdgeList
 from ipu_chem.models.layers import (
     GaussianBasis,
     ShiftedSoftplus,
+    as_index,
     at_least_float32,
     cosine_cutoff,
     cosine_wave,
     flat_index,
     keep,
+    look_up,
     read_out,
     take_rows,
 )
@@ -184,13 +186,13 @@ class SchNet(nn.Module):
         """
         # Padding may hold anything, NaN included; from here on it holds zeros.
         num_nodes = pos.shape[1]
-        z = keep(z.to(torch.int64), node_mask).reshape(-1)
-        graph_index = keep(graph_index.to(torch.int64), node_mask)
+        z = keep(as_index(z), node_mask).reshape(-1)
+        graph_index = keep(as_index(graph_index), node_mask)
         pos = keep(pos, node_mask.unsqueeze(-1)).reshape(-1, 3)
-        edge_index = keep(edge_index.to(torch.int64), edge_mask.unsqueeze(1))
-        source, target = flat_index(edge_index[:, 0], num_nodes), flat_index(edge_index[:, 1], num_nodes)
+        edge_index = keep(as_index(edge_index), edge_mask.unsqueeze(1))
+        source, target = (flat_index(ends, num_nodes) for ends in edge_index.unbind(1))
         offset = take_rows(pos, target) - take_rows(pos, source)
-        distance = torch.sqrt((offset * offset).sum(1) + 1e-12)  # never 0, where the root has no slope
+        distance = torch.sqrt((offset * offset).sum(1) + 1e-12)  # never 0, where the root has no derivative
         real = edge_mask.reshape(-1).to(distance.dtype)
         common = (z, graph_index, node_mask, graph_mask, source, target)
         if self.table is None:
@@ -219,7 +221,7 @@ class SchNet(nn.Module):
             x = x + interaction(x, edges, table)
         per_atom = at_least_float32(self.head(x))
         if self.atom_references is not None:
-            per_atom = per_atom + self.atom_references.to(per_atom.dtype).index_select(0, z)
+            per_atom = per_atom + look_up(self.atom_references.to(per_atom.dtype), z)
         return read_out(per_atom, graph_index, node_mask, graph_mask, self.readout == "mean")
 
     def distance_inputs(self, distance: Tensor, real: Optional[Tensor] = None) -> Tuple[Tensor, Tensor]:

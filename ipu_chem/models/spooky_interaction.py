@@ -21,8 +21,8 @@ _OUT_OF_SIGHT = -1.0e9
 class SpookyEdges(NamedTuple):
     """What messages need to know of the edges; P of them, 2 P where undirected edges work both ways."""
 
-    source: Tensor  # [P] int64
-    target: Tensor  # [P] int64
+    source: Tensor  # [P] integer
+    target: Tensor  # [P] integer
     dipole: Tensor  # [P, 3], the three spherical harmonics of l = 1
     quadrupole: Tensor  # [P, 5], the five of l = 2
     radial: Tensor  # [P, R], basis times cutoff function; 0 for padding edges; not twice for undirected edges
@@ -99,7 +99,7 @@ class NonlocalInteraction(nn.Module):
 def attend(query: Tensor, key: Tensor, value: Tensor, same: Tensor) -> Tensor:
     """Values, weighted by the softmax of scaled products with their keys among what is seen.
 
-    Written out, for the slope of torch's softmax is an operator that IPUs lack where a model differentiates itself.
+    Written out, for torch's softmax has a derivative that IPUs lack where a model differentiates itself.
 
     Args:
         query, key, value: [B, N, F].
@@ -111,7 +111,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, same: Tensor) -> Tensor:
     query = at_least_float32(query) * query.shape[2] ** -0.5
     scores = torch.matmul(query, at_least_float32(key).transpose(1, 2))
     seen = torch.where(same, scores.detach(), torch.full((), _OUT_OF_SIGHT, dtype=scores.dtype, device=scores.device))
-    # A constant by which numerator and denominator are divided: slopes need not know it.
+    # A constant by which numerator and denominator are divided: derivatives need not know it.
     weights = keep(torch.exp(keep(scores - seen.amax(2, keepdim=True), same)), same)
     shares = weights / weights.sum(2, keepdim=True)
     return torch.matmul(shares.to(value.dtype), value)

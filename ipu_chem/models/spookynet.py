@@ -21,7 +21,17 @@ from ipu_chem.models.bernstein import BernsteinBasis
 from ipu_chem.models.dispersion import DISPERSION_ELEMENTS, Dispersion
 from ipu_chem.models.electrons import ElectronEmbedding
 from ipu_chem.models.electrostatics import Electrostatics, conserve_charge
-from ipu_chem.models.layers import at_least_float32, flat_index, keep, read_out, smooth_cutoff, sum_into, take_rows
+from ipu_chem.models.layers import (
+    as_index,
+    at_least_float32,
+    flat_index,
+    keep,
+    look_up,
+    read_out,
+    smooth_cutoff,
+    sum_into,
+    take_rows,
+)
 from ipu_chem.models.pack_pairs import others, pair_distances, same_molecule
 from ipu_chem.models.schnet import MAX_Z
 from ipu_chem.models.spooky_interaction import SpookyEdges, SpookyInteraction, quadrupole
@@ -31,10 +41,10 @@ from ipu_chem.models.zbl import ZblRepulsion
 class Atoms(NamedTuple):
     """What is known of atoms, with zeros wherever padding was."""
 
-    z: Tensor  # [B * N] int64
+    z: Tensor  # [B * N] integer
     pos: Tensor  # [B, N, 3] Å
-    graph_index: Tensor  # [B, N] int64
-    owner: Tensor  # [B * N] int64 in 0..B * G - 1
+    graph_index: Tensor  # [B, N] integer
+    owner: Tensor  # [B * N] integer in 0..B * G - 1
     real: Tensor  # [B * N, 1] float, 0 in padding
     same: Tensor  # [B, N, N] bool, see `same_molecule`
     charge: Tensor  # [B * G] int32, of molecules
@@ -44,8 +54,8 @@ class Atoms(NamedTuple):
 class Distances(NamedTuple):
     """Lengths of edges, as physical terms take them."""
 
-    source: Tensor  # [E'] int64, of the edges of all packs
-    target: Tensor  # [E'] int64
+    source: Tensor  # [E'] integer, of the edges of all packs
+    target: Tensor  # [E'] integer
     distance: Tensor  # [E'] Å, 1 in padding
     envelope: Tensor  # [E'], cutoff function; 0 in padding
 
@@ -61,7 +71,7 @@ class Head(nn.Module):
         nn.init.zeros_(self.element.weight)
 
     def forward(self, features: Tensor, z: Tensor) -> Tensor:
-        """[B * N, F] and [B * N] int64 -> [B * N, outputs], in float32 or better."""
+        """[B * N, F] and [B * N] integer -> [B * N, outputs], in float32 or better."""
         return at_least_float32(self.output(features)) + at_least_float32(self.element(z))
 
 
@@ -181,7 +191,7 @@ class SpookyNet(nn.Module):
         per_atom, charges = self._outputs(atoms, edges)
         per_atom = per_atom + self._physical(atoms, distances, charges)
         if self.atom_references is not None:
-            per_atom = per_atom + self.atom_references.to(per_atom.dtype).index_select(0, atoms.z)
+            per_atom = per_atom + look_up(self.atom_references.to(per_atom.dtype), atoms.z)
         return read_out(per_atom, atoms.graph_index, node_mask, graph_mask, self.readout == "mean")
 
     def partial_charges(
@@ -219,9 +229,9 @@ class SpookyNet(nn.Module):
     ) -> Atoms:
         # Padding may hold anything, NaN included; from here on it holds zeros.
         same = same_molecule(graph_index, node_mask)
-        graph_index = keep(graph_index.to(torch.int64), node_mask)
+        graph_index = keep(as_index(graph_index), node_mask)
         return Atoms(
-            keep(z.to(torch.int64), node_mask).reshape(-1),
+            keep(as_index(z), node_mask).reshape(-1),
             keep(pos, node_mask.unsqueeze(-1)),
             graph_index,
             flat_index(graph_index, graph_mask.shape[1]),
@@ -234,8 +244,8 @@ class SpookyNet(nn.Module):
     def _edges(self, atoms: Atoms, edge_index: Tensor, edge_mask: Tensor) -> Tuple[SpookyEdges, Distances]:
         """Directions, distances and functions of them, in the format of the positions until weights meet them."""
         num_nodes = atoms.pos.shape[1]
-        edge_index = keep(edge_index.to(torch.int64), edge_mask.unsqueeze(1))
-        source, target = flat_index(edge_index[:, 0], num_nodes), flat_index(edge_index[:, 1], num_nodes)
+        edge_index = keep(as_index(edge_index), edge_mask.unsqueeze(1))
+        source, target = (flat_index(ends, num_nodes) for ends in edge_index.unbind(1))
         pos = atoms.pos.reshape(-1, 3)
         offset = take_rows(pos, target) - take_rows(pos, source)
         real = edge_mask.reshape(-1).to(pos.dtype)

@@ -14,13 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from ipu_chem.models.convolution import EdgeList, convolve
-from ipu_chem.models.layers import take_rows
+from ipu_chem.models.layers import as_index, take_rows
 
 FILTERS = ("exact", "table", "chebyshev")
 # Intervals per width of the narrowest function that filters are made of: there the cubic's error is that of
 # float32 itself, also when training sharpens the filters tenfold.
 _INTERVALS_PER_WIDTH = 20
-_GHOSTS = 2  # grid points beyond either end, from which slopes at the ends are taken
+_GHOSTS = 2  # grid points beyond either end, by which derivatives at the ends are taken
 _POLYNOMIALS_PER_WIDTH = 4
 
 
@@ -65,15 +65,15 @@ class DistanceTable(nn.Module):
 class Places(NamedTuple):
     """Where each distance lies in a `CubicTable`, and how its cubic weighs what stands there."""
 
-    low: Tensor  # [P] int64, grid point at or below
+    low: Tensor  # [P], grid point at or below, as `as_index` gives it
     value_low: Tensor  # [P, 1]
-    slope_low: Tensor  # [P, 1]
+    rise_low: Tensor  # [P, 1], of the derivative there
     value_high: Tensor  # [P, 1], of the next grid point
-    slope_high: Tensor  # [P, 1]
+    rise_high: Tensor  # [P, 1]
 
 
 class CubicTable(DistanceTable):
-    """Cubics between points at equal distances, with continuous slopes: robust when training sharpens filters."""
+    """Cubics between points at equal distances, with continuous derivatives: robust when training sharpens filters."""
 
     places_type = Places
 
@@ -100,9 +100,9 @@ class CubicTable(DistanceTable):
         return self.steps * self.spacing
 
     def tabulate(self, values: Tensor) -> Tensor:
-        """[K + 5, F] as values and slopes at the points from 0 to the cutoff, [K + 1, 2 F].
+        """[K + 5, F] as values and derivatives at the points from 0 to the cutoff, [K + 1, 2 F].
 
-        Slopes are differences of fourth order: closer to the slope than the cubic is to the function.
+        Derivatives are differences of fourth order: closer to them than the cubic is to the function.
         """
         last = self.points + 2 * _GHOSTS
         near, far = values[3:last] - values[1 : last - 2], values[4:] - values[: last - 3]
@@ -120,17 +120,18 @@ class CubicTable(DistanceTable):
             t * t * (3.0 - 2.0 * t) * real,
             -t * t * rest * real,
         )
-        return Places(low.to(torch.int64), *(weight.unsqueeze(1) for weight in weights))
+        return Places(as_index(low), *(weight.unsqueeze(1) for weight in weights))
 
     def read(self, table: Tensor, places: Places) -> Tensor:
         """Hermite's cubics, [P, F]."""
         features, dtype = table.shape[1] // 2, table.dtype
-        low, high = take_rows(table, places.low), take_rows(table, places.low + 1)
+        low, low_rise = take_rows(table, places.low).split(features, 1)
+        high, high_rise = take_rows(table, places.low + 1).split(features, 1)
         return (
-            low[:, :features] * places.value_low.to(dtype)
-            + low[:, features:] * places.slope_low.to(dtype)
-            + high[:, :features] * places.value_high.to(dtype)
-            + high[:, features:] * places.slope_high.to(dtype)
+            low * places.value_low.to(dtype)
+            + low_rise * places.rise_low.to(dtype)
+            + high * places.value_high.to(dtype)
+            + high_rise * places.rise_high.to(dtype)
         )
 
     def convolve(self, x: Tensor, table: Tensor, places: Places, edges: EdgeList) -> Tensor:
@@ -150,7 +151,7 @@ class ChebyshevTable(DistanceTable):
     """Chebyshev polynomials: filters of all edges are one matrix product, which suits units made for those.
 
     They span the whole range of distances, so what is sharp anywhere needs more of them everywhere: with filters ten
-    times as sharp the error is a hundred times as large, and slopes lose digits next to the cutoff. `CubicTable`
+    times as sharp the error is a hundred times as large, and derivatives lose digits next to the cutoff. `CubicTable`
     knows neither.
     """
 
@@ -186,7 +187,7 @@ class ChebyshevTable(DistanceTable):
 
     def places(self, distance: Tensor, real: Tensor) -> Polynomials:
         """See `DistanceTable.places`."""
-        # Not quite up to the ends, where the angle has no slope.
+        # Not quite up to the ends, where the angle has no derivative.
         place = torch.clamp(distance * (2.0 / self.cutoff) - 1.0, min=-1.0 + 1e-6, max=1.0 - 1e-6)
         return Polynomials(torch.cos(torch.acos(place).unsqueeze(1) * self.degree) * real.unsqueeze(1))
 

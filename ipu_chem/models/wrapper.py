@@ -1,6 +1,6 @@
 """What modules around a graph model have in common: to everyone else they are the model itself.
 
-On data's way: inside the device program, between what crosses from the host and the model.
+On data's way: inside the device program, between what comes from the host and the model.
 """
 
 from typing import Any, List

@@ -43,7 +43,7 @@ class ZblRepulsion(nn.Module):
             z: [M] integer, atomic numbers.
             distance: [P] Å, never 0.
             envelope: [P], cutoff function; 0 for padding edges.
-            source, target: [P] int64 in 0..M-1.
+            source, target: [P] integer in 0..M-1.
 
         Returns:
             [P, 1] eV.

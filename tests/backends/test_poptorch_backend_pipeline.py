@@ -13,6 +13,7 @@ from poptorch_helpers import (
     make,
     random_packs,
     small_schnet,
+    that_runs,
     train,
 )
 
@@ -25,7 +26,9 @@ from ipu_chem.models.compact import CompactInputs
 from ipu_chem.models.painn import PaiNN
 from ipu_chem.optim import OptimizerConfig
 
-PIPELINE = Batching(micro_batch_size=1, gradient_accumulation=7, replication_factor=2, device_iterations=2)
+PIPELINE = that_runs(Batching(micro_batch_size=1, gradient_accumulation=7, replication_factor=2, device_iterations=2))
+TILES = pytest.mark.not_on_sdk("its small IPU Model has 4 tiles, I/O takes 32")
+SHARDING = pytest.mark.not_on_sdk("its IPU Model has no replicas to share with")
 
 
 @pytest.fixture(autouse=True)
@@ -43,10 +46,12 @@ def poptorch() -> Iterator[Any]:
         {"ipus_per_replica": 2, "recompute": False},
         {"ipus_per_replica": 2, "checkpoint_blocks": True},
         {"ipus_per_replica": 2, "execution": "sharded"},
-        {"ipus_per_replica": 2, "optimizer_state_offchip": True, "replicated_tensor_sharding": True},
+        pytest.param(
+            {"ipus_per_replica": 2, "optimizer_state_offchip": True, "replicated_tensor_sharding": True}, marks=SHARDING
+        ),
         {"ipus_per_replica": 2, "available_memory_proportion": (0.3, 0.4)},
-        {"io_tiles": 32},
-        {"io_tiles": 64, "merge_all_reduce": True, "prefetch_depth": 3},
+        pytest.param({"io_tiles": 32}, marks=TILES),
+        pytest.param({"io_tiles": 64, "merge_all_reduce": True, "prefetch_depth": 3}, marks=TILES),
     ],
     ids=lambda options: "-".join(f"{name}={value}" for name, value in options.items()),
 )
@@ -70,6 +75,19 @@ def placed(backend: PopTorchBackend) -> Dict[int, Tuple[str, ...]]:
     return result
 
 
+def test_a_pipeline_runs_on_the_ipu_model_and_replicas_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its options say so, or the environment that PopTorch reads."""
+    batching = Batching(1, 4, 1, 2)
+    backend = make("ipu", batching=batching, ipus_per_replica=2, ipu_model=True)
+    torch.testing.assert_close(train(backend, 2), train(make("torch", batching=batching), 2), rtol=1e-6, atol=1e-6)
+    backend.close()
+    monkeypatch.setenv("POPTORCH_IPU_MODEL", "0")
+    monkeypatch.setenv("POPTORCH_SMALL_IPU_MODEL", "1")
+    make("ipu", batching=batching, ipus_per_replica=2).close()
+    with pytest.raises(ValueError, match="replication_factor=2: the SDK's IPU Model runs one replica; .*=8 for"):
+        make("ipu", batching=Batching(1, 4, 2, 2), ipus_per_replica=2)
+
+
 def test_layers_go_where_they_are_told() -> None:
     backend = make("ipu", batching=PIPELINE, ipus_per_replica=2, layers_per_ipu=(2, -1))
     assert placed(backend) == {0: ("embedding", "interactions.0", "interactions.1"), 1: ("head",)}
@@ -79,6 +97,7 @@ def test_layers_go_where_they_are_told() -> None:
     assert backend._training.options._execution_strategy.stage("stage3")._ipu == 3
 
 
+@SHARDING
 def test_options_of_memory_reach_poptorch() -> None:
     backend = make(
         "ipu",
@@ -112,6 +131,7 @@ def test_what_starts_a_block_is_kept_only_when_asked_for(poptorch: Any, monkeypa
         IpuOptions(checkpoint_blocks=True)
 
 
+@TILES
 def test_io_tiles_carry_every_input_and_output(poptorch: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     marked: Dict[str, int] = {"input": 0, "output": 0}
     for kind in marked:

@@ -32,6 +32,7 @@ def poptorch() -> Iterator[Any]:
         yield module
 
 
+@pytest.mark.not_on_sdk("wants no PopTorch")
 def test_without_poptorch() -> None:
     assert "poptorch" not in sys.modules
     assert not ipus_available()
@@ -41,6 +42,7 @@ def test_without_poptorch() -> None:
         get_backend("ipu")
 
 
+@pytest.mark.not_on_sdk("wants no PopTorch")
 def test_broken_sdk_is_no_ipu(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "poptorch.py").write_text("raise ImportError('libpoplar.so is missing')\n")
     monkeypatch.syspath_prepend(str(tmp_path))
@@ -118,7 +120,11 @@ def test_clipping_that_would_mean_something_else_is_refused(poptorch: Any, optim
     [
         (Batching(replication_factor=3), {}, "powers of two"),
         (Batching(replication_factor=128), {}, "up to 64"),
-        (Batching(replication_factor=2), {"ipu_model": True}, "simulator runs 1 replica on 1 IPU"),
+        (
+            Batching(2, 3, 2),
+            {"ipu_model": True},
+            "IPU Model runs one replica; set it to 1.*=6 for the same",
+        ),
         (Batching(replication_factor=16), {"ipus_per_replica": 8}, "up to 64"),
         (Batching(), {"replicated_tensor_sharding": True}, "needs replicas to share with"),
     ],
@@ -141,11 +147,13 @@ def test_batches_are_refused(poptorch: Any) -> None:
         with pytest.raises(ValueError, match=message) as caught:
             backend.train_step(bad, 1e-3)
         assert one_sentence(str(caught.value))
-    with pytest.raises(ValueError, match="holds 16 packs.* makes 8"):
+    fewer = BATCHING.packs_per_evaluation
+    with pytest.raises(ValueError, match=f"holds 16 packs.* makes {fewer}"):
         backend.evaluate(good)
-    backend.evaluate(random_packs(8))
+    backend.evaluate(random_packs(fewer))
     with pytest.raises(
-        ValueError, match="z of this evaluation batch is uint8 .16, 14., the program was compiled for uint8 .8, 14."
+        ValueError,
+        match=f"z of this evaluation batch is uint8 .16, 14., the program was compiled for uint8 .{fewer}, 14.",
     ):
         backend.evaluate(good)
     backend.train_step(good, 1e-3)  # none of it did any harm

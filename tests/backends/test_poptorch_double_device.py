@@ -86,8 +86,6 @@ def test_numbers_of_ipus(poptorch: Any) -> None:
         program = poptorch.inferenceModel(Plain(), poptorch.Options().replicationFactor(replicas))
         with pytest.raises(poptorch.Error, match=message):
             program(torch.ones(replicas))
-    rounded = poptorch.Options().replicationFactor(3).autoRoundNumIPUs(True)
-    assert poptorch.inferenceModel(Plain(), rounded)(torch.ones(3)).shape == (3,)
     simulated = poptorch.Options().replicationFactor(2).useIpuModel(True)
     with pytest.raises(poptorch.Error, match="IPU model"):
         poptorch.inferenceModel(Plain(), simulated)(torch.ones(2))

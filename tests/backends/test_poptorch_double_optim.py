@@ -106,14 +106,6 @@ def test_another_optimizer_for_a_compiled_program(poptorch: Any, changed: Any, m
         program.setOptimizer(another(poptorch, model, **changed))
 
 
-def test_float16_accumulators_for_a_compiled_program(poptorch: Any) -> None:
-    model = Weighted(poptorch)
-    program = trainer(poptorch, model, optimizer=another(poptorch, model))
-    program(torch.ones(1, 1))
-    with pytest.raises(ValueError, match="running means"):
-        program.setOptimizer(another(poptorch, model, accum_type=torch.float16))
-
-
 @pytest.mark.parametrize(
     ("group", "error"),
     [({"betas": [0.9, 0.99]}, AssertionError), ({"lr": "0.1"}, AssertionError), ({"eps": None}, AssertionError)],

@@ -115,7 +115,6 @@ def test_options_for_overlap(poptorch: Any) -> None:
         (poptorch.Options(), "does not go with PipelinedExecution"),  # the default
         (options_of(poptorch, tiles=0), "no I/O tiles"),
         (options_of(poptorch, mode=modes.Final), "OutputMode.All or OutputMode.Sum"),
-        (options_of(poptorch).outputMode(modes.EveryN, 1), "OutputMode.All or OutputMode.Sum"),
     ]:
         for forward in (lambda weight, x, y: load(x) + y, lambda weight, x, y: store(x + y)):
             with pytest.raises(poptorch.Error, match=message):

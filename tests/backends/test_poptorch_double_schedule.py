@@ -1,6 +1,6 @@
 """PopTorch's double: the schedule of a call, its layout of inputs and outputs, and arguments of other kinds."""
 
-from typing import Any, Iterator, List, NamedTuple, Tuple
+from typing import Any, Iterator, NamedTuple, Tuple
 
 import pytest
 import torch
@@ -30,12 +30,6 @@ def test_layout_of_inputs_and_outputs(poptorch: Any, sizes: Tuple[int, int, int]
     assert loss.shape == ((len(losses),) if len(losses) > 1 else ()) and loss.reshape(-1).equal(losses)
 
     poptorch.Machine.holder = None
-    y, loss = trainer(poptorch, Weighted(poptorch), poptorch.OutputMode.Sum, sizes)(x)
-    by_replica = losses.reshape(-1, replicas).sum(0)
-    assert loss.shape == ((replicas,) if replicas > 1 else ()) and loss.reshape(-1).equal(by_replica)
-    assert y.equal(every.reshape(-1, replicas, micro, 1).sum(0).reshape(-1, 1))
-
-    poptorch.Machine.holder = None
     y, loss = trainer(poptorch, Weighted(poptorch), None, sizes)(x)  # Final is the default in training
     assert y.equal(every[-replicas * micro :])
     assert loss.shape == ((replicas,) if replicas > 1 else ()) and loss.reshape(-1).equal(losses[-replicas:])
@@ -62,25 +56,6 @@ def test_inference_returns_everything_in_order(poptorch: Any) -> None:
     options = poptorch.Options().deviceIterations(3).replicationFactor(2)
     x = torch.arange(12.0)
     assert poptorch.inferenceModel(Plain(), options)(x).equal(x * 2)
-
-
-@pytest.mark.parametrize(("sizes", "period", "rounds"), [((4, 1, 1), 2, [1, 3]), ((4, 2, 2), 4, [3, 7])])
-def test_every_nth_round(poptorch: Any, sizes: Any, period: int, rounds: List[int]) -> None:
-    """The last of every N, of all replicas."""
-    iterations, accumulation, replicas = sizes
-    options = poptorch.Options().deviceIterations(iterations).replicationFactor(replicas)
-    options.outputMode(poptorch.OutputMode.EveryN, period)
-    options.Training.gradientAccumulation(accumulation)
-    x = torch.arange(float(iterations * accumulation * replicas * 3)).reshape(-1, replicas, 3)
-
-    class Copies(Weighted):
-        def forward(self, x: Tensor) -> Any:
-            return x * 1, self.mark((x * self.weight * 0).sum() + x.sum(), "sum")
-
-    model = Copies(poptorch)
-    optimizer = poptorch.optim.SGD(model.parameters(), lr=1.0)
-    y, loss = poptorch.trainingModel(model, options, optimizer)(x.reshape(-1))
-    assert y.equal(x[rounds].reshape(-1)) and loss.equal(x[rounds].sum(2).reshape(-1))
 
 
 def test_named_arguments(poptorch: Any) -> None:

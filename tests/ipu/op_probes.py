@@ -45,3 +45,9 @@ def marked(function: Callable[..., Any]) -> str:
     assert file is not None
     relative = os.path.relpath(file)
     return f"{file if relative.startswith('..') else relative}:{first + offset}"
+
+
+def check_meta(function: Callable[..., Any]) -> Report:
+    """`check` on the meta device, where tensors have no values."""
+    examples = [tuple(tensor.to("meta") for tensor in example(seed)) for seed in (0, 1)]
+    return check_program(Probe(function).to("meta"), *examples)

@@ -9,13 +9,17 @@ from gpt2_layouts import GPT2, ROWS, Tokens, cross_entropy
 from planner_tasks import SCHNET, chemgpt_task, graph_config, graph_task
 from torch import Tensor, nn
 
+from ipu_chem.backends.base import Program
 from ipu_chem.backends.options import Batching, Precision
+from ipu_chem.backends.poptorch.blocks import choose_stages
 from ipu_chem.backends.poptorch.layout import Layout, Refusal
 from ipu_chem.backends.poptorch.machine import IPU_BYTES, MIB
 from ipu_chem.backends.poptorch.memory import COMFORTABLE_SHARE
 from ipu_chem.backends.poptorch.options import IpuOptions
 from ipu_chem.backends.poptorch.planner import HALF, Task, check_layout, plan
-from ipu_chem.batches.types import GraphPack
+from ipu_chem.backends.poptorch.profile import meta_copy
+from ipu_chem.backends.poptorch.stages import block_costs
+from ipu_chem.batches.types import GraphPack, first_target
 from ipu_chem.optim import OptimizerConfig
 
 SMALL, MIDDLE, LARGE = "chemgpt-4.7m", "chemgpt-19m", "chemgpt-1.2b"
@@ -183,7 +187,7 @@ class Tied(nn.Module):
 
     def __init__(self, mib: int, kept: int) -> None:
         super().__init__()
-        rows, width = 8, int((mib * MIB / 4) ** 0.5)
+        rows, width = 256, int((mib * MIB / 4) ** 0.5)
         self.embedding = Scale(nn.Parameter(torch.empty(rows, width)), 1)
         self.layers = nn.ModuleList([nn.Linear(width, width, bias=False) for _ in range(8)])
         self.head = Scale(self.embedding.weight, kept * MIB // 4 // rows)
@@ -205,13 +209,16 @@ class Scale(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = x * self.weight
-        return x if self.copies == 1 else torch.tanh(x.sum(1, keepdim=True).expand(-1, self.copies))
+        if self.copies == 1:
+            return x
+        wide = x.sum(1, keepdim=True).expand(-1, self.copies) + 1.0
+        return wide * wide
 
 
 def test_the_head_takes_room_on_the_embeddings_ipu() -> None:
     """By their work four layers a stage would be even; with what the head keeps, there is room for three."""
     with torch.device("meta"):
-        model = Tied(23, kept=80)
+        model = Tied(20, kept=55)
     packs = GraphPack(*[torch.zeros(1, 1, 1)] * 9)
     layout = plan(Task(model, lambda prediction, y, weight: prediction.sum(), packs), 2)
     assert layout.options.layers_per_ipu == (3, 5) and not layout.options.optimizer_state_offchip
@@ -245,11 +252,31 @@ def _busiest(task: Task, layout: Layout) -> float:
 def test_uneven_stages_are_worth_more_ipus() -> None:
     """Room for three layers beside the head makes five elsewhere; on four IPUs there are two on each."""
     with torch.device("meta"):
-        model = Tied(23, kept=80)
+        model = Tied(20, kept=55)
     packs = GraphPack(*[torch.zeros(1, 1, 1)] * 9)
     task = Task(model, lambda prediction, y, weight: prediction.sum(), packs)
     assert plan(task, 2).options.layers_per_ipu == (3, 5)
     assert plan(task, 4).options.layers_per_ipu == (2, 2, 2, 2)
+
+
+@pytest.mark.parametrize(
+    "task, ipus, weights",
+    [
+        (chemgpt_task(LARGE), 16, HALF),
+        (chemgpt_task(MIDDLE), 4, Precision()),
+        (graph_task(graph_config("schnet", Batching(1), nodes=192, **SCHNET)), 2, Precision()),
+    ],
+    ids=["chemgpt-1.2b", "chemgpt-19m", "schnet"],
+)
+def test_the_backend_cuts_where_the_planner_does(task: Task, ipus: int, weights: Precision) -> None:
+    options = IpuOptions(ipus_per_replica=ipus, optimizer_state_offchip=True)
+    batching = Batching(1, 64)
+    layout = check_layout(task, batching, options, weights)
+    program = meta_copy(Program(task.model, task.loss, first_target(task.example)), getattr(torch, weights.weights))
+    assert tuple(choose_stages(program, task.example, options, 64)) == layout.stages
+    costs = [sum(time.seconds.likely for time in task.times(weights.weights, 1, options))]
+    costs.append(sum(block_costs(task.profiles(weights.weights, 1), options)))
+    assert costs[0] == pytest.approx(costs[1])
 
 
 def test_room_to_spare_comes_before_fewer_ipus() -> None:

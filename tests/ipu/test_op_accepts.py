@@ -5,17 +5,22 @@ from typing import Any, Callable, Dict, Set
 
 import pytest
 import torch
-from op_probes import check
+from op_probes import Probe, check, check_meta, example
 from torch import Tensor
 from torch.nn import functional
 
+from ipu_chem.backends.poptorch.operators.check import Report, check_program
 from ipu_chem.backends.poptorch.operators.handlers import (
     BY_VALUE,
     HANDLED,
     HOST_READS,
+    LOST_DERIVATIVES,
+    MADE_ON_HOST,
+    NO_DERIVATIVES,
     RANDOM,
     SAME_AS,
     TAKEN_APART,
+    WHOLE,
     base_name,
     handled,
 )
@@ -87,7 +92,7 @@ ACCEPTED: Dict[str, Function] = {
     "tril of a constant": lambda m, x, i: x[:4] * torch.tril(torch.ones(4, 4)),
     "triu of a constant": lambda m, x, i: x[:4] * torch.triu(torch.ones(4, 4), 1),
     "a constant": lambda m, x, i: x * torch.tensor([1.0, 2.0, 3.0, 4.0]),
-    "an identity matrix": lambda m, x, i: x @ torch.eye(4),
+    "an identity matrix": lambda m, x, i: x @ torch.eye(4).to(x.device),
     "linear, matmul": lambda m, x, i: functional.linear(x, m.weight) @ m.weight,
     "bmm, baddbmm": lambda m, x, i: torch.baddbmm(x[None], x[None], torch.bmm(x[None, :4], x[None, :4])),
     "cat, stack, split, chunk": lambda m, x, i: torch.cat([*x.split(2, 1), *torch.stack([x, x]).chunk(2)[0]], 1),
@@ -112,9 +117,23 @@ ACCEPTED: Dict[str, Function] = {
 }  # fmt: skip
 
 
+@pytest.mark.parametrize("run", [check, check_meta])
 @pytest.mark.parametrize("name", ACCEPTED)
-def test_what_ipus_take_is_not_complained_about(name: str) -> None:
-    assert check(ACCEPTED[name]).text().endswith("PopTorch lowers them all")
+def test_what_ipus_take_is_not_complained_about(name: str, run: Callable[[Function], Report]) -> None:
+    assert run(ACCEPTED[name]).text().endswith("PopTorch lowers them all")
+
+
+def test_attention_is_taken_where_nothing_is_differentiated() -> None:
+    """torch 2.0.1 takes it apart then; in training PopTorch refuses it."""
+
+    def function(m: Any, x: Tensor, i: Tensor) -> Tensor:
+        return functional.scaled_dot_product_attention(x[None], x[None], x[None], is_causal=True)
+
+    assert check_program(Probe(function).eval(), example()).findings == ()
+    (finding,) = check_program(Probe(function).train(), example()).findings
+    assert finding.operator == "aten::scaled_dot_product_attention"
+    dropped = Probe(lambda m, x, i: functional.scaled_dot_product_attention(x[None], x[None], x[None], dropout_p=0.5))
+    assert check_program(dropped.eval(), example()).findings != ()
 
 
 def facts(folder: Path) -> "Dict[str, str]":
@@ -150,7 +169,8 @@ def test_handled_operators_are_poptorchs(shared: Path) -> None:
         ("aten::index_add_", False),
         ("aten::_unsafe_index.Tensor", True),
         ("aten::zero_", True),
-        ("aten::slice_backward", True),
+        ("aten::slice_backward", False),
+        ("aten::select_backward", False),
         ("aten::_scaled_dot_product_flash_attention_for_cpu", False),
         ("aten::softplus_backward", False),
         ("torch_scatter::scatter_max", False),
@@ -170,3 +190,5 @@ def test_tables_speak_of_operators_that_there_are() -> None:
     assert {name for name in named if not handled(name)} == set()
     assert all(hasattr(torch.ops.aten, base_name(name)) for name in named)
     assert {name for name in RANDOM if handled(name)} >= {"dropout", "bernoulli", "uniform_", "randn"}
+    assert all(handled(name) for name in NO_DERIVATIVES) and not any(handled(name) for name in LOST_DERIVATIVES)
+    assert all(hasattr(torch, name) for name in MADE_ON_HOST) and not MADE_ON_HOST & WHOLE

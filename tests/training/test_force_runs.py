@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from poptorch_helpers import installed_double
-from support import pairs_once, random_store
+from support import pairs_once, random_store, with_random_forces
 
 from ipu_chem.backends.options import ALONE, Batching
 from ipu_chem.backends.poptorch.backend import PopTorchBackend
@@ -28,7 +28,6 @@ from ipu_chem.prediction.predict import predict_file
 from ipu_chem.reports.report import write_report
 from ipu_chem.train import evaluate, train
 from packing import Budget, make_plan
-from packing.store import Store
 
 # Ethanol, Å.
 Z = np.array([6, 6, 8, 1, 1, 1, 1, 1, 1])
@@ -134,15 +133,6 @@ def test_what_cannot_work_is_refused(options, cache, change, sentence):
         change = {"data": {**change["data"], "cache": str(cache)}}
     with pytest.raises(ValueError, match=sentence):
         train(from_dict({**options, **change}))
-
-
-def with_random_forces(store: Store, missing: float = 0.2) -> Store:
-    rng = np.random.default_rng(5)
-    forces = rng.normal(size=(len(store.fields["z"]), 3)).astype(np.float32)
-    owner = np.repeat(np.arange(len(store)), store.ragged("z").lengths)
-    forces[rng.random(len(store))[owner] < missing] = np.nan
-    states = {"charge": rng.integers(-1, 2, len(store)).astype(np.int8), "spin": rng.integers(0, 3, len(store))}
-    return Store(store.axes, {**store.fields, **states, "forces": forces}, {**store.axis_of, "forces": "nodes"})
 
 
 def loader_of(store, batching, budget, charges=False):

@@ -4,93 +4,33 @@ What comes out is the torch backend's loss of every step, which is that of plain
 """
 
 from pathlib import Path
-from typing import Any, Callable, List, NamedTuple
+from typing import Any, List
 
-import numpy as np
 import pytest
 import torch
-from poptorch_helpers import installed_double
-from support import random_store
-from torch import Tensor, nn
+from poptorch_cases import CASES, Case
+from poptorch_helpers import installed_double, that_runs
+from torch import Tensor
 
 from ipu_chem.backends.base import Backend
 from ipu_chem.backends.options import Batching
 from ipu_chem.backends.poptorch.backend import PopTorchBackend
 from ipu_chem.backends.poptorch.options import IpuOptions
 from ipu_chem.backends.pytorch.backend import TorchBackend
-from ipu_chem.batches.loader import Loader, PackLoader
-from ipu_chem.batches.tokens import TokenLoader
 from ipu_chem.config import TrainingConfig
-from ipu_chem.data.fixed_point import STEP, fixed_point_in_memory
-from ipu_chem.losses import mse, token_cross_entropy
-from ipu_chem.models.chemgpt import ChemGPT
-from ipu_chem.models.compact import CompactInputs
-from ipu_chem.models.painn import PaiNN
-from ipu_chem.models.schnet import SchNet
 from ipu_chem.optim import OptimizerConfig, Schedule, ScheduleConfig
 from ipu_chem.training.trainer import Trainer
-from packing import Budget, Ragged, make_plan
-from packing.store import Store
 
 STEPS = 50
-BATCHING = Batching(micro_batch_size=1, gradient_accumulation=4, replication_factor=2, device_iterations=2)
+BATCHING = that_runs(Batching(micro_batch_size=1, gradient_accumulation=4, replication_factor=2, device_iterations=2))
 OPTIMIZER = OptimizerConfig("adamw", 1e-3, weight_decay=0.01)
+NAMES = ["schnet", "painn", "transformer", "tied-transformer"]
 
 
 @pytest.fixture(autouse=True)
 def poptorch() -> Any:
     with installed_double() as module:
         yield module
-
-
-class Case(NamedTuple):
-    """What is trained; made anew for every backend."""
-
-    model: Callable[[], nn.Module]
-    loss: Any
-    loader: Callable[[Batching], Loader]
-    stages: int
-
-
-def graph_store() -> Store:
-    return fixed_point_in_memory(random_store(np.random.default_rng(0), 260))
-
-
-def graph_loader(batching: Batching) -> Loader:
-    store = graph_store()
-    budget = Budget(nodes=24, edges=160, graphs=6)
-    plan = make_plan({axis: store.sizes()[axis] for axis in ("nodes", "edges")}, budget)
-    return PackLoader(store, np.arange(260), plan, store.fields["y"], budget, batching)
-
-
-def token_loader(batching: Batching) -> Loader:
-    rng = np.random.default_rng(0)
-    lengths = rng.integers(2, 14, 260)
-    ids = Ragged(rng.integers(0, 30, lengths.sum()), np.append(0, np.cumsum(lengths)))
-    budget = Budget(tokens=32)
-    return TokenLoader(ids, make_plan(lengths, budget), budget, batching, vocab_size=30)
-
-
-def graph_model(kind: Any, **sizes: Any) -> CompactInputs:
-    torch.manual_seed(0)
-    model = kind(hidden_features=8, cutoff=4.0, **sizes)
-    nn.init.normal_(model.head[2].weight, std=0.1)  # else nothing before it moves in the first step
-    return CompactInputs(model, graph_store().info[STEP])
-
-
-def chemgpt(tied: bool) -> nn.Module:
-    torch.manual_seed(0)
-    return ChemGPT(vocab_size=30, max_positions=16, hidden_features=16, num_layers=3, num_heads=2, tie_embeddings=tied)
-
-
-CASES = {
-    "schnet": Case(
-        lambda: graph_model(SchNet, num_filters=8, num_interactions=2, num_gaussians=6), mse, graph_loader, 2
-    ),
-    "painn": Case(lambda: graph_model(PaiNN, num_interactions=2, num_radial=4), mse, graph_loader, 2),
-    "transformer": Case(lambda: chemgpt(tied=False), token_cross_entropy, token_loader, 2),
-    "tied-transformer": Case(lambda: chemgpt(tied=True), token_cross_entropy, token_loader, 3),
-}
 
 
 class Recorder:
@@ -130,11 +70,11 @@ def fit(backend: Backend, case: Case, batching: Batching, folder: Path, calls: i
     return recorder
 
 
-@pytest.mark.parametrize("name", list(CASES))
+@pytest.mark.parametrize("name", NAMES)
 def test_fifty_steps_on_pipelined_replicas(name: str, tmp_path: Path) -> None:
     case, batching = CASES[name], BATCHING
     if case.stages == 3:
-        batching = Batching(1, 5, 2, 2)
+        batching = that_runs(Batching(1, 5, 2, 2))
     calls = STEPS // batching.device_iterations
     expected = fit(TorchBackend("cpu"), case, batching, tmp_path / "cpu", calls)
     assert len(set(expected.rates)) > 20, "the learning rate moves"

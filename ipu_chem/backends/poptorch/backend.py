@@ -17,14 +17,16 @@ from torch import Tensor, nn
 from ipu_chem.backends.base import Backend, Program
 from ipu_chem.backends.half import weights_to_half
 from ipu_chem.backends.options import Batching, Precision, World
-from ipu_chem.backends.poptorch.blocks import choose_stages, keep_between_blocks, place_stages, refusal
+from ipu_chem.backends.poptorch.blocks import choose_stages, keep_between_blocks, place_stages
 from ipu_chem.backends.poptorch.optim import build_optimizer
 from ipu_chem.backends.poptorch.options import IpuOptions
 from ipu_chem.backends.poptorch.program_options import host_overlap, program_options
+from ipu_chem.backends.poptorch.programs import EvaluationProgram, TrainingProgram
+from ipu_chem.backends.poptorch.refusals import check_operators, compile_error
 from ipu_chem.batches.types import first_target, inputs_of, targets_of
 from ipu_chem.optim import OptimizerConfig, ParameterGroups
 
-# What has no place on an IPU and is halved before it travels.
+# What has no place on an IPU and is halved before it is transferred.
 _NARROWED = {torch.int64: torch.int32, torch.float64: torch.float32}
 _MAX_IPUS = 64  # of one process
 
@@ -37,37 +39,6 @@ def ipus_available() -> bool:
         return bool(_poptorch().ipuHardwareIsAvailable())
     except ValueError:
         return False
-
-
-class _TrainingProgram(Program):
-    """Model, loss and the mark from which PopTorch differentiates; only the loss leaves the device."""
-
-    def __init__(self, program: Program, overlap: Any) -> None:
-        super().__init__(program.model, program.loss, program.first_target)
-        self.overlap = overlap
-
-    def forward(self, batch: Any) -> Any:
-        """A NamedTuple as `Program` takes it -> loss of the micro-batch, a scalar."""
-        if self.overlap is not None:
-            batch = type(batch)(*(self.overlap[0](field) for field in batch))
-        _, loss = super().forward(batch)
-        # The loss is one number already: summing it is the reduction that scales nothing.
-        loss = _poptorch().identity_loss(loss, reduction="sum")
-        return loss if self.overlap is None else self.overlap[1](loss)
-
-
-class _OverlappedInference(nn.Module):
-    """A model whose inputs and outputs travel while it computes."""
-
-    def __init__(self, model: nn.Module, overlap: Any) -> None:
-        super().__init__()
-        self.model = model
-        self.overlap = overlap
-
-    def forward(self, *inputs: Tensor) -> Any:
-        """What the model takes and returns."""
-        predicted = self.model(*(self.overlap[0](tensor) for tensor in inputs))
-        return tuple(map(self.overlap[1], predicted)) if isinstance(predicted, tuple) else self.overlap[1](predicted)
 
 
 class PopTorchBackend(Backend):
@@ -96,7 +67,6 @@ class PopTorchBackend(Backend):
         self._stages: List[Any] = []
         self._hooks: List[Any] = []
         self._model: Optional[nn.Module] = None
-        self._program: Optional[Program] = None
         self._training: Optional[Any] = None
         self._inference: Optional[Any] = None
         self._optimizer: Optional[Any] = None
@@ -118,11 +88,13 @@ class PopTorchBackend(Backend):
         example = self._register(example, "evaluation" if optimizer is None else "training", packs)
         if self.precision.weights == "float16":
             weights_to_half(model)
-        self._model, self._program = model, Program(model, loss, first_target(example))
-        self._micro_batch = type(example)(*(field[: batching.micro_batch_size] for field in example))
+        program = Program(model, loss, first_target(example))
+        micro_batch = type(example)(*(field[: batching.micro_batch_size] for field in example))
+        self._check_operators(program, micro_batch, optimizer is not None)
+        self._model = model
         if self.options.ipus_per_replica > 1:
             accumulation = None if optimizer is None else batching.gradient_accumulation
-            self._stages = choose_stages(self._program, self._micro_batch, self.options, accumulation)
+            self._stages = choose_stages(program, micro_batch, self.options, accumulation)
             place_stages(self._poptorch, model, self._stages)
             if self.options.checkpoint_blocks:
                 self._hooks = keep_between_blocks(self._poptorch, model, self._stages)
@@ -133,9 +105,12 @@ class PopTorchBackend(Backend):
         self._groups = ParameterGroups(optimizer, model, trained)
         self._optimizer = build_optimizer(self._poptorch, optimizer, self._groups, self.precision)
         self._learning_rate = optimizer.learning_rate
-        program = _TrainingProgram(self._program, self._overlap).train()
-        executor = self._poptorch.trainingModel(program, self._program_options(True), self._optimizer)
-        self._training = self._compile(executor, "training", example)
+        poptorch = self._poptorch
+        on_device = TrainingProgram(program, poptorch.identity_loss, self._overlap).train()
+        options = self._program_options(True)
+        self._training = self._compile(
+            "training", lambda: poptorch.trainingModel(on_device, options, self._optimizer), example
+        )
         if self.compiles_only:  # no later call would compile it
             part = type(example)(*(field[: batching.packs_per_evaluation] for field in example))
             self._compile_inference(self._register(part, "evaluation", batching.packs_per_evaluation))
@@ -211,12 +186,15 @@ class PopTorchBackend(Backend):
         """What PopTorch would refuse later, or quietly do otherwise."""
         local = batching.for_one_of(self.world).replication_factor
         ipus = local * self.options.ipus_per_replica
-        if ipus > 1 and self.options.ipu_model:
-            raise ValueError(f"batching.replication_factor={local}: the IPU simulator runs 1 replica on 1 IPU.")
         if ipus > _MAX_IPUS or ipus & (ipus - 1):
             raise ValueError(
                 f"batching.replication_factor={local} x ipu.ipus_per_replica={self.options.ipus_per_replica}: IPUs are "
                 f"lent in powers of two, up to {_MAX_IPUS} to a process; use 1, 2, 4, ..."
+            )
+        if local > 1 and self.options.on_ipu_model:
+            raise ValueError(
+                f"batching.replication_factor={local}: the SDK's IPU Model runs one replica; set it to 1, and "
+                f"batching.gradient_accumulation={batching.gradient_accumulation * local} for the same steps."
             )
         if self._popdist is not None and self._popdist.getNumTotalReplicas() != batching.replication_factor:
             raise ValueError(
@@ -232,14 +210,29 @@ class PopTorchBackend(Backend):
             if tensor.dtype in (torch.float64, torch.bfloat16):
                 raise ValueError(f"{name} is {_short(tensor.dtype)}, which IPUs do not have; call model.float() first.")
 
+    def _check_operators(self, program: Program, micro_batch: Any, trains: bool) -> None:
+        """What PopTorch would refuse of either program or, worse, do wrong; before blocks are marked in the model.
+
+        The evaluation program of a training run is looked at, too: it should not fail after hours.
+        """
+        kinds: Any = [("evaluation", program.model, inputs_of(micro_batch), False)]
+        if trains:
+            kinds.insert(0, ("training", program, micro_batch, True))
+        for kind, module, example, training in kinds:
+            try:
+                check_operators(module, example, training)
+            except ValueError as error:
+                raise ValueError(f"PopTorch cannot compile the {kind} program: {error}") from error
+
     def _compile_inference(self, batch: Any) -> None:
-        """The evaluation program: the bare model in eval mode, without loss and gradients."""
+        """The evaluation program: the model in eval mode, without loss and gradients."""
         assert self._model is not None
         was_training = self._model.training
-        self._model.eval()
-        program = self._model if self._overlap is None else _OverlappedInference(self._model, self._overlap)
-        executor = self._poptorch.inferenceModel(program, self._program_options(False))
-        self._inference = self._compile(executor, "evaluation", *inputs_of(batch))
+        program = EvaluationProgram(self._model, self._overlap).eval()
+        options = self._program_options(False)
+        self._inference = self._compile(
+            "evaluation", lambda: self._poptorch.inferenceModel(program, options), *inputs_of(batch)
+        )
         self._model.train(was_training)
 
     def _program_options(self, training: bool) -> Any:
@@ -250,14 +243,13 @@ class PopTorchBackend(Backend):
         ipus = [stage.ipu for stage in self._stages] or [0]
         return program_options(self._poptorch, self.options, self.precision, self.batching, ipus, training, base)
 
-    def _compile(self, executor: Any, kind: str, *example: Any) -> Any:
+    def _compile(self, kind: str, executor: Callable[[], Any], *example: Any) -> Any:
         try:
-            executor.compile(*example)
-        except self._poptorch.Error as error:
-            assert self._program is not None
-            reason = refusal(self._program, self._micro_batch) or error  # with the line, which PopTorch may not name
-            raise ValueError(f"PopTorch cannot compile the {kind} program: {reason}") from error
-        return executor
+            program = executor()
+            program.compile(*example)
+        except Exception as error:  # PopTorch raises whatever its own code, torch or the model does
+            raise ValueError(compile_error(kind, error, self._poptorch)) from error
+        return program
 
     def _make_way(self, other: Optional[Any]) -> None:
         """Take the IPUs from the other program, which brings weights and optimizer state back to the host.
@@ -351,6 +343,18 @@ def _poptorch() -> Any:
             "with the torch version that its PopTorch was built for."
         ) from error
     return poptorch
+
+
+def import_before_backward() -> None:
+    """Load PopTorch if that can be done, for backends that differentiate on other devices.
+
+    Torch's autograd asks once, at the first derivative of a process, which kinds of devices there are; a program that
+    differentiates inside forward cannot be compiled for IPUs if PopTorch came later.
+    """
+    try:
+        _poptorch()
+    except Exception:  # a broken SDK, in whatever way, is no reason why a CPU should not run
+        return
 
 
 def _popdist() -> Optional[Any]:

@@ -4,17 +4,15 @@ On data's way: model.blocks(), IpuOptions -> stages -> BeginBlock marks -> the c
 itself is handed in by the backend.
 """
 
-import copy
-from typing import Any, Dict, List, Optional
+from typing import Any, List, Optional
 
-from torch import Tensor, nn
+from torch import nn
 
 from ipu_chem.backends.base import Program
-from ipu_chem.backends.poptorch.operators.check import check_program
 from ipu_chem.backends.poptorch.options import IpuOptions
 from ipu_chem.backends.poptorch.profile import profile_blocks
 from ipu_chem.backends.poptorch.program_options import stage_name
-from ipu_chem.backends.poptorch.stages import Stage, check_accumulation, plan_stages, shared_blocks
+from ipu_chem.backends.poptorch.stages import Stage, block_costs, check_accumulation, plan_stages, shared_blocks
 
 
 def choose_stages(
@@ -40,10 +38,10 @@ def choose_stages(
     try:
         profiles = profile_blocks(program, example)
     except RuntimeError as error:  # it asks for values where shapes should do
-        raise ValueError(f"{name} cannot be cut into stages: {refusal(program, example) or error}") from error
+        raise ValueError(f"{name} cannot be cut into stages: {error}") from error
     stages = plan_stages(
         [profile.name for profile in profiles],
-        [float(profile.flops) for profile in profiles],
+        block_costs(profiles, options),
         options.ipus_per_replica,
         options.layers_per_ipu,
         shared_blocks(program.model),
@@ -73,18 +71,3 @@ def keep_between_blocks(poptorch: Any, model: nn.Module, stages: List[Stage]) ->
         modules[name].register_forward_hook(lambda module, inputs, output: poptorch.recomputationCheckpoint(output))
         for name in inner
     ]
-
-
-def refusal(program: nn.Module, example: Any) -> Optional[str]:
-    """What of a program an IPU would not take, with the line; None if nothing is found."""
-    # PopTorch gives the tensors of a model that it trains classes of its own, which torch sees as other operators.
-    plain: Dict[int, Any] = {}
-    for weight in program.parameters():
-        plain[id(weight)] = nn.Parameter(weight.detach().as_subclass(Tensor).clone(), weight.requires_grad)
-    for buffer in program.buffers():
-        plain[id(buffer)] = buffer.detach().as_subclass(Tensor).clone()
-    try:
-        check_program(copy.deepcopy(program, plain), (example,)).raise_if_refused()
-    except ValueError as error:
-        return str(error).rstrip(".")
-    return None

@@ -4,6 +4,7 @@ On data's way: config -> IpuOptions -> poptorch_options -> poptorch.Options of o
 PopTorch nor torch is imported here, so that a command line can read options anywhere.
 """
 
+import os
 from dataclasses import dataclass, fields
 from typing import Any, Optional, Tuple
 
@@ -34,7 +35,7 @@ class IpuOptions:
         executable_cache: folder where compiled programs are kept and found again by later runs.
         offline: compile for this IPU version (2: GC200 and Bow, 21: with FP8, 1: the first) without a
             device, into executable_cache; nothing can be run.
-        ipu_model: run on the SDK's simulator instead of an IPU; slow, one replica.
+        ipu_model: run on the SDK's IPU Model, a simulator, instead of IPUs; slow, one replica, which may be a pipeline.
         prefetch_depth: batches of every input that the host keeps ready; None leaves it to PopART.
         merge_all_reduce: gather the gradients of all weights into few, large exchanges between replicas.
         synthetic_data: random data made on the device, no transfers; for measuring speed, results mean nothing.
@@ -94,6 +95,12 @@ class IpuOptions:
     def is_pipeline(self) -> bool:
         """Whether the IPUs of a replica form a pipeline."""
         return self.ipus_per_replica > 1 and self.execution == "pipelined"
+
+    @property
+    def on_ipu_model(self) -> bool:
+        """Whether the SDK's IPU Model stands for IPUs: by these options or, as PopTorch reads it, the environment."""
+        names = ("POPTORCH_IPU_MODEL", "POPTORCH_SMALL_IPU_MODEL")
+        return self.ipu_model or any(os.environ.get(name, "0") not in ("", "0") for name in names)
 
     def _check_layout(self) -> None:
         """What PopTorch says about several IPUs and I/O tiles, after minutes of compilation."""

@@ -25,14 +25,17 @@ from ipu_chem.backends.poptorch.stages import (
     plan_stages,
     shared_blocks,
 )
+from ipu_chem.backends.poptorch.timing.blocks import BlockTime, block_times
+from ipu_chem.backends.poptorch.timing.calls import CallTime, call_time
 from ipu_chem.batches.types import first_target
 from ipu_chem.optim import OptimizerConfig
 
 LARGEST_MICRO_BATCH = 64  # packs; where searches end, several times what the published studies use
 # What most of Graphcore's published pipelines give to temporary data, where Poplar would take up to 0.6.
 PIPELINE_PROPORTION = 0.15
-# A layout with more IPUs a replica is taken when it needs less than this share of the time.
-_WORTH_IT = 0.95
+# A layout with more IPUs a replica is taken when it needs less than this fraction of the predicted time: two layouts of
+# one model share the errors of its blocks, but not those of updates and exchanges.
+_WORTH_IT = 0.85
 # 16-bit training as it is known to learn what 32-bit training learns: see benchmarks/half_precision.py.
 HALF = Precision(weights="float16", loss_scaling=64.0, stochastic_rounding=True, accumulation="float16")
 
@@ -57,6 +60,7 @@ class Task:
     packs_per_step: int = 0
     device_iterations: int = 1
     _known: Dict[Any, List[BlockProfile]] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _timed: Dict[Any, List[BlockTime]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @cached_property
     def shared(self) -> List[Tuple[str, ...]]:
@@ -71,6 +75,28 @@ class Task:
             twin = meta_copy(program, getattr(torch, weights))
             self._known[key] = profile_blocks(twin, to_meta(self.example, micro_batch_size))
         return self._known[key]
+
+    def times(self, weights: str, micro_batch_size: int, options: IpuOptions) -> List[BlockTime]:
+        """Of every block, forward and backward, as `block_times` predicts them."""
+        recomputed = options.is_pipeline and options.recompute
+        key = (weights, micro_batch_size, recomputed)
+        if key not in self._timed:
+            self._timed[key] = block_times(self.profiles(weights, micro_batch_size), recomputed)
+        return self._timed[key]
+
+
+def predict_call(task: Task, layout: Layout) -> CallTime:
+    """How long a call of the training program takes in a layout; predicted, not measured."""
+    weights, size = layout.precision.weights, layout.batching.micro_batch_size
+    return call_time(
+        task.profiles(weights, size),
+        task.times(weights, size, layout.options),
+        layout.stages,
+        layout.batching,
+        layout.options,
+        layout.precision,
+        task.optimizer,
+    )
 
 
 def plan(task: Task, ipus: int, precision: Optional[Precision] = None, options: Optional[IpuOptions] = None) -> Layout:
@@ -142,6 +168,8 @@ def _search(
             for choice in _choices(options, per_replica, ipus // per_replica):
                 layout = _balanced(task, choice, ipus // per_replica, 1, precision, limit)
                 if layout is not None and layout.fullest.share <= limit:
+                    # Small micro-batches are mostly fixed costs, so layouts are compared with the largest of each.
+                    layout = _with_largest_micro_batch(task, layout)
                     # More IPUs a replica only where that is worth it: uneven stages leave IPUs waiting.
                     if best is None or _time(task, layout) < _WORTH_IT * _time(task, best):
                         best = layout
@@ -150,16 +178,20 @@ def _search(
                     tried.append(layout)
             per_replica *= 2
         if best is not None:
-            return _with_largest_micro_batch(task, best)
+            return best
     return None
 
 
 def _time(task: Task, layout: Layout) -> float:
-    """For one pack, in floating-point operations of the busiest IPU, all replicas working."""
-    cost = {profile.name: profile.flops for profile in task.profiles(layout.precision.weights, 1)}
-    busy = [sum(cost[name] for name in ipu.blocks) for ipu in layout.memory]
-    passes = 4 if layout.options.is_pipeline and layout.options.recompute else 3  # backward is twice forward
-    return passes * (max(busy) if layout.options.is_pipeline else sum(busy)) / layout.batching.replication_factor
+    """Seconds for one pack of an optimizer step, all replicas working; predicted, and good for comparing layouts.
+
+    Packs that a pipeline needs beyond those that a step shall have are no gain. Exchanges count as merged: that is an
+    option of its own, and no reason for a pipeline.
+    """
+    layout = layout._replace(options=replace(layout.options, merge_all_reduce=True))
+    batching = layout.batching
+    packs = min(batching.packs_per_step, task.packs_per_step or batching.packs_per_step)
+    return predict_call(task, layout).seconds.likely / (packs * batching.device_iterations)
 
 
 def _choices(options: IpuOptions, per_replica: int, replicas: int) -> Iterator[IpuOptions]:
@@ -201,7 +233,7 @@ def _balanced(
     """
     profiles = task.profiles(precision.weights, micro_batch_size)
     names = [profile.name for profile in profiles]
-    costs = [float(profile.flops) for profile in profiles]
+    costs = [time.seconds.likely for time in task.times(precision.weights, micro_batch_size, options)]
     batching = Batching(micro_batch_size, 1, replicas, task.device_iterations)
     model = MemoryModel(profiles, options, batching, precision, task.optimizer)
     ipus = options.ipus_per_replica
@@ -254,7 +286,7 @@ def _layout(task: Task, batching: Batching, options: IpuOptions, precision: Prec
     """A layout as asked for, whether it fits or not."""
     profiles = task.profiles(precision.weights, batching.micro_batch_size)
     names = [profile.name for profile in profiles]
-    costs = [float(profile.flops) for profile in profiles]
+    costs = [time.seconds.likely for time in task.times(precision.weights, batching.micro_batch_size, options)]
     stages = plan_stages(names, costs, options.ipus_per_replica, options.layers_per_ipu, task.shared)
     model = MemoryModel(profiles, options, batching, precision, task.optimizer)
     return Layout(batching, options, precision, tuple(stages), tuple(model.layout(stages)))

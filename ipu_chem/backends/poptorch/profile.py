@@ -7,14 +7,14 @@ On data's way: Program, one micro-batch -> [BlockProfile] -> memory estimate, st
 """
 
 import copy
-from typing import Any, Callable, Dict, List, NamedTuple, Optional, Set
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Set, Tuple
 
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-# Operators whose work is a matrix product: multiply-adds are the size of the result times the inner dimension.
-_PRODUCTS = {"mm": 0, "bmm": 0, "addmm": 1, "baddbmm": 1}  # name -> position of the first factor
+from ipu_chem.backends.poptorch.timing.operators import Operator, describe
+
 _RANDOM = ("bernoulli", "native_dropout", "rand", "normal", "uniform")
 
 
@@ -31,6 +31,8 @@ class BlockProfile(NamedTuple):
         input_bytes: tensors of the batch that this block is the first to use.
         output_bytes: what a cut behind this block hands on, for whichever later block.
         flops: floating-point operations; 1 an element where there is no matrix product.
+        parameter_tensors: trained tensors that this block is the first to use.
+        operators: in the order of execution, without those whose results are known when a program is compiled.
     """
 
     name: str
@@ -42,6 +44,8 @@ class BlockProfile(NamedTuple):
     input_bytes: int
     output_bytes: int
     flops: int
+    parameter_tensors: int = 0
+    operators: Tuple[Operator, ...] = ()
 
 
 def profile_blocks(program: nn.Module, example: Any) -> List[BlockProfile]:
@@ -135,6 +139,10 @@ class _Recorder(TorchDispatchMode):
         self._activations = [0] * blocks
         self._working = [0] * blocks
         self._flops = [0] * blocks
+        self._operators: List[List[Operator]] = [[] for _ in range(blocks)]
+        # What a result depends on: nothing but constants, or values of the batch, or parameters that are trained.
+        self._trained = {key for key, weight in self._weights.items() if weight.requires_grad}
+        self._varying = {*self._weights, *self._inputs}
 
     def enters(self, index: int, name: str) -> Any:
         """A forward pre-hook of one block."""
@@ -187,10 +195,23 @@ class _Recorder(TorchDispatchMode):
             taken = [*used.items(), *new.items()]
             working = sum(min(_size(tensor), self._bytes[key]) for key, tensor in taken)
             self._working[self._block] = max(self._working[self._block], working)
-        if name in _PRODUCTS:
-            factor = args[_PRODUCTS[name]]
-            self._flops[self._block] += (2 * factor.shape[-1] - 1) * result.numel()
+        self._note(name, args, result, set(used), bool(new))
         return result
+
+    def _note(self, name: str, args: Any, result: Any, used: Set[int], is_new: bool) -> None:
+        """Remember an operator that computes something, and what its result depends on."""
+        made = [tensor for tensor in tensors_of(result) if tensor.is_floating_point()]
+        trained = bool(self._trained & used) and bool(made)
+        if trained:
+            self._trained.update(self._storage(tensor) for tensor in made)
+        if self._varying & used or name.startswith(_RANDOM):
+            self._varying.update(self._storage(tensor) for tensor in tensors_of(result))
+            in_place = name.endswith("_") and not name.startswith("_")
+            operator = describe(name, args, result, trained) if is_new or in_place else None
+            if operator is not None:
+                self._operators[self._block].append(operator)
+                if operator.kind == "product":
+                    self._flops[self._block] += (2 * operator.sizes[2] - 1) * result.numel()
 
     def profiles(self, names: List[str]) -> List[BlockProfile]:
         """What was seen, block by block."""
@@ -217,6 +238,8 @@ class _Recorder(TorchDispatchMode):
                     input_bytes=sum(_size(field) for field in inputs),
                     output_bytes=handed_on[block],
                     flops=self._flops[block],
+                    parameter_tensors=len(trained),
+                    operators=tuple(self._operators[block]),
                 )
             )
         return found

@@ -7,7 +7,9 @@ from typing import Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 from torch import nn
 
-from ipu_chem.backends.poptorch.profile import block_names
+from ipu_chem.backends.poptorch.options import IpuOptions
+from ipu_chem.backends.poptorch.profile import BlockProfile, block_names
+from ipu_chem.backends.poptorch.timing.blocks import block_times
 
 # Costs are compared as whole parts of this: layers are equal though one of them also has the last normalisation.
 _PARTS = 10_000
@@ -93,6 +95,12 @@ def plan_stages(
         else:
             stages.append(Stage(home, (blocks[last],)))
     return stages
+
+
+def block_costs(profiles: Sequence[BlockProfile], options: IpuOptions) -> List[float]:
+    """Seconds of every block for one micro-batch, predicted: what planner and backend balance stages by."""
+    times = block_times(profiles, recomputed=options.is_pipeline and options.recompute)
+    return [time.seconds.likely for time in times]
 
 
 def expand_layers(layers_per_ipu: Sequence[int], num_layers: int) -> Tuple[int, ...]:

@@ -7,6 +7,7 @@ among the processes that torchrun starts; their gradients are added up once a st
 On data's way: CompactPack -> TorchBackend -> losses and predictions.
 """
 
+import importlib.util
 import os
 from contextlib import nullcontext
 from typing import Any, Callable, Dict, List, Optional
@@ -52,6 +53,7 @@ class TorchBackend(Backend):
             ValueError: there is no such device here, or it cannot do what is asked of it.
             ConnectionError: the other processes do not come.
         """
+        _import_poptorch_first()
         self.name = device
         self.options = options or TorchOptions()
         self.precision = precision or Precision()
@@ -88,7 +90,7 @@ class TorchBackend(Backend):
             raise ValueError(
                 "torch.compile=true does not go with forces: torch compiles no derivative inside a model; leave it out."
             )
-        if self._may_use_kernels(model) and not differentiates:  # kernels have slopes, but no slopes of slopes
+        if self._may_use_kernels(model) and not differentiates:  # kernels have first derivatives only
             try:
                 use_kernels(model)
                 use_transformer_kernels(model)
@@ -322,6 +324,14 @@ class TorchBackend(Backend):
         got = len(batch[0])
         if got != expected:
             raise ValueError(f"the batch holds {got} packs, the batching ({self.batching}) makes {expected} a call.")
+
+
+def _import_poptorch_first() -> None:
+    """Load PopTorch before the first derivative, where it is installed: see `import_before_backward`."""
+    if importlib.util.find_spec("poptorch") is not None:
+        from ipu_chem.backends.poptorch.backend import import_before_backward
+
+        import_before_backward()
 
 
 def _device(name: str) -> torch.device:

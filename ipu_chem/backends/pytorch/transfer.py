@@ -1,4 +1,4 @@
-"""A batch crosses to a CUDA device in one copy instead of one for every field.
+"""A batch is transferred to a CUDA device in one copy instead of one for every field.
 
 On data's way: CompactPack or TokenPack on the host -> one pinned buffer -> the same on the device -> micro-batches.
 """

@@ -7,12 +7,18 @@ or NotImplementedError.
 
 Stricter than PopTorch: weights on the host wait for an explicit copy; optimizers come from poptorch.optim;
 all IPUs are one device, which one program holds at a time; operators without a handler are refused among
-constants too; only identity_loss makes a loss that a program may be trained with.
+constants too; only identity_loss makes a loss that a program may be trained with; a constructor's tensor stays
+on the host even if it is moved to the device of another. And, unless `Machine.strict = False` is set:
+derivatives of slices, `accumulate`, `rounding_mode` and `torch.equal`, which PopTorch gets wrong, raise Error;
+so do float64, arithmetic of 8- and 16-bit integers, attention as one function in evaluation, and shared tensors
+that the state dict hides, which PopTorch takes.
 
     options.py ...          Options, frozen by the first program; checked against PopART's when compiled
     executor.py             trainingModel, inferenceModel: the host's side
     compilation.py          what a forward pass shows: operators, marks, blocks, losses
-    tracing.py, handlers.py, refusals.py    what may stand in a forward pass
+    aliases.py              which paths of a model share a tensor
+    tracing.py, functions.py, refusals.py, gathers.py    what may stand in a forward pass
+    device_types.py, coercion.py            32 bits, and the warnings about it
     blocks.py, strategies.py, placement.py  which IPU and which stage it is on
     device.py, machine.py   compiled programs, their memory, the IPUs
     running.py, half.py     the schedule of a call; float16
@@ -22,44 +28,20 @@ constants too; only identity_loss makes a loss that a program may be trained wit
 """
 
 from . import enums, optim
-from .blocks import BeginBlock, Block, BlockFunction, removeBlocks
-from .enums import (
-    AutoStage,
-    CommGroupType,
-    ConnectionType,
-    DataLoaderMode,
-    HalfFloatCastingBehavior,
-    Liveness,
-    MeanReductionStrategy,
-    OutputMode,
-    OverlapMode,
-    ReductionType,
-    SharingStrategy,
-    SyncPattern,
-)
+from .blocks import BeginBlock, removeBlocks
+from .enums import ConnectionType, OutputMode, OverlapMode, ReductionType
 from .executor import PoplarExecutor, inferenceModel, trainingModel
-from .exports import load
 from .machine import Machine
 from .ops import (
-    NameScope,
     identity_loss,
     isRunningOnIpu,
-    nop,
     recomputationCheckpoint,
-    set_available_memory,
     set_overlap_for_input,
     set_overlap_for_output,
 )
 from .options import Options, TensorLocationSettings
-from .poptorch_core import Error, RecoverableError, UnrecoverableError
-from .strategies import (
-    ParallelPhasedExecution,
-    Phase,
-    PipelinedExecution,
-    SerialPhasedExecution,
-    ShardedExecution,
-    Stage,
-)
+from .poptorch_core import Error
+from .strategies import PipelinedExecution, ShardedExecution, Stage
 
 __version__ = "3.4.0-double"
 
@@ -68,53 +50,28 @@ def ipuHardwareIsAvailable(num_ipus: int = 1) -> bool:
     return num_ipus <= Machine.num_ipus
 
 
-def ipuHardwareVersion() -> int:
-    assert Machine.num_ipus > 0, "no IPU is available here"
-    return 2
-
-
 __all__ = [
-    "AutoStage",
     "BeginBlock",
-    "Block",
-    "BlockFunction",
-    "CommGroupType",
     "ConnectionType",
-    "DataLoaderMode",
     "Error",
-    "HalfFloatCastingBehavior",
-    "Liveness",
     "Machine",
-    "MeanReductionStrategy",
-    "NameScope",
     "Options",
     "OutputMode",
     "OverlapMode",
-    "ParallelPhasedExecution",
-    "Phase",
     "PipelinedExecution",
     "PoplarExecutor",
-    "RecoverableError",
     "ReductionType",
-    "SerialPhasedExecution",
     "ShardedExecution",
-    "SharingStrategy",
     "Stage",
-    "SyncPattern",
     "TensorLocationSettings",
-    "UnrecoverableError",
     "enums",
     "identity_loss",
     "inferenceModel",
     "ipuHardwareIsAvailable",
-    "ipuHardwareVersion",
     "isRunningOnIpu",
-    "load",
-    "nop",
     "optim",
     "recomputationCheckpoint",
     "removeBlocks",
-    "set_available_memory",
     "set_overlap_for_input",
     "set_overlap_for_output",
     "trainingModel",

@@ -13,13 +13,15 @@ from torch.func import functional_call
 
 from . import session_options
 from .arguments import Arguments
-from .blocks import Block
+from .device_types import DeviceTypes, as_on_device
+from .forward import Forward
+from .functions import Functions
 from .half import HalfOnCpu
 from .overlap import Overlap
 from .placement import Placement
 from .poptorch_core import Error
 from .structures import flatten, rebuild
-from .tracing import Forward, Functions, Watch
+from .tracing import Watch
 
 Tensors = Dict[str, Tensor]
 # Modules whose buffers PopTorch lets change their address (python/_impl.py).
@@ -45,12 +47,19 @@ class Compiled(NamedTuple):
 
 
 def trace(
-    module: torch.nn.Module, options: Any, training: bool, parameters: Tensors, buffers: Tensors, micro: Arguments
+    module: torch.nn.Module,
+    paths: Dict[str, str],
+    options: Any,
+    training: bool,
+    parameters: Tensors,
+    buffers: Tensors,
+    micro: Arguments,
 ) -> Compiled:
     """Watch the forward pass.
 
     Args:
         module: in the mode, training or evaluation, that is compiled in.
+        paths: see `aliases.device_names`.
         options: of the program.
         training: with a loss.
         parameters: leaves of the autograd graph, in the device's types.
@@ -61,14 +70,16 @@ def trace(
     weights = {**parameters, **buffers}
     versions = {id(tensor): tensor._version for tensor in (*inputs, *weights.values())}
     overlap, placement, half = Overlap(inputs), Placement(weights), HalfOnCpu()
-    forward = Forward(overlap)
+    forward, device = Forward(overlap), DeviceTypes(tracing=True)
     watch = Watch(placement, [*inputs, *weights.values()])
+    watch.gathers.constants([buffer for buffer in buffers.values() if not buffer.is_floating_point()])
     with ExitStack() as stack:
-        stack.enter_context(_blocks_of(options))
+        stack.enter_context(options._execution_strategy.tracing())
         stack.enter_context(_fixed_weights(module, weights))
-        for context in (placement, forward, half, watch, Functions(watch), torch.enable_grad()):
+        functions = Functions(device, watch, training)
+        for context in (placement, forward, as_on_device(device), half, watch, functions, torch.enable_grad()):
             stack.enter_context(context)
-        output = functional_call(module, weights, micro.args, micro.kwargs)
+        output = call(module, paths, weights, micro)
     returned = flatten(output)
     _check_writes(inputs, buffers, versions, options)
     overlap.check_marks(returned)
@@ -80,6 +91,7 @@ def trace(
             raise NotImplementedError("the double differentiates losses of one number")
         trained = _reached(loss, parameters)
     watch.check()
+    watch.gathers.check(returned)
     session_options.check(options.toDict())
     overlap.check_options(options)
     placement.check(options, training)
@@ -88,14 +100,10 @@ def trace(
     return Compiled(structure, placement.ipus_per_replica, half.seen, set(placement.ipus_of_weight), trained)
 
 
-@contextmanager
-def _blocks_of(options: Any) -> Iterator[None]:
-    """Blocks ask the strategy for their stages while a program is traced."""
-    Block._stages_manager = options._execution_strategy._stages_manager
-    try:
-        yield
-    finally:
-        Block._stages_manager = None
+def call(module: torch.nn.Module, paths: Dict[str, str], weights: Tensors, micro: Arguments) -> Any:
+    """The module's forward with other weights: at every path the one that is there on the device."""
+    there = {path: weights[name] for path, name in paths.items()}
+    return functional_call(module, there, micro.args, micro.kwargs, tie_weights=False)
 
 
 @contextmanager

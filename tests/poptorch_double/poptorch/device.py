@@ -5,7 +5,7 @@ from typing import Any, Dict, List
 import torch
 from torch import Tensor
 
-from . import compilation, optimizer_settings, running, update_rules
+from . import aliases, coercion, compilation, optimizer_settings, running, update_rules
 from .arguments import Arguments
 from .half import Rounding
 from .machine import Machine, check_number, is_simulated
@@ -39,8 +39,10 @@ class Executable:
         self.parameters = {name: _device_copy(name, p) for name, p in module.named_parameters()}
         self.buffers = {name: _device_copy(name, b) for name, b in module.named_buffers()}
         self._gradients_wanted = {name for name, p in module.named_parameters() if p.requires_grad}
+        self.paths = aliases.device_names(module)
+        inputs = to_device_types(micro, tracing=True)
         self.facts = compilation.trace(
-            module, options, training, self.leaves(), copies(self.buffers), to_device_types(micro, clone=True)
+            module, self.paths, options, training, self.leaves(), copies(self.buffers), inputs
         )
         self.trained = self._trained(settings) if training else []
         trained = {name: self.parameters[name] for name in self.trained}
@@ -83,7 +85,6 @@ class Executable:
             raise Error("ConnectionType.Never is not supported for the IPU model")
         if self.options.exists("ipu_id"):
             raise Error("offline compilation for a device's number is not supported")
-        self._refuse_cycles()
         check_number(self.num_ipus)
 
     def attach(self) -> None:
@@ -91,16 +92,11 @@ class Executable:
         if is_simulated(options):
             if options.replication_factor > 1:
                 raise Error("replicated graphs do not run on the IPU model")
-            self._refuse_cycles()
             check_number(self.num_ipus)
         else:
             ipu_id = options.ipu_id if options.exists("ipu_id") else None
-            Machine.acquire(self, self.num_ipus, options.auto_round_num_ipus, ipu_id)
+            Machine.acquire(self, self.num_ipus, ipu_id)
         self.attached = True
-
-    def _refuse_cycles(self) -> None:
-        if self.options._Popart.options["instrumentWithHardwareCycleCounter"]:
-            raise Error("cycles are counted by hardware only: leave out logCycleCount")
 
     def detach(self) -> None:
         Machine.release(self)
@@ -168,16 +164,20 @@ class Executable:
         return running.run(self, to_device_types(arguments))
 
 
-def to_device_types(arguments: Arguments, clone: bool = False) -> Arguments:
-    """64-bit inputs as 32-bit ones."""
+def to_device_types(arguments: Arguments, tracing: bool = False) -> Arguments:
+    """64-bit inputs as 32-bit ones; copies, and one line for each of them, while a program is traced."""
     tensors = []
-    for tensor in flatten((arguments.args, arguments.kwargs)):
+    for number, tensor in enumerate(flatten((arguments.args, arguments.kwargs))):
+        if tracing and tensor.requires_grad:
+            raise Error(f"input {number} has requires_grad set to True, which no input of an IPU model can have")
         if tensor.dtype == torch.bfloat16:
             raise Error("an input is bfloat16, which IPUs do not have")
         if tensor.numel() == 0:
             raise Error(f"an input has no elements: {list(tensor.shape)}")
-        narrow = running.narrowed(tensor.detach())
-        tensors.append(narrow.clone() if clone else narrow)
+        if tracing:
+            coercion.warn_of_tensor(tensor.dtype)
+        narrow = coercion.narrowed(tensor.detach())
+        tensors.append(narrow.clone() if tracing else narrow)
     return arguments.with_tensors(tensors)
 
 
@@ -187,11 +187,12 @@ def copies(tensors: Tensors) -> Tensors:
 
 def _device_copy(name: str, tensor: Tensor) -> Tensor:
     """Plain and apart from the host's tensor."""
-    if tensor.dtype in (torch.bfloat16, torch.float64):
+    if tensor.dtype == torch.bfloat16 or (tensor.dtype == torch.float64 and Machine.strict):
         raise Error(f"{name} is {str(tensor.dtype).replace('torch.', '')}, which IPUs do not have")
     if tensor.numel() == 0:
         raise Error(f"{name} has no elements: {list(tensor.shape)}")
     copy = torch.empty(tensor.shape, dtype=tensor.dtype)
     with torch.no_grad():
         copy.copy_(tensor)
-    return running.narrowed(copy)
+    coercion.warn_of_tensor(tensor.dtype)
+    return coercion.narrowed(copy)

@@ -11,7 +11,7 @@ from typing import Any, Dict, Optional, Tuple
 import torch
 from torch import Tensor, nn
 
-from . import optim, optimizer_settings, running, wrapping
+from . import optim, optimizer_settings, wrapping
 from .arguments import ArgumentParser, Arguments
 from .device import Executable
 from .enums import ConnectionType, OutputMode
@@ -117,7 +117,6 @@ class PoplarExecutor:
         return rebuild(self._executable.facts.output, outputs)
 
     def _compile(self, arguments: Arguments) -> None:
-        running.check_period(self._options)
         micro = arguments.with_tensors([self._narrow(tensor) for tensor in flatten(tuple(arguments[1:]))])
         # As PopTorch has it: the options are whole, and may bring a device's number, once the program is lowered.
         executable = Executable(self._model, self._options, self._training, self._settings, micro)
@@ -228,7 +227,7 @@ class PoplarExecutor:
             self._optimizer.state_dict = self._optimizer.get_state_dict
             if isinstance(optimizer, optim.Optimizer):
                 optimizer.ipu_state_is_dirty = True
-        settings = optimizer_settings.describe(optimizer, self._model, self._options, self.isCompiled())
+        settings = optimizer_settings.describe(optimizer, self._model, self._options)
         optimizer.state_dict = self._optimizer_state
         self._optimizer = optimizer
         if settings != self._settings:
@@ -263,24 +262,6 @@ class PoplarExecutor:
                 self.copyWeightsToHostIfNeeded()
                 executable.write_optimizer_state(self._optimizer.state_dict())
             self._optimizer.ipu_state_is_dirty = False
-
-    # Files.
-
-    def compileAndExport(self, filename: str, *args: Any, export_model: bool = True, **kwargs: Any) -> None:
-        self.compile(*args, **kwargs)
-        self.save(filename, export_model)
-
-    def save(self, filename: str, export_model: bool = True, save_rng_state: bool = True) -> None:
-        self._compiled()
-        assert self._inputs is not None
-        from . import exports
-
-        exports.write(filename, self, self._inputs, export_model)
-
-    def loadExecutable(self, filename: str) -> None:
-        from . import exports
-
-        self._compile(exports.read(filename, self._poptorch_version).inputs)
 
 
 def trainingModel(model: Any, options: Optional[Options] = None, optimizer: Optional[Any] = None) -> PoplarExecutor:

@@ -8,19 +8,28 @@ from .poptorch_core import Error
 
 
 class Machine:
-    """One program holds the IPUs at a time."""
+    """One program holds the IPUs at a time.
+
+    Attributes:
+        num_ipus: there are.
+        strict: what PopTorch takes and gets wrong, or makes 32-bit floats, raises Error; False does as PopTorch.
+        imported_after_backward: some backward pass ran in this process before PopTorch was imported, and torch
+            has sized the queues of its engine without the IPU.
+    """
 
     num_ipus = 16
+    strict = True
+    imported_after_backward = False
     holder: Any = None
 
     @classmethod
-    def acquire(cls, program: Any, num_ipus: int, round_up: bool, ipu_id: Optional[int] = None) -> None:
+    def acquire(cls, program: Any, num_ipus: int, ipu_id: Optional[int] = None) -> None:
         """Rules of CompilerImpl::createDevice in popart_compiler/source/CompilerImpl.cpp."""
         check_number(num_ipus)
         rounded = 1
         while rounded < num_ipus:
             rounded *= 2
-        if rounded != num_ipus and not round_up:
+        if rounded != num_ipus:
             raise Error(f"the model uses {num_ipus} IPUs, which are reserved in powers of two: {rounded} at least")
         if (cls.holder is not None and cls.holder is not program) or rounded > cls.num_ipus:
             raise Error(f"failed to acquire {rounded} IPU(s): they are in use or not there")

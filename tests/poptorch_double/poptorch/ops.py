@@ -5,15 +5,14 @@ Those that only say something to the compiler return the same values; outside a 
 
 from typing import Any, Callable
 
-import torch
 from torch import Tensor
 
 from .enums import OverlapMode
+from .forward import Forward
 from .marks import mark
 from .placement import Placement
 from .poptorch_core import Error
 from .structures import flatten, rebuild
-from .tracing import Forward
 
 
 def identity_loss(x: Tensor, reduction: str) -> Tensor:
@@ -49,17 +48,6 @@ def recomputationCheckpoint(*tensors: Any) -> Any:
     return marked[0] if len(marked) == 1 else tuple(marked)
 
 
-def set_available_memory(tensor: Tensor, available_memory_proportion: float) -> Tensor:
-    if not isinstance(tensor, Tensor):
-        raise Error(f"set_available_memory takes a tensor, got a {type(tensor).__name__}")
-    if Forward.active is None:
-        return tensor
-    # PopART's builder: (0, 1].
-    if not 0 < available_memory_proportion <= 1:
-        raise Error(f"available memory proportion {available_memory_proportion} is not in (0, 1]")
-    return _marked(tensor, "set_available_memory")
-
-
 def set_overlap_for_input(input_tensors: Any, mode: OverlapMode) -> Any:
     """Load these inputs while the IPU computes; use what is returned, and nothing else of them."""
     return _overlapped(input_tensors, mode, lambda overlap: overlap.mark_input)
@@ -84,23 +72,3 @@ def _marked(tensor: Tensor, name: str) -> Tensor:
     assert Forward.active is not None
     with Forward.active.unwatched():
         return mark(tensor, name)
-
-
-class NameScope:
-    """Names operators in profiles; does nothing here."""
-
-    def __init__(self, name: str) -> None:
-        assert isinstance(name, str), "a NameScope takes a string"
-        self.name = name
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, *_: Any) -> None:
-        pass
-
-
-def nop(tensor: Tensor) -> Tensor:
-    if not isinstance(tensor, Tensor):
-        raise Error(f"nop takes a tensor, got a {type(tensor).__name__}")
-    return torch.clone(tensor) if Forward.active is None else _marked(torch.clone(tensor), "nop")

@@ -26,10 +26,6 @@ class VariableAttributes:
         assert attr in self._allowed, f"{attr} is none of {self._allowed}"
         self._variable = [name for name in self._variable if name != attr]
 
-    def markAsVariable(self, attr: str) -> None:
-        assert attr in self._allowed, f"{attr} is none of {self._allowed}"
-        self._variable.append(attr)
-
 
 class Optimizer:
     """State that lives on the device, and whether host and device agree on it."""
@@ -57,16 +53,6 @@ class Optimizer:
         self._state_dict = state
         self.ipu_state_is_dirty = True
         self.host_state_is_dirty = False
-
-    def __getstate__(self) -> Dict[str, Any]:
-        """For pickle: torch's part, the extra attributes, and state that goes to the device once loaded."""
-        state = torch.optim.Optimizer.__getstate__(self)  # type: ignore[arg-type]
-        for name in ("variable_attrs", "loss_scaling", "max_grad_norm", "_state_dict", "bias_correction"):
-            if hasattr(self, name):
-                state[name] = getattr(self, name)
-        state.update({name: value for name, value in vars(self).items() if name.endswith("accum_type")})
-        state.update(ipu_state_is_dirty=self.has_state(), host_state_is_dirty=False)
-        return state
 
     def has_state(self) -> bool:
         return self._state_dict.get("ipu_state") is not None and self._state_dict.get("ipu_param") is not None

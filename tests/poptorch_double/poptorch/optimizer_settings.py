@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from . import optim
-from .enums import MeanReductionStrategy
+from .enums import ReductionType
 from .poptorch_core import Error
 
 _KINDS = ((optim.SGD, "SGD"), (optim.AdamW, "ADAMW"), (optim.Adam, "ADAM"))
@@ -26,14 +26,13 @@ _GROUP_ATTRIBUTES = {
 _FIXED = ("accum_type", "first_type", "second_type", "max_grad_norm")
 
 
-def describe(optimizer: Any, model: nn.Module, options: Any, is_compiled: bool) -> Dict[str, Any]:
+def describe(optimizer: Any, model: nn.Module, options: Any) -> Dict[str, Any]:
     """All that the device gets of an optimizer.
 
     Args:
         optimizer: of poptorch.optim.
         model: whose parameters it has.
-        options: of the program; half accumulators change how it takes means.
-        is_compiled: options are fixed then.
+        options: of the program.
     """
     if not isinstance(optimizer, optim.Optimizer):
         raise NotImplementedError("the double takes optimizers of poptorch.optim only")
@@ -45,8 +44,9 @@ def describe(optimizer: Any, model: nn.Module, options: Any, is_compiled: bool) 
             group_of[names[id(parameter)]] = index  # KeyError: not a parameter of this model
     if any(group.get("amsgrad") for group in optimizer.param_groups):  # type: ignore[attr-defined]
         raise ValueError("optimizers with amsgrad do not run on IPUs")
-    if optimizer.accum_type == torch.float16:  # type: ignore[attr-defined]
-        _take_running_means(options, is_compiled)
+    mean = options.Training.accumulation_and_replication_reduction_type == ReductionType.Mean
+    if optimizer.accum_type == torch.float16 and mean:  # type: ignore[attr-defined]
+        raise NotImplementedError("the double has no running means, which PopTorch takes in float16 accumulators")
     wanted = _GROUP_ATTRIBUTES[kind]
     groups = [{name: group[name] for name in wanted} for group in optimizer.param_groups]  # type: ignore[attr-defined]
     for group in groups:
@@ -67,15 +67,6 @@ def describe(optimizer: Any, model: nn.Module, options: Any, is_compiled: bool) 
         "first_type": getattr(optimizer, first),
         "second_type": None if second is None else getattr(optimizer, second),
     }
-
-
-def _take_running_means(options: Any, is_compiled: bool) -> None:
-    if not is_compiled:
-        options._unfreeze()
-        options.Training.setMeanAccumulationAndReplicationReductionStrategy(MeanReductionStrategy.Running)
-        options._freeze()
-    elif options.Training.meanAccumulationAndReplicationReductionStrategy != MeanReductionStrategy.Running:
-        raise ValueError("float16 accumulators take running means, and the program is compiled for others")
 
 
 def _check_number(name: str, value: Any) -> None:

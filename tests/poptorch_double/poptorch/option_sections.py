@@ -1,4 +1,4 @@
-"""Sections of the options: Options.Precision, Training, TensorLocations, Distributed, Jit and _Popart.
+"""Sections of the options: Options.Precision, Training, TensorLocations, Distributed and _Popart.
 
 Names, defaults and checks of python/options.py. Version 3.4 has no autocast any more.
 """
@@ -9,7 +9,7 @@ from typing import Any, Dict
 
 import torch
 
-from .enums import MeanReductionStrategy, ReductionType
+from .enums import ReductionType
 from .options_dict import OptionsDict
 
 
@@ -19,7 +19,6 @@ class PopartOptions:
     def __init__(self) -> None:
         self._is_frozen = False
         self.options: Dict[str, Any] = {}
-        self.set("instrumentWithHardwareCycleCounter", False)
         self.set("rearrangeAnchorsOnHost", False)
 
     def checkIsFrozen(self) -> None:
@@ -34,35 +33,16 @@ class PopartOptions:
     def setEngineOptions(self, engine_options: Dict[str, str]) -> "PopartOptions":
         return self.set("engineOptions", engine_options)
 
-    def setPatterns(self, patterns: Dict[str, bool], level: int = 2) -> "PopartOptions":
-        assert isinstance(level, int) and isinstance(patterns, dict)
-        return self.set("patterns_level", level).set("patterns", patterns)
-
     def __deepcopy__(self, memory: Dict[int, Any]) -> "PopartOptions":
         copied = PopartOptions()
         copied.options = copy.deepcopy(self.options, memory)
         return copied
 
 
-class JitOptions(OptionsDict):
-    def traceModel(self, trace_model: bool) -> "JitOptions":
-        if trace_model:
-            raise ValueError("Jit.traceModel(True) is no longer supported")
-        return self
-
-
 class PrecisionOptions(OptionsDict):
     def __init__(self, popart: PopartOptions) -> None:
         super().__init__()
         vars(self)["_popart_options"] = popart
-
-    def halfFloatCasting(self, half_float_casting: Any) -> "PrecisionOptions":
-        return self  # deprecated: does nothing
-
-    def runningStatisticsAlwaysFloat(self, value: bool) -> "PrecisionOptions":
-        if not isinstance(value, bool):
-            raise ValueError("runningStatisticsAlwaysFloat takes a bool")
-        return self  # deprecated: does nothing
 
     def enableFloatingPointExceptions(self, enabled: bool) -> "PrecisionOptions":
         assert isinstance(enabled, bool), "enableFloatingPointExceptions takes a bool"
@@ -83,13 +63,11 @@ class PrecisionOptions(OptionsDict):
 
 
 class TrainingOptions(OptionsDict):
-    def __init__(self, popart: PopartOptions) -> None:
+    def __init__(self) -> None:
         super().__init__(
             gradient_accumulation=1,
             accumulation_and_replication_reduction_type=ReductionType.Mean,
-            meanAccumulationAndReplicationReductionStrategy=MeanReductionStrategy.Post,
         )
-        vars(self)["_popart_options"] = popart
 
     def gradientAccumulation(self, gradient_accumulation: int) -> "TrainingOptions":
         self.set(gradient_accumulation=gradient_accumulation)
@@ -99,19 +77,6 @@ class TrainingOptions(OptionsDict):
         if not isinstance(reduction_type, ReductionType) or reduction_type == ReductionType.NoReduction:
             raise ValueError("accumulationAndReplicationReductionType takes ReductionType.Sum or ReductionType.Mean")
         self.set(accumulation_and_replication_reduction_type=reduction_type)
-        return self
-
-    def setMeanAccumulationAndReplicationReductionStrategy(
-        self, mean_reduction_strategy: MeanReductionStrategy
-    ) -> "TrainingOptions":
-        self.set(meanAccumulationAndReplicationReductionStrategy=mean_reduction_strategy)
-        return self
-
-    def setAutomaticLossScaling(self, enabled: bool) -> "TrainingOptions":
-        raise NotImplementedError("the double has no automatic loss scaling")
-
-    def setConvolutionDithering(self, enabled: bool) -> "TrainingOptions":
-        self._popart_options.set("convolutionOptions", {"enableConvDithering": enabled})
         return self
 
 
@@ -147,26 +112,11 @@ class DistributedOptions(OptionsDict):
 class TensorLocationSettings(OptionsDict):
     """Where tensors of one kind are between steps; every setter returns the settings."""
 
-    def minElementsForOffChip(self, min_elements: int) -> "TensorLocationSettings":
-        return self._set(int, minElementsForOffChip=min_elements)
-
-    def minElementsForReplicatedTensorSharding(self, min_elements: int) -> "TensorLocationSettings":
-        return self._set(int, minElementsForReplicatedTensorSharding=min_elements)
-
     def useOnChipStorage(self, use: bool = True) -> "TensorLocationSettings":
-        if use is None:
-            self.deleteIfExists("onChip")
-            return self
         return self._set(bool, onChip=use)
 
     def useReplicatedTensorSharding(self, use: bool = True) -> "TensorLocationSettings":
         return self._set(bool, useReplicatedTensorSharding=use)
-
-    def useIOTilesToLoad(self, use: bool = True) -> "TensorLocationSettings":
-        return self._set(bool, useIOTilesToLoad=use)
-
-    def useIOTilesToStore(self, use: bool = True) -> "TensorLocationSettings":
-        return self._set(bool, useIOTilesToStore=use)
 
     def _set(self, kind: type, **setting: Any) -> "TensorLocationSettings":
         ((name, value),) = setting.items()
@@ -182,17 +132,8 @@ class TensorLocationOptions(OptionsDict):
         self.createOrSet(numIOTiles=num_tiles)
         return self
 
-    def setActivationLocation(self, location: TensorLocationSettings) -> "TensorLocationOptions":
-        return self._set("location_activation", location)
-
-    def setWeightLocation(self, location: TensorLocationSettings) -> "TensorLocationOptions":
-        return self._set("location_weight", location)
-
     def setOptimizerLocation(self, location: TensorLocationSettings) -> "TensorLocationOptions":
         return self._set("location_optimizer", location)
-
-    def setAccumulatorLocation(self, location: TensorLocationSettings) -> "TensorLocationOptions":
-        return self._set("location_accumulator", location)
 
     def _set(self, name: str, location: TensorLocationSettings) -> "TensorLocationOptions":
         assert isinstance(location, TensorLocationSettings)

@@ -5,14 +5,13 @@ What it leaves out is an AttributeError, as a misspelt name is in PopTorch.
 
 import copy
 import os
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, Optional
 
 import torch
 
-from .enums import CommGroupType, ConnectionType, OutputMode, SyncPattern
+from .enums import ConnectionType, OutputMode
 from .option_sections import (
     DistributedOptions,
-    JitOptions,
     PopartOptions,
     PrecisionOptions,
     TensorLocationOptions,
@@ -20,11 +19,9 @@ from .option_sections import (
     TrainingOptions,
 )
 from .options_dict import OptionsDict
-from .strategies import PipelinedExecution, _ExecutionStrategy
+from .strategies import PipelinedExecution
 
 __all__ = ["Options", "TensorLocationSettings"]
-
-EXCLUDES = ["install/poptorch", "site-packages/torch", "site-packages/poptorch"]
 
 
 class Options(OptionsDict):
@@ -33,33 +30,20 @@ class Options(OptionsDict):
     def __init__(self) -> None:
         super().__init__(
             replication_factor=1,
-            input_group_size=1,
-            input_cgt=CommGroupType.Consecutive,
             broadcast_buffers=True,
             device_iterations=1,
-            log_dir=".",
-            max_repeat_logs=4,
-            auto_round_num_ipus=False,
-            anchored_tensors={},
             output_mode=OutputMode.Default.value,
-            output_return_period=1,
             connection_type=ConnectionType.Always.value,
-            sync_pattern=SyncPattern.Full.value,
             available_memory_proportion={},
         )
         popart = PopartOptions()
         vars(self).update(
-            _jit=JitOptions(),
             _popart=popart,
             _graphProcessing=PrecisionOptions(popart),
-            _training=TrainingOptions(popart),
+            _training=TrainingOptions(),
             _distributed=DistributedOptions(),
             _tensor_locations=TensorLocationOptions(),
             _execution_strategy=PipelinedExecution(),
-            _source_location_excludes=list(EXCLUDES),
-            _relax_optimizer_checks=False,
-            _show_compilation_progress_bar=True,
-            _module_namescope_enabled=True,
         )
         path = os.environ.get("POPTORCH_CACHE_DIR", "")
         if path:
@@ -74,10 +58,6 @@ class Options(OptionsDict):
     @property
     def Distributed(self) -> DistributedOptions:
         return vars(self)["_distributed"]
-
-    @property
-    def Jit(self) -> JitOptions:
-        return vars(self)["_jit"]
 
     @property
     def Precision(self) -> PrecisionOptions:
@@ -101,12 +81,8 @@ class Options(OptionsDict):
         self.set(replication_factor=replication_factor)
         return self
 
-    def autoRoundNumIPUs(self, auto_round_num_ipus: bool = True) -> "Options":
-        self.set(auto_round_num_ipus=auto_round_num_ipus)
-        return self
-
     def setExecutionStrategy(self, strategy: Any) -> "Options":
-        assert isinstance(strategy, _ExecutionStrategy), f"{strategy!r} is no execution strategy"
+        assert isinstance(strategy, PipelinedExecution), f"{strategy!r} is no execution strategy"
         self._execution_strategy = strategy
         return self
 
@@ -127,11 +103,6 @@ class Options(OptionsDict):
         self.set(connection_type=connection_type.value)
         return self
 
-    def syncPattern(self, sync_pattern: SyncPattern) -> "Options":
-        assert isinstance(sync_pattern, SyncPattern)
-        self.set(sync_pattern=sync_pattern.value)
-        return self
-
     def useIpuId(self, ipu_id: int) -> "Options":
         assert isinstance(ipu_id, int)
         self.createOrSet(ipu_id=ipu_id)
@@ -144,11 +115,9 @@ class Options(OptionsDict):
 
     # What comes back.
 
-    def outputMode(self, output_mode: OutputMode, output_return_period: Optional[int] = None) -> "Options":
+    def outputMode(self, output_mode: OutputMode) -> "Options":
         assert isinstance(output_mode, OutputMode)
-        if output_mode == OutputMode.EveryN:
-            assert output_return_period and output_return_period > 0, "EveryN needs a period"
-        self.set(output_mode=output_mode.value, output_return_period=output_return_period or 1)
+        self.set(output_mode=output_mode.value)
         return self
 
     def defaultOutputMode(self) -> bool:
@@ -172,56 +141,11 @@ class Options(OptionsDict):
         self._Popart.set("syntheticDataMode", 2 if enabled else 0)
         return self
 
-    def enableStableNorm(self, enabled: bool) -> "Options":
-        self._Popart.set("enableStableNorm", enabled)
-        return self
-
-    def logCycleCount(self, log_cycle_count: bool) -> "Options":
-        self._Popart.set("instrumentWithHardwareCycleCounter", log_cycle_count)
-        return self
-
     def enableProfiling(self, profile_dir: Optional[str] = None) -> "Options":
         engine = self._Popart.options.get("engineOptions", {})
         engine.update({"debug.allowOutOfMemory": "true", "autoReport.directory": profile_dir or "."})
         engine["autoReport.all"] = "true"
         self._Popart.setEngineOptions(engine)
-        return self
-
-    def broadcastBuffers(self, broadcast_buffers: bool = True) -> None:
-        if not broadcast_buffers:
-            raise NotImplementedError("the double has one copy of every buffer")
-        self.set(broadcast_buffers=broadcast_buffers)
-
-    def logDir(self, log_dir: str) -> "Options":
-        self.set(log_dir=log_dir)
-        return self
-
-    def maxRepeatLogs(self, max_lines: Optional[int]) -> "Options":
-        self.set(max_repeat_logs=(1 << 64) - 1 if max_lines is None else max_lines)
-        return self
-
-    def modelName(self, name: str) -> "Options":
-        self.createOrSet(model_name=name)
-        return self
-
-    def sourceLocationExcludes(self, excludes: List[str]) -> "Options":
-        self._source_location_excludes = excludes
-        return self
-
-    def appendToLocationExcludes(self, *excludes: str) -> "Options":
-        self._source_location_excludes += excludes
-        return self
-
-    def showCompilationProgressBar(self, show: bool = True) -> "Options":
-        self._show_compilation_progress_bar = show
-        return self
-
-    def relaxOptimizerAttributesChecks(self, relax: bool = True) -> "Options":
-        self._relax_optimizer_checks = relax
-        return self
-
-    def disableModuleNamescope(self) -> "Options":
-        self._module_namescope_enabled = False
         return self
 
     def toDict(self) -> Dict[str, Any]:

@@ -33,9 +33,6 @@ class OptionsDict:
     def exists(self, name: str) -> bool:
         return name in self._values
 
-    def deleteIfExists(self, name: str) -> None:
-        self._values.pop(name, None)
-
     def checkIsFrozen(self, name: str = "") -> None:
         if name != "_is_frozen" and vars(self)["_is_frozen"]:
             raise AttributeError("frozen options cannot be modified")

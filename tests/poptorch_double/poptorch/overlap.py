@@ -73,5 +73,5 @@ class Overlap:
             raise Error("overlapped I/O does not go with PipelinedExecution, the default: set ShardedExecution")
         if not options.toDict().get("numIOTiles", 0):
             raise Error("no I/O tiles: set TensorLocations.numIOTiles")
-        if options.output_mode not in (OutputMode.Sum, OutputMode.All):
+        if options.output_mode != OutputMode.All:
             raise Error("overlapped I/O needs OutputMode.All or OutputMode.Sum")

@@ -28,6 +28,7 @@ class Placement:
         self._active_stage = 0
         self._last_ipu = 0
         self._switches = 0
+        self.begun = 0  # blocks
         self.ipus: Set[int] = set()
         self.ipu_of_stage: Dict[int, Set[int]] = {}
         self.ipus_of_weight: Dict[str, Set[int]] = {}
@@ -49,15 +50,11 @@ class Placement:
 
     def begin(self, stage: int, ipu: int) -> None:
         # An IPU visited again, with another one in between, is another stage: only changes are counted.
+        self.begun += 1
         self._switches += ipu != self._last_ipu
         self._active_stage, self._active_ipu, self._last_ipu = stage, ipu, ipu
 
-    def end(self) -> None:
-        self._active_ipu = -1
-
     def operator(self, name: str, inputs: List[Tensor], outputs: List[Tensor]) -> None:
-        if self._active_ipu < 0:
-            raise Error(f"aten::{name} is in no block: leave none out once a poptorch.Block has ended")
         self.ipus.add(self._active_ipu)
         self.ipu_of_stage.setdefault(self._active_stage, set()).add(self._active_ipu)
         for tensor in inputs:

@@ -10,13 +10,3 @@ class Error(Exception):
     @property
     def message(self) -> str:
         return str(self)
-
-
-class RecoverableError(Error):
-    """Goes away after the reset that ``recovery_action`` names."""
-
-    recovery_action = ""
-
-
-class UnrecoverableError(Error):
-    """Does not go away."""

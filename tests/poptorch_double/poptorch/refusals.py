@@ -1,25 +1,25 @@
-"""Arguments that a PopTorch handler refuses or quietly ignores although it lowers the operator.
+"""Arguments that a PopTorch handler refuses, or quietly gets wrong, although it lowers the operator.
 
-Read out of poptorch/source/popart_canonicalization/*.cpp. What a handler ignores (marked so) is refused here:
-the numbers would differ from torch's.
+Read out of poptorch/source/popart_canonicalization/*.cpp, and seen in programs that were run.
 """
 
 from typing import Any, Callable, Dict, List, Optional, Tuple
 
 import torch
+from ipu_chem.backends.poptorch.operators.handlers import base_name
 from torch import Tensor
-
-from .handlers import old_name
 
 Arguments = Dict[str, Any]
 BY_VALUE = (torch.bool, torch.uint8)
 
 
-def refusal(name: str, arguments: Arguments) -> Optional[str]:
-    """Why an operator is refused with these arguments, by their names in its schema; None if it is not."""
-    name = old_name(name)
-    name = name[:-1] if name.endswith("_") and not name.endswith("__") else name
-    for names, refuses, why in _RULES:
+def refusal(name: str, arguments: Arguments, strict: bool = True) -> Optional[str]:
+    """Why an operator is refused with these arguments, by their names in its schema; None if it is not.
+
+    With ``strict`` too what PopTorch itself takes, and gets wrong.
+    """
+    name = base_name(name)
+    for names, refuses, why in _RULES + _WRONG if strict else _RULES:
         if name in names and refuses(arguments):
             return why
     return None
@@ -29,20 +29,20 @@ def _indices(arguments: Arguments) -> List[Tensor]:
     return [index for index in arguments["indices"] if index is not None]
 
 
-def _masked(arguments: Arguments) -> bool:
+def masked(arguments: Arguments) -> bool:
     return any(index.dtype in BY_VALUE for index in _indices(arguments))
 
 
 def _masked_put(arguments: Arguments) -> bool:
     """One mask with one value, or with values for every place, is lowered to where."""
     whole = arguments["values"].numel() == 1 or arguments["values"].shape == arguments["self"].shape
-    return _masked(arguments) and not (len(arguments["indices"]) == 1 and whole)
+    return masked(arguments) and not (len(arguments["indices"]) == 1 and whole)
 
 
 def _unequal_indices(arguments: Arguments) -> bool:
     """processIndex takes the first shape with the most axes for the shape of all."""
     shapes = [index.shape for index in _indices(arguments)]
-    if len(shapes) < 2 or _masked(arguments):
+    if len(shapes) < 2 or masked(arguments):
         return False
     most = max(len(shape) for shape in shapes)
     return torch.broadcast_shapes(*shapes) != next(shape for shape in shapes if len(shape) == most)
@@ -59,13 +59,10 @@ def _gather(arguments: Arguments) -> bool:
 
 _Rule = Tuple[Tuple[str, ...], Callable[[Arguments], bool], str]
 _RULES: Tuple[_Rule, ...] = (
-    (("index",), _masked, "indexing with a mask: the shape of the result depends on values"),
     (("index_put",), _masked_put, "assignment by a mask to less than all places: its shape depends on values"),
-    (("index_put",), lambda a: bool(a.get("accumulate")), "accumulate is ignored"),
     (("index", "index_put"), _unequal_indices, "index tensors of different shapes are not broadcast"),
-    (("gather",), _gather, "the index is longer than the values on another axis"),
-    (("div",), lambda a: a.get("rounding_mode") is not None, "rounding_mode is ignored"),
     (("rsub",), lambda a: a.get("alpha", 1) != 1, "alpha is ignored"),
+    (("gather",), _gather, "the index is longer than the values on another axis"),
     (("embedding", "embedding_bag", "_embedding_bag"), _lookup, "no scale_grad_by_freq and sparse"),
     (
         ("embedding", "embedding_bag", "_embedding_bag"),
@@ -94,5 +91,11 @@ _RULES: Tuple[_Rule, ...] = (
     (("triu",), lambda a: True, "only of constants, which the double does not tell from the rest"),
     (("as_strided",), lambda a: True, "as_strided should have been intercepted earlier"),
     (("upsample_linear1d", "upsample_trilinear3d"), lambda a: True, "unsupported mode of interpolation"),
-    (("slice_backward",), lambda a: a.get("step", 1) != 1, "updates of slices have no step"),
+)
+_DROPPED = "what is copied into a slice is dropped: the derivative would be zero"
+_WRONG: Tuple[_Rule, ...] = (
+    (("slice_backward", "select_backward"), lambda a: True, _DROPPED),
+    (("index_put", "_index_put_impl"), lambda a: bool(a.get("accumulate")), "accumulate is ignored"),
+    (("div",), lambda a: a.get("rounding_mode") is not None, "rounding_mode is ignored"),
+    (("equal",), lambda a: True, "says False, whatever the values are"),
 )

@@ -2,7 +2,7 @@
 
 From popart_compiler/source/SessionOptions.cpp (which name has which type), poptorch/source/
 SessionOptionsParser.cpp (which Python type becomes which of them, a bool before a number) and PopART's
-headers (how many values an enumeration has).
+headers (how many values an enumeration has). Of PopART's own options only those that the backend sets.
 """
 
 import math
@@ -12,114 +12,55 @@ from .poptorch_core import Error
 
 BOOLS = frozenset(
     """
-auto_round_num_ipus use_model serial_phases_execution separate_backward_phase broadcast_buffers enableExplicitIR
-enableInplaceAmbiguityChecking enableLoadAndOffloadRNGState batchSerializationSettings.concatOnVirtualGraphChange
-batchSerializationSettings.concatOnExecutionPhaseChange batchSerializationSettings.concatOnPipelineStageChange
-strictOpVersions opxAliasChecking opxModifyChecking dotOpNames exportPoplarComputationGraph exportPoplarVertexGraph
-separateCallOpPdfs enableOutlining enableOutliningCopyCostPruning rearrangeAnchorsOnHost rearrangeStreamsOnHost
-enablePrefetchDatastreams enableNonStableSoftmax enableReplicatedGraphs enableGradientAccumulation
-instrumentWithHardwareCycleCounter enablePipelining disableGradAccumulationTensorStreams
-disableOptimizerStateTensorStreams compileEngine constantWeights enableEngineCaching enableMergeExchange
-enableFloatingPointChecks enableStochasticRounding ensureFp32LossScaleTensor explicitRecomputation
-enableExplicitMainLoops useHostCopyOps aliasZeroCopy delayVarUpdates enableFullyConnectedPass
-enableSerializedMatmuls enableStableNorm decomposeGradSum enableDistributedReplicatedGraphs groupHostSync
-automaticLossScalingSettings.enabled enableSupportedDataTypeCasting groupNormStridedChannelGrouping
-scheduleNonWeightUpdateGradientConsumersEarly replicatedCollectivesSettings.prepareScheduleForMergingCollectives
+use_model broadcast_buffers rearrangeAnchorsOnHost enableEngineCaching enableFloatingPointChecks
+enableStochasticRounding replicatedCollectivesSettings.prepareScheduleForMergingCollectives
 replicatedCollectivesSettings.mergeAllReduceCollectives
 """.split()
 )
 # Whole numbers from 0 on; a value here is the number of values of an enumeration.
 INTEGERS: Dict[str, Optional[int]] = {
     "execution_mode": 3,
-    "tensors_liveness": 4,
     "output_mode": 5,
     "connection_type": 3,
-    "sync_pattern": 3,
     "accumulation_and_replication_reduction_type": 3,
-    "accumulationAndReplicationReductionType": 3,
     "accumulateOuterFragmentSettings.schedule": 4,
-    "autodiffSettings.stitchStrategy": 4,
-    "batchSerializationSettings.transformContext": 2,
-    "batchSerializationSettings.method": 3,
-    "batchSerializationSettings.batchSchedule": 4,
     "autoRecomputation": 5,
-    "mergeVarUpdate": 4,
-    "virtualGraphMode": 4,
     "syntheticDataMode": 4,
-    "subgraphCopyingStrategy": 2,
-    "meanAccumulationAndReplicationReductionStrategy": 2,
-    "automaticLossScalingSettings.gradientTensorTrackingMethod": 3,
     **dict.fromkeys(
-        """
-device_iterations num_distributed_processes distributed_process_id ipu_version ipu_id gradient_accumulation
-output_return_period replication_factor input_group_size input_cgt max_repeat_logs random_seed
-executionPhaseSettings.phases executionPhaseSettings.stages batchSerializationSettings.factor firstDotOp finalDotOp
-numIOTiles mergeVarUpdateMemThreshold looseThresholdAtPeak accumulationFactor swapLimitScheduler
-globalReplicationFactor globalReplicaOffset defaultBufferingDepth defaultPrefetchBufferingDepth
-compilationProgressTotal transitiveClosureOptimizationThreshold automaticLossScalingSettings.updatePeriod
-""".split()
+        "device_iterations num_distributed_processes distributed_process_id ipu_version ipu_id gradient_accumulation "
+        "replication_factor random_seed numIOTiles defaultBufferingDepth".split()
     ),
 }
-FLOATS = frozenset(
-    """
-outlineSequenceBreakCost outlineThreshold timeLimitScheduler automaticLossScalingSettings.binEdgeLocation
-automaticLossScalingSettings.thresholdUpperCountProportion
-""".split()
-)
-STRINGS = frozenset(
-    """
-log_dir saveInitializersToFile logDir model_name cachePath partialsTypeMatMuls customCodeletCompileFlags
-serializedPoprithmsShiftGraphsDir kahnTieBreaker
-""".split()
-)
-CONTAINERS = frozenset(
-    """
-accumulateOuterFragmentSettings.excludedVirtualGraphs dotChecks hardwareInstrumentations customCodelets engineOptions
-reportOptions convolutionOptions matmulOptions lstmOptions gclOptions updatableNamedBuffers
-""".split()
-)
-LOCATIONS = frozenset(("location_activation", "location_weight", "location_optimizer", "location_accumulator"))
-LOCATION_SETTINGS = frozenset(
-    """
-minElementsForOffChip minElementsForReplicatedTensorSharding onChip useReplicatedTensorSharding useIOTilesToLoad
-useIOTilesToStore
-""".split()
-)
+STRINGS = ("cachePath", "partialsTypeMatMuls")
+CONTAINERS = ("engineOptions", "convolutionOptions")
+LOCATIONS = ("location_optimizer",)
+LOCATION_SETTINGS = ("onChip", "useReplicatedTensorSharding")
 
 
 def check(options: Dict[str, Any]) -> None:
     """Refuse what is not among the options of PopTorch and PopART, or has another type or range there."""
     for name, value in options.items():
-        if name in ("patterns_level", "anchored_tensors"):
-            continue
         if isinstance(value, bool):
             _known(name, BOOLS, "bool")
         elif isinstance(value, float):
-            _known(name, FLOATS, "floating point")
+            _known(name, (), "floating point")
         elif isinstance(value, int):
             _known(name, INTEGERS, "uint64")
             _in_range(name, value)
         elif isinstance(value, str):
             _known(name, STRINGS, "string")
-        elif isinstance(value, (set, list, tuple)):
-            for part in value:
-                _known(name, CONTAINERS, "set / vector")
-                _text(name, part)
         elif isinstance(value, dict):
-            _check_dict(name, value, options)
+            _check_dict(name, value)
         else:
             raise Error(f"option {name} has a value of an unknown type, {type(value).__name__}")
 
 
-def _check_dict(name: str, values: Dict[Any, Any], options: Dict[str, Any]) -> None:
+def _check_dict(name: str, values: Dict[Any, Any]) -> None:
     if name == "available_memory_proportion":
         for ipu, share in values.items():
             # PopART's builder refuses a share of 0 (willow/src/builder.cpp); poptorch takes any number.
             if not isinstance(share, (int, float)) or not 0 < share <= 1 or math.isnan(share):
                 raise Error(f"available memory proportion {share!r} of IPU {ipu} is not in (0, 1]")
-    elif name == "patterns":
-        if "patterns_level" not in options:
-            raise Error("PopART option patterns needs patterns_level")
     elif name.startswith("location_"):
         if name not in LOCATIONS:
             raise Error(f"there is no tensor location {name}")
@@ -127,7 +68,7 @@ def _check_dict(name: str, values: Dict[Any, Any], options: Dict[str, Any]) -> N
             if setting not in LOCATION_SETTINGS:
                 raise Error(f"there is no setting {setting} for {name}")
             _in_range(setting, value)
-    else:
+    elif name != "ipuof_configs":
         for key, value in values.items():
             _known(name, CONTAINERS, "map")
             _text(name, key)

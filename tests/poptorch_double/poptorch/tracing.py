@@ -1,81 +1,50 @@
 """What happens while a program is compiled: the forward pass is watched, operator by operator.
 
 Operators are seen below autograd and after torch has taken composite ones apart, which is where PopTorch's
-dispatcher sits too, so the names are those that reach its handlers; derivatives that the forward pass takes
-are operators like others.
+dispatcher sits too, so the names are those that reach its handlers (ipu_chem/backends/poptorch/operators/handlers.py);
+derivatives that the forward pass takes are operators like others. `functions` sees what leaves no operator behind.
+
+What fails at once does so with torch's exceptions, for PopTorch asks torch's meta kernels for the shape of
+every result; what only has no handler fails at the end, with PopTorch's.
 """
 
-from contextlib import contextmanager
-from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Set
+from typing import Any, Callable, Dict, Iterable, List, Optional, Set
 
 import torch
+from ipu_chem.backends.poptorch.operators.handlers import HOST_READS, MOVES, base_name, handled
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
+from torch._subclasses.fake_tensor import DynamicOutputShapeException
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from .handlers import LOSSES, MOVES, NARROW, READS_VALUES, handled
-from .overlap import Overlap
+from . import refusals
+from .device_types import SLICES
+from .forward import Forward
+from .gathers import Gathers
+from .machine import Machine
 from .placement import Placement
 from .poptorch_core import Error
-from .refusals import refusal
 
-__all__ = ["Forward", "Functions", "Watch", "handled", "operators"]
+__all__ = ["Watch", "handled", "operators"]
 
-# Methods that hand values to Python without an operator.
-READERS = frozenset("tolist numpy __array__ cpu".split())
-# Functions that PopTorch lowers as a whole; what a CPU makes of them says nothing about an IPU.
-WHOLE = ("one_hot", "batch_norm")
-# Functions that end in operators without a handler on torch 2.0.1, and not always on newer versions or CPUs.
-REFUSED = ("repeat_interleave", "scaled_dot_product_attention")
-
-
-class Forward:
-    """One run of a forward pass on the device: collects the tensors marked as losses.
-
-    ``overlap`` is there while a program is traced, when what runs is only looked at.
-    """
-
-    active: "Optional[Forward]" = None
-
-    def __init__(self, overlap: Optional[Overlap] = None) -> None:
-        self.losses: List[Tensor] = []
-        self.overlap = overlap
-        self.watched = True
-
-    @classmethod
-    def tracing(cls) -> bool:
-        return cls.active is not None and cls.active.overlap is not None
-
-    @contextmanager
-    def unwatched(self) -> Iterator[None]:
-        """For tensors that the double makes for itself."""
-        before, self.watched = self.watched, False
-        try:
-            yield
-        finally:
-            self.watched = before
-
-    def __enter__(self) -> "Forward":
-        if Forward.active is not None:
-            raise Error("a program is being run already")
-        Forward.active = self
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        Forward.active = None
-
-    def loss(self) -> Tensor:
-        """The one marked tensor that no other marked tensor is computed from."""
-        if not self.losses:
-            raise Error("no loss in the graph: mark it with poptorch.identity_loss")
-        final = [
-            loss
-            for loss in self.losses
-            if not any(other is not loss and _depends_on(other, loss) for other in self.losses)
-        ]
-        if len(final) != 1:
-            raise Error(f"{len(final)} independent losses in the graph: one marked tensor must come last")
-        return final[0]
+# Torch's meta backend, which has no values, says so; for equal there is a kernel that says False.
+READS_VALUES = HOST_READS - {"equal"}
+# Operators of constants are evaluated by torch while the program is compiled, and these take int64 only.
+INT64_ONLY = ("gather", "index", "index_put", "one_hot")
+# Operators of torch 2.0.1 without a meta kernel.
+NO_META = frozenset(
+    "nonzero masked_select _unique2 unique_dim unique_consecutive segment_reduce take searchsorted".split()
+)
+# 8- and 16-bit integers have no arithmetic on an IPU (Poplar's vertices begin at 32 bits, half and bool).
+NARROW = (torch.uint8, torch.int8, torch.int16)
+# Without a handler by name, and yet accepted: attention in evaluation, which torch then writes in others; what
+# returns no tensor leaves nothing in the graph.
+ACCEPTED = (*SLICES, "scaled_dot_product_attention", "equal")
+# Loss functions of torch that reach a CPU's dispatcher whole: PopTorch's handlers mark their results as losses
+# (popart_canonicalization/LossOps.cpp and AtenHandlers.gen.cpp).
+LOSSES = frozenset(
+    "mse_loss smooth_l1_loss soft_margin_loss nll_loss_forward nll_loss2d_forward binary_cross_entropy "
+    "binary_cross_entropy_with_logits".split()
+)
 
 
 class Watch(TorchDispatchMode):
@@ -86,6 +55,7 @@ class Watch(TorchDispatchMode):
         super().__init__()
         self.names: Set[str] = set()
         self.losses: List[Tensor] = []
+        self.gathers = Gathers(list(known or []))
         self._placement = placement
         self._known: Optional[Dict[int, Tensor]] = None if known is None else {}
         self.learn(list(known or []))
@@ -93,43 +63,57 @@ class Watch(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if Forward.active is not None and not Forward.active.watched:
-            result = func(*args, **kwargs)
-            self.learn(_tensors(result))
-            return result
+            return func(*args, **kwargs)
         schema = func._schema
         name = schema.name.split("::")[-1]
         self.names.add(name)
-        if name in READS_VALUES:
-            raise Error(f"aten::{name} reads a tensor's value on the host: static graphs have none before the end")
-        why = refusal(name, {**{a.name: value for a, value in zip(schema.arguments, args)}, **kwargs})
-        if why is not None:
-            raise Error(f"aten::{name}: {why}")
-        taken = _tensors((args, kwargs))
+        arguments = {**{argument.name: value for argument, value in zip(schema.arguments, args)}, **kwargs}
+        taken = tensors_of((args, kwargs))
+        self._refuse(name, func, arguments)
         if name != "lift_fresh":  # torch.tensor(...), which PopTorch makes on the device
-            self._check_known(name, taken)
+            self._check_known(taken)
         result = func(*args, **kwargs)
-        self._note(name, taken, _tensors(result))
+        self._note(name, arguments, taken, tensors_of(result))
         return result
 
-    def whole(self, name: str, taken: List[Tensor], made: List[Tensor]) -> None:
+    def whole(self, name: str, arguments: Dict[str, Any], taken: List[Tensor], made: List[Tensor]) -> None:
         """Note a function that PopTorch lowers as a whole."""
         self.names.add(name)
-        self._check_known(name, taken)
-        self._note(name, taken, made)
+        self._check_known(taken)
+        self._note(name, arguments, taken, made)
 
-    def _note(self, name: str, taken: List[Tensor], made: List[Tensor]) -> None:
+    def _refuse(self, name: str, func: Any, arguments: Dict[str, Any]) -> None:
+        if name in READS_VALUES:
+            raise NotImplementedError(
+                "Could not run 'aten::_local_scalar_dense' with arguments from the 'Meta' backend: "
+                f"aten::{name} reads a value on the host"
+            )
+        if name in NO_META:
+            raise RuntimeError(
+                f"Type inference failed for aten::{name} because the operator doesn't have an implementation for the "
+                "Meta backend."
+            )
+        if name == "index" and refusals.masked(arguments):
+            raise DynamicOutputShapeException(func)
+        why = refusals.refusal(name, arguments, Machine.strict)
+        if why is not None:
+            raise Error(f"aten::{name}: {why}")
+
+    def _note(self, name: str, arguments: Dict[str, Any], taken: List[Tensor], made: List[Tensor]) -> None:
         for tensor in taken + made:
             if tensor.dtype == torch.bfloat16:
                 raise Error(f"aten::{name} on bfloat16, which IPUs do not have")
-            if tensor.dtype == torch.float64 and self._known is not None:
-                raise Error(f"aten::{name} on float64, which PopTorch would quietly make float32")
-            if tensor.dtype in NARROW and name not in MOVES:
-                raise Error(f"aten::{name} on {_short(tensor)}, which an IPU can only move and cast")
+            if tensor.dtype in NARROW and base_name(name) not in MOVES and Machine.strict:
+                raise Error(f"aten::{name} on {short(tensor)}, which an IPU can only move and cast")
         for tensor in taken + made[:1]:  # further results may be left out
             if tensor.numel() == 0:
                 raise Error(f"aten::{name} on a tensor without elements, {list(tensor.shape)}")
         if name in LOSSES:
             self.losses.append(made[0])
+        if self._known is not None:
+            if base_name(name) in INT64_ONLY and all(map(self.gathers.is_constant, taken)):
+                raise Error(f"aten::{name} of constants: expected int64 for index")
+            self.gathers.operator(name, arguments, taken, made, 0 if self._placement is None else self._placement.begun)
         self.learn(made)
         if self._placement is not None:
             self._placement.operator(name, taken, made)
@@ -137,45 +121,24 @@ class Watch(TorchDispatchMode):
                 Forward.active.overlap.operator(taken)
 
     def learn(self, tensors: List[Tensor]) -> None:
+        """Tensors of the device."""
         if self._known is not None:  # kept, so that no memory is given out twice while its address is a name
             self._known.update((_memory(tensor), tensor) for tensor in tensors if tensor.numel())
 
-    def _check_known(self, name: str, tensors: List[Tensor]) -> None:
+    def _check_known(self, tensors: List[Tensor]) -> None:
         for tensor in tensors:
             if self._known is not None and tensor.numel() and _memory(tensor) not in self._known:
-                raise Error(
-                    f"aten::{name} expected an IPU tensor but got one on the host, {_short(tensor)} "
-                    f"{list(tensor.shape)}: register it as a buffer"
+                raise RuntimeError(
+                    f"Expected an IPU tensor but got tensor(device=cpu, shape={list(tensor.shape)}, "
+                    f"dtype={short(tensor)}): register it as a buffer"
                 )
 
     def check(self) -> None:
-        missing = sorted(name for name in self.names if not handled(name))
+        """At the end: what is left without a handler."""
+        accepted = () if Machine.strict else ACCEPTED
+        missing = sorted(name for name in self.names if not handled(name) and name not in accepted)
         if missing:
             raise Error("operators without a handler: " + ", ".join(f"aten::{name}" for name in missing))
-
-
-class Functions(TorchFunctionMode):
-    """Sees functions before torch takes them apart: some leave no operator behind, or others than on an IPU."""
-
-    def __init__(self, watch: Watch) -> None:
-        super().__init__()
-        self._watch = watch
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        name = getattr(func, "__name__", "")
-        if name in READERS and (Forward.active is None or Forward.active.watched):
-            raise Error(f"Tensor.{name} is an illegal move to the CPU before the end of the program")
-        if name in REFUSED and Forward.tracing():
-            raise Error(f"operators without a handler: aten::{name}")
-        if name not in WHOLE or Forward.active is None:
-            return func(*args, **kwargs)
-        if name == "one_hot" and kwargs.get("num_classes", args[1] if len(args) > 1 else -1) == -1:
-            raise Error("aten::one_hot: the number of classes must be given")
-        with Forward.active.unwatched():
-            result = func(*args, **kwargs)
-        self._watch.whole(name, _tensors((args, kwargs)), [result])
-        return result
 
 
 def operators(function: Callable[..., Any], *args: Any) -> Set[str]:
@@ -185,34 +148,20 @@ def operators(function: Callable[..., Any], *args: Any) -> Set[str]:
     return watch.names
 
 
-def _depends_on(tensor: Tensor, other: Tensor) -> bool:
-    """Whether ``tensor`` was computed from ``other``, by their autograd graph."""
-    seen: Set[Any] = set()
-    stack = [tensor.grad_fn]
-    while stack:
-        node = stack.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        if node is other.grad_fn:
-            return True
-        stack += [parent for parent, _ in node.next_functions]
-    return False
+def short(tensor: Tensor) -> str:
+    return str(tensor.dtype).replace("torch.", "")
+
+
+def tensors_of(value: Any) -> List[Tensor]:
+    """Of nested lists, tuples and dicts, flat."""
+    if isinstance(value, Tensor):
+        return [value]
+    if isinstance(value, (list, tuple)):
+        return [tensor for part in value for tensor in tensors_of(part)]
+    if isinstance(value, dict):
+        return tensors_of(list(value.values()))
+    return []
 
 
 def _memory(tensor: Tensor) -> int:
     return tensor.untyped_storage().data_ptr()
-
-
-def _short(tensor: Tensor) -> str:
-    return str(tensor.dtype).replace("torch.", "")
-
-
-def _tensors(value: Any) -> List[Tensor]:
-    if isinstance(value, Tensor):
-        return [value]
-    if isinstance(value, (list, tuple)):
-        return [tensor for part in value for tensor in _tensors(part)]
-    if isinstance(value, dict):
-        return _tensors(list(value.values()))
-    return []

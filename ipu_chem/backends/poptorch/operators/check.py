@@ -1,26 +1,29 @@
-"""Whether PopTorch would compile a program: every operator of its forward pass, with the line that ran it.
+"""Verdict on a program before PopTorch compiles it: every operator of its forward pass, with the line that ran it.
 
-The program runs on the CPU and is watched where PopTorch's dispatcher sits, so that what a model really does
-is judged, derivatives taken inside forward included. What is not judged: device memory, and arguments that a
-handler checks without a rule in `ipu_chem.backends.poptorch.operators.overloads`.
+The program runs on the CPU, or without values on torch's meta device, and is watched where PopTorch's dispatcher
+sits, so that what a model really does is judged, derivatives taken inside forward included. What is not judged:
+device memory, and arguments that a handler checks without a rule in `ipu_chem.backends.poptorch.operators.overloads`.
 
 On data's way: beside it; model, loss, example packs -> `check_program` -> Report.
 """
 
-import inspect
 from collections import Counter
 from contextlib import nullcontext
 from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
+import torch
 from torch import Tensor, nn
 
 from ipu_chem.backends.base import Program
-from ipu_chem.backends.poptorch.operators.watch import Record, Remark, Watched, watch
+from ipu_chem.backends.poptorch.operators.lines import definition
+from ipu_chem.backends.poptorch.operators.log import Record, Remark
+from ipu_chem.backends.poptorch.operators.watch import Watched, watch
 from ipu_chem.backends.poptorch.profile import tensors_of, to_meta
 from ipu_chem.batches.types import first_target
 from ipu_chem.config import RunConfig
 from ipu_chem.doctor.example import example_loss, example_model, example_packs
 from ipu_chem.models.registry import reads_text
+from ipu_chem.models.wrapper import wrapped_name
 
 
 class Finding(NamedTuple):
@@ -28,9 +31,10 @@ class Finding(NamedTuple):
 
     Attributes:
         kind: no handler, overload, data-dependent shape, dynamic shape, host read, host tensor, float64,
-            bfloat16, narrow integers, empty tensor or error.
-        operator: e.g. aten::index_add.
-        where: file:line outside torch that ran it; for derivatives, of the call that took them.
+            bfloat16, narrow integers, empty tensor, lost derivative, lost write, merged gathers or error.
+        operator: e.g. aten::index_add; for weights, what and which.
+        where: file:line outside torch that ran it; for derivatives, of the call that took them, or of the code
+            that they are derivatives of where that can be told; for weights, of their module's class.
         text: what is wrong and what to write instead.
         count: how often that line ran it.
     """
@@ -43,24 +47,31 @@ class Finding(NamedTuple):
 
 
 class Report(NamedTuple):
-    """What a check found.
+    """Result of a check.
 
     Attributes:
         findings: in the order of execution; empty if PopTorch would take the program.
         operators: how often each ran, by name.
+        shapeless_gathers: how many gathers, those of derivatives included, have an index whose shape PopTorch's
+            graph does not know (see `ipu_chem.backends.poptorch.operators.gathers`); one is no harm.
     """
 
     findings: Tuple[Finding, ...]
     operators: Dict[str, int]
+    shapeless_gathers: int = 0
 
     def text(self) -> str:
-        """The findings in lines for printing."""
+        """The findings, or that there are none, and the number of gathers without a shape, in lines for printing."""
         if not self.findings:
-            return f"{sum(self.operators.values())} calls of {len(self.operators)} operators: PopTorch lowers them all"
+            calls, names = sum(self.operators.values()), len(self.operators)
+            gathers = f"{self.shapeless_gathers or 'no'} gather{'' if self.shapeless_gathers == 1 else 's'}"
+            return f"{calls} calls of {names} operators, {gathers} without a shape: PopTorch lowers them all"
         lines = []
         for finding in self.findings:
             times = f" ({finding.count} times)" if finding.count > 1 else ""
             lines.append(f"{finding.where}: {finding.kind}: {finding.operator}{times}: {finding.text}")
+        if self.shapeless_gathers:
+            lines.append(f"gathers without a shape: {self.shapeless_gathers}")
         return "\n".join(lines)
 
     def raise_if_refused(self) -> None:
@@ -73,6 +84,11 @@ class Report(NamedTuple):
             first, others = self.findings[0], len(self.findings) - 1
             more = f" ({others} more finding{'s' if others > 1 else ''})" if others else ""
             raise ValueError(f"{first.where}: IPUs cannot run {first.operator}: {first.text}{more}.")
+
+    @property
+    def needs_values(self) -> bool:
+        """True for a program that cannot run without values, or not at all, so that nothing can be measured on it."""
+        return any(found.kind in ("host read", "data-dependent shape", "error") for found in self.findings)
 
 
 def check_program(module: nn.Module, *examples: Any) -> Report:
@@ -93,15 +109,19 @@ def check_program(module: nn.Module, *examples: Any) -> Report:
     if any(signature != signatures[0] for signature in signatures):
         raise ValueError("check_program compares runs of one compiled shape; give examples of equal shapes and dtypes.")
     own = [*module.parameters(), *module.buffers()]
-    runs = [watch(module, call, own, _definition(module)) for call in calls]
-    findings = merge([_findings(run.remarks) for run in runs])
+    runs = [watch(module, call, own, definition(type(module)), module.training) for call in calls]
+    weights = _weights(module)
+    # What operators make of such weights says nothing new, and mixed formats end in exceptions.
+    known = {kind for finding in weights for kind in (finding.kind, "error")}
+    findings = weights + [found for found in merge([_findings(r.remarks) for r in runs]) if found.kind not in known]
     for run in runs[1:]:
         moved = _difference(runs[0], run, findings)
         if moved is not None:
             findings.append(moved)
             break
     counts = Counter(record.operator for record in runs[0].records)
-    return Report(tuple(findings), {name: counts[name] for name in sorted(counts)})
+    gathers = max(run.shapeless_gathers for run in runs)
+    return Report(tuple(findings), {name: counts[name] for name in sorted(counts)}, gathers)
 
 
 def check_config(config: RunConfig) -> Report:
@@ -136,7 +156,8 @@ def check_config(config: RunConfig) -> Report:
             program = Program(model, loss if training else _sum, first_target(examples[0]))
             reports.append(check_program(program, *examples))
     findings = merge([list(report.findings) for report in reports])
-    return Report(tuple(findings), reports[0].operators)
+    gathers = max(report.shapeless_gathers for report in reports)
+    return Report(tuple(findings), reports[0].operators, gathers)
 
 
 def _sum(prediction: Any, *_: Tensor) -> Tensor:
@@ -189,9 +210,24 @@ def _told(record: Optional[Record]) -> str:
     return "the program has ended" if record is None else f"{record.operator} at {record.where} gives {record.shapes}"
 
 
-def _definition(module: nn.Module) -> str:
-    """file:line of a module's class, for operators that none of its lines ran."""
-    try:
-        return f"{inspect.getsourcefile(type(module))}:{inspect.getsourcelines(type(module))[1]}"
-    except (OSError, TypeError):
-        return type(module).__name__
+def _weights(module: nn.Module) -> List[Finding]:
+    """Parameters and buffers in formats that IPUs do not have: the first of each, and how many there are."""
+    found: Dict[torch.dtype, Finding] = {}
+    named = [("parameter", *item) for item in module.named_parameters()]
+    named += [("buffer", *item) for item in module.named_buffers()]
+    for sort, path, tensor in named:
+        if tensor.dtype not in (torch.float64, torch.bfloat16):
+            continue
+        if tensor.dtype in found:
+            found[tensor.dtype] = found[tensor.dtype]._replace(count=found[tensor.dtype].count + 1)
+            continue
+        name = str(tensor.dtype).replace("torch.", "")
+        place = path.rpartition(".")[0]
+        while type(module.get_submodule(place)).__module__.startswith("torch."):  # a line of torch helps nobody
+            if not place:
+                break
+            place = place.rpartition(".")[0]
+        owner = module.get_submodule(place)
+        text = f"it is {name}, and IPUs have float32 and float16; call .float() on the model"
+        found[tensor.dtype] = Finding(name, f"{sort} {wrapped_name(path)}", definition(type(owner)), text)
+    return list(found.values())

@@ -40,8 +40,7 @@ upsample_nearest2d upsample_nearest3d upsample_trilinear3d var var_mean view whe
 """.split()
 )
 
-# Without a kernel of their own on IPUs: torch 2.0.1 writes them in these. Derivatives of slices are written
-# into slices of zeros, which PopTorch turns into updates.
+# Without a kernel of their own on IPUs: torch 2.0.1 writes them in these.
 TAKEN_APART: Dict[str, Tuple[str, ...]] = {
     "_to_copy": ("empty_strided", "copy_"),
     "empty_like": ("empty",),
@@ -50,8 +49,6 @@ TAKEN_APART: Dict[str, Tuple[str, ...]] = {
     "fill": ("full_like",),
     "scalar_tensor": ("empty", "full_like"),
     "lift_fresh": ("copy_",),
-    "slice_backward": ("zeros", "slice", "copy_"),
-    "select_backward": ("zeros", "select", "copy_"),
     "rand_like": ("empty", "uniform_"),
     "randn_like": ("empty", "normal_"),
     "isinf": ("abs", "eq"),
@@ -73,7 +70,7 @@ SAME_AS: Dict[str, str] = {
 # Functions that PopTorch lowers, or refuses, as a whole before torch takes them apart. What a CPU makes of them
 # says nothing about an IPU: one_hot reads values there, repeat_interleave of a number became a view after 2.0.1.
 WHOLE: FrozenSet[str] = frozenset(
-    "one_hot kl_div bilinear lstm scaled_dot_product_attention repeat_interleave adaptive_avg_pool1d "
+    "one_hot kl_div bilinear lstm scaled_dot_product_attention repeat_interleave take_along_dim adaptive_avg_pool1d "
     "adaptive_avg_pool2d adaptive_avg_pool3d".split()
 )
 
@@ -89,6 +86,22 @@ MOVES: FrozenSet[str] = frozenset(
     "empty_strided zeros ones full arange".split()
 )
 HOST_READS: FrozenSet[str] = frozenset("_local_scalar_dense item is_nonzero equal allclose".split())
+# Functions that make tensors on the host unless they are told a device: PopTorch replaces arange, empty, full,
+# linspace, logspace, ones, rand, randint, randn, randperm, range, tensor and zeros by ones that make them on the
+# IPU, and none of these.
+MADE_ON_HOST: FrozenSet[str] = frozenset(
+    "eye scalar_tensor tril_indices triu_indices as_tensor asarray frombuffer from_numpy from_file empty_strided "
+    "hann_window hamming_window bartlett_window blackman_window kaiser_window".split()
+)
+# Derivatives that torch 2.0.1 writes into a part of a tensor of zeros. PopTorch evaluates that part of a constant
+# while it compiles, has nowhere left to write to, and gives the zeros out without a word.
+LOST_DERIVATIVES: FrozenSet[str] = frozenset(["slice_backward", "select_backward"])
+# Functions that torch takes apart before it differentiates, and PopTorch takes whole: no derivative is recorded,
+# so that one taken inside forward leaves them out without a word.
+NO_DERIVATIVES: FrozenSet[str] = frozenset(
+    "take_along_dim dropout feature_dropout bilinear lstm kl_div l1_loss adaptive_avg_pool1d adaptive_avg_pool2d "
+    "adaptive_avg_pool3d".split()
+)
 
 _MASK = "keep the shape and a mask: torch.where(mask, values, 0)"
 # Results as long as their arguments' values say.
@@ -103,7 +116,13 @@ BY_VALUE: Dict[str, str] = {
 }
 
 _ELEMENTARY = "write the activation in elementary operators (exp, log1p, clamp, division)"
+_PARTS = (
+    "use split, chunk or unbind, or gather with an expanded index, and unsqueeze instead of x[:, None], which slices "
+    "too"
+)
 _REMEDIES: Dict[str, str] = {
+    "slice_backward": _PARTS,
+    "select_backward": _PARTS,
     "index_add": "use scatter_add with an expanded index (ipu_chem.models.layers.sum_into), and gather with an "
     "expanded index instead of index_select where a derivative is taken inside forward",
     "index_copy": "use scatter with an expanded index",
@@ -129,8 +148,9 @@ _REMEDIES: Dict[str, str] = {
     "logical_xor": "use a != b",
     "embedding_dense_backward": "gather rows of the weight with an expanded index",
     "_softmax_backward_data": "write exp(x) / exp(x).sum()",
-    "native_layer_norm_backward": "write the normalisation with mean, sub, mul and rsqrt",
+    "native_layer_norm_backward": "write the normalization with mean, sub, mul and rsqrt",
     "_cdist_backward": "write distances as sqrt(sum(d * d) + eps)",
+    "alias": "leave out an index that takes everything",
     "_efficientzerotensor": "give every differentiated tensor a use in the result",
 }
 
@@ -155,13 +175,13 @@ def base_name(name: str) -> str:
 
 
 def handled(name: str) -> bool:
-    """Whether an operator, as torch's dispatcher names it, ends in PopTorch handlers."""
+    """Tell if an operator, as torch's dispatcher names it, ends in PopTorch handlers."""
     name = base_name(name)
     return name in HANDLED or (name in TAKEN_APART and all(part in HANDLED for part in TAKEN_APART[name]))
 
 
 def remedy(name: str) -> Optional[str]:
-    """What to write instead of an operator, if there is something."""
+    """Advice on what to write instead of an operator, if there is some."""
     name = base_name(name)
     if name not in _REMEDIES and name.endswith("_backward"):
         return _ELEMENTARY

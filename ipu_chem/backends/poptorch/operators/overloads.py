@@ -22,14 +22,14 @@ class Refusal(NamedTuple):
         applies: whether an operator's arguments, by their names in its schema, are such.
         why: what is wrong.
         remedy: what to write instead.
-        constants: whether arguments known at compile time are refused too.
+        folded: refused only where all arguments are known at compile time, instead of only where they are not.
     """
 
     names: FrozenSet[str]
     applies: Callable[[Arguments], bool]
     why: str
     remedy: str
-    constants: bool = False
+    folded: bool = False
 
 
 def refusal(name: str, arguments: Arguments, constant: bool = False) -> Optional[Refusal]:
@@ -42,13 +42,13 @@ def refusal(name: str, arguments: Arguments, constant: bool = False) -> Optional
     """
     name = base_name(name)
     for entry in _REFUSALS:
-        if name in entry.names and (entry.constants or not constant) and entry.applies(arguments):
+        if name in entry.names and entry.folded == constant and entry.applies(arguments):
             return entry
     return None
 
 
 def shape_by_value(name: str, arguments: Arguments) -> Optional[str]:
-    """What to write instead of an operator whose result is as long as its arguments' values say; None if it is not."""
+    """Remedy for an operator whose result is as long as its arguments' values say; None if it is not."""
     name = base_name(name)
     if name in BY_VALUE:
         return BY_VALUE[name]
@@ -70,7 +70,7 @@ def _masks(indices: Sequence[Optional[Tensor]]) -> List[Tensor]:
 
 
 def _unequal_indices(arguments: Arguments) -> bool:
-    """Whether index tensors broadcast to a shape that the handler does not find: it takes the first of most axes."""
+    """Tell if index tensors broadcast to a shape that the handler does not find: it takes the first of most axes."""
     shapes = [index.shape for index in arguments["indices"] if index is not None]
     if len(shapes) < 2 or _masks(arguments["indices"]):
         return False
@@ -124,8 +124,8 @@ def _always(_: Arguments) -> bool:
     return True
 
 
-def _of(names: str, applies: Callable[[Arguments], bool], why: str, remedy: str, constants: bool = False) -> Refusal:
-    return Refusal(frozenset(names.split()), applies, why, remedy, constants)
+def _of(names: str, applies: Callable[[Arguments], bool], why: str, remedy: str, folded: bool = False) -> Refusal:
+    return Refusal(frozenset(names.split()), applies, why, remedy, folded)
 
 
 _REFUSALS: Tuple[Refusal, ...] = (
@@ -210,9 +210,11 @@ _REFUSALS: Tuple[Refusal, ...] = (
         "write it as two gathers and a weighted sum",
     ),
     _of(
-        "slice_backward",
-        lambda arguments: arguments.get("step", 1) != 1,
-        "PopTorch cannot write into slices with a step",
-        "use gather where a derivative is taken inside forward",
+        "one_hot",
+        _always,
+        "PopTorch evaluates it while it compiles, with 32-bit numbers, and torch's one_hot takes 64-bit ones; integer "
+        "buffers are known at compile time",
+        "compare with torch.arange: index.unsqueeze(-1) == torch.arange(n)",
+        folded=True,
     ),
 )

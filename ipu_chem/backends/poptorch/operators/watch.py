@@ -1,73 +1,49 @@
-"""One run of a program on the CPU, watched operator by operator where PopTorch's dispatcher sits: below autograd.
+"""One run of a program on CPU or meta tensors, watched operator by operator where PopTorch's dispatcher sits.
 
 Two modes of torch see it: one the operators after composite ones are taken apart, derivatives taken inside
 forward included; one the functions before that, for what leaves no operator behind (`Tensor.tolist`) and for
-functions that PopTorch lowers as a whole.
+functions that PopTorch treats as a whole.
 
 On data's way: beside it; program, example -> `watch` -> records and remarks -> `check`, beside this file.
 """
 
-import inspect
-import os
-import sys
-from functools import lru_cache
-from typing import Any, Callable, Dict, Iterable, List, NamedTuple, Set, Tuple
+from typing import Any, Callable, Dict, Iterable, Iterator, List, NamedTuple, Tuple
 
 import torch
 from torch import Tensor
-from torch.multiprocessing.reductions import StorageWeakRef
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ipu_chem.backends.poptorch.operators.handlers import (
-    HOST_READS,
-    MOVES,
-    RANDOM,
-    WHOLE,
-    base_name,
-    handled,
-    operator_name,
-    remedy,
-)
-from ipu_chem.backends.poptorch.operators.overloads import refusal, shape_by_value
+from ipu_chem.backends.poptorch.operators.handlers import MADE_ON_HOST, NO_DERIVATIVES, WHOLE, operator_name
+from ipu_chem.backends.poptorch.operators.lines import call_at_derivative, line_now, line_of
+from ipu_chem.backends.poptorch.operators.log import Log, Record, Remark
+from ipu_chem.backends.poptorch.operators.stand_ins import call, to_meta
 from ipu_chem.backends.poptorch.profile import tensors_of
 
-_TORCH = os.path.dirname(inspect.getfile(torch)) + os.sep
-_NARROW = (torch.uint8, torch.int8, torch.int16)
 # Methods that hand values to Python without any operator, and what prints them.
 _READERS = frozenset("tolist numpy cpu __array__ __repr__ __str__ __format__ __contains__".split())
+_MOVERS = frozenset("to type_as".split())
+_MADE_ON_DEVICE = frozenset("tensor new_tensor new".split())  # PopTorch's, of what Python holds
 # Of functions that are looked at before torch takes them apart.
 _SIGNATURES: Dict[str, Tuple[str, ...]] = {
     "one_hot": ("self", "num_classes"),
+    "take_along_dim": ("self", "indices", "dim"),
+    "scaled_dot_product_attention": ("query", "key", "value", "attn_mask", "dropout_p", "is_causal"),
     "lstm": tuple("input hx params has_biases num_layers dropout train bidirectional batch_first".split()),
 }
 
 
-class Record(NamedTuple):
-    """One operator as it ran: name, file:line, and shape and dtype of what it took and returned."""
-
-    operator: str
-    where: str
-    shapes: str
-
-
-class Remark(NamedTuple):
-    """Something about one operator that an IPU would not take."""
-
-    kind: str
-    operator: str
-    where: str
-    text: str
-
-
 class Watched(NamedTuple):
-    """What a run showed."""
+    """Notes of one run."""
 
     records: List[Record]
     remarks: List[Remark]
+    shapeless_gathers: int
 
 
-def watch(function: Callable[..., Any], args: Tuple[Any, ...], own: Iterable[Tensor], names: str) -> Watched:
+def watch(
+    function: Callable[..., Any], args: Tuple[Any, ...], own: Iterable[Tensor], names: str, training: bool = True
+) -> Watched:
     """Call a function and note its operators.
 
     Args:
@@ -75,195 +51,175 @@ def watch(function: Callable[..., Any], args: Tuple[Any, ...], own: Iterable[Ten
         args: of the call.
         own: parameters and buffers.
         names: file:line to report for operators that no line outside torch ran.
+        training: whether PopTorch would differentiate the program.
 
     Returns:
         What was seen up to the end, or up to the exception, which becomes a remark itself.
     """
-    log = _Log(names)
-    for tensor in [*tensors_of(args), *own]:
-        log.learn(tensor, constant=False)
-    remarks = log.remarks
+    own = list(own)
+    log = Log(lambda: line_now(watch.__code__, names), training)
+    for tensor in tensors_of(args):
+        log.given(tensor, constant=False)
+    for tensor in own:
+        # PopTorch makes constants of parameters and buffers that are no floats.
+        log.given(tensor, constant=not tensor.is_floating_point())
+    meta = any(tensor.is_meta for tensor in [*tensors_of(args), *own])
+    result = None
     try:
-        with _Operators(log), _Functions(log):
-            function(*args)
+        with _Operators(log), _Functions(log, meta):
+            result = function(*args)
     except Exception as error:  # whatever a model raises is a finding, and the others are still worth telling
-        where = _line_of(error.__traceback__, names)
-        remarks.append(Remark("error", type(error).__name__, where, f"the program stops: {error}"))
-    return Watched(log.records, remarks)
-
-
-class _Log:
-    """What both modes know and note."""
-
-    def __init__(self, otherwise: str) -> None:
-        self.records: List[Record] = []
-        self.remarks: List[Remark] = []
-        self.silent = False
-        self._otherwise = otherwise
-        # By storage, for views share it; weak references keep addresses from being used again.
-        self._constant: Dict[Any, bool] = {}
-        self._alive: List[StorageWeakRef] = []
-        self._stepped: Set[Any] = set()  # views that leave elements out
-
-    def learn(self, tensor: Tensor, constant: bool) -> None:
-        """Note where a tensor comes from: known at compile time, or not."""
-        reference = StorageWeakRef(tensor.untyped_storage())
-        if reference.cdata not in self._constant:
-            self._alive.append(reference)
-        self._constant[reference.cdata] = constant
-
-    def is_known(self, tensor: Tensor) -> bool:
-        """Whether it is an input, a parameter, a buffer, or was made inside."""
-        return StorageWeakRef(tensor.untyped_storage()).cdata in self._constant
-
-    def is_constant(self, tensor: Tensor) -> bool:
-        """Whether its values are known at compile time."""
-        return self._constant.get(StorageWeakRef(tensor.untyped_storage()).cdata, True)
-
-    def remark(self, kind: str, operator: str, text: str) -> None:
-        """Note what an IPU would not take, at the line that runs now."""
-        self.remarks.append(Remark(kind, operator, self.line(), text))
-
-    def line(self) -> str:
-        """file:line of the innermost frame outside torch and this module, of those that `watch` has called."""
-        frame = sys._getframe(1)
-        while frame is not None and frame.f_code is not watch.__code__:
-            if _is_outside(frame.f_code.co_filename):
-                return _place(frame.f_code.co_filename, frame.f_lineno)
-            frame = frame.f_back  # type: ignore[assignment]
-        return self._otherwise
-
-    def operator(self, name: str, arguments: Dict[str, Any], result: Any) -> None:
-        """Judge one operator and remember it."""
-        taken, made = tensors_of(arguments), tensors_of(result)
-        constant = all(self.is_constant(tensor) for tensor in taken) and base_name(name) not in RANDOM
-        self.records.append(Record(name, self.line(), f"{_shapes(taken)} -> {_shapes(made)}"))
-        self._judge_name(name, arguments, constant)
-        self._judge_tensors(name, taken, made, constant)
-        if name == "slice" and arguments.get("step", 1) != 1:
-            self._stepped.update(_view(tensor) for tensor in made)
-        elif name.endswith("_") and taken and _view(taken[0]) in self._stepped:
-            text = "PopTorch cannot write into slices with a step; use torch.where with a mask of positions"
-            self.remark("overload", f"aten::{name}", text)
-        for tensor in made:
-            self.learn(tensor, constant)
-
-    def _judge_name(self, name: str, arguments: Dict[str, Any], constant: bool) -> None:
-        label = f"aten::{name}"
-        by_value = shape_by_value(name, arguments)
-        refused = refusal(name, arguments, constant)
-        if name in HOST_READS:
-            text = "reads a tensor's value on the host (.item(), int(), float(), bool() or if), and a program is "
-            self.remark("host read", label, text + "compiled before there are values; use torch.where")
-        elif by_value is not None:
-            text = f"the shape of its result depends on values, and shapes are compiled; {by_value}"
-            self.remark("data-dependent shape", label, text)
-        elif refused is not None:
-            self.remark("overload", label, f"{refused.why}; {refused.remedy}")
-        elif not handled(name) and not constant:
-            advice = remedy(name)
-            self.remark("no handler", label, "PopTorch has no handler for it" + (f"; {advice}" if advice else ""))
-
-    def _judge_tensors(self, name: str, taken: List[Tensor], made: List[Tensor], constant: bool) -> None:
-        label = f"aten::{name}"
-        dtypes: Set[torch.dtype] = {tensor.dtype for tensor in taken + made}
-        if torch.float64 in dtypes:
-            self.remark("float64", label, "64-bit floats become float32 on IPUs; cast, or make it float32")
-        if torch.bfloat16 in dtypes:
-            self.remark("bfloat16", label, "IPUs have no bfloat16; use float16 or float32")
-        narrow = [dtype for dtype in _NARROW if dtype in dtypes]
-        if narrow and base_name(name) not in MOVES and not constant:
-            text = f"IPUs can only move and cast {str(narrow[0]).replace('torch.', '')}; cast to int32 first"
-            self.remark("narrow integers", label, text)
-        # Normalisations make an empty tensor that nothing uses.
-        if any(tensor.numel() == 0 for tensor in (taken if name == "empty" else taken + made[:1])):
-            self.remark("empty tensor", label, "tensors without elements cannot be compiled; leave the operator out")
-        if name == "lift_fresh":  # torch.tensor(...), which PopTorch makes on the device
-            return
-        for tensor in taken:
-            if not self.is_known(tensor):
-                text = "takes a tensor that is no input, parameter or buffer and stays on the host; use register_buffer"
-                self.remark("host tensor", label, text)
-                self.learn(tensor, constant=False)
+        where = line_of(error.__traceback__, names)
+        log.remarks.append(Remark("error", type(error).__name__, where, f"the program stops: {error}"))
+    log.finish(result)
+    return Watched(log.records, log.remarks, log.gathers.count)
 
 
 class _Operators(TorchDispatchMode):
     """Sees operators below autograd."""
 
-    def __init__(self, log: _Log) -> None:
+    def __init__(self, log: Log) -> None:
         super().__init__()
         self.log = log
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        result = func(*args, **kwargs)
+        name = operator_name(func._schema.name)
+        with self.log.inside():
+            result = call(func, args, kwargs)
+        if name.endswith("_") and args and isinstance(result, Tensor):
+            result = args[0]  # a copy of it may have stood in
         if not self.log.silent:
-            schema = func._schema
-            name = operator_name(schema.name)
-            values = {argument.name: value for argument, value in zip(schema.arguments, args)}
+            values = {argument.name: value for argument, value in zip(func._schema.arguments, args)}
             self.log.operator(name, {**values, **kwargs}, result)
+        else:
+            self.log.learn_new(tensors_of(result))
         return result
 
 
 class _Functions(TorchFunctionMode):
     """Sees functions of torch before they are taken apart."""
 
-    def __init__(self, log: _Log) -> None:
+    def __init__(self, log: Log, meta: bool) -> None:
         super().__init__()
         self.log = log
+        self.meta = meta
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        name = getattr(func, "__name__", "")
-        if self.log.silent or isinstance(func, torch._ops.OpOverload):
+        log, name = self.log, getattr(func, "__name__", "")
+        if log.silent or log.is_inside:
             return func(*args, **kwargs)
+        if isinstance(func, torch._ops.OpOverload):
+            return self._on_device(func(*args, **kwargs))
         if name == "multi_head_attention_forward" and not kwargs.get("need_weights", True):
             # It calls this where no mode looks.
-            self.log.operator("scaled_dot_product_attention", {"query": args[0]}, ())
-        if name in _READERS:
+            log.operator("scaled_dot_product_attention", {"query": args[0]}, ())
+        if name in _READERS and not log.on_host(tensors_of(args)):
             text = "hands a tensor's values to the host, and a program is compiled before there are values"
-            self.log.remark("host read", f"Tensor.{name}", text)
-        elif name not in WHOLE:
-            return func(*args, **kwargs)
-        self.log.silent = True
-        try:
-            result = func(*args, **kwargs)
-        finally:
-            self.log.silent = False
-        if name in WHOLE:
-            names = _SIGNATURES.get(name) or [f"argument {index}" for index in range(len(args))]
-            self.log.operator(name, {**dict(zip(names, args)), **kwargs}, result)
-        else:
+            log.remark("host read", f"Tensor.{name}", text)
+            result = self._silently(func, args, kwargs)
             for tensor in tensors_of(result):
-                self.log.learn(tensor, constant=False)
+                log.learn(tensor, constant=False)
+        elif name in WHOLE:
+            result = self._silently(func, args, kwargs)
+            names = _SIGNATURES.get(name) or [f"argument {index}" for index in range(len(args))]
+            log.operator(name, {**dict(zip(names, args)), **kwargs}, result)
+        else:
+            with log.within(name):
+                result = self._item(func, args) if name == "__getitem__" else func(*args, **kwargs)
+            log.lines.label(result, log.line)
+        self._learn_origin(name, args, kwargs, result)
+        result = self._on_device(result)
+        if name in NO_DERIVATIVES:
+            result = self._without_derivative(name, result)
         return result
 
+    def _item(self, func: Any, args: Any) -> Any:
+        value, *index = _sliced(*args)
+        return func(value, *index) if index else value
 
-def _view(tensor: Tensor) -> Any:
-    """What tells a view from others of the same storage."""
-    return tensor.untyped_storage()._cdata, tensor.storage_offset(), tensor.shape, tensor.stride()
+    def _silently(self, func: Any, args: Any, kwargs: Any) -> Any:
+        with self.log.quiet():
+            return call(func, args, kwargs)
+
+    def _learn_origin(self, name: str, args: Any, kwargs: Any, result: Any) -> None:
+        """Note tensors that a function has made on the host, or moved to the device."""
+        taken = tensors_of((args, kwargs))
+        if name in _MADE_ON_DEVICE:
+            self.log.to_device(result)
+        elif name in MADE_ON_HOST and kwargs.get("device") is None and not taken:
+            self.log.to_host(result)
+        elif name in _MOVERS and self.log.on_host(taken[:1]):
+            target = [*args[1:], kwargs.get("device")]
+            if len(taken) > 1 or any(isinstance(value, (torch.device, str)) for value in target):
+                self.log.to_device(result)
+
+    def _on_device(self, result: Any) -> Any:
+        """Move what a function has made on the CPU while the program has meta tensors to the meta device."""
+        if not self.meta or all(tensor.is_meta for tensor in tensors_of(result)):
+            return result
+        with self.log.quiet():
+            moved = to_meta(result)
+        for old, new in zip(tensors_of(result), tensors_of(moved)):
+            self.log.learn_as(old, new)
+        return moved
+
+    def _without_derivative(self, name: str, result: Any) -> Any:
+        """A result that complains as soon as a derivative runs through it."""
+        where = self.log.line()
+        text = "PopTorch leaves out its derivative where one is taken inside forward; write it in elementary operators"
+
+        def complain() -> None:
+            self.log.remarks.append(Remark("lost derivative", f"aten::{name}", where, text))
+
+        with self.log.quiet():
+            return call_at_derivative(result, complain)
 
 
-def _shapes(tensors: List[Tensor]) -> str:
-    return ", ".join(f"{str(tensor.dtype).replace('torch.', '')}{list(tensor.shape)}" for tensor in tensors)
+def _sliced(value: Any, index: Any) -> Tuple[Any, ...]:
+    """Arguments of x[...] with slices of whole axes taken first: torch 2.0.1 takes them, newer ones skip them.
+
+    Returns:
+        The value, and the index unless it takes whole axes only.
+    """
+    if not _SKIPS_SLICES or not isinstance(value, Tensor):
+        return value, index
+    axes = list(_whole_axes(index, value.shape))
+    for axis in axes:
+        value = torch.ops.aten.slice.Tensor(value, axis)
+    if axes and len(axes) == sum(part is not Ellipsis for part in index):
+        return (value,)
+    return value, index
 
 
-def _is_outside(file: str) -> bool:
-    return not file.startswith(_TORCH) and file != __file__
+def _whole_axes(index: Any, shape: torch.Size) -> Iterator[int]:
+    """Axes that an index of several parts slices from end to end."""
+    if not isinstance(index, tuple) or len(index) < 2:
+        return
+    used = sum(_axes(part) for part in index)
+    axis = 0
+    for part in index:
+        if part is Ellipsis:
+            axis += len(shape) - used
+            continue
+        if isinstance(part, slice) and axis < len(shape) and part.step in (None, 1) and part.start in (None, 0):
+            # A slice that ends just where the axis ends is skipped by both.
+            if part.stop is None or (isinstance(part.stop, int) and part.stop > shape[axis]):
+                yield axis
+        axis += _axes(part)
 
 
-def _place(file: str, line: int) -> str:
-    """file:line, relative to the working directory where that is shorter."""
-    return f"{_shorter(file, os.getcwd())}:{line}"
+def _axes(part: Any) -> int:
+    if part is None or part is Ellipsis or isinstance(part, bool):
+        return 0
+    return part.dim() if isinstance(part, Tensor) and part.dtype == torch.bool else 1
 
 
-@lru_cache(maxsize=256)
-def _shorter(file: str, folder: str) -> str:
-    relative = os.path.relpath(file, folder) if os.path.exists(file) else file
-    return file if relative.startswith("..") else relative
+def _probe_slices() -> bool:
+    made: Any = torch.zeros(1, requires_grad=True)[:, None]
+    return "Slice" not in made.grad_fn.next_functions[0][0].name()
 
 
-def _line_of(traceback: Any, otherwise: str) -> str:
-    """Of an exception: the innermost line outside torch and this module."""
-    frames = [frame for frame in inspect.getinnerframes(traceback) if _is_outside(frame.filename)]
-    return _place(frames[-1].filename, frames[-1].lineno) if frames else otherwise
+with torch.enable_grad():
+    _SKIPS_SLICES = _probe_slices()  # whether this torch leaves slices of whole axes out of x[:, None]

@@ -1,0 +1,1 @@
+"""Time that a program takes on Bow IPUs: predicted, not measured."""
