@@ -77,16 +77,18 @@ def print_plan(config: RunConfig, ipus: Optional[int] = None) -> int:
         ValueError: the configuration contradicts itself.
     """
     from ipu_chem.backends.poptorch.layout import Layout, Refusal
-    from ipu_chem.backends.poptorch.operators.check import check_config
     from ipu_chem.backends.poptorch.planner import check_layout, plan
     from ipu_chem.backends.poptorch.table import memory_table, summary, to_yaml
+    from ipu_chem.doctor.check import check_task
+    from ipu_chem.tasks.registry import task_of
 
     def show(layout: Layout) -> None:
         print(f"\n{summary(layout)}\n\n{memory_table(layout)}\n(estimates in MiB)")
 
-    task, assumed = _task(config)
-    report = check_config(config)
-    print("\n".join([*assumed, report.text()]))
+    planned = task_of(config).planned(config)
+    task = _workload(planned)
+    report = check_task(planned)
+    print("\n".join([*planned.assumed, report.text()]))
     configured = config.batching.replication_factor * config.ipu.ipus_per_replica
     ipus = configured if ipus is None else ipus
     meant_for_them = ipus == configured and (config.accelerator == "ipu" or configured > 1)
@@ -113,21 +115,17 @@ def print_plan(config: RunConfig, ipus: Optional[int] = None) -> int:
     return int(bool(report.findings))
 
 
-def _task(config: RunConfig) -> Tuple[Any, List[str]]:
-    """What a configuration trains, the model without values and one pack of its shape; what was assumed about it."""
-    from ipu_chem.backends.poptorch.planner import Task
-    from ipu_chem.doctor.example import example_budget, example_loss, example_model, example_packs
+def _workload(planned: Any) -> Any:
+    """What a planned task trains, for the planner: the model without values and one pack of its shape."""
+    import torch
 
-    model, batching = example_model(config, "meta"), config.batching
-    task = Task(
-        model,
-        example_loss(config),
-        example_packs(config, 1),
-        config.optimizer,
-        batching.packs_per_step,
-        batching.device_iterations,
-    )
-    return task, example_budget(config)[1]
+    from ipu_chem.backends.poptorch.planner import Task
+
+    config = planned.config
+    with torch.device("meta"):
+        model = planned.model()
+    packs, iterations = config.batching.packs_per_step, config.batching.device_iterations
+    return Task(model, planned.loss(), planned.made_up(1), config.optimizer, packs, iterations)
 
 
 def _package(name: str, purpose: str, remedy: str) -> Finding:

@@ -10,8 +10,8 @@ from typing import Any, List, Mapping, Sequence
 
 from ipu_chem.generation.drawing import grid_svg
 from ipu_chem.generation.metrics import MEANING
+from ipu_chem.generation.samples import FILE
 from ipu_chem.reports.parts import BLUE, GREY, ORANGE, figure_of, image
-from ipu_chem.tasks.text_samples import FILE
 
 _DRAWN = 16
 _BASELINES = (("baseline", "unigram", "--"), ("bigram", "bigram", ":"))

@@ -1,90 +1,161 @@
-"""Runs of language models: molecules as text in rows, nats of the next symbol, molecules generated at the end.
+"""Language models of molecules: token sequences in packs, nats of the next token, baselines that count tokens.
 
-On data's way: RunConfig -> corpus, vocabulary, split, rows, plans -> TokenLoader, TextMeasures, ChemGPT.
+Nats per token compare only models of one vocabulary; nats per heavy atom compare any.
 """
 
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Callable, Dict, Mapping, Optional
+from typing import Any, Callable, ClassVar, Dict, List, Mapping, Optional, Sequence, Tuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ipu_chem.backends.base import Backend
 from ipu_chem.batches.tokens import TokenLoader
-from ipu_chem.config import RunConfig
+from ipu_chem.batches.types import TokenPack
+from ipu_chem.config import ModelConfig, RunConfig
 from ipu_chem.data.corpora import load_corpus
 from ipu_chem.data.selfies.tokens import Tokenizer
-from ipu_chem.generation.baselines import bigram_nats, unigram_nats
+from ipu_chem.language_model import load_language_model, load_tokenizer, make_language_model
 from ipu_chem.losses import token_cross_entropy
 from ipu_chem.models.chemgpt import width_of
-from ipu_chem.models.registry import build_language_model
-from ipu_chem.tasks.base import RunData, plans_of_splits, split_items
-from ipu_chem.tasks.kinds import TEXT
+from ipu_chem.tasks.base import Evaluator, State, Task
+from ipu_chem.tasks.example_text import VOCABULARY, assumed_tokens, random_tokens
+from ipu_chem.tasks.splits import SplitData, plans_of_splits, split_items
 from ipu_chem.tasks.start_from import load_weights
-from ipu_chem.tasks.text_evaluation import NATS, TextMeasures
 from ipu_chem.tasks.text_rows import choose_row, fit_rows
+from ipu_chem.tasks.token_baselines import bigram_nats, unigram_nats
 from packing import Budget, Ragged
 from packing.store import Store
 
+NATS = ("nats_per_token", "nats_per_molecule", "nats_per_heavy_atom")
 
-@dataclass
-class TextData(RunData):
-    """Molecules as text; packs are rows of tokens.
+
+class LanguageTask(Task):
+    """The next token of molecules as text; packs are sequences of tokens.
 
     Attributes:
-        tokenizer: symbol <-> id.
-        ids: tokens of every molecule of the store, BOS and EOS included.
-        cut: {"dropped": ..., "truncated": ...}, molecules longer than a row.
+        vocab_size: tokens of the vocabulary.
+        tokenizer: token <-> id; None before there are data.
+        ids: tokens of every molecule of the store, BOS and EOS included; of a loaded task alone.
+        cut: {"dropped": ..., "truncated": ...}, molecules longer than a pack.
+        start_from: folder of the weights to begin with; empty begins with fresh ones.
     """
 
-    tokenizer: Tokenizer
-    ids: Ragged
-    cut: Dict[str, int] = field(default_factory=dict)
+    kind = "text"
+    reads_text = True
+    writes_molecules = True
+    baseline_names: ClassVar[Tuple[str, ...]] = ("baseline", "bigram")
 
-    def loader(self, split: str, config: RunConfig) -> TokenLoader:
-        """See `RunData.loader`."""
+    ids: Ragged
+
+    def __init__(
+        self,
+        config: RunConfig,
+        budget: Budget,
+        vocab_size: int,
+        tokenizer: Optional[Tokenizer] = None,
+        data: Optional[SplitData] = None,
+        assumed: Sequence[str] = (),
+        start_from: str = "",
+    ) -> None:
+        """Put a task together, see the class; `load`, `planned` and `restored` do."""
+        super().__init__(config, budget, data, list(assumed))
+        self.vocab_size = vocab_size
+        self.tokenizer = tokenizer
+        self.cut: Dict[str, int] = {}
+        self.start_from = start_from
+
+    @classmethod
+    def load(cls, config: RunConfig, plans: Optional[Path] = None, state: Optional[State] = None) -> "LanguageTask":
+        """See `Task.load`."""
+        check_not_frozen(config.model)
+        data, state = config.data, state or {}
+        store = load_corpus(data.name, data.path or None, data.cache or None, limit=data.limit, workers=data.workers)
+        tokenizer = choose_tokenizer(config, store, state)
+        ids = tokenizer.encode_store(store)
+        row = config.pack.tokens or choose_row(ids.lengths, width_of(config.model.size, config.model.hidden_features))
+        rows = fit_rows(ids, row, data.long)
+        ids, store = rows.ids, store if len(rows.kept) == len(store) else store.take(rows.kept)
+        items = split_items(store, data)
+        made, budget = plans_of_splits(
+            items,
+            lambda chosen: {"tokens": ids.lengths[chosen]},
+            lambda _: Budget(tokens=row),
+            config.pack,
+            data.split_seed,
+            plans,
+        )
+        start_from = "" if state else config.training.start_from
+        split = SplitData(store, items, made)
+        task = cls(config, budget, tokenizer.vocab_size, tokenizer, split, start_from=start_from)
+        task.ids, task.cut = ids, rows.counts
+        return task
+
+    @classmethod
+    def planned(cls, config: RunConfig) -> "LanguageTask":
+        """See `Task.planned`; weights are fresh, whatever a run starts from."""
+        check_not_frozen(config.model)
+        tokens, assumed = assumed_tokens(config.pack, config.model.size, config.model.hidden_features)
+        return cls(config, Budget(tokens=tokens), VOCABULARY, assumed=assumed)
+
+    @classmethod
+    def restored(cls, config: RunConfig, state: State) -> "LanguageTask":
+        """See `Task.restored`."""
+        tokenizer = Tokenizer.from_dict(state["tokenizer"])
+        return cls(config, Budget(**state["budget"]), tokenizer.vocab_size, tokenizer)
+
+    def model(self) -> nn.Module:
+        """See `Task.model`."""
+        torch.manual_seed(self.config.training.seed)
+        model = make_language_model(self.config, self.vocab_size, self.budget["tokens"])
+        if self.start_from:
+            assert self.tokenizer is not None
+            start_from(model.model, self.tokenizer, self.start_from)
+        return model
+
+    def loss(self) -> Callable[..., Tensor]:
+        """See `Task.loss`: cross entropy, whatever the config says of labels."""
+        return token_cross_entropy
+
+    def loader(self, split: str) -> TokenLoader:
+        """See `Task.loader`."""
         return TokenLoader(
             self.ids,
             self.plans[split],
             self.budget,
-            config.batching,
-            self.tokenizer.vocab_size,
+            self.config.batching,
+            self.vocab_size,
             self.items[split],
             self.world,
         )
 
-    def measures(self, split: str, config: RunConfig) -> TextMeasures:
-        """See `RunData.measures`."""
-        return TextMeasures(self.loader(split, config), self.store.fields["heavy_atoms"][self.items[split]])
+    def measured(self, split: str) -> "TokenEvaluator":
+        """See `Task.measured`."""
+        return TokenEvaluator(self.loader(split), self.store.fields["heavy_atoms"][self.items[split]])
 
-    def model(self, config: RunConfig) -> nn.Module:
-        """See `RunData.model`; with the weights of `training.start_from` if that is given."""
-        torch.manual_seed(config.training.seed)
-        model = make_language_model(config, self.tokenizer.vocab_size, self.budget["tokens"])
-        if config.training.start_from:
-            start_from(model.model, self.tokenizer, config.training.start_from)
-        return model
-
-    def loss(self, config: RunConfig) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
-        """See `RunData.loss`: cross entropy, whatever the config says of labels."""
-        return token_cross_entropy
+    def made_up(self, packs: int, seed: int = 0) -> TokenPack:
+        """See `Task.made_up`."""
+        ids, plan, batching = random_tokens(packs, self.budget, self.config.batching.packs_per_step, seed)
+        batch, _ = next(TokenLoader(ids, plan, self.budget, batching, self.vocab_size).epoch(seed, 0))
+        return batch
 
     def state(self) -> Dict[str, Any]:
-        """See `RunData.state`."""
+        """See `Task.state`."""
+        assert self.tokenizer is not None
         return {"tokenizer": self.tokenizer.to_dict()}
 
-    def describe(self, config: RunConfig) -> Dict[str, Any]:
-        """See `RunData.describe`."""
+    def describe(self) -> Dict[str, Any]:
+        """See `Task.describe`."""
+        assert self.tokenizer is not None
         lengths = self.ids.lengths
-        vocabulary = f"{self.tokenizer.vocab_size} symbols"
+        vocabulary = f"{self.vocab_size} symbols"
         long = ", ".join(f"{count:,} {what}" for what, count in self.cut.items() if count)
-        tokens = {split: int(lengths[items].sum()) for split, items in self.items.items() if len(items)}
         return {
-            "kind": TEXT,
+            "kind": self.kind,
             "vocabulary": vocabulary,
             "tokenizer": self.tokenizer.fingerprint(),
-            "tokens": tokens,
+            "tokens": {split: int(lengths[items].sum()) for split, items in self.items.items() if len(items)},
             "longest": int(lengths.max()),
             "cut": self.cut,
             "announced": [
@@ -93,69 +164,81 @@ class TextData(RunData):
             ],
         }
 
-    def results(self, config: RunConfig, backend: Backend, folder: Path) -> Dict[str, Any]:
-        """See `RunData.results`; the baselines count symbols, and pairs of them."""
-        found: Dict[str, Any] = {"results": {}, "baseline": {}, "bigram": {}}
-        train = self.ids.take(self.items["train"])
-        for split in ("validation", "test"):
-            if split not in self.plans:
-                continue
-            measures = self.measures(split, config)
-            found["results"][split], _ = measures.metrics(backend)
-            held_out, size = self.ids.take(self.items[split]), self.tokenizer.vocab_size
-            found["baseline"][split] = measures.of_total(unigram_nats(train, held_out, size))
-            found["bigram"][split] = measures.of_total(bigram_nats(train, held_out, size))
-            for name in NATS if backend.world.rank == 0 else ():
-                beside = " and ".join(f"{kind} {found[key][split][name]:.4g}" for key, kind in _BASELINES)
-                print(f"{split}: {name} {found['results'][split][name]:.4g} ({beside})", flush=True)
-        # Weights that are shared out among processes come together only where all of them ask.
-        weights = backend.state_dict(weights_only=True)["model"] if config.training.samples else {}
-        if weights and backend.world.rank == 0:
-            from ipu_chem.tasks.text_samples import write_samples
+    def baselines(self, evaluator: "TokenEvaluator") -> Dict[str, Dict[str, float]]:
+        """See `Task.baselines`: tokens counted, and pairs of them."""
+        train, held_out = self.ids.take(self.items["train"]), self.ids.take(evaluator.loader.items)
+        return {
+            "baseline": evaluator.errors(unigram_nats(train, held_out, self.vocab_size)),
+            "bigram": evaluator.errors(bigram_nats(train, held_out, self.vocab_size)),
+        }
 
-            model = make_language_model(config, self.tokenizer.vocab_size, self.budget["tokens"])
-            model.load_state_dict(weights)
-            found["samples"] = write_samples(config, model.model, self, folder)
-        return found
+    def compared(self, split: str, metric: str, value: float, baselines: Mapping[str, Mapping[str, float]]) -> str:
+        """See `Task.compared`."""
+        named = zip(("unigram", "bigram"), self.baseline_names)
+        return f" ({' and '.join(f'{name} {baselines[key][metric]:.4g}' for name, key in named)})"
 
 
-_BASELINES = (("baseline", "unigram"), ("bigram", "bigram"))
+class TokenEvaluator(Evaluator):
+    """A split of molecules as text."""
+
+    loader: TokenLoader
+
+    def __init__(self, loader: TokenLoader, heavy_atoms: np.ndarray) -> None:
+        """Bind a split.
+
+        Args:
+            loader: batches of the split.
+            heavy_atoms: [K] integer, of its molecules.
+        """
+        self.loader = loader
+        self.counts = {
+            "tokens": int(np.maximum(loader.ids.lengths[loader.items] - 1, 0).sum()),
+            "molecules": len(loader.items),
+            "heavy_atoms": int(np.asarray(heavy_atoms).sum(dtype=np.int64)),
+        }
+
+    @property
+    def metric_names(self) -> List[str]:
+        """See `Evaluator.metric_names`."""
+        return list(NATS)
+
+    def predictions(self, backend: Backend) -> float:
+        """See `Evaluator.predictions`: nats of all molecules of the split together."""
+        total = 0.0
+        for batch, _ in self.loader.evaluation(backend.evaluates):
+            likelihoods = backend.evaluate(batch).double().numpy()
+            total -= float(likelihoods[batch.weight.numpy() > 0].sum())
+        return float(backend.total(np.array([total]))[0])
+
+    def errors(self, predictions: float) -> Dict[str, float]:
+        """See `Evaluator.errors`: nats per token, per molecule and per heavy atom."""
+        return {name: predictions / max(count, 1) for name, count in zip(NATS, self.counts.values())}
+
+    def selection(self, metrics: Mapping[str, float]) -> float:
+        """See `Evaluator.selection`: nats per token."""
+        return metrics[NATS[0]]
 
 
-def load_text(config: RunConfig, plans: Optional[Path], state: Mapping[str, Any]) -> TextData:
-    """See `ipu_chem.tasks.registry.load_data`."""
-    data = config.data
-    store = load_corpus(data.name, data.path or None, data.cache or None, limit=data.limit, workers=data.workers)
-    tokenizer = choose_tokenizer(config, store, state)
-    ids = tokenizer.encode_store(store)
-    row = config.pack.tokens or choose_row(ids.lengths, width_of(config.model.size, config.model.hidden_features))
-    rows = fit_rows(ids, row, data.long)
-    ids, store = rows.ids, store if len(rows.kept) == len(store) else store.take(rows.kept)
-    items = split_items(store, data)
-    made, budget = plans_of_splits(
-        items, lambda chosen: {"tokens": ids.lengths[chosen]}, lambda _: Budget(tokens=row), config, plans
-    )
-    return TextData(store, items, made, budget, tokenizer, ids, rows.counts)
+def check_not_frozen(model: ModelConfig) -> None:
+    """Refuse to freeze a model that has no head of its own.
+
+    Raises:
+        ValueError: ``model.freeze``.
+    """
+    if model.freeze:
+        raise ValueError("model.freeze=true trains the head that predicts labels alone; name them with data.target.")
 
 
 def choose_tokenizer(config: RunConfig, store: Store, state: Mapping[str, Any]) -> Tokenizer:
-    """The vocabulary: that of the checkpoint, the one that the config names, or one made of the corpus.
+    """Take the vocabulary of the checkpoint, the one that the config names, or one made of the corpus.
 
     Raises:
         ValueError: there is no vocabulary where the config says, or it lacks a symbol of the corpus.
     """
-    from ipu_chem.language_model import load_tokenizer
-
     if "tokenizer" in state:
         return Tokenizer.from_dict(state["tokenizer"])
     path = config.data.tokenizer or config.training.start_from
     return load_tokenizer(path) if path else Tokenizer.build(store.info["symbols"])
-
-
-def make_language_model(config: RunConfig, vocab_size: int, max_positions: int) -> Any:
-    """The model of a config with fresh weights."""
-    sizes = {name: value for name, value in vars(config.model).items() if name != "name"}
-    return build_language_model(config.model.name, vocab_size, max_positions, **sizes)
 
 
 def check_vocabulary(earlier: Tokenizer, tokenizer: Tokenizer, folder: str) -> None:
@@ -176,8 +259,6 @@ def start_from(model: nn.Module, tokenizer: Tokenizer, folder: str) -> None:
     Raises:
         ValueError: another vocabulary or other sizes; says which.
     """
-    from ipu_chem.language_model import load_language_model
-
     earlier = load_language_model(folder)
     check_vocabulary(earlier.tokenizer, tokenizer, folder)
     weights, wanted = earlier.model.state_dict(), model.state_dict()

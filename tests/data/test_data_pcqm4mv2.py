@@ -15,8 +15,8 @@ from ipu_chem.data.datasets import load_dataset, pcqm4mv2
 from ipu_chem.data.molecule import decode_texts
 from ipu_chem.data.torch_arrays import load_arrays
 from ipu_chem.metrics import label_metrics, targets_of
-from ipu_chem.tasks.base import split_items
 from ipu_chem.tasks.graphs import load_store
+from ipu_chem.tasks.splits import split_items
 
 SMILES = ["CCO", "CCN", "c1ccccc1", "CC(=O)O", "CF", "CCl", "CS"]
 PARTS = {

@@ -22,7 +22,8 @@ from ipu_chem.metrics import Target
 from ipu_chem.models.pooling import POOLINGS
 from ipu_chem.models.property_head import ChemGPTProperty
 from ipu_chem.optim import OptimizerConfig
-from ipu_chem.tasks.evaluation import Evaluator, predict_split
+from ipu_chem.tasks.evaluation import OutputEvaluator, predict_split
+from ipu_chem.tasks.labels import SplitLabels
 from packing import Budget, Ragged, make_plan
 
 
@@ -146,7 +147,7 @@ def test_an_evaluator_takes_these_packs():
     singles = [model(*alone(ids, targets, item, torch.ones(2)).inputs)[0, 0] for item in items]
     np.testing.assert_allclose(predictions, torch.stack(singles).detach().numpy(), rtol=1e-4, atol=1e-5)
     kinds = [Target("a", "eV", False), Target("b", "", False)]
-    metrics, _ = Evaluator(loader, targets[items], kinds, [1, 1], lambda _, p: p).metrics(backend)
+    metrics, _ = OutputEvaluator(loader, [SplitLabels(targets[items], kinds, [1, 1], lambda p: p)]).metrics(backend)
     assert metrics["mae_b"] == pytest.approx(np.nanmean(np.abs(predictions - targets[items])[:, 1]))
 
 

@@ -22,7 +22,7 @@ from ipu_chem.scaling.points import EPOCHS_HELD, STEPS_HELD, Point, check_compar
 from ipu_chem.scaling.regimes import lines_of, regimes_of
 from ipu_chem.scaling.study import StudyOptions, make_plan, point_of
 from ipu_chem.scaling.study_report import analyse, lines, write_study
-from ipu_chem.tasks.registry import load_data
+from ipu_chem.tasks.registry import load_task
 
 GRID = {"model.hidden_features": [8, 16], "data.train": [12, 48], "training.seed": [0]}
 
@@ -71,12 +71,12 @@ def test_a_study_from_the_command_line(base, tmp_path, capsys):
         for train in (12, 48):
             values = {**base, "model": {**base["model"], "hidden_features": width}, "data": {**base["data"]}}
             values["data"]["train"] = train
-            data = load_data(from_dict(values))
+            task = load_task(from_dict(values))
             # Attention: 4 F^2 + F; feed-forward: 8 F^2 + 5 F; three normalizations.
             parameters = 12 * width**2 + 12 * width
-            assert parameters_without_embeddings(data.model(from_dict(values))) == parameters
+            assert parameters_without_embeddings(task.model()) == parameters
             point = by_grid[parameters, train]
-            assert point.tokens == data.ids.lengths[data.items["train"]].sum()
+            assert point.tokens == task.ids.lengths[task.items["train"]].sum()
             run = json.loads((out / f"hidden_features={width},train={train},seed=0" / "candidate.json").read_text())
             epochs = run["config"]["training"]["epochs"]
             assert point.flops == pytest.approx(6 * parameters * point.tokens * epochs)
@@ -163,7 +163,7 @@ def test_graphs_share_the_pack_of_the_most_data(tmp_path):
     assert len(shapes) == 1 and min(min(shape) for shape in shapes) > 0
     assert [one.molecules for one in plan.amounts] == [15, 30] and " atoms: " in plan.lines()[1]
     assert all(10 * one.molecules < one.tokens for one in plan.amounts)  # atoms, with hydrogens
-    described = load_data(from_dict(plan.candidates[0].config)).describe(from_dict(plan.candidates[0].config))
+    described = load_task(from_dict(plan.candidates[0].config)).describe()
     assert described["atoms"]["train"] == plan.amounts[0].tokens
 
 
