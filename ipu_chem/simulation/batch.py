@@ -20,7 +20,7 @@ from ipu_chem.losses import loss_by_name, with_forces
 from ipu_chem.models.registry import needs_charge
 from ipu_chem.simulation.force_field import Runs, load_force_fields
 from ipu_chem.simulation.structures import to_atoms, to_molecule
-from ipu_chem.tasks.evaluation import predict_with_forces
+from ipu_chem.tasks.evaluation import PerAtom, PerMolecule, predict
 from ipu_chem.tasks.graphs import check_charges
 from packing import make_plan
 from packing.files import PathLike, atomic_file
@@ -74,7 +74,7 @@ def evaluate_many(runs: Runs, structures: Sequence[Any], accelerator: Optional[s
         backend.compile(model, loss, None, config.batching, example)
         for member in members:
             backend.load_state_dict({"model": member.weights})
-            energy, force = predict_with_forces(backend, loader, z.offsets)
+            energy, force = predict(backend, loader, [PerMolecule(len(z), 1), PerAtom(z.offsets)])
             energies.append(energy[:, 0] * member.scale + member.offsets(z))
             forces.append(force * member.scale)
     mean = Evaluation(np.mean(energies, 0), _split(np.mean(forces, 0), z.offsets))

@@ -6,52 +6,26 @@ keeps, for predictions.
 """
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Callable, ClassVar, Dict, List, Mapping, Optional, Tuple
+from typing import Any, Callable, ClassVar, Dict, List, Mapping, Optional, Sequence
 
-import numpy as np
 from torch import Tensor, nn
 
 from ipu_chem.backends.base import Backend
 from ipu_chem.backends.options import ALONE, World
 from ipu_chem.batches.loader import Loader
 from ipu_chem.config import RunConfig
-from ipu_chem.tasks.splits import SplitData
-from packing import Budget, PackingPlan
-from packing.store import Store
+from ipu_chem.metrics import Target
+from ipu_chem.tasks.evaluation import Evaluator, Output
+from ipu_chem.tasks.splits import NO_DATA, SplitData
+from packing import Budget
 
 State = Mapping[str, Any]  # of a checkpoint
 FILTERS = "filters"  # of such a state: "exact" once a run has left its table of filters
 
 
-class Evaluator(ABC):
-    """Measures a model on a split."""
-
-    loader: Loader
-
-    @property
-    @abstractmethod
-    def metric_names(self) -> List[str]:
-        """Names that `errors` returns."""
-
-    @abstractmethod
-    def predictions(self, backend: Backend) -> Any:
-        """Predictions of the split, as `errors` takes them."""
-
-    @abstractmethod
-    def errors(self, predictions: Any) -> Dict[str, float]:
-        """Metrics of predictions."""
-
-    @abstractmethod
-    def selection(self, metrics: Mapping[str, float]) -> float:
-        """The number that checkpoints are chosen by; lower is better."""
-
-    def metrics(self, backend: Backend) -> Tuple[Dict[str, float], float]:
-        """Metrics of the split and its `selection`."""
-        metrics = self.errors(self.predictions(backend))
-        return metrics, self.selection(metrics)
-
-
+@dataclass
 class Task(ABC):
     """What is learned: data, model, loss and metrics of a run.
 
@@ -60,11 +34,11 @@ class Task(ABC):
         reads_text: the model reads token sequences, not positions.
         writes_molecules: the model can generate molecules.
         has_filters: the model has filters, which may be read from a table.
-        baseline_names: keys of `baselines`.
         config: of the run.
         budget: shape of every pack.
+        outputs: of the model.
+        data: molecules; of a loaded task alone, as ``store``, ``items`` and ``plans``, its fields.
         assumed: a sentence for every size that a planned task assumes.
-        store, items, plans: see `SplitData`; of a loaded task alone.
         world: this process among those that train together.
     """
 
@@ -72,21 +46,16 @@ class Task(ABC):
     reads_text: ClassVar[bool] = False
     writes_molecules: ClassVar[bool] = False
     has_filters: ClassVar[bool] = False
-    baseline_names: ClassVar[Tuple[str, ...]] = ("baseline",)
 
-    store: Store
-    items: Dict[str, np.ndarray]
-    plans: Dict[str, PackingPlan]
+    config: RunConfig
+    budget: Budget
+    outputs: Sequence[Output]
+    data: SplitData = NO_DATA
+    assumed: Sequence[str] = ()
+    world: World = field(default=ALONE, init=False)
 
-    def __init__(self, config: RunConfig, budget: Budget, data: Optional[SplitData], assumed: List[str]) -> None:
-        """Keep what all tasks have, see the class."""
-        self.config = config
-        self.budget = budget
-        self.assumed = assumed
-        self.world: World = ALONE
-        self.items, self.plans = {}, {}
-        if data is not None:
-            self.store, self.items, self.plans = data
+    def __post_init__(self) -> None:
+        self.store, self.items, self.plans = self.data
 
     @classmethod
     @abstractmethod
@@ -125,20 +94,8 @@ class Task(ABC):
         """
 
     @abstractmethod
-    def loss(self) -> Callable[..., Tensor]:
-        """The loss that training minimizes.
-
-        Raises:
-            ValueError: there is no such loss.
-        """
-
-    @abstractmethod
     def loader(self, split: str) -> Loader:
         """Batches of a split of a loaded task."""
-
-    @abstractmethod
-    def measured(self, split: str) -> Evaluator:
-        """`evaluator` of a split that is not empty."""
 
     @abstractmethod
     def made_up(self, packs: int, seed: int = 0) -> Any:
@@ -161,17 +118,18 @@ class Task(ABC):
     def describe(self) -> Dict[str, Any]:
         """Entries of run.json besides those that all runs have; "announced" are lines for the start."""
 
-    @abstractmethod
-    def baselines(self, evaluator: Evaluator) -> Dict[str, Dict[str, float]]:
-        """Metrics of something simpler on a split, by the names in ``baseline_names``; some metrics may be left out."""
+    @property
+    def targets(self) -> List[Target]:
+        """Of all outputs."""
+        return [target for output in self.outputs for target in output.targets]
 
-    @abstractmethod
-    def compared(self, split: str, metric: str, value: float, baselines: Mapping[str, Mapping[str, float]]) -> str:
-        """Text behind a printed metric: baselines, other units, published values; may be empty."""
+    def loss(self) -> Callable[..., Tensor]:
+        """The loss that training minimizes.
 
-    def write_predictions(self, folder: Path, split: str, evaluator: Evaluator, predictions: Any) -> None:
-        """Write predictions of a split into the run's folder; a task that has none to show writes nothing."""
-        return
+        Raises:
+            ValueError: there is no such loss.
+        """
+        return self.outputs[0].loss()
 
     def use_exact_filters(self) -> None:
         """Let `model` evaluate filters for every edge from now on; nothing to do for a model without filters."""
@@ -179,7 +137,9 @@ class Task(ABC):
 
     def evaluator(self, split: str) -> Optional[Evaluator]:
         """Measures a split; None when it is empty."""
-        return self.measured(split) if split in self.plans else None
+        if split not in self.plans:
+            return None
+        return Evaluator(self.loader(split), [output.on(split, self.items[split]) for output in self.outputs])
 
     def example(self, training: bool) -> Any:
         """A batch in the shape of every other: of real molecules, or of random ones before there are data."""
@@ -189,25 +149,16 @@ class Task(ABC):
         return self.made_up(batching.packs_per_call if training else batching.packs_per_evaluation)
 
     def results(self, backend: Backend, folder: Path) -> Dict[str, Dict[str, Dict[str, float]]]:
-        """Measure the splits that were held out; writes predictions into the run's folder and prints metrics.
+        """Measure the splits that were held out; see `Evaluator.report`.
 
         Returns:
-            {"results": split -> metrics, and for each baseline its name: split -> metrics}.
+            {"results": split -> metrics, and for every baseline its key: split -> metrics}.
         """
-        found: Dict[str, Dict[str, Dict[str, float]]] = {name: {} for name in ("results", *self.baseline_names)}
+        found: Dict[str, Dict[str, Dict[str, float]]] = {"results": {}, "baseline": {}}
         for split in ("validation", "test"):
             evaluator = self.evaluator(split)
-            if evaluator is None:
-                continue
-            predictions = evaluator.predictions(backend)
-            metrics, baselines = evaluator.errors(predictions), self.baselines(evaluator)
-            for name, values in {"results": metrics, **baselines}.items():
-                found[name][split] = values
-            if backend.world.rank > 0:
-                continue
-            self.write_predictions(folder, split, evaluator, predictions)
-            for name, value in metrics.items():
-                print(f"{split}: {name} {value:.4g}{self.compared(split, name, value, baselines)}", flush=True)
+            for key, values in evaluator.report(backend, folder, split).items() if evaluator is not None else ():
+                found.setdefault(key, {})[split] = values
         return found
 
     def check_same(self, state: State) -> None:

@@ -1,18 +1,20 @@
-"""Predicting a split in packs and measuring every output of the model in its unit."""
+"""Outputs of a model: what each is learned from, how a split is predicted in packs and measured in real units."""
 
 from abc import ABC, abstractmethod
-from typing import Any, Dict, List, Mapping, NamedTuple, Sequence, Tuple, Union
+from pathlib import Path
+from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Sequence, Tuple
 
 import numpy as np
+from torch import Tensor
 
 from ipu_chem.backends.base import Backend
-from ipu_chem.batches.loader import LabelledLoader
-from ipu_chem.tasks.base import Evaluator
+from ipu_chem.batches.loader import LabelledLoader, Loader
+from ipu_chem.metrics import Target
 from packing.types import Ragged
 
 
 class PerMolecule(NamedTuple):
-    """An output with a row for every molecule: [count, width] in the order of a split."""
+    """Place of an output with a row for every molecule: [count, width] of a split, from predictions [B, G, width]."""
 
     count: int
     width: int
@@ -22,12 +24,12 @@ class PerMolecule(NamedTuple):
         return np.zeros((self.count, self.width))
 
     def put(self, found: np.ndarray, values: np.ndarray, batch: Any, positions: np.ndarray) -> None:
-        """Put the predictions [B, G, T] of a batch where its molecules belong."""
+        """Put predictions of a batch where its molecules, at these positions of the split, belong."""
         found[positions] = values[batch.graph_mask.numpy()]
 
 
 class PerAtom:
-    """An output with a vector for every atom: [atoms, 3] in the order of a split."""
+    """Place of an output with a vector for every atom: [atoms, 3] of a split, from predictions [B, N, 3]."""
 
     def __init__(self, offsets: np.ndarray) -> None:
         """Take [K + 1], where each molecule's atoms begin among those of the split."""
@@ -38,16 +40,13 @@ class PerAtom:
         return np.zeros((len(self._atoms.values), 3))
 
     def put(self, found: np.ndarray, values: np.ndarray, batch: Any, positions: np.ndarray) -> None:
-        """Put the predictions [B, N, 3] of a batch where its atoms belong."""
+        """Put predictions of a batch where its molecules, at these positions of the split, belong."""
         real = np.arange(values.shape[1]) < batch.graph_ends[:, -1:].numpy()
         found[self._atoms.take(positions).values] = values[real]
 
 
-Place = Union[PerMolecule, PerAtom]
-
-
-def predict(backend: Backend, loader: LabelledLoader, places: Sequence[Place]) -> List[np.ndarray]:
-    """Predictions for every molecule of a split.
+def predict(backend: Backend, loader: Loader, places: Sequence[Any]) -> List[np.ndarray]:
+    """Predict every molecule of a split.
 
     Args:
         backend: runs a model with as many outputs as there are places.
@@ -72,31 +71,16 @@ def predict_split(backend: Backend, loader: LabelledLoader) -> np.ndarray:
     return predict(backend, loader, [PerMolecule(len(loader.items), loader.num_targets)])[0]
 
 
-def predict_with_forces(backend: Backend, loader: LabelledLoader, offsets: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
-    """Predictions of a model that gives an energy and forces.
-
-    Args:
-        backend: runs the model.
-        loader: of the split.
-        offsets: [K + 1], where each molecule's atoms begin among those of the split.
-
-    Returns:
-        Standardized energies [K, 1] and forces [atoms, 3], float64, in the order of the split.
-    """
-    energies, forces = predict(backend, loader, [PerMolecule(len(loader.items), 1), PerAtom(offsets)])
-    return energies, forces
-
-
 class SplitOutput(ABC):
-    """An output of the model on one split: what is known of it, and how far predictions are off.
+    """An output on one split: what is known of it, and how far predictions are off.
 
     Attributes:
         weight: of this output in the number that checkpoints are chosen by.
-        place: of its predictions.
+        place: of its predictions, such as `PerMolecule`.
     """
 
-    weight: float
-    place: Place
+    weight: float = 1.0
+    place: Any
 
     @property
     @abstractmethod
@@ -104,46 +88,100 @@ class SplitOutput(ABC):
         """Names that `errors` returns."""
 
     @abstractmethod
-    def in_units(self, standardized: np.ndarray) -> np.ndarray:
-        """Predictions in real units; probabilities of classes."""
-
-    @abstractmethod
     def errors(self, predictions: np.ndarray) -> Dict[str, float]:
         """Metrics of predictions in real units."""
 
     @abstractmethod
     def selection(self, metrics: Mapping[str, float]) -> float:
-        """The output's part in the number that checkpoints are chosen by, in standardized units."""
+        """The output's part in the number that checkpoints are chosen by, in standardized units; lower is better."""
+
+    @abstractmethod
+    def baselines(self) -> Dict[str, Dict[str, float]]:
+        """Metrics of something simpler, by its key in run.json; some metrics may be left out."""
+
+    @abstractmethod
+    def compared(self, metric: str, value: float, baselines: Mapping[str, Mapping[str, float]]) -> str:
+        """Text behind a printed metric: baselines, other units, published values; may be empty."""
+
+    def in_units(self, standardized: np.ndarray) -> np.ndarray:
+        """Predictions in real units; probabilities of classes."""
+        return standardized
+
+    def write(self, folder: Path, split: str, predictions: np.ndarray) -> None:
+        """Write predictions in real units into the run's folder; nothing of an output that has none to show."""
+        return
 
 
-class OutputEvaluator(Evaluator):
-    """A split with what is known of every output of the model."""
+class Output(ABC):
+    """A quantity that a model gives and that is learned.
 
-    loader: LabelledLoader
+    Attributes:
+        weight: in the loss and in the number that checkpoints are chosen by, where there are others.
+        targets: quantities with units, none of an output that has no labels.
+    """
 
-    def __init__(self, loader: LabelledLoader, outputs: Sequence[SplitOutput]) -> None:
-        """Bind batches of a split to what is known of it, output after output."""
+    weight: float = 1.0
+    targets: List[Target]
+
+    @abstractmethod
+    def loss(self) -> Callable[..., Tensor]:
+        """The loss of this output.
+
+        Raises:
+            ValueError: there is no such loss, or it is for another kind of label.
+        """
+
+    @abstractmethod
+    def on(self, split: str, items: np.ndarray) -> SplitOutput:
+        """What is known of store items, which are a split."""
+
+
+class Evaluator:
+    """Measures a model on a split, output after output."""
+
+    def __init__(self, loader: Loader, outputs: Sequence[SplitOutput]) -> None:
+        """Bind batches of a split to what is known of it."""
         self.loader = loader
         self.outputs = list(outputs)
 
     @property
     def metric_names(self) -> List[str]:
-        """See `Evaluator.metric_names`."""
+        """Names that `errors` returns."""
         return [name for output in self.outputs for name in output.metric_names]
 
     def predictions(self, backend: Backend) -> List[np.ndarray]:
-        """See `Evaluator.predictions`: one float64 array for every output, in its units, in the order of the split."""
+        """One float64 array for every output, in its units, in the order of the split."""
         found = predict(backend, self.loader, [output.place for output in self.outputs])
         return [output.in_units(array) for output, array in zip(self.outputs, found)]
 
     def errors(self, predictions: Sequence[np.ndarray]) -> Dict[str, float]:
-        """See `Evaluator.errors`."""
+        """Metrics of what `predictions` returned."""
         metrics: Dict[str, float] = {}
         for output, array in zip(self.outputs, predictions):
             metrics.update(output.errors(array))
         return metrics
 
-    def selection(self, metrics: Mapping[str, float]) -> float:
-        """See `Evaluator.selection`: the weighted mean of the outputs."""
+    def metrics(self, backend: Backend) -> Tuple[Dict[str, float], float]:
+        """Metrics of the split, and the number that checkpoints are chosen by: the weighted mean of the outputs'."""
+        metrics = self.errors(self.predictions(backend))
         weights, parts = zip(*((output.weight, output.selection(metrics)) for output in self.outputs))
-        return float(np.dot(weights, parts))
+        return metrics, float(np.dot(weights, parts))
+
+    def report(self, backend: Backend, folder: Path, split: str) -> Dict[str, Dict[str, float]]:
+        """Measure, print metrics beside baselines, and write predictions into the run's folder.
+
+        Returns:
+            {"results": metrics, and for every baseline its key: metrics}.
+        """
+        predictions = self.predictions(backend)
+        found: Dict[str, Dict[str, float]] = {"results": {}}
+        for output, array in zip(self.outputs, predictions):
+            metrics, baselines = output.errors(array), output.baselines()
+            for key, values in {"results": metrics, **baselines}.items():
+                found.setdefault(key, {}).update(values)
+            if backend.world.rank > 0:
+                continue
+            output.write(folder, split, array)
+            for name, value in metrics.items():
+                print(f"{split}: {name} {value:.4g}{output.compared(name, value, baselines)}", flush=True)
+        return found

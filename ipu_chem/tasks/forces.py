@@ -5,58 +5,69 @@ component in training, which makes forces of order one.
 """
 
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Optional, Sequence
+from typing import Any, Dict, List, Mapping, Sequence
 
 import numpy as np
 
 from ipu_chem.data.standardize import Standardizer
+from ipu_chem.losses import Loss
 from ipu_chem.metrics import FORCES, Target, regression_metrics
-from ipu_chem.tasks.evaluation import PerAtom, SplitOutput
+from ipu_chem.tasks.evaluation import Output, PerAtom, SplitOutput
+from ipu_chem.tasks.labels import Labels, beside
 from packing.files import atomic_file
 from packing.store import Store
 from packing.types import Ragged
 
 
-class Forces:
+class Forces(Output):
     """Forces on atoms as an output of a model.
 
     Attributes:
-        target: forces as a quantity with a unit.
-        weight: of forces in the loss and in the number that checkpoints are chosen by; the energy has the rest.
-        scale: unit of the energy, and by Å of the forces, for each standardized one.
-        known: [n, 3] of every molecule of the store, NaN where missing; None before there are data.
+        targets: forces as a quantity with a unit.
+        energy: the output whose derivatives they are.
+        weight: see `Output`; the energy has the rest.
+        known: [n, 3] of every molecule of the store, NaN where missing; of a loaded task alone.
     """
 
-    name = FORCES
+    known: Ragged
 
-    def __init__(self, energy: Target, weight: float, scale: float = 1.0, known: Optional[Ragged] = None) -> None:
-        """Bind forces to their energy."""
-        self.target = Target(FORCES, f"{energy.unit}/Å" if energy.unit else "", False)
+    def __init__(self, energy: Labels, weight: float) -> None:
+        """Bind forces to their energy, see the class."""
+        unit = energy.targets[0].unit
+        self.targets = [Target(FORCES, f"{unit}/Å" if unit else "", False)]
+        self.energy = energy
         self.weight = weight
-        self.scale = scale
-        self.known = known
+
+    @property
+    def scale(self) -> float:
+        """Unit of the energy, and by Å of the forces, for each standardized one."""
+        return float(self.energy.standardizer.scale[0])
+
+    def loss(self) -> Loss:
+        """See `Output.loss`: that of the energy, over components."""
+        return self.energy.loss()
 
     def standardized(self) -> np.ndarray:
         """[total, 3] of all atoms of the store."""
-        assert self.known is not None
         return np.asarray(self.known.values) / np.float32(self.scale)
 
-    def on(self, items: np.ndarray) -> "SplitForces":
-        """What is known of store items."""
-        assert self.known is not None
-        return SplitForces(self.known.take(items), self.target, self.scale, self.weight)
+    def on(self, split: str, items: np.ndarray) -> "SplitForces":
+        """See `Output.on`."""
+        return SplitForces(self, split, items)
 
 
 class SplitForces(SplitOutput):
     """Forces on the atoms of a split."""
 
-    def __init__(self, known: Ragged, target: Target, scale: float, weight: float) -> None:
-        """Bind the forces [n, 3] of the split's molecules; see `Forces` for the others."""
-        self.known = known
-        self.target = target
-        self.scale = scale
-        self.weight = weight
-        self.place = PerAtom(known.offsets)
+    def __init__(self, forces: Forces, split: str, items: np.ndarray) -> None:
+        """Bind forces to store items, which are a split."""
+        self.energy = forces.energy
+        self.split = split
+        self.known = forces.known.take(items)
+        self.target = forces.targets[0]
+        self.scale = forces.scale
+        self.weight = forces.weight
+        self.place = PerAtom(self.known.offsets)
 
     @property
     def metric_names(self) -> List[str]:
@@ -76,15 +87,19 @@ class SplitForces(SplitOutput):
         """See `SplitOutput.selection`."""
         return metrics[self.target.metric("mae")] / self.target.error_factor / self.scale
 
-    def baseline(self) -> Dict[str, float]:
-        """The error of saying that there are no forces."""
+    def baselines(self) -> Dict[str, Dict[str, float]]:
+        """See `SplitOutput.baselines`: to say that there are no forces."""
         size = float(np.nanmean(np.abs(self.known.values))) * self.target.error_factor
-        return {self.target.metric("mae"): size}
+        return {"baseline": {self.target.metric("mae"): size}}
 
-    def write(self, path: Path, predictions: np.ndarray) -> None:
-        """Write an .npz of labels and predictions, atom after atom in the order of the split."""
+    def compared(self, metric: str, value: float, baselines: Mapping[str, Mapping[str, float]]) -> str:
+        """See `SplitOutput.compared`."""
+        return beside(self.energy, [self.target], self.split, metric, value, baselines["baseline"])
+
+    def write(self, folder: Path, split: str, predictions: np.ndarray) -> None:
+        """Write forces_<split>.npz: labels and predictions, atom after atom in the order of the split."""
         label = np.asarray(self.known.values, np.float32)
-        with atomic_file(path) as file:
+        with atomic_file(folder / f"forces_{split}.npz") as file:
             np.savez(file, offsets=self.known.offsets, label=label, prediction=predictions.astype(np.float32))
 
 

@@ -1,8 +1,8 @@
 """Graph tasks: molecules in 3D with edges within a cutoff, labels of molecules and forces on atoms as outputs."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence
+from typing import Any, Callable, Dict, List, Optional
 
 import numpy as np
 import torch
@@ -14,7 +14,6 @@ from ipu_chem.data.datasets import load_dataset
 from ipu_chem.data.edges import with_edges
 from ipu_chem.data.energy_units import unit_in_ev
 from ipu_chem.data.fixed_point import STEP, step_for, with_fixed_point
-from ipu_chem.data.molecule import decode_text
 from ipu_chem.data.selection import OPTIONS, dataset_options, select_targets
 from ipu_chem.data.standardize import Standardizer, composition_baseline
 from ipu_chem.losses import with_forces
@@ -25,23 +24,22 @@ from ipu_chem.models.dispersion import check_dispersion_elements
 from ipu_chem.models.forces import EnergyForces
 from ipu_chem.models.registry import build_model, needs_charge
 from ipu_chem.tasks.base import FILTERS, State, Task
-from ipu_chem.tasks.evaluation import OutputEvaluator
 from ipu_chem.tasks.example_graphs import random_packs
-from ipu_chem.tasks.forces import Forces, SplitForces, check_forces, fit_with_forces
+from ipu_chem.tasks.forces import Forces, check_forces, fit_with_forces
 from ipu_chem.tasks.graph_shape import assumed_shape, choose_budget, device_neighbors, pack_sizes
-from ipu_chem.tasks.labels import Labels, check_classes, planned_targets
+from ipu_chem.tasks.labels import KnownLabels, Labels, check_classes, planned_targets
 from ipu_chem.tasks.splits import SplitData, plans_of_splits, split_items
 from ipu_chem.tasks.start_from import EarlierRun, earlier_run, load_weights
 from packing import Budget, make_plan
 from packing.store import Store
 
 
+@dataclass
 class GraphTask(Task):
     """Labels of molecules in 3D, and forces on their atoms where `force_share` asks for them.
 
     Attributes:
-        labels: the first output.
-        forces: the second one, or None.
+        outputs: `Labels`, and `Forces` behind them.
         neighbors: of an atom that the device looks for itself; 0 when edges come from the host.
         position_step: Å, a 1 of 16-bit positions; None when positions are transferred in Å.
         first_weights: of an earlier run, to begin with; None begins with fresh ones.
@@ -50,25 +48,9 @@ class GraphTask(Task):
     kind = "graphs"
     has_filters = True
 
-    def __init__(
-        self,
-        config: RunConfig,
-        budget: Budget,
-        labels: Labels,
-        forces: Optional[Forces] = None,
-        neighbors: int = 0,
-        position_step: Optional[float] = None,
-        data: Optional[SplitData] = None,
-        assumed: Sequence[str] = (),
-        first_weights: Optional[Dict[str, Any]] = None,
-    ) -> None:
-        """Put a task together, see the class; `load`, `planned` and `restored` do."""
-        super().__init__(config, budget, data, list(assumed))
-        self.labels = labels
-        self.forces = forces
-        self.neighbors = neighbors
-        self.position_step = position_step
-        self.first_weights = first_weights
+    neighbors: int = 0
+    position_step: Optional[float] = None
+    first_weights: Optional[Dict[str, Any]] = None
 
     @classmethod
     def load(cls, config: RunConfig, plans: Optional[Path] = None, state: Optional[State] = None) -> "GraphTask":
@@ -104,23 +86,22 @@ class GraphTask(Task):
             plans,
         )
         budget = budget.replace(graphs=config.pack.graphs or max(plan.max_items_per_pack for plan in made.values()))
-        labels = cls._labels(config, targets, fitted, store)
-        check_classes(targets, labels.known, items)
-        forces = None
+        outputs = outputs_of(config, targets, fitted)
+        outputs[0].known = _known_labels(store, items["train"], targets, data.split)
+        check_classes(targets, outputs[0].known.y, items)
         if config.force_share:
-            forces = Forces(targets[0], config.force_share, float(fitted.scale[0]), store.ragged("forces"))
+            outputs[1].known = store.ragged("forces")
         weights = earlier.weights if earlier is not None else None
-        step = store.info.get(STEP)
-        return cls(config, budget, labels, forces, neighbors, step, SplitData(store, items, made), (), weights)
+        split = SplitData(store, items, made)
+        return cls(config, budget, outputs, split, (), neighbors, store.info.get(STEP), weights)
 
     @classmethod
     def planned(cls, config: RunConfig) -> "GraphTask":
         """See `Task.planned`."""
         budget, neighbors, assumed = assumed_shape(config.pack)
-        targets = planned_targets(config.data)
-        forces = Forces(targets[0], config.force_share) if config.force_share else None
         step = step_for(config.model.cutoff) if config.short_positions else None
-        return cls(config, budget, cls._labels(config, targets), forces, neighbors, step, assumed=assumed)
+        outputs = outputs_of(config, planned_targets(config.data))
+        return cls(config, budget, outputs, assumed=assumed, neighbors=neighbors, position_step=step)
 
     @classmethod
     def restored(cls, config: RunConfig, state: State, forces: bool = False) -> "GraphTask":
@@ -131,37 +112,19 @@ class GraphTask(Task):
             state: of its checkpoint.
             forces: give forces beside the energy, also where the run has not learned them.
         """
-        fitted = Standardizer.from_dict(state["standardizer"])
-        targets = targets_of(fitted.targets)
-        given = Forces(targets[0], config.force_share or 0.5, float(fitted.scale[0])) if forces else None
-        config = with_filters_of(state, config)
-        return cls(config, Budget(**state["budget"]), cls._labels(config, targets, fitted), given)
-
-    @staticmethod
-    def _labels(
-        config: RunConfig,
-        targets: List[Target],
-        standardizer: Optional[Standardizer] = None,
-        store: Optional[Store] = None,
-    ) -> Labels:
-        atoms = None if store is None else store.ragged("z")
-        name = "per-composition linear"
-        return Labels(targets, config.loss, name, standardizer, 1.0 - config.force_share, store, atoms)
+        config, fitted = with_filters_of(state, config), Standardizer.from_dict(state["standardizer"])
+        outputs = outputs_of(config, targets_of(fitted.targets), fitted, forces)
+        return cls(config, Budget(**state["budget"]), outputs)
 
     @property
-    def targets(self) -> List[Target]:
-        """Of the labels."""
-        return self.labels.targets
+    def labels(self) -> Labels:
+        """The first output."""
+        return self.outputs[0]  # type: ignore[return-value]
 
     @property
-    def outputs(self) -> List[Any]:
-        """All outputs of the model, `Labels` first."""
-        return [self.labels, self.forces] if self.forces is not None else [self.labels]
-
-    @property
-    def all_targets(self) -> List[Target]:
-        """Of all outputs."""
-        return self.targets if self.forces is None else [*self.targets, self.forces.target]
+    def forces(self) -> Optional[Forces]:
+        """The second output, if there is one."""
+        return self.outputs[1] if len(self.outputs) > 1 else None  # type: ignore[return-value]
 
     @property
     def takes_charge(self) -> bool:
@@ -170,14 +133,8 @@ class GraphTask(Task):
 
     def model(self) -> CompactInputs:
         """See `Task.model`."""
-        model = make_model(
-            self.config,
-            self.targets,
-            self.neighbors,
-            self.position_step,
-            self.forces is not None,
-            self.labels.standardizer,
-        )
+        labels, forces = self.labels, self.forces is not None
+        model = make_model(self.config, labels.targets, self.neighbors, self.position_step, forces, labels.standardizer)
         if self.first_weights is not None:
             load_weights(model, self.first_weights, self.config.training.start_from)
         return model
@@ -217,22 +174,18 @@ class GraphTask(Task):
         plan = make_plan(sizes, budget, "best_fit")
         if "graphs" not in budget:
             budget = budget.replace(graphs=plan.max_items_per_pack)
-        nothing = np.full((len(store), len(self.targets)), np.nan)
+        nothing = np.full((len(store), len(self.labels.targets)), np.nan)
         forces = None if self.forces is None else np.full((len(store.fields["z"]), 3), np.nan)
         return PackLoader(
             store, items, plan, nothing, budget, self.config.batching, charges=self.takes_charge, forces=forces
         )
-
-    def measured(self, split: str) -> OutputEvaluator:
-        """See `Task.measured`."""
-        return OutputEvaluator(self.loader(split), [output.on(self.items[split]) for output in self.outputs])
 
     def made_up(self, packs: int, seed: int = 0) -> Any:
         """See `Task.made_up`: a `compact_kind` of no chemistry."""
         return random_packs(
             packs,
             self.budget,
-            len(self.targets),
+            len(self.labels.targets),
             self.config.model.cutoff,
             seed,
             self.position_step,
@@ -244,44 +197,36 @@ class GraphTask(Task):
 
     def state(self) -> Dict[str, Any]:
         """See `Task.state`."""
-        assert self.labels.standardizer is not None
         return {"standardizer": self.labels.standardizer.to_dict()}
 
     def describe(self) -> Dict[str, Any]:
         """See `Task.describe`."""
         step = self.position_step
         positions = "float32" if step is None else f"int16, steps of {step:.3g} Å, off by at most {step / 2:.3g} Å"
-        described = self.labels.describe(self.all_targets, self.items)
+        described = self.labels.describe(self.targets, self.items)
         announced = [*described["announced"], f"positions: {positions}"]
         return {"kind": self.kind, **described, "positions": positions, "announced": announced}
 
-    def baselines(self, evaluator: OutputEvaluator) -> Dict[str, Dict[str, float]]:
-        """See `Task.baselines`: a linear model of the composition, and no forces."""
 
-        def linear(items: np.ndarray) -> Dict[str, float]:
-            errors = composition_baseline(self.store, self.items["train"], items)
-            return {target.metric("mae"): errors[target.name] * target.error_factor for target in self.targets}
+def outputs_of(
+    config: RunConfig,
+    targets: List[Target],
+    standardizer: Optional[Standardizer] = None,
+    forces: Optional[bool] = None,
+) -> List[Any]:
+    """`Labels`, and `Forces` where the run learns them or ``forces`` says so."""
+    weight = config.force_share or 0.5
+    both = bool(config.force_share) if forces is None else forces
+    labels = Labels(targets, config.loss, standardizer, 1.0 - weight if both else 1.0)
+    return [labels, Forces(labels, weight)] if both else [labels]
 
-        found = self.labels.baseline(evaluator.loader.items, linear)
-        for output in evaluator.outputs[1:]:
-            assert isinstance(output, SplitForces)
-            found.update(output.baseline())
-        return {"baseline": found}
 
-    def compared(self, split: str, metric: str, value: float, baselines: Mapping[str, Mapping[str, float]]) -> str:
-        """See `Task.compared`."""
-        published_for = self.config.data.split if split == "test" else None
-        return self.labels.compared(self.all_targets, metric, value, baselines["baseline"], published_for)
+def _known_labels(store: Store, train: np.ndarray, targets: List[Target], split: str) -> KnownLabels:
+    def linear(items: np.ndarray) -> Dict[str, float]:
+        errors = composition_baseline(store, train, items)
+        return {target.metric("mae"): errors[target.name] * target.error_factor for target in targets}
 
-    def write_predictions(
-        self, folder: Path, split: str, evaluator: OutputEvaluator, predictions: Sequence[np.ndarray]
-    ) -> None:
-        """predictions_<split>.csv for labels, forces_<split>.npz for forces."""
-        items = evaluator.loader.items.tolist()
-        names = [decode_text(self.store, "name", item) if "name" in self.store else "" for item in items]
-        evaluator.outputs[0].write(folder / f"predictions_{split}.csv", items, names, predictions[0])
-        for output, array in zip(evaluator.outputs[1:], predictions[1:]):
-            output.write(folder / f"forces_{split}.npz", array)
+    return KnownLabels(store, store.ragged("z"), "name", "per-composition linear", linear, split)
 
 
 def with_filters_of(state: State, config: RunConfig) -> RunConfig:

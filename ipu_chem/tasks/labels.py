@@ -8,54 +8,71 @@ import numpy as np
 
 from ipu_chem.config import DataConfig
 from ipu_chem.data.datasets import DATASETS
+from ipu_chem.data.molecule import decode_text
 from ipu_chem.data.standardize import Standardizer
 from ipu_chem.losses import Loss, loss_by_name
 from ipu_chem.metrics import BINARY, Target, label_metrics, metric_names, selection_metric
-from ipu_chem.tasks.evaluation import PerMolecule, SplitOutput
+from ipu_chem.tasks.evaluation import Output, PerMolecule, SplitOutput
 from packing.files import atomic_file
 from packing.store import Store
 from packing.types import Ragged
 
 
-class Parts(NamedTuple):
-    """Equal parts that molecules are made of, such as the waters of a cluster."""
+class KnownLabels(NamedTuple):
+    """Labels of the molecules of a store.
 
-    name: str
-    counts: np.ndarray  # [K], of every molecule of a split
+    Attributes:
+        store: has the labels y [I, T].
+        atoms: atomic numbers of every molecule, as the standardizer counts them.
+        name_field: of the store, for tables of predictions.
+        baseline_name: of the baseline of numbers; that of classes is a constant.
+        baseline: metrics of that baseline on store items; some may be left out.
+        split: the run's data.split, for which values may have been published.
+    """
+
+    store: Store
+    atoms: Ragged
+    name_field: str
+    baseline_name: str
+    baseline: Callable[[np.ndarray], Dict[str, float]]
+    split: str
+
+    @property
+    def y(self) -> np.ndarray:
+        """[I, T] float64 in the targets' units, NaN where missing."""
+        return np.asarray(self.store.fields["y"], np.float64)
+
+    def published(self) -> Mapping[str, Mapping[str, float]]:
+        """Metric -> who -> value on the test split, where that is the published one."""
+        comparable = "official" not in self.store or self.split == "official"
+        return self.store.info.get("published", {}) if comparable else {}
 
 
-class Labels:
+class Labels(Output):
     """Labels of molecules as an output of a model.
 
     Attributes:
         targets: T quantities, all numbers or all classes.
-        baseline_name: of the baseline that the task measures for numbers; classes have a constant.
+        loss_name: see `loss_by_name`.
         standardizer: fitted on the training molecules; None before there are data.
-        weight: of the labels in the number that checkpoints are chosen by, where there are other outputs.
-        store: molecules with the labels y [I, T]; None before there are data.
-        atoms: atomic numbers of every molecule of the store, as the standardizer counts them.
+        weight: see `Output`.
+        known: labels of molecules; of a loaded task alone.
     """
 
-    name = "labels"
+    known: KnownLabels
 
     def __init__(
         self,
         targets: List[Target],
         loss_name: str,
-        baseline_name: str,
         standardizer: Optional[Standardizer] = None,
         weight: float = 1.0,
-        store: Optional[Store] = None,
-        atoms: Optional[Ragged] = None,
     ) -> None:
-        """Bind targets to their standardization; ``loss_name`` is the config's, see the class for the others."""
+        """Bind targets to their standardization, see the class."""
         self.targets = targets
         self.loss_name = loss_name
-        self.baseline_name = "constant" if self.are_classes else baseline_name
-        self.standardizer = standardizer
+        self.standardizer: Any = standardizer
         self.weight = weight
-        self.store = store
-        self.atoms = atoms
 
     @property
     def are_classes(self) -> bool:
@@ -67,41 +84,21 @@ class Labels:
         """All targets grow with the molecule."""
         return all(target.extensive for target in self.targets)
 
-    @property
-    def known(self) -> np.ndarray:
-        """[I, T] float64 in the targets' units, NaN where missing."""
-        assert self.store is not None
-        return np.asarray(self.store.fields["y"], np.float64)
+    def loss(self) -> Loss:
+        """See `Output.loss`."""
+        return loss_by_name(self.loss_name, self.are_classes)
 
     def standardized(self) -> np.ndarray:
         """[I, T] float64, labels of order one."""
-        assert self.standardizer is not None and self.atoms is not None
-        return self.standardizer.apply(self.atoms, self.known)
+        return self.standardizer.apply(self.known.atoms, self.known.y)
 
     def to_units(self, items: np.ndarray, standardized: np.ndarray) -> np.ndarray:
         """Predictions for store items in real units, [K, T] float64; probabilities of classes."""
-        assert self.standardizer is not None and self.atoms is not None
-        return self.standardizer.invert(self.atoms.take(items), standardized)
+        return self.standardizer.invert(self.known.atoms.take(items), standardized)
 
-    def loss(self) -> Loss:
-        """The loss of this output.
-
-        Raises:
-            ValueError: there is no such loss, or it is for the other kind of label.
-        """
-        return loss_by_name(self.loss_name, self.are_classes)
-
-    def on(self, items: np.ndarray) -> "SplitLabels":
-        """What is known of store items."""
-        assert self.standardizer is not None
-        return SplitLabels(
-            self.known[items],
-            self.targets,
-            self.standardizer.scale.tolist(),
-            lambda standardized: self.to_units(items, standardized),
-            self._parts(items),
-            self.weight,
-        )
+    def on(self, split: str, items: np.ndarray) -> "SplitLabels":
+        """See `Output.on`."""
+        return SplitLabels(self, split, items)
 
     def describe(self, targets: Sequence[Target], items: Mapping[str, np.ndarray]) -> Dict[str, Any]:
         """Entries of run.json.
@@ -110,9 +107,8 @@ class Labels:
             targets: of all outputs.
             items: split name -> store items.
         """
-        assert self.store is not None and self.atoms is not None
-        kind, lengths = "rocauc" if self.are_classes else "mae", self.atoms.lengths
-        notes = [f"note: {note}" for note in self.store.info.get("notes", [])]
+        kind, lengths = "rocauc" if self.are_classes else "mae", self.known.atoms.lengths
+        notes = [f"note: {note}" for note in self.known.store.info.get("notes", [])]
         return {
             "atoms": {split: int(lengths[chosen].sum()) for split, chosen in items.items() if len(chosen)},
             "targets": [{"name": one.name, "unit": one.unit, kind: one.metric(kind)} for one in targets],
@@ -120,115 +116,94 @@ class Labels:
             "announced": [f"targets: {', '.join(target.name for target in targets)}", *notes],
         }
 
-    def baseline(self, items: np.ndarray, of_numbers: Callable[[np.ndarray], Dict[str, float]]) -> Dict[str, float]:
-        """`of_numbers` of store items; of classes the metrics of one probability for all, whose ROC-AUC is 0.5."""
-        known = self.known[items]
-        return label_metrics(np.full_like(known, 0.5), known, self.targets) if self.are_classes else of_numbers(items)
-
-    def compared(
-        self,
-        targets: Sequence[Target],
-        metric: str,
-        value: float,
-        baseline: Mapping[str, float],
-        published_for: Optional[str],
-    ) -> str:
-        """Text behind a printed metric: the same in another unit, the baseline, published values; may be empty.
-
-        Args:
-            targets: of all outputs.
-            metric: its name.
-            value: of the metric.
-            baseline: metrics of the baseline.
-            published_for: data.split of the run where values may have been published for it; None where not.
-        """
-        assert self.store is not None
-        comparable = published_for is not None and ("official" not in self.store or published_for == "official")
-        published = self.store.info.get("published", {}).get(metric, {}) if comparable else {}
-        notes = [target.other_unit(value) for target in targets if metric.endswith(target.metric(""))]
-        notes += [f"{self.baseline_name} baseline {baseline[metric]:.4g}"] if metric in baseline else []
-        notes += [f"{who} {figure:.4g}" for who, figure in published.items()]
-        notes = [note for note in notes if note]
-        return f" ({'; '.join(notes)})" if notes else ""
-
-    def _parts(self, items: np.ndarray) -> Optional[Parts]:
-        """Parts of molecules, where the data set counts any: ``info["part"]``, their name and atoms."""
-        assert self.store is not None and self.atoms is not None
-        part = self.store.info.get("part")
-        return None if part is None else Parts(part["name"], self.atoms.lengths[items] / part["atoms"])
+    @property
+    def baseline_name(self) -> str:
+        """Of what `SplitLabels.baselines` measures."""
+        return "constant" if self.are_classes else self.known.baseline_name
 
 
 class SplitLabels(SplitOutput):
-    """Labels of the molecules of a split."""
+    """Labels of the molecules of a split.
 
-    def __init__(
-        self,
-        known: np.ndarray,
-        targets: Sequence[Target],
-        scale: Sequence[float],
-        to_units: Callable[[np.ndarray], np.ndarray],
-        parts: Optional[Parts] = None,
-        weight: float = 1.0,
-    ) -> None:
-        """Bind what is known.
+    Attributes:
+        known: [K, T] float64 in the targets' units, NaN where missing.
+    """
 
-        Args:
-            known: [K, T] float64 in the targets' units, NaN where missing.
-            targets: T of them.
-            scale: [T] standard deviations, which make targets comparable when checkpoints are chosen.
-            to_units: standardized predictions [K, T] -> predictions in real units.
-            parts: of molecules, by which errors of extensive targets are divided as well.
-            weight: see `SplitOutput`.
-        """
-        self.known = known
-        self.targets = list(targets)
-        self.scale = list(scale)
-        self._to_units = to_units
-        self.parts = parts
-        self.weight = weight
-        self.place = PerMolecule(len(known), len(self.targets))
+    def __init__(self, labels: Labels, split: str, items: np.ndarray) -> None:
+        """Bind labels to store items, which are a split."""
+        self.labels = labels
+        self.split = split
+        self.items = items
+        self.weight = labels.weight
+        self.known = labels.known.y[items]
+        self.place = PerMolecule(*self.known.shape)
+        # Equal parts that molecules are made of, such as the waters of a cluster.
+        self._part = labels.known.store.info.get("part")
 
     @property
     def metric_names(self) -> List[str]:
         """See `SplitOutput.metric_names`."""
-        return metric_names(self.targets) + [self._per_part(target) for target in self._divided]
+        return metric_names(self.labels.targets) + [self._per_part(target) for target in self._divided]
 
     def in_units(self, standardized: np.ndarray) -> np.ndarray:
         """See `SplitOutput.in_units`."""
-        return self._to_units(standardized)
+        return self.labels.to_units(self.items, standardized)
 
     def errors(self, predictions: np.ndarray) -> Dict[str, float]:
         """`label_metrics`, and the mean over molecules of errors per part."""
-        errors = label_metrics(predictions, self.known, self.targets)
-        for column, target in enumerate(self.targets):
+        errors = label_metrics(predictions, self.known, self.labels.targets)
+        for column, target in enumerate(self.labels.targets):
             if target in self._divided:
-                assert self.parts is not None
-                error = np.abs(predictions[:, column] - self.known[:, column]) / self.parts.counts
+                parts = self.labels.known.atoms.lengths[self.items] / self._part["atoms"]
+                error = np.abs(predictions[:, column] - self.known[:, column]) / parts
                 errors[self._per_part(target)] = float(np.nanmean(error)) * target.error_factor
         return errors
 
     def selection(self, metrics: Mapping[str, float]) -> float:
         """See `selection_metric`."""
-        return selection_metric(dict(metrics), self.targets, self.scale)
+        return selection_metric(dict(metrics), self.labels.targets, self.labels.standardizer.scale.tolist())
+
+    def baselines(self) -> Dict[str, Dict[str, float]]:
+        """See `SplitOutput.baselines`; of classes the metrics of one probability for all, whose ROC-AUC is 0.5."""
+        if self.labels.are_classes:
+            return {"baseline": label_metrics(np.full_like(self.known, 0.5), self.known, self.labels.targets)}
+        return {"baseline": self.labels.known.baseline(self.items)}
+
+    def compared(self, metric: str, value: float, baselines: Mapping[str, Mapping[str, float]]) -> str:
+        """See `SplitOutput.compared`."""
+        return beside(self.labels, self.labels.targets, self.split, metric, value, baselines["baseline"])
+
+    def write(self, folder: Path, split: str, predictions: np.ndarray) -> None:
+        """Write predictions_<split>.csv: labels and predictions of every molecule, for tables and the report."""
+        store, field = self.labels.known.store, self.labels.known.name_field
+        header = ["item", "name"]
+        for target in self.labels.targets:
+            header += [f"{target.name}_label", f"{target.name}_{'probability' if target.binary else 'prediction'}"]
+        with atomic_file(folder / f"predictions_{split}.csv", "w") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(header)
+            for item, *pair in zip(self.items.tolist(), self.known, predictions):
+                name = decode_text(store, field, item) if field in store else ""
+                writer.writerow([item, name, *(f"{value:.8g}" for value in np.stack(pair, 1).ravel())])
 
     @property
     def _divided(self) -> List[Target]:
-        return [target for target in self.targets if target.extensive] if self.parts is not None else []
+        return [] if self._part is None else [target for target in self.labels.targets if target.extensive]
 
     def _per_part(self, target: Target) -> str:
-        assert self.parts is not None
-        return f"{target.metric('mae')}_per_{self.parts.name}"
+        return f"{target.metric('mae')}_per_{self._part['name']}"
 
-    def write(self, path: Path, items: Sequence[int], names: Sequence[str], predictions: np.ndarray) -> None:
-        """Write a .csv of labels and predictions of every molecule of the split, for tables and the report."""
-        header = ["item", "name"]
-        for target in self.targets:
-            header += [f"{target.name}_label", f"{target.name}_{'probability' if target.binary else 'prediction'}"]
-        with atomic_file(path, "w") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(header)
-            for item, name, *pair in zip(items, names, self.known, predictions):
-                writer.writerow([item, name, *(f"{value:.8g}" for value in np.stack(pair, 1).ravel())])
+
+def beside(
+    labels: Labels, targets: Sequence[Target], split: str, metric: str, value: float, baseline: Mapping[str, float]
+) -> str:
+    """Text behind a metric of targets that are measured with labels: another unit, baseline, published values."""
+    notes = [target.other_unit(value) for target in targets if metric.endswith(target.metric(""))]
+    notes += [f"{labels.baseline_name} baseline {baseline[metric]:.4g}"] if metric in baseline else []
+    published = labels.known.published().get(metric, {}) if split == "test" else {}
+    notes += [f"{who} {figure:.4g}" for who, figure in published.items()]
+    notes = [note for note in notes if note]
+    return f" ({'; '.join(notes)})" if notes else ""
 
 
 def target_names(data: DataConfig) -> List[str]:

@@ -3,14 +3,14 @@
 Nats per token compare only models of one vocabulary; nats per heavy atom compare any.
 """
 
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Callable, ClassVar, Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ipu_chem.backends.base import Backend
 from ipu_chem.batches.tokens import TokenLoader
 from ipu_chem.batches.types import TokenPack
 from ipu_chem.config import ModelConfig, RunConfig
@@ -18,8 +18,10 @@ from ipu_chem.data.corpora import load_corpus
 from ipu_chem.data.selfies.tokens import Tokenizer
 from ipu_chem.language_model import load_language_model, load_tokenizer, make_language_model
 from ipu_chem.losses import token_cross_entropy
+from ipu_chem.metrics import Target
 from ipu_chem.models.chemgpt import width_of
-from ipu_chem.tasks.base import Evaluator, State, Task
+from ipu_chem.tasks.base import State, Task
+from ipu_chem.tasks.evaluation import Output, SplitOutput
 from ipu_chem.tasks.example_text import VOCABULARY, assumed_tokens, random_tokens
 from ipu_chem.tasks.splits import SplitData, plans_of_splits, split_items
 from ipu_chem.tasks.start_from import load_weights
@@ -31,10 +33,12 @@ from packing.store import Store
 NATS = ("nats_per_token", "nats_per_molecule", "nats_per_heavy_atom")
 
 
+@dataclass
 class LanguageTask(Task):
     """The next token of molecules as text; packs are sequences of tokens.
 
     Attributes:
+        outputs: one `NextTokens`.
         vocab_size: tokens of the vocabulary.
         tokenizer: token <-> id; None before there are data.
         ids: tokens of every molecule of the store, BOS and EOS included; of a loaded task alone.
@@ -45,26 +49,12 @@ class LanguageTask(Task):
     kind = "text"
     reads_text = True
     writes_molecules = True
-    baseline_names: ClassVar[Tuple[str, ...]] = ("baseline", "bigram")
 
-    ids: Ragged
-
-    def __init__(
-        self,
-        config: RunConfig,
-        budget: Budget,
-        vocab_size: int,
-        tokenizer: Optional[Tokenizer] = None,
-        data: Optional[SplitData] = None,
-        assumed: Sequence[str] = (),
-        start_from: str = "",
-    ) -> None:
-        """Put a task together, see the class; `load`, `planned` and `restored` do."""
-        super().__init__(config, budget, data, list(assumed))
-        self.vocab_size = vocab_size
-        self.tokenizer = tokenizer
-        self.cut: Dict[str, int] = {}
-        self.start_from = start_from
+    vocab_size: int = VOCABULARY
+    tokenizer: Any = None
+    ids: Any = None
+    cut: Dict[str, int] = field(default_factory=dict)
+    start_from: str = ""
 
     @classmethod
     def load(cls, config: RunConfig, plans: Optional[Path] = None, state: Optional[State] = None) -> "LanguageTask":
@@ -86,37 +76,32 @@ class LanguageTask(Task):
             data.split_seed,
             plans,
         )
-        start_from = "" if state else config.training.start_from
+        size, start = tokenizer.vocab_size, "" if state else config.training.start_from
+        output = NextTokens(ids, store.fields["heavy_atoms"], items["train"], size)
         split = SplitData(store, items, made)
-        task = cls(config, budget, tokenizer.vocab_size, tokenizer, split, start_from=start_from)
-        task.ids, task.cut = ids, rows.counts
-        return task
+        return cls(config, budget, [output], split, (), size, tokenizer, ids, rows.counts, start)
 
     @classmethod
     def planned(cls, config: RunConfig) -> "LanguageTask":
         """See `Task.planned`; weights are fresh, whatever a run starts from."""
         check_not_frozen(config.model)
         tokens, assumed = assumed_tokens(config.pack, config.model.size, config.model.hidden_features)
-        return cls(config, Budget(tokens=tokens), VOCABULARY, assumed=assumed)
+        return cls(config, Budget(tokens=tokens), [NextTokens()], assumed=assumed)
 
     @classmethod
     def restored(cls, config: RunConfig, state: State) -> "LanguageTask":
         """See `Task.restored`."""
         tokenizer = Tokenizer.from_dict(state["tokenizer"])
-        return cls(config, Budget(**state["budget"]), tokenizer.vocab_size, tokenizer)
+        budget, size = Budget(**state["budget"]), tokenizer.vocab_size
+        return cls(config, budget, [NextTokens()], vocab_size=size, tokenizer=tokenizer)
 
     def model(self) -> nn.Module:
         """See `Task.model`."""
         torch.manual_seed(self.config.training.seed)
         model = make_language_model(self.config, self.vocab_size, self.budget["tokens"])
         if self.start_from:
-            assert self.tokenizer is not None
             start_from(model.model, self.tokenizer, self.start_from)
         return model
-
-    def loss(self) -> Callable[..., Tensor]:
-        """See `Task.loss`: cross entropy, whatever the config says of labels."""
-        return token_cross_entropy
 
     def loader(self, split: str) -> TokenLoader:
         """See `Task.loader`."""
@@ -130,10 +115,6 @@ class LanguageTask(Task):
             self.world,
         )
 
-    def measured(self, split: str) -> "TokenEvaluator":
-        """See `Task.measured`."""
-        return TokenEvaluator(self.loader(split), self.store.fields["heavy_atoms"][self.items[split]])
-
     def made_up(self, packs: int, seed: int = 0) -> TokenPack:
         """See `Task.made_up`."""
         ids, plan, batching = random_tokens(packs, self.budget, self.config.batching.packs_per_step, seed)
@@ -142,12 +123,10 @@ class LanguageTask(Task):
 
     def state(self) -> Dict[str, Any]:
         """See `Task.state`."""
-        assert self.tokenizer is not None
         return {"tokenizer": self.tokenizer.to_dict()}
 
     def describe(self) -> Dict[str, Any]:
         """See `Task.describe`."""
-        assert self.tokenizer is not None
         lengths = self.ids.lengths
         vocabulary = f"{self.vocab_size} symbols"
         long = ", ".join(f"{count:,} {what}" for what, count in self.cut.items() if count)
@@ -164,59 +143,85 @@ class LanguageTask(Task):
             ],
         }
 
-    def baselines(self, evaluator: "TokenEvaluator") -> Dict[str, Dict[str, float]]:
-        """See `Task.baselines`: tokens counted, and pairs of them."""
-        train, held_out = self.ids.take(self.items["train"]), self.ids.take(evaluator.loader.items)
-        return {
-            "baseline": evaluator.errors(unigram_nats(train, held_out, self.vocab_size)),
-            "bigram": evaluator.errors(bigram_nats(train, held_out, self.vocab_size)),
-        }
 
-    def compared(self, split: str, metric: str, value: float, baselines: Mapping[str, Mapping[str, float]]) -> str:
-        """See `Task.compared`."""
-        named = zip(("unigram", "bigram"), self.baseline_names)
-        return f" ({' and '.join(f'{name} {baselines[key][metric]:.4g}' for name, key in named)})"
+class NextTokens(Output):
+    """The next token as an output of a model: logits in training, log-likelihoods of the true tokens in evaluation."""
+
+    targets: List[Target] = []
+
+    def __init__(
+        self,
+        ids: Optional[Ragged] = None,
+        heavy_atoms: Optional[np.ndarray] = None,
+        train: Optional[np.ndarray] = None,
+        vocab_size: int = VOCABULARY,
+    ) -> None:
+        """Bind the tokens and heavy atoms of every molecule, and the training molecules; none before there are data."""
+        self.ids: Any = ids
+        self.heavy_atoms: Any = heavy_atoms
+        self.train = train
+        self.vocab_size = vocab_size
+
+    def loss(self) -> Callable[..., Tensor]:
+        """See `Output.loss`: cross entropy, whatever the config says of labels."""
+        return token_cross_entropy
+
+    def on(self, split: str, items: np.ndarray) -> "SplitTokens":
+        """See `Output.on`."""
+        return SplitTokens(self, items)
 
 
-class TokenEvaluator(Evaluator):
-    """A split of molecules as text."""
+class Nats:
+    """The nats [1] of all molecules of a split together, from log-likelihoods [B, S]."""
 
-    loader: TokenLoader
+    def zeros(self) -> np.ndarray:
+        """See `PerMolecule.zeros`."""
+        return np.zeros(1)
 
-    def __init__(self, loader: TokenLoader, heavy_atoms: np.ndarray) -> None:
-        """Bind a split.
+    def put(self, found: np.ndarray, values: np.ndarray, batch: Any, positions: np.ndarray) -> None:
+        """See `PerMolecule.put`."""
+        found -= float(values[batch.weight.numpy() > 0].sum())
 
-        Args:
-            loader: batches of the split.
-            heavy_atoms: [K] integer, of its molecules.
-        """
-        self.loader = loader
+
+class SplitTokens(SplitOutput):
+    """The tokens of the molecules of a split."""
+
+    def __init__(self, output: NextTokens, items: np.ndarray) -> None:
+        """Bind tokens to store items."""
+        self.output = output
+        self.items = items
+        self.place = Nats()
         self.counts = {
-            "tokens": int(np.maximum(loader.ids.lengths[loader.items] - 1, 0).sum()),
-            "molecules": len(loader.items),
-            "heavy_atoms": int(np.asarray(heavy_atoms).sum(dtype=np.int64)),
+            "tokens": int(np.maximum(output.ids.lengths[items] - 1, 0).sum()),
+            "molecules": len(items),
+            "heavy_atoms": int(np.asarray(output.heavy_atoms[items]).sum(dtype=np.int64)),
         }
 
     @property
     def metric_names(self) -> List[str]:
-        """See `Evaluator.metric_names`."""
+        """See `SplitOutput.metric_names`."""
         return list(NATS)
 
-    def predictions(self, backend: Backend) -> float:
-        """See `Evaluator.predictions`: nats of all molecules of the split together."""
-        total = 0.0
-        for batch, _ in self.loader.evaluation(backend.evaluates):
-            likelihoods = backend.evaluate(batch).double().numpy()
-            total -= float(likelihoods[batch.weight.numpy() > 0].sum())
-        return float(backend.total(np.array([total]))[0])
-
-    def errors(self, predictions: float) -> Dict[str, float]:
-        """See `Evaluator.errors`: nats per token, per molecule and per heavy atom."""
-        return {name: predictions / max(count, 1) for name, count in zip(NATS, self.counts.values())}
+    def errors(self, predictions: Sequence[float]) -> Dict[str, float]:
+        """Nats per token, per molecule and per heavy atom."""
+        return {name: float(predictions[0]) / max(count, 1) for name, count in zip(NATS, self.counts.values())}
 
     def selection(self, metrics: Mapping[str, float]) -> float:
-        """See `Evaluator.selection`: nats per token."""
+        """Nats per token."""
         return metrics[NATS[0]]
+
+    def baselines(self) -> Dict[str, Dict[str, float]]:
+        """See `SplitOutput.baselines`: tokens counted, and pairs of them."""
+        output = self.output
+        train, held_out = output.ids.take(output.train), output.ids.take(self.items)
+        return {
+            "baseline": self.errors([unigram_nats(train, held_out, output.vocab_size)]),
+            "bigram": self.errors([bigram_nats(train, held_out, output.vocab_size)]),
+        }
+
+    def compared(self, metric: str, value: float, baselines: Mapping[str, Mapping[str, float]]) -> str:
+        """See `SplitOutput.compared`."""
+        return f" (unigram {baselines['baseline'][metric]:.4g} and bigram {baselines['bigram'][metric]:.4g})"
 
 
 def check_not_frozen(model: ModelConfig) -> None:

@@ -1,7 +1,7 @@
 """Splits of a data set and the packs of each: who trains, who tests, and which molecules share a pack."""
 
 from pathlib import Path
-from typing import Any, Callable, Dict, Mapping, NamedTuple, Optional, Tuple
+from typing import Any, Callable, Dict, Mapping, NamedTuple, Optional, Tuple, cast
 
 import numpy as np
 
@@ -26,6 +26,9 @@ class SplitData(NamedTuple):
     store: Store
     items: Dict[str, np.ndarray]
     plans: Dict[str, PackingPlan]
+
+
+NO_DATA = SplitData(cast(Store, None), {}, {})
 
 
 def describe_split(items: Mapping[str, np.ndarray]) -> str:

@@ -1,11 +1,11 @@
 """Labels of molecules as text: a head on a ChemGPT, trained before or fresh, whole or frozen."""
 
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Dict, Mapping, Optional, Tuple
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from ipu_chem.batches.text_labels import TextPropertyLoader
 from ipu_chem.batches.types import TextPropertyPack
@@ -17,15 +17,14 @@ from ipu_chem.data.selfies.store import encode_known
 from ipu_chem.data.selfies.tokens import Tokenizer
 from ipu_chem.data.standardize import Standardizer
 from ipu_chem.language_model import load_language_model
-from ipu_chem.metrics import Target, label_metrics, targets_of
+from ipu_chem.metrics import label_metrics, targets_of
 from ipu_chem.models.chemgpt import ChemGPT, width_of
 from ipu_chem.models.pooling import POOLINGS
 from ipu_chem.models.property_head import ChemGPTProperty
 from ipu_chem.models.registry import sizes_of
 from ipu_chem.tasks.base import State, Task
-from ipu_chem.tasks.evaluation import OutputEvaluator
 from ipu_chem.tasks.example_text import VOCABULARY, assumed_segments, assumed_tokens, random_labels, random_tokens
-from ipu_chem.tasks.labels import Labels, check_classes, is_smiles_table, planned_targets, target_names
+from ipu_chem.tasks.labels import KnownLabels, Labels, check_classes, is_smiles_table, planned_targets, target_names
 from ipu_chem.tasks.language import check_vocabulary, choose_tokenizer
 from ipu_chem.tasks.splits import SplitData, plans_of_splits, split_items
 from ipu_chem.tasks.text_rows import choose_row, fit_rows
@@ -33,13 +32,14 @@ from packing import Budget, Ragged, make_plan
 from packing.store import Store
 
 
+@dataclass
 class TextPropertyTask(Task):
     """Labels of molecules as text; packs are sequences of tokens with slots for molecules.
 
     Attributes:
-        labels: the output.
-        tokenizer: token <-> id; None before there are data.
+        outputs: `Labels`.
         chemgpt: arguments of the ChemGPT under the head.
+        tokenizer: token <-> id; None before there are data.
         ids: tokens of every molecule of the store, BOS and EOS included; of a loaded task alone.
         cut: molecules that are "dropped" or "truncated" because they are too long, or of "unknown symbols".
         start_from: folder of the weights to begin with under the head; empty begins with fresh ones.
@@ -48,26 +48,11 @@ class TextPropertyTask(Task):
     kind = "text property"
     reads_text = True
 
-    ids: Ragged
-
-    def __init__(
-        self,
-        config: RunConfig,
-        budget: Budget,
-        labels: Labels,
-        tokenizer: Optional[Tokenizer],
-        chemgpt: Dict[str, Any],
-        data: Optional[SplitData] = None,
-        assumed: Sequence[str] = (),
-        start_from: str = "",
-    ) -> None:
-        """Put a task together, see the class; `load`, `planned` and `restored` do."""
-        super().__init__(config, budget, data, list(assumed))
-        self.labels = labels
-        self.tokenizer = tokenizer
-        self.chemgpt = chemgpt
-        self.cut: Dict[str, int] = {}
-        self.start_from = start_from
+    chemgpt: Dict[str, Any] = field(default_factory=dict)
+    tokenizer: Any = None
+    ids: Any = None
+    cut: Dict[str, int] = field(default_factory=dict)
+    start_from: str = ""
 
     @classmethod
     def load(cls, config: RunConfig, plans: Optional[Path] = None, state: Optional[State] = None) -> "TextPropertyTask":
@@ -129,13 +114,12 @@ class TextPropertyTask(Task):
             plans,
         )
         segments = config.pack.graphs or max(plan.max_items_per_pack for plan in made.values())
-        labels = cls._labels(config, targets, fitted, store)
-        check_classes(targets, labels.known, items)
-        split = SplitData(store, items, made)
-        start_from = "" if state else config.training.start_from
-        task = cls(config, budget.replace(segments=segments), labels, tokenizer, chemgpt, split, start_from=start_from)
-        task.ids, task.cut = ids, {**rows.counts, "unknown symbols": len(unknown)}
-        return task
+        labels = Labels(targets, config.loss, fitted)
+        labels.known = _known_labels(store, labels, data.split)
+        check_classes(targets, labels.known.y, items)
+        budget, split = budget.replace(segments=segments), SplitData(store, items, made)
+        cut, start = {**rows.counts, "unknown symbols": len(unknown)}, "" if state else config.training.start_from
+        return cls(config, budget, [labels], split, (), chemgpt, tokenizer, ids, cut, start)
 
     @classmethod
     def planned(cls, config: RunConfig) -> "TextPropertyTask":
@@ -144,32 +128,21 @@ class TextPropertyTask(Task):
         segments, more = assumed_segments(config.pack, tokens)
         if config.training.start_from:
             more = [*more, "model: sizes of the configuration assumed, a run takes those of training.start_from"]
-        labels = cls._labels(config, planned_targets(config.data))
-        arguments = fresh_arguments(config, VOCABULARY, tokens)
-        budget = Budget(tokens=tokens, segments=segments)
-        return cls(config, budget, labels, None, arguments, assumed=[*assumed, *more])
+        labels = Labels(planned_targets(config.data), config.loss)
+        chemgpt, budget = fresh_arguments(config, VOCABULARY, tokens), Budget(tokens=tokens, segments=segments)
+        return cls(config, budget, [labels], assumed=[*assumed, *more], chemgpt=chemgpt)
 
     @classmethod
     def restored(cls, config: RunConfig, state: State) -> "TextPropertyTask":
         """See `Task.restored`."""
         fitted, tokenizer = Standardizer.from_dict(state["standardizer"]), Tokenizer.from_dict(state["tokenizer"])
-        labels = cls._labels(config, targets_of(fitted.targets), fitted)
-        return cls(config, Budget(**state["budget"]), labels, tokenizer, dict(state["chemgpt"]))
-
-    @staticmethod
-    def _labels(
-        config: RunConfig,
-        targets: List[Target],
-        standardizer: Optional[Standardizer] = None,
-        store: Optional[Store] = None,
-    ) -> Labels:
-        atoms = None if store is None else heavy_atoms_alike(store.fields["heavy_atoms"])
-        return Labels(targets, config.loss, "training-mean", standardizer, store=store, atoms=atoms)
+        labels, budget = Labels(targets_of(fitted.targets), config.loss, fitted), Budget(**state["budget"])
+        return cls(config, budget, [labels], chemgpt=dict(state["chemgpt"]), tokenizer=tokenizer)
 
     @property
-    def targets(self) -> List[Target]:
-        """Of the labels."""
-        return self.labels.targets
+    def labels(self) -> Labels:
+        """The output."""
+        return self.outputs[0]  # type: ignore[return-value]
 
     @property
     def vocab_size(self) -> int:
@@ -183,10 +156,6 @@ class TextPropertyTask(Task):
         if self.start_from:
             chemgpt.load_state_dict(load_language_model(self.start_from).model.state_dict())
         return with_head(self.config.model, chemgpt, self.labels)
-
-    def loss(self) -> Callable[..., Tensor]:
-        """See `Task.loss`."""
-        return self.labels.loss()
 
     def loader(self, split: str) -> TextPropertyLoader:
         """See `Task.loader`."""
@@ -207,10 +176,6 @@ class TextPropertyTask(Task):
         nothing = np.full((len(ids), len(self.targets)), np.nan)
         return TextPropertyLoader(ids, plan, nothing, self.budget, self.config.batching, self.vocab_size)
 
-    def measured(self, split: str) -> OutputEvaluator:
-        """See `Task.measured`."""
-        return OutputEvaluator(self.loader(split), [self.labels.on(self.items[split])])
-
     def made_up(self, packs: int, seed: int = 0) -> TextPropertyPack:
         """See `Task.made_up`."""
         ids, plan, batching = random_tokens(packs, self.budget, self.config.batching.packs_per_step, seed)
@@ -220,13 +185,11 @@ class TextPropertyTask(Task):
 
     def state(self) -> Dict[str, Any]:
         """See `Task.state`."""
-        assert self.tokenizer is not None and self.labels.standardizer is not None
         standardizer = self.labels.standardizer.to_dict()
         return {"standardizer": standardizer, "tokenizer": self.tokenizer.to_dict(), "chemgpt": self.chemgpt}
 
     def describe(self) -> Dict[str, Any]:
         """See `Task.describe`."""
-        assert self.tokenizer is not None
         described, lengths = self.labels.describe(self.targets, self.items), self.ids.lengths
         start = self.config.training.start_from
         trained = "its head alone" if self.config.model.freeze else "all of it"
@@ -250,27 +213,15 @@ class TextPropertyTask(Task):
             ],
         }
 
-    def baselines(self, evaluator: OutputEvaluator) -> Dict[str, Dict[str, float]]:
-        """See `Task.baselines`: the mean of the training labels, of extensive ones per heavy atom."""
 
-        def means(items: np.ndarray) -> Dict[str, float]:
-            found = self.labels.to_units(items, np.zeros((len(items), len(self.targets))))
-            return label_metrics(found, self.labels.known[items], self.targets)
+def _known_labels(store: Store, labels: Labels, split: str) -> KnownLabels:
+    def mean(items: np.ndarray) -> Dict[str, float]:
+        """Of the training labels, of extensive ones per heavy atom."""
+        means = labels.to_units(items, np.zeros((len(items), len(labels.targets))))
+        return label_metrics(means, labels.known.y[items], labels.targets)
 
-        return {"baseline": self.labels.baseline(evaluator.loader.items, means)}
-
-    def compared(self, split: str, metric: str, value: float, baselines: Mapping[str, Mapping[str, float]]) -> str:
-        """See `Task.compared`."""
-        published_for = self.config.data.split if split == "test" else None
-        return self.labels.compared(self.targets, metric, value, baselines["baseline"], published_for)
-
-    def write_predictions(
-        self, folder: Path, split: str, evaluator: OutputEvaluator, predictions: Sequence[np.ndarray]
-    ) -> None:
-        """predictions_<split>.csv, in which a molecule is named by its SMILES."""
-        items = evaluator.loader.items.tolist()
-        names = [decode_text(self.store, "smiles", item) for item in items]
-        evaluator.outputs[0].write(folder / f"predictions_{split}.csv", items, names, predictions[0])
+    atoms = heavy_atoms_alike(store.fields["heavy_atoms"])
+    return KnownLabels(store, atoms, "smiles", "training-mean", mean, split)
 
 
 def fresh_arguments(config: RunConfig, vocab_size: int, max_positions: int) -> Dict[str, Any]:

@@ -19,7 +19,7 @@ from ipu_chem.batches.prefetch import prefetched
 from ipu_chem.checkpoint import load_checkpoint, random_state, restore_random_state, save_checkpoint
 from ipu_chem.config import TrainingConfig
 from ipu_chem.optim import Schedule
-from ipu_chem.tasks.base import Evaluator
+from ipu_chem.tasks.evaluation import Evaluator
 from ipu_chem.training.callbacks import Callback
 from ipu_chem.training.logging import MetricsLog
 from ipu_chem.training.signals import StopSignals

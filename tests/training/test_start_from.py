@@ -44,7 +44,7 @@ def predictions(task, weights=None):
     model = task.model().eval()
     if weights is not None:
         model.load_state_dict(weights)
-    evaluator = task.measured("test")
+    evaluator = task.evaluator("test")
     result = np.zeros((len(evaluator.loader.items), 1))
     for batch, positions in evaluator.loader.evaluation():
         with torch.no_grad():

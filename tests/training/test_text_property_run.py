@@ -94,7 +94,7 @@ def test_the_baseline_is_the_mean_and_of_extensive_labels_the_mean_per_heavy_ato
         heavy, y = task.store.fields["heavy_atoms"].astype(float), task.store.fields["y"][:, 0]
         mine, others = task.items["test"], task.items["train"]
         guess = heavy[mine] * y[others].sum() / heavy[others].sum() if extensive else np.full(8, y[others].mean())
-        found = task.baselines(task.measured("test"))["baseline"]
+        found = task.labels.on("test", mine).baselines()["baseline"]
         assert found["mae_weight"] == pytest.approx(np.abs(guess - y[mine]).mean())
         assert found["rmse_weight"] == pytest.approx(np.sqrt(np.square(guess - y[mine]).mean()))
 
