@@ -1,7 +1,4 @@
-"""Trained language models from a folder: of a run, or as Hugging Face's libraries keep them.
-
-On data's way: <run>/checkpoints/best.safetensors or a Hugging Face folder -> model and vocabulary -> generate, embed.
-"""
+"""Trained language models from a folder: of a run, or as Hugging Face's libraries keep them."""
 
 from pathlib import Path
 from typing import Any, Dict, NamedTuple

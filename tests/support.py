@@ -178,7 +178,7 @@ def example_model(config: RunConfig, device: str = "cpu") -> nn.Module:
 
 def example_packs(config: RunConfig, packs: int, seed: int = 0) -> Any:
     """Random packs in the shape of a run's."""
-    return task_of(config).planned(config).made_up(packs, seed)
+    return task_of(config).planned(config).random_packs(packs, seed)
 
 
 class StopAt(Callback):

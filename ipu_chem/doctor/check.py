@@ -42,7 +42,7 @@ def check_task(task: Task) -> Report:
         half = HalfOnCpu()
     # More packs repeat the same operators; two tell an axis of packs from an axis of length 1.
     packs = min(batching.micro_batch_size, 2)
-    examples = [task.made_up(packs, seed) for seed in (0, 1)]
+    examples = [task.random_packs(packs, seed) for seed in (0, 1)]
     if device == "meta":
         examples = [to_meta(example) for example in examples]
     reports = []

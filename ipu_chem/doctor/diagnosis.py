@@ -1,7 +1,4 @@
-"""What is installed, which devices are there, what is missing and how to get it; and whether a run fits on IPUs.
-
-On data's way: beside it; the first command to run when something does not work, or before IPUs are rented.
-"""
+"""What is installed, which devices are there, what is missing and how to get it; and whether a run fits on IPUs."""
 
 import importlib
 import importlib.util
@@ -125,7 +122,7 @@ def _workload(planned: Any) -> Any:
     with torch.device("meta"):
         model = planned.model()
     packs, iterations = config.batching.packs_per_step, config.batching.device_iterations
-    return Task(model, planned.loss(), planned.made_up(1), config.optimizer, packs, iterations)
+    return Task(model, planned.loss(), planned.random_packs(1), config.optimizer, packs, iterations)
 
 
 def _package(name: str, purpose: str, remedy: str) -> Finding:

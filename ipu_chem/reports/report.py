@@ -1,7 +1,4 @@
-"""One self-contained HTML page about a run: how it learned, how well it predicts, how full its packs were.
-
-On data's way: <run folder> (metrics.jsonl, run.json, predictions, plans) -> report.html. Reads files only.
-"""
+"""One self-contained HTML page about a run, made of its files alone: learning, predictions, packs."""
 
 import csv
 import html

@@ -1,7 +1,4 @@
-"""What the report says of a language model: nats beside simple baselines, and the molecules that it writes.
-
-On data's way: run.json, metrics.jsonl, generated.csv -> sections of report.html.
-"""
+"""What the report says of a language model: nats beside simple baselines, and the molecules that it writes."""
 
 import csv
 import html

@@ -1,8 +1,4 @@
-"""Candidates of a search: configs from a grid of options, each a run in a folder that is trained as far as asked.
-
-On data's way: base config, grid -> candidates -> `ipu_chem.train.train` in processes -> candidate.json of
-each.
-"""
+"""Candidates of a search: configs from a grid of options, each a run in a folder that is trained as far as asked."""
 
 import itertools
 import json

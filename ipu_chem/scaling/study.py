@@ -3,8 +3,6 @@
 Loss follows data only when nothing else does. So the runs of a study share the shape of a pack, the held-out molecules,
 the number of optimizer steps (or one other rule of when training ends) and the number of evaluations that the best
 weights are chosen from.
-
-On data's way: base config, grid -> candidates -> `train_all` -> run folders -> points.json -> `study_report`.
 """
 
 import json

@@ -1,7 +1,4 @@
-"""Energies and forces of many structures at once, in packs of one shape.
-
-On data's way: ase.Atoms or Molecule -> store -> packs -> Backend.evaluate -> [eV, eV/Å], in the order given.
-"""
+"""Energies and forces of many structures at once, in packs of one shape."""
 
 from contextlib import closing
 from dataclasses import replace

@@ -1,7 +1,4 @@
-"""A trained run as a potential energy: weights, the way back to eV, and what it refuses.
-
-On data's way: run folder -> [ForceField] -> Calculator for one molecule, evaluate_many for many.
-"""
+"""A trained run as a potential energy: weights, the way back to eV, and what it refuses."""
 
 import os
 from dataclasses import dataclass, replace

@@ -98,7 +98,7 @@ class Task(ABC):
         """Batches of a split of a loaded task."""
 
     @abstractmethod
-    def made_up(self, packs: int, seed: int = 0) -> Any:
+    def random_packs(self, packs: int, seed: int = 0) -> Any:
         """Random packs of a planned task, in the shape of a loader's: several molecules each, padding at the end.
 
         Args:
@@ -146,7 +146,7 @@ class Task(ABC):
         if self.plans:
             return self.loader("train").example(training)
         batching = self.config.batching
-        return self.made_up(batching.packs_per_call if training else batching.packs_per_evaluation)
+        return self.random_packs(batching.packs_per_call if training else batching.packs_per_evaluation)
 
     def results(self, backend: Backend, folder: Path) -> Dict[str, Dict[str, Dict[str, float]]]:
         """Measure the splits that were held out; see `Evaluator.report`.

@@ -180,8 +180,8 @@ class GraphTask(Task):
             store, items, plan, nothing, budget, self.config.batching, charges=self.takes_charge, forces=forces
         )
 
-    def made_up(self, packs: int, seed: int = 0) -> Any:
-        """See `Task.made_up`: a `compact_kind` of no chemistry."""
+    def random_packs(self, packs: int, seed: int = 0) -> Any:
+        """See `Task.random_packs`: a `compact_kind` of no chemistry."""
         return random_packs(
             packs,
             self.budget,

@@ -115,8 +115,8 @@ class LanguageTask(Task):
             self.world,
         )
 
-    def made_up(self, packs: int, seed: int = 0) -> TokenPack:
-        """See `Task.made_up`."""
+    def random_packs(self, packs: int, seed: int = 0) -> TokenPack:
+        """See `Task.random_packs`."""
         ids, plan, batching = random_tokens(packs, self.budget, self.config.batching.packs_per_step, seed)
         batch, _ = next(TokenLoader(ids, plan, self.budget, batching, self.vocab_size).epoch(seed, 0))
         return batch

@@ -176,8 +176,8 @@ class TextPropertyTask(Task):
         nothing = np.full((len(ids), len(self.targets)), np.nan)
         return TextPropertyLoader(ids, plan, nothing, self.budget, self.config.batching, self.vocab_size)
 
-    def made_up(self, packs: int, seed: int = 0) -> TextPropertyPack:
-        """See `Task.made_up`."""
+    def random_packs(self, packs: int, seed: int = 0) -> TextPropertyPack:
+        """See `Task.random_packs`."""
         ids, plan, batching = random_tokens(packs, self.budget, self.config.batching.packs_per_step, seed)
         labels = random_labels(len(ids), len(self.targets), seed)
         loader = TextPropertyLoader(ids, plan, labels, self.budget, batching, self.vocab_size)

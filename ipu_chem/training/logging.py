@@ -1,7 +1,4 @@
-"""The record of a run: metrics.csv and metrics.jsonl always, TensorBoard and Weights & Biases on request.
-
-On data's way: Trainer -> rows -> files -> report.
-"""
+"""The record of a run: metrics.csv and metrics.jsonl always, TensorBoard and Weights & Biases on request."""
 
 import csv
 import io

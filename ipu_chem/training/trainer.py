@@ -1,7 +1,4 @@
-"""The training loop: the same for every device, resumable to the bit, stopped by a signal without loss.
-
-On data's way: Loader -> Backend.train_step -> losses -> evaluation -> metrics, checkpoints -> report.
-"""
+"""The training loop: the same for every device, resumable to the bit, stopped by a signal without loss."""
 
 import math
 import time
