@@ -73,7 +73,7 @@ def test_several_classes_some_missing(class_options):
     assert task.labels.standardizer.scale.tolist() == [1, 1] and task.labels.standardizer.references == ["none", "none"]
     probabilities = task.labels.to_units(np.arange(3), np.array([[0.0, np.log(3)], [-1e4, 1e4], [-np.log(9), 0.0]]))
     np.testing.assert_allclose(probabilities, [[0.5, 0.75], [0, 1], [0.1, 0.5]], rtol=1e-12)
-    known = task.labels.known
+    known = task.labels.known.y
     assert np.isnan(known).any() and np.array_equal(task.labels.standardized(), known, equal_nan=True)
     report = check_config(from_dict(class_options))
     assert report.findings == () and "log1p" in report.operators, report.text()
