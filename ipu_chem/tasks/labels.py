@@ -136,9 +136,9 @@ class SplitLabels(SplitOutput):
         self.items = items
         self.weight = labels.weight
         self.known = labels.known.y[items]
-        self.place = PerMolecule(*self.known.shape)
+        self.place = PerMolecule(len(self.known), self.known.shape[1])
         # Equal parts that molecules are made of, such as the waters of a cluster.
-        self._part = labels.known.store.info.get("part")
+        self._part: Any = labels.known.store.info.get("part")
 
     @property
     def metric_names(self) -> List[str]:
