@@ -36,29 +36,25 @@ def assumed_segments(pack: PackConfig, tokens: int) -> Tuple[int, List[str]]:
     return segments, [f"pack.graphs: {segments} assumed, a run takes what its fullest row holds"]
 
 
-def random_tokens(packs: int, budget: Budget, packs_per_step: int, seed: int) -> Tuple[Ragged, PackingPlan, Batching]:
-    """Random sequences for so many packs.
-
-    Args:
-        packs: B; of several optimizer steps if it is a multiple of ``packs_per_step``, else of one.
-        budget: tokens, and segments if molecules have slots.
-        packs_per_step: of an optimizer step.
-        seed: other seeds give other contents.
-
-    Returns:
-        (ids, a plan for them, a batching whose call has just so many packs).
+def batching_of(packs: int, packs_per_step: int) -> Batching:
+    """A batching whose call has just so many packs: of several optimizer steps if they are whole ones, else of one.
 
     Raises:
         ValueError: no pack is asked for.
     """
     if packs < 1:
         raise ValueError(f"packs={packs}: an example holds 1 pack or more.")
+    step = packs_per_step if packs % packs_per_step == 0 else packs
+    return Batching(step, device_iterations=packs // step)
+
+
+def random_tokens(packs: int, budget: Budget, seed: int) -> Tuple[Ragged, PackingPlan]:
+    """Random sequences for so many packs or some more, and a plan for them; other seeds give other contents."""
     rng = np.random.default_rng(seed)
     shortest, longest = (min(length, budget["tokens"]) for length in _LENGTHS)
     lengths = rng.integers(shortest, longest + 1, 2 * packs * -(-budget["tokens"] // longest))
     ids = Ragged(rng.integers(0, VOCABULARY, lengths.sum()), np.append(0, np.cumsum(lengths)))
-    step = packs_per_step if packs % packs_per_step == 0 else packs
-    return ids, make_plan(lengths, budget), Batching(step, device_iterations=packs // step)
+    return ids, make_plan(lengths, budget)
 
 
 def random_labels(molecules: int, targets: int, seed: int) -> np.ndarray:

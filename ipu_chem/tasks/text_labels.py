@@ -7,6 +7,7 @@ from typing import Any, Dict, Mapping, Optional, Tuple
 import numpy as np
 import torch
 
+from ipu_chem.backends.options import Batching
 from ipu_chem.batches.text_labels import TextPropertyLoader
 from ipu_chem.batches.types import TextPropertyPack
 from ipu_chem.config import DataConfig, ModelConfig, RunConfig
@@ -23,7 +24,14 @@ from ipu_chem.models.pooling import POOLINGS
 from ipu_chem.models.property_head import ChemGPTProperty
 from ipu_chem.models.registry import sizes_of
 from ipu_chem.tasks.base import State, Task
-from ipu_chem.tasks.example_text import VOCABULARY, assumed_segments, assumed_tokens, random_labels, random_tokens
+from ipu_chem.tasks.example_text import (
+    VOCABULARY,
+    assumed_segments,
+    assumed_tokens,
+    batching_of,
+    random_labels,
+    random_tokens,
+)
 from ipu_chem.tasks.labels import KnownLabels, Labels, check_classes, is_smiles_table, planned_targets, target_names
 from ipu_chem.tasks.language import check_vocabulary, choose_tokenizer
 from ipu_chem.tasks.splits import SplitData, plans_of_splits, split_items
@@ -178,10 +186,14 @@ class TextPropertyTask(Task):
 
     def random_packs(self, packs: int, seed: int = 0) -> TextPropertyPack:
         """See `Task.random_packs`."""
-        ids, plan, batching = random_tokens(packs, self.budget, self.config.batching.packs_per_step, seed)
+        batching = batching_of(packs, self.config.batching.packs_per_step)
+        return next(self.random_loader(packs, batching, seed).epoch(seed, 0))[0]
+
+    def random_loader(self, packs: int, batching: Batching, seed: int = 0) -> TextPropertyLoader:
+        """Batches of random sequences that fill so many packs, or some more, before there are data."""
+        ids, plan = random_tokens(packs, self.budget, seed)
         labels = random_labels(len(ids), len(self.targets), seed)
-        loader = TextPropertyLoader(ids, plan, labels, self.budget, batching, self.vocab_size)
-        return next(loader.epoch(seed, 0))[0]
+        return TextPropertyLoader(ids, plan, labels, self.budget, batching, self.vocab_size)
 
     def state(self) -> Dict[str, Any]:
         """See `Task.state`."""
