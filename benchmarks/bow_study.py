@@ -13,9 +13,9 @@ from ipu_chem.backends.poptorch.stages import plan_stages
 from ipu_chem.backends.poptorch.timing.blocks import block_times
 from ipu_chem.backends.poptorch.timing.calls import CallTime, call_time
 from ipu_chem.config import ModelConfig, PackConfig, RunConfig
-from ipu_chem.doctor.example import example_model, example_packs
 from ipu_chem.losses import mse
 from ipu_chem.models.layers import ShiftedSoftplus
+from ipu_chem.tasks.registry import task_of
 
 IPUS = (1, 2, 4, 8, 16, 32, 64)
 STEPS = 64  # replicas x device iterations in every run
@@ -124,11 +124,13 @@ def study_task(atoms: int, fast_softplus: bool = True) -> Task:
         "schnet", hidden_features=100, num_filters=100, num_interactions=4, num_gaussians=25, cutoff=6.0, filter="exact"
     )
     config = RunConfig(pack=PackConfig(nodes=atoms, graphs=64, device_neighbors=28), model=model)
-    network = example_model(config, "meta")
+    planned = task_of(config).planned(config)
+    with torch.device("meta"):
+        network = planned.model()
     for module in network.modules():
         if isinstance(module, ShiftedSoftplus):
             module.elementary = fast_softplus
-    return Task(network, mse, example_packs(config, 1), config.optimizer)
+    return Task(network, mse, planned.random_packs(1), config.optimizer)
 
 
 _TASKS: Dict[Tuple[int, bool], Task] = {}  # profiles are measured once

@@ -30,8 +30,7 @@ from ipu_chem.config import RunConfig, from_dict
 from ipu_chem.losses import loss_by_name
 from ipu_chem.models.pyg import schnet_to_pyg
 from ipu_chem.optim import Schedule
-from ipu_chem.tasks.graphs import GraphData, make_model
-from ipu_chem.tasks.registry import load_data
+from ipu_chem.tasks.graphs import GraphTask, make_model
 from ipu_chem.training.logging import read_rows
 
 METRIC = "mae_u0_meV"
@@ -53,12 +52,12 @@ def train_ours(out: Path, shared: Path, quick: bool) -> float:
 class PygTraining:
     """PyTorch Geometric's SchNet in the place of ours."""
 
-    def __init__(self, config: RunConfig, data: GraphData) -> None:
+    def __init__(self, config: RunConfig, task: GraphTask) -> None:
         """Build model, molecules and optimizer; the weights are those that ours started from."""
         from torch_geometric.data import Data
         from torch_geometric.nn import SchNet
 
-        self.config, self.data = config, data
+        self.config, self.task = config, task
         sizes = config.model
         self.edges: Any = None
         self.model = SchNet(
@@ -69,12 +68,12 @@ class PygTraining:
             cutoff=sizes.cutoff,
             interaction_graph=lambda pos, batch: self._edges(pos),
         )
-        ours: Any = make_model(config, data.targets)
+        ours: Any = make_model(config, task.targets)
         self.model.load_state_dict(schnet_to_pyg(ours.model))
         self.optimizer = build_optimizer(config.optimizer, self.model.parameters())
-        store = data.store
-        labels = data.standardizer.apply(store.ragged("z"), store.fields["y"]).astype(np.float32)
-        used = np.concatenate([data.items["train"], data.items["validation"]])
+        store = task.store
+        labels = task.labels.standardizer.apply(store.ragged("z"), store.fields["y"]).astype(np.float32)
+        used = np.concatenate([task.items["train"], task.items["validation"]])
         self.molecules = {
             item: Data(
                 z=torch.from_numpy(store["z"][item].astype(np.int64)),
@@ -98,14 +97,14 @@ class PygTraining:
 
     def validation_mae(self) -> float:
         """In meV."""
-        items = self.data.items["validation"]
+        items = self.task.items["validation"]
         parts = []
         with torch.no_grad():
             for start in range(0, len(items), 50):
                 batch = self._batch(items[start : start + 50])
                 parts.append(self.model(batch.z, batch.pos, batch.batch).double().numpy())
-        predictions = self.data.to_units(items, np.concatenate(parts))
-        return float(np.abs(predictions - self.data.store.fields["y"][items]).mean() * 1000.0)
+        predictions = self.task.labels.to_units(items, np.concatenate(parts))
+        return float(np.abs(predictions - self.task.store.fields["y"][items]).mean() * 1000.0)
 
     def _batch(self, items: np.ndarray) -> Any:
         from torch_geometric.data import Batch
@@ -125,23 +124,23 @@ def _both_ways(pairs: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(np.ascontiguousarray(edges))
 
 
-def steps_of_epoch(config: RunConfig, data: GraphData, epoch: int) -> Iterator[np.ndarray]:
+def steps_of_epoch(config: RunConfig, task: GraphTask, epoch: int) -> Iterator[np.ndarray]:
     """The molecules of every optimizer step of our run, as store items."""
     size = config.batching.packs_per_step
-    order = data.plans["train"].epoch(config.training.seed, epoch, multiple=config.batching.packs_per_call)
+    order = task.plans["train"].epoch(config.training.seed, epoch, multiple=config.batching.packs_per_call)
     for start in range(0, len(order), size):
-        yield data.items["train"][order.slice(start, start + size)[0]]
+        yield task.items["train"][order.slice(start, start + size)[0]]
 
 
-def train_pyg(config: RunConfig, data: GraphData) -> Tuple[List[float], float]:
+def train_pyg(config: RunConfig, task: GraphTask) -> Tuple[List[float], float]:
     """Validation MAE in meV after every epoch, and wall seconds."""
     torch.set_flush_denormal(True)
-    training = PygTraining(config, data)
-    steps = data.loader("train", config).steps_per_epoch
+    training = PygTraining(config, task)
+    steps = task.loader("train").steps_per_epoch
     schedule = Schedule(config.schedule, config.optimizer.learning_rate, config.training.epochs * steps)
     started, step, curve = time.perf_counter(), 0, []
     for epoch in range(config.training.epochs):
-        for items in steps_of_epoch(config, data, epoch):
+        for items in steps_of_epoch(config, task, epoch):
             training.step(items, schedule.learning_rate(step))
             step += 1
         curve.append(training.validation_mae())
@@ -150,15 +149,15 @@ def train_pyg(config: RunConfig, data: GraphData) -> Tuple[List[float], float]:
     return curve, time.perf_counter() - started
 
 
-def race(config: RunConfig, data: GraphData, repeats: int) -> Dict[str, Any]:
+def race(config: RunConfig, task: GraphTask, repeats: int) -> Dict[str, Any]:
     """Molecules per CPU second on one thread, taking turns over the same steps."""
     torch.set_num_threads(1)
-    loader = data.loader("train", config)
+    loader = task.loader("train")
     backend = TorchBackend()
-    model = make_model(config, data.targets, 0, data.position_step)
+    model = make_model(config, task.targets, 0, task.position_step)
     backend.compile(model, loss_by_name(config.loss), config.optimizer, config.batching, None)
-    pyg = PygTraining(config, data)
-    chosen = list(steps_of_epoch(config, data, 0))[:8]
+    pyg = PygTraining(config, task)
+    chosen = list(steps_of_epoch(config, task, 0))[:8]
     batches = [batch for _, (batch, _) in zip(range(8), loader.epoch(config.training.seed, 0))]
     flush = torch.set_flush_denormal
 
@@ -206,20 +205,20 @@ def main() -> int:
         goals.at_most("ipu-chem train, minutes", seconds / 60, 30)
     _, state = load_checkpoint(out / "checkpoints" / "best.safetensors")
     config = from_dict(state["config"])
-    data = load_data(config, out / "plans", state)
+    task = GraphTask.load(config, out / "plans", state)
     ours = [row[METRIC] for row in read_rows(out) if row["kind"] == "validation"]
-    theirs, seconds = train_pyg(config, data)
+    theirs, seconds = train_pyg(config, task)
     rows = [
         ["ours, packs", f"{min(ours):.2f}", f"{ours[-1]:.2f}"],
         ["PyG, dynamic batches", f"{min(theirs):.2f}", f"{theirs[-1]:.2f}"],
         ["ratio", f"{min(ours) / min(theirs):.4f}", f"{ours[-1] / theirs[-1]:.4f}"],
     ]
-    counts = f"{len(data.items['train']):,} training and {len(data.items['validation']):,} validation molecules"
+    counts = f"{len(task.items['train']):,} training and {len(task.items['validation']):,} validation molecules"
     title = f"Validation MAE of U0 in meV after {config.training.epochs} epochs, {counts}"
     print_table(title, ["model", "best epoch", "last epoch"], rows)
     print(f"PyG trained for {seconds / 60:.1f} minutes with denormals flushed.")
     goals.at_most("best validation MAE, ours / PyG", min(ours) / min(theirs), 1.03)
-    speed = race(config, data, 3 if options.quick else 7)
+    speed = race(config, task, 3 if options.quick else 7)
     status = goals.finish(not (options.no_goals or options.quick))
     print(throughput_line(speed["ours"], 1.0))
     return status

@@ -285,15 +285,15 @@ def _real_work(settings: Settings, world: World) -> Work:
     """A graph model and the molecules of the data set."""
     from ipu_chem.losses import mse
     from ipu_chem.tasks.graphs import make_model
-    from ipu_chem.train import load_together
+    from ipu_chem.training.shared_plans import load_together
 
     config = _run_config(settings)
-    data = load_together(config, world, False, {})
-    loader = data.loader("train", config)
+    task: Any = load_together(config, world, {})
+    loader = task.loader("train")
     loader.check_steps()
     # A run would refuse to look for fewer neighbours than there are; the study whose speed this compares to did.
-    model = make_model(config, data.targets, min(data.neighbors, settings.neighbours), data.position_step)
-    return Work(model, mse, loader.epoch, data.plans["train"].summary())
+    model = make_model(config, task.targets, min(task.neighbors, settings.neighbours), task.position_step)
+    return Work(model, mse, loader.epoch, task.plans["train"].summary())
 
 
 def _token_work(settings: Settings, world: World) -> Work:

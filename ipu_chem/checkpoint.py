@@ -1,7 +1,4 @@
-"""Checkpoints: one safetensors file holds weights, optimizer, averages and progress; no pickle.
-
-On data's way: Backend.state_dict() + progress -> <run>/checkpoints/last.safetensors -> resume, predict.
-"""
+"""Checkpoints: one safetensors file holds weights, optimizer, averages and progress; no pickle."""
 
 import json
 from pathlib import Path

@@ -1,8 +1,4 @@
-"""ChemGPT in folders of Hugging Face's libraries: published weights in, trained ones out.
-
-On data's way: folder (config.json, weights, tokenizer.json) -> `load_chemgpt` -> model and vocabulary; trained ones
--> `save_chemgpt` -> folder -> AutoModelForCausalLM, AutoTokenizer.
-"""
+"""ChemGPT in folders of Hugging Face's libraries: published weights in, trained ones out."""
 
 import json
 import pickle

@@ -1,16 +1,13 @@
-"""Trained language models from a folder: of a run, or as Hugging Face's libraries keep them.
-
-On data's way: <run>/checkpoints/best.safetensors or a Hugging Face folder -> model and vocabulary -> generate, embed.
-"""
+"""Trained language models from a folder: of a run, or as Hugging Face's libraries keep them."""
 
 from pathlib import Path
 from typing import Any, Dict, NamedTuple
 
 from ipu_chem.checkpoint import load_checkpoint
-from ipu_chem.config import from_dict
+from ipu_chem.config import RunConfig, from_dict
 from ipu_chem.data.selfies.tokens import Tokenizer
 from ipu_chem.models.chemgpt import ChemGPT
-from ipu_chem.tasks.kinds import TEXT, kind_of
+from ipu_chem.models.registry import build_language_model
 from packing.files import PathLike
 
 
@@ -72,10 +69,14 @@ def load_tokenizer(path: PathLike) -> Tokenizer:
     return load_language_model(path).tokenizer
 
 
+def make_language_model(config: RunConfig, vocab_size: int, max_positions: int) -> Any:
+    """The model of a config with fresh weights."""
+    sizes = {name: value for name, value in vars(config.model).items() if name != "name"}
+    return build_language_model(config.model.name, vocab_size, max_positions, **sizes)
+
+
 def _of_run(folder: Path, best: Path) -> LanguageModel:
     """The model of a run."""
-    from ipu_chem.tasks.language import make_language_model
-
     tensors, state = load_checkpoint(best)
     config = from_dict(_text_state(folder, state)["config"])
     tokenizer = Tokenizer.from_dict(state["tokenizer"])
@@ -86,10 +87,9 @@ def _of_run(folder: Path, best: Path) -> LanguageModel:
 
 def _text_state(folder: Path, state: Dict[str, Any]) -> Dict[str, Any]:
     """The state of a checkpoint, if it is a language model's."""
-    config = from_dict(state["config"])
-    if kind_of(config) != TEXT:
+    if "tokenizer" not in state or "standardizer" in state:
         raise ValueError(
-            f"{folder} is a run of {config.model.name} that learnt labels: use `ipu-chem predict`; a chemgpt that was "
-            "trained without data.target writes and embeds molecules, and others can start from it."
+            f"{folder} is a run of {from_dict(state['config']).model.name} that learnt labels: use `ipu-chem predict`; "
+            "a chemgpt that was trained without data.target writes and embeds molecules, and others can start from it."
         )
     return state

@@ -1,43 +1,41 @@
-"""Train and evaluate: what the commands of the same names do, callable from Python.
+"""The story of a run: a task is learned by a trainer on a backend.
 
-On data's way: RunConfig -> run folder with config.yaml, run.json, plans/, checkpoints/, metrics, report.
+`load_together` makes the task (data, model, loss, metrics), `get_backend` the device, `Trainer` the loop over optimizer
+steps, `RunRecord` what stands in the run's folder, and `Task.results` the figures at the end.
 """
 
-import json
-import platform
 import time
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Dict, Mapping, Optional
+from typing import Any, Dict, Optional, Sequence
 
-import numpy as np
-import torch
+from torch import nn
 
 import ipu_chem
+from ipu_chem.backends import get_backend
 from ipu_chem.backends.base import Backend
-from ipu_chem.backends.options import World, world_of_torchrun
+from ipu_chem.backends.options import world_of_torchrun
 from ipu_chem.checkpoint import load_checkpoint
 from ipu_chem.config import RunConfig, check_resumable, from_dict, to_dict
-from ipu_chem.data import splits
-from ipu_chem.models.registry import parameters_without_embeddings, reads_text
 from ipu_chem.optim import Schedule
-from ipu_chem.tasks.base import RunData
-from ipu_chem.tasks.registry import load_data, make_backend
-from ipu_chem.training.filter_guard import FilterGuard, with_filters_of
+from ipu_chem.tasks.base import Task
+from ipu_chem.tasks.registry import load_task, task_of
+from ipu_chem.training.callbacks import Callback
+from ipu_chem.training.filter_guard import FilterGuard
 from ipu_chem.training.logging import check_loggers
-from ipu_chem.training.shared_plans import plans_are_complete, wait_for_plans, write_plans
-from ipu_chem.training.trainer import Trainer, Watch
-from packing.files import atomic_file, remove_leftovers
+from ipu_chem.training.record import RunRecord
+from ipu_chem.training.shared_plans import load_together
+from ipu_chem.training.trainer import Trainer
 
 
-def train(config: RunConfig, resume: bool = False, watch: Optional[Watch] = None) -> Dict[str, Any]:
+def train(config: RunConfig, resume: bool = False, callbacks: Sequence[Callback] = ()) -> Dict[str, Any]:
     """Train a model, evaluate the best checkpoint and write a report.
 
     Args:
         config: of the run; everything is written to ``config.out``.
         resume: continue the run in that folder from its last checkpoint.
-        watch: sees every call's losses and may stop the run, which a resumed one continues as if it had not stopped.
+        callbacks: follow the run and may stop it; a resumed run goes on as if it had not stopped.
 
     Returns:
         `Trainer.fit`'s result with "results", the metrics of the evaluated splits.
@@ -45,103 +43,51 @@ def train(config: RunConfig, resume: bool = False, watch: Optional[Watch] = None
     Raises:
         ValueError: the config or the data cannot work; nothing has been trained then.
     """
-    folder = Path(config.out)
-    last = folder / "checkpoints" / "last.safetensors"
-    if last.is_file() and not resume:
-        raise ValueError(
-            f"{folder} holds a run already; continue it with `ipu-chem train --resume {folder}` "
-            f"or choose another --out."
-        )
-    check_loggers(config.training.loggers)
-    if config.torch.fsdp and not reads_text(config.model.name):
-        raise ValueError(
-            f"torch.fsdp=true is for language models that do not fit one device; {config.model.name} does, leave it "
-            "out."
-        )
-    config.batching.for_one_of(world_of_torchrun())  # refused before the processes wait for each other
     started = time.monotonic()
-    with closing(make_backend(config)) as backend:
-        return _train(config, resume, backend, started, watch)
-
-
-def _train(config: RunConfig, resume: bool, backend: Backend, started: float, watch: Optional[Watch]) -> Dict[str, Any]:
-    """`train` on a backend that the caller closes; ``started`` is the time of the start."""
-    folder = Path(config.out)
-    last = folder / "checkpoints" / "last.safetensors"
-    state: Dict[str, Any] = {}
-    if resume:
-        _, state = load_checkpoint(last)
-        # Options that are newer than the run had their default then.
-        check_resumable(to_dict(from_dict(state["config"])), to_dict(config))
-    data = load_together(config, backend.world, resume, state)
-    if resume:
-        data.check_same(state)
-    loss = data.loss(config)
-    train_loader = data.loader("train", config)
-    train_loader.check_steps()
-    example = train_loader.example(training=True)
-
-    def compile_for(model: torch.nn.Module) -> None:
-        backend.compile(model, loss, config.optimizer, config.batching, example)
-
-    guard = FilterGuard(_without_start(config) if resume else config, state, data.model)
-    model = guard.model()
-    compile_for(model)
-    if backend.compiles_only:
-        print("compiled; start the run without the option that only compiles, the programs are found again.")
-        return {"finished": False, "stopped_by": 0, "step": 0, "epoch": 0, "metrics": {}}
-
-    run = describe_run(config, data, backend, model)
-    run.update(guard.description())
-    if backend.world.rank == 0:
+    _check(config, resume)
+    with closing(_backend(config)) as backend:
+        state = _resumed_state(config) if resume else {}
+        task = load_together(config, backend.world, state)
         if resume:
-            remove_leftovers(folder)
-        else:
-            _start_folder(folder, config, data, run)
-        _announce(config, data, run)
-    total_steps = config.training.epochs * train_loader.steps_per_epoch
-    schedule = Schedule(config.schedule, config.optimizer.learning_rate, total_steps)
-    run_state = {
-        "config": to_dict(config),
-        **data.state(),
-        "budget": data.budget.as_dict(),
-        "fingerprint": data.store.fingerprint(),
-        "version": ipu_chem.__version__,
-        **guard.state(),
-    }
-    validation = data.evaluator("validation", config)
+            task.check_same(state)
+        loss, loader, validation = task.loss(), task.loader("train"), task.evaluator("validation")
+        loader.check_steps()
+        example = loader.example(training=True)
 
-    def first_call(seconds: float) -> None:
-        run["seconds"] = {"to first step": time.monotonic() - started, "first call": seconds}
-        if backend.world.rank == 0:
-            print(
-                f"first step after {run['seconds']['to first step']:.1f} s, "
-                f"{seconds:.1f} s of them its call{' and compilation' if config.torch.compile else ''}",
-                flush=True,
-            )
-            if not resume:  # until it ends, a resumed run keeps what it said at its start
-                _write_json(folder / "run.json", run)
+        def compile_model(model: nn.Module) -> None:
+            backend.compile(model, loss, config.optimizer, config.batching, example)
 
-    def after_epoch() -> None:
-        guard.after_epoch(backend, compile_for)
-        run_state.update(guard.state())
+        guard = FilterGuard(task, backend, compile_model) if task.has_filters else Callback()
+        model = task.model()
+        compile_model(model)
+        if backend.compiles_only:
+            print("compiled; start the run without the option that only compiles, the programs are found again.")
+            return {"finished": False, "stopped_by": 0, "step": 0, "epoch": 0, "metrics": {}}
 
-    trainer = Trainer(
-        config.training, backend, train_loader, validation, schedule, folder, run_state, first_call, after_epoch
-    )
-    if watch is not None:
-        trainer.watch = watch
-    if resume:
-        trainer.resume()
-    result = trainer.fit()
-    if result["finished"]:
-        run.update(guard.description())
-        backend.load_state_dict({"model": trainer.best_weights()})
-        run.update(data.results(config, backend, folder))
-        if backend.world.rank == 0:
-            _write_json(folder / "run.json", run)
-        result["results"] = run["results"]
-        result["report"] = _report(config, folder) if backend.world.rank == 0 else ""
+        record = RunRecord(config, task, backend, model, guard.describe(), started)
+        record.start(resume)
+        schedule = Schedule(
+            config.schedule, config.optimizer.learning_rate, config.training.epochs * loader.steps_per_epoch
+        )
+        trainer = Trainer(
+            config.training,
+            backend,
+            loader,
+            validation,
+            schedule,
+            record.folder,
+            _kept(config, task),
+            [record, guard, *callbacks],
+        )
+        if resume:
+            trainer.resume()
+        result = trainer.fit()
+        if result["finished"]:
+            backend.load_state_dict({"model": trainer.best_weights()})
+            results = task.results(backend, record.folder)
+            record.finish({**guard.describe(), **results, **_samples(task, backend, record.folder)})
+            result["results"] = results["results"]
+            result["report"] = _report(config, record.folder) if backend.world.rank == 0 else ""
     return result
 
 
@@ -158,106 +104,73 @@ def evaluate(folder: Path, split: str = "test", accelerator: Optional[str] = Non
         ValueError: the split is unknown or empty.
     """
     tensors, state = load_checkpoint(Path(folder) / "checkpoints" / "best.safetensors")
-    values = dict(state["config"])
+    config = from_dict(state["config"])
     if accelerator is not None:
-        values["accelerator"] = accelerator
-    config = with_filters_of(state, from_dict(values))
-    with closing(make_backend(config)) as backend:
-        data = load_data(config, Path(folder) / "plans", state)
-        data.check_same(state)
-        data.world = backend.world
-        evaluator = data.evaluator(split, config) if split in data.items else None
+        config = replace(config, accelerator=accelerator)
+    with closing(_backend(config)) as backend:
+        task = load_task(config, Path(folder) / "plans", state)
+        task.check_same(state)
+        task.world = backend.world
+        evaluator = task.evaluator(split)
         if evaluator is None:
-            raise ValueError(f"the run has no molecules in a split {split!r}; it has {', '.join(data.plans)}.")
-        model = data.model(_without_start(config))
-        backend.compile(model, data.loss(config), None, config.batching, evaluator.loader.example(training=False))
+            raise ValueError(f"the run has no molecules in a split {split!r}; it has {', '.join(task.plans)}.")
+        example = evaluator.loader.example(training=False)
+        backend.compile(task.model(), task.loss(), None, config.batching, example)
         backend.load_state_dict({"model": tensors["model"]})
         metrics, _ = evaluator.metrics(backend)
     return metrics
 
 
-def _without_start(config: RunConfig) -> RunConfig:
-    """For models whose weights come from a checkpoint: what they once started from need not be there any more."""
-    return replace(config, training=replace(config.training, start_from=""))
+def _backend(config: RunConfig) -> Backend:
+    return get_backend(config.accelerator, config.torch, config.ipu, config.precision)
 
 
-def describe_run(config: RunConfig, data: RunData, backend: Backend, model: torch.nn.Module) -> Dict[str, Any]:
-    """What run.json says before any result: data, split, packs, model size, versions."""
-    info = data.store.info
-    described = data.describe(config)
-    split = splits.Split(*(data.items[name] for name in ("train", "validation", "test")))
+def _last(config: RunConfig) -> Path:
+    return Path(config.out) / "checkpoints" / "last.safetensors"
+
+
+def _check(config: RunConfig, resume: bool) -> None:
+    """Refuse what cannot work before molecules are read and processes wait for each other."""
+    if _last(config).is_file() and not resume:
+        raise ValueError(
+            f"{config.out} holds a run already; continue it with `ipu-chem train --resume {config.out}` "
+            f"or choose another --out."
+        )
+    check_loggers(config.training.loggers)
+    if config.torch.fsdp and not task_of(config).reads_text:
+        raise ValueError(
+            f"torch.fsdp=true is for language models that do not fit one device; {config.model.name} does, leave it "
+            "out."
+        )
+    config.batching.for_one_of(world_of_torchrun())
+
+
+def _resumed_state(config: RunConfig) -> Dict[str, Any]:
+    """State of the last checkpoint, if a run with this config can go on from there."""
+    _, state = load_checkpoint(_last(config))
+    # Options that are newer than the run had their default then.
+    check_resumable(to_dict(from_dict(state["config"])), to_dict(config))
+    return state
+
+
+def _kept(config: RunConfig, task: Task) -> Dict[str, Any]:
+    """State of every checkpoint besides the trainer's own: what it takes to make the model again."""
     return {
-        "title": f"{config.model.name} on {info.get('name', config.data.name)}",
-        **{name: value for name, value in described.items() if name not in ("positions", "announced")},
-        "splits": {name: len(items) for name, items in data.items.items() if len(items)},
-        "data": {
-            "name": info.get("name", config.data.name),
-            "level": info.get("level", ""),
-            "source": info.get("source", ""),
-            "licence": info.get("licence", ""),
-            "citation": "; ".join(info.get("citation", [])),
-            "molecules": len(data.store),
-            "left out": info.get("failures", {}).get("count", 0),
-            "split": splits.describe(split),
-            "fingerprint": data.store.fingerprint(),
-        },
-        "packs": {
-            "budget": data.budget.as_dict(),
-            "plans": {name: plan.fingerprint for name, plan in data.plans.items()},
-            "efficiency": data.plans["train"].efficiency,
-            **{name: described[name] for name in ("positions",) if name in described},
-        },
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "parameters without embeddings": parameters_without_embeddings(model),
-        "environment": {
-            "ipu-chem": ipu_chem.__version__,
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "numpy": np.__version__,
-            "accelerator": backend.name,
-            "machine": f"{platform.system()} {platform.machine()}, {torch.get_num_threads()} torch threads",
-            "processes": backend.world.size,
-            "dtype": config.precision.weights,
-        },
+        "config": to_dict(config),
+        **task.state(),
+        "budget": task.budget.as_dict(),
+        "fingerprint": task.store.fingerprint(),
+        "version": ipu_chem.__version__,
     }
 
 
-def load_together(config: RunConfig, world: World, resume: bool, state: Mapping[str, Any]) -> RunData:
-    """`load_data` with the same plans in every process of a run."""
-    folder = Path(config.out) / "plans"
-    if world.size == 1 or resume:
-        data = load_data(config, folder if resume else None, state)
-    elif world.rank > 0:
-        data = load_data(config, wait_for_plans(folder, config), state)
-    else:
-        data = load_data(config, folder if plans_are_complete(folder, config) else None, state)
-        write_plans(folder, data.plans, config)
-    data.world = world
-    return data
+def _samples(task: Task, backend: Backend, folder: Path) -> Dict[str, Any]:
+    """Entries of run.json about molecules that a trained language model writes."""
+    if not task.writes_molecules:
+        return {}
+    from ipu_chem.generation.samples import write_samples
 
-
-def _start_folder(folder: Path, config: RunConfig, data: RunData, run: Mapping[str, Any]) -> None:
-    """Write down what the run is before it begins."""
-    import yaml
-
-    with atomic_file(folder / "config.yaml", "w") as file:
-        yaml.safe_dump(to_dict(config), file, sort_keys=False)
-    for name, plan in data.plans.items():
-        plan.save(folder / "plans" / f"{name}.npz")
-    _write_json(folder / "run.json", run)
-
-
-def _announce(config: RunConfig, data: RunData, run: Mapping[str, Any]) -> None:
-    """The facts worth reading before the wait."""
-    print(f"data: {run['data']['split']}")
-    print(f"packs: {data.plans['train'].summary()}")
-    for line in data.describe(config)["announced"]:
-        print(line)
-    if "filters" in run:
-        print(f"filters: {run['filters']}")
-    print(
-        f"model: {run['title']}, {run['parameters']:,} parameters, on {run['environment']['accelerator']}", flush=True
-    )
+    return write_samples(task, backend, folder)
 
 
 def _report(config: RunConfig, folder: Path) -> str:
@@ -273,8 +186,3 @@ def _report(config: RunConfig, folder: Path) -> str:
         return ""
     print(f"report: {path}")
     return str(path)
-
-
-def _write_json(path: Path, values: Mapping[str, Any]) -> None:
-    with atomic_file(path, "w") as file:
-        json.dump(values, file, indent=1)

@@ -4,10 +4,14 @@ from typing import Any, List, Optional, Tuple
 
 import numpy as np
 import torch
+from torch import nn
 
 from ipu_chem.batches.types import CompactPack, GraphPack
+from ipu_chem.config import RunConfig
 from ipu_chem.data.fixed_point import FIELD
 from ipu_chem.losses import Loss
+from ipu_chem.tasks.registry import task_of
+from ipu_chem.training.callbacks import Callback
 from packing import Budget, Ragged, index_dtype, make_plan
 from packing.collate import collate_graphs, expand_masks
 from packing.store import Store
@@ -174,3 +178,29 @@ def gradients(model: torch.nn.Module) -> Optional[torch.Tensor]:
     """All gradients of a model in one vector."""
     parts = [(p.grad if p.grad is not None else torch.zeros_like(p)).reshape(-1) for p in model.parameters()]
     return torch.cat(parts)
+
+
+def example_model(config: RunConfig, device: str = "cpu") -> nn.Module:
+    """The model of a run before there are data; on torch's meta device it has shapes but no values."""
+    with torch.device(device):
+        return task_of(config).planned(config).model()
+
+
+def example_loss(config: RunConfig) -> Loss:
+    """The loss of a run."""
+    return task_of(config).planned(config).loss()
+
+
+def example_packs(config: RunConfig, packs: int, seed: int = 0) -> Any:
+    """Random packs in the shape of a run's."""
+    return task_of(config).planned(config).random_packs(packs, seed)
+
+
+class StopAt(Callback):
+    """Stops a run at an optimizer step."""
+
+    def __init__(self, step: int) -> None:
+        self.last = step
+
+    def on_step(self, step: int, total: int, losses: List[float]) -> bool:
+        return step >= self.last

@@ -5,7 +5,7 @@ import subprocess
 import sys
 import sysconfig
 from pathlib import Path
-from typing import Callable, Iterator, List, NamedTuple, Sequence, Set
+from typing import Callable, Dict, Iterator, List, NamedTuple, Sequence, Set, Tuple
 
 ROOT = Path(__file__).resolve().parent.parent
 LIBRARY = ("packing", "ipu_chem")
@@ -15,6 +15,42 @@ IMPORTED_LAZILY = (
     "ase matplotlib ogb optuna pandas pyarrow rdkit scipy selfies sklearn tensorboard tokenizers torch_geometric "
     "transformers wandb poptorch popdist"
 ).split()
+# A module imports from its own package and from the lines above its own, nothing else of ours.
+LAYERS = (
+    "packing",
+    "ipu_chem.models",
+    "ipu_chem.losses",
+    "ipu_chem.optim ipu_chem.checkpoint ipu_chem.options ipu_chem.cache ipu_chem.parallel ipu_chem.backends.options "
+    "ipu_chem.backends.poptorch.options",
+    "ipu_chem.config",
+    "ipu_chem.metrics",
+    "ipu_chem.data",
+    "ipu_chem.batches",
+    "ipu_chem.backends",
+    "ipu_chem.huggingface",
+    "ipu_chem.language_model",
+    "ipu_chem.tasks",
+    "ipu_chem.training",
+    "ipu_chem.trained_run",
+    "ipu_chem.generation ipu_chem.embedding ipu_chem.prediction ipu_chem.simulation",
+    "ipu_chem.reports",
+    "ipu_chem.train",
+    "ipu_chem.scaling ipu_chem.doctor",
+    "ipu_chem.commands",
+    "ipu_chem.cli",
+    "ipu_chem.__main__",
+)
+# Imports that are not as they should be, yet: importing module -> imported one.
+NOT_YET = {
+    ("ipu_chem.metrics", "ipu_chem.data.units"),
+    ("ipu_chem.prediction.predict", "ipu_chem.simulation.batch"),
+    ("ipu_chem.simulation.records", "ipu_chem.reports.parts"),
+}
+# Modules that import each other, yet.
+CIRCLES: List[Set[str]] = [
+    {f"ipu_chem.data.selfies.{one}" for one in ("chemgpt", "tokens", "vocabulary")},
+    {"ipu_chem.scaling.search_figure", "ipu_chem.scaling.search_report"},
+]
 # What a device looks like when it leaks out of its backend.
 DEVICE_NAMES = ("on_ipu", "is_ipu", "use_ipu", "using_ipu", "running_on_ipu", "isrunningonipu")
 
@@ -161,6 +197,69 @@ def test_modules_are_short_and_say_what_they_are():
     texts = {name(path): path.read_text(encoding="utf-8") for path in MODULES + BENCHMARKS}
     assert not {module: text.count("\n") for module, text in texts.items() if text.count("\n") > 400}
     assert not [module for module, text in texts.items() if not ast.get_docstring(ast.parse(text))]
+
+
+def module_of(path: Path) -> str:
+    return name(path)[: -len(".py")].replace("/", ".").replace(".__init__", "")
+
+
+def our_imports() -> Dict[str, Set[str]]:
+    """Module -> modules of ours that it imports, at its top or in functions."""
+    known = {module_of(path) for path in MODULES}
+    found: Dict[str, Set[str]] = {}
+    for path in MODULES:
+        named = {one.module for one in imports(path)}
+        # `from package import name` needs the package itself only where the name is no module.
+        named -= {module.rpartition(".")[0] for module in named & known if module.rpartition(".")[0] in LIBRARY}
+        found[module_of(path)] = (named & known) - {module_of(path)}
+    return found
+
+
+def layer_of(module: str) -> Tuple[int, str]:
+    """Place in `LAYERS`, and the package there that holds the module; ipu_chem itself, a version, is below all."""
+    fits = [(place, package) for place, line in enumerate(LAYERS) for package in line.split() if under(module, package)]
+    return max(fits, key=lambda fit: len(fit[1]), default=(-1, ""))
+
+
+def test_no_import_goes_up():
+    found = set()
+    for module, imported in our_imports().items():
+        (place, package) = layer_of(module)
+        assert place >= 0 or module == "ipu_chem", f"{module} is in no layer"
+        for other in imported:
+            above, its = layer_of(other)
+            if above >= place and its != package:
+                found.add((module, other))
+    assert found == NOT_YET
+
+
+def test_no_modules_import_each_other():
+    graph = our_imports()
+
+    def reachable(module: str) -> Set[str]:
+        seen: Set[str] = set()
+        left = [module]
+        while left:
+            for other in graph[left.pop()] - seen:
+                seen.add(other)
+                left.append(other)
+        return seen
+
+    reached = {module: reachable(module) for module in graph}
+    circles = {frozenset({module, *(o for o in reached[module] if module in reached[o])}) for module in graph}
+    found = [set(circle) for circle in circles if len(circle) > 1]
+    assert sorted(map(sorted, found)) == sorted(map(sorted, CIRCLES))
+
+
+def test_tasks_know_backends_by_their_contract_alone():
+    backends = ("ipu_chem.backends.base", "ipu_chem.backends.options")
+    assert not violations(
+        lambda path, one: (
+            name(path).startswith("ipu_chem/tasks/")
+            and under(one.module, "ipu_chem.backends")
+            and not under(one.module, *backends)
+        )
+    )
 
 
 def run_blocked(code: str, *blocked: str) -> str:

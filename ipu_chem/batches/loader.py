@@ -1,8 +1,4 @@
-"""From a store and a plan to batches: the last host step before the device.
-
-On data's way: Store + PackingPlan + standardised targets -> PackLoader -> `compact_kind` -> Backend;
-token ids + PackingPlan -> TokenLoader (`ipu_chem.batches.tokens`) -> TokenPack -> Backend.
-"""
+"""From a store and a plan to batches: the last host step before the device."""
 
 from abc import ABC, abstractmethod
 from typing import Any, Dict, Iterator, Optional, Tuple

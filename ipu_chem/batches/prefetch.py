@@ -2,8 +2,6 @@
 
 numpy copies and device programs both let other threads run, so one thread is enough: no processes, nothing
 is pickled, and the order of batches stays what it was.
-
-On data's way: Loader.epoch -> prefetched -> Backend.train_step.
 """
 
 import queue

@@ -1,7 +1,4 @@
-"""Molecules as text, several to a pack, with labels for each: batches for fine-tuning and for embeddings.
-
-On data's way: token ids + PackingPlan + standardised targets -> TextPropertyLoader -> TextPropertyPack -> Backend.
-"""
+"""Molecules as text, several to a pack, with labels for each: batches for fine-tuning and for embeddings."""
 
 from typing import Optional
 

@@ -1,7 +1,4 @@
-"""Molecules as text, several to a pack: batches for language models.
-
-On data's way: token ids + PackingPlan -> TokenLoader -> TokenPack -> Backend.
-"""
+"""Molecules as text, several to a pack: batches for language models."""
 
 from typing import Optional
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, List, Mapping, Optional, Sequence
 
 if TYPE_CHECKING:
     from ipu_chem.generation.molecules import Decoded
+    from ipu_chem.generation.samples import Known
     from ipu_chem.generation.sampling import Samples
-    from ipu_chem.tasks.text_samples import Known
 
 _SUFFIXES = (".csv", ".smi")
 
@@ -91,17 +91,17 @@ def _print_metrics(generated: Sequence[str], known: "Known", workers: Optional[i
 
 def _known(arguments: Any, info: Mapping[str, Any]) -> "Known":
     """Molecules of the files that were given, and for the others those of the run."""
-    from ipu_chem.tasks.text_samples import Known, known_molecules, some
+    from ipu_chem.generation.samples import Known, known_molecules, some
 
     files = {name: getattr(arguments, name) for name in ("train", "reference")}
     known = Known("", None, [])
     if "config" in info and not all(files.values()):
         from ipu_chem.config import from_dict
-        from ipu_chem.tasks.registry import load_data
+        from ipu_chem.tasks.registry import load_task
 
-        data = load_data(from_dict(info["config"]), Path(arguments.run) / "plans", info)
-        data.check_same(info)
-        known = known_molecules(data)
+        task = load_task(from_dict(info["config"]), Path(arguments.run) / "plans", info)
+        task.check_same(info)
+        known = known_molecules(task)
     given = {name: _read(path, arguments.workers) for name, path in files.items() if path}
     if "reference" in given:
         given = {**given, "reference": some(given["reference"]), "origin": arguments.reference}

@@ -1,5 +1,4 @@
 """Molecules in: from SMILES, xyz, SDF and published data sets to a store, its edges, its split, its scale.
 
-On data's way: files -> molecule -> store -> neighbors, splits, standardize -> plan. Numpy only at import;
-rdkit, ase, scipy and torch_geometric are imported by the functions that need them.
+Numpy only at import; rdkit, ase, scipy and torch_geometric are imported by the functions that need them.
 """

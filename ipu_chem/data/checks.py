@@ -1,7 +1,4 @@
-"""What is refused before it costs anything: molecules that no model can take, looked at many at once.
-
-On data's way: molecules -> [checks] -> store.
-"""
+"""What is refused before it costs anything: molecules that no model can take, looked at many at once."""
 
 from typing import Callable, Optional, Sequence, Tuple
 

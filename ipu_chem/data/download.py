@@ -1,7 +1,4 @@
-"""One file from the network: whole, compared with its checksum where that is known, or not there at all.
-
-On data's way: address -> [file in the cache] -> reader of a data set or corpus.
-"""
+"""One file from the network: whole, compared with its checksum where that is known, or not there at all."""
 
 import hashlib
 import shutil

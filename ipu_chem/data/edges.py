@@ -2,8 +2,6 @@
 
 Filters depend on the distance alone, so every pair stands there once, and models work along it both ways
 (``undirected=True``): half the bytes and half the work of edges in both directions.
-
-On data's way: store of molecules -> pairs within the cutoff -> store with the axes nodes and edges -> plan, collate.
 """
 
 import hashlib

@@ -1,7 +1,4 @@
-"""Whether labels can be in the unit that the user says: doubts that are told once and stop nothing.
-
-On data's way: file with data.unit -> molecules -> store -> [doubts].
-"""
+"""Whether labels can be in the unit that the user says: doubts that are told once and stop nothing."""
 
 import re
 from typing import List, Optional

@@ -1,7 +1,4 @@
-"""Molecules from 3D files: xyz, extxyz and ASE's data bases through ASE, SDF through RDKit.
-
-On data's way: files -> Molecule -> store, or straight into a prediction.
-"""
+"""Molecules from 3D files: xyz, extxyz and ASE's data bases through ASE, SDF through RDKit."""
 
 import gzip
 import io

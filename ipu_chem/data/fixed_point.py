@@ -2,8 +2,6 @@
 
 A step is a power of two, so that a step count times the step is the same float32 number on every device. One
 step serves a whole data set: the smallest with which its largest molecule still fits 16 bits.
-
-On data's way: store of molecules -> store with the field pos_int16 -> PackLoader -> models.compact (back to Å).
 """
 
 import hashlib

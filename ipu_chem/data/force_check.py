@@ -4,8 +4,6 @@ For frames 1 and 2 of a molecule, E2 - E1 = -(F1 + F2)/2 . (r2 - r1) up to the t
 rule). The slope of the left side over the right is 1; -1 for gradients that are called forces; and the ratio of two
 units where those of energies and forces are mixed. The stored frames do not have to be of one trajectory: any two that
 happen to be near each other will do, after each has been turned onto the first frame.
-
-On data's way: store with forces -> [check] -> a sentence, before anything is trained.
 """
 
 import itertools

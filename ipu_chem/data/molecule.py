@@ -1,7 +1,4 @@
-"""One molecule as numpy arrays, its checks, and many of them as a store.
-
-On data's way: SMILES, xyz, SDF, PyG Data -> Molecule -> store -> plan -> pack.
-"""
+"""One molecule as numpy arrays, its checks, and many of them as a store."""
 
 from typing import TYPE_CHECKING, Any, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 

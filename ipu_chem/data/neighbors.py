@@ -1,7 +1,5 @@
 """Edges of many molecules at once: all pairs within a cutoff, or the k nearest neighbours of every atom.
 
-On data's way: store (pos) -> edges as a Ragged -> sizes -> plan -> collate.
-
 An edge is (source, target), counted from 0 inside its molecule; both directions are there, self loops are
 not, and the order is by target, then source. Distances are float64 whatever the dtype of the coordinates.
 A pair at exactly the cutoff is an edge (distance <= cutoff); the kernels behind torch_geometric's

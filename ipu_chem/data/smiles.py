@@ -3,8 +3,6 @@
 S. Wang et al., "Improving Conformer Generation for Small Rings and Macrocycles Based on Distance Geometry and
 Experimental Torsional-Angle Preferences", J. Chem. Inf. Model. 60, 2044 (2020) (ETKDGv3); T. A. Halgren,
 "Merck molecular force field. I.", J. Comput. Chem. 17, 490 (1996) (MMFF94).
-
-On data's way: SMILES file -> embed -> Molecule with label -> store.
 """
 
 import csv

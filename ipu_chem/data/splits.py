@@ -2,8 +2,6 @@
 
 A split is made before anything is packed, and its fingerprint is kept with every result, because figures on
 another split of the same data set do not compare.
-
-On data's way: store -> Split -> standardize (train only), plan per part.
 """
 
 import hashlib

@@ -3,8 +3,6 @@
 A total energy is nearly a sum over elements; a network should learn the rest. For every number
 ``standardised = (y - sum of references over atoms - shift_per_atom * atoms - shift) / scale`` in float64,
 because a float32 of -10,000 eV has steps of 1 meV. Classes stay 0 and 1; the network's output is their logit.
-
-On data's way: store, Split.train -> Standardizer -> standardised y -> pack; prediction -> invert -> report.
 """
 
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple, Union

@@ -3,8 +3,6 @@
 A .pt file is a pickle, which may call any function. `torch.load(weights_only=True)` refuses numpy arrays in older
 versions of torch and can only be told of them in newer ones. A pickle reader of our own that knows the few functions
 which arrays and tensors are made by works with all of them, and whatever else the file asks for is refused.
-
-On data's way: split_dict.pt -> [name -> array] -> official parts of a data set.
 """
 
 import pickle

@@ -1,7 +1,4 @@
-"""Frames of one molecule: geometries of a simulation with their energies and forces, as .npz files hold them.
-
-On data's way: .npz -> [frames] -> store.
-"""
+"""Frames of one molecule: geometries of a simulation with their energies and forces, as .npz files hold them."""
 
 import zipfile
 from typing import Any, Dict, Mapping, NamedTuple, Optional

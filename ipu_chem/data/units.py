@@ -1,8 +1,6 @@
 """Units of energy that data sets come in, in eV (CODATA 2018, whose constants of the SI are exact).
 
 QM9 keeps the constants of torch_geometric instead, so that its figures compare to the last digit.
-
-On data's way: raw labels -> [eV, eV/Å] -> molecules; predictions in the unit of the labels -> [eV] -> simulations.
 """
 
 KCAL_PER_MOL = 4184 / (6.02214076e23 * 1.602176634e-19)  # 0.0433641042...

@@ -2,8 +2,6 @@
 
 A frame is a line with the number of atoms, a line that ends in the energy, and a line "O x y z" or "H x y z" for every
 atom, molecule after molecule in the order O H H.
-
-On data's way: W10_geoms_all.xyz -> [blocks of clusters of one size] -> store.
 """
 
 from itertools import islice

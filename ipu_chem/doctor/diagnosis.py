@@ -1,7 +1,4 @@
-"""What is installed, which devices are there, what is missing and how to get it; and whether a run fits on IPUs.
-
-On data's way: beside it; the first command to run when something does not work, or before IPUs are rented.
-"""
+"""What is installed, which devices are there, what is missing and how to get it; and whether a run fits on IPUs."""
 
 import importlib
 import importlib.util
@@ -86,23 +83,25 @@ def print_plan(
         ValueError: the configuration contradicts itself.
     """
     from ipu_chem.backends.poptorch.layout import Layout, Refusal
-    from ipu_chem.backends.poptorch.operators.check import check_config
     from ipu_chem.backends.poptorch.planner import check_layout, plan
     from ipu_chem.backends.poptorch.table import memory_table, summary, to_yaml
+    from ipu_chem.doctor.check import check_task
     from ipu_chem.doctor.host_rate import MEAN_ATOMS, host_rate
     from ipu_chem.doctor.speed import check_link, predict_speed, speed_text
-    from ipu_chem.models.registry import reads_text
+    from ipu_chem.tasks.registry import task_of
 
     def show(layout: Layout) -> None:
         print(f"\n{summary(layout)}\n\n{memory_table(layout)}\n(estimates in MiB)")
 
-    if atoms is not None and reads_text(config.model.name):
+    kind = task_of(config)
+    if atoms is not None and kind.reads_text:
         raise ValueError(f"atoms={atoms:g}: {config.model.name} reads text, in sequences of its own; leave it out.")
     check_link(link)
-    task, assumed = _task(config)
-    host = host_rate(config, loader_seconds, MEAN_ATOMS if atoms is None else atoms)
-    report = check_config(config)
-    print("\n".join([*assumed, report.text()]))
+    planned = kind.planned(config)
+    task = _workload(planned)
+    host = host_rate(planned, loader_seconds, MEAN_ATOMS if atoms is None else atoms)
+    report = check_task(planned)
+    print("\n".join([*planned.assumed, report.text()]))
     if report.needs_values:
         print("\nNo layout can be chosen for a program that does not run without values, see above.")
         return 1
@@ -121,7 +120,7 @@ def print_plan(
             print(f"\n{to_yaml(refusal.alternative)}")
         return 1
     show(layout)
-    unit = "tokens" if reads_text(config.model.name) else "atoms"
+    unit = "tokens" if planned.reads_text else "atoms"
     print(f"\n{speed_text(predict_speed(task, layout, host, link), layout, unit)}")
     if layout.batching.packs_per_step != config.batching.packs_per_step:
         print(f"\nThe configuration has {config.batching.packs_per_step:,} packs in an optimizer step.")
@@ -134,21 +133,17 @@ def print_plan(
     return int(bool(report.findings))
 
 
-def _task(config: RunConfig) -> Tuple[Any, List[str]]:
-    """What a configuration trains, the model without values and one pack of its shape; what was assumed about it."""
-    from ipu_chem.backends.poptorch.planner import Task
-    from ipu_chem.doctor.example import example_budget, example_loss, example_model, example_packs
+def _workload(planned: Any) -> Any:
+    """What a planned task trains, for the planner: the model without values and one pack of its shape."""
+    import torch
 
-    model, batching = example_model(config, "meta"), config.batching
-    task = Task(
-        model,
-        example_loss(config),
-        example_packs(config, 1),
-        config.optimizer,
-        batching.packs_per_step,
-        batching.device_iterations,
-    )
-    return task, example_budget(config)[1]
+    from ipu_chem.backends.poptorch.planner import Task
+
+    config = planned.config
+    with torch.device("meta"):
+        model = planned.model()
+    packs, iterations = config.batching.packs_per_step, config.batching.device_iterations
+    return Task(model, planned.loss(), planned.random_packs(1), config.optimizer, packs, iterations)
 
 
 def _package(name: str, purpose: str, remedy: str) -> Finding:

@@ -2,8 +2,6 @@
 
 The loader is the one that a run would have, over a store and a plan as a run would have them; only what the molecules
 consist of is made up.
-
-On data's way: RunConfig -> `example_loader` -> `host_rate` -> HostRate -> doctor.
 """
 
 import math
@@ -15,11 +13,9 @@ import numpy as np
 from ipu_chem.backends.options import Batching
 from ipu_chem.backends.poptorch.timing.span import Span
 from ipu_chem.batches.loader import Loader, PackLoader
-from ipu_chem.config import RunConfig
 from ipu_chem.data.fixed_point import fixed_point_in_memory
-from ipu_chem.doctor.example import assumed_neighbors, example_budget, example_targets
-from ipu_chem.doctor.example_text import text_loader
-from ipu_chem.models.registry import needs_charge, reads_text
+from ipu_chem.tasks.base import Task
+from ipu_chem.tasks.graphs import GraphTask
 from packing import Budget, make_plan
 from packing.store import Store
 
@@ -45,11 +41,11 @@ class HostRate(NamedTuple):
     molecules: Optional[Span]
 
 
-def host_rate(config: RunConfig, seconds: float, atoms: float = MEAN_ATOMS) -> HostRate:
+def host_rate(task: Task, seconds: float, atoms: float = MEAN_ATOMS) -> HostRate:
     """Make batches for so many seconds.
 
     Args:
-        config: of the run.
+        task: planned.
         seconds: 0 measures nothing.
         atoms: of a molecule on average; text has sequences of drug-like molecules instead.
 
@@ -58,7 +54,7 @@ def host_rate(config: RunConfig, seconds: float, atoms: float = MEAN_ATOMS) -> H
     """
     if not 0 <= seconds <= 3600:
         raise ValueError(f"loader_seconds={seconds:g}: give 0, which measures nothing, or seconds up to 3600.")
-    loader = example_loader(config, atoms)
+    loader = example_loader(task, atoms)
     batch = next(loader.epoch(0, 0))[0]
     size = sum(
         field.numel() * field.element_size() * (_WIDTH if field.element_size() == 8 else 1) for field in batch
@@ -87,36 +83,35 @@ def measure(loader: Loader, seconds: float) -> Span:
                     return Span(min(rates), float(np.median(rates)), max(rates))
 
 
-def example_loader(config: RunConfig, atoms: float = MEAN_ATOMS) -> Loader:
-    """A loader over made-up molecules in the run's shape.
+def example_loader(task: Task, atoms: float = MEAN_ATOMS) -> Loader:
+    """A loader over made-up molecules in the shape of a planned task.
 
     Raises:
         ValueError: no molecule of that size fits a pack.
     """
-    batching = config.batching
+    batching = task.config.batching
     if batching.packs_per_call > _MOST_PACKS:  # what a pack costs does not depend on how many a call has
         batching = Batching(batching.micro_batch_size)
     packs = min(max(2 * batching.packs_per_call, _LEAST_PACKS), _MOST_PACKS)
-    if reads_text(config.model.name):
-        return text_loader(config, packs, batching)
-    budget, _ = example_budget(config)
+    if not isinstance(task, GraphTask):
+        return task.random_loader(packs, batching)  # type: ignore[attr-defined]
+    budget = task.budget
     if not 1 <= atoms <= budget["nodes"]:
         raise ValueError(
             f"atoms={atoms:g}: give the atoms of a molecule on average, from 1 to the {budget['nodes']} of a pack."
         )
-    if assumed_neighbors(config):
+    if task.neighbors:
         budget = Budget(nodes=budget["nodes"], graphs=budget["graphs"])
-    store = _made_up(config, packs, budget, atoms)
+    store = _made_up(task, packs, budget, atoms)
     sizes, count = store.sizes(), len(store)
     plan = make_plan({name: sizes[name] for name in budget.measured}, budget, algorithm="best_fit")
     random = np.random.default_rng(1)
-    labels = random.normal(size=(count, len(example_targets(config))))
-    forces = random.normal(size=(int(sizes["nodes"].sum()), 3)) if config.force_share else None
-    charges = needs_charge(config.model.name)
-    return PackLoader(store, np.arange(count), plan, labels, budget, batching, charges=charges, forces=forces)
+    labels = random.normal(size=(count, len(task.labels.targets)))
+    forces = None if task.forces is None else random.normal(size=(int(sizes["nodes"].sum()), 3))
+    return PackLoader(store, np.arange(count), plan, labels, budget, batching, charges=task.takes_charge, forces=forces)
 
 
-def _made_up(config: RunConfig, packs: int, budget: Budget, atoms: float) -> Store:
+def _made_up(task: GraphTask, packs: int, budget: Budget, atoms: float) -> Store:
     """Molecules for so many packs, with pairs of neighbors where those come from the host."""
     random = np.random.default_rng(0)
     in_a_pack = min(budget["nodes"] / atoms, budget["graphs"])
@@ -134,8 +129,8 @@ def _made_up(config: RunConfig, packs: int, budget: Budget, atoms: float) -> Sto
         axes["edges"], axis_of["edge_index"] = np.append(0, np.cumsum(pairs)), "edges"
         ends = random.random((int(pairs.sum()), 2)) * np.repeat(sizes, pairs)[:, None]
         fields["edge_index"] = ends.astype(np.uint16)
-    if needs_charge(config.model.name):
+    if task.takes_charge:
         fields["charge"] = np.zeros(len(sizes), np.int8)
         fields["spin"] = np.zeros(len(sizes), np.uint8)
     store = Store(axes, fields, axis_of)
-    return fixed_point_in_memory(store) if config.short_positions else store
+    return store if task.position_step is None else fixed_point_in_memory(store)

@@ -2,8 +2,6 @@
 
 A chunk is encoded, packed and computed before the next one is read, so that neither memory nor a broken line ends
 what may run for hours: a molecule that cannot be embedded gets NaN and a reason.
-
-On data's way: SMILES -> SELFIES -> token ids -> packs of the chunk -> PooledChemGPT -> vectors.
 """
 
 import copy

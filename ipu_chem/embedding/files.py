@@ -5,8 +5,6 @@
     .parquet   line, smiles, embedding (a list of F numbers), reason
 
 A row without a vector holds NaN and the reason. Files take their name when they are complete.
-
-On data's way: file of SMILES -> lines -> Embedder -> rows of a file.
 """
 
 import csv

@@ -1,7 +1,4 @@
-"""How molecules are embedded, as plain values that are checked before anything heavy is imported.
-
-On data's way: arguments -> EmbeddingOptions -> Embedder.
-"""
+"""How molecules are embedded, as plain values that are checked before anything heavy is imported."""
 
 from dataclasses import dataclass
 from typing import Optional

@@ -2,8 +2,6 @@
 
 scikit-learn is loaded when the class is first asked for, not when this module is: `ChemGPTEmbedding` is then made
 of what stands here and scikit-learn's base classes, so that pipelines, clones and searches take it for their own.
-
-On data's way: lists of SMILES in scikit-learn -> ChemGPTEmbedding -> embed -> [n, F] -> any estimator.
 """
 
 import os

@@ -1,5 +1,4 @@
 """New molecules from a language model, what they are, and how they compare with known ones.
 
-On data's way: model -> sampling -> molecules -> descriptors -> metrics, drawing. Rdkit, scipy and selfies are
-imported by the functions that need them.
+Rdkit, scipy and selfies are imported by the functions that need them.
 """

@@ -3,8 +3,6 @@
 D. Rogers, M. Hahn, J. Chem. Inf. Model. 50, 742 (2010) (Morgan fingerprints); G. W. Bemis, M. A. Murcko, J. Med.
 Chem. 39, 2887 (1996) (scaffolds); J. Degen et al., ChemMedChem 3, 1503 (2008) (BRICS); G. R. Bickerton et al., Nat.
 Chem. 4, 90 (2012) (QED); P. Ertl, A. Schuffenhauer, J. Cheminform. 1, 8 (2009) (SA).
-
-On data's way: canonical SMILES -> describe -> Described -> metrics.
 """
 
 import math

@@ -1,7 +1,4 @@
-"""Molecules as a grid of pictures, in SVG text that a page can hold.
-
-On data's way: SMILES -> grid_svg -> report.html.
-"""
+"""Molecules as a grid of pictures, in SVG text that a page can hold."""
 
 import math
 from typing import Optional, Sequence, Tuple

@@ -4,8 +4,6 @@ D. Polykovskiy et al., "Molecular Sets (MOSES): a benchmarking platform for mole
 Pharmacol. 11, 565644 (2020). K. Preuer et al., "Frechet ChemNet distance", J. Chem. Inf. Model. 58, 1736 (2018),
 compare activations of a network that is not free to ship; the distance here has the same formula on the vector of
 `descriptors.DESCRIPTORS` and is not to be compared with theirs.
-
-On data's way: SMILES of generated, training and held-out molecules -> describe -> score -> a table.
 """
 
 import math

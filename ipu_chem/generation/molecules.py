@@ -1,7 +1,4 @@
-"""What a model wrote, as molecules: SELFIES to canonical SMILES, and why some are none.
-
-On data's way: Samples.selfies -> decode_many -> CSV, descriptors, drawing.
-"""
+"""What a model wrote, as molecules: SELFIES to canonical SMILES, and why some are none."""
 
 import csv
 from collections import Counter

@@ -2,9 +2,6 @@
 
 A. Fan, M. Lewis, Y. Dauphin, "Hierarchical neural story generation", ACL 2018 (top-k); A. Holtzman et al.,
 "The curious case of neural text degeneration", ICLR 2020 (top-p, nucleus sampling).
-
-On data's way: model and tokenizer -> Samples (SELFIES) -> molecules.
-Shapes: B rows at once, S symbols of the longest row, V symbols of the vocabulary.
 """
 
 import re

@@ -1,7 +1,4 @@
-"""One function over many molecules in parallel processes, in order.
-
-On data's way: beside it; molecules and descriptors are computed through it.
-"""
+"""One function over many molecules in parallel processes, in order."""
 
 from concurrent.futures import ProcessPoolExecutor
 from typing import Any, Callable, Iterator, Optional, Sequence

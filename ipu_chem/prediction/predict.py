@@ -1,32 +1,25 @@
-"""Predictions for new molecules from a trained run: SMILES or 3D files in, one CSV row or frame per molecule out.
+"""Predictions for new molecules from a trained run: SMILES or 3D files in, one CSV row or frame per molecule out."""
 
-On data's way: file -> molecules -> edges -> packs -> Backend.evaluate -> real units -> Predictions -> CSV, or forces
--> .extxyz; runs that read text predict in `ipu_chem.prediction.text`.
-"""
-
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Mapping, Optional, Tuple
 
 import numpy as np
 
-from ipu_chem.batches.loader import PackLoader
+from ipu_chem.backends import get_backend
 from ipu_chem.checkpoint import load_checkpoint
-from ipu_chem.config import RunConfig, from_dict
+from ipu_chem.config import from_dict
 from ipu_chem.data.edges import edges_in_memory
 from ipu_chem.data.files import plain_suffix, read_molecules
 from ipu_chem.data.molecule import Molecule, molecules_to_store
 from ipu_chem.data.smiles import embed_many, read_smiles_file
 from ipu_chem.data.standardize import Standardizer
-from ipu_chem.losses import loss_by_name
-from ipu_chem.metrics import Target, targets_of
-from ipu_chem.models.registry import needs_charge
 from ipu_chem.prediction.tables import Predictions, Refused, check_strict, write_predictions
 from ipu_chem.tasks.evaluation import predict_split
-from ipu_chem.tasks.graphs import check_charges, make_model
-from ipu_chem.tasks.kinds import TEXT, TEXT_PROPERTY, kind_of
-from ipu_chem.tasks.registry import make_backend
-from ipu_chem.training.filter_guard import with_filters_of
-from packing import Budget, make_plan
+from ipu_chem.tasks.graphs import GraphTask, check_charges
+from ipu_chem.tasks.registry import task_of
+from packing import Budget
 from packing.files import PathLike
 from packing.store import Store
 
@@ -62,54 +55,51 @@ def predict_file(
         ValueError: the file holds nothing usable, or ``strict`` and a molecule was refused.
     """
     tensors, state = load_checkpoint(Path(folder) / "checkpoints" / "best.safetensors")
-    values = dict(state["config"])
+    config = from_dict(state["config"])
     if accelerator is not None:
-        values["accelerator"] = accelerator
-    config = with_filters_of(state, from_dict(values))
-    kind = kind_of(config)
-    if kind == TEXT:
+        config = replace(config, accelerator=accelerator)
+    task = task_of(config)
+    if "standardizer" not in state:
         raise ValueError(
             f"{folder} is a run of {config.model.name} that learnt no labels; `ipu-chem generate` writes molecules "
             "with it, `ipu-chem embed` turns molecules into features."
         )
-    standardizer = Standardizer.from_dict(state["standardizer"])
-    targets = targets_of(standardizer.targets)
-    if kind == TEXT_PROPERTY:
+    if task.reads_text:
         from ipu_chem.prediction.text import predict_text
 
-        found = predict_text(config, tensors["model"], state, source, smiles_column, strict, workers)
+        restored: Any = task.restored(config, state)
+        found = predict_text(restored, tensors["model"], source, smiles_column, strict, workers)
     else:
+        restored = task.restored(config, state)
         molecules = _read(source, smiles_column, strict, workers)
         if Path(output).suffix == ".extxyz":
-            return _predict_forces(folder, output, standardizer, molecules, strict, accelerator)
-        found = _predict_graphs(config, tensors["model"], Budget(**state["budget"]), standardizer, molecules, strict)
+            return _predict_forces(folder, output, restored.labels.standardizer, molecules, strict, accelerator)
+        found = _predict_graphs(restored, tensors["model"], molecules, strict)
     check_strict(found.refused, strict)
-    write_predictions(output, targets, found)
+    write_predictions(output, restored.targets, found)
     return len(found.lines), found.refused
 
 
 def _predict_graphs(
-    config: RunConfig,
+    task: GraphTask,
     weights: Dict[str, Any],
-    budget: Budget,
-    standardizer: Standardizer,
     read: Tuple[List[int], List[Molecule], List[Refused]],
     strict: bool,
 ) -> Predictions:
     """Predict the molecules that were read."""
     lines, molecules, refused = read
-    targets = targets_of(standardizer.targets)
-    store = edges_in_memory(molecules_to_store(molecules), config.model.cutoff) if molecules else None
+    model, standardizer = task.config.model, task.labels.standardizer
+    store = edges_in_memory(molecules_to_store(molecules), model.cutoff) if molecules else None
     kept = np.zeros(0, np.int64)
-    predictions = np.zeros((0, len(targets)))
+    predictions = np.zeros((0, len(task.targets)))
     if store is not None:
-        check_charges(store, config.model)
-        budget = _with_edges(budget, store)
+        check_charges(store, model)
+        budget = _with_edges(task.budget, store)
         kept, reasons = _fitting(store, standardizer, budget.as_dict())
         refused += [Refused(lines[item], molecules[item].name, reason) for item, reason in sorted(reasons.items())]
     check_strict(refused, strict)
     if store is not None and len(kept):
-        predictions = _predict(config, weights, store, kept, standardizer, targets, budget)
+        predictions = _predict(task, weights, store, kept, budget)
     names = [molecules[item].name for item in kept.tolist()]
     return Predictions([lines[item] for item in kept.tolist()], names, predictions, refused)
 
@@ -148,31 +138,14 @@ def _fitting(store: Store, standardizer: Standardizer, limits: Mapping[str, int]
     return np.array([item for item in range(len(store)) if item not in reasons], np.int64), reasons
 
 
-def _predict(
-    config: RunConfig,
-    weights: Dict[str, Any],
-    store: Store,
-    items: np.ndarray,
-    standardizer: Standardizer,
-    targets: Sequence[Target],
-    budget: Budget,
-) -> np.ndarray:
-    """[K, T] float64 in real units.
-
-    Positions cross as they are: a new molecule may be larger than the steps of a run's 16 bits reach.
-    """
-    sizes = {axis: store.sizes()[axis][items] for axis in ("nodes", "edges")}
-    plan = make_plan(sizes, budget, "best_fit")
-    labels = np.full((len(store), len(targets)), np.nan)
-    loader = PackLoader(store, items, plan, labels, budget, config.batching, charges=needs_charge(config.model.name))
-    backend = make_backend(config)
-    model = make_model(config, list(targets), standardizer=standardizer)
-    loss = loss_by_name(config.loss, targets[0].binary)
-    backend.compile(model, loss, None, config.batching, loader.example(training=False))
-    backend.load_state_dict({"model": weights})
-    standardised = predict_split(backend, loader)
-    backend.close()
-    return standardizer.invert(store.ragged("z").take(items), standardised)
+def _predict(task: GraphTask, weights: Dict[str, Any], store: Store, items: np.ndarray, budget: Budget) -> np.ndarray:
+    """[K, T] float64 in real units."""
+    config, loader = task.config, task.unlabelled_loader(store, items, budget)
+    with closing(get_backend(config.accelerator, config.torch, config.ipu, config.precision)) as backend:
+        backend.compile(task.model(), task.loss(), None, config.batching, loader.example(training=False))
+        backend.load_state_dict({"model": weights})
+        standardized = predict_split(backend, loader)
+    return task.labels.standardizer.invert(store.ragged("z").take(items), standardized)
 
 
 def _predict_forces(

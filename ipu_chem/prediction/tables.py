@@ -1,7 +1,4 @@
-"""What was predicted of the molecules of a file, and the table that it is written to.
-
-On data's way: `predict` of graphs or of text -> Predictions -> CSV, one row for every molecule.
-"""
+"""What was predicted of the molecules of a file, and the table that it is written to."""
 
 import csv
 import io

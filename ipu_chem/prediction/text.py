@@ -1,37 +1,27 @@
-"""Predictions of a run that learnt labels of molecules as text, for the SMILES of a file.
+"""Predictions of a run that learned labels of molecules as text, for the SMILES of a file."""
 
-On data's way: file -> rows -> SELFIES -> ids -> packs -> Backend.evaluate -> real units -> `predict_file`.
-"""
-
+from contextlib import closing
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Tuple, Union
 
 import numpy as np
 
-from ipu_chem.batches.text_labels import TextPropertyLoader
-from ipu_chem.config import RunConfig
+from ipu_chem.backends import get_backend
 from ipu_chem.data.corpora.lines import Line, column_names, line_of, read_layout, read_rows
 from ipu_chem.data.corpora.memory import corpus_of, encode_in_memory
 from ipu_chem.data.selfies.store import encode_known
-from ipu_chem.data.selfies.tokens import Tokenizer
 from ipu_chem.data.smiles import Failure, find_columns
-from ipu_chem.data.standardize import Standardizer
-from ipu_chem.losses import loss_by_name
-from ipu_chem.metrics import targets_of
-from ipu_chem.models.chemgpt import ChemGPT
 from ipu_chem.prediction.tables import Predictions, Refused, check_strict
 from ipu_chem.tasks.evaluation import predict_split
-from ipu_chem.tasks.registry import make_backend
-from ipu_chem.tasks.text_labels import ended, heavy_atoms_alike, with_head
+from ipu_chem.tasks.text_labels import TextPropertyTask, ended, heavy_atoms_alike
 from ipu_chem.tasks.text_rows import fit_rows
-from packing import Budget, Ragged, make_plan
+from packing import Ragged
 from packing.files import PathLike
 
 
 def predict_text(
-    config: RunConfig,
+    task: TextPropertyTask,
     weights: Mapping[str, Any],
-    state: Mapping[str, Any],
     source: PathLike,
     smiles_column: Optional[str],
     strict: bool,
@@ -44,14 +34,13 @@ def predict_text(
     lines, names = _read(Path(source), smiles_column)
     chunks = encode_in_memory(lines, workers or 0)
     refused = [Refused(*failure) for chunk in chunks for failure in chunk.failures]
-    standardizer = Standardizer.from_dict(state["standardizer"])
-    found: Dict[str, Any] = {"lines": [], "names": [], "values": np.zeros((0, len(standardizer.targets)))}
+    found: Dict[str, Any] = {"lines": [], "names": [], "values": np.zeros((0, len(task.targets)))}
     if any(len(chunk.line) for chunk in chunks):
-        store, tokenizer = corpus_of(chunks), Tokenizer.from_dict(state["tokenizer"])
+        store, tokenizer = corpus_of(chunks), task.tokenizer
         numbers = store.fields["line"].tolist()
         ids, kept, reasons = encode_known(tokenizer, store)
-        row = min(state["budget"]["tokens"], state["chemgpt"]["max_positions"])
-        if config.data.long != "truncate":
+        row = min(task.budget["tokens"], task.chemgpt["max_positions"])
+        if task.config.data.long != "truncate":
             over = ids.lengths > row
             for item, length in zip(kept[over].tolist(), ids.lengths[over].tolist()):
                 reasons[item] = f"{length} symbols with begin and end do not fit the run's rows of {row}"
@@ -61,9 +50,9 @@ def predict_text(
         found["names"] = [names[line] for line in found["lines"]]
         check_strict(sorted(refused), strict)
         if len(kept):
-            standardised = _predict(config, weights, state, ended(fit_rows(ids, row, "truncate").ids, tokenizer.eos_id))
+            standardized = _predict(task, weights, ended(fit_rows(ids, row, "truncate").ids, tokenizer.eos_id))
             atoms = heavy_atoms_alike(store.fields["heavy_atoms"][kept])
-            found["values"] = standardizer.invert(atoms, standardised)
+            found["values"] = task.labels.standardizer.invert(atoms, standardized)
     refused.sort()
     return Predictions(**found, refused=refused)
 
@@ -83,19 +72,10 @@ def _read(source: Path, smiles_column: Optional[str]) -> Tuple[List[Union[Line, 
     return lines, names
 
 
-def _predict(config: RunConfig, weights: Mapping[str, Any], state: Mapping[str, Any], ids: Ragged) -> np.ndarray:
-    """[K, T] float64, standardised."""
-    budget = Budget(**state["budget"])
-    plan = make_plan(ids.lengths, budget, "best_fit")
-    targets = targets_of(state["standardizer"]["targets"])
-    no_labels = np.full((len(ids), len(targets)), np.nan)
-    chemgpt = ChemGPT(**state["chemgpt"])
-    loader = TextPropertyLoader(ids, plan, no_labels, budget, config.batching, len(state["tokenizer"]["symbols"]))
-    backend = make_backend(config)
-    example = loader.example(training=False)
-    loss = loss_by_name(config.loss, targets[0].binary)
-    backend.compile(with_head(config, chemgpt, targets), loss, None, config.batching, example)
-    backend.load_state_dict({"model": dict(weights)})
-    standardised = predict_split(backend, loader)
-    backend.close()
-    return standardised
+def _predict(task: TextPropertyTask, weights: Mapping[str, Any], ids: Ragged) -> np.ndarray:
+    """[K, T] float64, standardized."""
+    config, loader = task.config, task.unlabelled_loader(ids)
+    with closing(get_backend(config.accelerator, config.torch, config.ipu, config.precision)) as backend:
+        backend.compile(task.model(), task.loss(), None, config.batching, loader.example(training=False))
+        backend.load_state_dict({"model": dict(weights)})
+        return predict_split(backend, loader)

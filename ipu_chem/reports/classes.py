@@ -1,7 +1,4 @@
-"""What the report shows of classes: how well they are told apart, and how sure the model is.
-
-On data's way: labels and probabilities of predictions_<split>.csv, metrics.jsonl -> figures of report.html.
-"""
+"""What the report shows of classes: how well they are told apart, and how sure the model is."""
 
 from typing import Any, Mapping, Sequence
 

@@ -1,7 +1,4 @@
-"""Pieces that every report is made of.
-
-On data's way: figures and dicts -> HTML that holds its own data.
-"""
+"""Pieces that every report is made of."""
 
 import base64
 import html

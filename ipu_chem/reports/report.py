@@ -1,7 +1,4 @@
-"""One self-contained HTML page about a run: how it learned, how well it predicts, how full its packs were.
-
-On data's way: <run folder> (metrics.jsonl, run.json, predictions, plans) -> report.html. Reads files only.
-"""
+"""One self-contained HTML page about a run, made of its files alone: learning, predictions, packs."""
 
 import csv
 import html
@@ -14,7 +11,6 @@ import numpy as np
 from ipu_chem.metrics import FORCES
 from ipu_chem.reports.classes import class_figure, class_validation
 from ipu_chem.reports.parts import BLUE, GREY, ORANGE, figure_of, image, table
-from ipu_chem.tasks.kinds import TEXT
 from ipu_chem.training.logging import read_rows
 from packing import PackingPlan
 from packing.files import PathLike, atomic_file
@@ -71,8 +67,8 @@ def write_report(folder: PathLike) -> Path:
 
 
 def _sections(folder: Path, run: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> List[str]:
-    """What is said of one kind of model: how it learned and what it can do."""
-    if run.get("kind") == TEXT:
+    """Sections of a task: how its model learned and what it can do."""
+    if "targets" not in run:
         from ipu_chem.reports.text import text_sections
 
         return text_sections(folder, run, rows)

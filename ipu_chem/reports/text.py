@@ -1,7 +1,4 @@
-"""What the report says of a language model: nats beside simple baselines, and the molecules that it writes.
-
-On data's way: run.json, metrics.jsonl, generated.csv -> sections of report.html.
-"""
+"""What the report says of a language model: nats beside simple baselines, and the molecules that it writes."""
 
 import csv
 import html
@@ -10,8 +7,8 @@ from typing import Any, List, Mapping, Sequence
 
 from ipu_chem.generation.drawing import grid_svg
 from ipu_chem.generation.metrics import MEANING
+from ipu_chem.generation.samples import FILE
 from ipu_chem.reports.parts import BLUE, GREY, ORANGE, figure_of, image
-from ipu_chem.tasks.text_samples import FILE
 
 _DRAWN = 16
 _BASELINES = (("baseline", "unigram", "--"), ("bigram", "bigram", ":"))

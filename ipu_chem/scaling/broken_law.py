@@ -3,8 +3,6 @@
 The smoothly broken law is L = e + a x^-c0 (1 + (x / d)^(1 / f))^(-c1 f), with one break (Caballero et al., "Broken
 neural scaling laws", 2022): slope c0 well below the break d, c0 + c1 well above it, f how many e-folds it takes. It is
 compared with a single power law, each with a floor e and without, by the Bayesian information criterion.
-
-On data's way: points of one scaling study -> Comparison -> ranges in which size or data limits the loss, figures.
 """
 
 import math

@@ -1,8 +1,4 @@
-"""Candidates of a search: configs from a grid of options, each a run in a folder that is trained as far as asked.
-
-On data's way: base config, grid -> candidates -> `ipu_chem.train.train` in processes -> candidate.json of
-each.
-"""
+"""Candidates of a search: configs from a grid of options, each a run in a folder that is trained as far as asked."""
 
 import itertools
 import json
@@ -202,6 +198,7 @@ def _start(stop: Any) -> None:
 def _train(candidate: Candidate, share: float, threads: int) -> Progress:
     """In a worker: train one candidate and write down how far it came."""
     from ipu_chem.train import train
+    from ipu_chem.training.callbacks import Callback
 
     if _stop is not None and _stop.is_set():
         raise KeyboardInterrupt
@@ -211,10 +208,14 @@ def _train(candidate: Candidate, share: float, threads: int) -> Progress:
     before = read_progress(candidate)
     seen = {"step": before.step if before else 0, "total": before.total if before else 0}
 
-    def watch(step: int, total: int, losses: List[float]) -> bool:
-        seen.update(step=step, total=total)
-        enough = share < 1 and step >= budget_steps(total, share) and step < total
-        return enough or (_stop is not None and _stop.is_set())
+    class Follow(Callback):
+        """Notes how far the run is and stops it at the budget, or when the search stops."""
+
+        def on_step(self, step: int, total: int, losses: List[float]) -> bool:
+            """See `Callback.on_step`."""
+            seen.update(step=step, total=total)
+            enough = share < 1 and step >= budget_steps(total, share) and step < total
+            return enough or (_stop is not None and _stop.is_set())
 
     started = time.monotonic()
     candidate.folder.mkdir(parents=True, exist_ok=True)
@@ -223,7 +224,7 @@ def _train(candidate: Candidate, share: float, threads: int) -> Progress:
     with open(candidate.folder / "log.txt", "a", encoding="utf-8") as log, redirect_stdout(log), redirect_stderr(log):
         try:
             resume = (candidate.folder / "checkpoints" / "last.safetensors").is_file()
-            result = train(from_dict(values), resume, watch)
+            result = train(from_dict(values), resume, [Follow()])
             metrics = result["metrics"]
             if result["finished"]:
                 status = "finished"

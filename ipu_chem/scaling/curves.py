@@ -1,7 +1,4 @@
-"""Curves of training losses of a search, thinned out so that they can be drawn and kept.
-
-On data's way: metrics.jsonl of every run -> Curve of every candidate -> search.json, search.png.
-"""
+"""Curves of training losses of a search, thinned out so that they can be drawn and kept."""
 
 from dataclasses import dataclass
 from typing import List

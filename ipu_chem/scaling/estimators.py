@@ -4,8 +4,6 @@
 evaluation, sees through the noise of high learning rates where the evaluated weights are averaged
 (``training.ema_decay``), as falling rates will remove it later. ``tse``, ``tse_e`` and ``tse_ema`` are there to compare
 with; see `ipu_chem.scaling.tse`.
-
-On data's way: metrics.jsonl of a run -> Estimate at a look -> those that go on.
 """
 
 import math

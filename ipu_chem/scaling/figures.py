@@ -1,7 +1,4 @@
-"""Figures of a scaling study, for papers: vector or bitmap by the name of the file.
-
-On data's way: points, laws -> figures -> .pdf, .svg or .png.
-"""
+"""Figures of a scaling study, for papers: vector or bitmap by the name of the file."""
 
 from pathlib import Path
 from typing import Any, List, Sequence, Tuple

@@ -1,7 +1,4 @@
-"""What the fits of all scaling laws share: least squares with Huber's loss for many data sets at once, and resampling.
-
-On data's way: logarithms of losses [K, n], law -> parameters [K, p] -> intervals.
-"""
+"""Fits of all scaling laws: least squares with Huber's loss for many data sets at once, and resampling."""
 
 from dataclasses import dataclass
 from typing import Callable, NamedTuple, Optional, Tuple

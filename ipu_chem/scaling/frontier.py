@@ -1,7 +1,4 @@
-"""The compute frontier: the lowest loss that a budget of floating-point operations has bought.
-
-On data's way: points of one scaling study -> indices of those on the frontier -> figures, choice of the next size.
-"""
+"""The compute frontier: the lowest loss that a budget of floating-point operations has bought."""
 
 from typing import List, Sequence
 

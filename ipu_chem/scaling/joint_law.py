@@ -2,8 +2,6 @@
 
 As approach 3 of Hoffmann et al., "Training compute-optimal large language models" (2022): Huber's loss of log L, from
 many starts. For given exponents E, A and B are linear, so the starts are the best points of a grid of exponents.
-
-On data's way: points over sizes and data -> JointLaw -> surface, table.
 """
 
 from dataclasses import dataclass

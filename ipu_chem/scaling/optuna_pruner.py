@@ -1,6 +1,6 @@
-"""Searches with Optuna: an early look at every trial, by the estimates of `ipu_chem.scaling.tse`.
+"""Searches with Optuna: every trial is evaluated early, by the estimates of `ipu_chem.scaling.tse`.
 
-On data's way: Optuna's sampler -> config -> `train(config, watch=reporter(trial))` -> losses per step -> pruner.
+Optuna's sampler makes a config, `train(config, callbacks=[TrialReporter(trial)])` reports losses, a pruner stops it.
 """
 
 import math
@@ -8,25 +8,26 @@ from typing import Any, Dict, List, Mapping, Optional
 
 from ipu_chem.scaling.selection import LEAST_KEPT
 from ipu_chem.scaling.tse import step_losses, tail_mean
+from ipu_chem.training.callbacks import Callback
 
 
-def reporter(trial: Any) -> Any:
-    """A watch for `ipu_chem.train.train` that reports a trial's losses, per step, and asks whether to stop.
+class TrialReporter(Callback):
+    """A callback of `ipu_chem.train.train` that reports a trial's losses, per step, and stops a run that is pruned.
 
     It does not care which sampler made the trial. When the run returns, raise `optuna.TrialPruned` if
     ``trial.should_prune()``; a run that diverges raises FloatingPointError, which belongs into ``catch`` of
     ``study.optimize``.
-
-    Args:
-        trial: `optuna.trial.Trial` or what has its ``report`` and ``should_prune``.
     """
 
-    def watch(step: int, total: int, losses: List[float]) -> bool:
-        for before, loss in enumerate(losses, 1 - len(losses)):
-            trial.report(loss, step + before)
-        return step < total and trial.should_prune()  # what has come to the end may finish
+    def __init__(self, trial: Any) -> None:
+        """Take an `optuna.trial.Trial` or what has its ``report`` and ``should_prune``."""
+        self.trial = trial
 
-    return watch
+    def on_step(self, step: int, total: int, losses: List[float]) -> bool:
+        """See `Callback.on_step`."""
+        for before, loss in enumerate(losses, 1 - len(losses)):
+            self.trial.report(loss, step + before)
+        return step < total and self.trial.should_prune()  # what has come to the end may finish
 
 
 def estimate_pruner(budget_steps: int, keep: int = 3, fraction: float = 0.1) -> Any:

@@ -1,7 +1,4 @@
-"""One trained model as a point of a scaling study, files of such points, and which of them make one fit.
-
-On data's way: finished runs -> points.json -> power laws, figures.
-"""
+"""One trained model as a point of a scaling study, files of such points, and which of them make one fit."""
 
 import hashlib
 import json

@@ -1,7 +1,4 @@
-"""The power law L(R) = alpha R^-beta, by regression of logarithms, with intervals over seeds.
-
-On data's way: points of one scaling study -> PowerLaw -> table, figures.
-"""
+"""The power law L(R) = alpha R^-beta, by regression of logarithms, with intervals over seeds."""
 
 from dataclasses import dataclass
 from typing import Sequence

@@ -1,7 +1,4 @@
-"""What limits the loss where: slopes between neighbours of a grid, and breaks along each of its lines.
-
-On data's way: points of a scaling study -> regimes, breaks -> `study_report`, figures.
-"""
+"""What limits the loss where: slopes between neighbours of a grid, and breaks along each of its lines."""
 
 import math
 from typing import Any, Dict, List, NamedTuple, Sequence, Tuple

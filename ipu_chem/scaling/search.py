@@ -1,8 +1,4 @@
-"""A search: all candidates train a little, those that look best go on, the last of them to the end.
-
-On data's way: candidates -> losses of their first steps -> estimates -> those that go on -> Searched ->
-`ipu_chem.scaling.search_report`.
-"""
+"""A search: all candidates train a little, those that look best go on, the last of them to the end."""
 
 from dataclasses import dataclass
 from typing import Dict, List, Sequence

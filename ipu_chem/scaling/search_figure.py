@@ -1,7 +1,4 @@
-"""The figure of a search: how candidates trained, which of them the looks chose, and what they would have reached.
-
-On data's way: Result -> `search_figure` -> search.png.
-"""
+"""The figure of a search: how candidates trained, which of them the looks chose, and what they would have reached."""
 
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 

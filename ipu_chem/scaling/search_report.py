@@ -1,7 +1,4 @@
-"""What a search has found: the best candidates, what the others would have reached, how far the looks can be trusted.
-
-On data's way: Searched -> `analyse` -> Result -> lines to print, search.json, search.csv, search.png.
-"""
+"""Report of a search: the best candidates, what the others would have reached, how far estimates can be trusted."""
 
 import csv
 import json

@@ -1,7 +1,4 @@
-"""Which candidates of a search go on after an early look or several, and what that costs and saves.
-
-On data's way: estimates of candidates -> indices of those that train on -> Cost.
-"""
+"""Which candidates of a search go on after an early look or several, and what that costs and saves."""
 
 import math
 from typing import List, NamedTuple, Sequence

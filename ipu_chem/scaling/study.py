@@ -3,8 +3,6 @@
 Loss follows data only when nothing else does. So the runs of a study share the shape of a pack, the held-out molecules,
 the number of optimizer steps (or one other rule of when training ends) and the number of evaluations that the best
 weights are chosen from.
-
-On data's way: base config, grid -> candidates -> `train_all` -> run folders -> points.json -> `study_report`.
 """
 
 import json
@@ -133,7 +131,7 @@ def make_plan(base: Mapping[str, Any], grid: Mapping[str, Sequence[Any]], out: P
         options: of the study.
 
     Raises:
-        ValueError: see `make_candidates` and `load_data`; the grid varies something else, no molecules are held out, or
+        ValueError: see `make_candidates` and `load_task`; the grid varies something else, no molecules are held out, or
             whole epochs are too coarse for that many steps.
     """
     for key in grid:
@@ -236,7 +234,7 @@ def _amounts(
     reference: Dict[str, Any], values: List[float], options: StudyOptions
 ) -> Tuple[Dict[str, int], List[Amount]]:
     """Shape of a pack, and how runs on every amount of data train; loads each once, the most data first."""
-    from ipu_chem.tasks.registry import load_data
+    from ipu_chem.tasks.registry import load_task
 
     pack: Dict[str, int] = {}
     found: List[Tuple[float, int, int, int]] = []
@@ -246,19 +244,19 @@ def _amounts(
         values_of_run["pack"] = {**reference["pack"], **pack}
         config = from_dict(values_of_run)
         with redirect_stdout(StringIO()):  # each run says it again in its log
-            data = load_data(config)
-        if "validation" not in data.plans:
+            task = load_task(config)
+        if "validation" not in task.plans:
             raise ValueError("a scaling study needs held-out molecules to measure losses on: set data.validation.")
         if held_out is None:
-            held_out, pack = data.items["validation"], _fixed_pack(reference["pack"], data.budget.as_dict())
-        elif not np.array_equal(held_out, data.items["validation"]):
+            held_out, pack = task.items["validation"], _fixed_pack(reference["pack"], task.budget.as_dict())
+        elif not np.array_equal(held_out, task.items["validation"]):
             raise ValueError(
                 f"data.split={config.data.split} holds other molecules out when data.train={value:g}: give "
                 "data.split=random."
             )
-        described = data.describe(config)
+        described = task.describe()
         tokens = (described.get("tokens") or described["atoms"])["train"]
-        found.append((value, len(data.items["train"]), tokens, data.loader("train", config).steps_per_epoch))
+        found.append((value, len(task.items["train"]), tokens, task.loader("train").steps_per_epoch))
     molecules = [one[1] for one in found]
     if len(set(molecules)) < len(molecules):
         raise ValueError(

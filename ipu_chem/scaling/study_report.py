@@ -1,7 +1,4 @@
-"""What the points of a scaling study say: exponents, breaks, what limits the loss; what cannot be said, and why.
-
-On data's way: points -> `analyse` -> lines to print, study.json, points.csv, figures.
-"""
+"""What the points of a scaling study say: exponents, breaks, what limits the loss; what cannot be said, and why."""
 
 import csv
 import json

@@ -4,8 +4,6 @@ Candidates train for a share of their steps; an estimator of `ipu_chem.scaling.t
 line through those that finished, final = a + b * estimate, says what the others would have reached (Frey et al.,
 "Neural scaling of deep chemical models", Nature Machine Intelligence 5, 1297 (2023)). Lower is better everywhere, and
 what diverged ranks last.
-
-On data's way: estimates and final losses of candidates -> Calibration, Assessment -> table, figure.
 """
 
 import math

@@ -4,8 +4,6 @@
 forgets the warm-up. TSE, TSE-E and TSE-EMA are sums over epochs of the mean loss of an epoch (Ru et al., "Speedy
 performance estimation for neural architecture search", NeurIPS 2021). Lower is better for all four, and a loss that is
 not finite makes any of them infinite: the worst.
-
-On data's way: metrics.jsonl of a run -> losses [S] -> Estimate -> tpe.
 """
 
 import math

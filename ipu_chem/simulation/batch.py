@@ -1,7 +1,4 @@
-"""Energies and forces of many structures at once, in packs of one shape.
-
-On data's way: ase.Atoms or Molecule -> store -> packs -> Backend.evaluate -> [eV, eV/Å], in the order given.
-"""
+"""Energies and forces of many structures at once, in packs of one shape."""
 
 from contextlib import closing
 from dataclasses import replace
@@ -10,6 +7,7 @@ from typing import Any, List, NamedTuple, Optional, Sequence
 
 import numpy as np
 
+from ipu_chem.backends import get_backend
 from ipu_chem.backends.options import Precision
 from ipu_chem.batches.loader import PackLoader
 from ipu_chem.config import RunConfig
@@ -19,9 +17,8 @@ from ipu_chem.losses import loss_by_name, with_forces
 from ipu_chem.models.registry import needs_charge
 from ipu_chem.simulation.force_field import Runs, load_force_fields
 from ipu_chem.simulation.structures import to_atoms, to_molecule
-from ipu_chem.tasks.force_evaluation import predict_with_forces
+from ipu_chem.tasks.evaluation import PerAtom, PerMolecule, predict
 from ipu_chem.tasks.graphs import check_charges
-from ipu_chem.tasks.registry import make_backend
 from packing import make_plan
 from packing.files import PathLike, atomic_file
 from packing.store import Store
@@ -68,13 +65,13 @@ def evaluate_many(runs: Runs, structures: Sequence[Any], accelerator: Optional[s
     # Runs may differ in where they have their filters from, but not in the program.
     exact = len({member.config.model.filter for member in members}) > 1
     z, energies, forces = store.ragged("z"), [], []
-    with closing(make_backend(config)) as backend:
+    with closing(get_backend(config.accelerator, config.torch, config.ipu, config.precision)) as backend:
         loss = with_forces(loss_by_name(config.loss), config.force_share or 0.5)  # of no labels, but a part of programs
         model, example = members[0].model(exact), loader.example(training=False)
         backend.compile(model, loss, None, config.batching, example)
         for member in members:
             backend.load_state_dict({"model": member.weights})
-            energy, force = predict_with_forces(backend, loader, z.offsets)
+            energy, force = predict(backend, loader, [PerMolecule(len(z), 1), PerAtom(z.offsets)])
             energies.append(energy[:, 0] * member.scale + member.offsets(z))
             forces.append(force * member.scale)
     mean = Evaluation(np.mean(energies, 0), _split(np.mean(forces, 0), z.offsets))

@@ -1,7 +1,4 @@
-"""Bonds of a molecule that is simulated: whether they hold, and how far they are stretched.
-
-On data's way: ase.Atoms at the start -> [Bonds] -> beside every step of dynamics.
-"""
+"""Bonds of a molecule that is simulated: whether they hold, and how far they are stretched."""
 
 from typing import Any, Dict, Tuple
 

@@ -1,7 +1,4 @@
-"""A trained run as a calculator of ASE, for its dynamics, optimizers and everything else that moves atoms.
-
-On data's way: ase.Atoms -> [Calculator] -> energy in eV, forces in eV/Å.
-"""
+"""A trained run as a calculator of ASE, for its dynamics, optimizers and everything else that moves atoms."""
 
 from typing import Any, List, Optional, Sequence
 

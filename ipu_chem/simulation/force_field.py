@@ -1,7 +1,4 @@
-"""A trained run as a potential energy: weights, the way back to eV, and what it refuses.
-
-On data's way: run folder -> [ForceField] -> Calculator for one molecule, evaluate_many for many.
-"""
+"""A trained run as a potential energy: weights, the way back to eV, and what it refuses."""
 
 import os
 from dataclasses import dataclass, replace
@@ -18,9 +15,8 @@ from ipu_chem.data.checks import SYMBOLS
 from ipu_chem.data.standardize import Standardizer
 from ipu_chem.data.units import in_ev
 from ipu_chem.metrics import Target
-from ipu_chem.models.registry import reads_text
-from ipu_chem.tasks.graphs import make_model
-from ipu_chem.training.filter_guard import with_filters_of
+from ipu_chem.tasks.graphs import make_model, with_filters_of
+from ipu_chem.tasks.registry import task_of
 from packing.files import PathLike
 from packing.types import Ragged
 
@@ -102,7 +98,7 @@ def load_force_field(folder: PathLike) -> ForceField:
     folder = Path(folder)
     tensors, state = load_checkpoint(folder / "checkpoints" / "best.safetensors")
     config = with_filters_of(state, from_dict(state["config"]))
-    if reads_text(config.model.name) or "standardizer" not in state:
+    if task_of(config).reads_text or "standardizer" not in state:
         raise ValueError(f"{folder} is a run of {config.model.name} on text, which knows no positions and no forces.")
     standardizer = Standardizer.from_dict(state["standardizer"])
     names = ", ".join(target["name"] for target in standardizer.targets)

@@ -1,7 +1,4 @@
-"""Molecular dynamics of one free molecule by trained runs, through ASE, watched at every step.
-
-On data's way: run folders, a structure -> Calculator -> [dynamics] -> trajectory, energies, how well they are kept.
-"""
+"""Molecular dynamics of one free molecule by trained runs, through ASE, watched at every step."""
 
 import time
 from dataclasses import asdict

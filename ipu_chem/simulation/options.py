@@ -1,7 +1,4 @@
-"""Dynamics and relaxation in plain values: what the command line asks for. Imports nothing heavy.
-
-On data's way: flags -> [MdOptions, RelaxOptions] -> run_md, relax_file.
-"""
+"""Dynamics and relaxation in plain values: what the command line asks for. Imports nothing heavy."""
 
 from dataclasses import dataclass
 

@@ -3,8 +3,6 @@
 A small molecule keeps a CPU busy with Python, not with arithmetic: a forward and a backward pass are some hundred
 operators on a few numbers. So after some calls of the same shapes the operators of both are recorded and run without
 Python, autograd and its graph, to the same bits.
-
-On data's way: Calculator -> [OneMolecule] -> standardised energy and forces.
 """
 
 import warnings

@@ -1,7 +1,4 @@
-"""The folder of a simulation: frames, a table of energies, and what it takes to go on after an interruption.
-
-On data's way: dynamics -> [Records] -> trajectory, log.csv, restart.npz -> summary.json, energy_drift.png.
-"""
+"""The folder of a simulation: frames, a table of energies, and what it takes to go on after an interruption."""
 
 import json
 import time

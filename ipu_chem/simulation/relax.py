@@ -1,7 +1,4 @@
-"""Structures moved to the nearest minimum of a trained run's energy, through ASE's optimizers.
-
-On data's way: run folders, file of structures -> Calculator -> [optimizer] -> .extxyz with energies and forces.
-"""
+"""Structures moved to the nearest minimum of a trained run's energy, through ASE's optimizers."""
 
 from io import StringIO
 from pathlib import Path

@@ -1,7 +1,4 @@
-"""Structures of 3D files as ASE's atoms, and back.
-
-On data's way: .xyz, .extxyz, .sdf -> Molecule -> [ase.Atoms] -> Calculator.
-"""
+"""Structures of 3D files as ASE's atoms, and back."""
 
 from typing import Any, List
 

@@ -1,102 +1,167 @@
-"""What a run learns from, whatever its model reads: molecules, split, packs, and what is particular to graphs or text.
+"""The contract of a task: what is learned, from which molecules, and how it is measured.
 
-On data's way: RunConfig -> GraphData or TextData -> model, loaders, evaluators -> Trainer -> results of the run.
+A task is made in one of three ways. `Task.load` prepares the molecules, for training and evaluation. `Task.planned`
+reads no molecules and assumes what only they know, for checks and estimates. `Task.restored` takes what a checkpoint
+keeps, for predictions.
 """
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple
+from typing import Any, Callable, ClassVar, Dict, List, Mapping, Optional, Sequence
 
-import numpy as np
-from torch import nn
+from torch import Tensor, nn
 
 from ipu_chem.backends.base import Backend
 from ipu_chem.backends.options import ALONE, World
 from ipu_chem.batches.loader import Loader
-from ipu_chem.config import DataConfig, RunConfig
-from ipu_chem.data import splits
-from ipu_chem.data.molecule import decode_text, decode_texts
-from packing import Budget, PackingPlan, make_plan
-from packing.store import Store
+from ipu_chem.config import RunConfig
+from ipu_chem.metrics import Target
+from ipu_chem.tasks.evaluation import Evaluator, Output
+from ipu_chem.tasks.splits import NO_DATA, SplitData
+from packing import Budget
 
-SPLITS = ("train", "validation", "test")
-
-
-class Measures(ABC):
-    """Measures a model on a split."""
-
-    loader: Loader
-
-    @property
-    @abstractmethod
-    def metric_names(self) -> List[str]:
-        """Names that `metrics` returns."""
-
-    @abstractmethod
-    def metrics(self, backend: Backend) -> Tuple[Dict[str, float], float]:
-        """Figures of the split, and the one number that checkpoints are chosen by; lower is better."""
+State = Mapping[str, Any]  # of a checkpoint
+FILTERS = "filters"  # of such a state: "exact" once a run has left its table of filters
 
 
 @dataclass
-class RunData(ABC):
-    """Everything about molecules that a run needs.
+class Task(ABC):
+    """What is learned: data, model, loss and metrics of a run.
 
     Attributes:
-        store: molecules.
-        items: split name -> store items [K].
-        plans: split name -> packs of its items; empty splits have none.
+        kind: name in run.json.
+        reads_text: the model reads token sequences, not positions.
+        writes_molecules: the model can generate molecules.
+        has_filters: the model has filters, which may be read from a table.
+        config: of the run.
         budget: shape of every pack.
+        outputs: of the model.
+        data: molecules; of a loaded task alone, as ``store``, ``items`` and ``plans``, its fields.
+        assumed: a sentence for every size that a planned task assumes.
         world: this process among those that train together.
     """
 
-    store: Store
-    items: Dict[str, np.ndarray]
-    plans: Dict[str, PackingPlan]
+    kind: ClassVar[str]
+    reads_text: ClassVar[bool] = False
+    writes_molecules: ClassVar[bool] = False
+    has_filters: ClassVar[bool] = False
+
+    config: RunConfig
     budget: Budget
+    outputs: Sequence[Output]
+    data: SplitData = NO_DATA
+    assumed: Sequence[str] = ()
     world: World = field(default=ALONE, init=False)
 
-    @abstractmethod
-    def loader(self, split: str, config: RunConfig) -> Loader:
-        """Batches of a split."""
+    def __post_init__(self) -> None:
+        self.store, self.items, self.plans = self.data
 
+    @classmethod
     @abstractmethod
-    def measures(self, split: str, config: RunConfig) -> Measures:
-        """Measures a split that is not empty."""
+    def load(cls, config: RunConfig, plans: Optional[Path] = None, state: Optional[State] = None) -> "Task":
+        """Prepare molecules, split and plans.
 
-    @abstractmethod
-    def model(self, config: RunConfig) -> nn.Module:
-        """The model with weights drawn from the run's seed."""
-
-    @abstractmethod
-    def loss(self, config: RunConfig) -> Callable[..., Any]:
-        """What training lowers.
+        Args:
+            config: of the run.
+            plans: folder with the plans of an earlier start of the same run.
+            state: of a checkpoint of that run, whose weights will be loaded.
 
         Raises:
-            ValueError: there is no such loss.
+            ValueError: anything about the data or the pack shape that cannot work; says what would.
+        """
+
+    @classmethod
+    @abstractmethod
+    def planned(cls, config: RunConfig) -> "Task":
+        """A task before any data exist: sizes that only data know are assumed, see ``assumed``.
+
+        Raises:
+            ValueError: the config contradicts itself.
+        """
+
+    @classmethod
+    @abstractmethod
+    def restored(cls, config: RunConfig, state: State) -> "Task":
+        """The task of a checkpoint, for predictions: model, targets and standardizer, but no molecules."""
+
+    @abstractmethod
+    def model(self) -> nn.Module:
+        """The model with weights drawn from the run's seed, or those that the run starts from.
+
+        Raises:
+            ValueError: a size that the model refuses.
+        """
+
+    @abstractmethod
+    def loader(self, split: str) -> Loader:
+        """Batches of a split of a loaded task."""
+
+    @abstractmethod
+    def random_packs(self, packs: int, seed: int = 0) -> Any:
+        """Random packs of a planned task, in the shape of a loader's: several molecules each, padding at the end.
+
+        Args:
+            packs: B; weights sum to 1 over every optimizer step, or over all packs where they are no whole number of
+                steps.
+            seed: other seeds give the same shapes with other contents, fillings included.
+
+        Raises:
+            ValueError: no pack is asked for.
         """
 
     @abstractmethod
     def state(self) -> Dict[str, Any]:
-        """What a checkpoint needs besides weights for the same predictions, as JSON values."""
+        """Values that a checkpoint needs besides weights for the same predictions, as JSON values."""
 
     @abstractmethod
-    def describe(self, config: RunConfig) -> Dict[str, Any]:
-        """What run.json says of these data besides what all runs have; "announced" are lines for the start."""
+    def describe(self) -> Dict[str, Any]:
+        """Entries of run.json besides those that all runs have; "announced" are lines for the start."""
 
-    @abstractmethod
-    def results(self, config: RunConfig, backend: Backend, folder: Path) -> Dict[str, Dict[str, Dict[str, float]]]:
-        """Measure the splits that were held out; writes what belongs beside the figures into the run's folder.
+    @property
+    def targets(self) -> List[Target]:
+        """Of all outputs."""
+        return [target for output in self.outputs for target in output.targets]
+
+    def loss(self) -> Callable[..., Tensor]:
+        """The loss that training minimizes.
+
+        Raises:
+            ValueError: there is no such loss.
+        """
+        return self.outputs[0].loss()
+
+    def use_exact_filters(self) -> None:
+        """Let `model` evaluate filters for every edge from now on; nothing to do for a model without filters."""
+        return
+
+    def evaluator(self, split: str) -> Optional[Evaluator]:
+        """Measures a split; None when it is empty."""
+        if split not in self.plans:
+            return None
+        return Evaluator(self.loader(split), [output.on(split, self.items[split]) for output in self.outputs])
+
+    def example(self, training: bool) -> Any:
+        """A batch in the shape of every other: of real molecules, or of random ones before there are data."""
+        if self.plans:
+            return self.loader("train").example(training)
+        batching = self.config.batching
+        return self.random_packs(batching.packs_per_call if training else batching.packs_per_evaluation)
+
+    def results(self, backend: Backend, folder: Path) -> Dict[str, Dict[str, Dict[str, float]]]:
+        """Measure the splits that were held out; see `Evaluator.report`.
 
         Returns:
-            {"results": split -> metrics, "baseline": split -> metrics of something simpler}.
+            {"results": split -> metrics, and for every baseline its key: split -> metrics}.
         """
+        found: Dict[str, Dict[str, Dict[str, float]]] = {"results": {}, "baseline": {}}
+        for split in ("validation", "test"):
+            evaluator = self.evaluator(split)
+            for key, values in evaluator.report(backend, folder, split).items() if evaluator is not None else ():
+                found.setdefault(key, {})[split] = values
+        return found
 
-    def evaluator(self, split: str, config: RunConfig) -> Optional[Measures]:
-        """Measures a split; None when it is empty."""
-        return self.measures(split, config) if split in self.plans else None
-
-    def check_same(self, state: Mapping[str, Any]) -> None:
+    def check_same(self, state: State) -> None:
         """Refuse other molecules than a checkpoint's: items and plans are numbers, and would mean another split.
 
         Raises:
@@ -107,81 +172,3 @@ class RunData(ABC):
                 "the molecules are not those that the run was trained on (other raw files, or another version of the "
                 "library that prepared them); bring those back or start a new run with another --out."
             )
-
-
-def split_items(store: Store, data: DataConfig) -> Dict[str, np.ndarray]:
-    """Store items of the training, validation and test split.
-
-    Raises:
-        ValueError: sizes do not add up, the index file is wrong, a scaffold split lacks SMILES, or there is no official
-            split.
-    """
-    validation, test = _share_or_count(data.validation), _share_or_count(data.test)
-    train = _share_or_count(data.train) or None
-    if data.split == "random":
-        split = splits.random_split(len(store), validation, test, data.split_seed, train)
-    elif splits.OFFICIAL.fullmatch(data.split):
-        if data.split not in store:
-            there = [field for field in sorted(store.fields) if splits.OFFICIAL.fullmatch(field)]
-            raise ValueError(
-                f"data set {data.name} has no split {data.split!r} here; "
-                + (f"it has {', '.join(there)}." if there else "use random, or the path of an index file.")
-            )
-        split = splits.official_split(store.fields[data.split], validation, data.split_seed, train)
-    elif data.split == "scaffold":
-        if "smiles" not in store:
-            raise ValueError(f"data set {data.name} has no SMILES, which data.split=scaffold needs; use random.")
-        split = splits.scaffold_split(decode_texts(store, "smiles"), validation, test, data.split_seed)
-    else:
-        split = splits.file_split(data.split, len(store))
-    most = store.info.get("most_training")
-    if most and len(split.train) > most:
-        print(f"{data.name}: {len(split.train):,} frames train; its authors advise against more than {most:,}, because")
-        print("  frames of one trajectory are so alike that a test among them would say little")
-    return dict(zip(SPLITS, split))
-
-
-def plans_of_splits(
-    items: Mapping[str, np.ndarray],
-    sizes: Callable[[np.ndarray], Dict[str, np.ndarray]],
-    choose_budget: Callable[[np.ndarray], Budget],
-    config: RunConfig,
-    folder: Optional[Path],
-) -> Tuple[Dict[str, PackingPlan], Budget]:
-    """A plan for every split that is not empty, and the shape of their packs.
-
-    Args:
-        items: split name -> store items.
-        sizes: what fills a pack, of store items.
-        choose_budget: the shape that given items need.
-        config: of the run.
-        folder: plans of an earlier start of the same run, which are taken as they are: made under a time limit, a
-            plan may differ the next time.
-    """
-    used = {split: chosen for split, chosen in items.items() if len(chosen)}
-    if folder is not None:
-        made = {split: PackingPlan.load(folder / f"{split}.npz") for split in used}
-        for split, plan in made.items():
-            plan.check(sizes(used[split]))
-        return made, next(iter(made.values())).budget
-    print(f"packing {sum(len(chosen) for chosen in used.values()):,} molecules ...", flush=True)
-    budget = choose_budget(np.concatenate(list(used.values())))
-    pack, seed = config.pack, config.data.split_seed
-    made = {
-        split: make_plan(sizes(chosen), budget, pack.algorithm, seed, time_limit=pack.time_limit)
-        for split, chosen in used.items()
-    }
-    return made, budget
-
-
-def molecule_name(store: Store, item: int) -> str:
-    """What a molecule is called in messages: its name in the data set, else its number."""
-    name = decode_text(store, "name", item) if "name" in store else ""
-    return f"{name!r} (item {item})" if name else f"item {item}"
-
-
-def _share_or_count(value: float) -> Any:
-    """Below 1 a share, else a number of molecules."""
-    if value >= 1 and value != int(value):
-        raise ValueError(f"data.train, data.validation and data.test: {value} is neither a share nor a whole number.")
-    return int(value) if value >= 1 or value == 0 else float(value)

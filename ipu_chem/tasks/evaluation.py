@@ -1,100 +1,187 @@
-"""Predicting a split in packs and measuring it in the target's unit.
+"""Outputs of a model: what each is learned from, how a split is predicted in packs and measured in real units."""
 
-On data's way: LabelledLoader.evaluation() -> Backend.evaluate -> predictions in real units -> metrics.
-"""
-
-from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Sequence, Tuple
 
 import numpy as np
+from torch import Tensor
 
 from ipu_chem.backends.base import Backend
-from ipu_chem.batches.loader import LabelledLoader
-from ipu_chem.metrics import Target, label_metrics, metric_names, selection_metric
-from ipu_chem.tasks.base import Measures
+from ipu_chem.batches.loader import LabelledLoader, Loader
+from ipu_chem.metrics import Target
+from packing.types import Ragged
 
-ToUnits = Callable[[np.ndarray, np.ndarray], np.ndarray]
+
+class PerMolecule(NamedTuple):
+    """Place of an output with a row for every molecule: [count, width] of a split, from predictions [B, G, width]."""
+
+    count: int
+    width: int
+
+    def zeros(self) -> np.ndarray:
+        """Room for the predictions of a split, float64."""
+        return np.zeros((self.count, self.width))
+
+    def put(self, found: np.ndarray, values: np.ndarray, batch: Any, positions: np.ndarray) -> None:
+        """Put predictions of a batch where its molecules, at these positions of the split, belong."""
+        found[positions] = values[batch.graph_mask.numpy()]
+
+
+class PerAtom:
+    """Place of an output with a vector for every atom: [atoms, 3] of a split, from predictions [B, N, 3]."""
+
+    def __init__(self, offsets: np.ndarray) -> None:
+        """Take [K + 1], where each molecule's atoms begin among those of the split."""
+        self._atoms = Ragged(np.arange(offsets[-1]), offsets)
+
+    def zeros(self) -> np.ndarray:
+        """Room for the predictions of a split, float64."""
+        return np.zeros((len(self._atoms.values), 3))
+
+    def put(self, found: np.ndarray, values: np.ndarray, batch: Any, positions: np.ndarray) -> None:
+        """Put predictions of a batch where its molecules, at these positions of the split, belong."""
+        real = np.arange(values.shape[1]) < batch.graph_ends[:, -1:].numpy()
+        found[self._atoms.take(positions).values] = values[real]
+
+
+def predict(backend: Backend, loader: Loader, places: Sequence[Any]) -> List[np.ndarray]:
+    """Predict every molecule of a split.
+
+    Args:
+        backend: runs a model with as many outputs as there are places.
+        loader: of the split.
+        places: of each output.
+
+    Returns:
+        One float64 array for every output, standardized, in the order of the split.
+    """
+    # Zeros, so that the sum over the processes that share the work puts their parts together, to the bit.
+    found = [place.zeros() for place in places]
+    for batch, positions in loader.evaluation(backend.evaluates):
+        prediction = backend.evaluate(batch)
+        outputs = prediction if isinstance(prediction, tuple) else (prediction,)
+        for array, values, place in zip(found, outputs, places):
+            place.put(array, values.double().numpy(), batch, positions)
+    return [backend.total(array) for array in found]
 
 
 def predict_split(backend: Backend, loader: LabelledLoader) -> np.ndarray:
-    """What the model says of every molecule of a split.
+    """Predictions of a model that gives labels alone, [K, T] float64, standardized, in the order of the split."""
+    return predict(backend, loader, [PerMolecule(len(loader.items), loader.num_targets)])[0]
 
-    Returns:
-        [K, T] float64, standardised, in the order of the split.
+
+class SplitOutput(ABC):
+    """An output on one split: what is known of it, and how far predictions are off.
+
+    Attributes:
+        weight: of this output in the number that checkpoints are chosen by.
+        place: of its predictions, such as `PerMolecule`.
     """
-    # Zeros, so that the sum over the processes that share the work puts their parts together, to the bit.
-    result = np.zeros((len(loader.items), loader.num_targets))
-    for batch, positions in loader.evaluation(backend.evaluates):
-        result[positions] = backend.evaluate(batch).double().numpy()[batch.graph_mask.numpy()]
-    return backend.total(result)
+
+    weight: float = 1.0
+    place: Any
+
+    @property
+    @abstractmethod
+    def metric_names(self) -> List[str]:
+        """Names that `errors` returns."""
+
+    @abstractmethod
+    def errors(self, predictions: np.ndarray) -> Dict[str, float]:
+        """Metrics of predictions in real units."""
+
+    @abstractmethod
+    def selection(self, metrics: Mapping[str, float]) -> float:
+        """The output's part in the number that checkpoints are chosen by, in standardized units; lower is better."""
+
+    @abstractmethod
+    def baselines(self) -> Dict[str, Dict[str, float]]:
+        """Metrics of something simpler, by its key in run.json; some metrics may be left out."""
+
+    @abstractmethod
+    def compared(self, metric: str, value: float, baselines: Mapping[str, Mapping[str, float]]) -> str:
+        """Text behind a printed metric: baselines, other units, published values; may be empty."""
+
+    def in_units(self, standardized: np.ndarray) -> np.ndarray:
+        """Predictions in real units; probabilities of classes."""
+        return standardized
+
+    def write(self, folder: Path, split: str, predictions: np.ndarray) -> None:
+        """Write predictions in real units into the run's folder; nothing of an output that has none to show."""
+        return
 
 
-class Parts(NamedTuple):
-    """Equal parts that molecules are made of, such as the waters of a cluster."""
+class Output(ABC):
+    """A quantity that a model gives and that is learned.
 
-    name: str
-    counts: np.ndarray  # [K], of every molecule of a split
+    Attributes:
+        weight: in the loss and in the number that checkpoints are chosen by, where there are others.
+        targets: quantities with units, none of an output that has no labels.
+    """
 
+    weight: float = 1.0
+    targets: List[Target]
 
-class Evaluator(Measures):
-    """A split with its labels and the way back to real units."""
+    @abstractmethod
+    def loss(self) -> Callable[..., Tensor]:
+        """The loss of this output.
 
-    loader: LabelledLoader
-
-    def __init__(
-        self,
-        loader: LabelledLoader,
-        labels: np.ndarray,
-        targets: Sequence[Target],
-        scale: Sequence[float],
-        to_units: ToUnits,
-        parts: Optional[Parts] = None,
-    ) -> None:
-        """Bind a split.
-
-        Args:
-            loader: batches of the split.
-            labels: [K, T] float64 in the targets' units, NaN where missing.
-            targets: T of them.
-            scale: [T] standard deviations, which make targets comparable when checkpoints are chosen.
-            to_units: (store items [K], standardised predictions [K, T]) -> predictions in real units.
-            parts: what errors of extensive targets are shared out to as well.
+        Raises:
+            ValueError: there is no such loss, or it is for another kind of label.
         """
+
+    @abstractmethod
+    def on(self, split: str, items: np.ndarray) -> SplitOutput:
+        """What is known of store items, which are a split."""
+
+
+class Evaluator:
+    """Measures a model on a split, output after output."""
+
+    def __init__(self, loader: Loader, outputs: Sequence[SplitOutput]) -> None:
+        """Bind batches of a split to what is known of it."""
         self.loader = loader
-        self.labels = labels
-        self.targets = list(targets)
-        self.scale = list(scale)
-        self.to_units = to_units
-        self.parts = parts
+        self.outputs = list(outputs)
 
     @property
     def metric_names(self) -> List[str]:
-        """See `Measures.metric_names`."""
-        return metric_names(self.targets) + [self._per_part(target) for target in self._shared_out]
+        """Names that `errors` returns."""
+        return [name for output in self.outputs for name in output.metric_names]
 
-    def predictions(self, backend: Backend) -> Any:
-        """[K, T] float64 in the targets' units, probabilities of classes, in the order of the split."""
-        return self.to_units(self.loader.items, predict_split(backend, self.loader))
+    def predictions(self, backend: Backend) -> List[np.ndarray]:
+        """One float64 array for every output, in its units, in the order of the split."""
+        found = predict(backend, self.loader, [output.place for output in self.outputs])
+        return [output.in_units(array) for output, array in zip(self.outputs, found)]
 
-    def errors(self, predictions: Any) -> Dict[str, float]:
-        """`label_metrics` of what `predictions` returned, and errors shared out to parts."""
-        errors = label_metrics(predictions, self.labels, self.targets)
-        for column, target in enumerate(self.targets):
-            if target in self._shared_out:
-                assert self.parts is not None
-                error = np.abs(predictions[:, column] - self.labels[:, column]) / self.parts.counts
-                errors[self._per_part(target)] = float(np.nanmean(error)) * target.error_factor
-        return errors
-
-    @property
-    def _shared_out(self) -> List[Target]:
-        return [target for target in self.targets if target.extensive] if self.parts is not None else []
-
-    def _per_part(self, target: Target) -> str:
-        """Name of the mean over molecules of errors per part."""
-        assert self.parts is not None
-        return f"{target.metric('mae')}_per_{self.parts.name}"
+    def errors(self, predictions: Sequence[np.ndarray]) -> Dict[str, float]:
+        """Metrics of what `predictions` returned."""
+        metrics: Dict[str, float] = {}
+        for output, array in zip(self.outputs, predictions):
+            metrics.update(output.errors(array))
+        return metrics
 
     def metrics(self, backend: Backend) -> Tuple[Dict[str, float], float]:
-        """See `Measures.metrics`: MAE and RMSE, or ROC-AUC and average precision, per target."""
+        """Metrics of the split, and the number that checkpoints are chosen by: the weighted mean of the outputs'."""
         metrics = self.errors(self.predictions(backend))
-        return metrics, selection_metric(metrics, self.targets, self.scale)
+        weights, parts = zip(*((output.weight, output.selection(metrics)) for output in self.outputs))
+        return metrics, float(np.dot(weights, parts))
+
+    def report(self, backend: Backend, folder: Path, split: str) -> Dict[str, Dict[str, float]]:
+        """Measure, print metrics beside baselines, and write predictions into the run's folder.
+
+        Returns:
+            {"results": metrics, and for every baseline its key: metrics}.
+        """
+        predictions = self.predictions(backend)
+        found: Dict[str, Dict[str, float]] = {"results": {}}
+        for output, array in zip(self.outputs, predictions):
+            metrics, baselines = output.errors(array), output.baselines()
+            for key, values in {"results": metrics, **baselines}.items():
+                found.setdefault(key, {}).update(values)
+            if backend.world.rank > 0:
+                continue
+            output.write(folder, split, array)
+            for name, value in metrics.items():
+                print(f"{split}: {name} {value:.4g}{output.compared(name, value, baselines)}", flush=True)
+        return found

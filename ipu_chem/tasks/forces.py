@@ -1,102 +1,137 @@
-"""Runs that learn forces beside energies.
+"""Forces: a second output of a graph task, the derivatives of the energy that is its first.
 
-On data's way: RunConfig with force_share -> ForceData -> PackLoader with forces, ForceEvaluator, EnergyForces.
+Energies and forces are divided by one number, so that forces stay the derivative: the root mean square of a force
+component in training, which makes forces of order one.
 """
 
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Sequence
+from typing import Any, Dict, List, Mapping, Sequence
 
 import numpy as np
-from torch import Tensor
 
-from ipu_chem.config import RunConfig
 from ipu_chem.data.standardize import Standardizer
-from ipu_chem.losses import loss_by_name, with_forces
-from ipu_chem.metrics import FORCES, Target
-from ipu_chem.tasks.evaluation import Evaluator
-from ipu_chem.tasks.force_evaluation import ForceEvaluator
-from ipu_chem.tasks.graphs import GraphData
+from ipu_chem.losses import Loss
+from ipu_chem.metrics import FORCES, Target, regression_metrics
+from ipu_chem.tasks.evaluation import Output, PerAtom, SplitOutput
+from ipu_chem.tasks.labels import Labels, beside
 from packing.files import atomic_file
 from packing.store import Store
+from packing.types import Ragged
 
 
-class ForceData(GraphData):
-    """Molecules with an energy and the forces on their atoms.
+class Forces(Output):
+    """Forces on atoms as an output of a model.
 
-    Both are divided by one number, so that forces stay the derivative: the root mean square of a force component in
-    training, which makes forces of order one.
+    Attributes:
+        targets: forces as a quantity with a unit.
+        energy: the output whose derivatives they are.
+        weight: see `Output`; the energy has the rest.
+        known: [n, 3] of every molecule of the store, NaN where missing; of a loaded task alone.
     """
 
-    gives_forces = True
+    known: Ragged
 
-    @staticmethod
-    def check(store: Store, targets: Sequence[Target]) -> None:
-        """Refuse what has no forces to learn from.
-
-        Raises:
-            ValueError: no forces, not those of the one target that is learnt, or it does not add up over atoms.
-        """
-        names = ", ".join(target.name for target in targets)
-        if "forces" not in store:
-            raise ValueError(
-                f"force_share trains on forces, but the data have none for {names}; choose the energy that they belong "
-                "to with data.target, or set force_share to 0."
-            )
-        if len(targets) != 1 or targets[0].name != store.info.get("forces_of") or not targets[0].extensive:
-            raise ValueError(
-                f"forces are those of the energy {store.info.get('forces_of')!r}, the run learns {names}; with "
-                "force_share it learns that one energy and no other label."
-            )
-
-    @staticmethod
-    def fit(store: Store, items: np.ndarray, references: Any) -> Standardizer:
-        """The standardiser of a run: energies are shifted as without forces, but scaled by the forces."""
-        fitted = Standardizer.fit(store, items, references)
-        forces = store.ragged("forces").take(items).values
-        known = forces[np.isfinite(forces).all(1)].astype(np.float64)
-        if not len(known):
-            raise ValueError(f"none of the {len(items)} training molecules has forces; set force_share to 0.")
-        fitted.scale[:] = max(float(np.sqrt(np.mean(known**2))), 1e-12)
-        return fitted
+    def __init__(self, energy: Labels, weight: float) -> None:
+        """Bind forces to their energy, see the class."""
+        unit = energy.targets[0].unit
+        self.targets = [Target(FORCES, f"{unit}/Å" if unit else "", False)]
+        self.energy = energy
+        self.weight = weight
 
     @property
-    def forces(self) -> Target:
-        """Forces as a quantity with a unit."""
-        return Target(FORCES, f"{self.targets[0].unit}/Å" if self.targets[0].unit else "", False)
+    def scale(self) -> float:
+        """Unit of the energy, and by Å of the forces, for each standardized one."""
+        return float(self.energy.standardizer.scale[0])
+
+    def loss(self) -> Loss:
+        """See `Output.loss`: that of the energy, over components."""
+        return self.energy.loss()
+
+    def standardized(self) -> np.ndarray:
+        """[total, 3] of all atoms of the store."""
+        return np.asarray(self.known.values) / np.float32(self.scale)
+
+    def on(self, split: str, items: np.ndarray) -> "SplitForces":
+        """See `Output.on`."""
+        return SplitForces(self, split, items)
+
+
+class SplitForces(SplitOutput):
+    """Forces on the atoms of a split."""
+
+    def __init__(self, forces: Forces, split: str, items: np.ndarray) -> None:
+        """Bind forces to store items, which are a split."""
+        self.energy = forces.energy
+        self.split = split
+        self.known = forces.known.take(items)
+        self.target = forces.targets[0]
+        self.scale = forces.scale
+        self.weight = forces.weight
+        self.place = PerAtom(self.known.offsets)
 
     @property
-    def learnt(self) -> List[Target]:
-        """See `LabelledData.learnt`."""
-        return [*self.targets, self.forces]
+    def metric_names(self) -> List[str]:
+        """See `SplitOutput.metric_names`."""
+        return [self.target.metric(kind) for kind in ("mae", "rmse")]
 
-    def standardised_forces(self) -> np.ndarray:
-        """See `GraphData.standardised_forces`."""
-        return np.asarray(self.store.fields["forces"]) / np.float32(self.standardizer.scale[0])
+    def in_units(self, standardized: np.ndarray) -> np.ndarray:
+        """See `SplitOutput.in_units`."""
+        return standardized * self.scale
 
-    def measures(self, split: str, config: RunConfig) -> ForceEvaluator:
-        """See `RunData.measures`."""
-        labels = np.asarray(self.store.fields["y"], np.float64)[self.items[split]]
-        forces = self.store.ragged("forces").take(self.items[split])
-        scale = float(self.standardizer.scale[0])
-        shares = (1.0 - config.force_share, config.force_share)
-        return ForceEvaluator(
-            self.loader(split, config), labels, self.learnt, scale, self.to_units, forces, shares, self.parts(split)
+    def errors(self, predictions: np.ndarray) -> Dict[str, float]:
+        """MAE and RMSE of components."""
+        label = np.asarray(self.known.values, np.float64).reshape(-1, 1)
+        return regression_metrics(predictions.reshape(-1, 1), label, [self.target])
+
+    def selection(self, metrics: Mapping[str, float]) -> float:
+        """See `SplitOutput.selection`."""
+        return metrics[self.target.metric("mae")] / self.target.error_factor / self.scale
+
+    def baselines(self) -> Dict[str, Dict[str, float]]:
+        """See `SplitOutput.baselines`: to say that there are no forces."""
+        size = float(np.nanmean(np.abs(self.known.values))) * self.target.error_factor
+        return {"baseline": {self.target.metric("mae"): size}}
+
+    def compared(self, metric: str, value: float, baselines: Mapping[str, Mapping[str, float]]) -> str:
+        """See `SplitOutput.compared`."""
+        return beside(self.energy, [self.target], self.split, metric, value, baselines["baseline"])
+
+    def write(self, folder: Path, split: str, predictions: np.ndarray) -> None:
+        """Write forces_<split>.npz: labels and predictions, atom after atom in the order of the split."""
+        label = np.asarray(self.known.values, np.float32)
+        with atomic_file(folder / f"forces_{split}.npz") as file:
+            np.savez(file, offsets=self.known.offsets, label=label, prediction=predictions.astype(np.float32))
+
+
+def check_forces(store: Store, targets: Sequence[Target]) -> None:
+    """Refuse data that have no forces to learn from.
+
+    Raises:
+        ValueError: no forces, not those of the one target that is learned, or it does not add up over atoms.
+    """
+    names = ", ".join(target.name for target in targets)
+    if "forces" not in store:
+        raise ValueError(
+            f"force_share trains on forces, but the data have none for {names}; choose the energy that they belong "
+            "to with data.target, or set force_share to 0."
+        )
+    if len(targets) != 1 or targets[0].name != store.info.get("forces_of") or not targets[0].extensive:
+        raise ValueError(
+            f"forces are those of the energy {store.info.get('forces_of')!r}, the run learns {names}; with "
+            "force_share it learns that one energy and no other label."
         )
 
-    def loss(self, config: RunConfig) -> Callable[..., Tensor]:
-        """See `RunData.loss`."""
-        return with_forces(loss_by_name(config.loss), config.force_share)
 
-    def baseline(self, evaluator: Evaluator) -> Dict[str, float]:
-        """See `GraphData.baseline`; that of forces says there are none."""
-        assert isinstance(evaluator, ForceEvaluator)
-        size = float(np.nanmean(np.abs(evaluator.forces.values))) * self.forces.error_factor
-        return {**super().baseline(evaluator), self.forces.metric("mae"): size}
+def fit_with_forces(store: Store, items: np.ndarray, references: Any) -> Standardizer:
+    """A standardizer for an energy and its forces: energies are shifted as without forces, but scaled by the forces.
 
-    def write_predictions(self, folder: Path, split: str, evaluator: Evaluator, predictions: Any) -> None:
-        """predictions_<split>.csv for energies, forces_<split>.npz for forces, atom after atom in the same order."""
-        assert isinstance(evaluator, ForceEvaluator)
-        super().write_predictions(folder, split, evaluator, predictions[0])
-        label = np.asarray(evaluator.forces.values, np.float32)
-        with atomic_file(folder / f"forces_{split}.npz") as file:
-            np.savez(file, offsets=evaluator.forces.offsets, label=label, prediction=predictions[1].astype(np.float32))
+    Raises:
+        ValueError: no training molecule has forces.
+    """
+    fitted = Standardizer.fit(store, items, references)
+    forces = store.ragged("forces").take(items).values
+    known = forces[np.isfinite(forces).all(1)].astype(np.float64)
+    if not len(known):
+        raise ValueError(f"none of the {len(items)} training molecules has forces; set force_share to 0.")
+    fitted.scale[:] = max(float(np.sqrt(np.mean(known**2))), 1e-12)
+    return fitted

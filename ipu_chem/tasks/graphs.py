@@ -1,154 +1,251 @@
-"""Runs of graph models: molecules with edges and labels, standardised targets, errors in real units.
+"""Graph tasks: molecules in 3D with edges within a cutoff, labels of molecules and forces on atoms as outputs."""
 
-On data's way: RunConfig -> store with edges, split, standardiser, plans -> PackLoader, Evaluator, graph model.
-"""
-
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Optional
+from typing import Any, Callable, Dict, List, Optional
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ipu_chem.batches.loader import PackLoader
-from ipu_chem.config import DataConfig, ModelConfig, PackConfig, RunConfig
+from ipu_chem.config import DataConfig, ModelConfig, RunConfig
 from ipu_chem.data.datasets import load_dataset
 from ipu_chem.data.edges import with_edges
 from ipu_chem.data.energy_units import unit_in_ev
-from ipu_chem.data.fixed_point import STEP, with_fixed_point
+from ipu_chem.data.fixed_point import STEP, step_for, with_fixed_point
 from ipu_chem.data.selection import OPTIONS, dataset_options, select_targets
 from ipu_chem.data.standardize import Standardizer, composition_baseline
+from ipu_chem.losses import with_forces
 from ipu_chem.metrics import Target, targets_of
 from ipu_chem.models.compact import CompactInputs
 from ipu_chem.models.device_edges import DeviceEdges
 from ipu_chem.models.dispersion import check_dispersion_elements
 from ipu_chem.models.forces import EnergyForces
 from ipu_chem.models.registry import build_model, needs_charge
-from ipu_chem.tasks.base import molecule_name, plans_of_splits, split_items
-from ipu_chem.tasks.evaluation import Evaluator
-from ipu_chem.tasks.kinds import GRAPHS
-from ipu_chem.tasks.labels import LabelledData
+from ipu_chem.tasks.base import FILTERS, State, Task
+from ipu_chem.tasks.example_graphs import random_packs
+from ipu_chem.tasks.forces import Forces, check_forces, fit_with_forces
+from ipu_chem.tasks.graph_shape import assumed_shape, choose_budget, device_neighbors, pack_sizes
+from ipu_chem.tasks.labels import KnownLabels, Labels, check_classes, planned_targets
+from ipu_chem.tasks.splits import SplitData, plans_of_splits, split_items
 from ipu_chem.tasks.start_from import EarlierRun, earlier_run, load_weights
-from packing import Budget, Ragged
+from packing import Budget, make_plan
 from packing.store import Store
-from packing.tune import fit_budget
 
 
 @dataclass
-class GraphData(LabelledData):
-    """Molecules with edges and the chosen labels; packs have nodes, edges and graphs.
+class GraphTask(Task):
+    """Labels of molecules in 3D, and forces on their atoms where `force_share` asks for them.
 
     Attributes:
+        outputs: `Labels`, and `Forces` behind them.
         neighbors: of an atom that the device looks for itself; 0 when edges come from the host.
+        position_step: Å, a 1 of 16-bit positions; None when positions are transferred in Å.
         first_weights: of an earlier run, to begin with; None begins with fresh ones.
     """
 
+    kind = "graphs"
+    has_filters = True
+
     neighbors: int = 0
+    position_step: Optional[float] = None
     first_weights: Optional[Dict[str, Any]] = None
 
-    gives_forces = False
-
-    baseline_name = "per-composition linear"
-
-    @property
-    def atoms(self) -> Ragged:
-        """See `LabelledData.atoms`."""
-        return self.store.ragged("z")
-
-    @property
-    def position_step(self) -> Optional[float]:
-        """Å, what a 1 of 16-bit positions means; None when they travel in Å."""
-        return self.store.info.get(STEP)
-
-    @staticmethod
-    def fit(store: Store, items: np.ndarray, references: Any) -> Standardizer:
-        """The standardiser of a run, from its training items."""
-        return Standardizer.fit(store, items, references)
-
-    def loader(self, split: str, config: RunConfig) -> PackLoader:
-        """See `RunData.loader`."""
-        items, plan = self.items[split], self.plans[split]
-        return PackLoader(
-            self.store,
+    @classmethod
+    def load(cls, config: RunConfig, plans: Optional[Path] = None, state: Optional[State] = None) -> "GraphTask":
+        """See `Task.load`."""
+        config, data = with_filters_of(state or {}, config), config.data
+        store = load_store(data, config.model.cutoff)
+        if config.short_positions:
+            store = with_fixed_point(store, data.cache or None)
+        targets = targets_of(store.info["targets"])
+        check_charges(store, config.model)
+        if config.force_share:
+            check_forces(store, targets)
+        items = split_items(store, data)
+        if config.model.freeze and not config.training.start_from:
+            raise ValueError(
+                "model.freeze=true trains the head alone, on features that nobody has trained; name an earlier run "
+                "with training.start_from, or leave it out."
+            )
+        earlier: Optional[EarlierRun] = None
+        if config.training.start_from and not state:
+            earlier = earlier_run(config, targets, np.unique(store.fields["z"]))
+        if state and "standardizer" in state:
+            fitted = Standardizer.from_dict(state["standardizer"])
+        else:
+            fitted = _fit(store, items["train"], targets, config, earlier)
+        neighbors = device_neighbors(store, config.pack)
+        made, budget = plans_of_splits(
             items,
-            plan,
-            self.standardised(),
-            self.budget,
-            config.batching,
-            self.world,
-            needs_charge(config.model.name),
-            self.standardised_forces(),
+            lambda chosen: pack_sizes(store, chosen, neighbors),
+            lambda chosen: choose_budget(store, chosen, config.pack),
+            config.pack,
+            data.split_seed,
+            plans,
         )
+        budget = budget.replace(graphs=config.pack.graphs or max(plan.max_items_per_pack for plan in made.values()))
+        outputs = outputs_of(config, targets, fitted)
+        outputs[0].known = _known_labels(store, items["train"], targets, data.split)
+        check_classes(targets, outputs[0].known.y, items)
+        if config.force_share:
+            outputs[1].known = store.ragged("forces")
+        weights = earlier.weights if earlier is not None else None
+        split = SplitData(store, items, made)
+        return cls(config, budget, outputs, split, (), neighbors, store.info.get(STEP), weights)
 
-    def standardised_forces(self) -> Optional[np.ndarray]:
-        """[total, 3] of all atoms of the store; None for runs that learn none."""
-        return None
+    @classmethod
+    def planned(cls, config: RunConfig) -> "GraphTask":
+        """See `Task.planned`."""
+        budget, neighbors, assumed = assumed_shape(config.pack)
+        step = step_for(config.model.cutoff) if config.short_positions else None
+        outputs = outputs_of(config, planned_targets(config.data))
+        return cls(config, budget, outputs, assumed=assumed, neighbors=neighbors, position_step=step)
 
-    def model(self, config: RunConfig) -> CompactInputs:
-        """See `RunData.model`."""
-        model = make_model(
-            config, self.targets, self.neighbors, self.position_step, self.gives_forces, self.standardizer
-        )
+    @classmethod
+    def restored(cls, config: RunConfig, state: State, forces: bool = False) -> "GraphTask":
+        """See `Task.restored`: for molecules with edges of the host and positions in Å, whatever the run had.
+
+        Args:
+            config: of the run.
+            state: of its checkpoint.
+            forces: give forces beside the energy, also where the run has not learned them.
+        """
+        config, fitted = with_filters_of(state, config), Standardizer.from_dict(state["standardizer"])
+        outputs = outputs_of(config, targets_of(fitted.targets), fitted, forces)
+        return cls(config, Budget(**state["budget"]), outputs)
+
+    @property
+    def labels(self) -> Labels:
+        """The first output."""
+        return self.outputs[0]  # type: ignore[return-value]
+
+    @property
+    def forces(self) -> Optional[Forces]:
+        """The second output, if there is one."""
+        return self.outputs[1] if len(self.outputs) > 1 else None  # type: ignore[return-value]
+
+    @property
+    def takes_charge(self) -> bool:
+        """The model takes charge and spin of molecules."""
+        return needs_charge(self.config.model.name)
+
+    def model(self) -> CompactInputs:
+        """See `Task.model`."""
+        labels, forces = self.labels, self.forces is not None
+        model = make_model(self.config, labels.targets, self.neighbors, self.position_step, forces, labels.standardizer)
         if self.first_weights is not None:
-            load_weights(model, self.first_weights, config.training.start_from)
+            load_weights(model, self.first_weights, self.config.training.start_from)
         return model
 
-    def describe(self, config: RunConfig) -> Dict[str, Any]:
-        """See `RunData.describe`."""
+    def use_exact_filters(self) -> None:
+        """See `Task.use_exact_filters`."""
+        self.config = with_filters_of({FILTERS: "exact"}, self.config)
+
+    def loss(self) -> Callable[..., Tensor]:
+        """See `Task.loss`: of energies and forces the weighted sum."""
+        loss = self.labels.loss()
+        return loss if self.forces is None else with_forces(loss, self.forces.weight)
+
+    def loader(self, split: str) -> PackLoader:
+        """See `Task.loader`."""
+        return PackLoader(
+            self.store,
+            self.items[split],
+            self.plans[split],
+            self.labels.standardized(),
+            self.budget,
+            self.config.batching,
+            self.world,
+            self.takes_charge,
+            None if self.forces is None else self.forces.standardized(),
+        )
+
+    def unlabelled_loader(self, store: Store, items: np.ndarray, budget: Budget) -> PackLoader:
+        """Batches of other molecules, for predictions.
+
+        Args:
+            store: molecules with edges, positions in Å.
+            items: [K] of them, all of which fit.
+            budget: nodes, edges, and graphs if packs shall not have as many as the fullest one needs.
+        """
+        sizes = {axis: store.sizes()[axis][items] for axis in ("nodes", "edges")}
+        plan = make_plan(sizes, budget, "best_fit")
+        if "graphs" not in budget:
+            budget = budget.replace(graphs=plan.max_items_per_pack)
+        nothing = np.full((len(store), len(self.labels.targets)), np.nan)
+        forces = None if self.forces is None else np.full((len(store.fields["z"]), 3), np.nan)
+        return PackLoader(
+            store, items, plan, nothing, budget, self.config.batching, charges=self.takes_charge, forces=forces
+        )
+
+    def random_packs(self, packs: int, seed: int = 0) -> Any:
+        """See `Task.random_packs`: a `compact_kind` of no chemistry."""
+        return random_packs(
+            packs,
+            self.budget,
+            len(self.labels.targets),
+            self.config.model.cutoff,
+            seed,
+            self.position_step,
+            on_device=bool(self.neighbors),
+            charges=self.takes_charge,
+            forces=self.forces is not None,
+            packs_per_step=self.config.batching.packs_per_step,
+        )
+
+    def state(self) -> Dict[str, Any]:
+        """See `Task.state`."""
+        return {"standardizer": self.labels.standardizer.to_dict()}
+
+    def describe(self) -> Dict[str, Any]:
+        """See `Task.describe`."""
         step = self.position_step
         positions = "float32" if step is None else f"int16, steps of {step:.3g} Å, off by at most {step / 2:.3g} Å"
-        described = super().describe(config)
+        described = self.labels.describe(self.targets, self.items)
         announced = [*described["announced"], f"positions: {positions}"]
-        return {"kind": GRAPHS, **described, "positions": positions, "announced": announced}
-
-    def baseline(self, evaluator: Evaluator) -> Dict[str, float]:
-        """See `LabelledData.baseline`: a linear model of the composition."""
-        errors = composition_baseline(self.store, self.items["train"], evaluator.loader.items)
-        return {target.metric("mae"): errors[target.name] * target.error_factor for target in self.targets}
+        return {"kind": self.kind, **described, "positions": positions, "announced": announced}
 
 
-def load_graphs(config: RunConfig, plans: Optional[Path], state: Mapping[str, Any]) -> GraphData:
-    """See `ipu_chem.tasks.registry.load_data`."""
-    data = config.data
-    store = load_store(data, config.model.cutoff)
-    if config.short_positions:
-        store = with_fixed_point(store, data.cache or None)
-    targets = targets_of(store.info["targets"])
-    check_charges(store, config.model)
-    kind: Any = GraphData
-    if config.force_share:
-        from ipu_chem.tasks.forces import ForceData as kind  # which is made of this module's parts
+def outputs_of(
+    config: RunConfig,
+    targets: List[Target],
+    standardizer: Optional[Standardizer] = None,
+    forces: Optional[bool] = None,
+) -> List[Any]:
+    """`Labels`, and `Forces` where the run learns them or ``forces`` says so."""
+    weight = config.force_share or 0.5
+    both = bool(config.force_share) if forces is None else forces
+    labels = Labels(targets, config.loss, standardizer, 1.0 - weight if both else 1.0)
+    return [labels, Forces(labels, weight)] if both else [labels]
 
-        kind.check(store, targets)
-    items = split_items(store, data)
-    earlier: Optional[EarlierRun] = None
-    if config.model.freeze and not config.training.start_from:
-        raise ValueError(
-            "model.freeze=true trains the head alone, on features that nobody has trained; name an earlier run with "
-            "training.start_from, or leave it out."
-        )
-    if config.training.start_from and not state:
-        earlier = earlier_run(config, targets, np.unique(store.fields["z"]))
-    if "standardizer" in state:
-        fitted = Standardizer.from_dict(state["standardizer"])
-    elif earlier is not None and data.references == "auto":
-        fitted = earlier.standardizer
-    else:
-        references = None if data.references == "auto" else data.references
-        fitted = kind.fit(store, items["train"], references or _usual_references(targets))
-        if earlier is not None:
-            fitted.scale = earlier.standardizer.scale
-    neighbors = _device_neighbors(store, config.pack)
-    made, budget = plans_of_splits(
-        items,
-        lambda chosen: _sizes(store, chosen, neighbors),
-        lambda chosen: choose_budget(store, chosen, config.pack),
-        config,
-        plans,
-    )
-    graphs = config.pack.graphs or max(plan.max_items_per_pack for plan in made.values())
-    weights = earlier.weights if earlier is not None else None
-    return kind(store, items, made, budget.replace(graphs=graphs), targets, fitted, neighbors, weights)
+
+def _known_labels(store: Store, train: np.ndarray, targets: List[Target], split: str) -> KnownLabels:
+    def linear(items: np.ndarray) -> Dict[str, float]:
+        errors = composition_baseline(store, train, items)
+        return {target.metric("mae"): errors[target.name] * target.error_factor for target in targets}
+
+    return KnownLabels(store, store.ragged("z"), "name", "per-composition linear", linear, split)
+
+
+def with_filters_of(state: State, config: RunConfig) -> RunConfig:
+    """The configuration of a checkpoint's model: with exact filters if the run had to leave its table."""
+    return replace(config, model=replace(config.model, filter="exact")) if state.get(FILTERS) == "exact" else config
+
+
+def _fit(
+    store: Store, train: np.ndarray, targets: List[Target], config: RunConfig, earlier: Optional[EarlierRun]
+) -> Standardizer:
+    """A standardizer for the training molecules, or what an earlier run's makes of them."""
+    if earlier is not None and config.data.references == "auto":
+        return earlier.standardizer
+    references = None if config.data.references == "auto" else config.data.references
+    fit = fit_with_forces if config.force_share else Standardizer.fit
+    fitted = fit(store, train, references or _usual_references(targets))
+    if earlier is not None:
+        fitted.scale = earlier.standardizer.scale
+    return fitted
 
 
 def check_charges(store: Store, model: ModelConfig) -> None:
@@ -176,24 +273,6 @@ def load_store(data: DataConfig, cutoff: float) -> Store:
         print(f"{data.name}: {len(store) - len(labelled):,} molecules without a label for {data.target} left out")
         store = store.take(labelled)
     return with_edges(store, cutoff, data.cache or None)
-
-
-def choose_budget(store: Store, items: np.ndarray, pack: PackConfig) -> Budget:
-    """The shape of a pack: what the config says, and what the molecules need where it says 0.
-
-    Raises:
-        ValueError: a molecule is larger than a capacity; names it and the capacity that would do.
-    """
-    sizes = _sizes(store, items, pack.device_neighbors)
-    for name, capacity in (("nodes", pack.nodes), ("edges", pack.edges)):
-        if capacity and name in sizes and capacity < sizes[name].max():
-            item = int(items[int(np.argmax(sizes[name]))])
-            raise ValueError(
-                f"molecule {molecule_name(store, item)} has {sizes[name].max()} {name}, more than pack.{name}="
-                f"{capacity}; set pack.{name} to {sizes[name].max()} or more, or to 0 to have it chosen."
-            )
-    fixed = {"nodes": pack.nodes, "edges": pack.edges, "graphs": pack.graphs}
-    return fit_budget(sizes, {name: fixed[name] for name in (*sizes, "graphs")})
 
 
 def make_model(
@@ -259,36 +338,6 @@ def _energy_scale(config: RunConfig, targets: List[Target], standardizer: Option
             "use_dispersion to false."
         )
     return 1.0
-
-
-def _sizes(store: Store, items: np.ndarray, neighbors: int) -> Dict[str, np.ndarray]:
-    """What fills a pack: edges too, unless the device looks for them in slots of its own."""
-    return {axis: store.sizes()[axis][items] for axis in (("nodes",) if neighbors else ("nodes", "edges"))}
-
-
-def _device_neighbors(store: Store, pack: PackConfig) -> int:
-    """How many neighbours of an atom the device looks for; 0 for edges from the host.
-
-    Raises:
-        ValueError: some atom has more, whose edges would be lost without a word.
-    """
-    if pack.device_neighbors == 0:
-        return 0
-    if pack.device_neighbors < -1 or pack.edges:
-        raise ValueError(
-            f"pack.device_neighbors={pack.device_neighbors}: give 0, -1 or a number of neighbours, and pack.edges=0 "
-            "with it, because the host makes no edges then."
-        )
-    edges = store.ragged("edge_index")
-    first_atom = np.repeat(store.ragged("z").offsets[:-1], edges.lengths)
-    degrees = np.bincount(np.concatenate([first_atom + edges.values[:, 0], first_atom + edges.values[:, 1]]))
-    most = int(degrees.max()) if len(degrees) else 1
-    if 0 < pack.device_neighbors < most:
-        raise ValueError(
-            f"pack.device_neighbors={pack.device_neighbors}: some atoms have {most} neighbours within the cutoff; set "
-            f"{most} or more, or -1 to have it chosen."
-        )
-    return most if pack.device_neighbors == -1 else pack.device_neighbors
 
 
 def _usual_references(targets: List[Target]) -> Dict[str, str]:

@@ -1,168 +1,231 @@
-"""Runs that learn labels, of graphs or of text alike: standardised targets, errors in real units, predictions on disk.
-
-On data's way: store with labels y -> Standardizer -> LabelledLoader, Evaluator -> results, predictions_*.csv.
-"""
+"""Labels of molecules, numbers or classes: the output that tasks of graphs and of text share."""
 
 import csv
-from abc import abstractmethod
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Dict, List, Mapping, Optional, Sequence
+from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence
 
 import numpy as np
 
-from ipu_chem.backends.base import Backend
-from ipu_chem.batches.loader import LabelledLoader
-from ipu_chem.config import RunConfig
+from ipu_chem.config import DataConfig
+from ipu_chem.data.datasets import DATASETS
 from ipu_chem.data.molecule import decode_text
 from ipu_chem.data.standardize import Standardizer
 from ipu_chem.losses import Loss, loss_by_name
-from ipu_chem.metrics import Target, label_metrics
-from ipu_chem.tasks.base import RunData
-from ipu_chem.tasks.evaluation import Evaluator, Parts
+from ipu_chem.metrics import BINARY, Target, label_metrics, metric_names, selection_metric
+from ipu_chem.tasks.evaluation import Output, PerMolecule, SplitOutput
 from packing.files import atomic_file
+from packing.store import Store
 from packing.types import Ragged
 
 
-@dataclass
-class LabelledData(RunData):
-    """Molecules with the labels y [I, T] that are learnt, numbers or classes.
+class KnownLabels(NamedTuple):
+    """Labels of the molecules of a store.
 
     Attributes:
-        targets: what is predicted.
-        standardizer: fitted on the training items.
+        store: has the labels y [I, T].
+        atoms: atomic numbers of every molecule, as the standardizer counts them.
+        name_field: of the store, for tables of predictions.
+        baseline_name: of the baseline of numbers; that of classes is a constant.
+        baseline: metrics of that baseline on store items; some may be left out.
+        split: the run's data.split, for which values may have been published.
     """
 
-    targets: List[Target]
-    standardizer: Standardizer
-
-    baseline_name: ClassVar[str]  # of what `baseline` measures
-
-    def __post_init__(self) -> None:
-        """Refuse labels that cannot be learnt, see `check_classes`."""
-        check_classes(self.targets, self.labels, self.items)
+    store: Store
+    atoms: Ragged
+    name_field: str
+    baseline_name: str
+    baseline: Callable[[np.ndarray], Dict[str, float]]
+    split: str
 
     @property
-    @abstractmethod
-    def atoms(self) -> Ragged:
-        """Atomic numbers of every molecule, as the standardizer counts them."""
-
-    @abstractmethod
-    def loader(self, split: str, config: RunConfig) -> LabelledLoader:
-        """See `RunData.loader`."""
-
-    @abstractmethod
-    def baseline(self, evaluator: Evaluator) -> Dict[str, float]:
-        """Errors of numbers on a split of something simpler, under the names of the metrics; some may be left out."""
-
-    @property
-    def learns_classes(self) -> bool:
-        """Whether the labels are classes."""
-        return self.targets[0].binary
-
-    @property
-    def labels(self) -> np.ndarray:
+    def y(self) -> np.ndarray:
         """[I, T] float64 in the targets' units, NaN where missing."""
         return np.asarray(self.store.fields["y"], np.float64)
 
-    def standardised(self) -> np.ndarray:
+    def published(self) -> Mapping[str, Mapping[str, float]]:
+        """Metric -> who -> value on the test split, where that is the published one."""
+        comparable = "official" not in self.store or self.split == "official"
+        return self.store.info.get("published", {}) if comparable else {}
+
+
+class Labels(Output):
+    """Labels of molecules as an output of a model.
+
+    Attributes:
+        targets: T quantities, all numbers or all classes.
+        loss_name: see `loss_by_name`.
+        standardizer: fitted on the training molecules; None before there are data.
+        weight: see `Output`.
+        known: labels of molecules; of a loaded task alone.
+    """
+
+    known: KnownLabels
+
+    def __init__(
+        self,
+        targets: List[Target],
+        loss_name: str,
+        standardizer: Optional[Standardizer] = None,
+        weight: float = 1.0,
+    ) -> None:
+        """Bind targets to their standardization, see the class."""
+        self.targets = targets
+        self.loss_name = loss_name
+        self.standardizer: Any = standardizer
+        self.weight = weight
+
+    @property
+    def are_classes(self) -> bool:
+        """Labels are classes, predictions logits."""
+        return self.targets[0].binary
+
+    @property
+    def extensive(self) -> bool:
+        """All targets grow with the molecule."""
+        return all(target.extensive for target in self.targets)
+
+    def loss(self) -> Loss:
+        """See `Output.loss`."""
+        return loss_by_name(self.loss_name, self.are_classes)
+
+    def standardized(self) -> np.ndarray:
         """[I, T] float64, labels of order one."""
-        return self.standardizer.apply(self.atoms, self.labels)
+        return self.standardizer.apply(self.known.atoms, self.known.y)
 
-    def measures(self, split: str, config: RunConfig) -> Evaluator:
-        """See `RunData.measures`."""
-        labels, scale = self.labels[self.items[split]], self.standardizer.scale.tolist()
-        return Evaluator(self.loader(split, config), labels, self.targets, scale, self.to_units, self.parts(split))
+    def to_units(self, items: np.ndarray, standardized: np.ndarray) -> np.ndarray:
+        """Predictions for store items in real units, [K, T] float64; probabilities of classes."""
+        return self.standardizer.invert(self.known.atoms.take(items), standardized)
 
-    def parts(self, split: str) -> Optional[Parts]:
-        """Parts of the split's molecules, where the data set counts any: ``info["part"]``, their name and atoms."""
-        part = self.store.info.get("part")
-        if part is None:
-            return None
-        return Parts(part["name"], self.atoms.lengths[self.items[split]] / part["atoms"])
+    def on(self, split: str, items: np.ndarray) -> "SplitLabels":
+        """See `Output.on`."""
+        return SplitLabels(self, split, items)
 
-    def loss(self, config: RunConfig) -> Loss:
-        """See `RunData.loss`."""
-        return loss_by_name(config.loss, self.learns_classes)
+    def describe(self, targets: Sequence[Target], items: Mapping[str, np.ndarray]) -> Dict[str, Any]:
+        """Entries of run.json.
 
-    def state(self) -> Dict[str, Any]:
-        """See `RunData.state`."""
-        return {"standardizer": self.standardizer.to_dict()}
-
-    def describe(self, config: RunConfig) -> Dict[str, Any]:
-        """See `RunData.describe`."""
-        kind = "rocauc" if self.learns_classes else "mae"
-        notes = [f"note: {note}" for note in self.store.info.get("notes", [])]
-        lengths = self.atoms.lengths
+        Args:
+            targets: of all outputs.
+            items: split name -> store items.
+        """
+        kind, lengths = "rocauc" if self.are_classes else "mae", self.known.atoms.lengths
+        notes = [f"note: {note}" for note in self.known.store.info.get("notes", [])]
         return {
-            "atoms": {split: int(lengths[items].sum()) for split, items in self.items.items() if len(items)},
-            "targets": [{"name": one.name, "unit": one.unit, kind: one.metric(kind)} for one in self.learnt],
-            "baseline_name": self._beside_name,
-            "announced": [f"targets: {', '.join(target.name for target in self.learnt)}", *notes],
+            "atoms": {split: int(lengths[chosen].sum()) for split, chosen in items.items() if len(chosen)},
+            "targets": [{"name": one.name, "unit": one.unit, kind: one.metric(kind)} for one in targets],
+            "baseline_name": self.baseline_name,
+            "announced": [f"targets: {', '.join(target.name for target in targets)}", *notes],
         }
 
-    def results(self, config: RunConfig, backend: Backend, folder: Path) -> Dict[str, Dict[str, Dict[str, float]]]:
-        """See `RunData.results`."""
-        found: Dict[str, Dict[str, Dict[str, float]]] = {"results": {}, "baseline": {}}
-        comparable = "official" not in self.store or config.data.split == "official"
-        published = self.store.info.get("published", {}) if comparable else {}
-        for split in ("validation", "test"):
-            if split not in self.plans:
-                continue
-            evaluator = self.measures(split, config)
-            predictions = evaluator.predictions(backend)
-            found["results"][split] = evaluator.errors(predictions)
-            found["baseline"][split] = self._baseline(evaluator)
-            if backend.world.rank > 0:
-                continue
-            self.write_predictions(folder, split, evaluator, predictions)
-            for name, value in found["results"][split].items():
-                beside = self._beside(name, value, found["baseline"][split], published if split == "test" else {})
-                print(f"{split}: {name} {value:.4g}{beside}")
-        return found
+    @property
+    def baseline_name(self) -> str:
+        """Of what `SplitLabels.baselines` measures."""
+        return "constant" if self.are_classes else self.known.baseline_name
+
+
+class SplitLabels(SplitOutput):
+    """Labels of the molecules of a split.
+
+    Attributes:
+        known: [K, T] float64 in the targets' units, NaN where missing.
+    """
+
+    def __init__(self, labels: Labels, split: str, items: np.ndarray) -> None:
+        """Bind labels to store items, which are a split."""
+        self.labels = labels
+        self.split = split
+        self.items = items
+        self.weight = labels.weight
+        self.known = labels.known.y[items]
+        self.place = PerMolecule(len(self.known), self.known.shape[1])
+        # Equal parts that molecules are made of, such as the waters of a cluster.
+        self._part: Any = labels.known.store.info.get("part")
 
     @property
-    def learnt(self) -> List[Target]:
-        """All quantities whose errors are told."""
-        return self.targets
+    def metric_names(self) -> List[str]:
+        """See `SplitOutput.metric_names`."""
+        return metric_names(self.labels.targets) + [self._per_part(target) for target in self._divided]
 
-    def to_units(self, items: np.ndarray, standardised: np.ndarray) -> np.ndarray:
-        """Predictions for store items in real units, [K, T] float64."""
-        return self.standardizer.invert(self.atoms.take(items), standardised)
+    def in_units(self, standardized: np.ndarray) -> np.ndarray:
+        """See `SplitOutput.in_units`."""
+        return self.labels.to_units(self.items, standardized)
 
-    def name_of(self, item: int) -> str:
-        """What a molecule is called in the tables of predictions."""
-        return decode_text(self.store, "name", item) if "name" in self.store else ""
+    def errors(self, predictions: np.ndarray) -> Dict[str, float]:
+        """`label_metrics`, and the mean over molecules of errors per part."""
+        errors = label_metrics(predictions, self.known, self.labels.targets)
+        for column, target in enumerate(self.labels.targets):
+            if target in self._divided:
+                parts = self.labels.known.atoms.lengths[self.items] / self._part["atoms"]
+                error = np.abs(predictions[:, column] - self.known[:, column]) / parts
+                errors[self._per_part(target)] = float(np.nanmean(error)) * target.error_factor
+        return errors
 
-    @property
-    def _beside_name(self) -> str:
-        return "constant" if self.learns_classes else self.baseline_name
+    def selection(self, metrics: Mapping[str, float]) -> float:
+        """See `selection_metric`."""
+        return selection_metric(dict(metrics), self.labels.targets, self.labels.standardizer.scale.tolist())
 
-    def _baseline(self, evaluator: Evaluator) -> Dict[str, float]:
-        """`baseline` of numbers; of classes what the same probability for all has: ROC-AUC 0.5, the share of ones."""
-        if not self.learns_classes:
-            return self.baseline(evaluator)
-        return label_metrics(np.full_like(evaluator.labels, 0.5), evaluator.labels, self.targets)
+    def baselines(self) -> Dict[str, Dict[str, float]]:
+        """See `SplitOutput.baselines`; of classes the metrics of one probability for all, whose ROC-AUC is 0.5."""
+        if self.labels.are_classes:
+            return {"baseline": label_metrics(np.full_like(self.known, 0.5), self.known, self.labels.targets)}
+        return {"baseline": self.labels.known.baseline(self.items)}
 
-    def _beside(self, name: str, value: float, baseline: Mapping[str, float], published: Mapping[str, Any]) -> str:
-        """What a printed figure is to be compared with: itself in another unit, the baseline, published ones."""
-        notes = [target.other_unit(value) for target in self.learnt if name.endswith(target.metric(""))]
-        notes += [f"{self._beside_name} baseline {baseline[name]:.4g}"] if name in baseline else []
-        notes += [f"{who} {figure:.4g}" for who, figure in published.get(name, {}).items()]
-        notes = [note for note in notes if note]
-        return f" ({'; '.join(notes)})" if notes else ""
+    def compared(self, metric: str, value: float, baselines: Mapping[str, Mapping[str, float]]) -> str:
+        """See `SplitOutput.compared`."""
+        return beside(self.labels, self.labels.targets, self.split, metric, value, baselines["baseline"])
 
-    def write_predictions(self, folder: Path, split: str, evaluator: Evaluator, predictions: Any) -> None:
-        """predictions_<split>.csv: labels and predictions of every molecule, for tables and the report."""
+    def write(self, folder: Path, split: str, predictions: np.ndarray) -> None:
+        """Write predictions_<split>.csv: labels and predictions of every molecule, for tables and the report."""
+        store, field = self.labels.known.store, self.labels.known.name_field
         header = ["item", "name"]
-        for target in self.targets:
+        for target in self.labels.targets:
             header += [f"{target.name}_label", f"{target.name}_{'probability' if target.binary else 'prediction'}"]
         with atomic_file(folder / f"predictions_{split}.csv", "w") as file:
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow(header)
-            for row, item in enumerate(evaluator.loader.items.tolist()):
-                values = np.stack([evaluator.labels[row], predictions[row]], 1).ravel()
-                writer.writerow([item, self.name_of(item), *(f"{value:.8g}" for value in values)])
+            for item, *pair in zip(self.items.tolist(), self.known, predictions):
+                name = decode_text(store, field, item) if field in store else ""
+                writer.writerow([item, name, *(f"{value:.8g}" for value in np.stack(pair, 1).ravel())])
+
+    @property
+    def _divided(self) -> List[Target]:
+        return [] if self._part is None else [target for target in self.labels.targets if target.extensive]
+
+    def _per_part(self, target: Target) -> str:
+        return f"{target.metric('mae')}_per_{self._part['name']}"
+
+
+def beside(
+    labels: Labels, targets: Sequence[Target], split: str, metric: str, value: float, baseline: Mapping[str, float]
+) -> str:
+    """Text behind a metric of targets that are measured with labels: another unit, baseline, published values."""
+    notes = [target.other_unit(value) for target in targets if metric.endswith(target.metric(""))]
+    notes += [f"{labels.baseline_name} baseline {baseline[metric]:.4g}"] if metric in baseline else []
+    published = labels.known.published().get(metric, {}) if split == "test" else {}
+    notes += [f"{who} {figure:.4g}" for who, figure in published.items()]
+    notes = [note for note in notes if note]
+    return f" ({'; '.join(notes)})" if notes else ""
+
+
+def target_names(data: DataConfig) -> List[str]:
+    """The labels that `data.target` names."""
+    return [name.strip() for name in data.target.split(",") if name.strip()]
+
+
+def is_smiles_table(data: DataConfig) -> bool:
+    """Tell data sets whose molecules are SMILES with labels."""
+    return data.name in DATASETS and DATASETS[data.name].table is not None
+
+
+def has_labels(data: DataConfig) -> bool:
+    """Tell data that give a model of text labels to learn."""
+    return bool(target_names(data)) or is_smiles_table(data)
+
+
+def planned_targets(data: DataConfig) -> List[Target]:
+    """Targets before labels are read: as many as `data.target` names, 1 where it names none, without units."""
+    classes = data.kind == BINARY or (data.name in DATASETS and DATASETS[data.name].has_classes)
+    names = target_names(data) or ["label"]
+    return [Target(name, "", data.extensive and not classes, classes) for name in names]
 
 
 def check_classes(targets: Sequence[Target], labels: np.ndarray, items: Mapping[str, np.ndarray]) -> None:

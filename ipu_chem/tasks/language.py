@@ -1,90 +1,145 @@
-"""Runs of language models: molecules as text in rows, nats of the next symbol, molecules generated at the end.
+"""Language models of molecules: token sequences in packs, nats of the next token, baselines that count tokens.
 
-On data's way: RunConfig -> corpus, vocabulary, split, rows, plans -> TokenLoader, TextMeasures, ChemGPT.
+Nats per token compare only models of one vocabulary; nats per heavy atom compare any.
 """
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Callable, Dict, Mapping, Optional
+from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ipu_chem.backends.base import Backend
+from ipu_chem.backends.options import Batching
 from ipu_chem.batches.tokens import TokenLoader
-from ipu_chem.config import RunConfig
+from ipu_chem.batches.types import TokenPack
+from ipu_chem.config import ModelConfig, RunConfig
 from ipu_chem.data.corpora import load_corpus
 from ipu_chem.data.selfies.tokens import Tokenizer
-from ipu_chem.generation.baselines import bigram_nats, unigram_nats
+from ipu_chem.language_model import load_language_model, load_tokenizer, make_language_model
 from ipu_chem.losses import token_cross_entropy
+from ipu_chem.metrics import Target
 from ipu_chem.models.chemgpt import width_of
-from ipu_chem.models.registry import build_language_model
-from ipu_chem.tasks.base import RunData, plans_of_splits, split_items
-from ipu_chem.tasks.kinds import TEXT
+from ipu_chem.tasks.base import State, Task
+from ipu_chem.tasks.evaluation import Output, SplitOutput
+from ipu_chem.tasks.example_text import VOCABULARY, assumed_tokens, batching_of, random_tokens
+from ipu_chem.tasks.splits import SplitData, plans_of_splits, split_items
 from ipu_chem.tasks.start_from import load_weights
-from ipu_chem.tasks.text_evaluation import NATS, TextMeasures
 from ipu_chem.tasks.text_rows import choose_row, fit_rows
+from ipu_chem.tasks.token_baselines import bigram_nats, unigram_nats
 from packing import Budget, Ragged
 from packing.store import Store
 
+NATS = ("nats_per_token", "nats_per_molecule", "nats_per_heavy_atom")
+
 
 @dataclass
-class TextData(RunData):
-    """Molecules as text; packs are rows of tokens.
+class LanguageTask(Task):
+    """The next token of molecules as text; packs are sequences of tokens.
 
     Attributes:
-        tokenizer: symbol <-> id.
-        ids: tokens of every molecule of the store, BOS and EOS included.
-        cut: {"dropped": ..., "truncated": ...}, molecules longer than a row.
+        outputs: one `NextTokens`.
+        vocab_size: tokens of the vocabulary.
+        tokenizer: token <-> id; None before there are data.
+        ids: tokens of every molecule of the store, BOS and EOS included; of a loaded task alone.
+        cut: {"dropped": ..., "truncated": ...}, molecules longer than a pack.
+        start_from: folder of the weights to begin with; empty begins with fresh ones.
     """
 
-    tokenizer: Tokenizer
-    ids: Ragged
-    cut: Dict[str, int] = field(default_factory=dict)
+    kind = "text"
+    reads_text = True
+    writes_molecules = True
 
-    def loader(self, split: str, config: RunConfig) -> TokenLoader:
-        """See `RunData.loader`."""
+    vocab_size: int = VOCABULARY
+    tokenizer: Any = None
+    ids: Any = None
+    cut: Dict[str, int] = field(default_factory=dict)
+    start_from: str = ""
+
+    @classmethod
+    def load(cls, config: RunConfig, plans: Optional[Path] = None, state: Optional[State] = None) -> "LanguageTask":
+        """See `Task.load`."""
+        check_not_frozen(config.model)
+        data, state = config.data, state or {}
+        store = load_corpus(data.name, data.path or None, data.cache or None, limit=data.limit, workers=data.workers)
+        tokenizer = choose_tokenizer(config, store, state)
+        ids = tokenizer.encode_store(store)
+        row = config.pack.tokens or choose_row(ids.lengths, width_of(config.model.size, config.model.hidden_features))
+        rows = fit_rows(ids, row, data.long)
+        ids, store = rows.ids, store if len(rows.kept) == len(store) else store.take(rows.kept)
+        items = split_items(store, data)
+        made, budget = plans_of_splits(
+            items,
+            lambda chosen: {"tokens": ids.lengths[chosen]},
+            lambda _: Budget(tokens=row),
+            config.pack,
+            data.split_seed,
+            plans,
+        )
+        size, start = tokenizer.vocab_size, "" if state else config.training.start_from
+        output = NextTokens(ids, store.fields["heavy_atoms"], items["train"], size)
+        split = SplitData(store, items, made)
+        return cls(config, budget, [output], split, (), size, tokenizer, ids, rows.counts, start)
+
+    @classmethod
+    def planned(cls, config: RunConfig) -> "LanguageTask":
+        """See `Task.planned`; weights are fresh, whatever a run starts from."""
+        check_not_frozen(config.model)
+        tokens, assumed = assumed_tokens(config.pack, config.model.size, config.model.hidden_features)
+        return cls(config, Budget(tokens=tokens), [NextTokens()], assumed=assumed)
+
+    @classmethod
+    def restored(cls, config: RunConfig, state: State) -> "LanguageTask":
+        """See `Task.restored`."""
+        tokenizer = Tokenizer.from_dict(state["tokenizer"])
+        budget, size = Budget(**state["budget"]), tokenizer.vocab_size
+        return cls(config, budget, [NextTokens()], vocab_size=size, tokenizer=tokenizer)
+
+    def model(self) -> nn.Module:
+        """See `Task.model`."""
+        torch.manual_seed(self.config.training.seed)
+        model = make_language_model(self.config, self.vocab_size, self.budget["tokens"])
+        if self.start_from:
+            start_from(model.model, self.tokenizer, self.start_from)
+        return model
+
+    def loader(self, split: str) -> TokenLoader:
+        """See `Task.loader`."""
         return TokenLoader(
             self.ids,
             self.plans[split],
             self.budget,
-            config.batching,
-            self.tokenizer.vocab_size,
+            self.config.batching,
+            self.vocab_size,
             self.items[split],
             self.world,
         )
 
-    def measures(self, split: str, config: RunConfig) -> TextMeasures:
-        """See `RunData.measures`."""
-        return TextMeasures(self.loader(split, config), self.store.fields["heavy_atoms"][self.items[split]])
+    def random_packs(self, packs: int, seed: int = 0) -> TokenPack:
+        """See `Task.random_packs`."""
+        batching = batching_of(packs, self.config.batching.packs_per_step)
+        return next(self.random_loader(packs, batching, seed).epoch(seed, 0))[0]
 
-    def model(self, config: RunConfig) -> nn.Module:
-        """See `RunData.model`; with the weights of `training.start_from` if that is given."""
-        torch.manual_seed(config.training.seed)
-        model = make_language_model(config, self.tokenizer.vocab_size, self.budget["tokens"])
-        if config.training.start_from:
-            start_from(model.model, self.tokenizer, config.training.start_from)
-        return model
-
-    def loss(self, config: RunConfig) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
-        """See `RunData.loss`: cross entropy, whatever the config says of labels."""
-        return token_cross_entropy
+    def random_loader(self, packs: int, batching: Batching, seed: int = 0) -> TokenLoader:
+        """Batches of random sequences that fill so many packs, or some more, before there are data."""
+        ids, plan = random_tokens(packs, self.budget, seed)
+        return TokenLoader(ids, plan, self.budget, batching, self.vocab_size)
 
     def state(self) -> Dict[str, Any]:
-        """See `RunData.state`."""
+        """See `Task.state`."""
         return {"tokenizer": self.tokenizer.to_dict()}
 
-    def describe(self, config: RunConfig) -> Dict[str, Any]:
-        """See `RunData.describe`."""
+    def describe(self) -> Dict[str, Any]:
+        """See `Task.describe`."""
         lengths = self.ids.lengths
-        vocabulary = f"{self.tokenizer.vocab_size} symbols"
+        vocabulary = f"{self.vocab_size} symbols"
         long = ", ".join(f"{count:,} {what}" for what, count in self.cut.items() if count)
-        tokens = {split: int(lengths[items].sum()) for split, items in self.items.items() if len(items)}
         return {
-            "kind": TEXT,
+            "kind": self.kind,
             "vocabulary": vocabulary,
             "tokenizer": self.tokenizer.fingerprint(),
-            "tokens": tokens,
+            "tokens": {split: int(lengths[items].sum()) for split, items in self.items.items() if len(items)},
             "longest": int(lengths.max()),
             "cut": self.cut,
             "announced": [
@@ -93,69 +148,107 @@ class TextData(RunData):
             ],
         }
 
-    def results(self, config: RunConfig, backend: Backend, folder: Path) -> Dict[str, Any]:
-        """See `RunData.results`; the baselines count symbols, and pairs of them."""
-        found: Dict[str, Any] = {"results": {}, "baseline": {}, "bigram": {}}
-        train = self.ids.take(self.items["train"])
-        for split in ("validation", "test"):
-            if split not in self.plans:
-                continue
-            measures = self.measures(split, config)
-            found["results"][split], _ = measures.metrics(backend)
-            held_out, size = self.ids.take(self.items[split]), self.tokenizer.vocab_size
-            found["baseline"][split] = measures.of_total(unigram_nats(train, held_out, size))
-            found["bigram"][split] = measures.of_total(bigram_nats(train, held_out, size))
-            for name in NATS if backend.world.rank == 0 else ():
-                beside = " and ".join(f"{kind} {found[key][split][name]:.4g}" for key, kind in _BASELINES)
-                print(f"{split}: {name} {found['results'][split][name]:.4g} ({beside})", flush=True)
-        # Weights that are shared out among processes come together only where all of them ask.
-        weights = backend.state_dict(weights_only=True)["model"] if config.training.samples else {}
-        if weights and backend.world.rank == 0:
-            from ipu_chem.tasks.text_samples import write_samples
 
-            model = make_language_model(config, self.tokenizer.vocab_size, self.budget["tokens"])
-            model.load_state_dict(weights)
-            found["samples"] = write_samples(config, model.model, self, folder)
-        return found
+class NextTokens(Output):
+    """The next token as an output of a model: logits in training, log-likelihoods of the true tokens in evaluation."""
+
+    targets: List[Target] = []
+
+    def __init__(
+        self,
+        ids: Optional[Ragged] = None,
+        heavy_atoms: Optional[np.ndarray] = None,
+        train: Optional[np.ndarray] = None,
+        vocab_size: int = VOCABULARY,
+    ) -> None:
+        """Bind the tokens and heavy atoms of every molecule, and the training molecules; none before there are data."""
+        self.ids: Any = ids
+        self.heavy_atoms: Any = heavy_atoms
+        self.train = train
+        self.vocab_size = vocab_size
+
+    def loss(self) -> Callable[..., Tensor]:
+        """See `Output.loss`: cross entropy, whatever the config says of labels."""
+        return token_cross_entropy
+
+    def on(self, split: str, items: np.ndarray) -> "SplitTokens":
+        """See `Output.on`."""
+        return SplitTokens(self, items)
 
 
-_BASELINES = (("baseline", "unigram"), ("bigram", "bigram"))
+class Nats:
+    """The nats [1] of all molecules of a split together, from log-likelihoods [B, S]."""
+
+    def zeros(self) -> np.ndarray:
+        """See `PerMolecule.zeros`."""
+        return np.zeros(1)
+
+    def put(self, found: np.ndarray, values: np.ndarray, batch: Any, positions: np.ndarray) -> None:
+        """See `PerMolecule.put`."""
+        found -= float(values[batch.weight.numpy() > 0].sum())
 
 
-def load_text(config: RunConfig, plans: Optional[Path], state: Mapping[str, Any]) -> TextData:
-    """See `ipu_chem.tasks.registry.load_data`."""
-    data = config.data
-    store = load_corpus(data.name, data.path or None, data.cache or None, limit=data.limit, workers=data.workers)
-    tokenizer = choose_tokenizer(config, store, state)
-    ids = tokenizer.encode_store(store)
-    row = config.pack.tokens or choose_row(ids.lengths, width_of(config.model.size, config.model.hidden_features))
-    rows = fit_rows(ids, row, data.long)
-    ids, store = rows.ids, store if len(rows.kept) == len(store) else store.take(rows.kept)
-    items = split_items(store, data)
-    made, budget = plans_of_splits(
-        items, lambda chosen: {"tokens": ids.lengths[chosen]}, lambda _: Budget(tokens=row), config, plans
-    )
-    return TextData(store, items, made, budget, tokenizer, ids, rows.counts)
+class SplitTokens(SplitOutput):
+    """The tokens of the molecules of a split."""
+
+    def __init__(self, output: NextTokens, items: np.ndarray) -> None:
+        """Bind tokens to store items."""
+        self.output = output
+        self.items = items
+        self.place = Nats()
+        self.counts = {
+            "tokens": int(np.maximum(output.ids.lengths[items] - 1, 0).sum()),
+            "molecules": len(items),
+            "heavy_atoms": int(np.asarray(output.heavy_atoms[items]).sum(dtype=np.int64)),
+        }
+
+    @property
+    def metric_names(self) -> List[str]:
+        """See `SplitOutput.metric_names`."""
+        return list(NATS)
+
+    def errors(self, predictions: Sequence[float]) -> Dict[str, float]:
+        """Nats per token, per molecule and per heavy atom."""
+        return {name: float(predictions[0]) / max(count, 1) for name, count in zip(NATS, self.counts.values())}
+
+    def selection(self, metrics: Mapping[str, float]) -> float:
+        """Nats per token."""
+        return metrics[NATS[0]]
+
+    def baselines(self) -> Dict[str, Dict[str, float]]:
+        """See `SplitOutput.baselines`: tokens counted, and pairs of them."""
+        output = self.output
+        train, held_out = output.ids.take(output.train), output.ids.take(self.items)
+        return {
+            "baseline": self.errors([unigram_nats(train, held_out, output.vocab_size)]),
+            "bigram": self.errors([bigram_nats(train, held_out, output.vocab_size)]),
+        }
+
+    def compared(self, metric: str, value: float, baselines: Mapping[str, Mapping[str, float]]) -> str:
+        """See `SplitOutput.compared`."""
+        return f" (unigram {baselines['baseline'][metric]:.4g} and bigram {baselines['bigram'][metric]:.4g})"
+
+
+def check_not_frozen(model: ModelConfig) -> None:
+    """Refuse to freeze a model that has no head of its own.
+
+    Raises:
+        ValueError: ``model.freeze``.
+    """
+    if model.freeze:
+        raise ValueError("model.freeze=true trains the head that predicts labels alone; name them with data.target.")
 
 
 def choose_tokenizer(config: RunConfig, store: Store, state: Mapping[str, Any]) -> Tokenizer:
-    """The vocabulary: that of the checkpoint, the one that the config names, or one made of the corpus.
+    """Take the vocabulary of the checkpoint, the one that the config names, or one made of the corpus.
 
     Raises:
         ValueError: there is no vocabulary where the config says, or it lacks a symbol of the corpus.
     """
-    from ipu_chem.language_model import load_tokenizer
-
     if "tokenizer" in state:
         return Tokenizer.from_dict(state["tokenizer"])
     path = config.data.tokenizer or config.training.start_from
     return load_tokenizer(path) if path else Tokenizer.build(store.info["symbols"])
-
-
-def make_language_model(config: RunConfig, vocab_size: int, max_positions: int) -> Any:
-    """The model of a config with fresh weights."""
-    sizes = {name: value for name, value in vars(config.model).items() if name != "name"}
-    return build_language_model(config.model.name, vocab_size, max_positions, **sizes)
 
 
 def check_vocabulary(earlier: Tokenizer, tokenizer: Tokenizer, folder: str) -> None:
@@ -176,8 +269,6 @@ def start_from(model: nn.Module, tokenizer: Tokenizer, folder: str) -> None:
     Raises:
         ValueError: another vocabulary or other sizes; says which.
     """
-    from ipu_chem.language_model import load_language_model
-
     earlier = load_language_model(folder)
     check_vocabulary(earlier.tokenizer, tokenizer, folder)
     weights, wanted = earlier.model.state_dict(), model.state_dict()

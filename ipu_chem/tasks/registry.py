@@ -1,42 +1,39 @@
-"""A run put together from its config: data of the kind that its model reads, and a device.
+"""The registry of tasks: the one place that decides from the options which task a run is."""
 
-On data's way: RunConfig -> RunData, Backend -> Trainer; the same assembly serves training and evaluation.
-"""
-
+from importlib import import_module
 from pathlib import Path
-from typing import Any, Mapping, Optional
+from typing import Dict, Optional, Type
 
-from ipu_chem.backends import get_backend
-from ipu_chem.backends.base import Backend
 from ipu_chem.config import RunConfig
-from ipu_chem.tasks.base import RunData
-from ipu_chem.tasks.graphs import load_graphs
-from ipu_chem.tasks.kinds import TEXT, TEXT_PROPERTY, kind_of
+from ipu_chem.models.registry import reads_text
+from ipu_chem.tasks.base import State, Task
+from ipu_chem.tasks.labels import has_labels
+
+# Kind, as run.json has it -> module and class, imported when a run is of that kind.
+TASKS: Dict[str, str] = {
+    "graphs": "ipu_chem.tasks.graphs:GraphTask",
+    "text": "ipu_chem.tasks.language:LanguageTask",
+    "text property": "ipu_chem.tasks.text_labels:TextPropertyTask",
+}
 
 
-def load_data(config: RunConfig, plans: Optional[Path] = None, state: Optional[Mapping[str, Any]] = None) -> RunData:
-    """Molecules, split and plans of a run.
+def task_of(config: RunConfig) -> Type[Task]:
+    """The class of the task that the options ask for.
 
-    Args:
-        config: of the run.
-        plans: folder with the plans of an earlier start of the same run.
-        state: of a checkpoint of that run.
+    A graph model learns labels of molecules in 3D. A model of text learns labels where data.target names any or the
+    data set is SMILES with labels, else the next symbol.
 
     Raises:
-        ValueError: anything about the data or the pack shape that cannot work; says what would.
+        ValueError: there is no such model.
     """
-    kind = kind_of(config)
-    if kind == TEXT:
-        from ipu_chem.tasks.language import load_text
-
-        return load_text(config, plans, state or {})
-    if kind == TEXT_PROPERTY:
-        from ipu_chem.tasks.text_labels import load_text_property
-
-        return load_text_property(config, plans, state or {})
-    return load_graphs(config, plans, state or {})
+    if not reads_text(config.model.name):
+        kind = "graphs"
+    else:
+        kind = "text property" if has_labels(config.data) else "text"
+    module, _, name = TASKS[kind].partition(":")
+    return getattr(import_module(module), name)
 
 
-def make_backend(config: RunConfig) -> Backend:
-    """The device that the config asks for."""
-    return get_backend(config.accelerator, config.torch, config.ipu, config.precision)
+def load_task(config: RunConfig, plans: Optional[Path] = None, state: Optional[State] = None) -> Task:
+    """`Task.load` of the task that the options ask for."""
+    return task_of(config).load(config, plans, state)

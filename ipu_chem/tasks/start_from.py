@@ -1,7 +1,4 @@
-"""Runs that begin with the weights of an earlier one.
-
-On data's way: training.start_from -> [weights, standardiser of the earlier run] -> model and data of the new run.
-"""
+"""Runs that begin with the weights of an earlier one."""
 
 from pathlib import Path
 from typing import Any, Dict, Mapping, NamedTuple, Sequence

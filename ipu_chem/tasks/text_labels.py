@@ -1,93 +1,210 @@
-"""Runs that learn labels of molecules as text: a head on a ChemGPT, trained before or fresh, whole or frozen.
+"""Labels of molecules as text: a head on a ChemGPT, trained before or fresh, whole or frozen."""
 
-On data's way: RunConfig -> corpus with labels, vocabulary, split, rows, plans -> TextPropertyLoader, Evaluator,
-ChemGPTProperty.
-"""
-
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Dict, Mapping, Optional, Sequence, Tuple
+from typing import Any, Dict, Mapping, Optional, Tuple
 
 import numpy as np
 import torch
 
+from ipu_chem.backends.options import Batching
 from ipu_chem.batches.text_labels import TextPropertyLoader
-from ipu_chem.config import DataConfig, RunConfig
+from ipu_chem.batches.types import TextPropertyPack
+from ipu_chem.config import DataConfig, ModelConfig, RunConfig
 from ipu_chem.data.corpora.labels import load_labelled_corpus, load_labelled_dataset
 from ipu_chem.data.molecule import decode_text
 from ipu_chem.data.selection import dataset_options, select_targets
 from ipu_chem.data.selfies.store import encode_known
 from ipu_chem.data.selfies.tokens import Tokenizer
 from ipu_chem.data.standardize import Standardizer
-from ipu_chem.metrics import Target, label_metrics, targets_of
+from ipu_chem.language_model import load_language_model
+from ipu_chem.metrics import label_metrics, targets_of
 from ipu_chem.models.chemgpt import ChemGPT, width_of
 from ipu_chem.models.pooling import POOLINGS
 from ipu_chem.models.property_head import ChemGPTProperty
 from ipu_chem.models.registry import sizes_of
-from ipu_chem.tasks.base import plans_of_splits, split_items
-from ipu_chem.tasks.evaluation import Evaluator
-from ipu_chem.tasks.kinds import TEXT_PROPERTY, has_table, target_names
-from ipu_chem.tasks.labels import LabelledData
+from ipu_chem.tasks.base import State, Task
+from ipu_chem.tasks.example_text import (
+    VOCABULARY,
+    assumed_segments,
+    assumed_tokens,
+    batching_of,
+    random_labels,
+    random_tokens,
+)
+from ipu_chem.tasks.labels import KnownLabels, Labels, check_classes, is_smiles_table, planned_targets, target_names
 from ipu_chem.tasks.language import check_vocabulary, choose_tokenizer
+from ipu_chem.tasks.splits import SplitData, plans_of_splits, split_items
 from ipu_chem.tasks.text_rows import choose_row, fit_rows
-from packing import Budget, Ragged
+from packing import Budget, Ragged, make_plan
 from packing.store import Store
 
 
 @dataclass
-class TextPropertyData(LabelledData):
-    """Molecules as text with labels; packs are rows of tokens with slots for molecules.
+class TextPropertyTask(Task):
+    """Labels of molecules as text; packs are sequences of tokens with slots for molecules.
 
     Attributes:
-        tokenizer: symbol <-> id.
-        ids: tokens of every molecule of the store, BOS and EOS included.
+        outputs: `Labels`.
         chemgpt: arguments of the ChemGPT under the head.
+        tokenizer: token <-> id; None before there are data.
+        ids: tokens of every molecule of the store, BOS and EOS included; of a loaded task alone.
         cut: molecules that are "dropped" or "truncated" because they are too long, or of "unknown symbols".
+        start_from: folder of the weights to begin with under the head; empty begins with fresh ones.
     """
 
-    tokenizer: Tokenizer
-    ids: Ragged
-    chemgpt: Dict[str, Any]
-    cut: Dict[str, int]
+    kind = "text property"
+    reads_text = True
 
-    baseline_name = "training-mean"
+    chemgpt: Dict[str, Any] = field(default_factory=dict)
+    tokenizer: Any = None
+    ids: Any = None
+    cut: Dict[str, int] = field(default_factory=dict)
+    start_from: str = ""
+
+    @classmethod
+    def load(cls, config: RunConfig, plans: Optional[Path] = None, state: Optional[State] = None) -> "TextPropertyTask":
+        """See `Task.load`."""
+        data, state = config.data, state or {}
+        if data.references not in ("auto", "none"):
+            raise ValueError(
+                f"data.references={data.references}: a model of text sees no elements to have references; leave it out."
+            )
+        readout = config.model.readout
+        if readout not in ("auto", *POOLINGS):
+            raise ValueError(f"model.readout={readout!r}: choose one of auto, {', '.join(POOLINGS)}.")
+        chemgpt, vocabulary = _earlier(config, state)
+        store = _labelled(config)
+        targets = targets_of(store.info["targets"])
+        if targets[0].extensive and readout not in ("auto", "sum"):
+            raise ValueError(
+                f"model.readout={readout}: only a sum grows with the molecule; leave it out, or set data.extensive="
+                "false for labels that do not grow."
+            )
+        tokenizer = choose_tokenizer(config, store, state)
+        if vocabulary is not None:
+            check_vocabulary(vocabulary, tokenizer, config.training.start_from)
+        ids, known, unknown = encode_known(tokenizer, store)
+        if unknown:
+            item, reason = next(iter(unknown.items()))
+            first = f"the first is {decode_text(store, 'smiles', item)}: {reason}"
+            if not len(known):
+                raise ValueError(f"the vocabulary can write none of the molecules; {first}")
+            print(f"left out: {len(unknown):,} molecules that the vocabulary cannot write; {first}")
+        width = chemgpt["hidden_features"] if chemgpt else width_of(config.model.size, config.model.hidden_features)
+        longest = chemgpt["max_positions"] if chemgpt else int(ids.lengths.max())
+        row = config.pack.tokens or choose_row(np.minimum(ids.lengths, longest), width)
+        if chemgpt and longest < row and ids.lengths.max() > longest and data.long == "error":
+            item = int(known[int(np.argmax(ids.lengths > longest))])
+            raise ValueError(
+                f"{decode_text(store, 'smiles', item)} is longer than the {longest} symbols, begin and end included, "
+                f"that the model of {config.training.start_from} reads, as {int((ids.lengths > longest).sum()):,} "
+                "molecules are; set data.long to drop or truncate."
+            )
+        if not chemgpt:
+            chemgpt = fresh_arguments(config, tokenizer.vocab_size, row)
+        rows = fit_rows(ids, min(row, chemgpt["max_positions"]), data.long)
+        ids = ended(rows.ids, tokenizer.eos_id)
+        if len(rows.kept) < len(store):
+            store = store.take(known[rows.kept])
+        items = split_items(store, data)
+        if "standardizer" in state:
+            fitted = Standardizer.from_dict(state["standardizer"])
+        else:
+            fitted = _fit(store, items["train"])
+        shape = {"tokens": row, **({"segments": config.pack.graphs} if config.pack.graphs else {})}
+        made, budget = plans_of_splits(
+            items,
+            lambda chosen: {"tokens": ids.lengths[chosen]},
+            lambda _: Budget(**shape),
+            config.pack,
+            data.split_seed,
+            plans,
+        )
+        segments = config.pack.graphs or max(plan.max_items_per_pack for plan in made.values())
+        labels = Labels(targets, config.loss, fitted)
+        labels.known = _known_labels(store, labels, data.split)
+        check_classes(targets, labels.known.y, items)
+        budget, split = budget.replace(segments=segments), SplitData(store, items, made)
+        cut, start = {**rows.counts, "unknown symbols": len(unknown)}, "" if state else config.training.start_from
+        return cls(config, budget, [labels], split, (), chemgpt, tokenizer, ids, cut, start)
+
+    @classmethod
+    def planned(cls, config: RunConfig) -> "TextPropertyTask":
+        """See `Task.planned`; weights are fresh, whatever a run starts from."""
+        tokens, assumed = assumed_tokens(config.pack, config.model.size, config.model.hidden_features)
+        segments, more = assumed_segments(config.pack, tokens)
+        if config.training.start_from:
+            more = [*more, "model: sizes of the configuration assumed, a run takes those of training.start_from"]
+        labels = Labels(planned_targets(config.data), config.loss)
+        chemgpt, budget = fresh_arguments(config, VOCABULARY, tokens), Budget(tokens=tokens, segments=segments)
+        return cls(config, budget, [labels], assumed=[*assumed, *more], chemgpt=chemgpt)
+
+    @classmethod
+    def restored(cls, config: RunConfig, state: State) -> "TextPropertyTask":
+        """See `Task.restored`."""
+        fitted, tokenizer = Standardizer.from_dict(state["standardizer"]), Tokenizer.from_dict(state["tokenizer"])
+        labels, budget = Labels(targets_of(fitted.targets), config.loss, fitted), Budget(**state["budget"])
+        return cls(config, budget, [labels], chemgpt=dict(state["chemgpt"]), tokenizer=tokenizer)
 
     @property
-    def atoms(self) -> Ragged:
-        """See `LabelledData.atoms`; elements are not told apart."""
-        return heavy_atoms_alike(self.store.fields["heavy_atoms"])
+    def labels(self) -> Labels:
+        """The output."""
+        return self.outputs[0]  # type: ignore[return-value]
 
-    def loader(self, split: str, config: RunConfig) -> TextPropertyLoader:
-        """See `RunData.loader`."""
+    @property
+    def vocab_size(self) -> int:
+        """Tokens of the vocabulary."""
+        return self.chemgpt["vocab_size"] if self.tokenizer is None else self.tokenizer.vocab_size
+
+    def model(self) -> ChemGPTProperty:
+        """See `Task.model`."""
+        torch.manual_seed(self.config.training.seed)
+        chemgpt = ChemGPT(**self.chemgpt)
+        if self.start_from:
+            chemgpt.load_state_dict(load_language_model(self.start_from).model.state_dict())
+        return with_head(self.config.model, chemgpt, self.labels)
+
+    def loader(self, split: str) -> TextPropertyLoader:
+        """See `Task.loader`."""
         return TextPropertyLoader(
             self.ids,
             self.plans[split],
-            self.standardised(),
+            self.labels.standardized(),
             self.budget,
-            config.batching,
-            self.tokenizer.vocab_size,
+            self.config.batching,
+            self.vocab_size,
             self.items[split],
             self.world,
         )
 
-    def model(self, config: RunConfig) -> ChemGPTProperty:
-        """See `RunData.model`; with the weights of `training.start_from` under the head if that is given."""
-        torch.manual_seed(config.training.seed)
-        chemgpt = ChemGPT(**self.chemgpt)
-        if config.training.start_from:
-            from ipu_chem.language_model import load_language_model
+    def unlabelled_loader(self, ids: Ragged) -> TextPropertyLoader:
+        """Batches of other molecules, for predictions; all of them fit the budget."""
+        plan = make_plan(ids.lengths, self.budget, "best_fit")
+        nothing = np.full((len(ids), len(self.targets)), np.nan)
+        return TextPropertyLoader(ids, plan, nothing, self.budget, self.config.batching, self.vocab_size)
 
-            chemgpt.load_state_dict(load_language_model(config.training.start_from).model.state_dict())
-        return with_head(config, chemgpt, self.targets)
+    def random_packs(self, packs: int, seed: int = 0) -> TextPropertyPack:
+        """See `Task.random_packs`."""
+        batching = batching_of(packs, self.config.batching.packs_per_step)
+        return next(self.random_loader(packs, batching, seed).epoch(seed, 0))[0]
+
+    def random_loader(self, packs: int, batching: Batching, seed: int = 0) -> TextPropertyLoader:
+        """Batches of random sequences that fill so many packs, or some more, before there are data."""
+        ids, plan = random_tokens(packs, self.budget, seed)
+        labels = random_labels(len(ids), len(self.targets), seed)
+        return TextPropertyLoader(ids, plan, labels, self.budget, batching, self.vocab_size)
 
     def state(self) -> Dict[str, Any]:
-        """See `RunData.state`."""
-        return {**super().state(), "tokenizer": self.tokenizer.to_dict(), "chemgpt": self.chemgpt}
+        """See `Task.state`."""
+        standardizer = self.labels.standardizer.to_dict()
+        return {"standardizer": standardizer, "tokenizer": self.tokenizer.to_dict(), "chemgpt": self.chemgpt}
 
-    def describe(self, config: RunConfig) -> Dict[str, Any]:
-        """See `RunData.describe`."""
-        described, lengths = super().describe(config), self.ids.lengths
-        start, trained = config.training.start_from, "its head alone" if config.model.freeze else "all of it"
+    def describe(self) -> Dict[str, Any]:
+        """See `Task.describe`."""
+        described, lengths = self.labels.describe(self.targets, self.items), self.ids.lengths
+        start = self.config.training.start_from
+        trained = "its head alone" if self.config.model.freeze else "all of it"
         begun = f"weights of {start}" if start else "fresh weights"
         text = (
             f"text: {self.tokenizer.vocab_size} symbols, {lengths.mean():.1f} tokens a molecule, "
@@ -95,7 +212,7 @@ class TextPropertyData(LabelledData):
         )
         long = ", ".join(f"{count:,} {what}" for what, count in self.cut.items() if count)
         return {
-            "kind": TEXT_PROPERTY,
+            "kind": self.kind,
             **described,
             "vocabulary": f"{self.tokenizer.vocab_size} symbols",
             "tokenizer": self.tokenizer.fingerprint(),
@@ -108,74 +225,15 @@ class TextPropertyData(LabelledData):
             ],
         }
 
-    def name_of(self, item: int) -> str:
-        """See `LabelledData.name_of`: its SMILES."""
-        return decode_text(self.store, "smiles", item)
 
-    def baseline(self, evaluator: Evaluator) -> Dict[str, float]:
-        """See `LabelledData.baseline`: the mean of the training labels, of extensive ones per heavy atom."""
-        items = evaluator.loader.items
-        means = self.to_units(items, np.zeros((len(items), len(self.targets))))
-        return label_metrics(means, evaluator.labels, self.targets)
+def _known_labels(store: Store, labels: Labels, split: str) -> KnownLabels:
+    def mean(items: np.ndarray) -> Dict[str, float]:
+        """Of the training labels, of extensive ones per heavy atom."""
+        means = labels.to_units(items, np.zeros((len(items), len(labels.targets))))
+        return label_metrics(means, labels.known.y[items], labels.targets)
 
-
-def load_text_property(config: RunConfig, plans: Optional[Path], state: Mapping[str, Any]) -> TextPropertyData:
-    """See `ipu_chem.tasks.registry.load_data`."""
-    data = config.data
-    if data.references not in ("auto", "none"):
-        raise ValueError(
-            f"data.references={data.references}: a model of text sees no elements to have references; leave it out."
-        )
-    readout = config.model.readout
-    if readout not in ("auto", *POOLINGS):
-        raise ValueError(f"model.readout={readout!r}: choose one of auto, {', '.join(POOLINGS)}.")
-    chemgpt, vocabulary = _earlier(config, state)
-    store = _labelled(config)
-    targets = targets_of(store.info["targets"])
-    if targets[0].extensive and readout not in ("auto", "sum"):
-        raise ValueError(
-            f"model.readout={readout}: only a sum grows with the molecule; leave it out, or set data.extensive=false "
-            "for labels that do not grow."
-        )
-    tokenizer = choose_tokenizer(config, store, state)
-    if vocabulary is not None:
-        check_vocabulary(vocabulary, tokenizer, config.training.start_from)
-    ids, known, unknown = encode_known(tokenizer, store)
-    if unknown:
-        item, reason = next(iter(unknown.items()))
-        first = f"the first is {decode_text(store, 'smiles', item)}: {reason}"
-        if not len(known):
-            raise ValueError(f"the vocabulary can write none of the molecules; {first}")
-        print(f"left out: {len(unknown):,} molecules that the vocabulary cannot write; {first}")
-    width = chemgpt["hidden_features"] if chemgpt else width_of(config.model.size, config.model.hidden_features)
-    longest = chemgpt["max_positions"] if chemgpt else int(ids.lengths.max())
-    row = config.pack.tokens or choose_row(np.minimum(ids.lengths, longest), width)
-    if chemgpt and longest < row and ids.lengths.max() > longest and data.long == "error":
-        item = int(known[int(np.argmax(ids.lengths > longest))])
-        raise ValueError(
-            f"{decode_text(store, 'smiles', item)} is longer than the {longest} symbols, begin and end included, that "
-            f"the model of {config.training.start_from} reads, as {int((ids.lengths > longest).sum()):,} molecules "
-            "are; set data.long to drop or truncate."
-        )
-    if not chemgpt:
-        chemgpt = fresh_arguments(config, tokenizer.vocab_size, row)
-    rows = fit_rows(ids, min(row, chemgpt["max_positions"]), data.long)
-    ids = ended(rows.ids, tokenizer.eos_id)
-    if len(rows.kept) < len(store):
-        store = store.take(known[rows.kept])
-    items = split_items(store, data)
-    if "standardizer" in state:
-        fitted = Standardizer.from_dict(state["standardizer"])
-    else:
-        fitted = _fit(store, items["train"])
-    shape = {"tokens": row, **({"segments": config.pack.graphs} if config.pack.graphs else {})}
-    made, budget = plans_of_splits(
-        items, lambda chosen: {"tokens": ids.lengths[chosen]}, lambda _: Budget(**shape), config, plans
-    )
-    segments = config.pack.graphs or max(plan.max_items_per_pack for plan in made.values())
-    cut = {**rows.counts, "unknown symbols": len(unknown)}
-    shape_of_packs = budget.replace(segments=segments)
-    return TextPropertyData(store, items, made, shape_of_packs, targets, fitted, tokenizer, ids, chemgpt, cut)
+    atoms = heavy_atoms_alike(store.fields["heavy_atoms"])
+    return KnownLabels(store, atoms, "smiles", "training-mean", mean, split)
 
 
 def fresh_arguments(config: RunConfig, vocab_size: int, max_positions: int) -> Dict[str, Any]:
@@ -184,10 +242,9 @@ def fresh_arguments(config: RunConfig, vocab_size: int, max_positions: int) -> D
     return {**chosen, "vocab_size": vocab_size, "max_positions": max_positions}
 
 
-def with_head(config: RunConfig, chemgpt: ChemGPT, targets: Sequence[Target]) -> ChemGPTProperty:
-    """A fresh head for the labels of a run on a ChemGPT."""
-    extensive = all(target.extensive for target in targets)
-    return ChemGPTProperty(chemgpt, len(targets), config.model.readout, extensive, config.model.freeze)
+def with_head(model: ModelConfig, chemgpt: ChemGPT, labels: Labels) -> ChemGPTProperty:
+    """A fresh head for labels on a ChemGPT."""
+    return ChemGPTProperty(chemgpt, len(labels.targets), model.readout, labels.extensive, model.freeze)
 
 
 def heavy_atoms_alike(heavy_atoms: np.ndarray) -> Ragged:
@@ -210,7 +267,7 @@ def ended(ids: Ragged, eos_id: int) -> Ragged:
 def _labelled(config: RunConfig) -> Store:
     """A corpus store with the labels asked for, of a file or of a data set that is SMILES with labels."""
     data: DataConfig = config.data
-    if has_table(config):
+    if is_smiles_table(data):
         dataset_options(data.name, unit=data.unit, extensive=data.extensive, kind=data.kind)
         store = load_labelled_dataset(data.name, data.path, data.cache, data.limit, data.workers)
         return select_targets(store, data.target)
@@ -221,7 +278,7 @@ def _labelled(config: RunConfig) -> Store:
             "text itself."
         )
     manner = {"cache": data.cache, "limit": data.limit, "workers": data.workers}
-    return load_labelled_corpus(data.path, target_names(config), data.unit, data.extensive, data.kind, **manner)
+    return load_labelled_corpus(data.path, target_names(data), data.unit, data.extensive, data.kind, **manner)
 
 
 def _earlier(config: RunConfig, state: Mapping[str, Any]) -> Tuple[Dict[str, Any], Optional[Tokenizer]]:
@@ -230,8 +287,6 @@ def _earlier(config: RunConfig, state: Mapping[str, Any]) -> Tuple[Dict[str, Any
         return dict(state["chemgpt"]), None
     if not config.training.start_from:
         return {}, None
-    from ipu_chem.language_model import load_language_model
-
     earlier = load_language_model(config.training.start_from)
     return earlier.model.config(), earlier.tokenizer
 

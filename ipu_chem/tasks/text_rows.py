@@ -1,7 +1,4 @@
-"""Rows of text: how long they are, and what becomes of molecules that are longer.
-
-On data's way: token ids of every molecule -> [length of a row, ids that fit] -> plan.
-"""
+"""Rows of text: how long they are, and what becomes of molecules that are longer."""
 
 from typing import Dict, NamedTuple
 

@@ -1,7 +1,4 @@
-"""The record of a run: metrics.csv and metrics.jsonl always, TensorBoard and Weights & Biases on request.
-
-On data's way: Trainer -> rows -> files -> report.
-"""
+"""The record of a run: metrics.csv and metrics.jsonl always, TensorBoard and Weights & Biases on request."""
 
 import csv
 import io
@@ -10,12 +7,13 @@ import math
 from pathlib import Path
 from typing import Any, Dict, List, Sequence
 
+from ipu_chem.training.callbacks import Callback
 from packing.files import PathLike, atomic_file
 
 LOGGERS = ("tensorboard", "wandb")
 
 
-class MetricsLog:
+class MetricsLog(Callback):
     """Appends rows to metrics.csv and metrics.jsonl; every row has a "step" and a "kind"."""
 
     def __init__(
@@ -42,7 +40,7 @@ class MetricsLog:
             file.write(self._csv_lines([dict(zip(self.columns, self.columns)), *kept]))
         self._writers = [_open_writer(name, self.folder) for name in extra]
 
-    def write(self, kind: str, step: int, epoch: int, values: Dict[str, float]) -> None:
+    def on_metrics(self, kind: str, step: int, epoch: int, values: Dict[str, float]) -> None:
         """Append one row, on disk when this returns."""
         row: Dict[str, Any] = {"kind": kind, "step": step, "epoch": epoch}
         row.update({name: None if isinstance(v, float) and not math.isfinite(v) else v for name, v in values.items()})

@@ -2,8 +2,6 @@
 
 The process of rank 0 makes the plans and writes them into the run's folder before anything compiles; the
 others wait for them there. The folder must be on a file system that all hosts share.
-
-On data's way: PackingPlan of rank 0 -> plans/*.npz and plans/complete.json -> PackingPlan of every process.
 """
 
 import json
@@ -11,13 +9,36 @@ import time
 from pathlib import Path
 from typing import Any, Mapping
 
+from ipu_chem.backends.options import World
 from ipu_chem.config import RunConfig, differences, to_dict
+from ipu_chem.tasks.base import State, Task
+from ipu_chem.tasks.registry import load_task
 from packing import PackingPlan
 from packing.files import atomic_file
 
 WAIT_SECONDS = 3600.0
 _COMPLETE = "complete.json"
 _DECIDE = ("data", "pack", "model", "batching")
+
+
+def load_together(config: RunConfig, world: World, state: State) -> Task:
+    """`load_task` with the same plans in every process of a run.
+
+    Args:
+        config: of the run.
+        world: this process among those that train together.
+        state: of the checkpoint that the run resumes from; empty for a new one.
+    """
+    folder = Path(config.out) / "plans"
+    if world.size == 1 or state:
+        task = load_task(config, folder if state else None, state)
+    elif world.rank > 0:
+        task = load_task(config, wait_for_plans(folder, config))
+    else:
+        task = load_task(config, folder if plans_are_complete(folder, config) else None)
+        write_plans(folder, task.plans, config)
+    task.world = world
+    return task
 
 
 def write_plans(folder: Path, plans: Mapping[str, PackingPlan], config: RunConfig) -> None:

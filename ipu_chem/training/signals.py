@@ -1,7 +1,4 @@
-"""Stopping politely: the first Ctrl-C or SIGTERM lets the running step end, the second stops at once.
-
-On data's way: helper of the Trainer.
-"""
+"""Stopping politely: the first Ctrl-C or SIGTERM lets the running step end, the second stops at once."""
 
 import signal
 import threading

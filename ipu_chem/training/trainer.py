@@ -1,13 +1,10 @@
-"""The training loop: the same for every device, resumable to the bit, stopped by a signal without loss.
-
-On data's way: Loader -> Backend.train_step -> losses -> evaluation -> metrics, checkpoints -> report.
-"""
+"""The training loop: the same for every device, resumable to the bit, stopped by a signal without loss."""
 
 import math
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Optional, Sequence
+from typing import Any, Dict, List, Optional, Sequence
 
 import torch
 from torch import Tensor
@@ -19,14 +16,12 @@ from ipu_chem.batches.prefetch import prefetched
 from ipu_chem.checkpoint import load_checkpoint, random_state, restore_random_state, save_checkpoint
 from ipu_chem.config import TrainingConfig
 from ipu_chem.optim import Schedule
-from ipu_chem.tasks.base import Measures
+from ipu_chem.tasks.evaluation import Evaluator
+from ipu_chem.training.callbacks import Callback
 from ipu_chem.training.logging import MetricsLog
 from ipu_chem.training.signals import StopSignals
 
-# Told the steps so far, those of the whole run and the losses [device_iterations] of the last call; True stops the run
-# there with a checkpoint, from which it goes on as if it had not stopped.
-Watch = Callable[[int, int, List[float]], bool]
-_ENOUGH = 1  # what a watch that stops says to the other processes; less than any signal that is noted
+_ENOUGH = 1  # what a callback that stops says to the other processes; less than any signal that is noted
 
 
 @dataclass
@@ -60,13 +55,11 @@ class Trainer:
         config: TrainingConfig,
         backend: Backend,
         train: Loader,
-        validation: Optional[Measures],
+        validation: Optional[Evaluator],
         schedule: Schedule,
         folder: Path,
         run_state: Dict[str, Any],
-        first_call: Callable[[float], None] = lambda seconds: None,
-        after_epoch: Callable[[], None] = lambda: None,
-        watch: Watch = lambda step, total, losses: False,
+        callbacks: Sequence[Callback] = (),
     ) -> None:
         """Get ready to `fit`.
 
@@ -74,13 +67,11 @@ class Trainer:
             config: epochs, cadences, seed.
             backend: compiled with the loader's batching.
             train: training batches.
-            validation: None to train without looking.
+            validation: None to train without evaluations.
             schedule: of the learning rate.
             folder: of the run; checkpoints/ and the metrics files are written there.
-            run_state: stored in every checkpoint so that the model can be rebuilt: config, standardiser...
-            first_call: told the seconds of the first call of the device program, compilation included.
-            after_epoch: called at the end of every epoch, before its checkpoint, and before every evaluation.
-            watch: called after every call of the device program, also with losses that end the run; see `Watch`.
+            run_state: stored in every checkpoint so that the model can be rebuilt: config, standardizer...
+            callbacks: follow the run, in this order.
         """
         self.config = config
         self.backend = backend
@@ -89,9 +80,8 @@ class Trainer:
         self.schedule = schedule
         self.folder = folder
         self.run_state = run_state
-        self.after_epoch = after_epoch
-        self.watch = watch
-        self.first_call: Optional[Callable[[float], None]] = first_call
+        self.callbacks = list(callbacks)
+        self._called = False
         self.progress = Progress()
         self.averages: Optional[Dict[str, Tensor]] = None
         if config.ema_decay > 0:
@@ -133,7 +123,7 @@ class Trainer:
         return load_checkpoint(self.best)[0]["model"]
 
     def fit(self) -> Dict[str, Any]:
-        """Train to the end, to early stopping, to a signal or to where the watch stops.
+        """Train to the end, to early stopping, to a signal or to where a callback stops.
 
         Returns:
             {"finished": bool, "stopped_by": signal number or 0, "step", "epoch", "metrics": best ones}.
@@ -146,7 +136,8 @@ class Trainer:
         if self.validation is not None:
             columns += self.validation.metric_names
         first = self.progress.step if self._resumed else 0
-        log = MetricsLog(self.folder, columns, first, self.config.loggers) if self._writes else None
+        if self._writes:
+            self.callbacks.append(MetricsLog(self.folder, columns, first, self.config.loggers))
         state = self.progress
         finished = True
         total = self.config.epochs * self.train.calls_per_epoch
@@ -156,16 +147,17 @@ class Trainer:
             total=total, initial=done, unit="call", disable=self._bar_disabled(), smoothing=0.05
         ) as bar:
             while state.epoch < self.config.epochs and not self._patience_lost():
-                self._train_epoch(log, bar, stop)
+                self._train_epoch(bar, stop)
                 if state.call < self.train.calls_per_epoch:  # left early
                     finished = not self._stopped_by
                     self.save()
                     break
                 mean_loss = state.losses / self.train.steps_per_epoch
                 state.epoch, state.call, state.losses = state.epoch + 1, 0, 0.0
-                self.after_epoch()
+                for callback in self.callbacks:
+                    callback.before_evaluation()
                 if self._epoch_is_evaluated():
-                    self._evaluate(log, bar, mean_loss)
+                    self._evaluate(bar, mean_loss)
                 self.save()
                 if self._stopped_by and state.epoch < self.config.epochs:  # a run that is over has finished
                     finished = False
@@ -180,7 +172,7 @@ class Trainer:
             "metrics": dict(state.best_metrics),
         }
 
-    def _train_epoch(self, log: Optional[MetricsLog], bar: Any, stop: StopSignals) -> None:
+    def _train_epoch(self, bar: Any, stop: StopSignals) -> None:
         """The calls of one epoch that are still to do; leaves early when it is to stop or patience is lost."""
         state = self.progress
         iterations = self.train.batching.device_iterations
@@ -190,16 +182,18 @@ class Trainer:
             rate = self.schedule.learning_rate(state.step)
             started = time.monotonic()
             losses = self.backend.train_step(batch, rate).tolist()
-            if self.first_call is not None:
-                self.first_call(time.monotonic() - started)
-                self.first_call = None
+            if not self._called:
+                self._called, seconds = True, time.monotonic() - started
+                for callback in self.callbacks:
+                    callback.on_first_call(seconds)
             state.call, state.step, state.molecules = (
                 state.call + 1,
                 state.step + iterations,
                 state.molecules + molecules,
             )
             state.losses += sum(losses)
-            enough = self.watch(state.step, self.config.epochs * self.train.steps_per_epoch, losses)
+            total = self.config.epochs * self.train.steps_per_epoch
+            enough = any([callback.on_step(state.step, total, losses) for callback in self.callbacks])
             if not all(math.isfinite(loss) for loss in losses):
                 raise FloatingPointError(
                     f"the loss became {losses[-1]} at step {state.step}; lower optimizer.learning_rate, set "
@@ -210,15 +204,15 @@ class Trainer:
             bar.update(1)
             if state.call % self.config.log_every == 0 or state.call == self.train.calls_per_epoch:
                 values = {"loss": window.loss, "learning_rate": rate, "molecules_per_s": window.rate}
-                if log is not None:
-                    log.write("train", state.step, state.epoch, values)
+                self._report("train", values)
                 shown = {"epoch": state.epoch, "loss": f"{window.loss:.3g}", "mol/s": f"{window.rate:.0f}"}
                 bar.set_postfix(shown, filled=f"{next(iter(self.train.plan.efficiency.values())):.1%}")
                 window = _Window()
             # Before a stop, since the resumed run begins after this call.
             if self._call_is_evaluated():
-                self.after_epoch()
-                self._evaluate(log, bar, state.losses / (state.call * iterations))
+                for callback in self.callbacks:
+                    callback.before_evaluation()
+                self._evaluate(bar, state.losses / (state.call * iterations))
                 if self._patience_lost():
                     return
             # A signal reaches processes at different steps; together they stop at the same one.
@@ -229,7 +223,7 @@ class Trainer:
             if every and state.call % every == 0 and state.call < self.train.calls_per_epoch:
                 self.save()
 
-    def _evaluate(self, log: Optional[MetricsLog], bar: Any, mean_loss: float) -> None:
+    def _evaluate(self, bar: Any, mean_loss: float) -> None:
         """Validate with the averaged weights if there are any; keep them when they are the best so far."""
         assert self.validation is not None
         started = time.monotonic()
@@ -247,12 +241,14 @@ class Trainer:
             self.backend.load_state_dict(raw)
         self.schedule.evaluated(selection)
         values = {"loss": mean_loss, "seconds": time.monotonic() - started, **metrics}
-        if log is None:
-            return
-        log.write("validation", state.step, state.epoch, values)
-        if self.config.progress and bar.disable:  # a log file has no bar: one line per evaluation
+        self._report("validation", values)
+        if self._writes and self.config.progress and bar.disable:  # a log file has no bar: one line per evaluation
             shown = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
             print(f"epoch {state.epoch}: step {state.step}, loss {mean_loss:.4g}, {shown}", flush=True)
+
+    def _report(self, kind: str, values: Dict[str, float]) -> None:
+        for callback in self.callbacks:
+            callback.on_metrics(kind, self.progress.step, self.progress.epoch, values)
 
     def save(self) -> None:
         """Write the checkpoint to resume from; every process fetches its weights, which keeps them in step."""
@@ -275,7 +271,8 @@ class Trainer:
 
     def _state(self) -> Dict[str, Any]:
         progress = dict(vars(self.progress))
-        return {**self.run_state, "progress": progress, "schedule": self.schedule.state_dict()}
+        kept = {name: value for callback in self.callbacks for name, value in callback.state().items()}
+        return {**self.run_state, **kept, "progress": progress, "schedule": self.schedule.state_dict()}
 
     def _average(self) -> None:
         """Move the averaged weights towards the current ones, once per call of the device program."""

@@ -6,6 +6,7 @@ from typing import Any, Iterator, List
 import pytest
 import torch
 from poptorch_helpers import ADAMW, installed_double
+from support import example_loss, example_model, example_packs
 from torch import Tensor, nn
 
 from ipu_chem.backends.options import Batching
@@ -14,7 +15,6 @@ from ipu_chem.backends.poptorch.options import IpuOptions
 from ipu_chem.backends.pytorch.backend import TorchBackend
 from ipu_chem.batches.types import TokenPack
 from ipu_chem.config import ModelConfig, PackConfig, RunConfig
-from ipu_chem.doctor.example import example_loss, example_model, example_packs
 from ipu_chem.losses import token_cross_entropy
 from ipu_chem.models.chemgpt import ChemGPT
 from ipu_chem.models.next_token import NextToken

@@ -6,6 +6,7 @@ from typing import Any, Dict, Iterator, List
 import pytest
 import torch
 from poptorch_helpers import installed_double
+from support import example_loss, example_model, example_packs
 from torch import Tensor, nn
 
 from ipu_chem.backends.base import Backend
@@ -14,7 +15,6 @@ from ipu_chem.backends.poptorch.backend import PopTorchBackend
 from ipu_chem.backends.poptorch.options import IpuOptions
 from ipu_chem.backends.pytorch.backend import TorchBackend
 from ipu_chem.config import RunConfig, from_dict
-from ipu_chem.doctor.example import example_loss, example_model, example_packs
 from ipu_chem.optim import OptimizerConfig
 
 STEPS = 3

@@ -7,6 +7,7 @@ import pytest
 import torch
 import yaml
 from poptorch_helpers import installed_double, small_schnet
+from support import example_loss, example_model
 from torch import Tensor, nn
 
 from ipu_chem.backends.base import Program
@@ -18,7 +19,6 @@ from ipu_chem.backends.pytorch.backend import TorchBackend
 from ipu_chem.batches.types import TokenPack
 from ipu_chem.commands.runs import _RECIPES, recipes
 from ipu_chem.config import from_dict
-from ipu_chem.doctor.example import example_loss, example_model
 from ipu_chem.losses import mse, token_cross_entropy
 from ipu_chem.models.chemgpt import ChemGPT
 from ipu_chem.models.layers import as_index

@@ -10,7 +10,7 @@ from ipu_chem.config import DataConfig
 from ipu_chem.data.corpora.labels import load_labelled_dataset
 from ipu_chem.data.datasets import DATASETS, load_dataset, ogb
 from ipu_chem.data.molecule import decode_texts
-from ipu_chem.tasks.base import split_items
+from ipu_chem.tasks.splits import split_items
 
 COUNTS = {  # molecules of the parts, and the first labels
     "ogbg-molesol": ([902, 113, 113], [-0.77, -3.3, -2.06]),

@@ -17,13 +17,16 @@ from ipu_chem.backends.options import Batching, World
 from ipu_chem.backends.poptorch.operators.check import check_program
 from ipu_chem.backends.pytorch.backend import TorchBackend
 from ipu_chem.batches.text_labels import TextPropertyLoader
+from ipu_chem.data.standardize import Standardizer
 from ipu_chem.losses import mae, mse
 from ipu_chem.metrics import Target
 from ipu_chem.models.pooling import POOLINGS
 from ipu_chem.models.property_head import ChemGPTProperty
 from ipu_chem.optim import OptimizerConfig
 from ipu_chem.tasks.evaluation import Evaluator, predict_split
+from ipu_chem.tasks.labels import KnownLabels, Labels
 from packing import Budget, Ragged, make_plan
+from packing.store import Store
 
 
 def small_property(dtype: torch.dtype = torch.float64, targets: int = 2, **options: Any) -> ChemGPTProperty:
@@ -146,7 +149,12 @@ def test_an_evaluator_takes_these_packs():
     singles = [model(*alone(ids, targets, item, torch.ones(2)).inputs)[0, 0] for item in items]
     np.testing.assert_allclose(predictions, torch.stack(singles).detach().numpy(), rtol=1e-4, atol=1e-5)
     kinds = [Target("a", "eV", False), Target("b", "", False)]
-    metrics, _ = Evaluator(loader, targets[items], kinds, [1, 1], lambda _, p: p).metrics(backend)
+    named, zeros = [vars(kind) for kind in kinds], np.zeros(2)
+    as_they_are = Standardizer(named, ["none"] * 2, [1], np.zeros((100, 2)), zeros, zeros, np.ones(2))
+    labels = Labels(kinds, "mse", as_they_are)
+    one_atom = Ragged(np.ones(len(ids), np.uint8), np.arange(len(ids) + 1))
+    labels.known = KnownLabels(Store({}, {"y": targets}, {}), one_atom, "name", "", lambda _: {}, "random")
+    metrics, _ = Evaluator(loader, [labels.on("test", np.array(items))]).metrics(backend)
     assert metrics["mae_b"] == pytest.approx(np.nanmean(np.abs(predictions - targets[items])[:, 1]))
 
 

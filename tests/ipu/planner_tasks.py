@@ -3,12 +3,12 @@
 from typing import Any, Dict, Tuple
 
 import torch
+from support import example_model, example_packs
 
 from ipu_chem.backends.options import Batching
 from ipu_chem.backends.poptorch.planner import Task
 from ipu_chem.batches.types import TokenPack
 from ipu_chem.config import ModelConfig, PackConfig, RunConfig
-from ipu_chem.doctor.example import example_model, example_packs
 from ipu_chem.losses import mse, token_cross_entropy
 from ipu_chem.models.chemgpt import ChemGPT
 

@@ -7,6 +7,7 @@ from typing import Any, Dict, List
 import numpy as np
 import pytest
 import yaml
+from support import example_loss, example_model, example_packs
 
 from ipu_chem.backends.options import Batching
 from ipu_chem.backends.poptorch.planner import Task, check_layout, plan
@@ -15,9 +16,9 @@ from ipu_chem.cli import main
 from ipu_chem.commands.runs import recipes
 from ipu_chem.config import RunConfig, from_dict
 from ipu_chem.doctor.diagnosis import print_plan
-from ipu_chem.doctor.example import example_loss, example_model, example_packs
 from ipu_chem.doctor.host_rate import HostRate, example_loader, host_rate, measure
 from ipu_chem.doctor.speed import PREDICTED, check_link, predict_speed, speed_text
+from ipu_chem.tasks.registry import task_of
 
 RECIPES = Path(__file__).resolve().parents[2] / "ipu_chem" / "recipes"
 
@@ -26,21 +27,25 @@ def recipe(name: str) -> RunConfig:
     return from_dict(yaml.safe_load((RECIPES / f"{name}.yaml").read_text(encoding="utf-8")))
 
 
-def task_of(config: RunConfig) -> Task:
+def planned(config: RunConfig) -> Any:
+    return task_of(config).planned(config)
+
+
+def workload(config: RunConfig) -> Task:
     return Task(example_model(config, "meta"), example_loss(config), example_packs(config, 1), config.optimizer, 8)
 
 
 @pytest.mark.parametrize("name", recipes())
 def test_the_loader_makes_what_the_program_is_compiled_for(name: str) -> None:
     config = recipe(name)
-    loader = example_loader(config)
+    loader = example_loader(planned(config))
     batch, molecules = next(loader.epoch(0, 0))
     example = example_packs(config, len(batch[0]))
     assert type(batch).__name__ == type(example).__name__ and batch._fields == example._fields
     for field, one, other in zip(batch._fields, batch, example):
         assert one.shape == other.shape and one.dtype == other.dtype, field
     assert molecules > 0 and loader.plan.num_packs >= loader.batching.packs_per_call
-    host = host_rate(config, 0)
+    host = host_rate(planned(config), 0)
     size = sum(one.numel() * min(one.element_size(), 4) for one in example) / len(batch[0])
     assert host.bytes_per_pack == int(size) and host.molecules is None
     assert host.molecules_per_pack == pytest.approx(len(loader.plan.items) / loader.plan.num_packs)
@@ -48,40 +53,40 @@ def test_the_loader_makes_what_the_program_is_compiled_for(name: str) -> None:
 
 def test_packs_are_full_of_molecules_of_the_size_that_was_said() -> None:
     for atoms in (9.0, 18.0, 63.0):
-        host = host_rate(recipe("qm9_u0"), 0, atoms)
+        host = host_rate(planned(recipe("qm9_u0")), 0, atoms)
         assert host.units_per_pack / host.molecules_per_pack == pytest.approx(atoms, rel=0.05)
         room = min(128, 16 * atoms)  # 16 molecules at most
         assert 0.65 * room < host.units_per_pack <= 128
 
 
 def test_a_loader_is_measured_as_it_is() -> None:
-    span = measure(example_loader(recipe("qm9_u0")), 0.3)
+    span = measure(example_loader(planned(recipe("qm9_u0"))), 0.3)
     assert 0 < span.least <= span.likely <= span.most
-    few = measure(example_loader(replace(recipe("qm9_u0"), batching=Batching(2))), 0.02)
+    few = measure(example_loader(planned(replace(recipe("qm9_u0"), batching=Batching(2)))), 0.02)
     assert few.least == few.likely == few.most, "one piece when there is no time for more"
 
 
 def test_large_calls_are_measured_in_smaller_ones() -> None:
     config = replace(recipe("qm9_u0"), batching=Batching(8, 64, 64, 4))
-    loader = example_loader(config)
+    loader = example_loader(planned(config))
     assert loader.batching.packs_per_call == 8 and loader.plan.num_packs <= 2_200
 
 
 @pytest.mark.parametrize("seconds", [-1.0, float("nan"), 1e9])
 def test_seconds_that_make_no_sense_are_refused(seconds: float) -> None:
     with pytest.raises(ValueError, match="loader_seconds=.*: give 0, which measures nothing"):
-        host_rate(recipe("qm9_u0"), seconds)
+        host_rate(planned(recipe("qm9_u0")), seconds)
 
 
 @pytest.mark.parametrize("atoms", [0.0, 129.0, float("nan"), float("inf")])
 def test_molecules_that_fit_no_pack_are_refused(atoms: float) -> None:
     with pytest.raises(ValueError, match="from 1 to the 128 of a pack"):
-        host_rate(recipe("qm9_u0"), 0, atoms)
+        host_rate(planned(recipe("qm9_u0")), 0, atoms)
 
 
 def speed_of(molecules: Any = None, link: Any = None, **batching: int) -> Any:
     config = replace(recipe("qm9_u0_pod16"), batching=Batching(2, 4, 16, 4))
-    task = task_of(config)
+    task = workload(config)
     layout = check_layout(task, replace(config.batching, **batching), config.ipu)
     return predict_speed(task, layout, HostRate(7.0, 126.0, 3_000, molecules), link), layout
 
@@ -123,7 +128,7 @@ def test_text_says_what_is_predicted_and_what_nobody_knows() -> None:
     assert "SchNet blocks as measured on Bow" in text and "not known before there is a device: which layouts" in text
     assert "merge_all_reduce" not in text
     apart = layout._replace(options=replace(layout.options, merge_all_reduce=False))
-    task = task_of(recipe("qm9_u0_pod16"))
+    task = workload(recipe("qm9_u0_pod16"))
     unmerged = speed_text(predict_speed(task, apart, speed.host._replace(molecules=None)), apart, "atoms")
     assert "; ipu.merge_all_reduce=true would save " in unmerged and "loader was not measured" in unmerged
     small, _ = speed_of(gradient_accumulation=1, device_iterations=1)
@@ -211,4 +216,4 @@ def test_a_layout_that_does_not_fit_has_no_speed(capsys: Any) -> None:
     assert print_plan(config, loader_seconds=0) == 1
     output = capsys.readouterr().out
     assert "refused: " in output and "speed" not in output
-    assert np.isfinite(plan(task_of(config), 1).fullest.share)
+    assert np.isfinite(plan(workload(config), 1).fullest.share)

@@ -10,9 +10,9 @@ import yaml
 from op_probes import marked
 from torch import Tensor
 
-from ipu_chem.backends.poptorch.operators.check import check_config
 from ipu_chem.cli import main
 from ipu_chem.config import from_dict
+from ipu_chem.doctor.check import check_config
 from ipu_chem.models.registry import MODELS
 from ipu_chem.models.schnet import SchNet
 

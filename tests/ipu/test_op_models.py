@@ -7,14 +7,16 @@ from typing import Any
 import pytest
 import torch
 from op_probes import marked
+from support import example_model, example_packs
 from torch import Tensor
 
 from ipu_chem.backends.base import Program
 from ipu_chem.backends.half import HalfOnCpu, weights_to_half
 from ipu_chem.backends.options import Batching, Precision
-from ipu_chem.backends.poptorch.operators.check import check_config, check_program
+from ipu_chem.backends.poptorch.operators.check import check_program
 from ipu_chem.batches.types import TokenPack
 from ipu_chem.config import DataConfig, ModelConfig, PackConfig, RunConfig
+from ipu_chem.doctor.check import check_config
 from ipu_chem.losses import LOSSES, token_cross_entropy
 from ipu_chem.models.chemgpt import ChemGPT
 from ipu_chem.models.pooling import POOLINGS
@@ -60,7 +62,6 @@ def test_every_kind_of_filter(model: str, filter: str, weights: str) -> None:
 
 @pytest.mark.parametrize("references", [False, True])
 def test_atomic_references(references: bool) -> None:
-    from ipu_chem.doctor.example import example_model, example_packs
     from ipu_chem.losses import mse
 
     model = example_model(CONFIG)
@@ -108,8 +109,6 @@ def test_chemgpt(training: bool, weights: str, variant: str) -> None:
 @pytest.mark.parametrize("freeze", [False, True])
 @pytest.mark.parametrize("weights", ["float32", "float16"])
 def test_labels_of_text(weights: str, freeze: bool, readout: str) -> None:
-    from ipu_chem.doctor.example import example_model, example_packs
-
     config = replace(
         CONFIG,
         data=replace(CONFIG.data, extensive=readout == "sum"),

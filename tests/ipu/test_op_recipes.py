@@ -8,9 +8,9 @@ import pytest
 import yaml
 
 from ipu_chem.backends.options import Batching, Precision
-from ipu_chem.backends.poptorch.operators.check import check_config
 from ipu_chem.commands.runs import recipes
 from ipu_chem.config import DataConfig, ModelConfig, PackConfig, RunConfig, from_dict
+from ipu_chem.doctor.check import check_config
 
 RECIPES = Path(__file__).resolve().parents[2] / "ipu_chem" / "recipes"
 

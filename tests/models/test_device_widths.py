@@ -5,6 +5,7 @@ from typing import Any, Dict, List
 
 import pytest
 import torch
+from support import example_loss, example_model, example_packs
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ipu_chem.backends.base import Program
@@ -12,7 +13,6 @@ from ipu_chem.backends.poptorch.backend import to_ipu_types
 from ipu_chem.backends.poptorch.programs import EvaluationProgram, TrainingProgram
 from ipu_chem.batches.types import first_target, inputs_of
 from ipu_chem.config import RunConfig, from_dict
-from ipu_chem.doctor.example import example_loss, example_model, example_packs
 
 INDEXED = ("gather", "scatter_add", "scatter_add_")  # take 64-bit indices alone on CPUs, not in PopTorch
 WRONG = frozenset(

@@ -22,7 +22,7 @@ from ipu_chem.scaling.points import EPOCHS_HELD, STEPS_HELD, Point, check_compar
 from ipu_chem.scaling.regimes import lines_of, regimes_of
 from ipu_chem.scaling.study import StudyOptions, make_plan, point_of
 from ipu_chem.scaling.study_report import analyse, lines, write_study
-from ipu_chem.tasks.registry import load_data
+from ipu_chem.tasks.registry import load_task
 
 GRID = {"model.hidden_features": [8, 16], "data.train": [12, 48], "training.seed": [0]}
 
@@ -71,12 +71,12 @@ def test_a_study_from_the_command_line(base, tmp_path, capsys):
         for train in (12, 48):
             values = {**base, "model": {**base["model"], "hidden_features": width}, "data": {**base["data"]}}
             values["data"]["train"] = train
-            data = load_data(from_dict(values))
+            task = load_task(from_dict(values))
             # Attention: 4 F^2 + F; feed-forward: 8 F^2 + 5 F; three normalizations.
             parameters = 12 * width**2 + 12 * width
-            assert parameters_without_embeddings(data.model(from_dict(values))) == parameters
+            assert parameters_without_embeddings(task.model()) == parameters
             point = by_grid[parameters, train]
-            assert point.tokens == data.ids.lengths[data.items["train"]].sum()
+            assert point.tokens == task.ids.lengths[task.items["train"]].sum()
             run = json.loads((out / f"hidden_features={width},train={train},seed=0" / "candidate.json").read_text())
             epochs = run["config"]["training"]["epochs"]
             assert point.flops == pytest.approx(6 * parameters * point.tokens * epochs)
@@ -163,7 +163,7 @@ def test_graphs_share_the_pack_of_the_most_data(tmp_path):
     assert len(shapes) == 1 and min(min(shape) for shape in shapes) > 0
     assert [one.molecules for one in plan.amounts] == [15, 30] and " atoms: " in plan.lines()[1]
     assert all(10 * one.molecules < one.tokens for one in plan.amounts)  # atoms, with hydrogens
-    described = load_data(from_dict(plan.candidates[0].config)).describe(from_dict(plan.candidates[0].config))
+    described = load_task(from_dict(plan.candidates[0].config)).describe()
     assert described["atoms"]["train"] == plan.amounts[0].tokens
 
 
@@ -173,7 +173,7 @@ def test_a_study_holds_molecules_out(base, tmp_path):
         make_plan(base, GRID, tmp_path / "study", StudyOptions())
 
 
-def made_up(sizes=6, amounts=6, seeds=3, noise=0.003):
+def random_packs(sizes=6, amounts=6, seeds=3, noise=0.003):
     """L = 0.3 + 40 N^-0.4 + 90 D^-0.45 at held steps."""
     generator = np.random.default_rng(0)
     return [
@@ -186,7 +186,7 @@ def made_up(sizes=6, amounts=6, seeds=3, noise=0.003):
 
 
 def test_laws_and_regimes_of_points_whose_law_is_known(tmp_path):
-    study = analyse(made_up())
+    study = analyse(random_packs())
     assert not study.notes
     assert study.joint.size_exponent.value == pytest.approx(0.4, rel=0.02)
     assert study.joint.data_exponent.value == pytest.approx(0.45, rel=0.02)
@@ -231,7 +231,7 @@ def test_breaks_are_where_data_begin_to_limit_the_loss():
 
 
 def test_exponents_are_those_of_the_most_data_and_of_the_largest_size():
-    points = [replace(one, loss=3 * one.parameters**-0.17 * one.tokens**-0.26) for one in made_up(3, 3)]
+    points = [replace(one, loss=3 * one.parameters**-0.17 * one.tokens**-0.26) for one in random_packs(3, 3)]
     study = analyse(points)
     assert study.width.beta.value == pytest.approx(0.17) and study.data.beta.value == pytest.approx(0.26)
     assert all(one.size_slope == pytest.approx(0.17) and one.limited_by == "data" for one in study.regimes)
@@ -239,7 +239,7 @@ def test_exponents_are_those_of_the_most_data_and_of_the_largest_size():
 
 
 def test_mixed_steps_make_no_law(tmp_path):
-    points = made_up(3, 3)
+    points = random_packs(3, 3)
     check_comparable([replace(one, steps=500 + index % 20) for index, one in enumerate(points)])
     mixed = [replace(one, steps=500 if one.tokens == 5000 else 560) for one in points]
     study = analyse(mixed)
@@ -251,13 +251,13 @@ def test_mixed_steps_make_no_law(tmp_path):
 
 
 def test_what_diverged_is_left_out_and_named(tmp_path):
-    points = made_up(3, 3)
+    points = random_packs(3, 3)
     points[0] = replace(points[0], loss=math.inf, steps=3)
     study = analyse(points)
     assert "N=1,000, D=5,000 diverged and is left out" in study.notes[0] and len(study.fitted) == len(points) - 3
     assert study.data is not None and any("every combination" in note for note in study.notes)
     with pytest.raises(ValueError, match="2 sizes and 2 amounts"):
-        regimes_of(made_up(3, 1))
+        regimes_of(random_packs(3, 1))
     nothing = analyse([points[0]])
     assert lines(nothing) and write_study(tmp_path, nothing)
 

@@ -10,11 +10,11 @@ import pytest
 from ogb_folders import made_up
 from support import CHAINS
 
-from ipu_chem.backends.poptorch.operators.check import check_config
 from ipu_chem.config import from_dict
 from ipu_chem.data.datasets import ogb
+from ipu_chem.doctor.check import check_config
 from ipu_chem.prediction.predict import predict_file
-from ipu_chem.tasks.registry import load_data
+from ipu_chem.tasks.registry import load_task
 from ipu_chem.train import evaluate, train
 
 
@@ -69,11 +69,12 @@ def test_a_class_is_learnt_measured_predicted_and_reported(class_options, tmp_pa
 def test_several_classes_some_missing(class_options):
     class_options["data"].update(target="nitrogen,long")
     class_options["training"]["epochs"] = 1
-    data = load_data(from_dict(class_options))
-    assert data.standardizer.scale.tolist() == [1, 1] and data.standardizer.references == ["none", "none"]
-    probabilities = data.to_units(np.arange(3), np.array([[0.0, np.log(3)], [-1e4, 1e4], [-np.log(9), 0.0]]))
+    task = load_task(from_dict(class_options))
+    assert task.labels.standardizer.scale.tolist() == [1, 1] and task.labels.standardizer.references == ["none", "none"]
+    probabilities = task.labels.to_units(np.arange(3), np.array([[0.0, np.log(3)], [-1e4, 1e4], [-np.log(9), 0.0]]))
     np.testing.assert_allclose(probabilities, [[0.5, 0.75], [0, 1], [0.1, 0.5]], rtol=1e-12)
-    assert np.isnan(data.labels).any() and np.array_equal(data.standardised(), data.labels, equal_nan=True)
+    known = task.labels.known.y
+    assert np.isnan(known).any() and np.array_equal(task.labels.standardized(), known, equal_nan=True)
     report = check_config(from_dict(class_options))
     assert report.findings == () and "log1p" in report.operators, report.text()
     results = train(from_dict(class_options))["results"]["test"]
@@ -108,7 +109,7 @@ def test_classes_and_numbers_are_not_learnt_together(options, make_config):
     with pytest.raises(ValueError, match="active are classes and energy numbers; a run learns one kind, choose with"):
         check_classes([Target("energy", "eV"), Target("active", "", False, True)], np.zeros((2, 2)), {})
     with pytest.raises(ValueError, match="nci3d knows what its labels are; data.unit, data.extensive and data.kind"):
-        load_data(make_config({**options, "data": {**options["data"], "kind": "binary"}}))
+        load_task(make_config({**options, "data": {**options["data"], "kind": "binary"}}))
 
 
 @pytest.mark.parametrize("model", ["schnet", "chemgpt"])

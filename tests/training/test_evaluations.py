@@ -1,6 +1,7 @@
 """When a run looks at its validation molecules: by epochs, or by calls of the device program."""
 
 import pytest
+from support import StopAt
 from test_runs import assert_same_state, last
 
 from ipu_chem.train import train
@@ -35,7 +36,7 @@ def test_a_run_that_stops_around_an_evaluation_goes_on_as_if_it_had_not(options,
     train(make_config(options))
     whole, expected = last(options["out"]), looks(options["out"])
     options["out"] = str(tmp_path / "stopped")
-    assert train(make_config(options), watch=lambda step, total, losses: step >= stop)["step"] == stop
+    assert train(make_config(options), callbacks=[StopAt(stop)])["step"] == stop
     assert train(make_config(options), resume=True)["finished"]
     assert_same_state(whole, last(options["out"]))
     assert looks(options["out"]) == expected

@@ -11,12 +11,12 @@ from support import pairs_once, random_store, with_random_forces
 
 from ipu_chem.backends.options import ALONE, Batching
 from ipu_chem.backends.poptorch.backend import PopTorchBackend
-from ipu_chem.backends.poptorch.operators.check import check_config
 from ipu_chem.backends.poptorch.options import IpuOptions
 from ipu_chem.backends.pytorch.backend import TorchBackend
 from ipu_chem.batches.loader import PackLoader
 from ipu_chem.checkpoint import load_checkpoint
 from ipu_chem.config import from_dict
+from ipu_chem.doctor.check import check_config
 from ipu_chem.losses import mse, with_forces
 from ipu_chem.models.compact import CompactInputs
 from ipu_chem.models.forces import EnergyForces

@@ -10,8 +10,8 @@ from ipu_chem.training.logging import MetricsLog, check_loggers, read_rows
 
 def test_rows_reach_both_files(tmp_path):
     log = MetricsLog(tmp_path, ["loss", "mae_x_meV"])
-    log.write("train", 1, 0, {"loss": 0.5})
-    log.write("validation", 1, 1, {"mae_x_meV": math.nan, "seconds": 2.0})
+    log.on_metrics("train", 1, 0, {"loss": 0.5})
+    log.on_metrics("validation", 1, 1, {"mae_x_meV": math.nan, "seconds": 2.0})
     assert read_rows(tmp_path)[1] == {"kind": "validation", "step": 1, "epoch": 1, "mae_x_meV": None, "seconds": 2.0}
     with open(tmp_path / "metrics.csv", newline="") as file:
         rows = list(csv.DictReader(file))
@@ -22,11 +22,11 @@ def test_rows_reach_both_files(tmp_path):
 def test_a_resume_drops_later_rows_and_a_torn_line(tmp_path):
     log = MetricsLog(tmp_path, ["loss"])
     for step in range(1, 6):
-        log.write("train", step, 0, {"loss": float(step)})
+        log.on_metrics("train", step, 0, {"loss": float(step)})
     with open(tmp_path / "metrics.jsonl", "a") as file:
         file.write('{"kind": "tra')  # the kill came here
     log = MetricsLog(tmp_path, ["loss"], resume_step=3)
-    log.write("train", 4, 0, {"loss": 40.0})
+    log.on_metrics("train", 4, 0, {"loss": 40.0})
     assert [row["loss"] for row in read_rows(tmp_path)] == [1.0, 2.0, 3.0, 40.0]
     with open(tmp_path / "metrics.csv", newline="") as file:
         assert [row["loss"] for row in csv.DictReader(file)] == ["1.0", "2.0", "3.0", "40.0"]
@@ -35,7 +35,7 @@ def test_a_resume_drops_later_rows_and_a_torn_line(tmp_path):
 def test_tensorboard_gets_the_rows(tmp_path):
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     log = MetricsLog(tmp_path, ["loss"], extra=["tensorboard"])
-    log.write("train", 7, 0, {"loss": 0.25})
+    log.on_metrics("train", 7, 0, {"loss": 0.25})
     events = accumulator.EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
     (event,) = events.Scalars("train/loss")

@@ -6,7 +6,7 @@ import pytest
 
 optuna = pytest.importorskip("optuna", reason="Optuna is not installed: pip install 'ipu-chem[search]'")
 
-from ipu_chem.scaling.optuna_pruner import estimate_at, estimate_pruner, reporter  # noqa: E402
+from ipu_chem.scaling.optuna_pruner import TrialReporter, estimate_at, estimate_pruner  # noqa: E402
 from ipu_chem.train import train  # noqa: E402
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -27,9 +27,9 @@ def study_of(sampler, keep, budget=10):
     study = optuna.create_study(sampler=sampler, pruner=estimate_pruner(budget, keep, fraction=0.2))
 
     def objective(trial):
-        watch = reporter(trial)
+        reporter = TrialReporter(trial)
         for step, loss in enumerate(curve(trial.suggest_float("x", 0, 1)), 1):
-            if watch(step, 50, [loss]):
+            if reporter.on_step(step, 50, [loss]):
                 raise optuna.TrialPruned
         return loss
 
@@ -76,7 +76,7 @@ def test_a_real_run_reports_every_step_and_stops(options, make_config, tmp_path)
     def objective(trial):
         options["out"] = str(tmp_path / f"{trial.number}")
         options["optimizer"] = {"learning_rate": [1e-3, 1e-2, 3.0][trial.number]}
-        result = train(make_config(options), watch=reporter(trial))
+        result = train(make_config(options), callbacks=[TrialReporter(trial)])
         if not result["finished"]:
             raise optuna.TrialPruned
         return next(iter(result["metrics"].values()))

@@ -13,9 +13,11 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from support import StopAt
 
 from ipu_chem.checkpoint import load_checkpoint, random_state, save_checkpoint
 from ipu_chem.train import evaluate, train
+from ipu_chem.training.callbacks import Callback
 from ipu_chem.training.logging import read_rows
 from ipu_chem.training.trainer import Trainer
 
@@ -93,17 +95,18 @@ def test_a_run_cut_in_two_equals_one_piece(options, make_config, tmp_path, extra
 
 
 @pytest.mark.parametrize("stop", [7, 10])
-def test_a_run_that_its_watch_stops_goes_on_as_if_it_had_not(options, make_config, tmp_path, stop):
+def test_a_run_that_a_callback_stops_goes_on_as_if_it_had_not(options, make_config, tmp_path, stop):
     """Inside an epoch and at the end of one, whose evaluation and averages then come after the break."""
     options["schedule"] = {"name": "cosine", "warmup_steps": 2}
     options["training"].update(ema_decay=0.9, epochs=4)
     seen = []
 
-    def watch(step, total, losses):
-        seen.append((step, total, *losses))
-        return False
+    class Follow(Callback):
+        def on_step(self, step, total, losses):
+            seen.append((step, total, *losses))
+            return False
 
-    train(make_config(options), watch=watch)
+    train(make_config(options), callbacks=[Follow()])
     whole = last(options["out"])
     steps = whole[1]["progress"]["step"]
     assert [row[:2] for row in seen] == [(step, steps) for step in range(1, steps + 1)] and steps % 4 == 0
@@ -111,7 +114,7 @@ def test_a_run_that_its_watch_stops_goes_on_as_if_it_had_not(options, make_confi
         stop = steps // 4 * 2
     assert [row["loss"] for row in read_rows(options["out"]) if row["kind"] == "train"] == [row[2] for row in seen]
     options["out"] = str(tmp_path / "stopped")
-    result = train(make_config(options), watch=lambda step, total, losses: step >= stop)
+    result = train(make_config(options), callbacks=[StopAt(stop)])
     assert (result["finished"], result["stopped_by"], result["step"]) == (False, 0, stop)
     assert last(options["out"])[1]["progress"]["step"] == stop
     assert train(make_config(options), resume=True)["finished"]

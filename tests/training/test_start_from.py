@@ -9,7 +9,7 @@ import torch
 
 from ipu_chem.checkpoint import load_checkpoint
 from ipu_chem.config import from_dict
-from ipu_chem.tasks.registry import load_data
+from ipu_chem.tasks.registry import load_task
 from ipu_chem.train import train
 
 Z = np.array([6, 6, 8, 1, 1, 1, 1, 1, 1])
@@ -39,19 +39,19 @@ def frames(tmp_path):
     }
 
 
-def predictions(data, config, weights=None):
+def predictions(task, weights=None):
     """Energies of the test split in real units, with the weights that the run begins with unless others are given."""
-    model = data.model(config).eval()
+    model = task.model().eval()
     if weights is not None:
         model.load_state_dict(weights)
-    evaluator = data.measures("test", config)
+    evaluator = task.evaluator("test")
     result = np.zeros((len(evaluator.loader.items), 1))
     for batch, positions in evaluator.loader.evaluation():
         with torch.no_grad():
             said = model(*batch.inputs)
         said = said[0] if isinstance(said, tuple) else said
         result[positions] = said.double().numpy()[batch.graph_mask.numpy()]
-    return data.to_units(evaluator.loader.items, result)
+    return task.labels.to_units(evaluator.loader.items, result)
 
 
 @pytest.mark.parametrize("name", ["painn", "schnet"])
@@ -59,17 +59,17 @@ def test_a_run_on_forces_begins_with_what_a_run_on_energies_has_learnt(frames, n
     first = from_dict(with_options(frames, model={"name": name}))
     train(first)
     tensors, state = load_checkpoint(tmp_path / "first" / "checkpoints" / "best.safetensors")
-    before = predictions(load_data(first, tmp_path / "first" / "plans", state), first, tensors["model"])
+    before = predictions(load_task(first, tmp_path / "first" / "plans", state), tensors["model"])
     second = with_options(
         frames, model={"name": name}, force_share=0.9, training={"start_from": frames["out"]}, out=str(tmp_path / "2")
     )
     config = from_dict(second)
-    data = load_data(config)
+    task = load_task(config)
     # Energies of -4,200 eV, of which a model says a few eV in float32.
-    np.testing.assert_allclose(predictions(data, config), before, rtol=0, atol=2e-5)
-    fresh = load_data(replace(config, training=replace(config.training, start_from="")))
-    assert np.abs(predictions(fresh, config) - before).max() > 1e-3
-    assert fresh.standardizer.scale[0] != data.standardizer.scale[0]
+    np.testing.assert_allclose(predictions(task), before, rtol=0, atol=2e-5)
+    fresh = load_task(replace(config, training=replace(config.training, start_from="")))
+    assert np.abs(predictions(fresh) - before).max() > 1e-3
+    assert fresh.labels.standardizer.scale[0] != task.labels.standardizer.scale[0]
 
     train(config)
     shutil.rmtree(tmp_path / "first")  # it has done its part
@@ -87,10 +87,10 @@ def test_references_that_are_given_are_fitted_anew_in_the_same_unit(frames, tmp_
     data = {"path": str(tmp_path / "other"), "references": "linear"}
     config = from_dict(with_options(frames, data=data, training={"start_from": frames["out"]}))
     _, state = load_checkpoint(tmp_path / "first" / "checkpoints" / "best.safetensors")
-    loaded = load_data(config)
-    assert loaded.standardizer.scale.tolist() == state["standardizer"]["scale"]
-    before = load_data(from_dict(frames), tmp_path / "first" / "plans", state)
-    moved = predictions(loaded, config) - predictions(before, config, loaded.first_weights)
+    loaded = load_task(config)
+    assert loaded.labels.standardizer.scale.tolist() == state["standardizer"]["scale"]
+    before = load_task(from_dict(frames), tmp_path / "first" / "plans", state)
+    moved = predictions(loaded) - predictions(before, loaded.first_weights)
     np.testing.assert_allclose(moved, -500 * 0.0433641, rtol=1e-3)
 
 
@@ -130,9 +130,9 @@ def test_elements_and_units_that_the_earlier_run_does_not_know_are_refused(frame
     ):
         config = from_dict({**base, "data": {**data, "path": str(tmp_path / f"{file}.extxyz"), **more}})
         with pytest.raises(ValueError, match=sentence):
-            load_data(config)
+            load_task(config)
     allowed = {**base, "data": {**data, "path": str(tmp_path / "new.extxyz"), "references": "linear"}}
-    assert load_data(from_dict(allowed)).standardizer.elements == [1, 7]
+    assert load_task(from_dict(allowed)).labels.standardizer.elements == [1, 7]
 
 
 def test_a_frozen_run_trains_the_head_alone_and_needs_something_to_freeze(frames, tmp_path):

@@ -25,7 +25,7 @@ from ipu_chem.huggingface import save_chemgpt
 from ipu_chem.language_model import load_language_model
 from ipu_chem.models.chemgpt import ChemGPT
 from ipu_chem.prediction.predict import predict_file
-from ipu_chem.tasks.registry import load_data
+from ipu_chem.tasks.registry import load_task
 from ipu_chem.tasks.text_labels import with_head
 from ipu_chem.train import evaluate, train
 from ipu_chem.training.trainer import Trainer
@@ -90,11 +90,11 @@ def test_the_baseline_is_the_mean_and_of_extensive_labels_the_mean_per_heavy_ato
     for extensive in (False, True):
         property_options["data"].update(target="weight", extensive=extensive)
         config = from_dict(property_options)
-        data = load_data(config)
-        heavy, y = data.store.fields["heavy_atoms"].astype(float), data.store.fields["y"][:, 0]
-        mine, others = data.items["test"], data.items["train"]
+        task = load_task(config)
+        heavy, y = task.store.fields["heavy_atoms"].astype(float), task.store.fields["y"][:, 0]
+        mine, others = task.items["test"], task.items["train"]
         guess = heavy[mine] * y[others].sum() / heavy[others].sum() if extensive else np.full(8, y[others].mean())
-        found = data.baseline(data.measures("test", config))
+        found = task.labels.on("test", mine).baselines()["baseline"]
         assert found["mae_weight"] == pytest.approx(np.abs(guess - y[mine]).mean())
         assert found["rmse_weight"] == pytest.approx(np.sqrt(np.square(guess - y[mine]).mean()))
 
@@ -152,16 +152,16 @@ def test_measured_and_predicted_again_the_numbers_are_the_same_and_those_of_each
 
     tensors, state = load_checkpoint(folder / "checkpoints" / "best.safetensors")
     config = from_dict(state["config"])
-    data = load_data(config, folder / "plans", state)
-    model = with_head(config, ChemGPT(**state["chemgpt"]), data.targets).eval()
+    task = load_task(config, folder / "plans", state)
+    model = with_head(config.model, ChemGPT(**state["chemgpt"]), task.labels).eval()
     model.load_state_dict(tensors["model"])
     written = rows_of(folder / "predictions_test.csv")
-    assert [int(row["item"]) for row in written] == data.items["test"].tolist() and len(written) == 8
+    assert [int(row["item"]) for row in written] == task.items["test"].tolist() and len(written) == 8
     for row in written:
-        ids = torch.from_numpy(data.ids[int(row["item"])].astype(np.int64))[None]
+        ids = torch.from_numpy(task.ids[int(row["item"])].astype(np.int64))[None]
         with torch.no_grad():
             alone = model(ids, torch.arange(ids.shape[1])[None], torch.tensor([[ids.shape[1]]]))[0].numpy()
-        alone = data.to_units(np.array([int(row["item"])]), alone)[0]
+        alone = task.labels.to_units(np.array([int(row["item"])]), alone)[0]
         labels = labels_of(row["name"])
         for column, name in enumerate(("weight", "hetero")):
             prediction = float(row[f"{name}_prediction"])
@@ -241,15 +241,15 @@ def test_weights_from_hugging_face_bring_their_sizes_and_vocabulary(text_options
     save_chemgpt(language.model, language.tokenizer, tmp_path / "hub")
     property_options["training"]["start_from"] = str(tmp_path / "hub")
     config = from_dict({**property_options, "model": {"name": "chemgpt"}})
-    data = load_data(config)
-    assert data.tokenizer.fingerprint() == language.tokenizer.fingerprint()
-    body = data.model(config).state_dict()
+    task = load_task(config)
+    assert task.tokenizer.fingerprint() == language.tokenizer.fingerprint()
+    body = task.model().state_dict()
     weights = load_language_model(tmp_path / "hub").model.state_dict()  # GPT-Neo's scores are scaled by weights
     assert all(torch.equal(weight, body[name]) for name, weight in weights.items() if name != "head.weight")
     Tokenizer.build(["[C]", "[O]", "[N]", "[S]", "[F]", "[Cl]", "[I]"]).save(tmp_path / "vocabulary.json")
     other = replace(config, data=replace(config.data, tokenizer=str(tmp_path / "vocabulary.json")))
     with pytest.raises(ValueError, match="was trained with another vocabulary"):
-        load_data(other)
+        load_task(other)
 
 
 def test_what_a_language_model_cannot_read_is_left_out_or_refused(text_options, property_options, tmp_path, capsys):
@@ -260,22 +260,22 @@ def test_what_a_language_model_cannot_read_is_left_out_or_refused(text_options, 
     train(from_dict({**text_options, "out": str(tmp_path / "language")}))
     property_options["training"]["start_from"] = str(tmp_path / "language")
     with pytest.raises(ValueError, match="is longer than the 8 symbols, begin and end included, that the model of"):
-        load_data(from_dict(property_options))
+        load_task(from_dict(property_options))
     for long in ("drop", "truncate"):
         property_options["data"]["long"] = long
-        data = load_data(from_dict(property_options))
-        assert data.ids.lengths.max() == 8 and data.budget["tokens"] > 8
-        assert (data.ids.values[data.ids.offsets[1:] - 1] == data.tokenizer.eos_id).all()
-        assert len(data.ids) == len(data.store) and (data.cut["dropped"] > 0) == (long == "drop")
-        written = decode_texts(data.store, "smiles")
-        assert data.store.fields["y"][:, 0].tolist() == [labels_of(one)["share"] for one in written]
+        task = load_task(from_dict(property_options))
+        assert task.ids.lengths.max() == 8 and task.budget["tokens"] > 8
+        assert (task.ids.values[task.ids.offsets[1:] - 1] == task.tokenizer.eos_id).all()
+        assert len(task.ids) == len(task.store) and (task.cut["dropped"] > 0) == (long == "drop")
+        written = decode_texts(task.store, "smiles")
+        assert task.store.fields["y"][:, 0].tolist() == [labels_of(one)["share"] for one in written]
     with open(property_options["data"]["path"], "a") as file:
         file.write("p,C[Pt]C,1,1,1,1\n")
-    data = load_data(from_dict(property_options))
-    assert data.cut["unknown symbols"] == 1 and "Pt" not in "".join(decode_texts(data.store, "smiles"))
+    task = load_task(from_dict(property_options))
+    assert task.cut["unknown symbols"] == 1 and "Pt" not in "".join(decode_texts(task.store, "smiles"))
     printed = capsys.readouterr().out  # RDKit's versions write it in two ways
     assert re.search(r"1 molecules that the vocabulary cannot write; the first is \S*\[Pt\]\S*: symbol '\[", printed)
-    assert np.array_equal(data.store.fields["y"][:, 0], [labels_of(one)["share"] for one in written])
+    assert np.array_equal(task.store.fields["y"][:, 0], [labels_of(one)["share"] for one in written])
     result = train(from_dict({**property_options, "out": str(tmp_path / "run")}))
     assert np.isfinite(list(result["results"]["test"].values())).all()
     done, refused = predict_file(tmp_path / "run", property_options["data"]["path"], tmp_path / "o.csv", workers=1)
@@ -330,7 +330,7 @@ def test_files_without_labels_are_refused(property_options, tmp_path):
     config = from_dict(property_options)
     (tmp_path / "in.smi").write_text("CCO 1\n")
     with pytest.raises(ValueError, match="in.smi holds no labels, only SMILES; write SMILES and labels as columns"):
-        load_data(replace(config, data=replace(config.data, path=str(tmp_path / "in.smi"))))
+        load_task(replace(config, data=replace(config.data, path=str(tmp_path / "in.smi"))))
     write_table(tmp_path / "in.csv", [["smiles", "share"], ["CCO", ""], ["CC", ""]])
     with pytest.raises(ValueError, match="no molecule has a label in share"):
-        load_data(replace(config, data=replace(config.data, path=str(tmp_path / "in.csv"))))
+        load_task(replace(config, data=replace(config.data, path=str(tmp_path / "in.csv"))))

@@ -14,7 +14,7 @@ from ipu_chem.cli import main
 from ipu_chem.config import from_dict
 from ipu_chem.data.selfies.tokens import Tokenizer
 from ipu_chem.language_model import load_language_model, load_tokenizer
-from ipu_chem.tasks.registry import load_data
+from ipu_chem.tasks.registry import load_task
 from ipu_chem.train import evaluate, train
 from ipu_chem.training.logging import read_rows
 from ipu_chem.training.trainer import Trainer
@@ -25,16 +25,16 @@ def test_nats_are_those_of_the_molecules_one_by_one(text_options):
     folder = Path(text_options["out"])
     language = load_language_model(folder)
     tensors, state = load_checkpoint(folder / "checkpoints" / "best.safetensors")
-    data = load_data(from_dict(state["config"]), folder / "plans", state)
-    items, total, tokens = data.items["test"], 0.0, 0
+    task = load_task(from_dict(state["config"]), folder / "plans", state)
+    items, total, tokens = task.items["test"], 0.0, 0
     for item in items:
-        ids = torch.from_numpy(data.ids[item].astype(np.int64))
+        ids = torch.from_numpy(task.ids[item].astype(np.int64))
         assert ids[0] == language.tokenizer.bos_id and ids[-1] == language.tokenizer.eos_id
         with torch.no_grad():
             logits = language.model(ids[None, :-1], torch.arange(len(ids) - 1)[None])[0]
         total += float(functional.cross_entropy(logits, ids[1:], reduction="sum"))
         tokens += len(ids) - 1
-    found, atoms = result["results"]["test"], int(data.store.fields["heavy_atoms"][items].sum())
+    found, atoms = result["results"]["test"], int(task.store.fields["heavy_atoms"][items].sum())
     assert found["nats_per_token"] == pytest.approx(total / tokens, rel=1e-5)
     assert found["nats_per_molecule"] == pytest.approx(total / len(items), rel=1e-5)
     assert found["nats_per_heavy_atom"] == pytest.approx(total / atoms, rel=1e-5)
@@ -104,15 +104,15 @@ def test_a_vocabulary_that_is_not_that_of_the_weights_is_refused(text_options, t
 def test_molecules_longer_than_a_row(text_options, long):
     text_options["pack"] = {"tokens": 8}
     with pytest.raises(ValueError, match=r"pack\.tokens=8; set pack\.tokens=11 or more.*data\.long"):
-        load_data(from_dict(text_options))
+        load_task(from_dict(text_options))
     config = from_dict(text_options)
-    data = load_data(replace(config, data=replace(config.data, long=long)))
-    ends = data.ids.values[data.ids.offsets[1:] - 1]
+    task = load_task(replace(config, data=replace(config.data, long=long)))
+    ends = task.ids.values[task.ids.offsets[1:] - 1]
     given = len(Path(text_options["data"]["path"]).read_text().splitlines())
-    over = given - len(data.store) if long == "drop" else int((ends != data.tokenizer.eos_id).sum())
-    assert data.ids.lengths.max() == 8 and over > 0
-    assert data.cut == {"dropped": over if long == "drop" else 0, "truncated": 0 if long == "drop" else over}
-    assert len(data.ids) == len(data.store)
+    over = given - len(task.store) if long == "drop" else int((ends != task.tokenizer.eos_id).sum())
+    assert task.ids.lengths.max() == 8 and over > 0
+    assert task.cut == {"dropped": over if long == "drop" else 0, "truncated": 0 if long == "drop" else over}
+    assert len(task.ids) == len(task.store)
 
 
 def test_the_report_draws_molecules_and_shows_the_baselines(text_options):

@@ -3,8 +3,6 @@
 A file of SMILES of any size becomes a memory-mapped store of SELFIES symbols and canonical SMILES in the cache folder,
 under a name that changes with the file, the options and the versions of RDKit and selfies. Stopped at any time, the
 same call goes on where it was; the store is the same, whatever the number of processes and of interruptions.
-
-On data's way: name or file -> [sources, lines, encode, build, assemble] -> corpus store -> tokenizer -> token packs.
 """
 
 import shutil

@@ -2,8 +2,6 @@
 
 Chunks are read one after the other and the flat arrays lie on disk, so the corpus may be larger than memory; what
 is held of a molecule is its digest and two lengths, about 50 bytes while duplicates are looked for.
-
-On data's way: part files -> [one table of symbols, no duplicates] -> corpus store.
 """
 
 from collections import Counter

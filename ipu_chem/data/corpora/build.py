@@ -3,8 +3,6 @@
 Every chunk of lines has one part file, named by its place and by what its lines say. It is written atomically by
 the process that encodes it; a part that is there is not made again. So a kill costs the chunks in work, a file that
 was cut and is fetched anew goes on after its last whole chunk, and how many processes there are changes nothing.
-
-On data's way: file of SMILES -> [chunks, worker processes] -> part files -> corpus store.
 """
 
 import hashlib

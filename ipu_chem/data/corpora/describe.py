@@ -1,7 +1,4 @@
-"""What a corpus store holds, in a few lines for people.
-
-On data's way: corpus store -> [lines on the screen].
-"""
+"""What a corpus store holds, in a few lines for people."""
 
 from typing import List
 

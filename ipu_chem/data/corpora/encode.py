@@ -3,8 +3,6 @@
 M. Krenn et al., "Self-referencing embedded strings (SELFIES): A 100% robust molecular string representation", Mach.
 Learn.: Sci. Technol. 1, 045024 (2020). RDKit writes the canonical SMILES, selfies (2.x, its default constraints)
 encodes that, and every symbol of the result is one that the decoder takes.
-
-On data's way: chunk of lines -> [RDKit, selfies] -> Chunk -> part file -> corpus store.
 """
 
 import hashlib

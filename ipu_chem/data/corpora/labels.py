@@ -2,8 +2,6 @@
 
 A corpus knows on which line each of its molecules stood, and the table is read again line by line in the same way, so
 that no failure, blank line or line break inside of quotes can shift a label to another molecule.
-
-On data's way: table, corpus store -> [labels by line] -> store with labels y -> standardizer, TextPropertyLoader.
 """
 
 from pathlib import Path

@@ -2,8 +2,6 @@
 
 Only a chunk is in memory at a time. A line that cannot be used is a `Failure`, never an exception; a file that ends
 before its time (a cut .gz) is one, after the last whole chunk.
-
-On data's way: file of SMILES -> [chunks of lines] -> encode -> part files -> corpus store.
 """
 
 import csv

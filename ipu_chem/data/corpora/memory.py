@@ -1,7 +1,4 @@
-"""A few thousand SMILES as a corpus store in memory: what generated molecules and requests for embeddings go through.
-
-On data's way: list of SMILES -> encode -> corpus store in memory -> tokenizer -> token packs.
-"""
+"""A few thousand SMILES as a corpus store in memory, for generated molecules and requests for embeddings."""
 
 from functools import partial
 from typing import Any, Dict, List, Optional, Sequence, Tuple, Union

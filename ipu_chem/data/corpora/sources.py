@@ -1,7 +1,4 @@
-"""The corpora that have a name: where their file lies or is downloaded from, their licence, and what to cite.
-
-On data's way: name -> [path, or download into the cache] -> file of SMILES -> encode -> corpus store.
-"""
+"""The corpora that have a name: where their file lies or is downloaded from, their licence, and what to cite."""
 
 import os
 from pathlib import Path

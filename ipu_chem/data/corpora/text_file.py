@@ -1,7 +1,4 @@
-"""The text of a large file, plain or packed, line after line, as far as it is whole.
-
-On data's way: [.smi, .csv, .tsv or .txt, also in .gz or .zip] -> lines of bytes -> chunks -> encode -> corpus store.
-"""
+"""The text of a large file, plain or packed, line after line, as far as it is whole."""
 
 import io
 import zipfile

@@ -2,8 +2,6 @@
 
 A prepared store lies in the cache folder (argument, else IPU_CHEM_CACHE, else ~/.cache/ipu-chem) under a
 name that changes with the input files, the options and the format, so a stale one is never taken.
-
-On data's way: name and options -> raw files -> molecules -> store -> split, edges, plan.
 """
 
 import difflib

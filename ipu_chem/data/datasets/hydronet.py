@@ -3,8 +3,6 @@
 A. Rakshit et al., "Atlas of putative minima and low-lying energy networks of water clusters n = 3-25", J. Chem. Phys.
 151, 214307 (2019); S. Choudhury et al., "HydroNet", arXiv:2012.00131 (2020). Raw data are those of
 torch_geometric.datasets.HydroNet: W3_geoms_all.zip to W30_geoms_all.zip; it keeps positions in float16, we do not.
-
-On data's way: W10_geoms_all.zip, index file -> clusters -> store.
 """
 
 import zipfile

@@ -1,7 +1,4 @@
-"""What every data set says of itself in `Store.info`.
-
-On data's way: raw files -> molecules -> [info] -> store.
-"""
+"""What every data set says of itself in `Store.info`."""
 
 from collections import Counter
 from pathlib import Path

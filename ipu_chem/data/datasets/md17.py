@@ -3,8 +3,6 @@
 S. Chmiela et al., Sci. Adv. 3, e1603015 (2017), PBE+vdW-TS; S. Chmiela et al., Nat. Commun. 9, 3887 (2018), coupled
 cluster, whose files are a training and a test part: the field official. Energies of the former are known to be noisy
 (a reason for `rmd17`). Files are those of www.sgdml.org in the layout of torch_geometric.datasets.MD17.
-
-On data's way: md17_ethanol.npz or ethanol_ccsd_t-train.npz and -test.npz -> frames -> store.
 """
 
 from pathlib import Path

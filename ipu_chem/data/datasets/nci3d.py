@@ -11,8 +11,6 @@ parameters, no embedding, minimisations that did not end at a minimum, and eleme
 ``min_element_count`` molecules hold, because nothing can be learnt of them and a random split may keep all
 of them from training. Nothing is left out for its energy: the tail (down to -590 kcal/mol) is MMFF94's own
 electrostatics of sulfonic acids, melamines and ammonium cages, not failed minimisations.
-
-On data's way: first_5K.smi -> embed_many -> molecules -> store.
 """
 
 import os

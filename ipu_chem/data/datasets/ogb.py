@@ -4,8 +4,6 @@ W. Hu et al., "Open Graph Benchmark: Datasets for Machine Learning on Graphs", N
 they are published: SMILES of mapping/mol.csv.gz, labels of raw/graph-label.csv.gz, parts of split/scaffold. What OGB's
 own loader pickles beside them is neither read nor needed, so that any version of torch does. Graph models get one
 conformer of each molecule, embedded as SMILES of one's own are; models of text read the SMILES.
-
-On data's way: raw folder -> LabelTable -> [embed_many] -> molecules -> store.
 """
 
 import csv

@@ -4,8 +4,6 @@ W. Hu et al., "OGB-LSC: A Large-Scale Challenge for Machine Learning on Graphs",
 "PubChemQC Project", J. Chem. Inf. Model. 57, 1300 (2017). The metric of the challenge is the mean absolute error, which
 is that of every run. Gaps of its two test parts were never published: the official validation molecules are the test of
 the split "official" here, and validation is taken from the training ones.
-
-On data's way: data.csv.gz, split_dict.pt -> LabelTable -> [DFT geometries, embed_many] -> molecules -> store.
 """
 
 import csv

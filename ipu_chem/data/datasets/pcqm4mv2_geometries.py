@@ -2,8 +2,6 @@
 
 Record i of the SDF is row i of data.csv.gz, as long as rows train; a table of CXSMILES (coordinates in its extension)
 begins with row 0, too. The heavy atoms of every record are compared with the SMILES of its row.
-
-On data's way: pcqm4m-v2-train.sdf.tar.gz -> [record by record] -> flat arrays -> store.
 """
 
 import csv

@@ -1,7 +1,4 @@
-"""Errors that papers report on these data sets, to be read beside one's own.
-
-On data's way: beside it; -> [published] -> ``Store.info["published"]`` -> printed at the end of a run.
-"""
+"""Errors that papers report on these data sets, to be read beside one's own."""
 
 from typing import Dict
 

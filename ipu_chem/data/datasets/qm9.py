@@ -7,8 +7,6 @@ Two layouts of raw data are read: PyG's (gdb9.sdf, gdb9.sdf.csv, uncharacterized
 qm9_geometries.npz, which holds most geometries with their electronic energy and, beside it, a table of all
 properties for some. Only elements and coordinates are taken from the SDF: its bonds are known to be wrong
 for part of the molecules, and molecules that a sanitising reader refuses are part of the data set.
-
-On data's way: raw files -> molecules -> store.
 """
 
 import csv

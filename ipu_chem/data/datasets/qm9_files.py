@@ -1,7 +1,4 @@
-"""Where QM9's raw files lie: in a given folder, or downloaded from the addresses PyG takes them from.
-
-On data's way: [raw files] -> qm9 -> store.
-"""
+"""Where QM9's raw files lie: in a given folder, or downloaded from the addresses PyG takes them from."""
 
 import shutil
 from pathlib import Path

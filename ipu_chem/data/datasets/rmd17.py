@@ -3,8 +3,6 @@
 A. S. Christensen, O. A. von Lilienfeld, "On the role of gradients for machine learning of molecular energies and
 forces", Mach. Learn.: Sci. Technol. 1, 045018 (2020): the frames of MD17, computed anew with tight convergence.
 Their five splits of 1,000 training and 1,000 test frames are the fields official, official_02, ... official_05.
-
-On data's way: rmd17_ethanol.npz, index files -> frames -> store.
 """
 
 from pathlib import Path

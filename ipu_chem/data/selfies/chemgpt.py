@@ -4,8 +4,6 @@ N. C. Frey et al., "Neural scaling of deep chemical models", Nat. Mach. Intell. 
 is a WordPiece model over symbols of SELFIES 1.0.4. Those of 2.x are spelled differently, and it breaks many of them
 into pieces that the model has hardly seen: "[=Branch1]" into five. Here every symbol is translated and has one id, the
 one that the published file gives to its 1.0.4 spelling.
-
-On data's way: as `selfies_tokens`, for models with published weights.
 """
 
 import re

@@ -5,8 +5,6 @@
 
 The symbols stand for the same things and both versions count rings and branches with the same sixteen of them, so that
 a molecule is translated symbol by symbol.
-
-On data's way: symbols -> [dialect] -> ChemGPTTokenizer -> ids.
 """
 
 import re

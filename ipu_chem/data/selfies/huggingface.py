@@ -2,8 +2,6 @@
 
 A word-level model whose words are SELFIES 2.x symbols; BOS and EOS are added by its post-processor. The files say
 nothing of errors: what `Tokenizer` refuses is read as UNK there.
-
-On data's way: Tokenizer -> [tokenizer.json, tokenizer_config.json, special_tokens_map.json] -> AutoTokenizer.
 """
 
 import json

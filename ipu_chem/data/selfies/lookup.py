@@ -1,8 +1,6 @@
 """Ids of many molecules at once: their SELFIES as bytes, every symbol a number of eight of them, looked up in a table.
 
 What is not made of known symbols alone comes back undone; to say what is wrong with which molecule is for others.
-
-On data's way: SELFIES -> [Lookup] -> ids of symbols -> [bordered] with BOS and EOS -> Tokenizer.
 """
 
 from typing import Dict, Optional, Sequence, Tuple

@@ -1,7 +1,4 @@
-"""Ids of a whole corpus at once: its symbols are numbers already, and a table turns them into a tokenizer's ids.
-
-On data's way: corpus store -> [encode_store, encode_known] -> ids (Ragged) -> TokenLoader.
-"""
+"""Ids of a whole corpus at once: its symbols are numbers already, and a table turns them into a tokenizer's ids."""
 
 from typing import TYPE_CHECKING, Dict, List, Tuple
 

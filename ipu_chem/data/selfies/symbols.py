@@ -1,7 +1,5 @@
 """SELFIES as a list of symbols, and what is said of a text that is not SELFIES.
 
-On data's way: SMILES -> selfies.encoder -> [symbols] -> Tokenizer -> ids -> TokenLoader.
-
 M. Krenn et al., "Self-referencing embedded strings (SELFIES): A 100% robust molecular string representation", Mach.
 Learn.: Sci. Technol. 1, 045024 (2020); A. Lo et al., "Recent advances in the SELFIES library: 2023", Digital Discovery
 2, 897 (2023).

@@ -2,9 +2,6 @@
 
 A molecule is BOS, its symbols, EOS. The vocabulary is the four special symbols, those of a corpus, and the alphabet
 that SELFIES can make any molecule of, so that what a model generates can always be written down.
-
-On data's way: corpus store or SELFIES -> [Tokenizer] -> ids (Ragged) -> TokenLoader; generated ids -> [Tokenizer]
--> SELFIES.
 """
 
 from itertools import chain

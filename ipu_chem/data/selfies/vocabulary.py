@@ -1,7 +1,4 @@
-"""Which symbol of a molecule's text has which id, in memory and as JSON.
-
-On data's way: symbols of a corpus -> [Vocabulary] -> Tokenizer.
-"""
+"""Which symbol of a molecule's text has which id, in memory and as JSON."""
 
 import hashlib
 import json

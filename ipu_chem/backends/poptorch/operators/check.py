@@ -8,21 +8,15 @@ On data's way: beside it; model, loss, example packs -> `check_program` -> Repor
 """
 
 from collections import Counter
-from contextlib import nullcontext
 from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from ipu_chem.backends.base import Program
 from ipu_chem.backends.poptorch.operators.lines import definition
 from ipu_chem.backends.poptorch.operators.log import Record, Remark
 from ipu_chem.backends.poptorch.operators.watch import Watched, watch
-from ipu_chem.backends.poptorch.profile import tensors_of, to_meta
-from ipu_chem.batches.types import first_target
-from ipu_chem.config import RunConfig
-from ipu_chem.doctor.example import example_loss, example_model, example_packs
-from ipu_chem.models.registry import reads_text
+from ipu_chem.backends.poptorch.profile import tensors_of
 from ipu_chem.models.wrapper import wrapped_name
 
 
@@ -122,49 +116,6 @@ def check_program(module: nn.Module, *examples: Any) -> Report:
     counts = Counter(record.operator for record in runs[0].records)
     gathers = max(run.shapeless_gathers for run in runs)
     return Report(tuple(findings), {name: counts[name] for name in sorted(counts)}, gathers)
-
-
-def check_config(config: RunConfig) -> Report:
-    """Check the model and the loss of a run, in training and in evaluation, on two random examples.
-
-    Args:
-        config: of the run; sizes that only the data know are estimated, see `example_budget`.
-
-    Raises:
-        ValueError: the config itself is wrong.
-    """
-    loss = example_loss(config)
-    # Values decide nothing in a language model, and a large one's would not fit here.
-    device = "meta" if reads_text(config.model.name) else "cpu"
-    model = example_model(config, device)
-    half: Any = nullcontext()
-    if config.precision.weights == "float16":
-        from ipu_chem.backends.half import HalfOnCpu, weights_to_half
-
-        weights_to_half(model)
-        half = HalfOnCpu()
-    # More packs repeat the same operators; two tell an axis of packs from an axis of length 1.
-    packs = min(config.batching.micro_batch_size, 2)
-    examples = [example_packs(config, packs, seed) for seed in (0, 1)]
-    if device == "meta":
-        examples = [to_meta(example) for example in examples]
-    reports = []
-    with half:
-        for training in (True, False):
-            model.train(training)
-            # Evaluation has no loss: a sum stands in for it.
-            program = Program(model, loss if training else _sum, first_target(examples[0]))
-            reports.append(check_program(program, *examples))
-    findings = merge([list(report.findings) for report in reports])
-    gathers = max(report.shapeless_gathers for report in reports)
-    return Report(tuple(findings), reports[0].operators, gathers)
-
-
-def _sum(prediction: Any, *_: Tensor) -> Tensor:
-    """Of everything that a model gives out."""
-    if isinstance(prediction, tuple):
-        return prediction[0].sum() + prediction[1].sum()
-    return prediction.sum()
 
 
 def merge(runs: List[List[Finding]]) -> List[Finding]:

@@ -1,20 +1,13 @@
-"""Molecules that a trained language model writes: drawn, decoded, compared with held-out ones, kept with the run.
-
-On data's way: best weights -> generate -> generated.csv, figures for run.json and the report.
-"""
+"""Molecules that a language model writes after its run: drawn, decoded, compared with held-out ones, kept."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Dict, List, NamedTuple, Optional
+from typing import Any, Dict, List, NamedTuple, Optional
 
 import numpy as np
 
-from ipu_chem.config import RunConfig
+from ipu_chem.backends.base import Backend
 from ipu_chem.data.molecule import decode_text
-from ipu_chem.models.chemgpt import ChemGPT
-from ipu_chem.tasks.base import RunData
-
-if TYPE_CHECKING:
-    from ipu_chem.tasks.language import TextData
+from ipu_chem.tasks.base import Task
 
 FILE = "generated.csv"
 COMPARED = 10_000  # molecules that generated ones are compared with, at most
@@ -34,28 +27,37 @@ class Known(NamedTuple):
     reference: List[str]
 
 
-def write_samples(config: RunConfig, model: ChemGPT, data: "TextData", folder: Path) -> Dict[str, Any]:
-    """Generate `training.samples` molecules and score them.
+def write_samples(task: Task, backend: Backend, folder: Path) -> Dict[str, Any]:
+    """Generate `training.samples` molecules after a run and score them.
 
     Args:
-        config: of the run.
-        model: with its best weights, on the CPU.
-        data: of the run; novelty is against its training molecules, distances to those of the test split, or of the
-            validation split where there is none.
+        task: of the run, whose model writes molecules; novelty is against its training molecules, distances to those
+            of the test split, or of the validation split where there is none.
+        backend: with the best weights.
         folder: of the run.
 
     Returns:
-        {"count", "finished", "invalid": reason -> count, "compared with", "metrics": name -> value}.
+        {"samples": {"count", "finished", "invalid": reason -> count, "compared with", "metrics": name -> value}}, or
+        nothing where none are asked for, and in processes other than the first.
     """
+    training = task.config.training
+    # Weights that are sharded over processes come together only where all of them ask.
+    weights = backend.state_dict(weights_only=True)["model"] if training.samples else {}
+    if not weights or backend.world.rank > 0:
+        return {}
     from ipu_chem.generation.metrics import score
     from ipu_chem.generation.molecules import count_reasons, decode_many, write_molecules
     from ipu_chem.generation.sampling import generate
 
-    workers = config.data.workers or None
-    samples = generate(model, data.tokenizer, config.training.samples, seed=config.training.seed)
+    kept = {**task.state(), "budget": task.budget.as_dict()}
+    restored: Any = type(task).restored(task.config, kept)  # whatever the run has started from
+    model = restored.model()
+    model.load_state_dict(weights)
+    workers = task.config.data.workers or None
+    samples = generate(model.model, restored.tokenizer, training.samples, seed=training.seed)
     decoded = decode_many(samples.selfies, workers)
     write_molecules(folder / FILE, samples, decoded)
-    known = known_molecules(data)
+    known = known_molecules(task)
     result: Dict[str, Any] = {
         "count": len(decoded),
         "finished": int(samples.finished.sum()),
@@ -67,18 +69,18 @@ def write_samples(config: RunConfig, model: ChemGPT, data: "TextData", folder: P
         result["metrics"] = score([entry.smiles for entry in decoded], known.train, known.reference, workers)
         shown = ", ".join(f"{name} {value:.4g}" for name, value in result["metrics"].items())
         print(f"{len(decoded):,} molecules generated: {shown}", flush=True)
-    return result
+    return {"samples": result}
 
 
-def known_molecules(data: RunData, compared: int = COMPARED) -> Known:
+def known_molecules(task: Task, compared: int = COMPARED) -> Known:
     """Training molecules of a run, and held-out ones: of the test split, or of the validation split without one."""
 
     def smiles(items: np.ndarray) -> List[str]:
-        return [decode_text(data.store, "smiles", item) for item in items.tolist()]
+        return [decode_text(task.store, "smiles", item) for item in items.tolist()]
 
-    split = next((name for name in ("test", "validation") if len(data.items[name])), "")
-    reference = smiles(some(data.items[split], compared)) if split else []
-    return Known(split, smiles(data.items["train"]), reference)
+    split = next((name for name in ("test", "validation") if len(task.items[name])), "")
+    reference = smiles(some(task.items[split], compared)) if split else []
+    return Known(split, smiles(task.items["train"]), reference)
 
 
 def some(items: Any, count: int = COMPARED) -> Any:

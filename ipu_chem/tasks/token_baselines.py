@@ -1,7 +1,4 @@
-"""What a language model has to beat: symbols drawn one by one, and each by the one before it.
-
-On data's way: ids of training and held-out molecules -> counts -> nats, beside the model's own.
-"""
+"""What a language model has to beat: symbols drawn one by one, and each by the one before it."""
 
 from typing import Iterator, Tuple
 

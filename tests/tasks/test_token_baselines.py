@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ipu_chem.generation import baselines
-from ipu_chem.generation.baselines import bigram_nats, unigram_nats
+from ipu_chem.tasks import token_baselines
+from ipu_chem.tasks.token_baselines import bigram_nats, unigram_nats
 from packing import Ragged
 
 MOLECULES = st.lists(st.lists(st.integers(0, 6), min_size=2, max_size=7), min_size=1, max_size=6)
@@ -29,11 +29,11 @@ def test_by_hand():
 
 @given(train=MOLECULES, held_out=MOLECULES, block=st.sampled_from([1, 2, 5, 1 << 22]))
 def test_by_brute_force(train, held_out, block):
-    before, baselines._BLOCK = baselines._BLOCK, block
+    before, token_baselines._BLOCK = token_baselines._BLOCK, block
     try:
         found = [nats(ragged(train), ragged(held_out), 7) for nats in (unigram_nats, bigram_nats)]
     finally:
-        baselines._BLOCK = before
+        token_baselines._BLOCK = before
     single = Counter(symbol for ids in train for symbol in ids[1:])
     pairs = Counter(pair for ids in train for pair in zip(ids, ids[1:]))
     given = Counter(first for ids in train for first in ids[:-1])

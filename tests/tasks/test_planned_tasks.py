@@ -1,25 +1,30 @@
 """Examples made from a configuration are what its run compiles: the same model, the same shapes and dtypes."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support import expanded, random_store
+from support import example_model, example_packs, expanded, random_store
 
 from ipu_chem.backends.options import Batching
 from ipu_chem.batches.loader import PackLoader
 from ipu_chem.batches.types import CompactNodePack, CompactPack
 from ipu_chem.config import DataConfig, ModelConfig, PackConfig, RunConfig
 from ipu_chem.data.fixed_point import fixed_point_in_memory
-from ipu_chem.doctor.example import assumed_step, example_budget, example_model, example_packs
+from ipu_chem.tasks.registry import task_of
 from packing import Budget, make_plan
 
 CONFIG = RunConfig(
     pack=PackConfig(nodes=40, edges=300, graphs=9), model=ModelConfig(hidden_features=8, num_filters=8, num_gaussians=5)
 )
+
+
+def planned(config: RunConfig) -> Any:
+    return task_of(config).planned(config)
 
 
 @pytest.mark.parametrize("positions", ["int16", "float32"])
@@ -52,7 +57,7 @@ def test_packs_are_whole_molecules_within_the_cutoff(
     nodes: int, edges: int, graphs: int, packs: int, seed: int
 ) -> None:
     config = replace(CONFIG, pack=PackConfig(nodes=nodes, edges=edges, graphs=graphs))
-    batch = expanded(example_packs(config, packs, seed), assumed_step(config))
+    batch = expanded(example_packs(config, packs, seed), planned(config).position_step)
     assert batch.z.shape == (packs, nodes) and batch.edge_mask.shape == (packs, edges)
     for pack in range(packs):
         owner, real = batch.graph_index[pack].long(), batch.node_mask[pack]
@@ -81,12 +86,13 @@ def test_seeds_change_contents_only() -> None:
 
 
 def test_what_the_data_would_decide_is_assumed_and_said() -> None:
-    budget, assumed = example_budget(RunConfig())
+    task = planned(RunConfig())
+    budget, assumed = task.budget, task.assumed
     assert (budget["nodes"], budget["edges"], budget["graphs"]) == (128, 1024, 16)
     assert [sentence.split(":")[0] for sentence in assumed] == ["pack.nodes", "pack.edges", "pack.graphs"]
-    assert example_budget(CONFIG)[1] == []
+    assert planned(CONFIG).assumed == []
     searched = replace(CONFIG, pack=PackConfig(nodes=40, graphs=9, device_neighbors=-1))
-    assert [sentence.split(":")[0] for sentence in example_budget(searched)[1]] == ["pack.device_neighbors"]
+    assert [sentence.split(":")[0] for sentence in planned(searched).assumed] == ["pack.device_neighbors"]
 
 
 def test_no_pack_is_refused() -> None:

@@ -1,0 +1,117 @@
+"""Splits of a data set and the packs of each: who trains, who tests, and which molecules share a pack."""
+
+from pathlib import Path
+from typing import Any, Callable, Dict, Mapping, NamedTuple, Optional, Tuple, cast
+
+import numpy as np
+
+from ipu_chem.config import DataConfig, PackConfig
+from ipu_chem.data import splits
+from ipu_chem.data.molecule import decode_text, decode_texts
+from packing import Budget, PackingPlan, make_plan
+from packing.store import Store
+
+SPLITS = ("train", "validation", "test")
+
+
+class SplitData(NamedTuple):
+    """Molecules, who of them trains and who tests, and their packs.
+
+    Attributes:
+        store: molecules.
+        items: split name -> store items [K].
+        plans: split name -> packs of its items; empty splits have none.
+    """
+
+    store: Store
+    items: Dict[str, np.ndarray]
+    plans: Dict[str, PackingPlan]
+
+
+NO_DATA = SplitData(cast(Store, None), {}, {})
+
+
+def describe_split(items: Mapping[str, np.ndarray]) -> str:
+    """The sizes of the splits in words."""
+    return splits.describe(splits.Split(*(items[name] for name in SPLITS)))
+
+
+def split_items(store: Store, data: DataConfig) -> Dict[str, np.ndarray]:
+    """Store items of the training, validation and test split.
+
+    Raises:
+        ValueError: sizes do not add up, the index file is wrong, a scaffold split lacks SMILES, or there is no official
+            split.
+    """
+    validation, test = _fraction_or_count(data.validation), _fraction_or_count(data.test)
+    train = _fraction_or_count(data.train) or None
+    if data.split == "random":
+        split = splits.random_split(len(store), validation, test, data.split_seed, train)
+    elif splits.OFFICIAL.fullmatch(data.split):
+        if data.split not in store:
+            there = [field for field in sorted(store.fields) if splits.OFFICIAL.fullmatch(field)]
+            raise ValueError(
+                f"data set {data.name} has no split {data.split!r} here; "
+                + (f"it has {', '.join(there)}." if there else "use random, or the path of an index file.")
+            )
+        split = splits.official_split(store.fields[data.split], validation, data.split_seed, train)
+    elif data.split == "scaffold":
+        if "smiles" not in store:
+            raise ValueError(f"data set {data.name} has no SMILES, which data.split=scaffold needs; use random.")
+        split = splits.scaffold_split(decode_texts(store, "smiles"), validation, test, data.split_seed)
+    else:
+        split = splits.file_split(data.split, len(store))
+    most = store.info.get("most_training")
+    if most and len(split.train) > most:
+        print(f"{data.name}: {len(split.train):,} frames train; its authors advise against more than {most:,}, because")
+        print("  frames of one trajectory are so alike that a test among them would say little")
+    return dict(zip(SPLITS, split))
+
+
+def plans_of_splits(
+    items: Mapping[str, np.ndarray],
+    sizes: Callable[[np.ndarray], Dict[str, np.ndarray]],
+    choose_budget: Callable[[np.ndarray], Budget],
+    pack: PackConfig,
+    seed: int,
+    folder: Optional[Path],
+) -> Tuple[Dict[str, PackingPlan], Budget]:
+    """Make a plan for every split that is not empty, and the shape of their packs.
+
+    Args:
+        items: split name -> store items.
+        sizes: what fills a pack, of store items.
+        choose_budget: the shape that given items need.
+        pack: algorithm and time limit.
+        seed: of the algorithm.
+        folder: plans of an earlier start of the same run, which are taken as they are: made under a time limit, a
+            plan may differ the next time.
+    """
+    used = {split: chosen for split, chosen in items.items() if len(chosen)}
+    if folder is not None:
+        made = {split: PackingPlan.load(folder / f"{split}.npz") for split in used}
+        for split, plan in made.items():
+            plan.check(sizes(used[split]))
+        return made, next(iter(made.values())).budget
+    print(f"packing {sum(len(chosen) for chosen in used.values()):,} molecules ...", flush=True)
+    budget = choose_budget(np.concatenate(list(used.values())))
+    made = {
+        split: make_plan(sizes(chosen), budget, pack.algorithm, seed, time_limit=pack.time_limit)
+        for split, chosen in used.items()
+    }
+    return made, budget
+
+
+def molecule_name(store: Store, item: int) -> str:
+    """Name of a molecule in messages: its name in the data set, else its number."""
+    name = decode_text(store, "name", item) if "name" in store else ""
+    return f"{name!r} (item {item})" if name else f"item {item}"
+
+
+def _fraction_or_count(value: float) -> Any:
+    """Below 1 a fraction, else a number of molecules."""
+    if value >= 1 and value != int(value):
+        raise ValueError(
+            f"data.train, data.validation and data.test: {value} is neither a fraction nor a whole number."
+        )
+    return int(value) if value >= 1 or value == 0 else float(value)
