@@ -6,6 +6,8 @@ perf_ablation.ipynb, model_architechture.ipynb, configs/ and sweeps/. Graphs a s
 
 from typing import Dict, NamedTuple, Optional, Tuple
 
+import torch
+
 from ipu_chem.backends.options import Batching, Precision
 from ipu_chem.backends.poptorch.options import IpuOptions
 from ipu_chem.backends.poptorch.planner import Task
