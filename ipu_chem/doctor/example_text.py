@@ -49,7 +49,7 @@ def text_budget(config: RunConfig) -> Tuple[Budget, List[str]]:
 def example_targets(config: RunConfig) -> List[Target]:
     """As many targets as data.target names, 1 where it names none."""
     names, classes = target_names(config) or ["label"], learns_classes(config)
-    return [Target(name, "", config.data.extensive and not classes, classes) for name in names]
+    return [Target(name, "", getattr(config.data, "extensive", True) and not classes, classes) for name in names]
 
 
 def text_model(config: RunConfig, device: str) -> Any:

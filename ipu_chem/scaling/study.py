@@ -327,4 +327,4 @@ def _in_order(values: "set[float]") -> List[float]:
 def _width(config: Mapping[str, Any]) -> int:
     from ipu_chem.models.chemgpt import width_of
 
-    return width_of(config["model"]["size"], config["model"]["hidden_features"])
+    return width_of(config["model"].get("size", ""), config["model"].get("hidden_features", 0))

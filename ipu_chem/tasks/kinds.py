@@ -44,4 +44,4 @@ def has_table(config: RunConfig) -> bool:
 def learns_classes(config: RunConfig) -> bool:
     """Whether the labels are classes, as far as that is known before they are read."""
     name = config.data.name
-    return config.data.kind == BINARY or (name in DATASETS and DATASETS[name].has_classes)
+    return getattr(config.data, "kind", "") == BINARY or (name in DATASETS and DATASETS[name].has_classes)

@@ -154,8 +154,7 @@ def choose_tokenizer(config: RunConfig, store: Store, state: Mapping[str, Any]) 
 
 def make_language_model(config: RunConfig, vocab_size: int, max_positions: int) -> Any:
     """The model of a config with fresh weights."""
-    sizes = {name: value for name, value in vars(config.model).items() if name != "name"}
-    return build_language_model(config.model.name, vocab_size, max_positions, **sizes)
+    return build_language_model(config.model.name, vocab_size, max_positions, **config.model.arguments())
 
 
 def check_vocabulary(earlier: Tokenizer, tokenizer: Tokenizer, folder: str) -> None:

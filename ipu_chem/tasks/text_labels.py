@@ -15,7 +15,7 @@ from ipu_chem.batches.text_labels import TextPropertyLoader
 from ipu_chem.config import DataConfig, RunConfig
 from ipu_chem.data.corpora.labels import load_labelled_corpus, load_labelled_dataset
 from ipu_chem.data.molecule import decode_text
-from ipu_chem.data.selection import dataset_options, select_targets
+from ipu_chem.data.selection import select_targets
 from ipu_chem.data.selfies.store import encode_known
 from ipu_chem.data.selfies.tokens import Tokenizer
 from ipu_chem.data.standardize import Standardizer
@@ -23,7 +23,6 @@ from ipu_chem.metrics import Target, label_metrics, targets_of
 from ipu_chem.models.chemgpt import ChemGPT, width_of
 from ipu_chem.models.pooling import POOLINGS
 from ipu_chem.models.property_head import ChemGPTProperty
-from ipu_chem.models.registry import sizes_of
 from ipu_chem.tasks.base import plans_of_splits, split_items
 from ipu_chem.tasks.evaluation import Evaluator
 from ipu_chem.tasks.kinds import TEXT_PROPERTY, has_table, target_names
@@ -180,8 +179,7 @@ def load_text_property(config: RunConfig, plans: Optional[Path], state: Mapping[
 
 def fresh_arguments(config: RunConfig, vocab_size: int, max_positions: int) -> Dict[str, Any]:
     """Arguments of a ChemGPT with the sizes of a config."""
-    chosen = {name: value for name, value in vars(config.model).items() if name in sizes_of(config.model.name)}
-    return {**chosen, "vocab_size": vocab_size, "max_positions": max_positions}
+    return {**config.model.arguments(), "vocab_size": vocab_size, "max_positions": max_positions}
 
 
 def with_head(config: RunConfig, chemgpt: ChemGPT, targets: Sequence[Target]) -> ChemGPTProperty:
@@ -211,7 +209,6 @@ def _labelled(config: RunConfig) -> Store:
     """A corpus store with the labels asked for, of a file or of a data set that is SMILES with labels."""
     data: DataConfig = config.data
     if has_table(config):
-        dataset_options(data.name, unit=data.unit, extensive=data.extensive, kind=data.kind)
         store = load_labelled_dataset(data.name, data.path, data.cache, data.limit, data.workers)
         return select_targets(store, data.target)
     if data.name != "file" or not data.path:
