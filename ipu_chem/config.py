@@ -162,7 +162,7 @@ class TrainingConfig:
         log_every: calls between lines of the metrics files.
         prefetch: batches that a thread makes ahead; 0 makes each when it is needed.
         loggers: also log to "tensorboard" and/or "wandb".
-        progress: show a progress bar (or, where there is no terminal, a line per evaluation).
+        progress: show a line for each evaluation and, on terminals, a progress bar.
         report: write report.html at the end.
         start_from: folder of a run (or, for chemgpt, of Hugging Face weights) to begin with instead of fresh weights,
             such as a run on energies for one on forces; a graph model goes on with that run's references and unit, or,

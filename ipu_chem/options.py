@@ -232,7 +232,8 @@ def _parser(section: Any, chosen: Tuple[Tuple[str, Any], ...]) -> Any:
 
     parser = ArgumentParser(exit_on_error=False)
     for option in walk(section, dict(chosen)):
-        parser.add_argument(f"--{option.name}", type=option.type, default=option.default)
+        kind = type(get_args(option.type)[0]) if get_origin(option.type) is Literal else option.type
+        parser.add_argument(f"--{option.name}", type=kind, default=option.default)
     return parser
 
 

@@ -1,6 +1,6 @@
 """Random molecules, packs and comparisons that several tests share."""
 
-from typing import Any, List, Optional, Tuple
+from typing import Any, Dict, List, Optional, Tuple
 
 import numpy as np
 import torch
@@ -164,3 +164,11 @@ def gradients(model: torch.nn.Module) -> Optional[torch.Tensor]:
     """All gradients of a model in one vector."""
     parts = [(p.grad if p.grad is not None else torch.zeros_like(p)).reshape(-1) for p in model.parameters()]
     return torch.cat(parts)
+
+
+def model_values(name: str, **sizes: Any) -> Dict[str, Any]:
+    """Options of a model by name: those of ``sizes`` that it has."""
+    from ipu_chem.config import ModelConfig
+
+    known = ModelConfig.of(name).__dataclass_fields__
+    return {"name": name, **{option: value for option, value in sizes.items() if option in known and option != "name"}}

@@ -162,12 +162,17 @@ def _read_files(argv: List[str], named: Dict[str, Any]) -> Tuple[List[str], Dict
             rest += ["--resume", folder, "--out", folder]
             continue
         rest.append(word)
-    values = named
+    values: Dict[str, Any] = {}
     for path in paths:
         try:
-            read = of_any_version(read_yaml(path))
-            values, _ = merge(KINDS, values, read)
-            check_keys(values)
+            values, _ = merge(KINDS, values, of_any_version(read_yaml(path)))
+            try:
+                check_keys(values)
+            except ValueError:  # options of a name that a flag gives, where files give none
+                if all(one["name"] == (values.get(key) or {}).get("name", one["name"]) for key, one in named.items()):
+                    check_keys({**values, **{key: {**(values.get(key) or {}), **one} for key, one in named.items()}})
+                else:
+                    raise
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from None
     return rest, values

@@ -1,11 +1,15 @@
 """List the shipped recipes and grids, each with what it is for."""
 
+import re
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
+from textwrap import shorten
 from typing import Any, Dict, List
 
 from ipu_chem.options import nearest
 
+_LONGEST = 100  # characters of a summary
 _RECIPES = Path(__file__).parents[1] / "recipes"
 
 
@@ -25,13 +29,10 @@ def run(options: Options) -> int:
 
 
 def summary(file: Path) -> str:
-    """The first sentence of a YAML file's first comment."""
-    lines = []
-    for line in file.read_text(encoding="utf-8").splitlines():
-        if not line.startswith("#"):
-            break
-        lines.append(line.lstrip("# "))
-    return " ".join(lines).partition(": ")[0].partition(". ")[0].partition(";")[0].rstrip(".")
+    """The first sentence of a YAML file's first comment, cut to a line."""
+    comment = takewhile(lambda line: line.startswith("#"), file.read_text(encoding="utf-8").splitlines())
+    text = " ".join(takewhile(lambda line: not line.startswith(" "), (line[2:] for line in comment)))
+    return shorten(re.split(r"(?<![A-Z])\. ", text)[0].rstrip(".:"), _LONGEST, placeholder=" ...")
 
 
 def recipes() -> List[str]:

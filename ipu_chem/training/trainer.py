@@ -163,7 +163,8 @@ class Trainer:
                     break
                 mean_loss = state.losses / self.train.steps_per_epoch
                 state.epoch, state.call, state.losses = state.epoch + 1, 0, 0.0
-                self.after_epoch()
+                with bar.external_write_mode():
+                    self.after_epoch()
                 if self._epoch_is_evaluated():
                     self._evaluate(log, bar, mean_loss)
                 self.save()
@@ -191,7 +192,8 @@ class Trainer:
             started = time.monotonic()
             losses = self.backend.train_step(batch, rate).tolist()
             if self.first_call is not None:
-                self.first_call(time.monotonic() - started)
+                with bar.external_write_mode():  # what is printed goes above the bar
+                    self.first_call(time.monotonic() - started)
                 self.first_call = None
             state.call, state.step, state.molecules = (
                 state.call + 1,
@@ -217,7 +219,8 @@ class Trainer:
                 window = _Window()
             # Before a stop, since the resumed run begins after this call.
             if self._call_is_evaluated():
-                self.after_epoch()
+                with bar.external_write_mode():
+                    self.after_epoch()
                 self._evaluate(log, bar, state.losses / (state.call * iterations))
                 if self._patience_lost():
                     return
@@ -250,9 +253,10 @@ class Trainer:
         if log is None:
             return
         log.write("validation", state.step, state.epoch, values)
-        if self.config.progress and bar.disable:  # a log file has no bar: one line per evaluation
+        if self.config.progress:  # a line for each evaluation, above the bar of a terminal
             shown = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
-            print(f"epoch {state.epoch}: step {state.step}, loss {mean_loss:.4g}, {shown}", flush=True)
+            with bar.external_write_mode():
+                print(f"epoch {state.epoch}: step {state.step}, loss {mean_loss:.4g}, {shown}", flush=True)
 
     def save(self) -> None:
         """Write the checkpoint to resume from; every process fetches its weights, which keeps them in step."""
