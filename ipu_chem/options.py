@@ -163,7 +163,7 @@ def _made(base: Type[Chosen], name: str, target: Any) -> Type[Chosen]:
         if kind is REQUIRED:
             kind = type(default) if type(default) in (bool, int, float, str) else Any
         if may_be_empty(kind) and default in (None, REQUIRED):
-            kind, default = str, ""
+            kind, default, text = str, "", text.replace("None ", "empty ")
             emptied.add(parameter.name)
         if not is_plain(kind):
             if default is REQUIRED:

@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import sys
 from pathlib import Path
 
 from ipu_chem.cli import main
@@ -38,3 +39,25 @@ def test_the_backend_runs_as_printed(capsys):
     (source,) = [block for language, block in BLOCKS if language == "python" and not block.startswith("# ")]
     exec(compile(source, "README.md", "exec"), {})
     assert re.search(r"^tensor\(\[\d+\.\d+\]\) 1$", capsys.readouterr().out, re.MULTILINE)
+
+
+def test_a_model_of_ones_own_is_found_again(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for name in ("mine", "sets"):
+        (block,) = [block for _, block in BLOCKS if block.startswith(f"# {name}.py\n")]
+        (tmp_path / f"{name}_too.py").write_text(block)
+    own = ["--model.name", "mine_too:MyNet", "--data.name", "sets_too:Stretched", *QUICK.split()]
+    assert main(["train", *own, "--model.hidden_features", "8", "--training.epochs", "1", "--out", "run"]) == 0
+    assert main(["train", "--resume", "run", "--training.epochs", "2"]) == 0
+    capsys.readouterr()
+    assert main(["evaluate", "run"]) == 0 and "test: mae_energy_meV" in capsys.readouterr().out
+    (tmp_path / "grid.yaml").write_text("model.hidden_features: [4, 8, 12]\n")
+    assert main(["search", *own, "--grid", "grid.yaml", "--training.epochs", "4", "--keep", "2", "--out", "found"]) == 0
+    assert (tmp_path / "found" / "hidden_features=12" / "candidate.json").is_file()
+    (tmp_path / "mine_too.py").unlink()
+    monkeypatch.chdir("/")
+    monkeypatch.delitem(sys.modules, "mine_too")
+    monkeypatch.delitem(sys.modules, "sets_too")
+    assert main(["evaluate", str(tmp_path / "run")]) == 1
+    assert "mine_too cannot be imported" in capsys.readouterr().err

@@ -104,15 +104,15 @@ def make_parser(command: str, about: str, options: Sequence[Option], epilog: str
         prog=f"ipu-chem {command}", usage=usage, description=about, epilog=epilog, allow_abbrev=False, add_help=False
     )
     for one in options:
-        kind, how = one.type, {}
-        if get_origin(kind) is Literal:
-            how, kind = {"choices": get_args(kind)}, type(get_args(kind)[0])
+        how: Dict[str, Any] = {"type": one.type}
+        if get_origin(one.type) is Literal and all(isinstance(word, str) for word in get_args(one.type)):
+            how = {"choices": get_args(one.type)}  # which older versions of jsonargparse refuse without a sentence
         if one.metadata.get("many"):
-            how, kind = {"nargs": one.metadata["many"]}, get_args(kind)[0]
+            how = {"type": get_args(one.type)[0], "nargs": one.metadata["many"]}
         if one.default is not REQUIRED and not _is_positional(one):
             how["default"] = one.default
         name = one.name if _is_positional(one) else f"--{one.name}"
-        parser.add_argument(name, type=kind, help=one.help.replace("%", "%%"), **how)
+        parser.add_argument(name, help=one.help.replace("%", "%%"), **how)
     return parser
 
 

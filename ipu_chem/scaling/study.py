@@ -45,7 +45,7 @@ class StudyOptions:
         evaluations: of every run, from which its best weights are chosen; rule=epochs keeps the config's cadence.
         metric: validation metric that is the loss; empty is nats_per_heavy_atom of text, the forces' error where forces
             are learnt, else the first one.
-        jobs: runs side by side.
+        jobs: runs side by side, which share the CPU cores.
     """
 
     rule: str = "steps"
