@@ -40,6 +40,7 @@ def completed(given: Dict[str, Any]) -> Dict[str, Any]:
         return {**given, "resume": ""}
     from ipu_chem.simulation.records import read_state
 
+    given = {name: value for name, value in given.items() if value != []}  # no runs among the words
     return {**read_state(folder)["asked"], **given, "out": folder, "resume": folder}
 
 
