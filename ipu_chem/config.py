@@ -1,41 +1,33 @@
 """A run in plain values: what YAML files hold, what flags override and what is saved beside the results.
 
-On data's way: YAML + flags -> RunConfig -> data, plan, model, backend, trainer. Imports nothing heavy, so
-that --help is instant.
+Options of a model and of a data set are parameters of their class or function (`ipu_chem.options`). Imports nothing
+heavy, so that --help is instant.
 """
 
-import difflib
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
+from dataclasses import asdict, dataclass, field
+from typing import Any, ClassVar, Dict, FrozenSet, List, Literal, Mapping, Tuple
 
 from ipu_chem.backends.options import Batching, Precision, TorchOptions
 from ipu_chem.backends.poptorch.options import IpuOptions
+from ipu_chem.models.registry import FILLED, LANGUAGE_MODELS, MODELS
 from ipu_chem.optim import OptimizerConfig, ScheduleConfig
+from ipu_chem.options import Chosen, make, nearest, walk
 
 
 @dataclass(frozen=True)
-class DataConfig:
-    """Which molecules, which labels, who trains and who tests.
+class DataConfig(Chosen):
+    """Which molecules, which labels, who trains and who tests; the data set that is named has options beside these.
 
     Attributes:
         name: of molecules with labels: nci3d (ships with RDKit), qm9, rmd17 and md17 (with forces), hydronet,
             ogbg-molesol, ogbg-molfreesolv, ogbg-molbace, ogbg-molbbbp, ogbg-molhiv and pcqm4mv2 (these six also as
             text), or file for your own .csv (SMILES), .sdf, .xyz, .extxyz, .db (ASE) or .npz (sGDML). For chemgpt, of
             molecules as text: nci (ships with RDKit), moses, zinc250k, chembl, pubchem10m, or file for SMILES of your
-            own (.smi, .csv, .txt, also compressed).
-        path: folder or file of the data; empty lets the data set find or download it.
+            own (.smi, .csv, .txt, also compressed). Or package.module:Class of your own.
         cache: folder for prepared data; empty is $IPU_CHEM_CACHE or ~/.cache/ipu-chem.
         target: names of the labels to learn, separated by commas; empty takes the data set's first. For a
             file: columns, SDF properties or keys of the xyz comment line. A chemgpt learns labels of a .csv with them,
             and the text itself without.
-        unit: unit of a file's labels, shown beside every figure; data sets by name know theirs.
-        extensive: a file's labels grow with the molecule, as energies do; false for those that do not.
-        kind: of a file's labels: number, or binary for classes that are 0 or 1.
-        force_key: column or key of a file's forces, in the labels' unit per Å; empty takes "forces" where there is an
-            energy.
-        molecule: whose frames (rmd17, md17), such as ethanol or aspirin.
-        subset: published part of the data set (hydronet): small, medium or large.
-        geometry: of pcqm4mv2: dft (molecules with a published geometry), etkdg (embed all) or auto (embed the others).
         limit: use only the first this many molecules; 0 uses all.
         workers: processes that prepare molecules; 0 is one per CPU core.
         references: what is subtracted from labels per element: none, atoms (the data set's atomic values),
@@ -43,26 +35,22 @@ class DataConfig:
         split: random, scaffold (whole Bemis-Murcko scaffolds), official (parts as published; where those have
             no validation, it is taken from the training molecules; also official_02 to official_05 of rmd17), or the
             path of an index file.
-        train: training molecules, a share below 1 or a number; 0 takes what validation and test leave.
-        validation: validation molecules, a share below 1 or a number.
-        test: test molecules, a share below 1 or a number.
+        train: training molecules, a fraction below 1 or a number; 0 takes what validation and test leave.
+        validation: validation molecules, a fraction below 1 or a number.
+        test: test molecules, a fraction below 1 or a number.
         split_seed: of the random and the scaffold split.
         tokenizer: JSON file or Hugging Face folder of a vocabulary (chemgpt); empty makes one of the molecules'
             symbols and those that any molecule may need.
         long: what becomes of molecules longer than pack.tokens (chemgpt): error, drop, or truncate.
     """
 
+    key: ClassVar[str] = "data"
+    filled: ClassVar[FrozenSet[str]] = frozenset("name cache target targets limit workers progress".split())
+    fills_own: ClassVar[bool] = False
+
     name: str = "nci3d"
-    path: str = ""
     cache: str = ""
     target: str = ""
-    unit: str = ""
-    extensive: bool = True
-    kind: str = "number"
-    force_key: str = ""
-    molecule: str = ""
-    subset: str = ""
-    geometry: str = "auto"
     limit: int = 0
     workers: int = 0
     references: str = "auto"
@@ -72,13 +60,23 @@ class DataConfig:
     test: float = 0.1
     split_seed: int = 0
     tokenizer: str = ""
-    long: str = "error"
+    long: Literal["error", "drop", "truncate"] = "error"
 
-    def __post_init__(self) -> None:
-        if self.long not in ("error", "drop", "truncate"):
-            raise ValueError(f"data.long={self.long!r}: choose error, drop or truncate.")
-        if self.kind not in ("number", "binary"):
-            raise ValueError(f"data.kind={self.kind!r}: choose number or binary.")
+    @classmethod
+    def registered(cls) -> Mapping[str, Any]:
+        """Functions that prepare data sets, and those that read corpora."""
+        from ipu_chem.data.corpora import CORPORA, load_corpus
+        from ipu_chem.data.datasets import DATASETS
+
+        sets = {name: dataset.prepare for name, dataset in DATASETS.items()}
+        return {**sets, **{name: load_corpus for name in CORPORA if name not in sets}}
+
+    @classmethod
+    def unknown(cls, name: str, option: str) -> str:
+        """See `Chosen.unknown`."""
+        if option in ("unit", "extensive", "kind"):
+            return f"{name} knows what its labels are; data.unit, data.extensive and data.kind are for data.name=file."
+        return super().unknown(name, option)
 
 
 @dataclass(frozen=True)
@@ -113,59 +111,39 @@ class PackConfig:
 
 
 @dataclass(frozen=True)
-class ModelConfig:
-    """Architecture and size.
+class ModelConfig(Chosen):
+    """Architecture and size; the model that is named has options beside these.
 
     Attributes:
-        name: schnet, painn, spookynet or chemgpt.
-        hidden_features: features of an atom, or of a symbol.
-        num_filters: features of a message (schnet).
-        num_interactions: message-passing blocks.
-        num_gaussians: Gaussians that distances are expanded in (schnet).
-        num_radial: waves (painn) or polynomials (spookynet) that distances are expanded in.
-        cutoff: Å, longest edge.
+        name: schnet, painn, spookynet or chemgpt, or package.module:Class of your own.
         readout: how atoms make up a molecule: sum, mean, or auto (sum for extensive targets, else mean). Of the
             symbols of a chemgpt that learns labels also max, last or eos.
-        freeze: train the head alone, on what training.start_from brings (not for a chemgpt without labels).
         filter: exact evaluates the filter network for every edge; table evaluates it on a grid of distances in every
             step, and edges read between its points, equal to float32's last digits; chebyshev reads by a matrix
             product; auto is table for schnet, exact for the others, and spookynet has no other.
-        table_points: of that grid; 0 takes what float32 needs.
-        use_zbl: add the repulsion of close nuclei, for one extensive target that is an energy (spookynet).
-        use_electrostatics: add the Coulomb energy of predicted charges, for such a target (spookynet).
-        use_dispersion: add a dispersion energy, for such a target and 13 common elements (spookynet).
-        size: chemgpt-4.7m, chemgpt-19m or chemgpt-1.2b as published, in place of the numbers here (chemgpt).
-        num_layers: blocks of attention and feed-forward (chemgpt).
-        num_heads: of attention (chemgpt); 0 is one for every 32 features.
-        scale_attention: divide scores by the root of a head's width (chemgpt); unset divides unless size is named.
-        positions: learned, or rope for rotary ones, which know distances only (chemgpt).
-        local_window: symbols that every other layer looks back (chemgpt); 0 is all.
-        tie_embeddings: one weight reads symbols and predicts them (chemgpt).
-        mup_base_width: width at which the learning rate was found, for larger ones to train alike (chemgpt); 0 is off.
+        freeze: train the head alone, on what training.start_from brings (not for a chemgpt without labels).
     """
 
+    key: ClassVar[str] = "model"
+    filled: ClassVar[FrozenSet[str]] = FILLED | {"readout", "filter"}
+
     name: str = "schnet"
-    hidden_features: int = 128
-    num_filters: int = 128
-    num_interactions: int = 3
-    num_gaussians: int = 50
-    num_radial: int = 20
-    cutoff: float = 5.0
     readout: str = "auto"
-    freeze: bool = False
     filter: str = "auto"
-    table_points: int = 0
-    use_zbl: bool = True
-    use_electrostatics: bool = True
-    use_dispersion: bool = True
-    size: str = ""
-    num_layers: int = 24
-    num_heads: int = 0
-    scale_attention: Optional[bool] = None
-    positions: str = "learned"
-    local_window: int = 0
-    tie_embeddings: bool = True
-    mup_base_width: int = 0
+    freeze: bool = False
+
+    @classmethod
+    def registered(cls) -> Mapping[str, Any]:
+        """Models by name."""
+        return {**MODELS, **LANGUAGE_MODELS}
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.name not in LANGUAGE_MODELS and not hasattr(self, "cutoff"):
+            raise ValueError(f"{self.name} has no cutoff: give its constructor `cutoff: float = 5.0`, Å, for edges.")
+
+
+KINDS = (DataConfig, ModelConfig)
 
 
 @dataclass(frozen=True)
@@ -184,7 +162,7 @@ class TrainingConfig:
         log_every: calls between lines of the metrics files.
         prefetch: batches that a thread makes ahead; 0 makes each when it is needed.
         loggers: also log to "tensorboard" and/or "wandb".
-        progress: show a progress bar (or, where there is no terminal, a line per evaluation).
+        progress: show a line for each evaluation and, on terminals, a progress bar.
         report: write report.html at the end.
         start_from: folder of a run (or, for chemgpt, of Hugging Face weights) to begin with instead of fresh weights,
             such as a run on energies for one on forces; a graph model goes on with that run's references and unit, or,
@@ -266,6 +244,8 @@ class RunConfig:
 
 # What must not change when a run is resumed; the rest (epochs, logging, device) may.
 FIXED = ("data", "pack", "model", "loss", "force_share", "optimizer", "batching", "precision")
+# Options of others in a saved section that tell that all were saved; one or two are a slip of the pen.
+_SAVED_WITH_EACH = 3
 
 
 def to_dict(config: Any) -> Dict[str, Any]:
@@ -277,53 +257,59 @@ def from_dict(values: Mapping[str, Any]) -> RunConfig:
     """The reverse of `to_dict`; missing keys take their defaults.
 
     Raises:
-        ValueError: a key is unknown or a value has the wrong type; names it.
+        ValueError: a key is unknown or another model's, or a value has the wrong type; names it.
     """
-    from jsonargparse import ArgumentError, ArgumentParser
-
+    values = of_any_version(values)
     check_keys(values)
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(RunConfig, "run")
-    try:
-        parsed = parser.parse_object({"run": dict(values)})
-    except ArgumentError as error:
-        raise ValueError(f"this is no run configuration: {error}") from error
-    # jsonargparse renamed the method in 4.49, which needs a newer Python than PopTorch's.
-    make = getattr(parser, "instantiate", None) or parser.instantiate_classes
-    return make(parsed).run
+    return make(RunConfig, values, chosen(values))
 
 
-def keys(config_class: Any = RunConfig, prefix: str = "") -> List[str]:
-    """Every dotted key of a run: "data", "data.name", ..."""
-    result: List[str] = []
-    for item in fields(config_class):
-        result.append(prefix + item.name)
-        if is_dataclass(item.type):
-            result += keys(item.type, f"{prefix}{item.name}.")
+def chosen(values: Mapping[str, Any]) -> Dict[str, Any]:
+    """The classes of the sections that nested values of a run ask for, {"data": ..., "model": ...}.
+
+    Raises:
+        ValueError: there is no such model or data set.
+    """
+    found = {}
+    for kind in KINDS:
+        section = values.get(kind.key) or {}
+        if not isinstance(section, Mapping):
+            raise ValueError(f"{kind.key}: give options of it, such as `{kind.key}: {{name: {section}}}`.")
+        found[kind.key] = kind.of(section.get("name") or "")
+    return found
+
+
+def of_any_version(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Values of a whole run without options of other models and data sets, which earlier versions saved with each."""
+    if not {"data", "model", "pack", "training", "out"} <= set(values):
+        return values
+    result = dict(values)
+    for key, kind in chosen(values).items():
+        foreign = {name for name in values[key] if name not in kind.__dataclass_fields__ and kind.owners(name)}
+        if len(foreign) >= _SAVED_WITH_EACH:
+            result[key] = {name: value for name, value in values[key].items() if name not in foreign}
     return result
 
 
-def check_keys(values: Mapping[str, Any], prefix: str = "") -> None:
-    """Refuse keys that no option has.
+def keys(values: Mapping[str, Any] = {}) -> List[str]:
+    """Every dotted key of a run with such values: "data", "data.name", ..."""
+    names = [option.name for option in walk(RunConfig, chosen(values))]
+    return sorted({name.rpartition(".")[0] for name in names} - {""}) + names
+
+
+def check_keys(values: Mapping[str, Any]) -> None:
+    """Refuse keys that no option has, and options of another model or data set than the one that is chosen.
 
     Raises:
         ValueError: names the key and the nearest one that there is.
     """
-    known = keys()
-    for key, value in values.items():
-        if prefix + key not in known:
-            raise ValueError(f"unknown option {prefix}{key}{nearest(prefix + key, known)}")
-        if isinstance(value, Mapping):
-            check_keys(value, f"{prefix}{key}.")
-
-
-def nearest(word: str, words: Sequence[str]) -> str:
-    """The end of a sentence: "; did you mean ...?" when one of the words is close, else a full stop."""
-    # A mistyped last part is most common: look for it under the same parent first.
-    parent = word.rpartition(".")[0]
-    siblings = [other for other in words if other.rpartition(".")[0] == parent]
-    close = difflib.get_close_matches(word, siblings, 1) or difflib.get_close_matches(word, list(words), 1)
-    return f"; did you mean {close[0]}?" if close else "."
+    classes, known = chosen(values), keys(values)
+    for section, value in values.items():
+        for key in [section, *(f"{section}.{name}" for name in value)] if isinstance(value, Mapping) else [section]:
+            if key not in known and section in classes:
+                raise ValueError(classes[section].unknown(classes[section].chosen, key.partition(".")[2]))
+            if key not in known:
+                raise ValueError(f"unknown option {key}{nearest(key, known)}")
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> List[Tuple[str, Any, Any]]:

@@ -71,8 +71,7 @@ def load_tokenizer(path: PathLike) -> Tokenizer:
 
 def make_language_model(config: RunConfig, vocab_size: int, max_positions: int) -> Any:
     """The model of a config with fresh weights."""
-    sizes = {name: value for name, value in vars(config.model).items() if name != "name"}
-    return build_language_model(config.model.name, vocab_size, max_positions, **sizes)
+    return build_language_model(config.model.name, vocab_size, max_positions, **config.model.arguments())
 
 
 def _of_run(folder: Path, best: Path) -> LanguageModel:

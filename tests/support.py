@@ -1,6 +1,6 @@
 """Random molecules, packs and comparisons that several tests share."""
 
-from typing import Any, List, Optional, Tuple
+from typing import Any, Dict, List, Optional, Tuple
 
 import numpy as np
 import torch
@@ -204,3 +204,11 @@ class StopAt(Callback):
 
     def on_step(self, step: int, total: int, losses: List[float]) -> bool:
         return step >= self.last
+
+
+def model_values(name: str, **sizes: Any) -> Dict[str, Any]:
+    """Options of a model by name: those of ``sizes`` that it has."""
+    from ipu_chem.config import ModelConfig
+
+    known = ModelConfig.of(name).__dataclass_fields__
+    return {"name": name, **{option: value for option, value in sizes.items() if option in known and option != "name"}}

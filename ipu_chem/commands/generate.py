@@ -1,10 +1,10 @@
-"""The command `generate`: new molecules from a trained language model, and how they compare with known ones.
+"""Write new molecules with a trained language model, and compare them with known ones."""
 
-On data's way: run folder -> sampling -> SMILES -> CSV or .smi file, counts, metrics.
-"""
-
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, List, Mapping, Optional, Sequence
+
+from ipu_chem.commands.parsing import positional
 
 if TYPE_CHECKING:
     from ipu_chem.generation.molecules import Decoded
@@ -14,56 +14,73 @@ if TYPE_CHECKING:
 _SUFFIXES = (".csv", ".smi")
 
 
-def add_arguments(parser: Any) -> None:
-    """Arguments of `generate`."""
-    parser.add_argument("run", help="folder of a trained language model, a run's or Hugging Face's")
-    parser.add_argument("--count", type=int, default=1000, help="molecules")
-    parser.add_argument("--output", type=str, default="molecules.csv", help=".csv or .smi file to write")
-    parser.add_argument("--temperature", type=float, default=1.0, help="below 1 the likely becomes likelier")
-    parser.add_argument("--top_k", type=int, default=0, help="draw among this many likeliest symbols; 0: all")
-    parser.add_argument("--top_p", type=float, default=1.0, help="draw among the likeliest with this share; 1: all")
-    parser.add_argument("--prefix", type=str, default="", help="SELFIES or SMILES that every molecule begins with")
-    parser.add_argument("--max_length", type=int, default=None, help="symbols of a molecule, first and last included")
-    parser.add_argument("--batch", type=int, default=256, help="molecules at once")
-    parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same molecules")
-    parser.add_argument("--metrics", type=bool, default=False, help="compare with known molecules")
-    parser.add_argument("--train", type=str, default=None, help="SMILES file for novelty; the run's own if not given")
-    parser.add_argument(
-        "--reference", type=str, default=None, help="SMILES file to compare with; the run's held-out ones if not given"
-    )
-    parser.add_argument("--workers", type=int, default=None, help="processes of the metrics; all cores if not given")
-    parser.add_argument("--accelerator", type=str, default="auto", help="auto, cpu or cuda")
+@dataclass(frozen=True)
+class Options:
+    """What is written.
+
+    Attributes:
+        count: molecules.
+        output: .csv or .smi file to write.
+        temperature: below 1 the likely becomes likelier.
+        top_k: draw among this many likeliest symbols; 0: all.
+        top_p: draw among the likeliest with this probability together; 1: all.
+        prefix: SELFIES or SMILES that every molecule begins with.
+        max_length: symbols of a molecule, first and last included.
+        batch: molecules at once.
+        seed: the same seed gives the same molecules.
+        metrics: compare with known molecules.
+        train: SMILES file for novelty; the run's own if not given.
+        reference: SMILES file to compare with; the run's held-out ones if not given.
+        workers: processes of the metrics; all cores if not given.
+        accelerator: auto, cpu or cuda.
+    """
+
+    run: str = positional("folder of a trained language model, a run's or Hugging Face's")
+    count: int = 1000
+    output: str = "molecules.csv"
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    prefix: str = ""
+    max_length: Optional[int] = None
+    batch: int = 256
+    seed: int = 0
+    metrics: bool = False
+    train: Optional[str] = None
+    reference: Optional[str] = None
+    workers: Optional[int] = None
+    accelerator: str = "auto"
 
 
-def run(arguments: Any) -> int:
+def run(options: Options) -> int:
     """Write the molecules and print what they are."""
-    output = Path(arguments.output)
+    output = Path(options.output)
     if output.suffix not in _SUFFIXES:
         raise ValueError(f"--output {output}: give a file that ends in {' or '.join(_SUFFIXES)}.")
     from ipu_chem.generation.molecules import decode_many, write_molecules
     from ipu_chem.generation.sampling import generate
     from ipu_chem.language_model import load_language_model
 
-    language = load_language_model(arguments.run)
-    device = _device(arguments.accelerator)
-    known = _known(arguments, language.info) if arguments.metrics else None
+    language = load_language_model(options.run)
+    device = _device(options.accelerator)
+    known = _known(options, language.info) if options.metrics else None
     samples = generate(
         language.model.to(device),
         language.tokenizer,
-        arguments.count,
-        arguments.temperature,
-        arguments.top_k,
-        arguments.top_p,
-        arguments.prefix,
-        arguments.batch,
-        arguments.seed,
-        arguments.max_length,
+        options.count,
+        options.temperature,
+        options.top_k,
+        options.top_p,
+        options.prefix,
+        options.batch,
+        options.seed,
+        options.max_length,
     )
-    molecules = decode_many(samples.selfies, arguments.workers, progress=True)
+    molecules = decode_many(samples.selfies, options.workers, progress=True)
     write_molecules(output, samples, molecules)
     _print_counts(samples, molecules)
     if known is not None:
-        _print_metrics([molecule.smiles for molecule in molecules], known, arguments.workers)
+        _print_metrics([molecule.smiles for molecule in molecules], known, options.workers)
     print(f"molecules: {output}")
     return 0 if any(molecule.smiles for molecule in molecules) else 1
 
@@ -89,26 +106,26 @@ def _print_metrics(generated: Sequence[str], known: "Known", workers: Optional[i
     print_table(("metric", "value", "what it is"), [(name, f"{v:.4g}", MEANING[name]) for name, v in values.items()])
 
 
-def _known(arguments: Any, info: Mapping[str, Any]) -> "Known":
+def _known(options: Options, info: Mapping[str, Any]) -> "Known":
     """Molecules of the files that were given, and for the others those of the run."""
     from ipu_chem.generation.samples import Known, known_molecules, some
 
-    files = {name: getattr(arguments, name) for name in ("train", "reference")}
+    files = {name: getattr(options, name) for name in ("train", "reference")}
     known = Known("", None, [])
     if "config" in info and not all(files.values()):
         from ipu_chem.config import from_dict
         from ipu_chem.tasks.registry import load_task
 
-        task = load_task(from_dict(info["config"]), Path(arguments.run) / "plans", info)
+        task = load_task(from_dict(info["config"]), Path(options.run) / "plans", info)
         task.check_same(info)
         known = known_molecules(task)
-    given = {name: _read(path, arguments.workers) for name, path in files.items() if path}
+    given = {name: _read(path, options.workers) for name, path in files.items() if path}
     if "reference" in given:
-        given = {**given, "reference": some(given["reference"]), "origin": arguments.reference}
+        given = {**given, "reference": some(given["reference"]), "origin": options.reference}
     known = known._replace(**given)
     if not known.reference:
         raise ValueError(
-            f"{arguments.run} has no held-out molecules to compare with: give --reference FILE (and --train FILE for "
+            f"{options.run} has no held-out molecules to compare with: give --reference FILE (and --train FILE for "
             "novelty), or leave --metrics out."
         )
     return known

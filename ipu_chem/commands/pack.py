@@ -1,63 +1,74 @@
-"""The command `pack`: how well a data set fills packs of given sizes, and how well it could at best.
-
-On data's way: sizes of molecules + budgets -> plans -> a table. Needs neither torch nor the molecules.
-"""
+"""Print how well molecules fill packs of given sizes; needs neither torch nor the molecules."""
 
 import json
 import time
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Sequence, Tuple
+from typing import Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 
+from ipu_chem.commands.parsing import several
 from packing import ALGORITHMS, Budget, PackingPlan, make_plan
 
 _HEADER = ("budget", "algorithm", "packs", "lower bound", "gap", "filled", "items/pack", "closed by", "seconds")
 
 
-def add_arguments(parser: Any) -> None:
-    """Arguments of `pack`."""
-    parser.add_argument("--sizes", type=str, default=None, help="JSON file {data set: {nodes: count}} of sizes")
-    parser.add_argument("--dataset", type=str, default=None, help="which histogram of --sizes")
-    parser.add_argument("--data", type=str, default=None, help="a data set by name, or file, instead of --sizes")
-    parser.add_argument("--path", type=str, default=None, help="where the raw files of --data lie, or the file")
-    parser.add_argument("--cutoff", type=float, default=5.0, help="longest edge of --data, in Å")
-    parser.add_argument("--nodes", type=int, nargs="+", required=True, help="atoms of a pack, one or more values")
-    parser.add_argument("--edges", type=int, default=None, help="directed edges of a pack (all pairs for --sizes)")
-    parser.add_argument("--graphs", type=int, default=None, help="molecules of a pack")
-    parser.add_argument(
-        "--algorithms", type=str, nargs="+", default=["lpfhp", "best_fit", "auto"], help=", ".join(ALGORITHMS)
-    )
-    parser.add_argument("--time_limit", type=float, default=10.0, help="seconds for column generation")
-    parser.add_argument("--plot", type=str, default=None, help="picture of the filled share over --nodes (.png, .svg)")
+@dataclass(frozen=True)
+class Options:
+    """What is packed, and how.
+
+    Attributes:
+        sizes: JSON file {data set: {nodes: count}} of sizes.
+        dataset: which histogram of --sizes.
+        data: a data set by name, or file, instead of --sizes.
+        path: where the raw files of --data lie, or the file.
+        cutoff: longest edge of --data, in Å.
+        edges: directed edges of a pack (all pairs for --sizes).
+        graphs: molecules of a pack.
+        time_limit: seconds for column generation.
+        plot: picture of the filled fraction over --nodes (.png, .svg).
+    """
+
+    nodes: List[int] = several("atoms of a pack, one or more values")
+    sizes: Optional[str] = None
+    dataset: Optional[str] = None
+    data: Optional[str] = None
+    path: Optional[str] = None
+    cutoff: float = 5.0
+    edges: Optional[int] = None
+    graphs: Optional[int] = None
+    algorithms: List[str] = several(", ".join(ALGORITHMS), ("lpfhp", "best_fit", "auto"))
+    time_limit: float = 10.0
+    plot: Optional[str] = None
 
 
-def run(arguments: Any) -> int:
+def run(options: Options) -> int:
     """Print the table."""
-    name, sizes = _sizes(arguments)
+    name, sizes = _sizes(options)
     total = ", ".join(f"{values.sum():,} {axis}" for axis, values in sizes.items())
     print(f"{name}: {len(sizes['nodes']):,} molecules, {total}, largest {sizes['nodes'].max()} nodes")
     rows: List[Tuple[str, ...]] = []
     points: Dict[str, List[Tuple[int, float]]] = {}
-    for nodes in arguments.nodes:
-        limits = {"nodes": nodes, "edges": arguments.edges, "graphs": arguments.graphs}
+    for nodes in options.nodes:
+        limits = {"nodes": nodes, "edges": options.edges, "graphs": options.graphs}
         budget = Budget(**{axis: capacity for axis, capacity in limits.items() if capacity is not None})
         plans: List[Tuple[str, PackingPlan, float]] = []
-        for algorithm in arguments.algorithms:
+        for algorithm in options.algorithms:
             if algorithm == "lpfhp" and len(budget.measured) > 1:
                 continue  # it packs one dimension
             started = time.perf_counter()
             wanted = {axis: sizes[axis] for axis in budget.measured}
-            plan = make_plan(wanted, budget, algorithm, time_limit=arguments.time_limit)
+            plan = make_plan(wanted, budget, algorithm, time_limit=options.time_limit)
             plans.append((algorithm, plan, time.perf_counter() - started))
             points.setdefault(algorithm, []).append((nodes, plan.efficiency["nodes"]))
         # What one algorithm proves holds for every other.
         bound = max((plan.lower_bound for _, plan, _ in plans), default=0)
         rows += [_row(algorithm, plan, bound, seconds) for algorithm, plan, seconds in plans]
     print_table(_HEADER, rows)
-    if arguments.plot:
-        _plot(Path(arguments.plot), name, points)
-        print(f"plot: {arguments.plot}")
+    if options.plot:
+        _plot(Path(options.plot), name, points)
+        print(f"plot: {options.plot}")
     return 0
 
 
@@ -104,20 +115,20 @@ def read_histogram(path: str, dataset: Optional[str]) -> Tuple[str, np.ndarray]:
     return name, np.repeat(sizes, counts)
 
 
-def _sizes(arguments: Any) -> Tuple[str, Dict[str, np.ndarray]]:
-    if (arguments.sizes is None) == (arguments.data is None):
+def _sizes(options: Options) -> Tuple[str, Dict[str, np.ndarray]]:
+    if (options.sizes is None) == (options.data is None):
         raise ValueError("give either --sizes FILE (with --dataset) or --data NAME.")
-    if arguments.sizes is not None:
-        name, nodes = read_histogram(arguments.sizes, arguments.dataset)
+    if options.sizes is not None:
+        name, nodes = read_histogram(options.sizes, options.dataset)
         sizes = {"nodes": nodes}
-        if arguments.edges is not None:
+        if options.edges is not None:
             sizes["edges"] = nodes * (nodes - 1)
         return name, sizes
     from ipu_chem.data.datasets import load_dataset
     from ipu_chem.data.edges import with_edges
 
-    store = with_edges(load_dataset(arguments.data, arguments.path), arguments.cutoff)
-    return arguments.data, {axis: store.sizes()[axis] for axis in ("nodes", "edges")}
+    store = with_edges(load_dataset(options.data, options.path), options.cutoff)
+    return options.data, {axis: store.sizes()[axis] for axis in ("nodes", "edges")}
 
 
 def _row(algorithm: str, plan: PackingPlan, bound: int, seconds: float) -> Tuple[str, ...]:

@@ -1,80 +1,40 @@
-"""Choosing labels, and asking each data set only for what it knows.
-
-On data's way: config -> options of a data set -> store -> store with the chosen labels.
-"""
+"""The data set of a run, and the labels that it learns."""
 
 import difflib
 import inspect
-from typing import Any, Dict
+from typing import Any, Mapping
 
 import numpy as np
 
-from ipu_chem.data.datasets import DATASETS
+from ipu_chem.data.datasets import DATASETS, load_dataset
+from ipu_chem.data.datasets.own_class import load_own
+from ipu_chem.signatures import load
 from packing.store import Store
 
-# Options of `load_dataset` under the names that `data` has in a config.
-OPTIONS = ("limit", "workers", "target", "unit", "extensive", "kind", "molecule", "subset", "force_key", "geometry")
 
-
-def dataset_options(
-    name: str,
-    limit: int = 0,
-    workers: int = 0,
-    target: str = "",
-    unit: str = "",
-    extensive: bool = True,
-    kind: str = "number",
-    molecule: str = "",
-    subset: str = "",
-    force_key: str = "",
-    geometry: str = "auto",
-) -> Dict[str, Any]:
-    """Options for `load_dataset`; those that the data set does not have are left out.
+def load_chosen(
+    name: str, options: Mapping[str, Any], cache: str = "", limit: int = 0, workers: int = 0, target: str = ""
+) -> Store:
+    """The data set that a run names.
 
     Args:
-        name: of the data set.
+        name: of `DATASETS`, or ``package.module:Class`` of the user's own.
+        options: of the data set.
+        cache: folder for prepared stores; "" is the usual one.
         limit: first molecules only; 0 takes all.
         workers: processes; 0 takes one per core.
         target: names of labels, for data sets whose files hold any.
-        unit: of the labels, for data sets that do not know it.
-        extensive: whether they grow with the molecule, likewise.
-        kind: number or binary, likewise.
-        molecule: whose frames, for data sets that hold one molecule in many.
-        subset: part of a data set that has published ones.
-        force_key: what a file's forces are called, for data sets that do not know it.
-        geometry: auto, dft or etkdg, for data sets of which some molecules have a published one.
 
     Raises:
-        ValueError: a unit for a data set that has its own, or an option that the data set does not have.
+        ValueError: see `load_dataset` and `load_own`.
     """
-    if name not in DATASETS:
-        return {}  # load_dataset says what is wrong, and which there are
-    known = inspect.signature(DATASETS[name].prepare).parameters
-    if "unit" not in known and (unit or not extensive or kind != "number"):
-        raise ValueError(
-            f"{name} knows what its labels are; data.unit, data.extensive and data.kind are for data.name=file."
-        )
-    asked = {"molecule": molecule, "subset": subset, "force_key": force_key}
-    asked["geometry"] = "" if geometry == "auto" else geometry
-    for option, value in asked.items():
-        if value and option not in known:
-            having = [other for other in DATASETS if option in inspect.signature(DATASETS[other].prepare).parameters]
-            raise ValueError(
-                f"{name} has no data.{option}={value!r}; data.{option} is for data.name={', '.join(having)}."
-            )
-    wanted: Dict[str, Any] = {
-        "limit": limit or None,
-        "workers": workers or None,
-        "target": target or None,
-        "unit": unit or None,
-        "extensive": extensive,
-        "kind": kind,
-        "molecule": molecule or None,
-        "subset": subset or None,
-        "force_key": force_key or None,
-        "geometry": geometry,
-    }
-    return {option: value for option, value in wanted.items() if option in known and value is not None}
+    if ":" in name:
+        return load_own(name, load(name, "data.name"), dict(options), limit or None)
+    given = {"limit": limit, "workers": workers, "target": target}
+    if name in DATASETS:  # load_dataset says what is wrong, and which there are
+        known = inspect.signature(DATASETS[name].prepare).parameters
+        options = {**options, **{word: value for word, value in given.items() if value and word in known}}
+    return load_dataset(name, cache=cache or None, **options)
 
 
 def select_targets(store: Store, names: str) -> Store:

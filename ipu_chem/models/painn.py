@@ -115,12 +115,12 @@ class PaiNN(nn.Module):
             hidden_features: F, scalars of an atom and as many vectors.
             num_interactions: blocks.
             num_radial: R, functions of the distance basis.
-            cutoff: Å; edges must not be longer.
+            cutoff: longest edge, Å.
             num_targets: T, values predicted for every molecule.
             readout: "sum" (extensive targets such as energies) or "mean" (intensive ones) over atoms.
             atom_references: [MAX_Z, T], fixed value of each element, added for every atom.
             filter: "exact", "table" or "chebyshev", see `SchNet`.
-            table_points: see `SchNet`.
+            table_points: of the grid of a tabulated filter; 0 takes what float32 needs.
             undirected: see `SchNet`.
 
         Raises:

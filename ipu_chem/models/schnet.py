@@ -76,9 +76,9 @@ class SchNet(nn.Module):
         self,
         hidden_features: int = 128,
         num_filters: int = 128,
-        num_interactions: int = 6,
+        num_interactions: int = 3,
         num_gaussians: int = 50,
-        cutoff: float = 10.0,
+        cutoff: float = 5.0,
         num_targets: int = 1,
         readout: str = "sum",
         atom_references: Optional[Tensor] = None,
@@ -93,13 +93,13 @@ class SchNet(nn.Module):
             num_filters: features of a message.
             num_interactions: blocks.
             num_gaussians: functions of the distance basis.
-            cutoff: Å; edges must not be longer.
+            cutoff: longest edge, Å.
             num_targets: T, values predicted for every molecule.
             readout: "sum" (extensive targets such as energies) or "mean" (intensive ones) over atoms.
             atom_references: [MAX_Z, T], fixed value of each element, added for every atom.
             filter: "exact" evaluates filters for every edge, "table" and "chebyshev" on a grid of distances, between
                 whose points they are read (`ipu_chem.models.tables`); weights and results are the same.
-            table_points: of the grid; 0 takes what float32 needs.
+            table_points: of the grid of a tabulated filter; 0 takes what float32 needs.
             undirected: edge_index has every pair of atoms once, in either order, instead of both directions.
 
         Raises:

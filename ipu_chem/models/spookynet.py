@@ -92,9 +92,9 @@ class SpookyNet(nn.Module):
     def __init__(
         self,
         hidden_features: int = 128,
-        num_interactions: int = 6,
-        num_radial: int = 16,
-        cutoff: float = 5.2917721,
+        num_interactions: int = 3,
+        num_radial: int = 20,
+        cutoff: float = 5.0,
         num_targets: int = 1,
         readout: str = "sum",
         atom_references: Optional[Tensor] = None,
@@ -110,7 +110,7 @@ class SpookyNet(nn.Module):
             hidden_features: F, features of an atom.
             num_interactions: blocks.
             num_radial: R, polynomials of the distance basis.
-            cutoff: Å, of messages and repulsion; edges must not be longer.
+            cutoff: longest edge, Å, of messages and repulsion.
             num_targets: T, values predicted for every molecule.
             readout: "sum" (extensive targets such as energies) or "mean" (intensive ones) over atoms.
             atom_references: [MAX_Z, T], fixed value of each element, added for every atom.

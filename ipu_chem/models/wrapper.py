@@ -5,7 +5,8 @@ On data's way: inside the device program, between what comes from the host and t
 
 from typing import Any, List
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 _PREFIX = "model."
 
@@ -25,8 +26,9 @@ class Wrapper(nn.Module):
         self.model = model
 
     def blocks(self) -> List[str]:
-        """As the model's; what the wrapper does belongs to the first."""
-        return [_PREFIX + name for name in self.model.blocks()]  # type: ignore[operator]
+        """As the model's; what the wrapper does belongs to the first. A model that names none is one block."""
+        named = getattr(self.model, "blocks", None)
+        return [_PREFIX + name for name in named()] if named else [_PREFIX[:-1]]
 
     def state_dict(self, *args: Any, **kwargs: Any) -> Any:
         """The model's."""
@@ -35,3 +37,21 @@ class Wrapper(nn.Module):
     def load_state_dict(self, state_dict: Any, *args: Any, **kwargs: Any) -> Any:
         """The model's."""
         return self.model.load_state_dict(state_dict, *args, **kwargs)
+
+
+class BothDirections(Wrapper):
+    """A graph model that has no parameter ``undirected``: it gets edges both ways from those that come once."""
+
+    def forward(
+        self,
+        z: Tensor,
+        pos: Tensor,
+        graph_index: Tensor,
+        edge_index: Tensor,
+        node_mask: Tensor,
+        edge_mask: Tensor,
+        *rest: Tensor,
+    ) -> Any:
+        """Predict; arguments as of the model's forward, edge_index [B, 2, E] -> [B, 2, 2 E]."""
+        both = torch.cat([edge_index, torch.cat([edge_index[:, 1:], edge_index[:, :1]], 1)], 2)
+        return self.model(z, pos, graph_index, both, node_mask, torch.cat([edge_mask, edge_mask], 1), *rest)

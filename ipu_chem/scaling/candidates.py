@@ -16,8 +16,9 @@ from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence
 
 from tqdm import tqdm
 
-from ipu_chem.config import RunConfig, check_keys, differences, from_dict, to_dict
+from ipu_chem.config import KINDS, differences, from_dict, to_dict
 from ipu_chem.data.corpora.build import start_worker
+from ipu_chem.options import merge, nested
 from packing.files import atomic_file
 
 _SEED = "training.seed"
@@ -91,16 +92,13 @@ def make_candidates(base: Mapping[str, Any], grid: Mapping[str, Sequence[Any]], 
     if not grid:
         raise ValueError("the grid is empty: give options and their values, such as optimizer.learning_rate: [...].")
     for key, values in grid.items():
-        check_keys(_nested(key, None))
         if not isinstance(values, (list, tuple)) or not values:
             raise ValueError(f"{key} of the grid needs a list of values, such as {key}: [{values}].")
     short = _short_names(list(grid))
     candidates: List[Candidate] = []
     for combination in itertools.product(*grid.values()):
         chosen = dict(zip(grid, combination))
-        values = deepcopy(dict(base))
-        for key, value in {**chosen, **_SET}.items():
-            _merge(values, _nested(key, value))
+        values, _ = merge(KINDS, base, nested({**chosen, **_SET}))
         parts = [f"{short[key]}={_text(value)}" for key, value in chosen.items() if key != _SEED]
         name = ",".join(parts) or "base"
         folder = name + (f",seed={chosen[_SEED]}" if _SEED in chosen else "")
@@ -127,8 +125,7 @@ def read_progress(candidate: Candidate) -> Optional[Progress]:
     if not path.is_file():
         return None
     saved = json.loads(path.read_text(encoding="utf-8"))
-    before = to_dict(RunConfig())  # the values of options that were not there yet
-    _merge(before, saved.pop("config"))
+    before = to_dict(from_dict(saved.pop("config")))  # with the values of options that were not there yet
     changed = [one for one in differences(before, candidate.config) if one[0] not in _FREE]
     if changed:
         key, was, now = changed[0]
@@ -256,17 +253,3 @@ def _text(value: Any) -> str:
     """A value as part of a folder's name."""
     text = f"{value:g}" if isinstance(value, float) else str(value)
     return re.sub(r"[^\w.+-]", "_", text)
-
-
-def _nested(key: str, value: Any) -> Dict[str, Any]:
-    first, _, rest = key.partition(".")
-    return {first: _nested(rest, value) if rest else value}
-
-
-def _merge(values: Dict[str, Any], new: Mapping[str, Any]) -> None:
-    for key, value in new.items():
-        if isinstance(value, Mapping):
-            values[key] = dict(values.get(key) or {})
-            _merge(values[key], value)
-        else:
-            values[key] = value

@@ -17,16 +17,17 @@ class SearchOptions:
     """How a search spends its steps.
 
     Attributes:
-        budget: share of its steps that every candidate trains for: when the first look is.
-        keep: candidates that go on to the end.
-        halving: 0 looks once; 2 or more looks again whenever the steps are so many times those of the look before, and
-            each time lets the best of so many candidates go on: successive halving, see `rungs_of`.
-        estimator: of `ipu_chem.scaling.estimators.ESTIMATORS`, by which a look ranks.
-        fraction: of the steps up to a look, the last of which are the estimate (tail).
-        calibration: line, or power for final values that span a decade; see `calibrate`.
-        finish_all: train every candidate to the end, to see how well the estimates rank them.
+        budget: fraction of its steps that every candidate trains for before the first early evaluation.
+        keep: candidates that train to the end, 2 or more.
+        halving: 0 is one early evaluation; else there is one more at this many times the steps, again and again, and
+            each time the best of this many go on: successive halving, see `rungs_of`.
+        estimator: what an early evaluation ranks by: tail, the mean training loss of the last steps; validation, the
+            metric of the last evaluation, best with training.ema_decay; tse, tse_e, tse_ema.
+        fraction: last fraction of the steps up to an early evaluation, whose mean loss is the estimate (tail).
+        calibration: of final values by estimates: line, or power where they span a decade.
+        finish_all: train all candidates to the end, to judge the estimates.
         metric: validation metric that counts; empty takes the forces' error, else the first one of the runs.
-        jobs: runs side by side.
+        jobs: runs side by side, which share the CPU cores.
     """
 
     budget: float = 0.2

@@ -43,7 +43,7 @@ class StudyOptions:
         evaluations: of every run, from which its best weights are chosen; rule=epochs keeps the config's cadence.
         metric: validation metric that is the loss; empty is nats_per_heavy_atom of text, the forces' error where forces
             are learnt, else the first one.
-        jobs: runs side by side.
+        jobs: runs side by side, which share the CPU cores.
     """
 
     rule: str = "steps"
@@ -325,4 +325,4 @@ def _in_order(values: "set[float]") -> List[float]:
 def _width(config: Mapping[str, Any]) -> int:
     from ipu_chem.models.chemgpt import width_of
 
-    return width_of(config["model"]["size"], config["model"]["hidden_features"])
+    return width_of(config["model"].get("size", ""), config["model"].get("hidden_features", 0))

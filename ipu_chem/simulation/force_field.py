@@ -124,8 +124,9 @@ def load_force_fields(runs: Runs) -> List[ForceField]:
         raise ValueError("give the folder of a run, or of several.")
     members = [load_force_field(folder) for folder in folders]
     for other in members[1:]:
-        ours, theirs = (vars(replace(one.config.model, filter="", table_points=0)) for one in (members[0], other))
-        for name in ours:
+        ours, theirs = (vars(one.config.model) for one in (members[0], other))
+        # The name first: another model has options of its own.
+        for name in (one for one in ours if one not in ("filter", "table_points")):
             if ours[name] != theirs[name]:
                 raise ValueError(
                     f"{other.folder} has model.{name}={theirs[name]}, {members[0].folder} has {ours[name]}; runs that "

@@ -7,7 +7,7 @@ from typing import Any, Dict, Mapping, Optional
 
 import numpy as np
 
-from packing.files import atomic_file
+from packing.files import PathLike, atomic_file
 
 COLUMNS = ("time_ps", "potential_eV", "kinetic_eV", "total_eV", "temperature_K", "largest_force_std_eV_per_A")
 _SECONDS = 1.0  # between states on disk: they cost more than a frame
@@ -34,10 +34,7 @@ class Records:
         self._latest: Dict[str, np.ndarray] = {}
         self._kept = float("-inf")
         if resume:
-            if not self._restart.is_file():
-                raise ValueError(f"{folder} holds no simulation to resume (no restart.npz).")
-            with np.load(self._restart, allow_pickle=False) as arrays:
-                self.state = {**{name: arrays[name] for name in arrays.files}, **json.loads(str(arrays["json"]))}
+            self.state = read_state(folder)
             for path, size in ((self.log, self.state["log"]), (self.trajectory, self.state["trajectory"])):
                 if not path.is_file():
                     raise ValueError(f"{path} is gone, the simulation cannot be resumed.")
@@ -46,7 +43,8 @@ class Records:
                         file.truncate(size)
         elif self._restart.is_file():
             raise ValueError(
-                f"{folder} holds a simulation already; go on with it by --resume true, or choose another --out."
+                f"{folder} holds a simulation already; go on with it by `ipu-chem md --resume {folder}`, or choose "
+                "another --out."
             )
         else:
             folder.mkdir(parents=True, exist_ok=True)
@@ -131,3 +129,16 @@ def _results(atoms: Any) -> Any:
 
     results = atoms.calc.results
     return SinglePointCalculator(atoms, energy=results["energy"], forces=results["forces"])
+
+
+def read_state(folder: PathLike) -> Dict[str, Any]:
+    """What a simulation goes on from, with "asked", the options of its start.
+
+    Raises:
+        ValueError: there is none.
+    """
+    file = Path(folder) / "restart.npz"
+    if not file.is_file():
+        raise ValueError(f"{folder} holds no simulation to resume (no restart.npz).")
+    with np.load(file, allow_pickle=False) as arrays:
+        return {**{name: arrays[name] for name in arrays.files}, **json.loads(str(arrays["json"]))}

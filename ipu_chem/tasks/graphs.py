@@ -10,11 +10,10 @@ from torch import Tensor
 
 from ipu_chem.batches.loader import PackLoader
 from ipu_chem.config import DataConfig, ModelConfig, RunConfig
-from ipu_chem.data.datasets import load_dataset
 from ipu_chem.data.edges import with_edges
 from ipu_chem.data.energy_units import unit_in_ev
 from ipu_chem.data.fixed_point import STEP, step_for, with_fixed_point
-from ipu_chem.data.selection import OPTIONS, dataset_options, select_targets
+from ipu_chem.data.selection import load_chosen, select_targets
 from ipu_chem.data.standardize import Standardizer, composition_baseline
 from ipu_chem.losses import with_forces
 from ipu_chem.metrics import Target, targets_of
@@ -23,6 +22,7 @@ from ipu_chem.models.device_edges import DeviceEdges
 from ipu_chem.models.dispersion import check_dispersion_elements
 from ipu_chem.models.forces import EnergyForces
 from ipu_chem.models.registry import build_model, needs_charge
+from ipu_chem.models.wrapper import wrapped_name
 from ipu_chem.tasks.base import FILTERS, State, Task
 from ipu_chem.tasks.example_graphs import random_packs
 from ipu_chem.tasks.forces import Forces, check_forces, fit_with_forces
@@ -259,14 +259,13 @@ def check_charges(store: Store, model: ModelConfig) -> None:
             f"{model.name} takes the charge and the unpaired electrons of every molecule, which these data lack; "
             "write charge and spin into the comment lines of an .extxyz file, or train schnet or painn."
         )
-    if model.use_dispersion and model.name == "spookynet":
+    if getattr(model, "use_dispersion", False):
         check_dispersion_elements(np.unique(store.fields["z"]).tolist())
 
 
 def load_store(data: DataConfig, cutoff: float) -> Store:
     """A data set with its edges and the labels asked for."""
-    options = dataset_options(data.name, **{name: getattr(data, name) for name in OPTIONS})
-    store = load_dataset(data.name, data.path or None, data.cache or None, **options)
+    store = load_chosen(data.name, data.arguments(), data.cache, data.limit, data.workers, data.target)
     store = select_targets(store, data.target)
     labelled = np.flatnonzero(np.isfinite(store.fields["y"]).any(1))
     if len(labelled) < len(store):
@@ -293,9 +292,9 @@ def make_model(
         forces: give forces beside energies.
         standardizer: of the labels, for models that add energies of their own in real units.
     """
-    sizes = {name: value for name, value in vars(config.model).items() if name not in ("name", "readout", "freeze")}
-    if config.force_share and sizes["filter"] == "auto":
-        sizes["filter"] = "exact"  # packs of force fields are small: a table has more points than they have edges
+    filter = config.model.filter
+    if config.force_share and filter == "auto":
+        filter = "exact"  # packs of force fields are small: a table has more points than they have edges
     torch.manual_seed(config.training.seed)
     extensive = all(target.extensive for target in targets)
     # Edges of the host are pairs; a search on the device finds the neighbours of every atom.
@@ -305,13 +304,14 @@ def make_model(
         len(targets),
         extensive,
         config.model.readout,
-        undirected=undirected,
-        energy_scale=_energy_scale(config, targets, standardizer),
-        **sizes,
+        filter,
+        undirected,
+        _energy_scale(config, targets, standardizer),
+        **config.model.arguments(),
     )
     if config.model.freeze:
         for name, weight in model.named_parameters():
-            weight.requires_grad_(name.startswith("head."))
+            weight.requires_grad_(wrapped_name(name).startswith("head."))
     if forces:
         model = EnergyForces(model)
     if neighbors:

@@ -223,9 +223,9 @@ def has_labels(data: DataConfig) -> bool:
 
 def planned_targets(data: DataConfig) -> List[Target]:
     """Targets before labels are read: as many as `data.target` names, 1 where it names none, without units."""
-    classes = data.kind == BINARY or (data.name in DATASETS and DATASETS[data.name].has_classes)
+    classes = getattr(data, "kind", "") == BINARY or (data.name in DATASETS and DATASETS[data.name].has_classes)
     names = target_names(data) or ["label"]
-    return [Target(name, "", data.extensive and not classes, classes) for name in names]
+    return [Target(name, "", getattr(data, "extensive", True) and not classes, classes) for name in names]
 
 
 def check_classes(targets: Sequence[Target], labels: np.ndarray, items: Mapping[str, np.ndarray]) -> None:

@@ -13,7 +13,7 @@ from ipu_chem.batches.types import TextPropertyPack
 from ipu_chem.config import DataConfig, ModelConfig, RunConfig
 from ipu_chem.data.corpora.labels import load_labelled_corpus, load_labelled_dataset
 from ipu_chem.data.molecule import decode_text
-from ipu_chem.data.selection import dataset_options, select_targets
+from ipu_chem.data.selection import select_targets
 from ipu_chem.data.selfies.store import encode_known
 from ipu_chem.data.selfies.tokens import Tokenizer
 from ipu_chem.data.standardize import Standardizer
@@ -22,7 +22,6 @@ from ipu_chem.metrics import label_metrics, targets_of
 from ipu_chem.models.chemgpt import ChemGPT, width_of
 from ipu_chem.models.pooling import POOLINGS
 from ipu_chem.models.property_head import ChemGPTProperty
-from ipu_chem.models.registry import sizes_of
 from ipu_chem.tasks.base import State, Task
 from ipu_chem.tasks.example_text import (
     VOCABULARY,
@@ -238,8 +237,7 @@ def _known_labels(store: Store, labels: Labels, split: str) -> KnownLabels:
 
 def fresh_arguments(config: RunConfig, vocab_size: int, max_positions: int) -> Dict[str, Any]:
     """Arguments of a ChemGPT with the sizes of a config."""
-    chosen = {name: value for name, value in vars(config.model).items() if name in sizes_of(config.model.name)}
-    return {**chosen, "vocab_size": vocab_size, "max_positions": max_positions}
+    return {**config.model.arguments(), "vocab_size": vocab_size, "max_positions": max_positions}
 
 
 def with_head(model: ModelConfig, chemgpt: ChemGPT, labels: Labels) -> ChemGPTProperty:
@@ -268,7 +266,6 @@ def _labelled(config: RunConfig) -> Store:
     """A corpus store with the labels asked for, of a file or of a data set that is SMILES with labels."""
     data: DataConfig = config.data
     if is_smiles_table(data):
-        dataset_options(data.name, unit=data.unit, extensive=data.extensive, kind=data.kind)
         store = load_labelled_dataset(data.name, data.path, data.cache, data.limit, data.workers)
         return select_targets(store, data.target)
     if data.name != "file" or not data.path:

@@ -89,5 +89,5 @@ def _deciding(config: RunConfig) -> Mapping[str, Any]:
     values = to_dict(config)
     chosen = {name: values[name] for name in _DECIDE}
     for name in ("cache", "workers", "path"):  # where data lie may differ from host to host
-        chosen["data"].pop(name)
+        chosen["data"].pop(name, None)
     return chosen

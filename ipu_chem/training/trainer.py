@@ -154,8 +154,9 @@ class Trainer:
                     break
                 mean_loss = state.losses / self.train.steps_per_epoch
                 state.epoch, state.call, state.losses = state.epoch + 1, 0, 0.0
-                for callback in self.callbacks:
-                    callback.before_evaluation()
+                with bar.external_write_mode():  # what is printed goes above the bar
+                    for callback in self.callbacks:
+                        callback.before_evaluation()
                 if self._epoch_is_evaluated():
                     self._evaluate(bar, mean_loss)
                 self.save()
@@ -184,8 +185,9 @@ class Trainer:
             losses = self.backend.train_step(batch, rate).tolist()
             if not self._called:
                 self._called, seconds = True, time.monotonic() - started
-                for callback in self.callbacks:
-                    callback.on_first_call(seconds)
+                with bar.external_write_mode():
+                    for callback in self.callbacks:
+                        callback.on_first_call(seconds)
             state.call, state.step, state.molecules = (
                 state.call + 1,
                 state.step + iterations,
@@ -210,8 +212,9 @@ class Trainer:
                 window = _Window()
             # Before a stop, since the resumed run begins after this call.
             if self._call_is_evaluated():
-                for callback in self.callbacks:
-                    callback.before_evaluation()
+                with bar.external_write_mode():
+                    for callback in self.callbacks:
+                        callback.before_evaluation()
                 self._evaluate(bar, state.losses / (state.call * iterations))
                 if self._patience_lost():
                     return
@@ -242,9 +245,10 @@ class Trainer:
         self.schedule.evaluated(selection)
         values = {"loss": mean_loss, "seconds": time.monotonic() - started, **metrics}
         self._report("validation", values)
-        if self._writes and self.config.progress and bar.disable:  # a log file has no bar: one line per evaluation
+        if self._writes and self.config.progress:  # a line for each evaluation, above the bar of a terminal
             shown = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
-            print(f"epoch {state.epoch}: step {state.step}, loss {mean_loss:.4g}, {shown}", flush=True)
+            with bar.external_write_mode():
+                print(f"epoch {state.epoch}: step {state.step}, loss {mean_loss:.4g}, {shown}", flush=True)
 
     def _report(self, kind: str, values: Dict[str, float]) -> None:
         for callback in self.callbacks:

@@ -6,7 +6,7 @@ from typing import Any, Iterator, List
 import pytest
 import torch
 from poptorch_helpers import ADAMW, installed_double
-from support import example_loss, example_model, example_packs
+from support import example_loss, example_model, example_packs, model_values
 from torch import Tensor, nn
 
 from ipu_chem.backends.options import Batching
@@ -69,7 +69,7 @@ def graphs(name: str, force_share: float) -> RunConfig:
     sizes = dict(hidden_features=8, num_filters=8, num_interactions=2, num_gaussians=5, num_radial=4)
     return RunConfig(
         pack=PackConfig(nodes=20, edges=90, graphs=4),
-        model=ModelConfig(name=name, **sizes),  # type: ignore[arg-type]
+        model=ModelConfig(**model_values(name, **sizes)),
         force_share=force_share,
         batching=Batching(micro_batch_size=1, gradient_accumulation=2),
     )

@@ -17,7 +17,7 @@ from ipu_chem.backends.poptorch.options import IpuOptions
 from ipu_chem.backends.poptorch.programs import EvaluationProgram, TrainingProgram
 from ipu_chem.backends.pytorch.backend import TorchBackend
 from ipu_chem.batches.types import TokenPack
-from ipu_chem.commands.runs import _RECIPES, recipes
+from ipu_chem.commands.recipes import _RECIPES, recipes
 from ipu_chem.config import from_dict
 from ipu_chem.losses import mse, token_cross_entropy
 from ipu_chem.models.chemgpt import ChemGPT

@@ -123,7 +123,7 @@ def test_subsets(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="numbers the 2,726,710 published clusters, but 46 are here"):
         load(folder, tmp_path, subset="small")
     monkeypatch.setitem(hydronet.SUBSETS, "small", (25, 46))
-    data = DataConfig("hydronet", str(folder), str(tmp_path), subset="small", split="official", validation=1)
+    data = DataConfig("hydronet", path=str(folder), cache=str(tmp_path), subset="small", split="official", validation=1)
     store = load_store(data, 5.0)
     names = decode_texts(store, "name")
     assert names == ["W3_1", "W4_1", "W5_1", "W6_1", "W23_0"] and store["official"].tolist() == [1, 0, 1, 0, 0]

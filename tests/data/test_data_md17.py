@@ -46,7 +46,12 @@ def test_coupled_cluster_has_an_official_split(tmp_path):
     folder = tmp_path / "ethanol CCSD(T)" / "raw"
     train = random_packs(folder / "ethanol_ccsd_t-train.npz", 6)
     data = DataConfig(
-        "md17", str(tmp_path), str(tmp_path / "cache"), molecule="ethanol_ccsd_t", split="official", validation=2
+        "md17",
+        path=str(tmp_path),
+        cache=str(tmp_path / "cache"),
+        molecule="ethanol_ccsd_t",
+        split="official",
+        validation=2,
     )
     store = load_store(data, 5.0)
     assert len(store) == 6 and store.info["level"] == "CCSD(T)/cc-pVTZ"

@@ -59,7 +59,7 @@ def test_the_seed_decides_the_conformers(table, tmp_path):
 
 
 def test_a_run_takes_unit_and_kind_from_its_config(table, tmp_path, capsys):
-    config = DataConfig("file", str(table), str(tmp_path), target="logS", unit="log(mol/l)", extensive=False)
+    config = DataConfig("file", path=str(table), cache=str(tmp_path), target="logS", unit="log(mol/l)", extensive=False)
     store = load_store(config, cutoff=5.0)
     assert len(store) == 2  # methane has no logS
     assert store.info["targets"] == [{"name": "logS", "unit": "log(mol/l)", "extensive": False}]

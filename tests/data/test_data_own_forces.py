@@ -53,7 +53,7 @@ def test_forces_by_another_name(write, load, tmp_path):
     assert "forces" not in load(path, target="dft")
     store = load(path, target="dft, dipole", force_key="REF_forces")
     assert store.info["forces_of"] == "dft" and store["forces"][0][1].tolist() == [-4, 5, -6]
-    data = DataConfig("file", str(path), str(tmp_path), target="dft", unit="eV", force_key="REF_forces")
+    data = DataConfig("file", path=str(path), cache=str(tmp_path), target="dft", unit="eV", force_key="REF_forces")
     assert load_store(data, 5.0)["forces"][0][1].tolist() == [-4, 5, -6]
 
 

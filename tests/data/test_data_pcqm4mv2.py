@@ -73,7 +73,7 @@ def test_published_geometries_and_embedded_ones(tmp_path, kind):
     assert "of the test molecules 0 have DFT's, of those that train 4" in second
     dft = load_dataset("pcqm4mv2", tmp_path, tmp_path / "cache", geometry="dft", progress=False)
     assert len(dft) == 4 and len(dft.info["notes"]) == 1
-    etkdg = load_store(DataConfig("pcqm4mv2", str(tmp_path), str(tmp_path / "cache"), geometry="etkdg"), 5.0)
+    etkdg = load_store(DataConfig("pcqm4mv2", path=str(tmp_path), cache=str(tmp_path / "cache"), geometry="etkdg"), 5.0)
     assert len(etkdg) == 6 and not np.allclose(etkdg["pos"][0], store["pos"][0], atol=0.01)
     few = load_dataset("pcqm4mv2", tmp_path, tmp_path / "cache", limit=3, progress=False)
     assert len(few) == 3 and "3 DFT" in few.info["level"]
@@ -116,7 +116,7 @@ def test_files_that_are_missing_or_something_else(tmp_path, monkeypatch):
         load_dataset("pcqm4mv2", tmp_path, tmp_path / "cache", geometry="dft")
     with pytest.raises(ValueError, match="pcqm4mv2 has no data.geometry='b3lyp'; choose one of auto, dft, etkdg"):
         load_dataset("pcqm4mv2", tmp_path, tmp_path / "cache", geometry="b3lyp")
-    with pytest.raises(ValueError, match="qm9 has no data.geometry='dft'; data.geometry is for data.name=pcqm4mv2"):
+    with pytest.raises(ValueError, match="data.geometry belongs to pcqm4mv2; qm9 has keep_uncharacterized"):
         load_store(DataConfig("qm9", geometry="dft"), 5.0)
     random_packs(tmp_path, parts={"train": np.arange(9), "valid": np.arange(0)})
     with pytest.raises(ValueError, match="names row 8, but .*data.csv.gz has 7 rows; they do not belong together"):

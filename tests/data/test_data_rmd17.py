@@ -66,7 +66,9 @@ def test_official_splits_of_the_archive(tmp_path, capsys):
     write_splits(tmp_path / "splits", [0, 1], [2], number=3)
     write_splits(tmp_path / "splits", [0, 1], [1], number=4)
     write_splits(tmp_path / "splits", [0, 40], [1], number=5)
-    data = DataConfig("rmd17", str(tmp_path), str(tmp_path / "cache"), split="official", validation=5, split_seed=1)
+    data = DataConfig(
+        "rmd17", path=str(tmp_path), cache=str(tmp_path / "cache"), split="official", validation=5, split_seed=1
+    )
     store = load_store(data, 5.0)
     output = capsys.readouterr().out
     assert "split 04 is left out" in output and "frame 1 is in the training part, too" in output
@@ -98,7 +100,7 @@ def test_two_thousand_frames_are_the_first_official_split(tmp_path):
 
 def test_more_frames_than_are_advised(tmp_path, capsys):
     random_packs(tmp_path, 1200)
-    data = DataConfig("rmd17", str(tmp_path), str(tmp_path / "cache"))
+    data = DataConfig("rmd17", path=str(tmp_path), cache=str(tmp_path / "cache"))
     store = load_dataset("rmd17", tmp_path, tmp_path / "cache")
     split_items(store, DataConfig("rmd17", train=1000, validation=0.05, test=0.05))
     assert "advise" not in capsys.readouterr().out
@@ -137,7 +139,7 @@ def test_files_that_are_none(tmp_path):
         load_dataset("rmd17", tmp_path, tmp_path / "cache", molecule="uracil")
     with pytest.raises(ValueError, match="rmd17 has no molecule 'methanol'; data.molecule is one of aspirin"):
         load_dataset("rmd17", tmp_path, tmp_path / "cache", molecule="methanol")
-    with pytest.raises(ValueError, match="qm9 has no data.molecule='ethanol'; data.molecule is for data.name=rmd17"):
+    with pytest.raises(ValueError, match="data.molecule belongs to rmd17 and md17; qm9 has keep_uncharacterized"):
         load_store(DataConfig("qm9", molecule="ethanol"), 5.0)
 
 

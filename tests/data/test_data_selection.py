@@ -1,8 +1,10 @@
 import numpy as np
 import pytest
 
+from ipu_chem.config import DataConfig
+from ipu_chem.data import selection
 from ipu_chem.data.molecule import Molecule, molecules_to_store
-from ipu_chem.data.selection import dataset_options, select_targets
+from ipu_chem.data.selection import select_targets
 
 HELIUM = Molecule(np.array([2]), np.zeros((1, 3)), np.array([1.0, 2.0]), "he", np.ones((1, 3)))
 
@@ -24,14 +26,18 @@ def test_forces_go_with_the_label_that_they_are_forces_of():
     assert "forces" in whole and "forces_of" in whole.info, "the store that was given is as it was"
 
 
-def test_options_are_passed_to_data_sets_that_have_them():
-    assert dataset_options("rmd17", molecule="uracil", limit=3) == {"molecule": "uracil", "limit": 3}
-    assert "molecule" not in dataset_options("rmd17")
-    with pytest.raises(ValueError, match="nci3d has no data.molecule='uracil'; data.molecule is for data.name=rmd17"):
-        dataset_options("nci3d", molecule="uracil")
-    with pytest.raises(ValueError, match="rmd17 has no data.subset='small'"):
-        dataset_options("rmd17", subset="small")
-    with pytest.raises(ValueError, match="rmd17 has no data.force_key='F'; data.force_key is for data.name=file"):
-        dataset_options("rmd17", force_key="F")
-    with pytest.raises(ValueError, match="rmd17 knows what its labels are"):
-        dataset_options("rmd17", unit="eV")
+def test_options_are_passed_to_data_sets_that_have_them(monkeypatch):
+    asked = []
+    monkeypatch.setattr(selection, "load_dataset", lambda name, **options: asked.append((name, options)))
+    data = DataConfig("rmd17", molecule="uracil", limit=3, workers=2)
+    selection.load_chosen(data.name, data.arguments(), "cache", data.limit, data.workers, "energy")
+    assert asked == [("rmd17", {"cache": "cache", "path": None, "molecule": "uracil", "limit": 3})]
+    assert DataConfig("rmd17").arguments() == {"path": None, "molecule": None}
+    with pytest.raises(ValueError, match="data.molecule belongs to rmd17 and md17; nci3d has max_atoms"):
+        DataConfig("nci3d", molecule="uracil")
+    with pytest.raises(ValueError, match="data.subset belongs to hydronet; rmd17 has molecule"):
+        DataConfig("rmd17", subset="small")
+    with pytest.raises(ValueError, match="data.force_key belongs to file; rmd17 has molecule"):
+        DataConfig("rmd17", force_key="F")
+    with pytest.raises(ValueError, match="rmd17 knows what its labels are; data.unit, data.extensive and data.kind"):
+        DataConfig("rmd17", unit="eV")

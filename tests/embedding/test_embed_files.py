@@ -8,8 +8,8 @@ from typing import Dict, List
 
 import numpy as np
 import pytest
-from jsonargparse import ArgumentParser
 
+from ipu_chem.cli import parse
 from ipu_chem.commands import embed as command
 from ipu_chem.embedding import Embedder, EmbeddingOptions, embed, embed_file
 from ipu_chem.embedding.files import index_path
@@ -95,9 +95,7 @@ def test_what_was_there_stays_until_all_is_written(chemgpt, tokenizer, source, t
 
 
 def run(words: List[str]) -> int:
-    parser = ArgumentParser()
-    command.add_arguments(parser)
-    return command.run(parser.parse_args(words))
+    return command.run(*parse(["embed", *words])[1])
 
 
 def test_the_command_embeds_and_says_what_it_could_not(run_folder, chemgpt, tokenizer, source, tmp_path, capsys):

@@ -1,12 +1,12 @@
 """`ipu-chem generate`: files and counts of a small model, and what is refused."""
 
 import csv
-from types import SimpleNamespace
 
 import pytest
 import torch
 from rdkit import Chem
 
+from ipu_chem.cli import parse
 from ipu_chem.commands import generate
 from ipu_chem.data.selfies.tokens import Tokenizer
 from ipu_chem.huggingface import save_chemgpt
@@ -28,12 +28,8 @@ def folder(tmp_path_factory):
 
 def arguments(folder, **changed):
     """What the parser makes of defaults and a few flags."""
-    from jsonargparse import ArgumentParser
-
-    parser = ArgumentParser()
-    generate.add_arguments(parser)
     flags = [f"--{name}={value}" for name, value in {"accelerator": "cpu", **changed}.items()]
-    return SimpleNamespace(**vars(parser.parse_args([str(folder), *flags])))
+    return parse(["generate", str(folder), *flags])[1][0]
 
 
 def rows(path):

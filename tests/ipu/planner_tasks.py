@@ -3,7 +3,7 @@
 from typing import Any, Dict, Tuple
 
 import torch
-from support import example_model, example_packs
+from support import example_model, example_packs, model_values
 
 from ipu_chem.backends.options import Batching
 from ipu_chem.backends.poptorch.planner import Task
@@ -29,7 +29,8 @@ def chemgpt_task(size: str, tokens: int = 128, tied: bool = True) -> Task:
 
 def graph_config(name: str, batching: Batching, nodes: int = 36, **sizes: Any) -> RunConfig:
     """A model in the sizes of the published IPU SchNet study, with 28 neighbours of every atom."""
-    model = ModelConfig(name, **{**dict(hidden_features=100, num_filters=100, num_interactions=4), **sizes})
+    usual = dict(hidden_features=100, num_filters=100, num_interactions=4)
+    model = ModelConfig(**model_values(name, **{**usual, **sizes}))
     return RunConfig(pack=PackConfig(nodes=nodes, edges=28 * nodes, graphs=8), model=model, batching=batching)
 
 

@@ -10,7 +10,7 @@ import yaml
 from torch import Tensor
 
 from ipu_chem.cli import main
-from ipu_chem.commands.runs import recipes
+from ipu_chem.commands.recipes import recipes
 from ipu_chem.config import RunConfig, from_dict, to_dict
 from ipu_chem.doctor.diagnosis import print_plan
 from ipu_chem.models.schnet import Edges, Interaction

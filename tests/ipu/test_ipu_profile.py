@@ -186,7 +186,9 @@ def test_schnet_keeps_a_handful_of_features_for_every_edge() -> None:
     nodes, edges, features = 36, 36 * 28, 100
     config = RunConfig(
         pack=PackConfig(nodes=nodes, edges=edges, graphs=4),
-        model=ModelConfig("schnet", features, features, 4, 25, cutoff=6.0),
+        model=ModelConfig(
+            "schnet", hidden_features=features, num_filters=features, num_interactions=4, num_gaussians=25, cutoff=6.0
+        ),
         batching=Batching(1),
     )
     blocks = profile_blocks(Program(example_model(config, "meta"), mse), example_packs(config, 1))

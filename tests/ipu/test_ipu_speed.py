@@ -13,7 +13,7 @@ from ipu_chem.backends.options import Batching
 from ipu_chem.backends.poptorch.planner import Task, check_layout, plan
 from ipu_chem.backends.poptorch.timing.span import Span
 from ipu_chem.cli import main
-from ipu_chem.commands.runs import recipes
+from ipu_chem.commands.recipes import recipes
 from ipu_chem.config import RunConfig, from_dict
 from ipu_chem.doctor.diagnosis import print_plan
 from ipu_chem.doctor.host_rate import HostRate, example_loader, host_rate, measure

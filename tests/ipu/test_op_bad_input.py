@@ -88,6 +88,7 @@ def registered(monkeypatch: pytest.MonkeyPatch, kind: type) -> str:
         num_filters: int = 8,
         num_interactions: int = 1,
         num_gaussians: int = 5,
+        cutoff: float = 5.0,
     ) -> Any:
         return kind(
             num_targets=num_targets,
@@ -97,6 +98,7 @@ def registered(monkeypatch: pytest.MonkeyPatch, kind: type) -> str:
             num_filters=8,
             num_interactions=1,
             num_gaussians=5,
+            cutoff=cutoff,
         )
 
     monkeypatch.setitem(MODELS, "mine", build)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from op_probes import marked
-from support import example_model, example_packs
+from support import example_model, example_packs, model_values
 from torch import Tensor
 
 from ipu_chem.backends.base import Program
@@ -23,10 +23,11 @@ from ipu_chem.models.pooling import POOLINGS
 from ipu_chem.models.schnet import Edges, Interaction
 from ipu_chem.models.tables import FILTERS
 
+SIZES = dict(hidden_features=8, num_filters=8, num_interactions=2, num_gaussians=5, num_radial=4)
 CONFIG = RunConfig(
-    data=DataConfig(target="a,b"),
+    data=DataConfig("file", target="a,b"),
     pack=PackConfig(nodes=24, edges=120, graphs=5),
-    model=ModelConfig(hidden_features=8, num_filters=8, num_interactions=2, num_gaussians=5, num_radial=4),
+    model=ModelConfig(hidden_features=8, num_filters=8, num_interactions=2, num_gaussians=5),
     batching=Batching(2),
 )
 
@@ -40,10 +41,10 @@ def test_models_of_molecules(model: str, edges: str, weights: str, loss: str) ->
     for readout in ("sum", "mean") if loss == "mse" else ("sum",):
         config = replace(
             CONFIG,
-            model=replace(CONFIG.model, name=model, readout=readout),
+            model=ModelConfig(**model_values(model, **SIZES, readout=readout)),
             pack=pack,
             loss=loss,
-            data=DataConfig(kind="binary" if loss == "bce" else "number"),
+            data=DataConfig("file", kind="binary" if loss == "bce" else "number"),
             precision=Precision(weights=weights),
         )
         report = check_config(config)
@@ -55,7 +56,7 @@ def test_models_of_molecules(model: str, edges: str, weights: str, loss: str) ->
 @pytest.mark.parametrize("filter", FILTERS)
 @pytest.mark.parametrize("model", ["schnet", "painn"])
 def test_every_kind_of_filter(model: str, filter: str, weights: str) -> None:
-    sizes = replace(CONFIG.model, name=model, filter=filter)
+    sizes = ModelConfig(**model_values(model, **SIZES, filter=filter))
     report = check_config(replace(CONFIG, model=sizes, precision=Precision(weights=weights)))
     assert report.findings == (), report.text()
 

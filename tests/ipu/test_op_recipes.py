@@ -6,9 +6,10 @@ from typing import Any, Dict
 
 import pytest
 import yaml
+from support import model_values
 
 from ipu_chem.backends.options import Batching, Precision
-from ipu_chem.commands.runs import recipes
+from ipu_chem.commands.recipes import recipes
 from ipu_chem.config import DataConfig, ModelConfig, PackConfig, RunConfig, from_dict
 from ipu_chem.doctor.check import check_config
 
@@ -27,9 +28,9 @@ def test_every_recipe(name: str) -> None:
 SMALL = RunConfig(
     data=DataConfig(target="a"),
     pack=PackConfig(nodes=24, edges=120, graphs=5),
-    model=ModelConfig(hidden_features=8, num_filters=8, num_interactions=2, num_gaussians=5, num_radial=4),
     batching=Batching(2),
 )
+SIZES = {"hidden_features": 8, "num_filters": 8, "num_interactions": 2, "num_gaussians": 5, "num_radial": 4}
 FORCES: Dict[str, Any] = {"force_share": 0.9, "data": DataConfig(name="rmd17", molecule="ethanol")}
 # All terms of SpookyNet are on by default.
 MOLECULES: Dict[str, Dict[str, Any]] = {
@@ -46,7 +47,8 @@ MOLECULES: Dict[str, Dict[str, Any]] = {
 @pytest.mark.parametrize("model", MOLECULES)
 def test_models_of_molecules_with_and_without_forces(model: str, forces: bool, weights: str) -> None:
     options = {"name": model, **MOLECULES[model]}
-    config = replace(SMALL, model=replace(SMALL.model, **options), precision=Precision(weights=weights))
+    sizes = model_values(options["name"], **SIZES)
+    config = replace(SMALL, model=ModelConfig(**{**sizes, **options}), precision=Precision(weights=weights))
     assert not options["name"].startswith("spooky") or config.model.use_dispersion and config.model.use_electrostatics
     report = check_config(replace(config, **FORCES) if forces else config)
     assert report.findings == (), report.text()

@@ -278,11 +278,12 @@ def test_sinc_basis_follows_the_formula_in_double():
 def test_is_known_by_name_and_takes_its_own_sizes():
     assert {"hidden_features", "num_interactions", "num_radial", "cutoff", "table_points"} == sizes_of("painn")
     shared = dict(hidden_features=8, num_filters=9, num_interactions=2, num_gaussians=7, cutoff=3.0)
-    model = build_model("painn", 2, extensive=False, **shared)
+    own = {size: value for size, value in shared.items() if size in sizes_of("painn")}
+    model = build_model("painn", 2, extensive=False, **own)
     assert isinstance(model, PaiNN) and len(model.interactions) == 2 and model.readout == "mean"
     assert model.embedding.weight.shape == (MAX_Z, 8) and model.head[2].weight.shape == (2, 4)  # type: ignore
     assert isinstance(build_model("schnet", 1, extensive=True, **shared), SchNet)
-    with pytest.raises(ValueError, match="no model has hidden_size; painn takes cutoff, hidden_features"):
+    with pytest.raises(ValueError, match="painn has no hidden_size; it takes cutoff, hidden_features"):
         build_model("painn", 1, extensive=True, hidden_size=8)
 
 

@@ -337,7 +337,7 @@ def test_blocks_are_submodules_in_order_with_all_but_the_smallest_weights():
 def test_is_known_by_name_and_takes_its_own_sizes():
     terms = {"use_zbl", "use_electrostatics", "use_dispersion"}
     assert sizes_of("spookynet") == {"hidden_features", "num_interactions", "num_radial", "cutoff"} | terms
-    shared = dict(hidden_features=8, num_filters=9, num_interactions=2, num_gaussians=7, cutoff=3.0)
+    shared = dict(hidden_features=8, num_interactions=2, cutoff=3.0)
     model = build_model("spookynet", 1, extensive=True, filter="auto", undirected=True, energy_scale=0.5, **shared)
     assert isinstance(model, SpookyNet) and len(model.interactions) == 2 and model.undirected
     assert model.needs_charge and model.energy_scale == 0.5 and model.cutoff == 3.0

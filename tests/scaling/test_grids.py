@@ -4,10 +4,11 @@ import math
 
 import pytest
 
-from ipu_chem.cli import build_parser
-from ipu_chem.commands.runs import expand_config, grid_path, run_values
+from ipu_chem.cli import parse
+from ipu_chem.commands.recipes import grid_path
 from ipu_chem.commands.search import read_grid
-from ipu_chem.config import check_keys
+from ipu_chem.config import check_keys, to_dict
+from ipu_chem.options import nested
 from ipu_chem.scaling.candidates import make_candidates
 
 # Grid -> its recipe and how many runs it says it is.
@@ -23,10 +24,6 @@ SHIPPED = {
 }
 
 
-def parse(*words):
-    return build_parser()[0].parse_args(expand_config(list(words)))
-
-
 def test_every_shipped_grid_is_known():
     folder = grid_path("demo_rates").parent
     assert {path.stem for path in folder.glob("*.yaml")} == set(SHIPPED)
@@ -36,23 +33,22 @@ def test_every_shipped_grid_is_known():
 def test_shipped_grids_fit_their_recipes(name, tmp_path):
     recipe, count = SHIPPED[name]
     grid = read_grid(name)
+    command = "scale" if "sizes" in name else "search"
+    base = to_dict(parse([command, "--config", recipe, "--grid", name])[1][1])
     for key in grid:
-        section, option = key.split(".")
-        check_keys({section: {option: None}})
+        check_keys(nested({"model.name": base["model"]["name"], key: None}))
     assert math.prod(len(values) for values in grid.values()) == count
     words = grid_path(name).read_text().splitlines()[0]
     assert f" {count} " in words, "its first line says how many runs it is"
-    command = "scale" if "sizes" in name else "search"
-    base = run_values(parse(command, "--config", recipe, "--grid", name)[command])
     ends = {key: [values[0], values[-1]] for key, values in grid.items() if len(values) > 1}  # the largest, the least
     assert make_candidates(base, ends, tmp_path)
 
 
 def test_options_of_a_run_reach_every_candidate(tmp_path):
     words = ["--config", "chemgpt_study", "--grid", "chemgpt_rates", "--training.epochs", "7", "--out", str(tmp_path)]
-    arguments = parse("search", *words)["search"]
-    assert arguments.out == str(tmp_path)
-    (one, other) = make_candidates(run_values(arguments), {"optimizer.learning_rate": [1e-3, 2e-3]}, tmp_path)
+    _, (options, config) = parse(["search", *words])
+    assert options.out == str(tmp_path)
+    (one, other) = make_candidates(to_dict(config), {"optimizer.learning_rate": [1e-3, 2e-3]}, tmp_path)
     for candidate in (one, other):
         assert candidate.config["training"]["epochs"] == 7 and candidate.config["model"]["mup_base_width"] == 64
         assert candidate.folder.parent == tmp_path

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from support import model_values
 
 from ipu_chem.checkpoint import save_checkpoint
 from ipu_chem.config import from_dict, to_dict
@@ -58,6 +59,7 @@ def make_run(tmp_path):
         model = {"hidden_features": 16, "num_filters": 16, "num_interactions": 2, "num_gaussians": 12, "num_radial": 8}
         model.update(cutoff=4.0, name="painn")
         model.update(options.pop("model", {}))
+        model = model_values(**model)
         values = {"model": model, "training": {"seed": seed}, "torch": {"threads": 1}, "accelerator": "cpu"}
         config = from_dict({"force_share": 0.9, **values, **options})
         named = [{"name": f"energy{k or ''}", "unit": unit, "extensive": extensive} for k in range(targets)]

@@ -24,10 +24,7 @@ KINDS = pytest.mark.parametrize("kind", ["painn", "schnet"])
 def of_the_model(folder, atoms):
     """eV and eV/Å by the model itself in float64: edges in both directions, no skin, nothing recorded."""
     field = load_force_field(folder)
-    sizes = {
-        name: value for name, value in vars(field.config.model).items() if name not in ("name", "readout", "freeze")
-    }
-    model = build_model(field.config.model.name, 1, True, **{**sizes, "filter": "exact"}).double()
+    model = build_model(field.config.model.name, 1, True, **field.config.model.arguments()).double()
     model.load_state_dict(field.weights)
     distance = np.linalg.norm(atoms.positions[:, None] - atoms.positions, axis=-1)
     edges = np.stack(np.nonzero((distance <= field.config.model.cutoff) & ~np.eye(len(atoms), dtype=bool)))

@@ -166,13 +166,16 @@ def test_a_signal_stops_between_steps_and_the_rest_follows(springs, start, monke
 
     monkeypatch.setattr(Calculator, "calculate", interrupted)
     assert main(arguments) == 130
-    assert "--resume true" in capsys.readouterr().out
+    assert f"ipu-chem md --resume {start().out}" in capsys.readouterr().out
     assert len(read(start().out + "/trajectory.extxyz", ":")) == 3
     assert main(arguments) == 1
     assert "holds a simulation already" in capsys.readouterr().err
-    assert main([*arguments, "--resume", "true"]) == 0
+    assert main(["md", "--resume", start().out]) == 0
     assert len(read(start().out + "/trajectory.extxyz", ":")) == 9
     assert "40 steps, 0.02 ps of 9 atoms" in capsys.readouterr().out
+    assert main([*arguments, "--time", "0.03", "--resume", "true"]) == 0, "as it was said before"
+    output = capsys.readouterr().out
+    assert "--resume names the folder now" in output and "60 steps, 0.03 ps of 9 atoms" in output
 
 
 def test_bonds_are_those_of_the_start(ethanol):

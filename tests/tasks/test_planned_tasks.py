@@ -109,7 +109,7 @@ def test_the_model_is_the_runs() -> None:
     searched = example_model(replace(config, pack=replace(config.pack, edges=0, device_neighbors=6)), "meta")
     assert type(searched.model).__name__ == "DeviceEdges" and searched.model.max_neighbors == 6
     assert all(parameter.is_meta for parameter in searched.parameters())
-    intensive = replace(config, data=DataConfig(target="gap", extensive=False))
+    intensive = replace(config, data=DataConfig("file", target="gap", extensive=False))
     assert tuple(example_model(made).model.readout for made in (config, intensive)) == ("sum", "mean")
     with pytest.raises(ValueError, match="model.name='schnit'"):
         example_model(replace(config, model=ModelConfig("schnit")))

@@ -26,7 +26,7 @@ def test_options_decide():
         assert task_of(config).kind == kind
     assert task_of(replace(CASES["text"], data=DataConfig("ogbg-molesol"))).kind == "text property"
     assert task_of(replace(CASES["graphs"], data=DataConfig("ogbg-molesol"))).kind == "graphs"
-    with pytest.raises(ValueError, match="model.name='schnit': choose one of schnet"):
+    with pytest.raises(ValueError, match=r"model.name='schnit' \(did you mean 'schnet'\?\): choose one of schnet"):
         task_of(replace(CASES["graphs"], model=ModelConfig("schnit")))
 
 

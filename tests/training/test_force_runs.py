@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from poptorch_helpers import installed_double
-from support import pairs_once, random_store, with_random_forces
+from support import model_values, pairs_once, random_store, with_random_forces
 
 from ipu_chem.backends.options import ALONE, Batching
 from ipu_chem.backends.poptorch.backend import PopTorchBackend
@@ -36,6 +36,8 @@ POS = np.array(
     + [[1.89, -0.53, 0.89], [1.89, -0.53, -0.89], [3.02, 1.3, 0]]
 )
 
+SIZES = {"hidden_features": 32, "num_filters": 32, "num_interactions": 2, "num_gaussians": 20, "num_radial": 12}
+
 
 def springs(pos):
     """Energies [I] and forces [I, 9, 3] of springs between all atoms, in kcal/mol."""
@@ -62,13 +64,7 @@ def options(tmp_path):
             "test": 40,
         },
         "force_share": 0.95,
-        "model": {
-            "hidden_features": 32,
-            "num_filters": 32,
-            "num_interactions": 2,
-            "num_gaussians": 20,
-            "num_radial": 12,
-        },
+        "model": model_values("schnet", **SIZES),
         "pack": {"nodes": 45},
         "optimizer": {"learning_rate": 0.005, "max_grad_norm": 10.0},
         "batching": {"micro_batch_size": 2},
@@ -81,7 +77,7 @@ def options(tmp_path):
 
 @pytest.mark.parametrize("name", ["schnet", "painn"])
 def test_a_run_learns_forces_and_leaves_everything_behind(options, name, tmp_path):
-    options["model"]["name"] = name
+    options["model"] = model_values(name, **SIZES)
     options["training"].update(epochs=20)
     result = train(from_dict(options))
     metrics, run = result["results"]["test"], json.loads((tmp_path / "run" / "run.json").read_text())
@@ -179,7 +175,7 @@ def test_ipus_train_on_the_same_forces(kind):
 @pytest.mark.parametrize("name", ["schnet", "painn", "spookynet"])
 @pytest.mark.parametrize("neighbors", [0, 6])
 def test_every_operator_of_the_derivative_is_one_that_ipus_have(options, name, neighbors):
-    config = from_dict({**options, "model": {**options["model"], "name": name}})
+    config = from_dict({**options, "model": model_values(name, **SIZES)})
     config = replace(config, pack=replace(config.pack, edges=0, device_neighbors=neighbors))
     report = check_config(config)
     assert report.findings == (), report.text()

@@ -242,7 +242,7 @@ def test_a_run_from_before_an_option_was_there_resumes(options, make_config):
     train(make_config(options))
     path = Path(options["out"]) / "checkpoints" / "last.safetensors"
     tensors, state = load_checkpoint(path)
-    del state["config"]["model"]["num_radial"], state["config"]["precision"], state["config"]["training"]["prefetch"]
+    del state["config"]["model"]["table_points"], state["config"]["precision"], state["config"]["training"]["prefetch"]
     save_checkpoint(path, tensors, state)
     options["training"]["epochs"] = 4
     assert train(make_config(options), resume=True)["epoch"] == 4

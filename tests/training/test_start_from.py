@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from support import model_values
 
 from ipu_chem.checkpoint import load_checkpoint
 from ipu_chem.config import from_dict
@@ -15,7 +16,12 @@ from ipu_chem.train import train
 Z = np.array([6, 6, 8, 1, 1, 1, 1, 1, 1])
 
 
+SIZES = {"hidden_features": 8, "num_filters": 8, "num_interactions": 1, "num_gaussians": 8, "num_radial": 6}
+
+
 def with_options(options, **changes):
+    if "name" in changes.get("model", {}):  # each model has sizes of its own
+        options = {**options, "model": model_values(changes["model"]["name"], **SIZES)}
     return {**options, **{key: {**options.get(key, {}), **value} if isinstance(value, dict) else value
                           for key, value in changes.items()}}  # fmt: skip
 
@@ -29,7 +35,7 @@ def frames(tmp_path):
     np.savez(tmp_path / "rmd17_ethanol.npz", forces=10 * rng.normal(size=pos.shape), **arrays)
     return {
         "data": {"name": "rmd17", "path": str(tmp_path), "cache": str(tmp_path / "cache"), "validation": 8, "test": 8},
-        "model": {"hidden_features": 8, "num_filters": 8, "num_interactions": 1, "num_gaussians": 8, "num_radial": 6},
+        "model": model_values("schnet", **SIZES),
         "pack": {"nodes": 45, "positions": "float32"},
         "optimizer": {"learning_rate": 0.03},
         "training": {"epochs": 3, "progress": False, "report": False},

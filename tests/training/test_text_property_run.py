@@ -17,13 +17,14 @@ from support import CHAINS
 
 from ipu_chem.checkpoint import load_checkpoint
 from ipu_chem.cli import main
-from ipu_chem.config import from_dict
+from ipu_chem.config import KINDS, from_dict
 from ipu_chem.data.corpora.labels import load_labelled_corpus
 from ipu_chem.data.molecule import decode_texts
 from ipu_chem.data.selfies.tokens import Tokenizer
 from ipu_chem.huggingface import save_chemgpt
 from ipu_chem.language_model import load_language_model
 from ipu_chem.models.chemgpt import ChemGPT
+from ipu_chem.options import merge
 from ipu_chem.prediction.predict import predict_file
 from ipu_chem.tasks.registry import load_task
 from ipu_chem.tasks.text_labels import with_head
@@ -319,10 +320,9 @@ def test_it_writes_and_embeds_no_molecules_and_nothing_starts_from_it(property_o
     ],
 )
 def test_what_cannot_work_is_refused_in_one_sentence(property_options, changed, words):
-    for part, values in changed.items():
-        property_options[part] = {**property_options.get(part, {}), **values} if isinstance(values, dict) else values
+    options, _ = merge(KINDS, property_options, changed)
     with pytest.raises(ValueError, match=words):
-        train(from_dict(property_options))
+        train(from_dict(options))
     assert not Path(property_options["out"]).exists()
 
 

@@ -75,7 +75,7 @@ def prepare(path: Optional[Path], cache: Path, molecule: Optional[str] = None, l
         path: the .npz file, or a folder with it, also in raw/ or PyG's "ethanol CCSD(T)/raw/"; None downloads it.
             Beside a file ...-train.npz that of its test part is read, too, if it is there.
         cache: folder in which a download is kept.
-        molecule: one of `SOURCES`; None takes ethanol, or the file that is given.
+        molecule: whose frames, such as ethanol or aspirin (`SOURCES`); None takes ethanol, or the file that is given.
         limit: take the first frames only.
 
     Returns:

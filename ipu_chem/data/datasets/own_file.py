@@ -9,7 +9,7 @@ On data's way: file -> molecules -> store.
 
 import csv
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Dict, List, Literal, Optional, Tuple
 
 import numpy as np
 
@@ -42,7 +42,7 @@ def prepare(
     target: Optional[str] = None,
     unit: str = "",
     extensive: bool = True,
-    kind: str = "number",
+    kind: Literal["number", "binary"] = "number",
     force_key: str = "",
     limit: Optional[int] = None,
     seed: int = 0,

@@ -54,7 +54,7 @@ def prepare(path: Optional[Path], cache: Path, molecule: Optional[str] = None, l
         path: the .npz file, or a folder with it, also in npz_data/, rmd17/npz_data/ or raw/rmd17/npz_data/; None
             downloads the archive.
         cache: folder in which a download is kept.
-        molecule: one of `FORMULAS`; None takes ethanol, or the file that is given.
+        molecule: whose frames, such as ethanol or aspirin (`FORMULAS`); None takes ethanol, or the file that is given.
         limit: take the first frames only.
 
     Returns:

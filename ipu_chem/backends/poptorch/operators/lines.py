@@ -16,7 +16,7 @@ from torch import Tensor
 from ipu_chem.backends.poptorch.profile import tensors_of
 
 _TORCH = os.path.dirname(inspect.getfile(torch)) + os.sep
-_WATCHERS = os.path.join(os.path.dirname(__file__), "op_")
+_WATCHERS = os.path.dirname(__file__) + os.sep
 _MARK = "ipu_chem.line"  # in the metadata of autograd's nodes
 # Nodes whose operators need the line of the forward code: what they run has the same name for every caller.
 _FOLLOWED = ("SliceBackward", "SelectBackward", "GatherBackward", "ScatterAddBackward", "AsStridedBackward")

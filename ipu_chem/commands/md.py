@@ -1,0 +1,61 @@
+"""Simulate a molecule with the forces of trained runs, or go on with a simulation."""
+
+from dataclasses import dataclass
+from typing import Any, Dict, List
+
+from ipu_chem.commands.parsing import TRUTH, part, positional
+from ipu_chem.simulation.options import MdOptions
+
+_SHOWN = (
+    ("drift_meV_per_atom_per_ps", "drift of the total energy, meV per atom and ps"),
+    ("largest_deviation_meV_per_atom", "its largest deviation from the start, meV per atom"),
+    ("temperature_mean_K", "mean temperature, K"),
+    ("largest_bond_ratio", "most stretched bond, of its length at the start"),
+    ("largest_OH_angstrom", "longest O-H bond, Å"),
+    ("largest_force_std_eV_per_A", "largest disagreement of forces, eV/Å"),
+    ("milliseconds_per_step", "ms per step"),
+)
+
+
+@dataclass(frozen=True)
+class Options(MdOptions):
+    """What is simulated.
+
+    Attributes:
+        resume: folder of a simulation to go on with, up to --time; its options are those of its start.
+    """
+
+    structure: str = ""
+    runs: List[str] = positional("folder of a run, or of several, whose mean forces move the atoms", "*")
+    resume: str = ""
+
+
+def completed(given: Dict[str, Any]) -> Dict[str, Any]:
+    """The options that were given, over those that a resumed simulation was begun with."""
+    folder = given.get("resume", "")
+    if folder.lower() in TRUTH:
+        print("--resume names the folder now, as in --resume md; --resume true goes with the next release.")
+        folder = given.get("out", Options.out) if folder.lower() in ("true", "yes") else ""
+    if not folder:
+        return {**given, "resume": ""}
+    from ipu_chem.simulation.records import read_state
+
+    given = {name: value for name, value in given.items() if value != []}  # no runs among the words
+    return {**read_state(folder)["asked"], **given, "out": folder, "resume": folder}
+
+
+def run(options: Options) -> int:
+    """Simulate, and print how well energy and bonds were kept."""
+    from ipu_chem.simulation.md import run_md
+
+    if not options.runs or not options.structure:
+        raise ValueError("give folders of runs and --structure, or --resume and the folder of a simulation.")
+    summary = run_md(options.runs, part(options, MdOptions), bool(options.resume))
+    print(f"{summary['steps']:,} steps, {summary['time_ps']:.4g} ps of {summary['atoms']} atoms in {options.out}")
+    for name, what in _SHOWN:
+        if summary[name]:
+            print(f"{summary[name]:12.4g}  {what}")
+    if summary["signal"]:
+        print(f"stopped after step {summary['steps']}; go on with: ipu-chem md --resume {options.out}")
+        return 128 + summary["signal"]
+    return 0

@@ -1,0 +1,234 @@
+"""Words of a command line -> the options of a command, and of a run where it takes one.
+
+A command is a module with ``Options``, a dataclass whose fields are its flags, and ``run``. ``SECTIONS`` of a module
+are classes of `ipu_chem.options.Chosen` by the prefix of their flags; their options follow the name given.
+"""
+
+from dataclasses import field, fields
+from pathlib import Path
+from typing import Any, Dict, List, Literal, Mapping, NoReturn, Optional, Sequence, Tuple, get_args, get_origin
+
+from jsonargparse import ArgumentParser
+
+from ipu_chem.commands.recipes import config_path, read_yaml
+from ipu_chem.config import KINDS, RunConfig, check_keys, chosen, from_dict, of_any_version
+from ipu_chem.options import Option, merge, nearest, nested, walk
+from ipu_chem.signatures import REQUIRED
+
+_USUAL = (
+    *("name", "path", "target", "data.name", "data.path", "data.target", "model.name", "training.epochs"),
+    *("optimizer.learning_rate", "batching.micro_batch_size", "accelerator", "out"),
+)
+_CONFIG = Option("config", str, "", "YAML file, or the name of a recipe (ipu-chem recipes); flags win over it")
+TRUTH = ("true", "false", "yes", "no")
+
+
+def positional(help: str, many: str = "") -> Any:
+    """A field of ``Options`` that is given without a flag; ``many`` is "+" for one word or more, "*" also for none."""
+    how = {"default_factory": list} if many else {}
+    return field(metadata={"positional": True, "many": many, "help": help}, **how)
+
+
+def several(help: str, default: Sequence[Any] = ()) -> Any:
+    """A field of ``Options`` with one or more words behind its flag; without a default it is needed."""
+    how = {"default_factory": lambda: list(default)} if default else {}
+    return field(metadata={"many": "+", "help": help}, **how)
+
+
+def part(options: Any, cls: Any) -> Any:
+    """The fields of a dataclass among the options of a command."""
+    return cls(**{one.name: getattr(options, one.name) for one in fields(cls)})
+
+
+class Helped(Exception):
+    """Help was asked for; the argument is the text."""
+
+
+class Parser(ArgumentParser):
+    """One whose complaints fit a line."""
+
+    def error(self, message: str, *args: Any, **kwargs: Any) -> NoReturn:
+        """Print usage and message, and exit with status 2."""
+        super().error(" ".join(message.split()), *args, **kwargs)
+
+
+def parse(command: str, about: str, module: Any, argv: Sequence[str]) -> List[Any]:
+    """Arguments of ``module.run``: its options, then the config of a run or the section that it takes.
+
+    Args:
+        command: its name.
+        about: what it does, in a sentence.
+        module: of the command.
+        argv: words behind the name.
+
+    Raises:
+        Helped: help was asked for.
+        ValueError: a file that is none, or options that cannot work.
+        SystemExit: an unknown flag, or a value of the wrong type; usage and a sentence are printed.
+    """
+    sections: Mapping[str, Any] = getattr(module, "SECTIONS", {})
+    takes_run = "model" in sections
+    own = list(walk(module.Options))
+    mine = {one.name for one in own}
+    argv = list(argv)
+    names = {prefix: _value(argv, f"{prefix}.name" if prefix else "name") for prefix in sections}
+    base: Dict[str, Any] = {}
+    if takes_run:
+        argv, base = _read_files(argv, {prefix: {"name": name} for prefix, name in names.items() if name})
+        classes = chosen(merge(KINDS, base, {prefix: {"name": name} for prefix, name in names.items() if name})[0])
+        options = [_CONFIG, *own, *(one for one in walk(RunConfig, classes) if one.name not in mine)]
+    else:
+        classes = {prefix: kind.of(names[prefix] or "") for prefix, kind in sections.items()}
+        options = [*own, *(one for kind in classes.values() for one in walk(kind))]
+    _help(command, about, argv, options, mine, sections)
+    parser = make_parser(command, about, options)
+    given = _flat(parser.parse_args(_checked(argv, options, classes, parser), defaults=False).as_dict())
+    taken = getattr(module, "completed", dict)({name: given.pop(name) for name in mine & set(given)})
+    for one in own:
+        if one.default is REQUIRED and one.name not in taken:
+            parser.error(f"--{one.name} is needed: {one.help}")
+    arguments = [module.Options(**taken)]
+    if takes_run:
+        values, left_out = merge(KINDS, base, nested(given))
+        if left_out:
+            print(f"left out, as others have no such option: {', '.join(left_out)}")
+        arguments.append(from_dict(values))
+    return arguments + [kind(**given) for kind in classes.values() if not takes_run]
+
+
+def make_parser(command: str, about: str, options: Sequence[Option], epilog: str = "") -> Parser:
+    """A parser of these options alone; abbreviations are refused."""
+    words = [one.name.upper() + (" ..." if one.metadata.get("many") else "") for one in options if _is_positional(one)]
+    usage = " ".join([f"ipu-chem {command}", *words, "[options]"])
+    parser = Parser(
+        prog=f"ipu-chem {command}", usage=usage, description=about, epilog=epilog, allow_abbrev=False, add_help=False
+    )
+    for one in options:
+        how: Dict[str, Any] = {"type": one.type}
+        if get_origin(one.type) is Literal and all(isinstance(word, str) for word in get_args(one.type)):
+            how = {"choices": get_args(one.type)}  # which older versions of jsonargparse refuse without a sentence
+        if one.metadata.get("many"):
+            how = {"type": get_args(one.type)[0], "nargs": one.metadata["many"]}
+        if one.default is not REQUIRED and not _is_positional(one):
+            how["default"] = one.default
+        name = one.name if _is_positional(one) else f"--{one.name}"
+        parser.add_argument(name, help=one.help.replace("%", "%%"), **how)
+    return parser
+
+
+def _help(
+    command: str, about: str, argv: List[str], options: Sequence[Option], mine: "set[str]", sections: Mapping[str, Any]
+) -> None:
+    """Raise what was asked for: the usual options, all, or those of one model or data set."""
+    for prefix, kind in sections.items():
+        name = _value(argv, f"{prefix}.help".lstrip("."))
+        if name and prefix:
+            raise Helped(_of_one(command, prefix, kind, name))
+    if "--help-all" in argv:
+        raise Helped(make_parser(command, about, options).format_help())
+    if not {"--help", "-h"} & set(argv):
+        return
+    shown = [one for one in options if one.name in (*mine, "config", *_USUAL)]
+    epilog = ""
+    if len(shown) < len(options):
+        ways = ["--help-all lists all options"]
+        named = [f"--{prefix}.help {kind.of().chosen}" for prefix, kind in sections.items() if prefix]
+        ways += [f"{' and '.join(named)} those of one of them"] if named else []
+        epilog = "; ".join(ways) + ". Names are not abbreviated; --flag means --flag true."
+    raise Helped(make_parser(command, about, shown, epilog).format_help())
+
+
+def _of_one(command: str, prefix: str, kind: Any, name: str) -> str:
+    """Help on the options of one model or data set."""
+    own = [one for one in walk(kind.of(name)) if one.name in kind.of(name).own()]
+    options = [one._replace(name=f"{prefix}.{one.name}") for one in own]
+    return make_parser(command, f"Options of {prefix}.name={name}.", options).format_help()
+
+
+def _read_files(argv: List[str], named: Dict[str, Any]) -> Tuple[List[str], Dict[str, Any]]:
+    """The other words, and the values of the files of --config and of --resume's run, later ones over earlier ones."""
+    rest: List[str] = []
+    paths: List[Path] = []
+    words = iter([part for word in argv for part in (word.split("=", 1) if _names_file(word) else [word])])
+    for word in words:
+        if word == "--config":
+            paths.append(config_path(next(words, "")))
+            continue
+        if word == "--resume":
+            folder = next(words, "")
+            if not (Path(folder) / "config.yaml").is_file():
+                raise ValueError(f"{folder} holds no run to resume (no config.yaml).")
+            paths.insert(0, Path(folder) / "config.yaml")
+            rest += ["--resume", folder, "--out", folder]
+            continue
+        rest.append(word)
+    values: Dict[str, Any] = {}
+    for path in paths:
+        try:
+            values, _ = merge(KINDS, values, of_any_version(read_yaml(path)))
+            try:
+                check_keys(values)
+            except ValueError:  # options of a name that a flag gives, where files give none
+                if all(one["name"] == (values.get(key) or {}).get("name", one["name"]) for key, one in named.items()):
+                    check_keys({**values, **{key: {**(values.get(key) or {}), **one} for key, one in named.items()}})
+                else:
+                    raise
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
+    return rest, values
+
+
+def _names_file(word: str) -> bool:
+    return word.startswith(("--config=", "--resume="))
+
+
+def _value(argv: Sequence[str], name: str) -> Optional[str]:
+    """The last value of a flag."""
+    found = None
+    for place, word in enumerate(argv):
+        if word == f"--{name}" and place + 1 < len(argv):
+            found = argv[place + 1]
+        elif word.startswith(f"--{name}="):
+            found = word.partition("=")[2]
+    return found
+
+
+def _checked(argv: Sequence[str], options: Sequence[Option], classes: Mapping[str, Any], parser: Parser) -> List[str]:
+    """The words with whole names of flags that there are; a switch alone is true."""
+    known = {one.name: one.type for one in options if not _is_positional(one)}
+    result: List[str] = []
+    for place, word in enumerate(argv):
+        if not word.startswith("--") or word == "--":
+            result.append(word)
+            continue
+        name, equals, value = word[2:].partition("=")
+        plain = name.rstrip("+")  # as in --training.loggers+ wandb
+        if plain not in known and plain.replace("-", "_") in known:
+            name = plain = plain.replace("-", "_")
+        if plain not in known:
+            parser.error(_unknown(plain, known, classes))
+        if known[plain] in (bool, Optional[bool]) and not equals:
+            following = argv[place + 1] if place + 1 < len(argv) else ""
+            equals, value = ("", "") if following.lower() in TRUTH else ("=", "true")
+        result.append(f"--{name}{equals}{value}")
+    return result
+
+
+def _unknown(name: str, known: Mapping[str, Any], classes: Mapping[str, Any]) -> str:
+    prefix, _, option = name.rpartition(".")
+    kind: Any = classes.get(prefix)
+    if kind is not None and kind.owners(option):
+        return kind.unknown(kind.chosen, option)
+    return f"unknown option --{name}{nearest(name, list(known))}"
+
+
+def _is_positional(option: Option) -> bool:
+    return bool(option.metadata.get("positional"))
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> Dict[str, Any]:
+    """Nested values by dotted names."""
+    result: Dict[str, Any] = {}
+    for key, value in values.items():
+        result.update(_flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value})
+    return result

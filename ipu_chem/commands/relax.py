@@ -1,0 +1,35 @@
+"""Move the atoms of structures to where trained runs see no forces."""
+
+from dataclasses import dataclass
+from typing import List
+
+from ipu_chem.commands.parsing import part, positional
+from ipu_chem.simulation.options import RelaxOptions
+
+
+@dataclass(frozen=True)
+class Options(RelaxOptions):
+    """What is relaxed.
+
+    Attributes:
+        structures: .xyz, .extxyz or .sdf file.
+    """
+
+    runs: List[str] = positional("folder of a run, or of several, whose mean forces move the atoms", "+")
+    structures: str = ""
+
+
+def run(options: Options) -> int:
+    """Relax every structure of a file and list those that did not come to rest."""
+    from ipu_chem.simulation.relax import relax_file
+
+    if not options.structures:
+        raise ValueError("--structures is needed: an .xyz, .extxyz or .sdf file.")
+    relaxed = relax_file(options.runs, options.structures, part(options, RelaxOptions))
+    left = [one for one in relaxed if not one.converged]
+    for one in left:
+        print(f"{one.name}: the largest force is {one.fmax:.3g} eV/Å after {one.steps} steps{one.reason}")
+    print(
+        f"{len(relaxed) - len(left):,} structures relaxed to {options.fmax} eV/Å, {len(left):,} not: {options.output}"
+    )
+    return 0 if len(left) < len(relaxed) else 1
