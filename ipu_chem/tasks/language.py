@@ -62,7 +62,8 @@ class LanguageTask(Task):
         """See `Task.load`."""
         check_not_frozen(config.model)
         data, state = config.data, state or {}
-        store = load_corpus(data.name, data.path or None, data.cache or None, limit=data.limit, workers=data.workers)
+        path = getattr(data, "path", "")  # data sets of a user's own have none
+        store = load_corpus(data.name, path or None, data.cache or None, limit=data.limit, workers=data.workers)
         tokenizer = choose_tokenizer(config, store, state)
         ids = tokenizer.encode_store(store)
         row = config.pack.tokens or choose_row(ids.lengths, width_of(config.model.size, config.model.hidden_features))

@@ -268,14 +268,15 @@ def _labelled(config: RunConfig) -> Store:
     if is_smiles_table(data):
         store = load_labelled_dataset(data.name, data.path, data.cache, data.limit, data.workers)
         return select_targets(store, data.target)
-    if data.name != "file" or not data.path:
+    path = getattr(data, "path", "")  # data sets of a user's own have none
+    if data.name != "file" or not path:
         raise ValueError(
-            f"data.name={data.name}, data.path={data.path!r}: labels of molecules as text come from a .csv of your "
+            f"data.name={data.name}, data.path={path!r}: labels of molecules as text come from a .csv of your "
             "own or a data set of SMILES; give data.name=file and its path, or leave data.target empty to learn the "
             "text itself."
         )
     manner = {"cache": data.cache, "limit": data.limit, "workers": data.workers}
-    return load_labelled_corpus(data.path, target_names(data), data.unit, data.extensive, data.kind, **manner)
+    return load_labelled_corpus(path, target_names(data), data.unit, data.extensive, data.kind, **manner)
 
 
 def _earlier(config: RunConfig, state: Mapping[str, Any]) -> Tuple[Dict[str, Any], Optional[Tokenizer]]:
