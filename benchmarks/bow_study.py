@@ -1,4 +1,4 @@
-"""What the study of SchNet on Bow IPUs published, and its loader: beside benchmarks/ipu_time.py, which predicts it.
+"""Published figures of the study of SchNet on Bow IPUs, and a model of its loader; ipu_time.py predicts them.
 
 Source: graphcore-research/hydronet-gnn (arXiv:2211.13853) @ a89c2e4: experiments/strong_scaling.ipynb,
 perf_ablation.ipynb, model_architechture.ipynb, configs/ and sweeps/. Graphs a second, means of 25 epochs.
@@ -27,7 +27,7 @@ class Case(NamedTuple):
     """One data set as it was packed or padded.
 
     Attributes:
-        atoms: slots of a micro-batch, over all of which the model looks for neighbours.
+        atoms: slots of a micro-batch, over all of which the model looks for neighbors.
         accumulation: micro-batches of a step.
         molecules: of an epoch.
         calls: of an epoch.
@@ -121,7 +121,7 @@ def epoch_seconds(case: Case, call: float, loader: Loader, asynchronous: bool = 
 
 
 def study_task(atoms: int, fast_softplus: bool = True) -> Task:
-    """The study's model on a micro-batch of so many atoms, whose neighbours it looks for among all of them."""
+    """The study's model on a micro-batch of so many atoms, whose neighbors it looks for among all of them."""
     model = ModelConfig(
         "schnet", hidden_features=100, num_filters=100, num_interactions=4, num_gaussians=25, cutoff=6.0, filter="exact"
     )

@@ -1,4 +1,4 @@
-"""What is transferred to the device: one NamedTuple of tensors, whose order and shapes are the compiled signature.
+"""Batches that are transferred to the device: NamedTuples of tensors, whose order and shapes are compiled in.
 
 On data's way: collate -> CompactPack, CompactNodePack, TokenPack, TextPropertyPack -> Backend.train_step / evaluate
 -> model.

@@ -1,4 +1,4 @@
-"""How many molecules a second this host turns into batches: measured here, on made-up molecules in the run's shape.
+"""Rate at which this host turns molecules into batches: measured here, on made-up molecules in the run's shape.
 
 The loader is the one that a run would have, over a store and a plan as a run would have them; only what the molecules
 consist of is made up.
@@ -27,7 +27,7 @@ _WIDTH = 4 / 8  # bytes of a 64-bit number on the device, of those here
 
 
 class HostRate(NamedTuple):
-    """What a loader makes of molecules.
+    """Sizes of a loader's packs, and its rate.
 
     Attributes:
         molecules_per_pack, units_per_pack: means over the packs of a plan; units are atoms, or symbols of text.

@@ -1,4 +1,4 @@
-"""How fast a run will be on Bow IPUs, and what holds it back: predicted, not measured.
+"""Speed of a run on Bow IPUs, and what limits it: predicted, not measured.
 
 On data's way: CallTime of the device, HostRate of this host, link -> Speed -> `speed_text` -> terminal.
 """
@@ -18,7 +18,7 @@ _LOADER = "this host's loader"
 
 
 class Speed(NamedTuple):
-    """What the parts of a machine allow, each by itself.
+    """Rates that the parts of a machine allow, each by itself.
 
     Attributes:
         molecules: a second, by part.

@@ -1,4 +1,4 @@
-"""What a graph model takes, made on the device from the fewest bytes that can be transferred to it.
+"""Inputs of a graph model, made on the device from the fewest bytes that can be transferred to it.
 
 Masks and indices follow from counts that the host states: where each molecule ends, how many edges there are.
 None is guessed from an atomic number or a position.

@@ -211,7 +211,7 @@ class PopTorchBackend(Backend):
                 raise ValueError(f"{name} is {_short(tensor.dtype)}, which IPUs do not have; call model.float() first.")
 
     def _check_operators(self, program: Program, micro_batch: Any, trains: bool) -> None:
-        """What PopTorch would refuse of either program or, worse, do wrong; before blocks are marked in the model.
+        """Refuse what PopTorch would refuse of either program or, worse, do wrong; before blocks are marked in it.
 
         The evaluation program of a training run is looked at, too: it should not fail after hours.
         """

@@ -86,7 +86,7 @@ class Task:
 
 
 def predict_call(task: Task, layout: Layout) -> CallTime:
-    """How long a call of the training program takes in a layout; predicted, not measured."""
+    """Time that a call of the training program takes in a layout; predicted, not measured."""
     weights, size = layout.precision.weights, layout.batching.micro_batch_size
     return call_time(
         task.profiles(weights, size),

@@ -1,4 +1,4 @@
-"""What PopTorch compiles: a model, with its loss or alone, as a module that has the form which PopTorch expects.
+"""Programs that PopTorch compiles: a model, with its loss or alone, as a module in the form that PopTorch expects.
 
 On data's way: PopTorchBackend -> training or evaluation program -> model. PopTorch itself is handed in by the backend.
 """
@@ -71,7 +71,7 @@ class EvaluationProgram(DeviceProgram):
         self.overlap = overlap
 
     def forward(self, *inputs: Tensor) -> Any:
-        """What the model takes and returns."""
+        """Inputs of the model -> its outputs."""
         if self.overlap is not None:
             inputs = tuple(map(self.overlap[0], inputs))
         with indices_in(torch.int32):

@@ -95,7 +95,7 @@ def _is_of_poptorch(finding: Finding) -> bool:
 
 
 def compile_error(kind: str, error: BaseException, poptorch: Any) -> str:
-    """What PopTorch raised while it compiled, in a sentence.
+    """Sentence about whatever PopTorch raised while it compiled.
 
     Args:
         kind: of program: training or evaluation.

@@ -1,4 +1,4 @@
-"""How long a block of a model takes on a Bow IPU for one micro-batch, forward and backward: predicted, not measured.
+"""Time that a block of a model takes on a Bow IPU for one micro-batch, forward and backward: predicted, not measured.
 
 Blocks of SchNet are recognized by their operators and take what their microbenchmark took; layers of transformers
 take what tuned trainings of wide ones took; everything else is its operators added up.

@@ -1,4 +1,4 @@
-"""How long a call of the training program takes on Bow IPUs: predicted, not measured.
+"""Time that a call of the training program takes on Bow IPUs: predicted, not measured.
 
 A call is device_iterations optimizer steps; a step is its micro-batches through the slowest stage, the bubble of a
 pipeline, the exchange of gradients between replicas and the update.

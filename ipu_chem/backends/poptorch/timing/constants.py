@@ -35,7 +35,7 @@ FUNCTION = 17.0  # an element and tile: exp, log, tanh, square root, division
 REDUCTION = 1.5  # an element and tile
 SOFTPLUS = 2 * FUNCTION + 4 * ELEMENT  # an element and tile, of the fast form
 SOFTMAX = FUNCTION + 2 * REDUCTION + 2 * ELEMENT
-# Nearest neighbours of N atoms, all together: 98 us at 576 atoms, 223 at 1,344; the sum with its distances is guessed.
+# Nearest neighbors of N atoms, all together: 98 us at 576 atoms, 223 at 1,344; the sum with its distances is guessed.
 SEARCH = (123_600.0, 206.0)  # 1, N^2 / T
 # Multiply-adds a cycle and tile, measured (data sheet); and what products of some size reach of them, fitted (BLOCK).
 PRODUCTS_SINGLE, PRODUCTS_HALF, PRODUCTS_REACH = 16, 64, 0.7

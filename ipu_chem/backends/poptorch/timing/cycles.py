@@ -1,4 +1,4 @@
-"""How many cycles an operator takes on a Bow IPU: predicted, not measured on one.
+"""Cycles that an operator takes on a Bow IPU: predicted, not measured on one.
 
 On data's way: Operator -> `forward_cycles`, `training_cycles` -> time model. Formulas and where their numbers come
 from: `ipu_chem.backends.poptorch.timing.constants`; all are monotone in every size.
@@ -78,7 +78,7 @@ def training_cycles(operator: Operator, recomputed: bool = False) -> float:
 
 
 def _spread(rows: float, others: float, columns: float) -> float:
-    """What is left when the planner weighs sending parts of a table about against looking through more indices."""
+    """Remainder when the planner weighs sending parts of a table about against looking through more indices."""
     return sqrt(rows * others * columns / TILES)
 
 
