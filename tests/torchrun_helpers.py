@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import uuid
 from pathlib import Path
 from typing import Any, Dict
 
@@ -14,7 +15,9 @@ SECOND_OF_TWO = {"TORCHELASTIC_RUN_ID": "1", "RANK": "1", "WORLD_SIZE": "2", "LO
 
 def torchrun(*command: str, processes: int = 2) -> Any:
     """A script, or a module after "-m", in processes of their own."""
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    # Not --standalone, which is always port 29400 in older torch: two tests at once would meet there.
+    meeting = ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0", "--rdzv-id", uuid.uuid4().hex]
+    launcher = [sys.executable, "-m", "torch.distributed.run", *meeting, "--nproc-per-node", str(processes)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     pipe = subprocess.PIPE
     return subprocess.Popen([*launcher, *command], stdout=pipe, stderr=subprocess.STDOUT, text=True, env=environment)
