@@ -93,29 +93,6 @@ def compact_kind(edges: bool = True, charges: bool = False, forces: bool = False
     return kind
 
 
-class GraphPack(NamedTuple):
-    """B packs of molecules side by side with everything that a graph model takes, in its forward's order.
-
-    Every index counts inside its own pack. Loaders make `CompactPack` or `CompactNodePack` instead, from which
-    `ipu_chem.models.compact` makes these inputs on the device.
-    """
-
-    # inputs
-    z: Tensor  # [B, N] uint8, atomic numbers
-    pos: Tensor  # [B, N, 3] float, Å
-    graph_index: Tensor  # [B, N] integer in 0..G-1, molecule of each atom
-    edge_index: Tensor  # [B, 2, E] integer in 0..N-1, row 0 source, row 1 target (PyG's order)
-    node_mask: Tensor  # [B, N] bool, False in padding
-    edge_mask: Tensor  # [B, E] bool, False in padding
-    graph_mask: Tensor  # [B, G] bool, False in padding
-    # targets
-    y: Tensor  # [B, G, T] float, standardised targets
-    weight: Tensor  # [B, G, T] float, 0 in padding and for missing labels; sums to 1 over an optimizer step
-
-    inputs = property(inputs_of)
-    targets = property(targets_of)
-
-
 class TokenPack(NamedTuple):
     """B packs of S symbols: molecules written as text one after the other, padding at the end of every pack.
 

@@ -1,7 +1,4 @@
-"""How far filters read from a table are from those that the network itself gives.
-
-On data's way: beside training; looks at weights, never at molecules.
-"""
+"""Errors of filters that are read from a table, against those of the network itself; molecules are not needed."""
 
 import copy
 from typing import List
@@ -9,11 +6,11 @@ from typing import List
 import torch
 from torch import Tensor, nn
 
-from ipu_chem.models.tables import DistanceTable
+from ipu_chem.models.tables import DistanceTable, Tabulated
 
 # Relative to the largest value of a filter: what float32 itself costs a network of two layers.
 LARGEST_FILTER_ERROR = 2e-6
-_PER_INTERVAL = 3  # distances looked at between two points of the grid
+_PER_INTERVAL = 3  # distances compared between two points of the grid
 
 
 def filter_error(model: nn.Module) -> float:
@@ -32,18 +29,16 @@ def filter_error(model: nn.Module) -> float:
 
 
 def is_tabulated(model: nn.Module) -> bool:
-    """Whether a model, or the model in a wrapper, reads filters from a table."""
+    """True if a model, or the model in a wrapper, reads filters from a table."""
     return bool(_tabulated(model))
 
 
-def _tabulated(model: nn.Module) -> List[nn.Module]:
-    parts = [part for part in model.modules() if hasattr(part, "grid_inputs")]
-    return [part for part in parts if isinstance(part.table, DistanceTable)]
+def _tabulated(model: nn.Module) -> List[Tabulated]:
+    return [part for part in model.modules() if isinstance(part, Tabulated) and part.table is not None]
 
 
 @torch.no_grad()
-def _error_of(model: nn.Module) -> float:
-    """Of a model with interactions, a table and `filter_inputs`."""
+def _error_of(model: Tabulated) -> float:
     single, double = copy.deepcopy(model).float(), copy.deepcopy(model).double()
     table: DistanceTable = single.table  # type: ignore[assignment]
     between = torch.linspace(0.0, 1.0, _PER_INTERVAL + 2)[1:-1]

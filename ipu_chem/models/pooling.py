@@ -19,6 +19,7 @@ from typing import Dict, List, Tuple
 import torch
 from torch import Tensor, nn
 
+from ipu_chem.models.base import Model
 from ipu_chem.models.chemgpt import ChemGPT
 from ipu_chem.models.layers import at_least_float32, keep
 
@@ -115,7 +116,7 @@ class PooledHead(nn.Module):
         return pool(self.ln_f(x), ends, self.kind, self.special_tokens)
 
 
-class PooledChemGPT(nn.Module):
+class PooledChemGPT(Model):
     """A ChemGPT that gives a vector for each molecule in place of logits.
 
     Weights are the ChemGPT's own and keep their names; its projection on the vocabulary is left behind.
@@ -139,7 +140,7 @@ class PooledChemGPT(nn.Module):
         self.head: nn.Module = PooledHead(chemgpt.head.ln_f, pooling, special_tokens)
 
     def blocks(self) -> List[str]:
-        """Names of the submodules at which a pipeline may be cut, in the order of execution."""
+        """See `Model.blocks`."""
         return ["embedding"] + [f"layers.{i}" for i in range(len(self.layers))] + ["head"]
 
     def learning_rate_multipliers(self) -> Dict[str, float]:

@@ -3,18 +3,19 @@
 A filter network sees nothing of an edge but its length. So its values on a grid of distances, computed anew in
 every step, stand in for one evaluation per edge, and gradients flow through them into the same weights.
 
-On data's way: inside a model's forward, between distances and filters. Shapes: P edges or pairs of all packs,
+Shapes: P edges or pairs of all packs,
 F features, K points or intervals of the grid.
 """
 
 import math
-from typing import Any, Callable, NamedTuple, Optional
+from typing import Any, Callable, NamedTuple, Optional, Tuple
 
 import torch
 from torch import Tensor, nn
 
+from ipu_chem.models.base import GraphModel
 from ipu_chem.models.convolution import EdgeList, convolve
-from ipu_chem.models.layers import as_index, take_rows
+from ipu_chem.models.layers import as_index, cosine_cutoff, cosine_wave, take_rows
 
 FILTERS = ("exact", "table", "chebyshev")
 # Intervals per width of the narrowest function that filters are made of: there the cubic's error is that of
@@ -211,3 +212,40 @@ def make_table(filter: str, cutoff: float, width: float, points: int = 0) -> Opt
     if filter == "exact":
         return None
     return (CubicTable if filter == "table" else ChebyshevTable)(cutoff, width, points)
+
+
+class Tabulated(GraphModel):
+    """A graph model whose filters follow from the lengths of edges alone, so that they may be tabulated.
+
+    Attributes:
+        table: None for exact filters.
+        interactions: modules with ``filters(basis, envelope)``, of what `distance_inputs` or `grid_inputs` gives.
+        basis: of distances, [...] Å -> [..., R].
+        embedding: of elements; filters have the format of its weights.
+        cutoff: Å.
+    """
+
+    table: Optional[DistanceTable]
+    interactions: nn.ModuleList
+    basis: nn.Module
+    embedding: nn.Embedding
+    cutoff: float
+
+    def distance_inputs(self, distance: Tensor, real: Optional[Tensor] = None) -> Tuple[Tensor, Tensor]:
+        """Basis [P, R] and cutoff function [P, 1] at distances [P] Å, the latter 0 where ``real`` [P] is."""
+        envelope = cosine_cutoff(distance, self.cutoff)
+        return self._inputs(distance, envelope if real is None else envelope * real)
+
+    def grid_inputs(self) -> Tuple[Tensor, Tensor]:
+        """The same at the distances of the table's grid, [K, R] and [K, 1]."""
+        grid = self.grid()
+        return self._inputs(grid, cosine_wave(grid, self.cutoff))
+
+    def grid(self) -> Tensor:
+        """[K] Å."""
+        assert self.table is not None
+        return self.table.grid()
+
+    def _inputs(self, distance: Tensor, envelope: Tensor) -> Tuple[Tensor, Tensor]:
+        dtype = self.embedding.weight.dtype
+        return self.basis(distance).to(dtype), envelope.unsqueeze(-1).to(dtype)
