@@ -60,6 +60,11 @@ class PredictsPadding(Sound):
         return super().forward(graph) + 1.0
 
 
+class DividesByNothing(Sound):
+    def forward(self, graph: Graph) -> Tensor:
+        return super().forward(graph) / graph.node_mask.sum()
+
+
 class SeesTheWholePack(Sound):
     def atoms(self, graph: Graph) -> Tensor:
         return super().atoms(graph) * (1.0 + 1e-4 * graph.z.sum())
@@ -146,14 +151,14 @@ BROKEN: Tuple[Tuple[Any, Any, Tuple[Any, ...]], ...] = (
     (SeesTheWholePack, contract.test_a_pack_equals_its_molecules_one_by_one, ()),
     (SeesTheWholePack, contract.test_molecules_do_not_see_each_other, ()),
     (SeesTheWholePack, contract.test_forces_of_an_energy_and_their_gradients_in_packs_equal_those_one_by_one, ()),
-    (PredictsPadding, contract.test_an_empty_pack_gives_zero_loss_and_zero_gradients, ()),
+    (DividesByNothing, contract.test_an_empty_pack_gives_zero_loss_and_zero_gradients, ()),
     (AbsolutePositions, contract.test_predictions_stay_when_molecules_turn_and_move, (False,)),
     (PushesItself, contract.test_forces_of_an_energy_turn_with_the_molecule_and_add_up_to_nothing, (False,)),
     (CountsAtoms, contract.test_the_order_of_atoms_and_edges_does_not_matter, ()),
     (ConstantDistances, contract.test_forces_of_an_energy_are_its_derivatives, ()),
     (ConstantWeights, contract.test_gradients_by_weights_are_derivatives, ()),
     (OneWay, contract.test_pairs_work_as_edges_in_both_directions, ()),
-    (Rounded, contract.test_the_order_of_atoms_and_edges_does_not_matter, ()),
+    (Rounded, contract.test_forces_of_an_energy_are_its_derivatives, ()),
     (SumsIn16Bits, contract.test_weights_of_16_bits_give_nearly_the_same, ()),
     (ShapesFollowContents, contract.test_every_operator_has_a_poptorch_handler, ("float32",)),
     (Tanh, contract.test_so_has_every_operator_of_forces_of_an_energy, ("float32",)),
@@ -167,9 +172,7 @@ def form_of(model: Any) -> Form:
     return plain
 
 
-@pytest.mark.parametrize(
-    "model, test, arguments", BROKEN, ids=[f"{one[0].__name__}-{one[1].__name__}" for one in BROKEN]
-)
+@pytest.mark.parametrize("model, test, arguments", BROKEN)
 def test_a_broken_model_is_caught(model: Any, test: Any, arguments: Tuple[Any, ...]) -> None:
     test(form_of(Sound), *arguments)
     with pytest.raises(AssertionError):
