@@ -64,14 +64,14 @@ def lengths(vectors: Tensor) -> Tensor:
 
 
 class Model(nn.Module):
-    """What every model declares."""
+    """A model with the declarations that every model has."""
 
     def blocks(self) -> List[str]:
         """Names of the submodules at which a pipeline may be cut, in the order of execution; none by default."""
         return []
 
     def learning_rate_multipliers(self) -> Dict[str, float]:
-        """By parameter name, what Adam's learning rate is multiplied with; 1 for those that are not named."""
+        """Factors of Adam's learning rate by parameter name; 1 for those that are not named."""
         return {}
 
 

@@ -6,7 +6,6 @@ name are the published ones: scores are not scaled and heads are narrow. For siz
 what later work found better: scaled scores, heads 32 wide; rotary positions and maximal update parametrization
 (G. Yang et al., "Tensor Programs V", 2022) are options.
 
-On data's way: TokenPack.inputs -> ChemGPT -> logits [B, S, V] -> token_cross_entropy.
 Shapes: B packs, S symbol slots, V symbols of the vocabulary, F features, H heads.
 """
 

@@ -60,7 +60,7 @@ class CompactInputs(GraphWrapper):
 
 
 def masks_from_ends(graph_ends: Tensor, num_nodes: int) -> Tuple[Tensor, Tensor, Tensor]:
-    """Which slots are real, and whose atoms are whose.
+    """Masks of real slots, and the molecule of each atom.
 
     Args:
         graph_ends: [B, G] integer, atoms up to the end of each molecule; in padding those of the whole pack.

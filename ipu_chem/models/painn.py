@@ -8,7 +8,7 @@ Shapes: B packs, N node, E edge, G graph slots, F features, T targets. Vectors a
 """
 
 import math
-from typing import Any, List, NamedTuple, Optional, Tuple
+from typing import Any, NamedTuple, Optional, Tuple
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +20,7 @@ from ipu_chem.models.tables import DistanceTable, Tabulated, make_table
 
 
 class Edges(NamedTuple):
-    """What messages need to know of the edges."""
+    """Edges as messages need them."""
 
     source: Tensor  # [P] integer; of undirected edges both ways, [2 P]
     target: Tensor  # [P] or [2 P] integer
@@ -143,10 +143,6 @@ class PaiNN(Tabulated):
                     nn.init.zeros_(module.bias)
         nn.init.normal_(self.embedding.weight)
         nn.init.zeros_(self.head[2].weight)
-
-    def blocks(self) -> List[str]:
-        """See `Model.blocks`."""
-        return ["embedding"] + [f"interactions.{i}" for i in range(len(self.interactions))] + ["head"]
 
     def forward(self, graph: Graph) -> Tensor:
         """See `GraphModel.forward`."""

@@ -10,7 +10,6 @@ one place that has seen the whole molecule: "last", its last symbol, was trained
 "eos", the mark of its end, was never asked for anything, but the mark is always the same, so that vectors differ only
 in what was seen, and linear models learn properties better from them. Means and sums are better than both.
 
-On data's way: TextPropertyPack.inputs -> PooledChemGPT -> [B, M, F] -> embeddings, or a head that predicts.
 Shapes: B packs, S token slots, M molecule slots, F features.
 """
 
@@ -144,7 +143,7 @@ class PooledChemGPT(Model):
         return ["embedding"] + [f"layers.{i}" for i in range(len(self.layers))] + ["head"]
 
     def learning_rate_multipliers(self) -> Dict[str, float]:
-        """By parameter name, see `ChemGPT.learning_rate_multipliers`; 1 for what it does not have."""
+        """See `ChemGPT.learning_rate_multipliers`; 1 for what it does not have."""
         return {name: self._multipliers.get(name, 1.0) for name, _ in self.named_parameters()}
 
     def forward(self, ids: Tensor, position_ids: Tensor, ends: Tensor) -> Tensor:

@@ -41,7 +41,7 @@ def _parameters(name: str) -> Set[str]:
 
 
 def sizes_of(name: str) -> Set[str]:
-    """What may be chosen about a model for itself: names of its constructor's arguments."""
+    """Options of a model: names of its constructor's arguments that no run fills."""
     return _parameters(name) - FILLED - {"readout", "filter"}
 
 

@@ -1,31 +1,25 @@
 """SchNet: energies and other scalars of molecules from continuous-filter convolutions.
 
 K. T. Schuett et al., "SchNet: A continuous-filter convolutional neural network for modeling quantum
-interactions", NeurIPS 2017, arXiv:1706.08566; layer sizes and initialisation as in PyTorch Geometric.
+interactions", NeurIPS 2017, arXiv:1706.08566; layer sizes and initialization as in PyTorch Geometric.
 
 Shapes: B packs, N node, E edge, G graph slots, F features, T targets.
 """
 
-from typing import Any, List, NamedTuple, Optional, Tuple
+from typing import Any, NamedTuple, Optional, Tuple
 
 from torch import Tensor, nn
 
 from ipu_chem.models.base import Graph, check_readout_and_cutoff, edge_vectors, lengths, zero_padded
 from ipu_chem.models.convolution import Convolution, EdgeList
-from ipu_chem.models.layers import (
-    GaussianBasis,
-    ShiftedSoftplus,
-    at_least_float32,
-    look_up,
-    read_out,
-)
+from ipu_chem.models.layers import GaussianBasis, ShiftedSoftplus, at_least_float32, look_up, read_out
 from ipu_chem.models.tables import DistanceTable, Tabulated, make_table
 
 MAX_Z = 100  # atomic numbers 0 (padding) to 99
 
 
 class Edges(NamedTuple):
-    """What messages need to know of the edges."""
+    """Edges as messages need them."""
 
     list: EdgeList  # P of them
     basis: Tensor  # [P, num_gaussians]; of the table's grid, [K, num_gaussians], when filters are tabulated
@@ -133,10 +127,6 @@ class SchNet(Tabulated):
                     nn.init.zeros_(module.bias)
         nn.init.normal_(self.embedding.weight)
         nn.init.zeros_(self.head[2].weight)
-
-    def blocks(self) -> List[str]:
-        """See `Model.blocks`."""
-        return ["embedding"] + [f"interactions.{i}" for i in range(len(self.interactions))] + ["head"]
 
     def forward(self, graph: Graph) -> Tensor:
         """See `GraphModel.forward`."""

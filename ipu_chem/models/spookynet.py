@@ -17,19 +17,16 @@ import torch
 from torch import Tensor, nn
 
 from ipu_chem.models.base import Graph, GraphModel, check_readout_and_cutoff, edge_vectors, zero_padded
-from ipu_chem.models.bernstein import BernsteinBasis
 from ipu_chem.models.dispersion import Dispersion, check_dispersion_elements
 from ipu_chem.models.electrons import ElectronEmbedding
-from ipu_chem.models.electrostatics import Electrostatics, conserve_charge
 from ipu_chem.models.layers import at_least_float32, flat_index, look_up, read_out, smooth_cutoff, sum_into
-from ipu_chem.models.pack_pairs import others, pair_distances, same_molecule
+from ipu_chem.models.physics import Electrostatics, ZblRepulsion, conserve_charge, others, pair_distances, same_molecule
 from ipu_chem.models.schnet import MAX_Z
-from ipu_chem.models.spooky_interaction import SpookyEdges, SpookyInteraction, quadrupole
-from ipu_chem.models.zbl import ZblRepulsion
+from ipu_chem.models.spooky_interaction import BernsteinBasis, SpookyEdges, SpookyInteraction, quadrupole
 
 
 class Atoms(NamedTuple):
-    """What is known of atoms besides their graph."""
+    """Atoms, beside their graph."""
 
     owner: Tensor  # [B * N] integer in 0..B * G - 1
     real: Tensor  # [B * N, 1] float, 0 in padding
@@ -211,7 +208,7 @@ class SpookyNet(GraphModel):
         return targets, conserve_charge(charges, total, atoms.owner, atoms.real.to(charges.dtype))
 
     def _physical(self, graph: Graph, atoms: Atoms, edges: Distances, charges: Optional[Tensor]) -> Tensor:
-        """What repulsion, electrostatics and dispersion add to an atom's energy: [B * N, 1], or a plain 0."""
+        """Repulsion, electrostatics and dispersion, as energies of atoms [B * N, 1]; 0 without them."""
         energy = torch.zeros_like(atoms.real)
         if self.zbl is not None:
             pairs = self.zbl(graph.z.reshape(-1), edges.distance, edges.envelope, edges.source, edges.target)

@@ -1,4 +1,4 @@
-"""What modules around a model have in common: to everyone else they are the model itself."""
+"""Modules around a model, which to everyone else are the model itself."""
 
 from typing import Any, List, Tuple
 
@@ -11,7 +11,7 @@ _PREFIX = "model."
 
 
 def wrapped_name(block: str) -> str:
-    """What the innermost model calls one of its blocks, however many wrappers are around it."""
+    """The name of a block in the innermost model, however many wrappers are around it."""
     while block.startswith(_PREFIX):
         block = block[len(_PREFIX) :]
     return block

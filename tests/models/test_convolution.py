@@ -7,10 +7,9 @@ from support import as_dtype, gradients, pack_store, pairs_once, random_store
 
 from ipu_chem.losses import LOSSES
 from ipu_chem.models.convolution import EdgeList, convolve
-from ipu_chem.models.filter_check import LARGEST_FILTER_ERROR, filter_error
 from ipu_chem.models.painn import PaiNN
 from ipu_chem.models.schnet import SchNet
-from ipu_chem.models.tables import CubicTable
+from ipu_chem.models.tables import LARGEST_FILTER_ERROR, CubicTable, filter_error
 from packing import Budget
 
 BUDGET = Budget(nodes=24, edges=220, graphs=7)

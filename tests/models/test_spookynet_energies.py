@@ -11,11 +11,10 @@ from support import GraphPack, as_dtype, pack_store, random_store
 
 from ipu_chem.models.base import Graph
 from ipu_chem.models.dispersion import DISPERSION_ELEMENTS, Dispersion, check_dispersion_elements
-from ipu_chem.models.electrostatics import Electrostatics, conserve_charge
 from ipu_chem.models.layers import smooth_cutoff
+from ipu_chem.models.physics import Electrostatics, ZblRepulsion, conserve_charge
 from ipu_chem.models.schnet import MAX_Z
 from ipu_chem.models.spookynet import SpookyNet
-from ipu_chem.models.zbl import ZblRepulsion
 from packing import Budget
 
 DOUBLE = torch.float64
