@@ -449,7 +449,7 @@ class GraphModelContract:
         for _ in range(6):
             way = torch.from_numpy(rng.normal(size=tuple(pack.pos.shape))) * real
             steps = [energy(pack.pos + step * way) for step in self._STEPS]
-            assert float((forces * way).sum()) == pytest.approx(-self._slope(steps), rel=1e-6, abs=1e-6)
+            assert float((forces * way).sum()) == pytest.approx(-self._derivative(steps), rel=1e-6, abs=1e-6)
 
     def test_gradients_by_weights_are_derivatives(self, form: Form) -> None:
         """Of the loss, with forces in it where there are any."""
@@ -475,11 +475,11 @@ class GraphModelContract:
                 found.append(float(value().detach()))
             for p, old in zip(weights, kept):
                 p.data.copy_(old)
-            assert expected == pytest.approx(self._slope(found), rel=1e-5, abs=1e-6) and expected != 0
+            assert expected == pytest.approx(self._derivative(found), rel=1e-5, abs=1e-6) and expected != 0
 
     _STEPS = (-2e-4, -1e-4, 1e-4, 2e-4)
 
-    def _slope(self, values: List[float]) -> float:
+    def _derivative(self, values: List[float]) -> float:
         """Derivative of a function by its values at `_STEPS`, to fourth order."""
         return (8 * (values[2] - values[1]) - (values[3] - values[0])) / 12e-4
 
