@@ -335,7 +335,7 @@ class GraphModelContract:
 
     @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
     def test_garbage_in_padding_changes_no_bit(self, form: Form, dtype: torch.dtype) -> None:
-        for seed in range(5):
+        for seed in range(3):
             clean = form.pack(seed, 6, ROOMY, dtype)
             dirty = with_garbage(clean, np.random.default_rng(seed))
             assert not clean.node_mask.all() and not torch.equal(clean.z, dirty.z)
@@ -544,9 +544,11 @@ class GraphModelContract:
     @pytest.mark.parametrize("weights", ["float32", "float16"])
     def test_every_operator_has_a_poptorch_handler(self, form: Form, weights: str) -> None:
         inner = form.build(torch.float32)
-        for loss in LOSSES.values() if form.label == form.name else (LOSSES["mse"],):
-            self._check_operators(form, inner, loss, weights, inner.needs_charge)
-        self._check_operators(form, DeviceEdges(inner, CUTOFF, 4), LOSSES["mse"], weights, inner.needs_charge)
+        self._check_operators(form, inner, LOSSES["mse"], weights, inner.needs_charge)
+        if form.label == form.name:  # the other forms know no other losses, and no other edges
+            device = DeviceEdges(inner, CUTOFF, 4)
+            for loss in LOSSES.values():
+                self._check_operators(form, device, loss, weights, inner.needs_charge)
 
     @pytest.mark.parametrize("weights", ["float32", "float16"])
     def test_so_has_every_operator_of_forces_of_an_energy(self, form: Form, weights: str) -> None:
