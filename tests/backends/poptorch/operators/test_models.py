@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 import torch
-from op_probes import marked
 from support import example_model, example_packs, model_values
 from torch import Tensor
 
+from backends.poptorch.operators.op_probes import marked
 from ipu_chem.backends.base import Program
 from ipu_chem.backends.half import HalfOnCpu, weights_to_half
 from ipu_chem.backends.options import Batching, Precision

@@ -4,8 +4,8 @@ from typing import Any, Dict
 
 import pytest
 import yaml
-from planner_tasks import SCHNET, chemgpt_task, graph_config, graph_task
 
+from backends.poptorch.planner_tasks import SCHNET, chemgpt_task, graph_config, graph_task
 from ipu_chem.backends.options import Batching, Precision
 from ipu_chem.backends.poptorch.layout import Layout, Refusal, advice, blocks_text, complaint
 from ipu_chem.backends.poptorch.machine import machines

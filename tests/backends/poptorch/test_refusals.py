@@ -278,7 +278,7 @@ def loaded(path: str) -> str:
         "import sys; from ipu_chem.backends.pytorch.backend import TorchBackend; TorchBackend('cpu'); "
         "print(getattr(sys.modules.get('poptorch'), '__file__', 'nothing'))"
     )
-    root = str(Path(__file__).resolve().parents[2])
+    root = str(Path(__file__).resolve().parents[3])
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([path, root])}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, cwd=root)
     assert done.returncode == 0, done.stderr

@@ -5,9 +5,9 @@ from typing import Dict
 
 import pytest
 import torch
-from gpt2_layouts import GPT2, HALF, ROWS, Tokens, cross_entropy
-from planner_tasks import SCHNET, chemgpt_task, graph_config, graph_task
 
+from backends.poptorch.gpt2_layouts import GPT2, HALF, ROWS, Tokens, cross_entropy
+from backends.poptorch.planner_tasks import SCHNET, chemgpt_task, graph_config, graph_task
 from benchmarks import bow_study as study
 from ipu_chem.backends.options import Batching
 from ipu_chem.backends.poptorch.options import IpuOptions

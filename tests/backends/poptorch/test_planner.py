@@ -5,10 +5,10 @@ from typing import List
 
 import pytest
 import torch
-from gpt2_layouts import GPT2, ROWS, Tokens, cross_entropy
-from planner_tasks import SCHNET, chemgpt_task, graph_config, graph_task
 from torch import Tensor, nn
 
+from backends.poptorch.gpt2_layouts import GPT2, ROWS, Tokens, cross_entropy
+from backends.poptorch.planner_tasks import SCHNET, chemgpt_task, graph_config, graph_task
 from ipu_chem.backends.base import Program
 from ipu_chem.backends.options import Batching, Precision
 from ipu_chem.backends.poptorch.blocks import choose_stages

@@ -7,9 +7,9 @@ from typing import Any, Dict
 import pytest
 import torch
 import yaml
-from op_probes import marked
 from torch import Tensor
 
+from backends.poptorch.operators.op_probes import marked
 from ipu_chem.cli import main
 from ipu_chem.config import from_dict
 from ipu_chem.doctor.check import check_config

@@ -5,10 +5,10 @@ from typing import Any, Callable
 
 import pytest
 import torch
-from op_probes import Probe, check, check_meta, example, marked
 from torch import Tensor, nn
 from torch.nn import functional
 
+from backends.poptorch.operators.op_probes import Probe, check, check_meta, example, marked
 from ipu_chem.backends.poptorch.operators.check import Finding, Report, check_program, merge
 
 HOST = torch.full((4,), 2.0)
@@ -324,9 +324,7 @@ def test_the_first_finding_is_raised_with_the_number_of_others() -> None:
     def several(m: Any, x: Tensor, i: Tensor) -> Tensor:
         return torch.hypot(x, x) + torch.lerp(x, x, 0.5) + torch.logaddexp(x, x)  # here
 
-    with pytest.raises(
-        ValueError, match=r"test_op_findings.py:\d+: IPUs cannot run aten::hypot: .*\(2 more findings\)"
-    ):
+    with pytest.raises(ValueError, match=r"test_findings.py:\d+: IPUs cannot run aten::hypot: .*\(2 more findings\)"):
         check(several).raise_if_refused()
     check(lambda m, x, i: x * 2).raise_if_refused()
 

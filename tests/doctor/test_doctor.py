@@ -121,7 +121,7 @@ def test_a_missing_operator_fails_though_there_is_room(monkeypatch: pytest.Monke
     monkeypatch.setattr(Interaction, "forward", forward)
     assert print_plan(recipe("nci3d_demo"), 1, loader_seconds=0) == 1
     output = capsys.readouterr().out
-    assert "test_doctor_ipu.py:" in output and "no handler: aten::index_add (3 times)" in output
+    assert "test_doctor.py:" in output and "no handler: aten::index_add (3 times)" in output
     assert "fits with these options" in output and output.endswith("but PopTorch would not compile it, see above\n")
 
 

@@ -5,9 +5,9 @@ from typing import Any, Callable, Dict
 import numpy as np
 import pytest
 import torch
-from op_probes import check, check_meta
 from torch import Tensor
 
+from backends.poptorch.operators.op_probes import check, check_meta
 from ipu_chem.backends.poptorch.operators.check import Report
 
 Function = Callable[[Any, Tensor, Tensor], Any]
@@ -50,7 +50,10 @@ MADE_ON_DEVICE: Dict[str, Function] = {
 def test_what_the_host_makes_is_refused(name: str, run: Callable[[Function], Report]) -> None:
     findings = run(MADE_ON_HOST[name]).findings
     assert [finding.kind for finding in findings] == ["host tensor"]
-    assert findings[0].where.startswith("tests/ipu/test_op_host.py:") or "test_op_host.py:" in findings[0].where
+    assert (
+        findings[0].where.startswith("tests/backends/poptorch/operators/test_host.py:")
+        or "test_host.py:" in findings[0].where
+    )
     assert "use register_buffer, or .to(x.device)" in findings[0].text
 
 

@@ -5,10 +5,10 @@ from typing import Any, Callable, Dict, Set
 
 import pytest
 import torch
-from op_probes import Probe, check, check_meta, example
 from torch import Tensor
 from torch.nn import functional
 
+from backends.poptorch.operators.op_probes import Probe, check, check_meta, example
 from ipu_chem.backends.poptorch.operators.check import Report, check_program
 from ipu_chem.backends.poptorch.operators.handlers import (
     BY_VALUE,

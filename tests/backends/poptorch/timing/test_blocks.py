@@ -4,12 +4,12 @@ from typing import List, Tuple
 
 import pytest
 import torch
-from gpt2_layouts import Row
-from gpt2_layouts import profile as gpt2_profile
 from hypothesis import given
 from hypothesis import strategies as st
-from planner_tasks import SCHNET, chemgpt_task, graph_config, graph_task
 
+from backends.poptorch.gpt2_layouts import Row
+from backends.poptorch.gpt2_layouts import profile as gpt2_profile
+from backends.poptorch.planner_tasks import SCHNET, chemgpt_task, graph_config, graph_task
 from ipu_chem.backends.options import Batching
 from ipu_chem.backends.poptorch.options import IpuOptions
 from ipu_chem.backends.poptorch.timing import blocks as block_time

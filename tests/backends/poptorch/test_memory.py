@@ -3,8 +3,8 @@
 from typing import Any, Dict, List, Tuple
 
 import pytest
-from gpt2_layouts import HALF, ROWS, Row, fill, profile
 
+from backends.poptorch.gpt2_layouts import HALF, ROWS, Row, fill, profile
 from ipu_chem.backends.options import Batching, Precision
 from ipu_chem.backends.poptorch.machine import IPU_BYTES, MIB
 from ipu_chem.backends.poptorch.memory import COMFORTABLE_SHARE, KINDS, IpuMemory, MemoryModel

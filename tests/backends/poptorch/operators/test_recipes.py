@@ -13,7 +13,7 @@ from ipu_chem.commands.recipes import recipes
 from ipu_chem.config import DataConfig, ModelConfig, PackConfig, RunConfig, from_dict
 from ipu_chem.doctor.check import check_config
 
-RECIPES = Path(__file__).resolve().parents[2] / "ipu_chem" / "recipes"
+RECIPES = Path(__file__).resolve().parents[4] / "ipu_chem" / "recipes"
 
 
 @pytest.mark.parametrize("name", recipes())

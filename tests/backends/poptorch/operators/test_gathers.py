@@ -4,10 +4,10 @@ from typing import Any, Callable, Dict, Tuple
 
 import pytest
 import torch
-from op_probes import Probe, check, check_meta, example, marked
 from torch import Tensor
 from torch.nn import functional
 
+from backends.poptorch.operators.op_probes import Probe, check, check_meta, example, marked
 from ipu_chem.backends.poptorch.operators.check import Finding, Report, check_program
 
 Function = Callable[[Any, Tensor, Tensor], Any]

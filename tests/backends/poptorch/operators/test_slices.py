@@ -4,10 +4,10 @@ from typing import Any, Callable, Dict
 
 import pytest
 import torch
-from op_probes import check, check_meta, marked
 from torch import Tensor
 from torch.nn import functional
 
+from backends.poptorch.operators.op_probes import check, check_meta, marked
 from ipu_chem.backends.poptorch.operators.check import Report
 
 Function = Callable[[Any, Tensor, Tensor], Any]

@@ -12,7 +12,7 @@ import yaml
 from ipu_chem.cli import COMMANDS, main
 from ipu_chem.commands.recipes import recipes
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 def fails(capsys, *argv):
