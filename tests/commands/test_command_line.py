@@ -50,6 +50,33 @@ def test_help_fits_a_screen_and_says_where_the_rest_is(capsys):
     assert all(command in shown(capsys, "--help") for command in COMMANDS)
 
 
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_is_for_readers(command, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    text = shown(capsys, command, "--help")
+    assert all(len(line) <= 80 for line in text.splitlines()) and text.count("\n") <= 80
+    assert not any(word in text for word in ("type: ", "default: )", "null", "Optional", "{true,false}"))
+
+
+def test_help_says_what_is_typed(capsys):
+    text = " ".join(shown(capsys, "md", "--help").split())
+    assert "usage: ipu-chem md [RUNS ...] [options]" in text and "--timestep FLOAT fs (default: 0.5)" in text
+    assert "--progress [true|false] show a progress bar (default: true)" in text
+    assert "(default: lpfhp best_fit auto)" in " ".join(shown(capsys, "pack", "--help").split())
+
+
+def test_resume_names_the_folder_everywhere(capsys, tmp_path):
+    elsewhere = "--resume goes on in the folder that it names; leave --out out."
+    (tmp_path / "config.yaml").write_text("model: {name: painn}\n")
+    resumed = config_of("--resume", str(tmp_path))
+    assert resumed.out == str(tmp_path) and resumed.model.name == "painn"
+    assert config_of(f"--resume={tmp_path}", "--out", str(tmp_path)) == resumed
+    assert elsewhere in refused(capsys, "train", "--resume", str(tmp_path), "--out", "other")
+    assert elsewhere in refused(capsys, "md", "--resume", str(tmp_path), "--out=other")
+    assert "holds no run to resume" in refused(capsys, "train", "--resume")
+    assert "unknown option --resume" in refused(capsys, "search", "--grid", "demo_rates", "--resume", str(tmp_path))
+
+
 @pytest.mark.parametrize("words", [["train", "--help"], ["train", "--model.help", "spookynet"], ["recipes"]])
 def test_help_loads_no_torch(words):
     code = f"""
