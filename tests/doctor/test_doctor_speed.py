@@ -10,7 +10,7 @@ import yaml
 from support import example_loss, example_model, example_packs
 
 from ipu_chem.backends.options import Batching
-from ipu_chem.backends.poptorch.planner import Task, check_layout, plan
+from ipu_chem.backends.poptorch.planner import Workload, check_layout, plan
 from ipu_chem.backends.poptorch.timing.span import Span
 from ipu_chem.cli import main
 from ipu_chem.commands.recipes import recipes
@@ -31,8 +31,8 @@ def planned(config: RunConfig) -> Any:
     return task_of(config).planned(config)
 
 
-def workload(config: RunConfig) -> Task:
-    return Task(example_model(config, "meta"), example_loss(config), example_packs(config, 1), config.optimizer, 8)
+def workload(config: RunConfig) -> Workload:
+    return Workload(example_model(config, "meta"), example_loss(config), example_packs(config, 1), config.optimizer, 8)
 
 
 @pytest.mark.parametrize("name", recipes())

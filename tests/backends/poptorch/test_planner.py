@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from backends.poptorch.gpt2_layouts import GPT2, ROWS, Tokens, cross_entropy
-from backends.poptorch.planner_tasks import SCHNET, chemgpt_task, graph_config, graph_task
+from backends.poptorch.workloads import SCHNET, chemgpt_workload, graph_config, graph_workload
 from ipu_chem.backends.base import Program
 from ipu_chem.backends.options import Batching, Precision
 from ipu_chem.backends.poptorch.blocks import choose_stages
@@ -16,7 +16,7 @@ from ipu_chem.backends.poptorch.layout import Layout, Refusal
 from ipu_chem.backends.poptorch.machine import IPU_BYTES, MIB
 from ipu_chem.backends.poptorch.memory import COMFORTABLE_SHARE
 from ipu_chem.backends.poptorch.options import IpuOptions
-from ipu_chem.backends.poptorch.planner import HALF, Task, check_layout, plan
+from ipu_chem.backends.poptorch.planner import HALF, Workload, check_layout, plan
 from ipu_chem.backends.poptorch.profile import meta_copy
 from ipu_chem.backends.poptorch.stages import block_costs
 from ipu_chem.batches.types import GraphPack, first_target
@@ -42,7 +42,7 @@ def assert_sound(layout: Layout, ipus: int) -> None:
     "size, precision, micro_batch_size", [(SMALL, Precision(), 8), (MIDDLE, Precision(), 2), (MIDDLE, HALF, 4)]
 )
 def test_small_chemgpt_is_on_one_ipu_a_replica(size: str, precision: Precision, micro_batch_size: int) -> None:
-    task = chemgpt_task(size)
+    task = chemgpt_workload(size)
     for ipus in (1, 4, 16, 64):
         layout = plan(task, ipus, precision)
         assert_sound(layout, ipus)
@@ -61,7 +61,7 @@ def test_small_chemgpt_is_on_one_ipu_a_replica(size: str, precision: Precision, 
 @pytest.mark.parametrize("tokens", [128, 256])
 @pytest.mark.parametrize("ipus", [16, 64])
 def test_large_chemgpt_is_spread_over_16_ipus(tokens: int, ipus: int) -> None:
-    layout = plan(chemgpt_task(LARGE, tokens), ipus, HALF)
+    layout = plan(chemgpt_workload(LARGE, tokens), ipus, HALF)
     assert_sound(layout, ipus)
     options = layout.options
     assert options.ipus_per_replica == 16 and layout.batching.replication_factor == ipus // 16
@@ -74,7 +74,7 @@ def test_large_chemgpt_is_spread_over_16_ipus(tokens: int, ipus: int) -> None:
 
 
 def test_a_head_of_its_own_is_on_the_last_ipu() -> None:
-    layout = plan(chemgpt_task(LARGE, tied=False), 16, HALF)
+    layout = plan(chemgpt_workload(LARGE, tied=False), 16, HALF)
     assert_sound(layout, 16)
     assert len(layout.stages) == 16 and layout.stages[-1].ipu == 15 and layout.stages[-1].blocks[-1] == "head"
     assert layout.options.layers_per_ipu is not None and sum(layout.options.layers_per_ipu) == 24
@@ -83,7 +83,7 @@ def test_a_head_of_its_own_is_on_the_last_ipu() -> None:
 
 @pytest.mark.parametrize("ipus", [1, 4])
 def test_large_chemgpt_is_refused_on_few_ipus_with_the_next_that_fits(ipus: int) -> None:
-    task = chemgpt_task(LARGE)
+    task = chemgpt_workload(LARGE)
     with pytest.raises(Refusal) as caught:
         plan(task, ipus, HALF)
     refusal, text = caught.value, str(caught.value)
@@ -101,7 +101,7 @@ def test_large_chemgpt_is_refused_on_few_ipus_with_the_next_that_fits(ipus: int)
 @pytest.mark.parametrize("ipus", [16, 64])
 def test_large_chemgpt_in_32_bits_is_told_of_16(ipus: int) -> None:
     with pytest.raises(Refusal, match="float16 weights") as caught:
-        plan(chemgpt_task(LARGE), ipus, Precision())
+        plan(chemgpt_workload(LARGE), ipus, Precision())
     other = caught.value.alternative
     assert other is not None and other.precision == HALF and other.ipus == ipus
 
@@ -116,7 +116,7 @@ def test_large_chemgpt_in_32_bits_is_told_of_16(ipus: int) -> None:
     ids=["qm9", "hydronet", "painn"],
 )
 def test_models_of_molecules_are_on_one_ipu_a_replica(config) -> None:
-    task = graph_task(config)
+    task = graph_workload(config)
     as_published = check_layout(task, config.batching, config.ipu)
     assert as_published.fits and as_published.memory[0].blocks[0] == "model.embedding"
     on_a_pod = check_layout(task, replace(config.batching, replication_factor=16), config.ipu)
@@ -128,7 +128,7 @@ def test_models_of_molecules_are_on_one_ipu_a_replica(config) -> None:
 
 
 def test_packs_of_a_step_are_kept_where_they_can_be() -> None:
-    task = graph_task(graph_config("schnet", Batching(4, 8), **SCHNET))
+    task = graph_workload(graph_config("schnet", Batching(4, 8), **SCHNET))
     for ipus in (1, 2, 4, 8, 16, 32):
         layout = plan(task, ipus)
         assert layout.batching.packs_per_step == 32
@@ -137,7 +137,7 @@ def test_packs_of_a_step_are_kept_where_they_can_be() -> None:
 
 def test_without_a_wish_micro_batches_grow_until_memory_is_nearly_full() -> None:
     config = graph_config("schnet", Batching(16), **SCHNET)
-    free = replace(graph_task(config), packs_per_step=0)
+    free = replace(graph_workload(config), packs_per_step=0)
     layout = plan(free, 1)
     assert layout.batching.gradient_accumulation == 1 and 0.5 < layout.fullest.share <= COMFORTABLE_SHARE
 
@@ -159,27 +159,27 @@ class Chain(nn.Module):
         return x
 
 
-def chain_task(layers: int, mib: int, **other) -> Task:
+def chain_workload(layers: int, mib: int, **other) -> Workload:
     """Layers of so many MiB of float32 weights each."""
     width = int((mib * MIB / 4) ** 0.5)
     with torch.device("meta"):
         model = Chain(layers, width)
     packs = GraphPack(*[torch.zeros(1, 1, 1)] * 9)
-    return Task(model, lambda prediction, y, weight: (prediction * weight).sum(), packs, **other)
+    return Workload(model, lambda prediction, y, weight: (prediction * weight).sum(), packs, **other)
 
 
 def test_what_slows_down_least_comes_first() -> None:
     # 16 bytes a parameter, then 8 + 8 / replicas, then 8; and 4 for the copies of operands.
-    kept = plan(chain_task(1, 100), 4).options
+    kept = plan(chain_workload(1, 100), 4).options
     assert not kept.replicated_tensor_sharding and not kept.optimizer_state_offchip
-    shared = plan(chain_task(1, 140), 4).options
+    shared = plan(chain_workload(1, 140), 4).options
     assert shared.replicated_tensor_sharding and not shared.optimizer_state_offchip
-    away = plan(chain_task(1, 140), 1).options
+    away = plan(chain_workload(1, 140), 1).options
     assert away.optimizer_state_offchip and not away.replicated_tensor_sharding
-    split = plan(chain_task(2, 200), 2).options
+    split = plan(chain_workload(2, 200), 2).options
     assert split.ipus_per_replica == 2 and split.optimizer_state_offchip
     # SGD has no state: nothing has to leave the chip.
-    assert not plan(chain_task(1, 140, optimizer=OptimizerConfig("sgd")), 1).options.optimizer_state_offchip
+    assert not plan(chain_workload(1, 140, optimizer=OptimizerConfig("sgd")), 1).options.optimizer_state_offchip
 
 
 class Tied(nn.Module):
@@ -220,7 +220,7 @@ def test_the_head_takes_room_on_the_embeddings_ipu() -> None:
     with torch.device("meta"):
         model = Tied(20, kept=55)
     packs = GraphPack(*[torch.zeros(1, 1, 1)] * 9)
-    layout = plan(Task(model, lambda prediction, y, weight: prediction.sum(), packs), 2)
+    layout = plan(Workload(model, lambda prediction, y, weight: prediction.sum(), packs), 2)
     assert layout.options.layers_per_ipu == (3, 5) and not layout.options.optimizer_state_offchip
     assert layout.memory[0].stages == (0, 2) and not layout.is_tight
 
@@ -232,7 +232,7 @@ def test_gpt2_small_is_planned_no_slower_than_it_was_published() -> None:
         model = GPT2(row)
     ids = torch.zeros(1, row.tokens, dtype=torch.int32)
     tokens = Tokens(ids, ids.long(), torch.zeros(1, row.tokens))
-    task = Task(model, cross_entropy, tokens, packs_per_step=8192)
+    task = Workload(model, cross_entropy, tokens, packs_per_step=8192)
     options = IpuOptions(
         ipus_per_replica=4, layers_per_ipu=(0, 4, 4, 4), optimizer_state_offchip=True, replicated_tensor_sharding=True
     )
@@ -243,7 +243,7 @@ def test_gpt2_small_is_planned_no_slower_than_it_was_published() -> None:
     assert _busiest(task, found) < 1.05 * _busiest(task, published)
 
 
-def _busiest(task: Task, layout: Layout) -> float:
+def _busiest(task: Workload, layout: Layout) -> float:
     """Operations of the busiest IPU for a pack, shared by the replicas."""
     flops = {profile.name: profile.flops for profile in task.profiles("float16", 1)}
     return max(sum(flops[name] for name in ipu.blocks) for ipu in layout.memory) / layout.batching.replication_factor
@@ -254,7 +254,7 @@ def test_uneven_stages_are_worth_more_ipus() -> None:
     with torch.device("meta"):
         model = Tied(20, kept=55)
     packs = GraphPack(*[torch.zeros(1, 1, 1)] * 9)
-    task = Task(model, lambda prediction, y, weight: prediction.sum(), packs)
+    task = Workload(model, lambda prediction, y, weight: prediction.sum(), packs)
     assert plan(task, 2).options.layers_per_ipu == (3, 5)
     assert plan(task, 4).options.layers_per_ipu == (2, 2, 2, 2)
 
@@ -262,13 +262,13 @@ def test_uneven_stages_are_worth_more_ipus() -> None:
 @pytest.mark.parametrize(
     "task, ipus, weights",
     [
-        (chemgpt_task(LARGE), 16, HALF),
-        (chemgpt_task(MIDDLE), 4, Precision()),
-        (graph_task(graph_config("schnet", Batching(1), nodes=192, **SCHNET)), 2, Precision()),
+        (chemgpt_workload(LARGE), 16, HALF),
+        (chemgpt_workload(MIDDLE), 4, Precision()),
+        (graph_workload(graph_config("schnet", Batching(1), nodes=192, **SCHNET)), 2, Precision()),
     ],
     ids=["chemgpt-1.2b", "chemgpt-19m", "schnet"],
 )
-def test_the_backend_cuts_where_the_planner_does(task: Task, ipus: int, weights: Precision) -> None:
+def test_the_backend_cuts_where_the_planner_does(task: Workload, ipus: int, weights: Precision) -> None:
     options = IpuOptions(ipus_per_replica=ipus, optimizer_state_offchip=True)
     batching = Batching(1, 64)
     layout = check_layout(task, batching, options, weights)
@@ -280,7 +280,7 @@ def test_the_backend_cuts_where_the_planner_does(task: Task, ipus: int, weights:
 
 
 def test_room_to_spare_comes_before_fewer_ipus() -> None:
-    one = chain_task(2, 110)
+    one = chain_workload(2, 110)
     tight = check_layout(one, Batching(), IpuOptions(optimizer_state_offchip=True))
     assert tight.fits and tight.is_tight
     assert plan(one, 2).options.ipus_per_replica == 2 and not plan(one, 2).is_tight
@@ -290,13 +290,13 @@ def test_room_to_spare_comes_before_fewer_ipus() -> None:
 
 def test_nothing_fits_a_layer_that_is_larger_than_an_ipu() -> None:
     with pytest.raises(Refusal, match="Nothing up to 256 IPUs fits") as caught:
-        plan(chain_task(2, 900), 4)
+        plan(chain_workload(2, 900), 4)
     assert caught.value.alternative is None
 
 
 def test_what_the_layout_does_not_decide_is_kept() -> None:
     asked = IpuOptions(merge_all_reduce=True, prefetch_depth=4, executable_cache="cache", io_tiles=32, seed=3)
-    options = plan(chain_task(2, 200), 2, options=asked).options
+    options = plan(chain_workload(2, 200), 2, options=asked).options
     assert (options.merge_all_reduce, options.prefetch_depth, options.executable_cache, options.seed) == (
         True,
         4,
@@ -304,13 +304,13 @@ def test_what_the_layout_does_not_decide_is_kept() -> None:
         3,
     )
     assert options.io_tiles == 0, "a pipeline has none"
-    assert plan(chain_task(1, 10), 4, options=asked).options.io_tiles == 32
+    assert plan(chain_workload(1, 10), 4, options=asked).options.io_tiles == 32
     share = IpuOptions(available_memory_proportion=(0.3,))
-    assert plan(chain_task(1, 10), 4, options=share).options.available_memory_proportion == (0.3,)
+    assert plan(chain_workload(1, 10), 4, options=share).options.available_memory_proportion == (0.3,)
 
 
 def test_sharded_ipus_keep_their_execution_and_need_no_accumulation() -> None:
-    layout = plan(chain_task(4, 100), 4, options=IpuOptions(execution="sharded"))
+    layout = plan(chain_workload(4, 100), 4, options=IpuOptions(execution="sharded"))
     assert (
         layout.options.execution == "sharded"
         and "one after the other" in layout.describe()
@@ -329,7 +329,7 @@ def test_a_layout_that_does_not_fit_is_relieved(
     mib: int, batching: Batching, options: IpuOptions, expected: dict
 ) -> None:
     with pytest.raises(Refusal, match="this layout does not fit") as caught:
-        check_layout(chain_task(1, mib), batching, options)
+        check_layout(chain_workload(1, mib), batching, options)
     other = caught.value.alternative
     assert other is not None and other.fits and other.ipus == batching.replication_factor
     assert {name: getattr(other.options, name) for name in expected} == expected
@@ -339,7 +339,7 @@ def test_a_layout_that_does_not_fit_is_relieved(
 def test_micro_batches_are_made_smaller_first() -> None:
     config = graph_config("schnet", Batching(128, 1, 2), **SCHNET)
     with pytest.raises(Refusal, match="most of it activations") as caught:
-        check_layout(graph_task(config), config.batching, config.ipu)
+        check_layout(graph_workload(config), config.batching, config.ipu)
     other = caught.value.alternative
     assert other is not None and other.fits and not other.options.optimizer_state_offchip
     assert other.batching.micro_batch_size < 128 and other.batching.packs_per_step == config.batching.packs_per_step
@@ -348,13 +348,13 @@ def test_micro_batches_are_made_smaller_first() -> None:
 def test_a_pipeline_is_told_to_recompute() -> None:
     options = IpuOptions(ipus_per_replica=16, optimizer_state_offchip=True, recompute=False)
     with pytest.raises(Refusal) as caught:
-        check_layout(chemgpt_task(LARGE), Batching(1, 64), options, HALF)
+        check_layout(chemgpt_workload(LARGE), Batching(1, 64), options, HALF)
     other = caught.value.alternative
     assert other is not None and other.ipus == 16 and other.options.recompute
 
 
 def test_options_that_contradict_each_other_are_refused() -> None:
-    task = chain_task(2, 10)
+    task = chain_workload(2, 10)
     with pytest.raises(ValueError, match="lent in powers of two"):
         plan(task, 3)
     with pytest.raises(ValueError, match="lent in powers of two"):
@@ -369,5 +369,5 @@ def test_options_that_contradict_each_other_are_refused() -> None:
 
 def test_an_ipu_is_full_at_897_mib() -> None:
     assert IPU_BYTES == 1472 * 638_976 and IPU_BYTES / MIB == 897
-    layout = check_layout(chain_task(1, 10), Batching(), IpuOptions())
+    layout = check_layout(chain_workload(1, 10), Batching(), IpuOptions())
     assert layout.memory[0].capacity == IPU_BYTES

@@ -5,13 +5,13 @@ from typing import Any, Dict
 import pytest
 import yaml
 
-from backends.poptorch.planner_tasks import SCHNET, chemgpt_task, graph_config, graph_task
+from backends.poptorch.workloads import SCHNET, chemgpt_workload, graph_config, graph_workload
 from ipu_chem.backends.options import Batching, Precision
 from ipu_chem.backends.poptorch.layout import Layout, Refusal, advice, blocks_text, complaint
 from ipu_chem.backends.poptorch.machine import machines
 from ipu_chem.backends.poptorch.memory import KINDS
 from ipu_chem.backends.poptorch.options import IpuOptions
-from ipu_chem.backends.poptorch.planner import HALF, Task, check_layout, plan
+from ipu_chem.backends.poptorch.planner import HALF, Workload, check_layout, plan
 from ipu_chem.backends.poptorch.stages import Stage
 from ipu_chem.backends.poptorch.table import memory_table, summary, to_options, to_yaml
 from ipu_chem.config import from_dict
@@ -19,7 +19,7 @@ from ipu_chem.config import from_dict
 LARGE = "chemgpt-1.2b"
 
 
-def reread(task: Task, text: str) -> Layout:
+def reread(task: Workload, text: str) -> Layout:
     """The layout that a run with these lines in its configuration has."""
     config = from_dict(yaml.safe_load(text))
     assert config.accelerator == "ipu"
@@ -34,7 +34,7 @@ def reread(task: Task, text: str) -> Layout:
     ],
 )
 def test_yaml_gives_the_layout_of_a_pipeline_again(ipus: int, precision: Precision, options: Dict[str, Any]) -> None:
-    task = chemgpt_task(LARGE)
+    task = chemgpt_workload(LARGE)
     layout = plan(task, ipus, precision, IpuOptions(**options))
     text = to_yaml(layout)
     assert reread(task, text) == layout
@@ -44,7 +44,7 @@ def test_yaml_gives_the_layout_of_a_pipeline_again(ipus: int, precision: Precisi
 
 
 def test_yaml_gives_the_layout_of_one_ipu_again() -> None:
-    task = graph_task(graph_config("schnet", Batching(2, 8), **SCHNET))
+    task = graph_workload(graph_config("schnet", Batching(2, 8), **SCHNET))
     layout = plan(task, 4)
     assert reread(task, to_yaml(layout)) == layout
     assert to_options(layout) == {
@@ -59,7 +59,7 @@ def test_yaml_gives_the_layout_of_one_ipu_again() -> None:
 
 
 def test_yaml_of_an_alternative_fits() -> None:
-    task = chemgpt_task(LARGE)
+    task = chemgpt_workload(LARGE)
     with pytest.raises(Refusal) as caught:
         plan(task, 4, Precision())
     alternative = caught.value.alternative
@@ -67,7 +67,7 @@ def test_yaml_of_an_alternative_fits() -> None:
 
 
 def test_table_has_a_line_for_every_ipu_and_adds_up() -> None:
-    layout = plan(chemgpt_task(LARGE), 16, HALF)
+    layout = plan(chemgpt_workload(LARGE), 16, HALF)
     header, *lines = memory_table(layout).split("\n")
     assert header.split() == ["ipu", "stage", "blocks", "parameters", *KINDS, "total", "share"]
     assert len(lines) == 16 and len({len(line) for line in [header, *lines]}) == 1, "columns stand below each other"
@@ -77,11 +77,11 @@ def test_table_has_a_line_for_every_ipu_and_adds_up() -> None:
         assert total == pytest.approx(sum(parts), abs=0.5) and total == pytest.approx(ipu.total / 2**20, abs=0.1)
         assert line.endswith(f"{ipu.share:.0%}") and f"{ipu.parameters:,}" in line
     parameters = sum(ipu.parameters for ipu in layout.memory)
-    assert parameters == sum(parameter.numel() for parameter in chemgpt_task(LARGE).model.parameters())
+    assert parameters == sum(parameter.numel() for parameter in chemgpt_workload(LARGE).model.parameters())
 
 
 def test_summary_counts_packs_and_the_pipelines_bubbles() -> None:
-    first, second, third = summary(plan(chemgpt_task(LARGE), 64, HALF)).split("\n")
+    first, second, third = summary(plan(chemgpt_workload(LARGE), 64, HALF)).split("\n")
     assert first == (
         "64 IPUs: 16 machines of a POD64: 4 replicas of 16 IPUs, micro-batches of 2, float16 weights, recomputation, "
         "optimizer state in streaming memory, shared out among replicas"
@@ -92,7 +92,7 @@ def test_summary_counts_packs_and_the_pipelines_bubbles() -> None:
 
 
 def test_summary_of_a_tight_layout_says_so() -> None:
-    task = chemgpt_task("chemgpt-19m")
+    task = chemgpt_workload("chemgpt-19m")
     layout = check_layout(task, Batching(3), IpuOptions())
     assert layout.is_tight and summary(layout).split("\n")[-1].startswith(
         f"tight: IPU 0 is full to {layout.fullest.share:.0%}"
@@ -101,7 +101,7 @@ def test_summary_of_a_tight_layout_says_so() -> None:
 
 
 def test_a_complaint_names_the_fullest_stage() -> None:
-    task = chemgpt_task("chemgpt-19m")
+    task = chemgpt_workload("chemgpt-19m")
     with pytest.raises(Refusal) as caught:
         check_layout(task, Batching(16), IpuOptions())
     layout = caught.value.layout

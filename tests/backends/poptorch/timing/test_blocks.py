@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from backends.poptorch.gpt2_layouts import Row
 from backends.poptorch.gpt2_layouts import profile as gpt2_profile
-from backends.poptorch.planner_tasks import SCHNET, chemgpt_task, graph_config, graph_task
+from backends.poptorch.workloads import SCHNET, chemgpt_workload, graph_config, graph_workload
 from ipu_chem.backends.options import Batching
 from ipu_chem.backends.poptorch.options import IpuOptions
 from ipu_chem.backends.poptorch.timing import blocks as block_time
@@ -97,7 +97,7 @@ def test_a_block_grows_with_every_size(sizes: Tuple[int, ...], which: int, more:
 def profiles(**changed) -> List:
     """Of a SchNet, blocks in the order of execution."""
     sizes = {**SCHNET, "filter": "exact", **changed}
-    return graph_task(graph_config("schnet", Batching(1), nodes=64, **sizes)).profiles("float32", 1)
+    return graph_workload(graph_config("schnet", Batching(1), nodes=64, **sizes)).profiles("float32", 1)
 
 
 def test_blocks_of_schnet_are_recognized_with_their_sizes() -> None:
@@ -110,7 +110,7 @@ def test_blocks_of_schnet_are_recognized_with_their_sizes() -> None:
 
 def test_nothing_else_is_taken_for_a_block_of_schnet() -> None:
     assert not any(find_schnet_block(profile.operators) for profile in profiles(filter="table"))
-    painn = graph_task(graph_config("painn", Batching(1), num_radial=20, cutoff=5.0)).profiles("float32", 1)
+    painn = graph_workload(graph_config("painn", Batching(1), num_radial=20, cutoff=5.0)).profiles("float32", 1)
     assert not any(find_schnet_block(profile.operators) for profile in painn)
     assert {time.basis for time in block_times(painn, False)} == {block_time.ADDED_UP}
     block = [profile.operators for profile in profiles()][1]
@@ -172,20 +172,20 @@ def test_wide_transformers_train_as_fast_as_published(name: str) -> None:
 
 
 def test_a_transformers_width_is_seen_and_what_is_narrow_is_uncertain() -> None:
-    small = chemgpt_task("chemgpt-4.7m").profiles("float16", 1)
+    small = chemgpt_workload("chemgpt-4.7m").profiles("float16", 1)
     assert [transformer_width(profile.operators) for profile in small] == [0, *[128] * 24, 0]
     times = block_times(small, recomputed=False)
     assert {time.basis for time in times} == {block_time.SMALL}
     assert all(time.seconds.most / time.seconds.least == pytest.approx(9) for time in times)
     assert transformer_width(profiles()[1].operators) == 0
-    large = chemgpt_task("chemgpt-1.2b").profiles("float16", 1)
+    large = chemgpt_workload("chemgpt-1.2b").profiles("float16", 1)
     assert transformer_width(large[1].operators) == 2048
     kept, again = (block_times(large, recomputed)[1].seconds.likely for recomputed in (False, True))
     assert kept == pytest.approx(0.75 * again), "the rule is of trainings that recompute"
 
 
 def test_products_in_32_bits_are_slower() -> None:
-    task = chemgpt_task("chemgpt-1.2b")
+    task = chemgpt_workload("chemgpt-1.2b")
     half, single = (
         block_times(task.profiles(weights, 1), True)[1].seconds.likely for weights in ("float16", "float32")
     )
@@ -193,7 +193,7 @@ def test_products_in_32_bits_are_slower() -> None:
 
 
 def test_times_are_kept_with_the_task() -> None:
-    task = graph_task(graph_config("schnet", Batching(1), **SCHNET))
+    task = graph_workload(graph_config("schnet", Batching(1), **SCHNET))
     assert task.times("float32", 1, IpuOptions()) is task.times("float32", 1, IpuOptions())
     one, two = (sum(time.seconds.likely for time in task.times("float32", size, IpuOptions())) for size in (1, 2))
     assert one < two < 2 * one, "fixed costs do not double"

@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from backends.poptorch.gpt2_layouts import GPT2, HALF, ROWS, Tokens, cross_entropy
-from backends.poptorch.planner_tasks import SCHNET, chemgpt_task, graph_config, graph_task
+from backends.poptorch.workloads import SCHNET, chemgpt_workload, graph_config, graph_workload
 from benchmarks import bow_study as study
 from ipu_chem.backends.options import Batching
 from ipu_chem.backends.poptorch.options import IpuOptions
-from ipu_chem.backends.poptorch.planner import Task, check_layout, predict_call
+from ipu_chem.backends.poptorch.planner import Workload, check_layout, predict_call
 from ipu_chem.backends.poptorch.timing import constants as known
 from ipu_chem.backends.poptorch.timing.span import Span, within
 
@@ -86,14 +86,14 @@ def test_gpt2_small_trains_as_fast_as_published() -> None:
         replicated_tensor_sharding=True,
     )
     batching = Batching(1, 2048, row.replicas)
-    layout = check_layout(Task(model, cross_entropy, example, packs_per_step=8192), batching, options, HALF)
-    call = predict_call(Task(model, cross_entropy, example), layout)
+    layout = check_layout(Workload(model, cross_entropy, example, packs_per_step=8192), batching, options, HALF)
+    call = predict_call(Workload(model, cross_entropy, example), layout)
     assert batching.packs_per_call / call.seconds.likely == pytest.approx(1_064, rel=0.35)
     assert call.seconds.least < batching.packs_per_call / 1_064 < call.seconds.most
 
 
 def one_ipu(batching: Batching, **options):
-    task = graph_task(graph_config("schnet", Batching(1), **SCHNET))
+    task = graph_workload(graph_config("schnet", Batching(1), **SCHNET))
     return predict_call(task, check_layout(task, batching, IpuOptions(**options)))
 
 
@@ -125,8 +125,8 @@ def test_replicas_exchange_once_a_step_better_in_one_piece() -> None:
 def pipeline(gradient_accumulation: int):
     layers = (1,) * 8 + (2,) * 8
     options = IpuOptions(ipus_per_replica=16, layers_per_ipu=layers, optimizer_state_offchip=True)
-    layout = check_layout(chemgpt_task("chemgpt-1.2b"), Batching(1, gradient_accumulation), options, HALF)
-    return layout, predict_call(chemgpt_task("chemgpt-1.2b"), layout)
+    layout = check_layout(chemgpt_workload("chemgpt-1.2b"), Batching(1, gradient_accumulation), options, HALF)
+    return layout, predict_call(chemgpt_workload("chemgpt-1.2b"), layout)
 
 
 def test_a_pipeline_goes_at_the_pace_of_its_slowest_stage_and_fills_first() -> None:
@@ -134,7 +134,7 @@ def test_a_pipeline_goes_at_the_pace_of_its_slowest_stage_and_fills_first() -> N
     stages = len(layout.stages)
     assert stages == 17
     assert call.parts["bubble"] / (call.parts["bubble"] + call.parts["micro-batches"]) == pytest.approx(16 / 80)
-    times = chemgpt_task("chemgpt-1.2b").times("float16", 1, layout.options)
+    times = chemgpt_workload("chemgpt-1.2b").times("float16", 1, layout.options)
     assert call.parts["micro-batches"] / 64 == pytest.approx(2 * times[1].seconds.likely)
     _, longer = pipeline(512)
     assert longer.parts["bubble"] == call.parts["bubble"]
@@ -142,7 +142,7 @@ def test_a_pipeline_goes_at_the_pace_of_its_slowest_stage_and_fills_first() -> N
 
 
 def test_state_off_the_chip_is_moved_once_a_step() -> None:
-    task = graph_task(graph_config("schnet", Batching(1), **SCHNET))
+    task = graph_workload(graph_config("schnet", Batching(1), **SCHNET))
     kept, away, shared = (
         predict_call(task, check_layout(task, Batching(replication_factor=4), IpuOptions(**options))).parts["update"]
         for options in (
@@ -154,7 +154,7 @@ def test_state_off_the_chip_is_moved_once_a_step() -> None:
     parameters = sum(weight.numel() for weight in task.model.parameters())
     assert away - kept == pytest.approx(2 * 8 * parameters / known.STREAMING_BYTES)
     assert kept < shared < away
-    sgd = Task(task.model, task.loss, task.example, replace(task.optimizer, name="sgd"))
+    sgd = Workload(task.model, task.loss, task.example, replace(task.optimizer, name="sgd"))
     none = predict_call(sgd, check_layout(sgd, Batching(), IpuOptions(optimizer_state_offchip=True))).parts["update"]
     assert none == pytest.approx(kept), "plain SGD has no state"
 

@@ -6,16 +6,16 @@ import torch
 from support import example_model, example_packs, model_values
 
 from ipu_chem.backends.options import Batching
-from ipu_chem.backends.poptorch.planner import Task
+from ipu_chem.backends.poptorch.planner import Workload
 from ipu_chem.batches.types import TokenPack
 from ipu_chem.config import ModelConfig, PackConfig, RunConfig
 from ipu_chem.losses import mse, token_cross_entropy
 from ipu_chem.models.chemgpt import ChemGPT
 
-_KNOWN: Dict[Tuple[Any, ...], Task] = {}  # profiles are measured once for all tests
+_KNOWN: Dict[Tuple[Any, ...], Workload] = {}  # profiles are measured once for all tests
 
 
-def chemgpt_task(size: str, tokens: int = 128, tied: bool = True) -> Task:
+def chemgpt_workload(size: str, tokens: int = 128, tied: bool = True) -> Workload:
     """Training of ChemGPT on packs of so many symbols, 512 of them to a step."""
     key = (size, tokens, tied)
     if key not in _KNOWN:
@@ -23,7 +23,7 @@ def chemgpt_task(size: str, tokens: int = 128, tied: bool = True) -> Task:
             model = ChemGPT(size, vocab_size=684, max_positions=tokens, tie_embeddings=tied)
         ids = torch.zeros(1, tokens, dtype=torch.int16)
         example = TokenPack(ids, ids, ids, torch.ones(1, tokens))
-        _KNOWN[key] = Task(model, token_cross_entropy, example, packs_per_step=512)
+        _KNOWN[key] = Workload(model, token_cross_entropy, example, packs_per_step=512)
     return _KNOWN[key]
 
 
@@ -37,7 +37,7 @@ def graph_config(name: str, batching: Batching, nodes: int = 36, **sizes: Any) -
 SCHNET = dict(num_gaussians=25, cutoff=6.0)
 
 
-def graph_task(config: RunConfig) -> Task:
+def graph_workload(config: RunConfig) -> Workload:
     """What a graph configuration trains."""
     model, batching = example_model(config, "meta"), config.batching
-    return Task(model, mse, example_packs(config, 1), config.optimizer, batching.packs_per_step)
+    return Workload(model, mse, example_packs(config, 1), config.optimizer, batching.packs_per_step)
