@@ -13,7 +13,6 @@ from typing import Any, Callable, Dict, NamedTuple, Optional
 from ipu_chem.cache import cache_folder, content_key, open_prepared
 from ipu_chem.data.datasets import hydronet, md17, nci3d, ogb, own_file, pcqm4mv2, qm9, rmd17
 from ipu_chem.data.datasets.info import LabelTable
-from ipu_chem.metrics import is_binary
 from packing.files import PathLike
 from packing.store import Store
 
@@ -51,7 +50,7 @@ DATASETS: Dict[str, Dataset] = {
     "file": Dataset(own_file.inputs, own_file.prepare),
     **{
         name: Dataset(
-            partial(ogb.inputs, name), partial(ogb.prepare, name), partial(ogb.table, name), is_binary(source.target)
+            partial(ogb.inputs, name), partial(ogb.prepare, name), partial(ogb.table, name), source.has_classes
         )
         for name, source in ogb.SETS.items()
     },
