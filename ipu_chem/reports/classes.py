@@ -4,7 +4,6 @@ from typing import Any, Mapping, Sequence
 
 import numpy as np
 
-from ipu_chem.metrics import roc_auc, roc_curve
 from ipu_chem.reports.parts import BLUE, GREY, ORANGE, figure_of
 
 _BINS = np.linspace(0.0, 1.0, 41)
@@ -19,12 +18,14 @@ def class_figure(name: str, split: str, label: np.ndarray, probability: np.ndarr
         label: [K] 0 or 1, NaN where missing.
         probability: [K].
     """
+    from sklearn.metrics import auc, roc_curve
+
     known = np.isfinite(label)
     positive, probability = label[known] == 1, probability[known]
     figure, (left, right) = figure_of(1, 2)
     if positive.any() and not positive.all():
-        curve = roc_curve(probability, positive)
-        left.plot(curve[:, 0], curve[:, 1], color=BLUE, label=f"area {roc_auc(probability, positive):.3f}")
+        false, true, _ = roc_curve(positive, probability)
+        left.plot(false, true, color=BLUE, label=f"area {auc(false, true):.3f}")
         left.legend(frameon=False, loc="lower right")
     left.plot([0, 1], [0, 1], color=GREY, linewidth=0.8)
     left.set(xlabel="false positive rate", ylabel="true positive rate", title=f"{name}, {split} split", aspect="equal")
