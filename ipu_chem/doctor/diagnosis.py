@@ -1,4 +1,4 @@
-"""What is installed, which devices are there, what is missing and how to get it; and whether a run fits on IPUs."""
+"""Diagnosis: packages and devices that are there or missing, with remedies, and the fit of a run on IPUs."""
 
 import importlib
 import importlib.util
@@ -37,7 +37,7 @@ class Finding(NamedTuple):
 
 
 def diagnose() -> List[Finding]:
-    """Look at the interpreter, the packages and the devices."""
+    """Check the interpreter, the packages and the devices."""
     findings = [
         Finding("ok", "ipu-chem", ipu_chem.__version__),
         Finding("ok", "python", f"{platform.python_version()} ({sys.executable})"),
@@ -156,7 +156,7 @@ def _package(name: str, purpose: str, remedy: str) -> Finding:
 
 
 def _kernels() -> Finding:
-    """Whether CPUs train in machine code."""
+    """Native kernels for CPUs."""
     from ipu_chem.backends.pytorch.kernels.native import NativeError, library
 
     try:

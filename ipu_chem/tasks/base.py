@@ -27,7 +27,7 @@ FILTERS = "filters"  # of such a state: "exact" once a run has left its table of
 
 @dataclass
 class Task(ABC):
-    """What is learned: data, model, loss and metrics of a run.
+    """Data, model, loss and metrics of a run.
 
     Attributes:
         kind: name in run.json.

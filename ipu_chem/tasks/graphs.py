@@ -162,7 +162,7 @@ class GraphTask(Task):
             None if self.forces is None else self.forces.standardized(),
         )
 
-    def unlabelled_loader(self, store: Store, items: np.ndarray, budget: Budget) -> PackLoader:
+    def unknown_loader(self, store: Store, items: np.ndarray, budget: Budget) -> PackLoader:
         """Batches of other molecules, for predictions.
 
         Args:
@@ -267,10 +267,10 @@ def load_store(data: DataConfig, cutoff: float) -> Store:
     """A data set with its edges and the labels asked for."""
     store = load_chosen(data.name, data.arguments(), data.cache, data.limit, data.workers, data.target)
     store = select_targets(store, data.target)
-    labelled = np.flatnonzero(np.isfinite(store.fields["y"]).any(1))
-    if len(labelled) < len(store):
-        print(f"{data.name}: {len(store) - len(labelled):,} molecules without a label for {data.target} left out")
-        store = store.take(labelled)
+    known = np.flatnonzero(np.isfinite(store.fields["y"]).any(1))
+    if len(known) < len(store):
+        print(f"{data.name}: {len(store) - len(known):,} molecules without a label for {data.target} left out")
+        store = store.take(known)
     return with_edges(store, cutoff, data.cache or None)
 
 
@@ -297,7 +297,7 @@ def make_model(
         filter = "exact"  # packs of force fields are small: a table has more points than they have edges
     torch.manual_seed(config.training.seed)
     extensive = all(target.extensive for target in targets)
-    # Edges of the host are pairs; a search on the device finds the neighbours of every atom.
+    # Edges of the host are pairs; a search on the device finds the neighbors of every atom.
     undirected = not neighbors
     model = build_model(
         config.model.name,

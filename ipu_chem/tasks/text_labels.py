@@ -293,5 +293,5 @@ def _fit(store: Store, train: np.ndarray) -> Standardizer:
     """A standardizer for the training molecules."""
     atoms = heavy_atoms_alike(store.fields["heavy_atoms"])
     fields = {"z": atoms.values, "y": store.fields["y"]}
-    labelled = Store({"nodes": atoms.offsets}, fields, {"z": "nodes"}, {"targets": store.info["targets"]})
-    return Standardizer.fit(labelled, train, "none")
+    known = Store({"nodes": atoms.offsets}, fields, {"z": "nodes"}, {"targets": store.info["targets"]})
+    return Standardizer.fit(known, train, "none")

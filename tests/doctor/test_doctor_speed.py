@@ -216,4 +216,4 @@ def test_a_layout_that_does_not_fit_has_no_speed(capsys: Any) -> None:
     assert print_plan(config, loader_seconds=0) == 1
     output = capsys.readouterr().out
     assert "refused: " in output and "speed" not in output
-    assert np.isfinite(plan(workload(config), 1).fullest.share)
+    assert np.isfinite(plan(workload(config), 1).fullest.fraction)

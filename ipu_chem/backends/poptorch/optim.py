@@ -1,8 +1,4 @@
-"""Optimizer descriptions as PopTorch's optimizers, or a sentence why IPUs would do something else.
-
-On data's way: OptimizerConfig, Precision -> build_optimizer -> the training program. PopTorch itself is
-handed in by the backend.
-"""
+"""Optimizer descriptions as PopTorch's optimizers, or a sentence why IPUs would do something else."""
 
 from typing import Any
 

@@ -1,9 +1,7 @@
-"""What every block of a model weighs: parameters, activations, what it hands on, and its work.
+"""Profiles of a model's blocks: parameters, activations, outputs handed on, and operators.
 
 The model runs once on torch's meta device, where tensors have shapes but no values: no memory, no time,
 the same on every machine. A 1.2-billion-parameter model takes a second.
-
-On data's way: Program, one micro-batch -> [BlockProfile] -> memory estimate, stages.
 """
 
 import copy
@@ -214,7 +212,7 @@ class _Recorder(TorchDispatchMode):
                     self._flops[self._block] += (2 * operator.sizes[2] - 1) * result.numel()
 
     def profiles(self, names: List[str]) -> List[BlockProfile]:
-        """What was seen, block by block."""
+        """Profiles, block by block."""
         last = len(names) - 1
         handed_on = [0] * len(names)
         for key, made in self._made.items():

@@ -1,7 +1,6 @@
 """Our options in PopTorch's words: `poptorch.Options` of one program.
 
-On data's way: IpuOptions, Batching, Precision, stages -> program_options -> the compiled program. PopTorch
-itself is handed in by the backend.
+PopTorch itself is handed in by the backend.
 """
 
 from typing import Any, Sequence, Tuple
@@ -75,7 +74,7 @@ def program_options(
 
 
 def _set_training(poptorch: Any, options: Any, ours: IpuOptions, precision: Precision, batching: Batching) -> None:
-    """What only the training program has."""
+    """Set the options that only the training program has."""
     options.Training.gradientAccumulation(batching.gradient_accumulation)
     # The weights of a step sum to 1 over all its packs: gradients must be added, never averaged.
     options.Training.accumulationAndReplicationReductionType(poptorch.ReductionType.Sum)
@@ -95,7 +94,7 @@ def _set_training(poptorch: Any, options: Any, ours: IpuOptions, precision: Prec
 
 
 def runs_as_pipeline(ours: IpuOptions, batching: Batching, stages: int, training: bool) -> bool:
-    """Whether a program keeps its IPUs busy at once.
+    """True if a program keeps its IPUs busy at once.
 
     Evaluation has no accumulation to fill a pipeline with, only device iterations: with fewer than stages
     PopTorch refuses, and its IPUs take turns instead.
@@ -104,7 +103,7 @@ def runs_as_pipeline(ours: IpuOptions, batching: Batching, stages: int, training
 
 
 def stage_name(stage: int) -> str:
-    """What the block of a stage is called in PopTorch."""
+    """Name of a stage's block in PopTorch."""
     return f"stage{stage}"
 
 

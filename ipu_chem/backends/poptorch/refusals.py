@@ -1,9 +1,7 @@
 """Why a program is not compiled for IPUs, in one sentence with the line of the model.
 
 PopTorch gets some operators wrong without a word, and what it raises for others is of many kinds and often names no
-line. So every program is looked at before it is compiled, and whatever PopTorch raises then is translated.
-
-On data's way: beside it; programs of PopTorchBackend -> `check_operators`, and exceptions -> `compile_error`.
+line. So every program is checked before it is compiled, and whatever PopTorch raises then is translated.
 """
 
 import os
@@ -27,7 +25,7 @@ _PACKAGES = ("site-packages", "dist-packages")
 
 
 def check_operators(module: nn.Module, example: Any, training: bool) -> None:
-    """Look at every operator of a program, before it is compiled.
+    """Check every operator of a program, before it is compiled.
 
     Shapes say almost everything, so the program runs without values first: a large model costs a second. It runs on
     the CPU where it asks for values.
@@ -90,7 +88,7 @@ def _to_meta(argument: Any) -> Any:
 
 
 def _is_of_poptorch(finding: Finding) -> bool:
-    """Whether it is about an operator of PopTorch's own, which a model may use if it knows the device."""
+    """True for an operator of PopTorch's own, which a model may use if it knows the device."""
     return "poptorch::" in finding.operator
 
 

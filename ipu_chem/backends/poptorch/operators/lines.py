@@ -1,7 +1,4 @@
-"""Lines of code to name in findings: the one that runs now, and the one whose derivative is taken now.
-
-On data's way: beside it; `ipu_chem.backends.poptorch.operators.watch` -> file:line.
-"""
+"""Lines of code to name in findings: the one that runs now, and the one whose derivative is taken now."""
 
 import inspect
 import os
@@ -47,7 +44,7 @@ def definition(kind: type) -> str:
 
 
 class ForwardLines:
-    """Lines of the forward code that made nodes of autograd's graph, told while a node's derivative runs."""
+    """Lines of the forward code that made nodes of autograd's graph, found while a node's derivative runs."""
 
     def __init__(self) -> None:
         self.differentiated: Optional[str] = None  # while such a node runs
@@ -84,7 +81,7 @@ class ForwardLines:
         self._slices.setdefault(_slice_key(name, arguments["self"].shape, arguments), []).append(where)
 
     def of_slice(self, name: str, arguments: Dict[str, Any]) -> Optional[str]:
-        """file:line of the slice whose derivative runs now, if it can be told.
+        """file:line of the slice whose derivative runs now, if it is known.
 
         Args:
             name: slice_backward or select_backward.

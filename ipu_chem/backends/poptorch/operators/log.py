@@ -1,7 +1,4 @@
-"""Knowledge about the tensors of one watched run, and PopTorch's verdict on each operator.
-
-On data's way: beside it; operators of `ipu_chem.backends.poptorch.operators.watch` -> `Log` -> records and remarks.
-"""
+"""Knowledge about the tensors of one recorded run, and PopTorch's verdict on each operator."""
 
 from contextlib import contextmanager
 from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Set
@@ -298,7 +295,7 @@ class Log:
             if view_of(tensor) in lost.known_to:
                 lost.known_to.update(views)
             elif views and not name.endswith("_"):
-                continue  # looks at it without reading
+                continue  # takes it without reading
             else:
                 if place > 0 or name not in _OVERWRITES:
                     self.remarks.append(lost.remark)

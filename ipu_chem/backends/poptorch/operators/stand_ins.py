@@ -2,8 +2,6 @@
 
 Large programs are checked on the meta device, where `.item()`, a boolean mask or `.numpy()` end in an exception. So
 that a check goes on behind them, as it does where there are values, such operators see ones, or else zeros.
-
-On data's way: beside it; `ipu_chem.backends.poptorch.operators.watch` -> shapes.
 """
 
 from typing import Any, Callable, Dict, Tuple

@@ -1,7 +1,4 @@
-"""Activations by torch's own fused operators, which have slopes of any order but not on IPUs.
-
-On data's way: TorchBackend -> `use_torch_activations` -> the model's forward and backward pass.
-"""
+"""Activations by torch's own fused operators, which have derivatives of any order but not on IPUs."""
 
 import math
 

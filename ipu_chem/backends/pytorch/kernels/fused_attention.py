@@ -2,8 +2,6 @@
 
 On GPUs it keeps no scores in memory. On CPUs it is a little faster than products, softmax and products one after
 the other, and several times slower than `ipu_chem.backends.pytorch.kernels.transformer` on packs.
-
-On data's way: TorchBackend -> `use_fused_attention` -> the model's forward and backward pass.
 """
 
 from torch import Tensor, nn

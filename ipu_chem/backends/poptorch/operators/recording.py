@@ -1,10 +1,8 @@
-"""One run of a program on CPU or meta tensors, watched operator by operator where PopTorch's dispatcher sits.
+"""One run of a program on CPU or meta tensors, recorded operator by operator where PopTorch's dispatcher sits.
 
 Two modes of torch see it: one the operators after composite ones are taken apart, derivatives taken inside
 forward included; one the functions before that, for what leaves no operator behind (`Tensor.tolist`) and for
 functions that PopTorch treats as a whole.
-
-On data's way: beside it; program, example -> `watch` -> records and remarks -> `check`, beside this file.
 """
 
 from typing import Any, Callable, Dict, Iterable, Iterator, List, NamedTuple, Tuple
@@ -33,7 +31,7 @@ _SIGNATURES: Dict[str, Tuple[str, ...]] = {
 }
 
 
-class Watched(NamedTuple):
+class Recording(NamedTuple):
     """Notes of one run."""
 
     records: List[Record]
@@ -41,9 +39,9 @@ class Watched(NamedTuple):
     shapeless_gathers: int
 
 
-def watch(
+def record_run(
     function: Callable[..., Any], args: Tuple[Any, ...], own: Iterable[Tensor], names: str, training: bool = True
-) -> Watched:
+) -> Recording:
     """Call a function and note its operators.
 
     Args:
@@ -57,7 +55,7 @@ def watch(
         What was seen up to the end, or up to the exception, which becomes a remark itself.
     """
     own = list(own)
-    log = Log(lambda: line_now(watch.__code__, names), training)
+    log = Log(lambda: line_now(record_run.__code__, names), training)
     for tensor in tensors_of(args):
         log.given(tensor, constant=False)
     for tensor in own:
@@ -72,7 +70,7 @@ def watch(
         where = line_of(error.__traceback__, names)
         log.remarks.append(Remark("error", type(error).__name__, where, f"the program stops: {error}"))
     log.finish(result)
-    return Watched(log.records, log.remarks, log.gathers.count)
+    return Recording(log.records, log.remarks, log.gathers.count)
 
 
 class _Operators(TorchDispatchMode):
