@@ -5,6 +5,7 @@ from typing import Any, Dict, NamedTuple
 
 from ipu_chem.checkpoint import load_checkpoint
 from ipu_chem.config import RunConfig, from_dict
+from ipu_chem.data.selfies.saved import read_tokenizer, tokenizer_from_dict
 from ipu_chem.data.selfies.tokens import Tokenizer
 from ipu_chem.models.chemgpt import ChemGPT
 from ipu_chem.models.registry import build_language_model
@@ -58,14 +59,14 @@ def load_tokenizer(path: PathLike) -> Tokenizer:
     """
     path = Path(path)
     if path.is_file():
-        return Tokenizer.load(path)
+        return read_tokenizer(path)
     if (path / "tokenizer.json").is_file() and not (path / "checkpoints").is_dir():
-        from ipu_chem.data.selfies.chemgpt import tokenizer_from_huggingface
+        from ipu_chem.data.selfies.saved import tokenizer_from_huggingface
 
         return tokenizer_from_huggingface(path)
     best = path / "checkpoints" / "best.safetensors"
     if best.is_file():  # without building the model
-        return Tokenizer.from_dict(_text_state(path, load_checkpoint(best)[1])["tokenizer"])
+        return tokenizer_from_dict(_text_state(path, load_checkpoint(best)[1])["tokenizer"])
     return load_language_model(path).tokenizer
 
 
@@ -78,7 +79,7 @@ def _of_run(folder: Path, best: Path) -> LanguageModel:
     """The model of a run."""
     tensors, state = load_checkpoint(best)
     config = from_dict(_text_state(folder, state)["config"])
-    tokenizer = Tokenizer.from_dict(state["tokenizer"])
+    tokenizer = tokenizer_from_dict(state["tokenizer"])
     model = make_language_model(config, tokenizer.vocab_size, state["budget"]["tokens"])
     model.load_state_dict(tensors["model"])
     return LanguageModel(model.model.eval(), tokenizer, state)

@@ -100,27 +100,19 @@ class Records:
 
     def plot(self, atoms: int) -> Optional[Path]:
         """energy_drift.png, over time; None where there is no matplotlib."""
+        from ipu_chem.reports.figures import BLUE, ORANGE, figure_of, save
+
         try:
-            import matplotlib
-        except ImportError:
+            figure, (left, right) = figure_of(1, 2)
+        except ValueError:
             return None
-        matplotlib.use("Agg")
-        from matplotlib import pyplot
-
-        from ipu_chem.reports.parts import BLUE, ORANGE, figure_of
-
         table = self.table()
-        figure, (left, right) = figure_of(1, 2)
         drift = (table["total_eV"] - table["total_eV"][0]) / atoms * 1000
         left.plot(table["time_ps"], drift, color=BLUE, linewidth=1)
-        left.set(xlabel="time (ps)", ylabel="total energy - start (meV per atom)")
+        left.set(xlabel="time (ps)", ylabel="drift of the total energy (meV/atom)")
         right.plot(table["time_ps"], table["temperature_K"], color=ORANGE, linewidth=1)
         right.set(xlabel="time (ps)", ylabel="temperature (K)")
-        path = self.folder / "energy_drift.png"
-        with atomic_file(path) as file:
-            figure.savefig(file, format="png", dpi=130)
-        pyplot.close(figure)
-        return path
+        return save(figure, self.folder / "energy_drift.png")
 
 
 def _results(atoms: Any) -> Any:
