@@ -30,8 +30,7 @@ def check_config(config: RunConfig) -> Report:
 def check_task(task: Task) -> Report:
     """`check_config` of a planned task."""
     loss, batching = task.loss(), task.config.batching
-    # Values decide nothing in a language model, and a large one's would not fit here.
-    device = "meta" if task.reads_text else "cpu"
+    device = "cpu" if task.values_decide else "meta"  # the values of a large language model would not fit here
     with torch.device(device):
         model = task.model()
     half: Any = nullcontext()
