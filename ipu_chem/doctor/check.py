@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from ipu_chem.backends.base import Program
+from ipu_chem.backends.poptorch.meta import to_meta
 from ipu_chem.backends.poptorch.operators.check import Report, check_program, merge
-from ipu_chem.backends.poptorch.profile import to_meta
 from ipu_chem.batches.types import first_target
 from ipu_chem.config import RunConfig
 from ipu_chem.tasks.base import Task

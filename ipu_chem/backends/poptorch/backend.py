@@ -18,9 +18,8 @@ from ipu_chem.backends.base import Backend, Program
 from ipu_chem.backends.half import weights_to_half
 from ipu_chem.backends.options import Batching, Precision, World
 from ipu_chem.backends.poptorch.blocks import choose_stages, keep_between_blocks, place_stages
-from ipu_chem.backends.poptorch.optim import build_optimizer
 from ipu_chem.backends.poptorch.options import IpuOptions
-from ipu_chem.backends.poptorch.program_options import host_overlap, program_options
+from ipu_chem.backends.poptorch.program_options import build_optimizer, host_overlap, program_options
 from ipu_chem.backends.poptorch.programs import EvaluationProgram, TrainingProgram
 from ipu_chem.backends.poptorch.refusals import check_operators, compile_error
 from ipu_chem.batches.types import first_target, inputs_of, targets_of

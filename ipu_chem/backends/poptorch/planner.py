@@ -12,8 +12,9 @@ from ipu_chem.backends.options import Batching, Precision
 from ipu_chem.backends.poptorch.layout import Layout, Refusal, advice, complaint, counted
 from ipu_chem.backends.poptorch.machine import LARGEST_MACHINE, is_power_of_two
 from ipu_chem.backends.poptorch.memory import COMFORTABLE_FRACTION, MemoryModel
+from ipu_chem.backends.poptorch.meta import meta_copy, to_meta
 from ipu_chem.backends.poptorch.options import IpuOptions
-from ipu_chem.backends.poptorch.profile import BlockProfile, meta_copy, profile_blocks, to_meta
+from ipu_chem.backends.poptorch.profile import BlockProfile, profile_blocks
 from ipu_chem.backends.poptorch.stages import (
     Stage,
     check_accumulation,

@@ -11,11 +11,11 @@ from contextlib import contextmanager, nullcontext
 from typing import Any, Iterator, Optional, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ipu_chem.backends.half import HalfOnCpu
+from ipu_chem.backends.poptorch.meta import meta_copy, to_meta
 from ipu_chem.backends.poptorch.operators.check import Finding, Report, check_program
-from ipu_chem.backends.poptorch.profile import meta_copy
 
 _LONGEST = 200  # letters of an exception's message that are repeated; the exception itself is chained
 _BACKENDS = os.path.dirname(os.path.abspath(__file__)) + os.sep
@@ -53,7 +53,7 @@ def _without_values(module: nn.Module, call: Any, training: bool) -> Optional[Re
         twin = meta_copy(module)
     except Exception:  # a copy of a user's module may fail in any way, and then the module itself must do
         return None
-    report = _report(twin, tuple(_to_meta(argument) for argument in call), training)
+    report = _report(twin, to_meta(call), training)
     return None if any(finding.kind == "error" for finding in report.findings) else report
 
 
@@ -78,13 +78,6 @@ def _left_as_it_is(module: nn.Module) -> Iterator[None]:
         with torch.no_grad():
             for buffer, before in buffers:
                 buffer.copy_(before)
-
-
-def _to_meta(argument: Any) -> Any:
-    """A tensor or a NamedTuple of them without values."""
-    if isinstance(argument, Tensor):
-        return torch.empty(argument.shape, dtype=argument.dtype, device="meta")
-    return type(argument)(*map(_to_meta, argument))
 
 
 def _is_of_poptorch(finding: Finding) -> bool:

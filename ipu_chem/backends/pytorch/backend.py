@@ -19,9 +19,8 @@ from ipu_chem.backends.half import HalfOnCpu, HalfWeights, weights_to_half
 from ipu_chem.backends.options import Batching, Precision, TorchOptions, world_of_torchrun
 from ipu_chem.backends.pytorch.compile import compile_blocks, compiled_programs
 from ipu_chem.backends.pytorch.fsdp import Shards, check_torch, on_host
-from ipu_chem.backends.pytorch.kernels.activations import use_torch_activations
 from ipu_chem.backends.pytorch.kernels.convolution import use_kernels
-from ipu_chem.backends.pytorch.kernels.fused_attention import use_fused_attention
+from ipu_chem.backends.pytorch.kernels.fused import use_fused_attention, use_torch_activations
 from ipu_chem.backends.pytorch.kernels.native import NativeError
 from ipu_chem.backends.pytorch.kernels.operator import COMPILES_WHOLE
 from ipu_chem.backends.pytorch.kernels.transformer import use_transformer_kernels

@@ -15,9 +15,9 @@ from ipu_chem.backends.poptorch.blocks import choose_stages
 from ipu_chem.backends.poptorch.layout import Layout, Refusal
 from ipu_chem.backends.poptorch.machine import IPU_BYTES, MIB
 from ipu_chem.backends.poptorch.memory import COMFORTABLE_FRACTION
+from ipu_chem.backends.poptorch.meta import meta_copy
 from ipu_chem.backends.poptorch.options import IpuOptions
 from ipu_chem.backends.poptorch.planner import HALF, Workload, check_layout, plan
-from ipu_chem.backends.poptorch.profile import meta_copy
 from ipu_chem.backends.poptorch.stages import block_costs
 from ipu_chem.batches.types import GraphPack, first_target
 from ipu_chem.optim import OptimizerConfig

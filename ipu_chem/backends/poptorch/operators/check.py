@@ -11,10 +11,10 @@ from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 import torch
 from torch import nn
 
+from ipu_chem.backends.poptorch.meta import tensors_of
 from ipu_chem.backends.poptorch.operators.lines import definition
 from ipu_chem.backends.poptorch.operators.log import Record, Remark
 from ipu_chem.backends.poptorch.operators.recording import Recording, record_run
-from ipu_chem.backends.poptorch.profile import tensors_of
 from ipu_chem.models.wrapper import wrapped_name
 
 

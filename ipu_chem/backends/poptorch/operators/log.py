@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 
+from ipu_chem.backends.poptorch.meta import tensors_of
 from ipu_chem.backends.poptorch.operators.gathers import Gathers, view_of
 from ipu_chem.backends.poptorch.operators.handlers import (
     HOST_READS,
@@ -19,7 +20,6 @@ from ipu_chem.backends.poptorch.operators.handlers import (
 )
 from ipu_chem.backends.poptorch.operators.lines import ForwardLines
 from ipu_chem.backends.poptorch.operators.overloads import refusal, shape_by_value
-from ipu_chem.backends.poptorch.profile import tensors_of
 
 _NARROW = (torch.uint8, torch.int8, torch.int16)
 # Views through which PopTorch finds the tensor that a write is meant for.

@@ -12,11 +12,10 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from ipu_chem.backends.poptorch.meta import call, tensors_of, to_meta
 from ipu_chem.backends.poptorch.operators.handlers import MADE_ON_HOST, NO_DERIVATIVES, WHOLE, operator_name
 from ipu_chem.backends.poptorch.operators.lines import call_at_derivative, line_now, line_of
 from ipu_chem.backends.poptorch.operators.log import Log, Record, Remark
-from ipu_chem.backends.poptorch.operators.stand_ins import call, to_meta
-from ipu_chem.backends.poptorch.profile import tensors_of
 
 # Methods that hand values to Python without any operator, and what prints them.
 _READERS = frozenset("tolist numpy cpu __array__ __repr__ __str__ __format__ __contains__".split())
