@@ -16,7 +16,7 @@ _SUFFIXES = (".csv", ".smi")
 
 @dataclass(frozen=True)
 class Options:
-    """What is written.
+    """Molecules to write.
 
     Attributes:
         count: molecules.
