@@ -9,7 +9,6 @@ from packing.store import Store
 
 if TYPE_CHECKING:
     from rdkit.Chem import Mol
-    from torch_geometric.data import Data
 
 
 class Molecule(NamedTuple):
@@ -112,26 +111,6 @@ def array_of(item: Any, *words: str) -> Optional[np.ndarray]:
         if value is not None:
             return np.asarray(value.detach().cpu() if hasattr(value, "detach") else value)
     return None
-
-
-def to_pyg(molecule: Molecule) -> "Data":
-    """PyG Data with z [n] int64, pos and force [n, 3] float32, y [1, T] float64 (float32 would round total energies).
-
-    Charge and spin have no usual name there and stay behind.
-    """
-    import torch
-    from torch_geometric.data import Data
-
-    data = Data(
-        z=torch.as_tensor(np.asarray(molecule.z, np.int64)),
-        pos=torch.as_tensor(np.asarray(molecule.pos, np.float32)),
-        name=molecule.name,
-    )
-    if molecule.y is not None:
-        data.y = torch.as_tensor(np.asarray(molecule.y, np.float64)).reshape(1, -1)
-    if molecule.forces is not None:
-        data.force = torch.as_tensor(np.asarray(molecule.forces, np.float32))
-    return data
 
 
 def checked(
@@ -271,7 +250,7 @@ def _labels(molecules: Sequence[Molecule]) -> Optional[np.ndarray]:
         if len(molecule.y) != y.shape[1]:
             raise ValueError(
                 f"{molecule.name or f'molecule {index}'} has {len(molecule.y)} labels, "
-                f"{first.name or 'the first labelled molecule'} has {y.shape[1]}; all have the same (NaN = missing)."
+                f"{first.name or 'the first labeled molecule'} has {y.shape[1]}; all have the same (NaN = missing)."
             )
         y[index] = molecule.y
     return y

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import torch
 
 from ipu_chem.data.checks import SYMBOLS
 from ipu_chem.data.molecule import (
@@ -11,7 +12,6 @@ from ipu_chem.data.molecule import (
     from_item,
     from_rdkit,
     molecules_to_store,
-    to_pyg,
 )
 from packing.store import Store
 
@@ -132,6 +132,15 @@ def test_texts():
     assert values.dtype == np.uint8 and offsets.tolist() == [0, 0, 2, 4]
 
 
+def to_pyg(molecule):
+    from torch_geometric.data import Data
+
+    values = {"y": np.reshape(molecule.y, (1, -1)) if molecule.y is not None else None, "force": molecule.forces}
+    tensors = {word: torch.as_tensor(value) for word, value in values.items() if value is not None}
+    z, pos = torch.as_tensor(molecule.z.astype(np.int64)), torch.as_tensor(molecule.pos.astype(np.float32))
+    return Data(z=z, pos=pos, name=molecule.name, **tensors)
+
+
 def test_pyg_round_trip():
     data = to_pyg(WATER)
     assert data.y.shape == (1, 2) and data.pos.shape == (3, 3)
@@ -152,7 +161,9 @@ def test_pyg_refuses():
     with pytest.raises(ValueError, match=r"water: y has shape \[2, 2\]"):
         from_item(data)
     del data.z
-    with pytest.raises(ValueError, match="mine: a molecule needs z"):
+    with pytest.raises(
+        ValueError, match=r"mine: a molecule needs z \[n\] and pos \[n, 3\]; this Data has name, pos, y."
+    ):
         from_item(data, "mine")
 
 

@@ -60,7 +60,6 @@ def load_own(name: str, make: Any, options: Dict[str, Any], limit: Optional[int]
         "citation": [],
         "options": {word: str(value) for word, value in options.items()},
         "failures": failures_info([]),
-        "reference_energies": {},
         "notes": [note for note in (_precision(given, *one) for one in _ROUNDED) if note],
     }
     if count and any(molecule.forces is not None for molecule in molecules):
