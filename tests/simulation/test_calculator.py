@@ -171,9 +171,9 @@ class Charged(SchNet):
 
     needs_charge = True
 
-    def forward(self, z, pos, graph_index, edge_index, node_mask, edge_mask, graph_mask, charge, spin):
-        energy = super().forward(z, pos, graph_index, edge_index, node_mask, edge_mask, graph_mask)
-        return energy + (charge.to(energy.dtype) + 10 * spin.to(energy.dtype)).unsqueeze(2)
+    def forward(self, graph):
+        energy = super().forward(graph)
+        return energy + (graph.charge.to(energy.dtype) + 10 * graph.spin.to(energy.dtype)).unsqueeze(2)
 
 
 def test_models_that_take_the_charge_get_it_from_the_atoms(make_run, ethanol, monkeypatch):
