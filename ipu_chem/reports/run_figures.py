@@ -105,7 +105,7 @@ def parity_figure(target: Mapping[str, Any], split: str, label: np.ndarray, pred
     error = prediction - label
     unit = target["unit"] or "no unit"
     figure, (left, right) = figure_of(1, 2)
-    left.scatter(label, prediction, s=6, alpha=0.4, color=BLUE, edgecolors="none")
+    left.scatter(label, prediction, s=9, alpha=0.5, color=BLUE, edgecolors="none")
     if len(label):
         ends = [min(label.min(), prediction.min()), max(label.max(), prediction.max())]
         left.plot(ends, ends, color=GREY, linewidth=0.8)
@@ -117,8 +117,10 @@ def parity_figure(target: Mapping[str, Any], split: str, label: np.ndarray, pred
     right.hist(error, bins=60, color=BLUE)
     right.set(xlabel=f"error of {target['name']} ({unit})", ylabel=f"number of {word}s")
     right.set_title(f"{split} split, {len(label):,} {word}s", fontsize=10)
-    for scale in (left.xaxis, left.yaxis, right.xaxis):
-        scale.get_major_locator().set_params(nbins=5)
+    for axis in (left, right):
+        axis.ticklabel_format(useOffset=False)
+        axis.locator_params(nbins=5)
+    right.yaxis.set_major_locator(_whole_numbers())
     return figure
 
 
@@ -145,7 +147,7 @@ def class_figure(name: str, split: str, label: np.ndarray, probability: np.ndarr
         right.hist(mine, bins=_BINS, color=color, alpha=0.6, label=f"{name} = {int(value)}: {len(mine):,}")
     right.set(xlabel=f"probability of {name} = 1 (fraction)", ylabel="number of molecules")
     if len(probability):
-        right.set(yscale="log")
+        log_scale(right)
     for axis in (left, right):
         legend_beside(axis)
     return figure
@@ -160,7 +162,8 @@ def packing_figure(plan: PackingPlan) -> Any:
     for axis, name in zip(axes[1:], names):
         axis.hist(plan.fills[name], bins=40, color=BLUE)
         axis.axvline(plan.budget[name], color=ORANGE, linestyle="--")
-        axis.set(xlabel=f"fill of a pack ({name})", ylabel="number of packs", yscale="log")
+        axis.set(xlabel=f"fill of a pack ({name})", ylabel="number of packs")
+        log_scale(axis)
         axis.set_title(f"capacity {plan.budget[name]:,} {name}", fontsize=10, color=ORANGE)
     for axis in axes:
         axis.xaxis.set_major_locator(_whole_numbers())
