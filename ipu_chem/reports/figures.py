@@ -10,7 +10,6 @@ from packing.files import PathLike, atomic_file
 
 BLUE, ORANGE, GREY = "#3a80c1", "#d9822b", "#8f8f8f"
 _PALETTE = (BLUE, "#3f9b4f", "#8c5fbf", "#c0486b", "#7a6a3c", "#1f9e9e", "#b05c1f")
-_INKED = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
 
 
 def figure_of(rows: int, columns: int) -> Any:
@@ -30,13 +29,6 @@ def figure_of(rows: int, columns: int) -> Any:
     for axis in np.atleast_1d(axes).ravel():
         axis.spines[["top", "right"]].set_visible(False)
     return figure, axes
-
-
-def ink(color: str) -> Any:
-    """A context in which text, axes and ticks are drawn in a color."""
-    from matplotlib import rc_context
-
-    return rc_context(dict.fromkeys(_INKED, color))
 
 
 def colors(count: int) -> List[str]:

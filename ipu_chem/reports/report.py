@@ -14,7 +14,6 @@ from ipu_chem.generation.drawing import grid_svg
 from ipu_chem.generation.metrics import MEANING
 from ipu_chem.generation.samples import FILE
 from ipu_chem.metrics import FORCES
-from ipu_chem.reports.figures import ink
 from ipu_chem.reports.run_figures import baselines, class_figure, learning_figure, packing_figure, parity_figure
 from ipu_chem.training.logging import read_rows
 from packing import PackingPlan
@@ -89,11 +88,12 @@ def templates() -> Any:
 
 def picture(shows: str, draw: Callable[[], Any]) -> Picture:
     """Draw a figure for light and for dark screens."""
-    from matplotlib import pyplot
+    from matplotlib import pyplot, rc_context
 
+    inked = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
     images, width = [], 0
     for color in _INKS:
-        with ink(color):
+        with rc_context(dict.fromkeys(inked, color)):
             figure, buffer = draw(), io.BytesIO()
             figure.savefig(buffer, format="png", dpi=140, transparent=True)
             pyplot.close(figure)

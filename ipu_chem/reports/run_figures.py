@@ -122,14 +122,7 @@ def parity_figure(target: Mapping[str, Any], split: str, label: np.ndarray, pred
 
 
 def class_figure(name: str, split: str, label: np.ndarray, probability: np.ndarray) -> Any:
-    """ROC curve of a class, and the probabilities of the molecules that are in it and of those that are not.
-
-    Args:
-        name: of the class.
-        split: whose molecules these are.
-        label: [K] 0 or 1, NaN where missing.
-        probability: [K].
-    """
+    """ROC curve of a class with labels 0 and 1, and the probabilities of either; see `parity_figure`."""
     known = np.isfinite(label)
     positive, probability = label[known] == 1, probability[known]
     figure, (left, right) = figure_of(1, 2)
