@@ -265,7 +265,7 @@ def test_runs_of_different_models_have_no_mean(make_run):
 
 
 def test_what_the_readme_shows_runs(make_run, tmp_path, monkeypatch, capsys):
-    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    readme = (Path(__file__).parents[2] / "ipu_chem" / "simulation" / "README.md").read_text(encoding="utf-8")
     (source,) = re.findall(r"```py\n(.*?)```", readme, re.DOTALL)
     make_run("runs/ethanol")
     monkeypatch.chdir(tmp_path)
