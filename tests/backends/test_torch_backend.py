@@ -121,7 +121,7 @@ def test_weights_of_every_step_sum_to_one():
 def test_evaluation_sees_every_molecule_once_in_a_known_order():
     source = loader(Batching(3, 4, 2))
     backend = TorchBackend()
-    backend.compile(schnet(), mse, None, source.batching, None)
+    backend.compile(schnet(), None, None, source.batching, None)
     seen = []
     for batch, positions in source.evaluation():
         assert backend.evaluate(batch).shape == batch.y.shape
