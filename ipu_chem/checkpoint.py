@@ -9,6 +9,7 @@ from torch import Tensor
 
 from packing.files import PathLike, atomic_file
 
+BEST = Path("checkpoints") / "best.safetensors"  # inside the folder of a run
 _FORMAT = "1"
 _TRIES = 100  # to read a file that is replaced all the time
 

@@ -45,7 +45,7 @@ def run(options: Options) -> int:
     """Embed the molecules and say which could not be."""
     from ipu_chem.embedding import Embedder, EmbeddingOptions, embed_file
     from ipu_chem.embedding.files import check_output
-    from ipu_chem.language_model import load_language_model
+    from ipu_chem.tasks.language_model import load_language_model
 
     check_output(options.output)
     names = {one.name for one in fields(EmbeddingOptions)}

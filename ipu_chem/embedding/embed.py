@@ -23,7 +23,6 @@ from ipu_chem.data.corpora.encode import encode_lines, libraries
 from ipu_chem.data.corpora.lines import Line
 from ipu_chem.data.smiles import Failure, core_count
 from ipu_chem.embedding.options import EmbeddingOptions
-from ipu_chem.losses import mse
 from ipu_chem.models.chemgpt import ChemGPT
 from ipu_chem.models.pooling import PooledChemGPT, check_pooling
 from ipu_chem.tasks.text_rows import usual_row
@@ -218,7 +217,7 @@ class Embedder:
         if self._compiled_row != self._row:
             self._compiled_row = self._row
             program = PooledChemGPT(_same_weights(self.model), self.options.pooling, self.options.special_tokens)
-            self._backend.compile(program, mse, None, self._batching, loader.example(training=False))
+            self._backend.compile(program, None, None, self._batching, loader.example(training=False))
         result = np.empty((len(ids), self.features), self.dtype)
         for batch, positions in loader.evaluation():
             result[positions] = self._backend.evaluate(batch).numpy()[batch.graph_mask.numpy()]

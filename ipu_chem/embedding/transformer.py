@@ -122,7 +122,7 @@ class _Embedding:
         if isinstance(self.model, (str, os.PathLike)):
             folder, loaded = getattr(self, "_loaded", (None, None))
             if folder != self.model:
-                from ipu_chem.language_model import load_language_model
+                from ipu_chem.tasks.language_model import load_language_model
 
                 loaded = load_language_model(self.model)
                 self._loaded = (self.model, loaded)

@@ -11,8 +11,9 @@ from ipu_chem.backends.pytorch.kernels.activations import use_torch_activations
 from ipu_chem.data.checks import check_atoms, check_electrons
 from ipu_chem.data.neighbors import radius_pairs
 from ipu_chem.models.registry import needs_charge
-from ipu_chem.simulation.force_field import ForceField, Runs, load_force_fields
+from ipu_chem.simulation.batch import Runs, load_force_fields
 from ipu_chem.simulation.program import OneMolecule
+from ipu_chem.trained_run import ForceField
 from packing.types import Ragged
 
 _DTYPES = {"float32": torch.float32, "float64": torch.float64}
@@ -21,7 +22,7 @@ _DTYPES = {"float32": torch.float32, "float64": torch.float64}
 class Calculator(AseCalculator):
     """Energies and forces of free molecules by one run, or the means of several.
 
-    Forces are exact slopes of the energy, also of runs that were trained on energies alone (which know them less
+    Forces are exact derivatives of the energy, also of runs that were trained on energies alone (which know them less
     well). Of several runs results also has "energy_std", eV, and "forces_std", [n, 3] eV/Å: how far they disagree, the
     root of the mean square difference from their mean. They run one after the other, in one recorded program.
 
@@ -46,7 +47,7 @@ class Calculator(AseCalculator):
             skin: Å, by which pairs that are kept may exceed the cutoff; they are looked for anew when some atom has
                 moved half of it, and change nothing until they come within the cutoff.
             threads: of torch, while it computes; 0 is one for less than 200 atoms, else as many as torch has.
-            dtype: float32, or float64 for slopes exact to more digits than the model knows.
+            dtype: float32, or float64 for forces exact to more digits than the model knows.
 
         Raises:
             ValueError: no such accelerator or format, or a skin below 0.
@@ -62,7 +63,7 @@ class Calculator(AseCalculator):
             raise ValueError("accelerator=cuda, but torch sees no CUDA device; use cpu.")
         self.members = list(members)
         self.skin = float(skin)
-        models = [member.model().model for member in self.members]
+        models: List[Any] = [member.new_model(exact=True).model for member in self.members]
         for model in models:
             use_torch_activations(model)
         self._program = OneMolecule(models, accelerator, _DTYPES[dtype], threads)

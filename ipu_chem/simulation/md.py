@@ -8,11 +8,11 @@ from typing import Any, Dict, List
 import numpy as np
 from tqdm import tqdm
 
+from ipu_chem.data.structures import read_structures
+from ipu_chem.simulation.batch import load_force_fields
 from ipu_chem.simulation.bonds import Bonds
-from ipu_chem.simulation.force_field import load_force_fields
 from ipu_chem.simulation.options import MdOptions
 from ipu_chem.simulation.records import COLUMNS, Records
-from ipu_chem.simulation.structures import read_structures
 from ipu_chem.training.signals import StopSignals
 
 _HOTTEST = 10.0  # times the temperature asked for

@@ -48,12 +48,12 @@ def batching_of(packs: int, packs_per_step: int) -> Batching:
     return Batching(step, device_iterations=packs // step)
 
 
-def random_tokens(packs: int, budget: Budget, seed: int) -> Tuple[Ragged, PackingPlan]:
+def random_tokens(packs: int, budget: Budget, seed: int, vocab_size: int) -> Tuple[Ragged, PackingPlan]:
     """Random sequences for so many packs or some more, and a plan for them; other seeds give other contents."""
     rng = np.random.default_rng(seed)
     shortest, longest = (min(length, budget["tokens"]) for length in _LENGTHS)
     lengths = rng.integers(shortest, longest + 1, 2 * packs * -(-budget["tokens"] // longest))
-    ids = Ragged(rng.integers(0, VOCABULARY, lengths.sum()), np.append(0, np.cumsum(lengths)))
+    ids = Ragged(rng.integers(0, vocab_size, lengths.sum()), np.append(0, np.cumsum(lengths)))
     return ids, make_plan(lengths, budget)
 
 

@@ -16,8 +16,8 @@ from support import CHAINS
 from benchmarks import mutransfer
 from benchmarks.mutransfer import MUP, STANDARD, Setting, best_of, candidates_of, losses_of, shift
 from ipu_chem.config import differences, from_dict
-from ipu_chem.language_model import make_language_model
 from ipu_chem.scaling.candidates import Progress
+from ipu_chem.tasks.language_model import make_language_model
 
 TINY = Setting((32, 64), (-8, -7, -6), 48, 16, 1)
 

@@ -17,8 +17,8 @@ from ipu_chem.data.datasets.info import failures_info, target_info
 from ipu_chem.data.datasets.rmd17 import check_limit
 from ipu_chem.data.download import download, unpack
 from ipu_chem.data.molecule import arrays_to_store
-from ipu_chem.data.units import KCAL_PER_MOL
 from ipu_chem.data.water_xyz import Clusters, read_clusters
+from ipu_chem.units import KCAL_PER_MOL
 from packing.files import file_digest
 from packing.store import Store
 

@@ -2,7 +2,7 @@
 
 from typing import Dict
 
-from ipu_chem.data.units import KCAL_PER_MOL
+from ipu_chem.units import KCAL_PER_MOL
 
 # MAE of a component of forces on the original MD17, 1,000 training frames with energies and forces, kcal/mol/Å.
 # SchNet: K. T. Schuett et al., J. Chem. Phys. 148, 241722 (2018), table II. PaiNN: K. T. Schuett, O. T. Unke,

@@ -14,7 +14,7 @@ from ipu_chem.data.datasets.info import failures_info, target_info
 from ipu_chem.data.datasets.published import md17_errors
 from ipu_chem.data.download import download, unpack
 from ipu_chem.data.trajectory import Frames, frames_to_store, read_frames
-from ipu_chem.data.units import KCAL_PER_MOL
+from ipu_chem.units import KCAL_PER_MOL
 from packing.files import file_digest
 from packing.store import Store
 
