@@ -103,5 +103,5 @@ def random_state() -> Dict[str, Tensor]:
 
 
 def restore_random_state(state: Mapping[str, Tensor]) -> None:
-    """Put back what `random_state` returned."""
+    """Restore the state that `random_state` returned."""
     torch.set_rng_state(state["torch"])

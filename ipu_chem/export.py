@@ -22,9 +22,9 @@ from ipu_chem.models.compact import masks_from_ends
 from ipu_chem.models.pyg import schnet_to_pyg
 from ipu_chem.models.schnet import SchNet
 from ipu_chem.models.wrapper import Wrapper
-from ipu_chem.signatures import parameters
-from ipu_chem.tasks.graphs import GraphTask, energy_scale
-from packing.files import PathLike, atomic_file, atomic_folder
+from ipu_chem.tasks.graphs import GraphTask
+from packing import Budget
+from packing.files import PathLike, atomic_folder
 
 if TYPE_CHECKING:
     from ipu_chem.trained_run import TrainedRun
@@ -84,10 +84,8 @@ def export(run: "TrainedRun", output: PathLike, form: str, overwrite: bool = Fal
         entries, code = FORMATS[form](run, made, shape)
         about = {"format": form, "ipu_chem": ipu_chem.__version__, "torch": torch.__version__, **entries}
         about["run"] = to_dict(run.config)
-        with atomic_file(made / _ABOUT, "w") as file:
-            json.dump(about, file, indent=1)
-        with atomic_file(made / _README, "w") as file:
-            file.write(_readme(run, about, code))
+        (made / _ABOUT).write_text(json.dumps(about, indent=1), encoding="utf-8")
+        (made / _README).write_text(_readme(run, about, code), encoding="utf-8")
     return folder
 
 
@@ -103,7 +101,7 @@ def fitting(run: "TrainedRun") -> List[str]:
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """The model inside of what was put around it for devices."""
+    """The model inside its wrappers for devices."""
     while isinstance(model, Wrapper):
         model = model.model
     return model
@@ -156,41 +154,23 @@ class Physical(nn.Module):
 
 
 def _state_dict(run: "TrainedRun", folder: Path, shape: Mapping[str, int]) -> Written:
-    """Weights by the names of this program's models, with the arguments that build the model."""
+    """Weights by the names of this program's models, and the state from which the model is built again."""
     _save(folder, run.weights)
-    inner, config, labels = unwrapped(run.model), run.config, run.task.targets
-    kind = type(inner)
-    made: Dict[str, Any] = {"class": f"{kind.__module__}:{kind.__qualname__}"}
-    build = 'model_class(made["class"])(**made["arguments"])'
-    if isinstance(inner, ChemGPT):
-        made["arguments"] = inner.config()
-    elif run.task.reads_text:
-        task: Any = run.task
-        made["chemgpt"], grows = task.chemgpt, task.labels.extensive
-        made["arguments"] = {"num_targets": len(labels), "pooling": config.model.readout, "extensive": grows}
-        build = 'model_class(made["class"])(model_class("chemgpt")(**made["chemgpt"]), **made["arguments"])'
-    else:
-        usual = "sum" if all(target.extensive for target in labels) else "mean"
-        given = {
-            "num_targets": len(labels),
-            "readout": usual if config.model.readout == "auto" else config.model.readout,
-            "energy_scale": energy_scale(config, labels, run.standardizer),
-        }
-        own = {parameter.name for parameter, _ in parameters(kind)}
-        made["arguments"] = {name: value for name, value in given.items() if name in own}
-        made["arguments"].update(config.model.arguments())
     code = f"""
 import json
 
 from safetensors.torch import load_file
 
-from ipu_chem.models.registry import model_class
+from ipu_chem.config import from_dict
+from ipu_chem.tasks.registry import task_of
 
-made = json.load(open("{_ABOUT}"))["model"]
-model = {build}
+about = json.load(open("{_ABOUT}"))
+config = from_dict(about["run"])
+model = task_of(config).restored(config, about["state"]).model().eval()
 model.load_state_dict(load_file("{_WEIGHTS}"))
 """
-    return {"model": made, **_units(run, undone=False), **_vocabulary(run)}, code
+    state = {**run.task.state(), "budget": run.task.budget.as_dict(), "version": ipu_chem.__version__}
+    return {"state": state, **_units(run, undone=False)}, code
 
 
 def _torch_export(run: "TrainedRun", folder: Path, shape: Mapping[str, int]) -> Written:
@@ -234,15 +214,13 @@ program = torch.export.load("{_PROGRAM}").module()
 def _example(run: "TrainedRun", shape: Mapping[str, int]) -> Tuple[List[str], Tuple[Tensor, ...]]:
     """Names and values of a program's inputs: one random pack, integers as int64."""
     task: Any = run.task
-    missing = [] if task.reads_text or "edges" in {**task.budget.as_dict(), **shape} else ["edges"]
-    if missing:
-        raise ValueError(
-            f"{run.folder} has found edges on its device, so its packs have no size for them: give --edges."
-        )
-    unknown = set(shape) - {*task.budget.as_dict(), *(() if task.reads_text else ("nodes", "edges", "graphs"))}
+    sizes = {**task.budget.as_dict(), **shape}
+    if not task.reads_text and "edges" not in sizes:
+        raise ValueError(f"{run.folder} found edges on its device, so its packs have no size for them: give --edges.")
+    unknown = set(sizes) - {*task.budget.as_dict(), *(() if task.reads_text else ("edges",))}
     if unknown:
         raise ValueError(f"packs of {run.folder} have no {min(unknown)}; they have {task.budget}.")
-    batch = replace(task, budget=task.budget.replace(**shape)).random_packs(1)
+    batch = replace(task, budget=Budget(**sizes)).random_packs(1)
     names = list(batch._fields[: len(batch.inputs)])
     inputs = [value if value.is_floating_point() else value.to(torch.int64) for value in batch.inputs]
     if task.reads_text and not task.writes_molecules:
@@ -311,7 +289,7 @@ def _save(folder: Path, state: Mapping[str, Tensor]) -> None:
 
 
 def _units(run: "TrainedRun", undone: bool = True) -> Dict[str, Any]:
-    """What comes out, whether that is in real units, and the standardizer."""
+    """Outputs, their units, and the standardizer."""
     if run.task.writes_molecules:
         return {"outputs": [{"name": "logits or log-likelihoods of tokens", "unit": "nat"}], "units undone": True}
     outputs = [
@@ -328,21 +306,14 @@ def _vocabulary(run: "TrainedRun") -> Dict[str, Any]:
 
 
 def _readme(run: "TrainedRun", about: Mapping[str, Any], code: str) -> str:
-    """How the folder is read, in Markdown."""
+    """Directions to read the folder, in Markdown."""
     outputs = ", ".join(f"{one['name']} ({one['unit'] or 'no unit'})" for one in about["outputs"])
-    undone = (
-        "Outputs are in these units."
-        if about["units undone"]
-        else f"Outputs are standardized: {_UNDO}, with the numbers of `standardizer` in {_ABOUT}."
-    )
-    inputs = "".join(
-        f"- `{one['name']}` {one['dtype']} {one['shape']}: {one['what']}\n" for one in about.get("inputs", ())
-    )
+    undone = f"standardized: {_UNDO}, with the numbers of `standardizer`" if "undo" in about else "in these units"
     return (
-        f"# {run.config.model.name} in the format {about['format']}\n\n"
-        f"Written by ipu-chem {about['ipu_chem']} (torch {about['torch']}) from {run.folder.name}; its options are in "
-        f"{_ABOUT}.\n\nOutputs: {outputs}. {undone}\n\n```python\n{code.strip()}\n```\n"
-        + (f"\nInputs:\n\n{inputs}" if inputs else "")
+        f"# {run.config.model.name} as {about['format']}\n\n"
+        f"Written by ipu-chem {about['ipu_chem']} (torch {about['torch']}) from {run.folder.name}. Outputs: {outputs}; "
+        f"they are {undone}. {_ABOUT} has the run's options, and names, shapes and meaning of what goes in and comes "
+        f"out.\n\n```python\n{code.strip()}\n```\n"
     )
 
 

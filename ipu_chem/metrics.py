@@ -1,7 +1,4 @@
-"""Errors in the units people think in, with the unit in the metric's name.
-
-On data's way: predictions and labels of a split, in the target's unit -> metrics -> log, checkpoint, report.
-"""
+"""Errors in the units people think in, with the unit in the metric's name."""
 
 from dataclasses import dataclass
 from typing import Any, Dict, List, Mapping, Sequence
@@ -60,7 +57,7 @@ class Target:
 
 
 def is_binary(target: Mapping[str, Any]) -> bool:
-    """Whether an entry of ``info["targets"]`` is a class, not a number."""
+    """Tell whether an entry of ``info["targets"]`` is a class, not a number."""
     return target.get("kind") == BINARY
 
 
@@ -107,7 +104,7 @@ def binary_metrics(probability: np.ndarray, label: np.ndarray, targets: Sequence
 
 
 def roc_auc(score: np.ndarray, positive: np.ndarray) -> float:
-    """Share of pairs of a positive and a negative in which the positive has the higher score; equal scores are half.
+    """Fraction of pairs of a positive and a negative in which the positive has the higher score; equal scores are half.
 
     Args:
         score: [K].
@@ -179,8 +176,8 @@ def selection_metric(metrics: Dict[str, float], targets: Sequence[Target], scale
     """
     if targets[0].binary:
         return 1.0 - _mean_of_known([metrics[target.metric("rocauc")] for target in targets])
-    shares: List[float] = [
+    errors: List[float] = [
         metrics[target.metric("mae")] / target.error_factor / max(float(size), 1e-12)
         for target, size in zip(targets, scale)
     ]
-    return _mean_of_known(shares)
+    return _mean_of_known(errors)

@@ -1,6 +1,6 @@
 """A finished run, ready for use: its model, and predictions in real units on any device.
 
-`TrainedRun.load` reads the best checkpoint; whoever predicts, evaluates, simulates or exports asks what it returns.
+`TrainedRun.load` reads the best checkpoint; predictions, evaluations, simulations and exports start from it.
 """
 
 from contextlib import closing
@@ -194,7 +194,7 @@ class TrainedRun:
         Raises:
             ValueError: the run predicts no labels, SMILES cannot be read, or molecules lack charges that it needs.
         """
-        self.standardizer  # noqa: B018 (or it says what the run is good for)
+        self.standardizer  # noqa: B018 (raises where there is none)
         if not len(molecules):
             return Prepared(np.zeros(0, np.int64), {}, Ragged(np.zeros(0, np.uint8), np.zeros(1, np.int64)), None)
         if isinstance(self.task, TextPropertyTask):

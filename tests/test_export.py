@@ -6,15 +6,13 @@ import re
 import numpy as np
 import pytest
 import torch
-from support import CHAINS, expanded
+from support import CHAINS
 
 from ipu_chem.cli import main
 from ipu_chem.data.molecule import Molecule
 from ipu_chem.data.neighbors import radius_pairs
 from ipu_chem.data.standardize import Standardizer
 from ipu_chem.export import FORMATS, Physical, fitting
-from ipu_chem.models.property_head import ChemGPTProperty
-from ipu_chem.models.wrapper import BothDirections
 from ipu_chem.trained_run import TrainedRun
 from packing.types import Ragged
 
@@ -64,14 +62,11 @@ def test_weights_with_the_numbers_that_undo_units(make_run, tmp_path, name):
     run = TrainedRun.load(make_run(model={"name": name, "filter": "exact"}, unit="kcal/mol", per_ev=23.06))
     given = [one._replace(charge=0, spin=int(one.z.sum()) % 2) for one in molecules()]
     about, names = export(run, tmp_path, "state_dict")
-    model = BothDirections(names["model"].eval())
     assert not about["units undone"] and about["outputs"][0]["unit"] == "kcal/mol"
 
     def standardized(batch, prepared, places):
-        pack = expanded(batch) if name != "spookynet" else expanded(type("", (), batch._asdict()))
-        extra = [batch.charge, batch.spin] if name == "spookynet" else []
         with torch.no_grad():
-            return model(*pack.inputs, *extra)
+            return names["model"](*batch.inputs)
 
     found = predictions_of(standardized, run, given)
     units = about["standardizer"]
@@ -130,10 +125,10 @@ def test_programs_of_text_in_real_units(text_run, tmp_path, target):
 def test_weights_of_text(text_run, tmp_path):
     run = TrainedRun.load(text_run(target="size"))
     about, names = export(run, tmp_path, "state_dict")
-    assert isinstance(names["model"], ChemGPTProperty) and about["tokenizer"] == run.task.tokenizer.to_dict()
+    assert about["state"]["tokenizer"] == run.task.tokenizer.to_dict()
     batch = run.prepare(CHAINS).loader.example(training=False)
     with torch.no_grad():
-        assert torch.equal(names["model"].eval()(*batch.inputs), run.model(*batch.inputs))
+        assert torch.equal(names["model"](*batch.inputs), run.model(*batch.inputs))
 
 
 def test_language_models(text_run, tmp_path):
@@ -150,7 +145,7 @@ def test_language_models(text_run, tmp_path):
         logits = names["model"].eval()(ids).logits
         torch.testing.assert_close(logits, run.model.model(ids, places), rtol=1e-4, atol=1e-5)
         _, plain = export(run, tmp_path, "state_dict")
-        assert torch.equal(plain["model"].eval()(ids, places), run.model.model(ids, places))
+        assert torch.equal(plain["model"](ids, places), run.model(ids, places))
         if EXPORTS:
             about, exported = export(run, tmp_path, "torch_export", tokens=ids.shape[1])
             assert about["inputs"][0]["shape"] == [1, ids.shape[1]]

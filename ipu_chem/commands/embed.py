@@ -10,16 +10,16 @@ _SHOWN = 10  # molecules without a vector; the output lists all
 
 @dataclass(frozen=True)
 class Options:
-    """What is embedded.
+    """Model, molecules and output.
 
     Attributes:
         output: .npy (and an .index.csv beside it), .csv or .parquet.
-        pooling: mean, max or sum over symbols, last (symbol) or eos (the end).
+        pooling: mean, max or sum over tokens, last (token) or eos (the end).
         special_tokens: count the marks of begin and end too.
         tokens: of a packed sequence; grows with the molecules if not given, up to the model's.
         long: molecules that are longer: error, drop or truncate.
         notation: smiles or selfies.
-        stereo: keep what SMILES say about stereochemistry.
+        stereo: keep stereochemistry.
         smiles_column: column of a table that holds the molecules.
         micro_batch_size: packed sequences that are computed at once.
         workers: processes that translate SMILES; all cores if not given.

@@ -16,16 +16,16 @@ _SUFFIXES = (".csv", ".smi")
 
 @dataclass(frozen=True)
 class Options:
-    """What is written.
+    """Model, sampling and output.
 
     Attributes:
         count: molecules.
         output: .csv or .smi file to write.
         temperature: below 1 the likely becomes likelier.
-        top_k: draw among this many likeliest symbols; 0: all.
+        top_k: draw among this many likeliest tokens; 0: all.
         top_p: draw among the likeliest with this probability together; 1: all.
         prefix: SELFIES or SMILES that every molecule begins with.
-        max_length: symbols of a molecule, first and last included.
+        max_length: tokens of a molecule, first and last included.
         batch: molecules at once.
         seed: the same seed gives the same molecules.
         metrics: compare with known molecules.

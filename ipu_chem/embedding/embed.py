@@ -28,7 +28,7 @@ from ipu_chem.models.pooling import PooledChemGPT, check_pooling
 from ipu_chem.tasks.text_rows import usual_row
 from packing import Budget, Ragged, make_plan
 
-# Shorter molecules than so many symbols on average would leave slots of a row empty, and few sets have them.
+# Molecules of fewer tokens on average would leave slots of a packed sequence empty, and few sets have them.
 _TOKENS_PER_MOLECULE = 8
 _IT = "the molecule"
 _PER_TASK = 64  # molecules that a process is sent at a time
@@ -97,7 +97,7 @@ class Embedder:
         self.model, self.tokenizer = model, tokenizer
         words = model.embedding.wte.num_embeddings
         if tokenizer.vocab_size > words:
-            raise ValueError(f"the tokenizer has {tokenizer.vocab_size} symbols, the model {words}: take its own.")
+            raise ValueError(f"the tokenizer has {tokenizer.vocab_size} tokens, the model {words}: take its own.")
         longest = model.max_positions
         if self.options.tokens is not None and self.options.tokens > longest:
             raise ValueError(f"tokens={self.options.tokens}: the model reads molecules of up to {longest} tokens.")
@@ -190,19 +190,19 @@ class Embedder:
             yield from ((row, ids[index]) for index, row in enumerate(rows))
 
     def _shortened(self, tokens: np.ndarray, line: Entry) -> Tuple[Optional[np.ndarray], str]:
-        """What is embedded of a molecule that is too long, and the remark about it."""
+        """Tokens that are embedded of a molecule that is too long, and the remark about it."""
         longest, limit = self.model.max_positions, self._limit
         if self.options.long == "error":
             fits = f"tokens={len(tokens)} would hold it" if len(tokens) <= longest else f"the model reads {longest}"
             raise ValueError(
-                f"line {line.line} ({line.smiles}) has {len(tokens)} tokens, a row {limit}: {fits}; long='drop' leaves "
-                "such molecules out, long='truncate' their ends."
+                f"line {line.line} ({line.smiles}) has {len(tokens)} tokens, the limit is {limit}: {fits}; "
+                "long='drop' leaves such molecules out, long='truncate' their ends."
             )
         if self.options.long == "drop":
             self.dropped += 1
-            return None, f"dropped: {len(tokens)} tokens, a row has {limit}"
+            return None, f"dropped: {len(tokens)} tokens, the limit is {limit}"
         self.truncated += 1
-        # The mark of the end stays, so that as many symbols are counted as of a molecule of that length.
+        # The mark of the end stays, so that as many tokens are counted as of a molecule of that length.
         return np.append(tokens[: limit - 1], tokens[-1:]), f"truncated from {len(tokens)} to {limit} tokens"
 
     def _vectors(self, ids: Ragged) -> np.ndarray:
@@ -225,7 +225,7 @@ class Embedder:
 
 
 def _same_weights(model: ChemGPT) -> ChemGPT:
-    """A copy that shares memory with the model, for a backend to move, and to put machine code into."""
+    """A copy that shares memory with the model, for a backend to move, and to put native kernels into."""
     shared: Dict[int, Any] = {id(weight): nn.Parameter(weight.detach(), False) for weight in model.parameters()}
     return copy.deepcopy(model, shared)
 
@@ -258,20 +258,29 @@ def embed(
     if isinstance(molecules, str):
         raise ValueError(f"molecules={molecules!r}: give a list of texts, even for one molecule.")
     chosen = EmbeddingOptions(pooling=pooling, tokens=tokens, long=long, notation=notation, **options)
-    entries: List[Entry] = [
-        Line(index, text) if isinstance(text, str) else Failure(index, repr(text), "no text")
-        for index, text in enumerate(molecules, start=1)
-    ]
-    with Embedder(model, tokenizer, chosen) as embedder, progress_bar(progress, len(entries)) as bar:
-        values = np.empty((len(entries), embedder.features), embedder.dtype)
-        failures: List[Failure] = []
-        first = 0
+    entries = entries_of(molecules, 1)
+    with Embedder(model, tokenizer, chosen) as embedder:
+        return embed_entries(embedder, entries, progress)
+
+
+def embed_entries(embedder: Embedder, entries: Sequence[Entry], progress: bool = False) -> Embeddings:
+    """Vectors of all entries; see `Embedder.chunks`."""
+    values, failures, first = np.empty((len(entries), embedder.features), embedder.dtype), [], 0
+    with progress_bar(progress, len(entries)) as bar:
         for chunk in embedder.chunks(entries):
             values[first : first + len(chunk.entries)] = chunk.values
             failures += failures_of(chunk)
             first += len(chunk.entries)
             bar.update(len(chunk.entries))
-        return Embeddings(values, failures, embedder.dropped, embedder.truncated)
+    return Embeddings(values, failures, embedder.dropped, embedder.truncated)
+
+
+def entries_of(molecules: Iterable[Any], first: int) -> List[Entry]:
+    """Texts with their numbers, counted from ``first``; failures where something is no text."""
+    return [
+        Line(number, str(text)) if isinstance(text, str) else Failure(number, repr(text), "no text")
+        for number, text in enumerate(molecules, first)
+    ]
 
 
 def failures_of(chunk: Chunk) -> List[Failure]:
@@ -295,7 +304,7 @@ def _parts(entries: Iterable[Entry], size: int) -> Iterator[List[Entry]]:
 
 
 def _unchanged(entry: Entry) -> Text:
-    """What is SELFIES already."""
+    """A molecule that is SELFIES already."""
     if isinstance(entry, Failure):
         return Text("", entry.reason)
     return Text(entry.smiles.strip(), "" if entry.smiles.strip() else "no SELFIES")

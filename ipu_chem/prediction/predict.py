@@ -1,5 +1,6 @@
 """Predictions of a trained run for the molecules of a file: one CSV row or one frame for each."""
 
+import csv
 from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Optional, Tuple, Union
 
@@ -9,10 +10,17 @@ from ipu_chem.data.files import plain_suffix, read_molecules
 from ipu_chem.data.molecule import Molecule, molecules_to_store
 from ipu_chem.data.smiles import Failure, embed_many, find_columns, read_smiles_file
 from ipu_chem.data.structures import to_atoms, with_results, write_extxyz
-from ipu_chem.prediction.tables import Predictions, Refused, check_strict, write_predictions
 from ipu_chem.trained_run import TrainedRun, unfit
-from packing.files import PathLike
+from packing.files import PathLike, atomic_file
 from packing.store import Store
+
+
+class Refused(NamedTuple):
+    """A molecule without a prediction, and why."""
+
+    line: int
+    name: str
+    reason: str
 
 
 class _Read(NamedTuple):
@@ -71,20 +79,25 @@ def predict_file(
             return _predict_forces(run, output, molecules, lines, refused, strict)
         store = molecules_to_store(molecules) if molecules else None
         read = _Read(store, lines, [molecule.name for molecule in molecules], refused)
-    found = _predict(run, read, strict)
-    write_predictions(output, run.task.targets, found)
-    return len(found.lines), found.refused
+    return _predict(run, read, output, strict)
 
 
-def _predict(run: TrainedRun, read: _Read, strict: bool) -> Predictions:
-    """Predictions of the molecules that were read, and reasons for the others."""
+def _predict(run: TrainedRun, read: _Read, output: PathLike, strict: bool) -> Tuple[int, List[Refused]]:
+    """Labels of the molecules that were read, and reasons for the others, in one table."""
     prepared = run.prepare([] if read.store is None else read.store)
     reasons = sorted(prepared.reasons.items())
     refused = sorted(read.refused + [Refused(read.lines[item], read.names[item], why) for item, why in reasons])
-    check_strict(refused, strict)
-    items = prepared.items.tolist()
-    lines, names = ([of[item] for item in items] for of in (read.lines, read.names))
-    return Predictions(lines, names, run.predict(prepared), refused)
+    _check_strict(refused, strict)
+    rows: Dict[int, Tuple[str, List[str], str]] = {}
+    for item, values in zip(prepared.items.tolist(), run.predict(prepared)):
+        rows[read.lines[item]] = read.names[item], [f"{value:.8g}" for value in values], ""
+    rows.update({one.line: (one.name, [""] * len(run.task.targets), one.reason) for one in refused})
+    units = [(target.name, "probability" if target.binary else target.unit) for target in run.task.targets]
+    with atomic_file(output, "w") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["line", "name", *(f"{name} ({unit})" if unit else name for name, unit in units), "reason"])
+        writer.writerows([line, name, *shown, reason] for line, (name, shown, reason) in sorted(rows.items()))
+    return len(prepared.items), refused
 
 
 def _predict_forces(
@@ -95,7 +108,7 @@ def _predict_forces(
     if molecules:
         reasons = unfit(molecules_to_store(molecules), run.standardizer)
     refused = refused + [Refused(lines[item], molecules[item].name, why) for item, why in sorted(reasons.items())]
-    check_strict(refused, strict)
+    _check_strict(refused, strict)
     taken = [molecule for item, molecule in enumerate(molecules) if item not in reasons]
     if taken:
         found = run.energies_forces(taken)
@@ -134,3 +147,14 @@ def _read_texts(source: Path, smiles_column: Optional[str], workers: Optional[in
     store: Any = corpus_of(chunks) if any(len(chunk.line) for chunk in chunks) else None
     lines = [] if store is None else store.fields["line"].tolist()
     return _Read(store, lines, [names[line] for line in lines], refused)
+
+
+def _check_strict(refused: List[Refused], strict: bool) -> None:
+    """Stop at the first molecule that cannot be predicted.
+
+    Raises:
+        ValueError: ``strict`` and there is one; names it.
+    """
+    if strict and refused:
+        first = refused[0]
+        raise ValueError(f"line {first.line} ({first.name}): {first.reason}.")

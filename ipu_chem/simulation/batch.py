@@ -25,7 +25,7 @@ def evaluate_many(runs: Runs, structures: Sequence[Any], accelerator: Optional[s
 
 
 def load_force_fields(runs: Runs, accelerator: Optional[str] = None) -> List[ForceField]:
-    """One run, or several of the same architecture, whose mean is taken and whose spread says how sure they are.
+    """One run, or several of the same architecture, whose mean is taken.
 
     Raises:
         FileNotFoundError, ValueError: see `TrainedRun.force_field`; also runs that differ in their model.

@@ -23,8 +23,8 @@ class Calculator(AseCalculator):
     """Energies and forces of free molecules by one run, or the means of several.
 
     Forces are exact derivatives of the energy, also of runs that were trained on energies alone (which know them less
-    well). Of several runs results also has "energy_std", eV, and "forces_std", [n, 3] eV/Å: how far they disagree, the
-    root of the mean square difference from their mean. They run one after the other, in one recorded program.
+    well). Of several runs results also has "energy_std", eV, and "forces_std", [n, 3] eV/Å: their standard
+    deviation. They run one after the other, in one recorded program.
 
     Models that take the charge and the unpaired electrons of a molecule read atoms.info["charge"] and ["spin"].
     """
@@ -44,7 +44,7 @@ class Calculator(AseCalculator):
         Args:
             members: one force field, or several of the same architecture.
             accelerator: cpu or cuda.
-            skin: Å, by which pairs that are kept may exceed the cutoff; they are looked for anew when some atom has
+            skin: Å, by which pairs that are kept may exceed the cutoff; they are searched anew when some atom has
                 moved half of it, and change nothing until they come within the cutoff.
             threads: of torch, while it computes; 0 is one for less than 200 atoms, else as many as torch has.
             dtype: float32, or float64 for forces exact to more digits than the model knows.
@@ -91,7 +91,7 @@ class Calculator(AseCalculator):
         return cls(load_force_fields(runs), accelerator, skin, threads, dtype)
 
     def check_state(self, atoms: Any, tol: float = 1e-15) -> List[str]:
-        """What has changed, of what energies depend on: neither the cell nor magnetic moments."""
+        """Changes that matter to energies: neither the cell nor magnetic moments."""
         before = self.atoms
         if before is None:
             return list(all_changes)
@@ -107,7 +107,7 @@ class Calculator(AseCalculator):
         """See ASE's; every call computes energy and forces.
 
         Raises:
-            ValueError: periodic atoms, an element or a place that the model cannot have learnt; says which.
+            ValueError: periodic atoms, an element or a place that the model cannot have learned; says which.
         """
         super().calculate(atoms, properties or ["energy"], system_changes)
         positions = self.atoms.positions

@@ -1,4 +1,4 @@
-"""The folder of a simulation: frames, a table of energies, and what it takes to go on after an interruption."""
+"""The folder of a simulation: frames, a table of energies, and the state to resume from."""
 
 import json
 import time
@@ -122,7 +122,7 @@ class Records:
 
 
 def read_state(folder: PathLike) -> Dict[str, Any]:
-    """What a simulation goes on from, with "asked", the options of its start.
+    """Read the state that a simulation resumes from; "asked" are the options of its start.
 
     Raises:
         ValueError: there is none.

@@ -13,7 +13,7 @@ from packing.files import PathLike
 
 
 class Relaxed(NamedTuple):
-    """What became of a structure."""
+    """A structure after its relaxation."""
 
     name: str
     atoms: Any  # ase.Atoms with energy and forces, where the optimizer left them

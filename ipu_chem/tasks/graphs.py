@@ -306,7 +306,7 @@ def make_model(
         config.model.readout,
         filter,
         undirected,
-        energy_scale(config, targets, standardizer),
+        _energy_scale(config, targets, standardizer),
         **config.model.arguments(),
     )
     if config.model.freeze:
@@ -319,7 +319,7 @@ def make_model(
     return CompactInputs(model, position_step)
 
 
-def energy_scale(config: RunConfig, targets: List[Target], standardizer: Optional[Standardizer]) -> float:
+def _energy_scale(config: RunConfig, targets: List[Target], standardizer: Optional[Standardizer]) -> float:
     """eV that a prediction of 1 means.
 
     Raises:
