@@ -42,7 +42,7 @@ def load_chemgpt(folder: PathLike) -> Tuple[ChemGPT, Optional[Tokenizer]]:
         raise ValueError(f"{folder}: {error}") from error
     if not (folder / _TOKENIZER).is_file():
         return model, None
-    from ipu_chem.data.selfies.chemgpt import tokenizer_from_huggingface
+    from ipu_chem.data.selfies.saved import tokenizer_from_huggingface
 
     tokenizer = tokenizer_from_huggingface(folder)
     _check_vocabulary(model, tokenizer, str(folder))

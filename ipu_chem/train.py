@@ -1,7 +1,22 @@
 """The story of a run: a task is learned by a trainer on a backend.
 
-`load_together` makes the task (data, model, loss, metrics), `get_backend` the device, `Trainer` the loop over optimizer
-steps, `RunRecord` what stands in the run's folder, and `Task.results` the figures at the end.
+Read in this order, from `ipu-chem train` on QM9 to the loss of SchNet:
+
+    ipu_chem/commands/train.py            words of the command line -> RunConfig
+    ipu_chem/train.py                     RunConfig -> task, backend, trainer, record
+    ipu_chem/tasks/graphs.py              data, targets, model and loss of graphs in one place
+    ipu_chem/data/datasets/qm9.py         raw files -> molecules
+    packing/store.py                      molecules -> flat arrays on disk, memory-mapped
+    ipu_chem/data/edges.py                pairs of atoms within the cutoff
+    ipu_chem/tasks/labels.py              labels -> standardized targets, and metrics in their units
+    packing/make_plan.py                  which molecules share a pack
+    packing/epoch.py                      a fresh assignment of the same efficiency for every epoch
+    packing/collate.py                    molecules -> arrays of fixed shape
+    ipu_chem/batches/loader.py            packs of one call of the device program, weights that sum to 1 over a step
+    ipu_chem/training/trainer.py          the loop: steps, evaluations, checkpoints
+    ipu_chem/backends/pytorch/backend.py  one call: forward, backward, sum of gradients, update
+    ipu_chem/models/schnet.py             batch -> predictions
+    ipu_chem/losses.py                    predictions, targets, weights -> loss
 """
 
 import time

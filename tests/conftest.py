@@ -38,7 +38,7 @@ NOT_ON_SDK = "not on the SDK"
 
 def pytest_collection_modifyitems(items) -> None:
     for item in items if ON_SDK else []:
-        of_double = item.path.name.startswith(("test_poptorch_double", "test_popdist_double"))
+        of_double = item.path.parent.name == "double"
         reasons = ["tests the double"] if of_double else [mark.args[0] for mark in item.iter_markers("not_on_sdk")]
         for reason in reasons:
             item.add_marker(pytest.mark.skip(reason=f"{NOT_ON_SDK}: {reason}"))

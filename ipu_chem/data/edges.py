@@ -7,7 +7,7 @@ Filters depend on the distance alone, so every pair stands there once, and model
 import hashlib
 from typing import Optional
 
-from ipu_chem.data.datasets import cache_folder
+from ipu_chem.cache import cache_folder
 from ipu_chem.data.neighbors import radius_pairs
 from packing.files import PathLike
 from packing.store import Store

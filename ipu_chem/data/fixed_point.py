@@ -10,7 +10,7 @@ from typing import Optional, Tuple
 
 import numpy as np
 
-from ipu_chem.data.datasets import cache_folder
+from ipu_chem.cache import cache_folder
 from packing.files import PathLike
 from packing.store import Store
 

@@ -6,17 +6,15 @@ Experimental Torsional-Angle Preferences", J. Chem. Inf. Model. 60, 2044 (2020) 
 """
 
 import csv
-import os
-from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import IO, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 import numpy as np
-from tqdm import tqdm
 
 from ipu_chem.data.files import existing_file, open_text, plain_suffix
 from ipu_chem.data.molecule import Molecule, from_rdkit
+from ipu_chem.parallel import in_parallel
 from packing.files import PathLike
 
 # Attempts at an embedding, first from the distance bounds, then from random coordinates.
@@ -152,32 +150,18 @@ def embed_many(
         SmilesLine(index, item, str(index)) if isinstance(item, str) else item
         for index, item in enumerate(smiles, start=1)
     ]
-    if workers is None:
-        workers = core_count()
     embed = partial(_embed_or_fail, seed=seed, max_atoms=max_atoms)
+    title = "embedding" if progress else None
     embeddings: List[Embedding] = []
     failures: List[Failure] = []
-
-    def sort_out(results) -> None:
-        for result in tqdm(results, "embedding", len(lines), unit="molecule", disable=not progress, mininterval=0.5):
-            if isinstance(result, Embedding):
-                embeddings.append(result)
-                continue
-            if strict:
-                raise ValueError(f"line {result.line} ({result.smiles}): {result.reason}.")
+    for result in in_parallel(embed, lines, workers, chunk=_FEW, few=_FEW, title=title):
+        if isinstance(result, Embedding):
+            embeddings.append(result)
+        elif strict:
+            raise ValueError(f"line {result.line} ({result.smiles}): {result.reason}.")
+        else:
             failures.append(result)
-
-    if workers <= 1 or len(lines) < _FEW:
-        sort_out(map(embed, lines))
-    else:
-        with ProcessPoolExecutor(workers) as pool:
-            sort_out(pool.map(embed, lines, chunksize=_FEW))
     return embeddings, failures
-
-
-def core_count() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _embed_or_fail(line: SmilesLine, seed: int, max_atoms: Optional[int]) -> Union[Embedding, Failure]:

@@ -98,7 +98,7 @@ def print_plan(
         raise ValueError(f"atoms={atoms:g}: {config.model.name} reads text, in sequences of its own; leave it out.")
     check_link(link)
     planned = kind.planned(config)
-    task = _workload(planned)
+    workload = _workload(planned, config)
     host = host_rate(planned, loader_seconds, MEAN_ATOMS if atoms is None else atoms)
     report = check_task(planned)
     print("\n".join([*planned.assumed, report.text()]))
@@ -110,9 +110,9 @@ def print_plan(
     meant_for_them = ipus == configured and (config.accelerator == "ipu" or configured > 1)
     try:
         if meant_for_them:
-            layout = check_layout(task, config.batching, config.ipu, config.precision)
+            layout = check_layout(workload, config.batching, config.ipu, config.precision)
         else:
-            layout = plan(task, ipus, config.precision, config.ipu)
+            layout = plan(workload, ipus, config.precision, config.ipu)
     except Refusal as refusal:
         show(refusal.layout)
         print(f"\nrefused: {refusal}")
@@ -121,7 +121,7 @@ def print_plan(
         return 1
     show(layout)
     unit = "tokens" if planned.reads_text else "atoms"
-    print(f"\n{speed_text(predict_speed(task, layout, host, link), layout, unit)}")
+    print(f"\n{speed_text(predict_speed(workload, layout, host, link), layout, unit)}")
     if layout.batching.packs_per_step != config.batching.packs_per_step:
         print(f"\nThe configuration has {config.batching.packs_per_step:,} packs in an optimizer step.")
     if meant_for_them:
@@ -133,17 +133,16 @@ def print_plan(
     return int(bool(report.findings))
 
 
-def _workload(planned: Any) -> Any:
-    """What a planned task trains, for the planner: the model without values and one pack of its shape."""
+def _workload(planned: Any, config: RunConfig) -> Any:
+    """The training of a planned task, for the planner: the model without values, and one pack of its shape."""
     import torch
 
-    from ipu_chem.backends.poptorch.planner import Task
+    from ipu_chem.backends.poptorch.planner import Workload
 
-    config = planned.config
     with torch.device("meta"):
         model = planned.model()
     packs, iterations = config.batching.packs_per_step, config.batching.device_iterations
-    return Task(model, planned.loss(), planned.random_packs(1), config.optimizer, packs, iterations)
+    return Workload(model, planned.loss(), planned.random_packs(1), config.optimizer, packs, iterations)
 
 
 def _package(name: str, purpose: str, remedy: str) -> Finding:

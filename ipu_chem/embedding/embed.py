@@ -6,9 +6,10 @@ what may run for hours: a molecule that cannot be embedded gets NaN and a reason
 
 import copy
 import re
+from collections import deque
 from functools import partial
 from itertools import chain, islice
-from typing import Any, Dict, Iterable, Iterator, List, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import Any, Deque, Dict, Iterable, Iterator, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 import numpy as np
 import torch
@@ -18,13 +19,13 @@ from tqdm import tqdm
 from ipu_chem.backends import get_backend
 from ipu_chem.backends.options import Batching
 from ipu_chem.batches.text_labels import TextPropertyLoader
-from ipu_chem.data.corpora.build import worker_pool
 from ipu_chem.data.corpora.encode import encode_lines, libraries
 from ipu_chem.data.corpora.lines import Line
-from ipu_chem.data.smiles import Failure, core_count
+from ipu_chem.data.smiles import Failure
 from ipu_chem.embedding.options import EmbeddingOptions
 from ipu_chem.models.chemgpt import ChemGPT
 from ipu_chem.models.pooling import PooledChemGPT, check_pooling
+from ipu_chem.parallel import in_parallel
 from ipu_chem.tasks.text_rows import usual_row
 from packing import Budget, Ragged, make_plan
 
@@ -132,25 +133,22 @@ class Embedder:
 
     def _as_selfies(self, parts: Iterable[List[Entry]]) -> Iterator[Tuple[List[Entry], List[Text]]]:
         """Each part with the SELFIES of its molecules; processes work one part ahead."""
-        workers = self.options.workers
-        if workers is None:
-            workers = core_count()
         if self.options.notation == "selfies":
             yield from ((part, [_unchanged(entry) for entry in part]) for part in parts)
             return
         translate = partial(_translated, stereo=self.options.stereo)
-        if workers <= 1:
-            yield from ((part, translate(part)) for part in parts)
-            return
-        with worker_pool(workers) as pool:
-            waiting: List[Tuple[List[Entry], Iterator[List[Text]]]] = []
+        waiting: Deque[List[Entry]] = deque()
+
+        def tasks() -> Iterator[List[Entry]]:
             for part in parts:
-                waiting.append((part, pool.map(translate, _parts(part, _PER_TASK))))
-                if len(waiting) > 1:
-                    before, results = waiting.pop(0)
-                    yield before, list(chain.from_iterable(results))
-            for before, results in waiting:
-                yield before, list(chain.from_iterable(results))
+                waiting.append(part)
+                yield from _parts(part, _PER_TASK)
+
+        ahead = self.options.chunk // _PER_TASK
+        texts = chain.from_iterable(in_parallel(translate, tasks(), self.options.workers, chunk=1, ahead=ahead))
+        for text in texts:
+            part = waiting.popleft()
+            yield part, [text, *islice(texts, len(part) - 1)]
 
     def _embed(self, part: List[Entry], texts: List[Text]) -> Chunk:
         remarks = [text.reason for text in texts]

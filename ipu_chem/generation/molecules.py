@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Dict, List, NamedTuple, Optional, Sequence
 
 from ipu_chem.data.corpora.encode import libraries
-from ipu_chem.generation.workers import map_in_processes
+from ipu_chem.parallel import in_parallel
 from packing.files import PathLike, atomic_file
 
 if TYPE_CHECKING:
@@ -41,12 +41,12 @@ def decode_many(selfies: Sequence[str], workers: Optional[int] = None, progress:
         ValueError: rdkit or selfies is not installed.
     """
     libraries()
-    return list(map_in_processes(_decode, selfies, workers, "decoding" if progress else None))
+    return list(in_parallel(_decode, selfies, workers, title="decoding" if progress else None))
 
 
 def canonical_smiles(smiles: Sequence[str], workers: Optional[int] = None) -> List[Decoded]:
     """SMILES as RDKit's canonical ones, in the order given, in parallel processes (None: all cores)."""
-    return list(map_in_processes(_canonical, smiles, workers))
+    return list(in_parallel(_canonical, smiles, workers))
 
 
 def count_reasons(decoded: Sequence[Decoded]) -> Dict[str, int]:

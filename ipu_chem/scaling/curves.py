@@ -19,12 +19,12 @@ class Curve:
 
     Attributes:
         name: of the candidate.
-        shares: of the steps of its runs, rising.
-        losses: mean of the last steps up to there, over seeds: what the estimate is at a look.
+        budgets: fractions of the steps of its runs, rising.
+        losses: mean of the last steps up to there, over seeds: the estimate, at an early evaluation.
     """
 
     name: str
-    shares: List[float]
+    budgets: List[float]
     losses: List[float]
 
 
@@ -35,23 +35,23 @@ def curves_of(found: Searched, fraction: float) -> List[Curve]:
         found: what a search has trained.
         fraction: of the steps so far, the last of which are averaged; see `tail_mean`.
     """
-    looks = [look.share for look in found.looks]
-    grid = sorted({*np.geomspace(min(_FROM, looks[0] / 4), 1, _POINTS).tolist(), *looks})
+    early = [one.budget for one in found.evaluations]
+    grid = sorted({*np.geomspace(min(_FROM, early[0] / 4), 1, _POINTS).tolist(), *early})
     curves = []
     for name in found.names:
         runs = [(one, p) for one, p in zip(found.candidates, found.reached) if one.name == name]
         losses = [step_losses(rows) if (rows := read_rows(one.folder)) else np.zeros(0) for one, _ in runs]
         curve = Curve(name, [], [])
-        for share in grid:
-            ends = [budget_steps(p.total, share) for _, p in runs]
+        for budget in grid:
+            ends = [budget_steps(p.total, budget) for _, p in runs]
             if any(end > len(seen) for end, seen in zip(ends, losses)):
                 break
             mean = float(np.mean([tail_mean(seen[:end], fraction, draws=0).value for end, seen in zip(ends, losses)]))
             if not np.isfinite(mean):
                 break
             where = float(f"{ends[0] / runs[0][1].total:.5g}")
-            if where not in curve.shares:  # several in one step
-                curve.shares.append(where)
+            if where not in curve.budgets:  # several in one step
+                curve.budgets.append(where)
                 curve.losses.append(float(f"{mean:.5g}"))
         curves.append(curve)
     return curves

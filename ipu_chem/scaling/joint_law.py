@@ -28,7 +28,7 @@ class JointLaw:
         data_factor: B.
         size_exponent: a.
         data_exponent: b.
-        r2: share of the variance of log L that the law explains.
+        r2: fraction of the variance of log L that the law explains.
         runs: that were fitted.
     """
 
@@ -55,7 +55,7 @@ def fit_joint(
     draws: int = DRAWS,
     seed: int = 0,
 ) -> JointLaw:
-    """How loss follows parameters and data (tokens or molecules) together.
+    """Fit loss over parameters and data (tokens or molecules) together.
 
     Raises:
         ValueError: see `ipu_chem.scaling.points.check_comparable` and `joint_law`.
@@ -134,10 +134,10 @@ class _Law:
         terms = np.repeat(theta[:, :3, None], self.x.shape[1], 2)
         terms[:, 1:] -= theta[:, 3:, None] * self.x
         most = terms.max(1, keepdims=True)
-        shares = np.exp(terms - most)
-        total = shares.sum(1, keepdims=True)
-        shares /= total
-        jacobian = np.concatenate([shares, -shares[:, 1:] * self.x], 1)
+        parts = np.exp(terms - most)
+        total = parts.sum(1, keepdims=True)
+        parts /= total
+        jacobian = np.concatenate([parts, -parts[:, 1:] * self.x], 1)
         return (most + np.log(total))[:, 0], jacobian.transpose(0, 2, 1)
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from packing.files import PathLike, atomic_file
 
 STEPS_HELD = "steps held"  # every run has the same number of optimizer steps, as near as whole epochs allow
-STEPS_TOLERANCE = 0.05  # share by which held steps may differ
+STEPS_TOLERANCE = 0.05  # fraction by which held steps may differ
 EPOCHS_HELD = "epochs held"  # every run sees its molecules as often: runs on more of them take more steps
 CONVERGED = "converged:"  # begins a rule that says when a run counts as converged
 

@@ -1,4 +1,4 @@
-"""What the points of a scaling study say: exponents, breaks, what limits the loss; what cannot be said, and why."""
+"""Analysis of a scaling study: exponents, breaks, regimes, figures, and notes on what could not be fitted."""
 
 import csv
 import json
@@ -20,7 +20,7 @@ from packing.files import atomic_file
 
 @dataclass(frozen=True)
 class Study:
-    """Everything that a study says; a law is None where its note says why.
+    """Result of a study; a law is None where a note says why.
 
     Attributes:
         points: all of them, also runs that diverged.
@@ -89,8 +89,8 @@ def lines(study: Study) -> List[str]:
         found.append(f"{'N':>14} {'D':>14} {'loss':>10} {'over N':>8} {'over D':>8}  limited by (local exponents)")
         for one in study.regimes:
             found.append(
-                f"{one.parameters:>14,} {one.tokens:>14,} {one.loss:>10.4g} {one.size_slope:>8.3f} "
-                f"{one.data_slope:>8.3f}  {one.limited_by}"
+                f"{one.parameters:>14,} {one.tokens:>14,} {one.loss:>10.4g} {one.size_exponent:>8.3f} "
+                f"{one.data_exponent:>8.3f}  {one.limited_by}"
             )
     if study.fitted and (study.width or study.data):
         found.append("exponents, with intervals of 95 %:")
@@ -126,6 +126,7 @@ def write_study(folder: Path, study: Study) -> List[Path]:
 
 def _figures(folder: Path, study: Study) -> List[Path]:
     """Figures of a study; what cannot be drawn becomes a note, each reason once."""
+    from ipu_chem.reports.figures import save
     from ipu_chem.scaling import figures
 
     points = study.fitted
@@ -144,7 +145,7 @@ def _figures(folder: Path, study: Study) -> List[Path]:
     paths = []
     for name, draw in wanted:
         try:
-            paths.append(figures.save(draw(), folder / f"{name}.png"))
+            paths.append(save(draw(), folder / f"{name}.png"))
         except ValueError as error:
             if not any(str(error) in note for note in study.notes):
                 study.notes.append(f"{name}.png: {error}")

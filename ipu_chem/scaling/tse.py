@@ -1,4 +1,4 @@
-"""Estimates of how good a run will be, from the losses of its first optimizer steps.
+"""Estimates of a run's final loss, from the losses of its first optimizer steps.
 
 `tail_mean` is the one to use: a mean per step over the end of what has been seen, which compares over batch sizes and
 forgets the warm-up. TSE, TSE-E and TSE-EMA are sums over epochs of the mean loss of an epoch (Ru et al., "Speedy
@@ -20,7 +20,7 @@ _LEVEL = 0.95
 
 @dataclass(frozen=True)
 class Estimate:
-    """An estimate and how sure the steps make it.
+    """An estimate and its interval.
 
     Attributes:
         name: of the estimator.
@@ -58,7 +58,7 @@ def tail_mean(losses: Values, fraction: float = 0.1, draws: int = DRAWS, seed: i
     """
     values = _checked(losses, 1)
     if not 0 < fraction <= 1:
-        raise ValueError(f"fraction={fraction}: give the share of the steps that counts, above 0 and at most 1.")
+        raise ValueError(f"fraction={fraction}: give the fraction of the steps that counts, above 0 and at most 1.")
     window = values[-max(1, round(fraction * len(values))) :]
     return _estimate("tail mean", values, window[None], np.ones(1), draws, seed)
 
@@ -149,7 +149,7 @@ def step_losses(rows: Sequence[Mapping[str, Any]]) -> np.ndarray:
 
 
 def block_means(values: np.ndarray, draws: int, rng: np.random.Generator) -> np.ndarray:
-    """Means of moving-block bootstrap samples of a series whose neighbours are alike.
+    """Means of moving-block bootstrap samples of a series whose neighbors are alike.
 
     Blocks of the cube root of its length are drawn with replacement (Künsch, Ann. Statist. 17, 1217 (1989)).
 

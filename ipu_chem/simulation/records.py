@@ -100,25 +100,19 @@ class Records:
 
     def plot(self, atoms: int) -> Optional[Path]:
         """energy_drift.png, over time; None where there is no matplotlib."""
-        try:
-            import matplotlib
-        except ImportError:
-            return None
-        matplotlib.use("Agg")
-        from matplotlib import pyplot
+        from ipu_chem.reports.figures import BLUE, ORANGE, figure_of, save
 
+        try:
+            figure, (left, right) = figure_of(1, 2)
+        except ValueError:
+            return None
         table = self.table()
-        figure, (left, right) = pyplot.subplots(1, 2, figsize=(9.2, 3.6), layout="constrained")
         drift = (table["total_eV"] - table["total_eV"][0]) / atoms * 1000
-        left.plot(table["time_ps"], drift, color="C0", linewidth=1)
-        left.set(xlabel="time (ps)", ylabel="total energy - start (meV per atom)")
-        right.plot(table["time_ps"], table["temperature_K"], color="C1", linewidth=1)
+        left.plot(table["time_ps"], drift, color=BLUE, linewidth=1)
+        left.set(xlabel="time (ps)", ylabel="drift of the total energy (meV/atom)")
+        right.plot(table["time_ps"], table["temperature_K"], color=ORANGE, linewidth=1)
         right.set(xlabel="time (ps)", ylabel="temperature (K)")
-        path = self.folder / "energy_drift.png"
-        with atomic_file(path) as file:
-            figure.savefig(file, format="png", dpi=130)
-        pyplot.close(figure)
-        return path
+        return save(figure, self.folder / "energy_drift.png")
 
 
 def read_state(folder: PathLike) -> Dict[str, Any]:

@@ -16,6 +16,7 @@ from ipu_chem.batches.tokens import TokenLoader
 from ipu_chem.batches.types import TokenPack
 from ipu_chem.config import ModelConfig, RunConfig
 from ipu_chem.data.corpora import load_corpus
+from ipu_chem.data.selfies.saved import tokenizer_from_dict
 from ipu_chem.data.selfies.tokens import Tokenizer
 from ipu_chem.losses import token_cross_entropy
 from ipu_chem.metrics import Target
@@ -94,7 +95,7 @@ class LanguageTask(Task):
     @classmethod
     def restored(cls, config: RunConfig, state: State) -> "LanguageTask":
         """See `Task.restored`."""
-        tokenizer = Tokenizer.from_dict(state["tokenizer"])
+        tokenizer = tokenizer_from_dict(state["tokenizer"])
         budget, size = Budget(**state["budget"]), tokenizer.vocab_size
         return cls(config, budget, [NextTokens()], vocab_size=size, tokenizer=tokenizer)
 
@@ -253,7 +254,7 @@ def choose_tokenizer(config: RunConfig, store: Store, state: Mapping[str, Any]) 
         ValueError: there is no vocabulary where the config says, or it lacks a symbol of the corpus.
     """
     if "tokenizer" in state:
-        return Tokenizer.from_dict(state["tokenizer"])
+        return tokenizer_from_dict(state["tokenizer"])
     path = config.data.tokenizer or config.training.start_from
     return load_tokenizer(path) if path else Tokenizer.build(store.info["symbols"])
 

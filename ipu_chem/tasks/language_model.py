@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any, Dict, Mapping, NamedTuple, Tuple
 
 from ipu_chem.checkpoint import BEST
+from ipu_chem.data.selfies.saved import read_tokenizer, tokenizer_from_huggingface
 from ipu_chem.data.selfies.tokens import Tokenizer
 from ipu_chem.models.chemgpt import ChemGPT
 from ipu_chem.tasks.base import Task
@@ -60,10 +61,8 @@ def load_tokenizer(path: PathLike) -> Tokenizer:
     """
     path = Path(path)
     if path.is_file():
-        return Tokenizer.load(path)
+        return read_tokenizer(path)
     if (path / "tokenizer.json").is_file() and not (path / BEST).parent.is_dir():
-        from ipu_chem.data.selfies.chemgpt import tokenizer_from_huggingface
-
         return tokenizer_from_huggingface(path)
     if (path / BEST).is_file():  # without building the model
         return _of_run(path)[0].tokenizer

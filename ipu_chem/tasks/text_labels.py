@@ -14,6 +14,7 @@ from ipu_chem.config import DataConfig, ModelConfig, RunConfig
 from ipu_chem.data.corpora.labels import load_labelled_corpus, load_labelled_dataset
 from ipu_chem.data.molecule import decode_text
 from ipu_chem.data.selection import select_targets
+from ipu_chem.data.selfies.saved import tokenizer_from_dict
 from ipu_chem.data.selfies.store import encode_known
 from ipu_chem.data.selfies.tokens import Tokenizer
 from ipu_chem.data.standardize import Standardizer
@@ -142,7 +143,7 @@ class TextPropertyTask(Task):
     @classmethod
     def restored(cls, config: RunConfig, state: State) -> "TextPropertyTask":
         """See `Task.restored`."""
-        fitted, tokenizer = Standardizer.from_dict(state["standardizer"]), Tokenizer.from_dict(state["tokenizer"])
+        fitted, tokenizer = Standardizer.from_dict(state["standardizer"]), tokenizer_from_dict(state["tokenizer"])
         labels, budget = Labels(targets_of(fitted.targets), config.loss, fitted), Budget(**state["budget"])
         return cls(config, budget, [labels], chemgpt=dict(state["chemgpt"]), tokenizer=tokenizer)
 

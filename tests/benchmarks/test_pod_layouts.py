@@ -9,7 +9,7 @@ import torch
 from benchmarks import pod, poprun, throughput
 from ipu_chem.backends.options import ALONE, Batching, World
 from ipu_chem.backends.poptorch.options import IpuOptions
-from ipu_chem.backends.poptorch.planner import Task, check_layout
+from ipu_chem.backends.poptorch.planner import Workload, check_layout
 
 COMMANDS = {variant.name: poprun.parse(pod.check(variant, {}), variant.ipus) for variant in pod.load() if variant.ipus}
 
@@ -20,7 +20,7 @@ def task_of(settings):
     with torch.device("meta"):
         work = throughput.make_work(settings, ALONE)
     batch, _ = next(work.epoch(0, 0))
-    return Task(work.model, work.loss, batch, settings.optimizer)
+    return Workload(work.model, work.loss, batch, settings.optimizer)
 
 
 def checked(settings):

@@ -143,7 +143,7 @@ def test_whole_epochs_that_are_too_coarse_are_refused_before_anything_trains(bas
     "grid, options, words",
     [
         ({"optimizer.learning_rate": [0.1]}, {}, "varies options of the model, data.train and training.seed"),
-        ({"data.train": [0.5, 20]}, {}, "shares and numbers"),
+        ({"data.train": [0.5, 20]}, {}, "fractions and numbers"),
         ({"data.train": [0, 56]}, {}, "give the same 56 training molecules"),
         ({"data.train": [20]}, {"rule": "time"}, "choose steps or epochs"),
         ({"data.train": [20]}, {"rule": "epochs", "steps": 5}, "steps for rule=steps only"),
@@ -234,7 +234,7 @@ def test_exponents_are_those_of_the_most_data_and_of_the_largest_size():
     points = [replace(one, loss=3 * one.parameters**-0.17 * one.tokens**-0.26) for one in random_packs(3, 3)]
     study = analyse(points)
     assert study.width.beta.value == pytest.approx(0.17) and study.data.beta.value == pytest.approx(0.26)
-    assert all(one.size_slope == pytest.approx(0.17) and one.limited_by == "data" for one in study.regimes)
+    assert all(one.size_exponent == pytest.approx(0.17) and one.limited_by == "data" for one in study.regimes)
     assert [note.split(":")[0] for note in study.notes] == ["breaks over N", "breaks over D"]
 
 

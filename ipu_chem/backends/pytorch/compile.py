@@ -134,7 +134,7 @@ def _inductor_options(options: TorchOptions) -> Dict[str, Any]:
 def _keep_programs() -> None:
     """Compiled programs are found again by later runs, unless the user has a folder for them."""
     if "TORCHINDUCTOR_CACHE_DIR" not in os.environ:  # inductor sets it when it is imported
-        from ipu_chem.data.datasets import cache_folder
+        from ipu_chem.cache import cache_folder
 
         python = f"{sys.version_info.major}.{sys.version_info.minor}"
         folder = cache_folder() / f"inductor-torch{torch.__version__}-python{python}"

@@ -9,9 +9,10 @@ from typing import Dict, List, Sequence, Tuple
 
 import numpy as np
 
+from ipu_chem.cache import cache_folder
 from ipu_chem.data.corpora import load_corpus
 from ipu_chem.data.corpora.lines import Layout, column_names, read_layout, read_rows
-from ipu_chem.data.datasets import DATASETS, cache_folder
+from ipu_chem.data.datasets import DATASETS
 from ipu_chem.data.datasets.info import own_targets
 from ipu_chem.data.molecule import decode_texts
 from ipu_chem.data.smiles import Failure

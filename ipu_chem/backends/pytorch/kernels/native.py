@@ -57,7 +57,7 @@ def find_compiler() -> Optional[str]:
 
 
 def _cache_folder() -> Path:
-    from ipu_chem.data.datasets import cache_folder
+    from ipu_chem.cache import cache_folder
 
     return cache_folder(None)
 
