@@ -130,6 +130,18 @@ def test_evaluation_sees_every_molecule_once_in_a_known_order():
     assert np.array_equal(np.sort(np.concatenate(seen)), np.arange(60))
 
 
+def test_predictions_need_no_loss_and_training_does():
+    source, found = loader(Batching(3)), []
+    batch = source.example(training=False)
+    for loss in (None, mse):
+        backend = TorchBackend()
+        backend.compile(schnet(), loss, None, source.batching, batch)
+        found.append(backend.evaluate(batch))
+    assert torch.equal(*found)
+    with pytest.raises(AssertionError, match="an optimizer needs a loss"):
+        TorchBackend().compile(schnet(), None, OptimizerConfig(), source.batching, batch)
+
+
 def test_wrong_number_of_packs_is_refused():
     source = loader(Batching(2, 2))
     backend = TorchBackend()
