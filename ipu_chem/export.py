@@ -274,9 +274,10 @@ import torch
 from safetensors.torch import load_file
 from torch_geometric.nn import SchNet
 
-model = SchNet(**json.load(open("{_ABOUT}"))["arguments"], atomref=torch.zeros(100, 1))
+# In float32, total energies of 10,000 eV would be off by some meV.
+model = SchNet(**json.load(open("{_ABOUT}"))["arguments"], atomref=torch.zeros(100, 1)).double()
 model.load_state_dict(load_file("{_WEIGHTS}"))
-# model(z, pos, batch) -> [molecules, 1]; model.double() has all digits of large total energies
+# model(z, pos, batch) -> [molecules, 1], pos in float64
 """
     return {"arguments": arguments, **_units(run)}, code
 
@@ -291,13 +292,13 @@ def _save(folder: Path, state: Mapping[str, Tensor]) -> None:
 def _units(run: "TrainedRun", undone: bool = True) -> Dict[str, Any]:
     """Outputs, their units, and the standardizer."""
     if run.task.writes_molecules:
-        return {"outputs": [{"name": "logits or log-likelihoods of tokens", "unit": "nat"}], "units undone": True}
+        return {"outputs": [{"name": "logits or log-likelihoods of tokens", "unit": "nat"}], "units_undone": True}
     outputs = [
         {"name": target.name, "unit": target.unit, "class": target.binary, "extensive": target.extensive}
         for target in run.task.targets
     ]
     how = {} if undone else {"undo": _UNDO}
-    return {"outputs": outputs, "units undone": undone, **how, "standardizer": run.standardizer.to_dict()}
+    return {"outputs": outputs, "units_undone": undone, **how, "standardizer": run.standardizer.to_dict()}
 
 
 def _vocabulary(run: "TrainedRun") -> Dict[str, Any]:
