@@ -30,7 +30,7 @@ COMMANDS: Dict[str, str] = {
     "doctor": "Say what is installed and what is missing, or how a run fits on IPUs.",
 }
 
-# What went wrong on the user's side of the line: told in one sentence, without a traceback.
+# Errors on the user's side of the line: printed as one sentence, without a traceback.
 _USER_ERRORS = (ValueError, OSError, FloatingPointError)
 
 

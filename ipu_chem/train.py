@@ -133,7 +133,7 @@ def _check(config: RunConfig, resume: bool) -> None:
             f"or choose another --out."
         )
     check_loggers(config.training.loggers)
-    if config.torch.fsdp and not task_of(config).reads_text:
+    if config.torch.fsdp and not task_of(config).may_be_sharded:
         raise ValueError(
             f"torch.fsdp=true is for language models that do not fit one device; {config.model.name} does, leave it "
             "out."

@@ -2,8 +2,6 @@
 
 One call of a device program is forward, backward, reduction over replicas and update for a whole block
 of packs; so a backend offers that call, not its parts, and the loop above it is the same for every device.
-
-On data's way: CompactPack (of one call) -> Backend.train_step -> losses; -> Backend.evaluate -> predictions.
 """
 
 from abc import ABC, abstractmethod

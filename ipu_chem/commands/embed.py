@@ -10,7 +10,7 @@ _SHOWN = 10  # molecules without a vector; the output lists all
 
 @dataclass(frozen=True)
 class Options:
-    """Model, molecules and output.
+    """Molecules, model and form of their features.
 
     Attributes:
         output: .npy (and an .index.csv beside it), .csv or .parquet.

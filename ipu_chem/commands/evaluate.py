@@ -9,7 +9,7 @@ from ipu_chem.commands.parsing import positional
 
 @dataclass(frozen=True)
 class Options:
-    """Run and split.
+    """Run and split to measure.
 
     Attributes:
         split: which molecules.

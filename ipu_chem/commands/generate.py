@@ -16,7 +16,7 @@ _SUFFIXES = (".csv", ".smi")
 
 @dataclass(frozen=True)
 class Options:
-    """Model, sampling and output.
+    """Molecules to write.
 
     Attributes:
         count: molecules.

@@ -19,7 +19,7 @@ _SHOWN = (
 
 @dataclass(frozen=True)
 class Options(MdOptions):
-    """Runs, molecule and thermostat.
+    """A simulation, or one to go on with.
 
     Attributes:
         resume: folder of a simulation to go on with, up to --time; its options are those of its start.

@@ -1,7 +1,4 @@
-"""Speed of a run on Bow IPUs, and what limits it: predicted, not measured.
-
-On data's way: CallTime of the device, HostRate of this host, link -> Speed -> `speed_text` -> terminal.
-"""
+"""Speed of a run on Bow IPUs, and what limits it: predicted, not measured."""
 
 from typing import Dict, List, NamedTuple, Optional, Tuple
 
@@ -94,7 +91,7 @@ def speed_text(speed: Speed, layout: Layout, unit: str) -> str:
 
 
 def _call_text(call: CallTime, batching: Batching) -> str:
-    """Where a call's time goes, and an option that would save some of it."""
+    """Parts of a call's time, and an option that would save some of it."""
     total = sum(call.parts.values())
     names = {"host": "the host's part of it"}
     parts = [f"{names.get(name, name)} {seconds / total:.0%}" for name, seconds in call.parts.items() if seconds]

@@ -7,7 +7,7 @@ import torch
 from ase.calculators.calculator import Calculator as AseCalculator
 from ase.calculators.calculator import all_changes
 
-from ipu_chem.backends.pytorch.kernels.activations import use_torch_activations
+from ipu_chem.backends.pytorch.kernels.fused import use_torch_activations
 from ipu_chem.data.checks import check_atoms, check_electrons
 from ipu_chem.data.neighbors import radius_pairs
 from ipu_chem.models.registry import needs_charge

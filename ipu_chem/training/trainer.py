@@ -28,7 +28,7 @@ _ENOUGH = 1  # what a callback that stops says to the other processes; less than
 
 @dataclass
 class Progress:
-    """How far a run is; everything but the weights that a resumed run needs.
+    """Progress of a run; everything but the weights that a resumed run needs.
 
     Attributes:
         epoch, call: where the next call of the device program belongs.

@@ -64,6 +64,6 @@ def test_the_largest_model_is_cut_as_published_layouts_are():
 
 def test_too_large_a_micro_batch_is_noticed():
     settings = throughput.read(COMMANDS["schnet_hydronet_train_gen_pod4_layout_packed_micro_batch_7"].program[3:])
-    assert checked(settings).fullest.share < 1
+    assert checked(settings).fullest.fraction < 1
     with pytest.raises(ValueError, match="this layout does not fit.*micro-batches of 28"):
         checked(replace(settings, batching=replace(settings.batching, micro_batch_size=28)))

@@ -207,7 +207,7 @@ def test_words_without_a_purpose_are_refused(capsys: Any) -> None:
         assert main(["doctor", *words]) == 1
         assert "name it with --config" in capsys.readouterr().err
     assert main(["doctor", "--config", "chemgpt_demo", "--atoms", "9"]) == 1
-    assert "atoms=9: chemgpt reads text, in sequences of its own; leave it out." in capsys.readouterr().err
+    assert "atoms=9: this model reads text, in sequences of its own; leave it out." in capsys.readouterr().err
 
 
 def test_a_layout_that_does_not_fit_has_no_speed(capsys: Any) -> None:
@@ -216,4 +216,4 @@ def test_a_layout_that_does_not_fit_has_no_speed(capsys: Any) -> None:
     assert print_plan(config, loader_seconds=0) == 1
     output = capsys.readouterr().out
     assert "refused: " in output and "speed" not in output
-    assert np.isfinite(plan(workload(config), 1).fullest.share)
+    assert np.isfinite(plan(workload(config), 1).fullest.fraction)

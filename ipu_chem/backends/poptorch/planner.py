@@ -1,7 +1,4 @@
-"""A layout for a model on a number of IPUs: replicas, stages, micro-batch, what is kept where; or why there is none.
-
-On data's way: model, one micro-batch, IPUs -> [Layout] -> table, options to paste; Refusal -> the user.
-"""
+"""A layout for a model on a number of IPUs: replicas, stages, micro-batch, what is kept where; or why there is none."""
 
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -14,9 +11,10 @@ from ipu_chem.backends.base import Program
 from ipu_chem.backends.options import Batching, Precision
 from ipu_chem.backends.poptorch.layout import Layout, Refusal, advice, complaint, counted
 from ipu_chem.backends.poptorch.machine import LARGEST_MACHINE, is_power_of_two
-from ipu_chem.backends.poptorch.memory import COMFORTABLE_SHARE, MemoryModel
+from ipu_chem.backends.poptorch.memory import COMFORTABLE_FRACTION, MemoryModel
+from ipu_chem.backends.poptorch.meta import meta_copy, to_meta
 from ipu_chem.backends.poptorch.options import IpuOptions
-from ipu_chem.backends.poptorch.profile import BlockProfile, meta_copy, profile_blocks, to_meta
+from ipu_chem.backends.poptorch.profile import BlockProfile, profile_blocks
 from ipu_chem.backends.poptorch.stages import (
     Stage,
     check_accumulation,
@@ -42,7 +40,7 @@ HALF = Precision(weights="float16", loss_scaling=64.0, stochastic_rounding=True,
 
 @dataclass(frozen=True)
 class Workload:
-    """What shall be trained; profiles are measured once for every micro-batch size and format.
+    """A training to be placed; profiles are measured once for every micro-batch size and format.
 
     Attributes:
         model: on any device, the meta device too.
@@ -124,7 +122,7 @@ def plan(
     if found is not None:
         return found
     alternative = _next_machine(workload, ipus, precision, options)
-    closest = min(tried, key=lambda layout: layout.fullest.share)
+    closest = min(tried, key=lambda layout: layout.fullest.fraction)
     text = f"no layout on {counted(ipus, 'IPU')} fits. Nearest: {complaint(closest)} {advice(alternative)}"
     raise Refusal(text, closest, alternative)
 
@@ -165,13 +163,13 @@ def _search(
     workload: Workload, ipus: int, precision: Precision, options: IpuOptions, tried: Optional[List[Layout]] = None
 ) -> Optional[Layout]:
     """The fastest of the layouts that fit, each with the least that slows it down; others are added to `tried`."""
-    for limit in (COMFORTABLE_SHARE, 1.0):
+    for limit in (COMFORTABLE_FRACTION, 1.0):
         best: Optional[Layout] = None
         per_replica = 1
         while per_replica <= ipus:
             for choice in _choices(options, per_replica, ipus // per_replica):
                 layout = _balanced(workload, choice, ipus // per_replica, 1, precision, limit)
-                if layout is not None and layout.fullest.share <= limit:
+                if layout is not None and layout.fullest.fraction <= limit:
                     # Small micro-batches are mostly fixed costs, so layouts are compared with the largest of each.
                     layout = _with_largest_micro_batch(workload, layout)
                     # More IPUs a replica only where that is worth it: uneven stages leave IPUs waiting.
@@ -230,7 +228,7 @@ def _proportions(options: IpuOptions, per_replica: int) -> Optional[Tuple[float,
 def _balanced(
     workload: Workload, options: IpuOptions, replicas: int, micro_batch_size: int, precision: Precision, limit: float
 ) -> Optional[Layout]:
-    """A layout with stages of equal cost whose IPUs are filled up to a share, or if there is none, of equal cost.
+    """A layout with stages of equal cost whose IPUs are filled up to a fraction, or if there is none, of equal cost.
 
     Returns:
         None if there are too few blocks.
@@ -248,7 +246,7 @@ def _balanced(
         spans = [(stage, first, stop)]
         if returning is not None and first <= returning < stop:
             spans.append((count - 1, len(names) - 1, len(names)))
-        return model.ipu(stage, spans, count).share <= limit
+        return model.ipu(stage, spans, count).fraction <= limit
 
     for condition in (fits, None):
         try:
@@ -279,8 +277,8 @@ def _with_largest_micro_batch(workload: Workload, layout: Layout) -> Layout:
             break
         options = replace(layout.options, layers_per_ipu=None)
         replicas = layout.batching.replication_factor
-        larger = _balanced(workload, options, replicas, size, layout.precision, COMFORTABLE_SHARE)
-        if larger is None or larger.fullest.share > COMFORTABLE_SHARE:
+        larger = _balanced(workload, options, replicas, size, layout.precision, COMFORTABLE_FRACTION)
+        if larger is None or larger.fullest.fraction > COMFORTABLE_FRACTION:
             break
         layout = larger
     return layout

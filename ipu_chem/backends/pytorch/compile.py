@@ -1,7 +1,4 @@
-"""torch.compile for programs of one shape: what is compiled, with what, and where it is kept for the next run.
-
-On data's way: Program -> compiled -> what TorchBackend runs.
-"""
+"""torch.compile for programs of one shape: what is compiled, with what, and where it is kept for the next run."""
 
 import os
 import sys
@@ -43,7 +40,7 @@ def compiled_programs(program: Program, options: TorchOptions) -> Tuple[Any, Any
 
 
 def _halves(model: nn.Module) -> Tuple[Callable[..., Tuple[Any, ...]], nn.Module]:
-    """What a model does before it uses a weight, and the rest of it."""
+    """The part of a model that uses no weight, and the rest of it."""
     if hasattr(model, "expand"):  # a wrapper
         wrapper: Any = model
         inner, rest = _halves(wrapper.model)

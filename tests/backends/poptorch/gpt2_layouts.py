@@ -14,8 +14,9 @@ from torch.nn import functional
 from ipu_chem.backends.base import Program
 from ipu_chem.backends.options import Batching, Precision
 from ipu_chem.backends.poptorch.memory import IpuMemory, MemoryModel
+from ipu_chem.backends.poptorch.meta import meta_copy
 from ipu_chem.backends.poptorch.options import IpuOptions
-from ipu_chem.backends.poptorch.profile import BlockProfile, meta_copy, profile_blocks
+from ipu_chem.backends.poptorch.profile import BlockProfile, profile_blocks
 from ipu_chem.backends.poptorch.stages import plan_stages
 from ipu_chem.optim import OptimizerConfig
 

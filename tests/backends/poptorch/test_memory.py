@@ -7,7 +7,7 @@ import pytest
 from backends.poptorch.gpt2_layouts import HALF, ROWS, Row, fill, profile
 from ipu_chem.backends.options import Batching, Precision
 from ipu_chem.backends.poptorch.machine import IPU_BYTES, MIB
-from ipu_chem.backends.poptorch.memory import COMFORTABLE_SHARE, KINDS, IpuMemory, MemoryModel
+from ipu_chem.backends.poptorch.memory import COMFORTABLE_FRACTION, KINDS, IpuMemory, MemoryModel
 from ipu_chem.backends.poptorch.options import IpuOptions
 from ipu_chem.backends.poptorch.profile import BlockProfile
 from ipu_chem.backends.poptorch.stages import Stage
@@ -24,7 +24,7 @@ def profiles_of(row: Row) -> List[BlockProfile]:
 
 
 def fullest(memory: List[IpuMemory]) -> IpuMemory:
-    return max(memory, key=lambda ipu: ipu.share)
+    return max(memory, key=lambda ipu: ipu.fraction)
 
 
 def row_of(name: str) -> Row:
@@ -38,7 +38,7 @@ def test_published_layouts_fill_their_fullest_ipu(row: Row) -> None:
     """
     memory = fill(row, profiles_of(row))
     assert len(memory) == len(row.layers_per_ipu) and all(ipu.capacity == IPU_BYTES for ipu in memory)
-    assert 0.75 <= fullest(memory).share <= 1.0, [f"{ipu.share:.2f}" for ipu in memory]
+    assert 0.75 <= fullest(memory).fraction <= 1.0, [f"{ipu.fraction:.2f}" for ipu in memory]
 
 
 @pytest.mark.parametrize(
@@ -56,12 +56,12 @@ def test_published_layouts_fill_their_fullest_ipu(row: Row) -> None:
 def test_layouts_that_graphcore_avoided_do_not_fit(name: str, layers: Tuple[int, ...]) -> None:
     row = row_of(name)
     assert sum(layers) == row.layers
-    assert fullest(fill(row, profiles_of(row), layers)).share > 1.0
+    assert fullest(fill(row, profiles_of(row), layers)).fraction > 1.0
 
 
 def test_without_checkpoints_most_published_layouts_would_not_fit() -> None:
     """Graphcore recomputes from every layer; from every stage on, only the small model has room."""
-    shares = {row.name: fullest(fill(row, profiles_of(row), checkpoints=False)).share for row in ROWS}
+    shares = {row.name: fullest(fill(row, profiles_of(row), checkpoints=False)).fraction for row in ROWS}
     assert shares["small"] < 1 and min(shares["medium"], shares["large"], shares["large_512"]) > 1
 
 
@@ -128,7 +128,7 @@ def test_bytes_of_a_parameter(
 def test_kinds_add_up_and_a_total_above_the_capacity_is_above_one() -> None:
     ipu = one_ipu(a_profile(parameters=40 * MIB, activation_bytes=7, input_bytes=5, working_bytes=3))
     assert ipu.total == sum(getattr(ipu, kind) for kind in KINDS) == 16 * 40 * MIB + 7 + 5 + 3 + ipu.program
-    assert ipu.share == ipu.total / IPU_BYTES and ipu.share > 1 > COMFORTABLE_SHARE
+    assert ipu.fraction == ipu.total / IPU_BYTES and ipu.fraction > 1 > COMFORTABLE_FRACTION
 
 
 def test_io_tiles_compute_nothing_and_double_what_waits() -> None:

@@ -14,10 +14,10 @@ from ipu_chem.backends.options import Batching, Precision
 from ipu_chem.backends.poptorch.blocks import choose_stages
 from ipu_chem.backends.poptorch.layout import Layout, Refusal
 from ipu_chem.backends.poptorch.machine import IPU_BYTES, MIB
-from ipu_chem.backends.poptorch.memory import COMFORTABLE_SHARE
+from ipu_chem.backends.poptorch.memory import COMFORTABLE_FRACTION
+from ipu_chem.backends.poptorch.meta import meta_copy
 from ipu_chem.backends.poptorch.options import IpuOptions
 from ipu_chem.backends.poptorch.planner import HALF, Workload, check_layout, plan
-from ipu_chem.backends.poptorch.profile import meta_copy
 from ipu_chem.backends.poptorch.stages import block_costs
 from ipu_chem.batches.types import GraphPack, first_target
 from ipu_chem.optim import OptimizerConfig
@@ -139,7 +139,7 @@ def test_without_a_wish_micro_batches_grow_until_memory_is_nearly_full() -> None
     config = graph_config("schnet", Batching(16), **SCHNET)
     free = replace(graph_workload(config), packs_per_step=0)
     layout = plan(free, 1)
-    assert layout.batching.gradient_accumulation == 1 and 0.5 < layout.fullest.share <= COMFORTABLE_SHARE
+    assert layout.batching.gradient_accumulation == 1 and 0.5 < layout.fullest.fraction <= COMFORTABLE_FRACTION
 
 
 class Chain(nn.Module):

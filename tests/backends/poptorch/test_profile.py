@@ -8,7 +8,8 @@ from support import example_model, example_packs
 from torch import Tensor, nn
 
 from ipu_chem.backends.base import Program
-from ipu_chem.backends.poptorch.profile import BlockProfile, meta_copy, profile_blocks, to_meta
+from ipu_chem.backends.poptorch.meta import meta_copy, to_meta
+from ipu_chem.backends.poptorch.profile import BlockProfile, profile_blocks
 from ipu_chem.batches.types import TokenPack
 from ipu_chem.config import Batching, ModelConfig, PackConfig, RunConfig
 from ipu_chem.losses import mse, token_cross_entropy

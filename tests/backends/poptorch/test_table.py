@@ -69,13 +69,13 @@ def test_yaml_of_an_alternative_fits() -> None:
 def test_table_has_a_line_for_every_ipu_and_adds_up() -> None:
     layout = plan(chemgpt_workload(LARGE), 16, HALF)
     header, *lines = memory_table(layout).split("\n")
-    assert header.split() == ["ipu", "stage", "blocks", "parameters", *KINDS, "total", "share"]
+    assert header.split() == ["ipu", "stage", "blocks", "parameters", *KINDS, "total", "full"]
     assert len(lines) == 16 and len({len(line) for line in [header, *lines]}) == 1, "columns stand below each other"
     assert lines[0].split()[:5] == ["0", "0+16", "embedding..layers.0", "|", "head"]
     for line, ipu in zip(lines, layout.memory):
         *parts, total = [float(word.replace(",", "")) for word in line.split()[-len(KINDS) - 2 : -1]]
         assert total == pytest.approx(sum(parts), abs=0.5) and total == pytest.approx(ipu.total / 2**20, abs=0.1)
-        assert line.endswith(f"{ipu.share:.0%}") and f"{ipu.parameters:,}" in line
+        assert line.endswith(f"{ipu.fraction:.0%}") and f"{ipu.parameters:,}" in line
     parameters = sum(ipu.parameters for ipu in layout.memory)
     assert parameters == sum(parameter.numel() for parameter in chemgpt_workload(LARGE).model.parameters())
 
@@ -84,7 +84,7 @@ def test_summary_counts_packs_and_the_pipelines_bubbles() -> None:
     first, second, third = summary(plan(chemgpt_workload(LARGE), 64, HALF)).split("\n")
     assert first == (
         "64 IPUs: 16 machines of a POD64: 4 replicas of 16 IPUs, micro-batches of 2, float16 weights, recomputation, "
-        "optimizer state in streaming memory, shared out among replicas"
+        "optimizer state in streaming memory, sharded over the replicas"
     )
     assert second == "512 packs in an optimizer step: 2 in a micro-batch x 64 accumulated x 4 replicas"
     # 64 micro-batches through 17 stages take as long as 80 through one.
@@ -95,7 +95,7 @@ def test_summary_of_a_tight_layout_says_so() -> None:
     task = chemgpt_workload("chemgpt-19m")
     layout = check_layout(task, Batching(3), IpuOptions())
     assert layout.is_tight and summary(layout).split("\n")[-1].startswith(
-        f"tight: IPU 0 is full to {layout.fullest.share:.0%}"
+        f"tight: IPU 0 is full to {layout.fullest.fraction:.0%}"
     )
     assert "tight" not in summary(check_layout(task, Batching(1), IpuOptions()))
 

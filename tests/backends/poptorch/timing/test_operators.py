@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from ipu_chem.backends.base import Program
-from ipu_chem.backends.poptorch.profile import meta_copy, profile_blocks
+from ipu_chem.backends.poptorch.meta import meta_copy
+from ipu_chem.backends.poptorch.profile import profile_blocks
 from ipu_chem.backends.poptorch.timing.operators import Operator
 
 

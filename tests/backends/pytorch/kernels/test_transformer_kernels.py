@@ -10,7 +10,7 @@ from support import gradients
 from ipu_chem.backends.options import Batching
 from ipu_chem.backends.pytorch.backend import TorchBackend
 from ipu_chem.backends.pytorch.kernels import native
-from ipu_chem.backends.pytorch.kernels.fused_attention import fused_attention, use_fused_attention
+from ipu_chem.backends.pytorch.kernels.fused import fused_attention, use_fused_attention
 from ipu_chem.backends.pytorch.kernels.transformer import attention, gelu, use_transformer_kernels
 from ipu_chem.batches.types import TokenPack
 from ipu_chem.losses import token_cross_entropy

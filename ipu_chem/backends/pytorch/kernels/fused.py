@@ -1,16 +1,17 @@
-"""Attention by torch's own fused operator, for devices where that is the fastest form.
+"""Torch's own fused operators: attention, and activations that have derivatives of any order but not on IPUs.
 
-On GPUs it keeps no scores in memory. On CPUs it is a little faster than products, softmax and products one after
-the other, and several times slower than `ipu_chem.backends.pytorch.kernels.transformer` on packs.
-
-On data's way: TorchBackend -> `use_fused_attention` -> the model's forward and backward pass.
+Fused attention keeps no scores in memory on GPUs. On CPUs it is a little faster than products, softmax and products
+one after the other, and several times slower than `ipu_chem.backends.pytorch.kernels.transformer` on packs.
 """
+
+import math
 
 from torch import Tensor, nn
 from torch.nn import functional
 
 from ipu_chem.backends.pytorch.kernels.calls import put_in
 from ipu_chem.models.attention import Attention
+from ipu_chem.models.layers import ShiftedSoftplus, Silu
 
 
 def use_fused_attention(model: nn.Module) -> int:
@@ -35,3 +36,12 @@ def fused_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, sca
         query = query * scale
     mask = mask.to(value.dtype)
     return functional.scaled_dot_product_attention(query, key, value, attn_mask=mask).transpose(1, 2)
+
+
+def use_torch_activations(model: nn.Module) -> int:
+    """Let a model's activations run in one operator each; returns how many parts do from now on."""
+    return put_in(model, {ShiftedSoftplus: _shifted_softplus, Silu: functional.silu})
+
+
+def _shifted_softplus(x: Tensor) -> Tensor:
+    return functional.softplus(x) - math.log(2.0)

@@ -1,4 +1,4 @@
-"""What each of two processes holds of a model that they share out; `test_fsdp` starts this by torchrun."""
+"""What each of two processes holds of a model that they shard; `test_fsdp` starts this by torchrun."""
 
 import json
 import os
@@ -8,7 +8,7 @@ import torch
 
 from ipu_chem.backends.options import Batching, TorchOptions, world_of_torchrun
 from ipu_chem.backends.pytorch.backend import TorchBackend
-from ipu_chem.backends.pytorch.fsdp import is_shared
+from ipu_chem.backends.pytorch.fsdp import is_sharded
 from ipu_chem.batches.types import TokenPack
 from ipu_chem.losses import token_cross_entropy
 from ipu_chem.models.registry import build_language_model
@@ -63,12 +63,12 @@ def main(folder: str) -> None:
 
 def shared(module) -> bool:
     """Whether this process has only parts of all weights of a module."""
-    return all(is_shared(weight) for weight in module.parameters())
+    return all(is_sharded(weight) for weight in module.parameters())
 
 
 def held(tensor) -> int:
     """Numbers of a tensor that lie in this process."""
-    return tensor.to_local().numel() if is_shared(tensor) else tensor.numel()
+    return tensor.to_local().numel() if is_sharded(tensor) else tensor.numel()
 
 
 def write(folder: str, rank: int, found) -> None:

@@ -1,10 +1,8 @@
-"""One run of a program on CPU or meta tensors, watched operator by operator where PopTorch's dispatcher sits.
+"""One run of a program on CPU or meta tensors, recorded operator by operator where PopTorch's dispatcher sits.
 
 Two modes of torch see it: one the operators after composite ones are taken apart, derivatives taken inside
 forward included; one the functions before that, for what leaves no operator behind (`Tensor.tolist`) and for
 functions that PopTorch treats as a whole.
-
-On data's way: beside it; program, example -> `watch` -> records and remarks -> `check`, beside this file.
 """
 
 from typing import Any, Callable, Dict, Iterable, Iterator, List, NamedTuple, Tuple
@@ -14,11 +12,10 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from ipu_chem.backends.poptorch.meta import call, tensors_of, to_meta
 from ipu_chem.backends.poptorch.operators.handlers import MADE_ON_HOST, NO_DERIVATIVES, WHOLE, operator_name
 from ipu_chem.backends.poptorch.operators.lines import call_at_derivative, line_now, line_of
 from ipu_chem.backends.poptorch.operators.log import Log, Record, Remark
-from ipu_chem.backends.poptorch.operators.stand_ins import call, to_meta
-from ipu_chem.backends.poptorch.profile import tensors_of
 
 # Methods that hand values to Python without any operator, and what prints them.
 _READERS = frozenset("tolist numpy cpu __array__ __repr__ __str__ __format__ __contains__".split())
@@ -33,7 +30,7 @@ _SIGNATURES: Dict[str, Tuple[str, ...]] = {
 }
 
 
-class Watched(NamedTuple):
+class Recording(NamedTuple):
     """Notes of one run."""
 
     records: List[Record]
@@ -41,9 +38,9 @@ class Watched(NamedTuple):
     shapeless_gathers: int
 
 
-def watch(
+def record_run(
     function: Callable[..., Any], args: Tuple[Any, ...], own: Iterable[Tensor], names: str, training: bool = True
-) -> Watched:
+) -> Recording:
     """Call a function and note its operators.
 
     Args:
@@ -57,7 +54,7 @@ def watch(
         What was seen up to the end, or up to the exception, which becomes a remark itself.
     """
     own = list(own)
-    log = Log(lambda: line_now(watch.__code__, names), training)
+    log = Log(lambda: line_now(record_run.__code__, names), training)
     for tensor in tensors_of(args):
         log.given(tensor, constant=False)
     for tensor in own:
@@ -72,7 +69,7 @@ def watch(
         where = line_of(error.__traceback__, names)
         log.remarks.append(Remark("error", type(error).__name__, where, f"the program stops: {error}"))
     log.finish(result)
-    return Watched(log.records, log.remarks, log.gathers.count)
+    return Recording(log.records, log.remarks, log.gathers.count)
 
 
 class _Operators(TorchDispatchMode):
