@@ -36,7 +36,7 @@ def assumed_segments(pack: PackConfig, tokens: int) -> Tuple[int, List[str]]:
 
 
 def random_tokens(
-    packs: int, budget: Budget, vocab_size: int, seed: int, atoms: Optional[float]
+    packs: int, budget: Budget, seed: int, vocab_size: int, atoms: Optional[float]
 ) -> Tuple[Ragged, PackingPlan]:
     """Random sequences for so many packs or some more, and a plan for them; other seeds give other contents.
 

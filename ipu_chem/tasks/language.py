@@ -130,7 +130,7 @@ class LanguageTask(Task):
         self, packs: int, batching: Batching, seed: int = 0, atoms: Optional[float] = None
     ) -> TokenLoader:
         """See `Task.random_loader`."""
-        ids, plan = random_tokens(packs, self.budget, self.vocab_size, seed, atoms)
+        ids, plan = random_tokens(packs, self.budget, seed, self.vocab_size, atoms)
         return TokenLoader(ids, plan, self.budget, batching, self.vocab_size)
 
     def state(self) -> Dict[str, Any]:

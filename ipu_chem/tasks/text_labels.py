@@ -189,7 +189,7 @@ class TextPropertyTask(Task):
         self, packs: int, batching: Batching, seed: int = 0, atoms: Optional[float] = None
     ) -> TextPropertyLoader:
         """See `Task.random_loader`."""
-        ids, plan = random_tokens(packs, self.budget, self.vocab_size, seed, atoms)
+        ids, plan = random_tokens(packs, self.budget, seed, self.vocab_size, atoms)
         labels = random_labels(len(ids), len(self.targets), seed)
         return TextPropertyLoader(ids, plan, labels, self.budget, batching, self.vocab_size)
 
