@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from ipu_chem.backends.base import Program
 from ipu_chem.backends.half import HalfOnCpu, weights_to_half
+from ipu_chem.backends.options import Batching
 from ipu_chem.backends.poptorch.operators.check import check_program
 from ipu_chem.batches.types import first_target
 from ipu_chem.losses import LOSSES, Loss, with_forces
@@ -36,7 +37,7 @@ from ipu_chem.models.registry import build_model, graph_model_class, sizes_of
 from ipu_chem.models.schnet import MAX_Z
 from ipu_chem.models.tables import FILTERS
 from ipu_chem.signatures import parameters
-from ipu_chem.tasks.example_graphs import random_packs
+from ipu_chem.tasks.example_graphs import random_loader
 from packing import Budget, Ragged, index_dtype, make_plan
 from packing.collate import collate_graphs, expand_masks
 from packing.store import Store
@@ -559,10 +560,10 @@ class GraphModelContract:
         """Of batches as they are transferred, twice, so that shapes that follow contents are found."""
         if form.name in self.without_poptorch:
             pytest.skip(f"{form.name} is not made for IPUs")
-        shape = (2, ROOMY, form.num_targets, CUTOFF)
-        examples = [
-            random_packs(*shape, seed, None, model.finds_edges, charges, model.differentiates, 2) for seed in (0, 1)
-        ]
+        budget = Budget(nodes=ROOMY["nodes"], graphs=ROOMY["graphs"]) if model.finds_edges else ROOMY
+        shape = (2, budget, form.num_targets, CUTOFF, Batching(2))
+        loaders = [random_loader(*shape, seed, charges=charges, forces=model.differentiates) for seed in (0, 1)]
+        examples = [next(loader.epoch(0, 0))[0] for loader in loaders]
         whole, half = CompactInputs(model), nullcontext() if weights == "float32" else HalfOnCpu()
         if weights == "float16":
             weights_to_half(whole)

@@ -43,7 +43,7 @@ def _(loader, wrong):
 @mutation(
     "64-bit integers travel as they are",
     "ipu_chem.backends.poptorch.backend",
-    tests="tests/backends/test_poptorch_backend.py::test_wide_dtypes_travel_narrow",
+    tests="tests/backends/poptorch/test_backend.py::test_wide_dtypes_travel_narrow",
 )
 def _(backend, wrong):
     @wrong(backend, "to_ipu_types")

@@ -1,8 +1,4 @@
-"""Which part of a model runs on which IPU of a replica: stages chosen, then marked for PopTorch.
-
-On data's way: model.blocks(), IpuOptions -> stages -> BeginBlock marks -> the compiled programs. PopTorch
-itself is handed in by the backend.
-"""
+"""Placement of a model's blocks on the IPUs of a replica: stages chosen, then marked for PopTorch."""
 
 from typing import Any, List, Optional
 

@@ -1,7 +1,4 @@
-"""torch.compile for programs of one shape: what is compiled, with what, and where it is kept for the next run.
-
-On data's way: Program -> compiled -> what TorchBackend runs.
-"""
+"""torch.compile for programs of one shape: what is compiled, with what, and where it is kept for the next run."""
 
 import os
 import sys
@@ -44,7 +41,7 @@ def compiled_programs(program: Program, options: TorchOptions) -> Tuple[Any, Any
 
 
 def _halves(model: nn.Module) -> Tuple[Callable[..., Tuple[Any, ...]], nn.Module]:
-    """What a model does before it uses a weight, and the rest of it."""
+    """The part of a model that uses no weight, and the rest of it."""
     return (model.prepare, _Prepared(model)) if isinstance(model, GraphModel) else (lambda *inputs: inputs, model)
 
 
@@ -127,7 +124,7 @@ def _inductor_options(options: TorchOptions) -> Dict[str, Any]:
 def _keep_programs() -> None:
     """Compiled programs are found again by later runs, unless the user has a folder for them."""
     if "TORCHINDUCTOR_CACHE_DIR" not in os.environ:  # inductor sets it when it is imported
-        from ipu_chem.data.datasets import cache_folder
+        from ipu_chem.cache import cache_folder
 
         python = f"{sys.version_info.major}.{sys.version_info.minor}"
         folder = cache_folder() / f"inductor-torch{torch.__version__}-python{python}"
