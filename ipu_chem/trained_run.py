@@ -16,7 +16,7 @@ from torch import nn
 from ipu_chem.backends import get_backend
 from ipu_chem.backends.base import Backend
 from ipu_chem.backends.options import Precision
-from ipu_chem.batches.loader import LabelledLoader, Loader
+from ipu_chem.batches.loader import LabeledLoader, Loader
 from ipu_chem.config import RunConfig
 from ipu_chem.data.checks import SYMBOLS
 from ipu_chem.data.corpora.memory import corpus_in_memory
@@ -52,7 +52,7 @@ class Prepared(NamedTuple):
     items: np.ndarray
     reasons: Dict[int, str]
     atoms: Ragged
-    loader: Optional[LabelledLoader]
+    loader: Optional[LabeledLoader]
 
 
 class EnergiesForces(NamedTuple):
