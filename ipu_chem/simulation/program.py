@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ipu_chem.backends.pytorch.numerics import denormals_flushed
+from ipu_chem.models.base import Graph
 
 _RECORDED_AFTER = 256  # calls; recording takes as long as several hundred of them
 _SMALL = 200  # atoms; with fewer, threads wait for each other longer than they compute
@@ -94,7 +95,7 @@ class OneMolecule:
 
     def _compute(self, *inputs: Tensor) -> Tuple[Tensor, Tensor]:
         """All models, one after the other."""
-        energies, forces = zip(*(model(*inputs) for model in self._models))
+        energies, forces = zip(*(model(Graph(*inputs)) for model in self._models))
         return torch.cat(energies).reshape(-1), torch.cat(forces)
 
     def _record(self) -> Optional[Callable[..., Any]]:

@@ -10,6 +10,7 @@ from ase import Atoms, units
 from ase.md.verlet import VelocityVerlet
 
 from ipu_chem.models import registry
+from ipu_chem.models.base import Graph
 from ipu_chem.models.forces import EnergyForces
 from ipu_chem.models.registry import build_model
 from ipu_chem.models.schnet import SchNet
@@ -32,7 +33,7 @@ def of_the_model(folder, atoms):
     full = torch.ones((1, len(atoms)), dtype=torch.bool)
     z, index = torch.tensor(atoms.numbers[None]), torch.zeros((1, len(atoms)), dtype=torch.int64)
     real, one = torch.ones((1, edges.shape[1]), dtype=torch.bool), torch.ones((1, 1), dtype=torch.bool)
-    energy = model(z, pos, index, torch.tensor(edges[None]), full, real, one).sum()
+    energy = model(Graph(z, pos, index, torch.tensor(edges[None]), full, real, one)).sum()
     energy.backward()
     offset = field.standardizer.element_values[atoms.numbers, 0].sum()
     scale = field.standardizer.scale[0] * field.ev
