@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable, Dict, List, Mapping, Tuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -95,8 +96,11 @@ def fitting(run: "TrainedRun") -> List[str]:
     forms = ["state_dict", "torch_export"]
     if run.task.writes_molecules and isinstance(inner, ChemGPT) and inner.config()["positions"] == "learned":
         forms.append("huggingface")
-    if type(inner) is SchNet and len(run.task.targets) == 1:
-        forms.append("pyg")
+    if type(inner) is SchNet and len(run.task.targets) == 1 and not run.task.targets[0].binary:
+        units = run.standardizer
+        # A sum over atoms has no place for a shift of the molecule, nor a mean for references that add up.
+        left = units.shift if inner.readout == "sum" else units.element_values + units.shift_per_atom
+        forms += ["pyg"] if not left.any() else []
     return forms
 
 
@@ -254,7 +258,10 @@ def _pyg(run: "TrainedRun", folder: Path, shape: Mapping[str, int]) -> Written:
     state = {name: value.double() for name, value in schnet_to_pyg(inner).items()}
     scale, shift = float(units.scale[0]), float(units.shift[0] + units.shift_per_atom[0])
     state["lin2.weight"], state["lin2.bias"] = state["lin2.weight"] * scale, state["lin2.bias"] * scale + shift
-    state["atomref.weight"] = torch.from_numpy(units.element_values)
+    references = units.element_values.copy()
+    if units.references != ["none"]:  # energies of elements that are new are no numbers, rather than wrong ones
+        references[[z for z in range(len(references)) if z not in units.elements]] = np.nan
+    state["atomref.weight"] = torch.from_numpy(references)
     state["initial_atomref"] = state["atomref.weight"].clone()
     _save(folder, state)
     first = inner.interactions[0]
@@ -322,7 +329,7 @@ _ONLY = {
     "state_dict": "every run",
     "torch_export": "every run",
     "huggingface": "language models with learned positions",
-    "pyg": "SchNet with one target",
+    "pyg": "SchNet with one target, a number whose sum or mean over atoms is all there is to it",
 }
 FORMATS: Dict[str, Callable[["TrainedRun", Path, Mapping[str, int]], Written]] = {
     "state_dict": _state_dict,

@@ -157,6 +157,9 @@ def test_schnet_of_pytorch_geometric_in_real_units(make_run, tmp_path, readout):
     pytest.importorskip("torch_geometric")
     model = {"name": "schnet", "filter": "table", "readout": readout}
     run = TrainedRun.load(make_run(model=model, force_share=0.0, extensive=readout == "sum"))
+    if readout == "mean":
+        assert fitting(run) == ["state_dict", "torch_export"]  # references of elements are of sums alone
+        run.standardizer.element_values[:], run.standardizer.references, run.standardizer.shift[:] = 0, ["none"], 3.0
     about, names = export(run, tmp_path, "pyg")
     theirs, given = names["model"], molecules()
 
@@ -168,10 +171,11 @@ def test_schnet_of_pytorch_geometric_in_real_units(make_run, tmp_path, readout):
     theirs.interaction_graph.forward = interaction_graph
     with torch.no_grad():
         found = [theirs(torch.from_numpy(one.z).long(), torch.from_numpy(one.pos)).item() for one in given]
-    expected = run.predict(given)[:, 0]
-    if readout == "mean":  # references of elements are of sums alone
-        return
-    np.testing.assert_allclose(found, expected, rtol=1e-8)
+        new = theirs(torch.tensor([16, 1]), torch.eye(3, dtype=torch.float64)[:2])
+    assert new.isnan().all() == (readout == "sum")  # sulfur has no reference
+    np.testing.assert_allclose(found, run.predict(given)[:, 0], rtol=1e-8 if readout == "sum" else 1e-6)
+    run.standardizer.shift[:] += 1.0
+    assert ("pyg" in fitting(run)) == (readout == "mean")
 
 
 @pytest.mark.parametrize(
@@ -181,7 +185,7 @@ def test_schnet_of_pytorch_geometric_in_real_units(make_run, tmp_path, readout):
             "huggingface",
             "is for language models with learned positions, not for .* painn .*; state_dict or torch_export",
         ),
-        ("pyg", "is for SchNet with one target, not for .* painn"),
+        ("pyg", "is for SchNet with one target, a number .*, not for .* painn"),
         ("onnx", "choose one of state_dict, torch_export, huggingface, pyg"),
     ],
 )

@@ -1,6 +1,8 @@
 """A finished run in memory: predictions in real units, the same as those of files, splits and simulations."""
 
 import csv
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -36,6 +38,18 @@ def test_molecules_stores_and_atoms_are_predicted_alike(make_run):
     assert energies.forces[1].shape == (5, 3) and energies.forces_std is None
     assert evaluate_many(run.folder, [METHANE]).energies[0] == pytest.approx(found[1, 0], rel=1e-7)
     assert run.predict([]).shape == (0, 1)
+
+
+def test_what_the_readme_shows_runs(make_run, tmp_path, monkeypatch):
+    page = (Path(__file__).parents[1] / "ipu_chem" / "README.md").read_text(encoding="utf-8")
+    (source,) = re.findall(r"```py\n(.*?)```", page, re.DOTALL)
+    make_run("runs/ethanol")
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    exec(compile(source, "README.md", "exec"), names)
+    assert names["values"].shape == (1, 1) and names["found"].forces[0].shape == (9, 3)
+    assert names["found"].energies[0] == pytest.approx(names["values"][0, 0], rel=1e-7)
+    assert (tmp_path / "ethanol" / "model.safetensors").is_file()
 
 
 def test_a_run_is_compiled_without_a_loss(make_run, monkeypatch):

@@ -233,9 +233,6 @@ def embed(
     tokenizer: Any,
     molecules: Sequence[str],
     pooling: str = "mean",
-    tokens: Optional[int] = None,
-    long: str = "error",
-    notation: str = "smiles",
     progress: bool = False,
     **options: Any,
 ) -> Embeddings:
@@ -246,16 +243,15 @@ def embed(
         tokenizer: its own.
         molecules: n texts; one that is no molecule gets a row of NaN and a reason.
         pooling: mean, max, sum, last or eos, see `ipu_chem.models.pooling`.
-        tokens, long, notation: see `EmbeddingOptions`.
         progress: show a bar on stderr.
-        **options: further ones of `EmbeddingOptions`, such as micro_batch_size, workers and accelerator.
+        **options: further ones of `EmbeddingOptions`, such as tokens, notation, workers and accelerator.
 
     Raises:
         ValueError: things do not go together, or a molecule is too long and ``long`` is error.
     """
     if isinstance(molecules, str):
         raise ValueError(f"molecules={molecules!r}: give a list of texts, even for one molecule.")
-    chosen = EmbeddingOptions(pooling=pooling, tokens=tokens, long=long, notation=notation, **options)
+    chosen = EmbeddingOptions(pooling=pooling, **options)
     entries = entries_of(molecules, 1)
     with Embedder(model, tokenizer, chosen) as embedder:
         return embed_entries(embedder, entries, progress)

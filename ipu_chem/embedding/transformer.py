@@ -44,18 +44,10 @@ class _Embedding:
                 `ipu_chem.embedding.EmbeddingOptions`.
             invalid: "error" refuses molecules that cannot be embedded, "nan" gives them a row of NaN.
         """
-        self.model = model
-        self.tokenizer = tokenizer
-        self.pooling = pooling
-        self.special_tokens = special_tokens
-        self.tokens = tokens
-        self.long = long
-        self.notation = notation
-        self.stereo = stereo
-        self.invalid = invalid
-        self.micro_batch_size = micro_batch_size
-        self.workers = workers
-        self.accelerator = accelerator
+        self.model, self.tokenizer, self.invalid = model, tokenizer, invalid
+        self.pooling, self.special_tokens, self.tokens, self.long = pooling, special_tokens, tokens, long
+        self.notation, self.stereo, self.micro_batch_size = notation, stereo, micro_batch_size
+        self.workers, self.accelerator = workers, accelerator
 
     def fit(self, X: Any, y: Any = None) -> Any:
         """Read the model; molecules are not read.

@@ -74,21 +74,14 @@ class Calculator(AseCalculator):
         self._built_at: Optional[np.ndarray] = None
 
     @classmethod
-    def from_run(
-        cls,
-        runs: Runs,
-        accelerator: str = "cpu",
-        skin: float = 0.5,
-        threads: int = 0,
-        dtype: str = "float32",
-    ) -> "Calculator":
+    def from_run(cls, runs: Runs, *options: Any, **named: Any) -> "Calculator":
         """The calculator of a run's folder, or of several runs' folders; other arguments as of the class.
 
         Raises:
             FileNotFoundError: there is no finished run.
             ValueError: the run did not learn an energy, or runs differ in their model.
         """
-        return cls(load_force_fields(runs), accelerator, skin, threads, dtype)
+        return cls(load_force_fields(runs), *options, **named)
 
     def check_state(self, atoms: Any, tol: float = 1e-15) -> List[str]:
         """Changes that matter to energies: neither the cell nor magnetic moments."""

@@ -1,4 +1,4 @@
-"""Embeddings of lists of molecules: what they are, and that neither company nor broken neighbours change them."""
+"""Embeddings of lists of molecules: what they are, and that neither company nor broken neighbors change them."""
 
 import numpy as np
 import pytest

@@ -49,7 +49,7 @@ def test_a_plain_loop_over_molecules_agrees(seed, lengths, free, kind, special):
     expected = [plain(part, kind, special) for part in features[0, : sum(lengths)].split(lengths)]
     torch.testing.assert_close(pooled[0, : len(lengths)], torch.stack(expected), rtol=1e-10, atol=1e-10)
     assert pooled.shape[1] == len(lengths) + 2 and torch.all(pooled[0, len(lengths) :] == 0)
-    # What each molecule gives its tokens in slopes adds up to what it got, ties or not.
+    # What each molecule gives its tokens in derivatives adds up to what it got, ties or not.
     pooled.sum().backward()
     given_back = torch.stack([part.sum(0) for part in features.grad[0, : sum(lengths)].split(lengths)])
     marks = 0 if kind == "eos" or (special and kind != "last") else 2
@@ -69,12 +69,12 @@ def test_pack_equals_its_molecules_one_by_one(seed, lengths, kind, special):
 
     together = model(*pack.inputs)[pack.graph_mask]
     (together * probe[order]).sum().backward()
-    slope = gradients(model)
+    derivative = gradients(model)
     model.zero_grad()
     singles = [model(*alone(ids, targets, item, torch.ones(1)).inputs)[0, 0] for item in range(len(lengths))]
     (torch.stack(singles) * probe).sum().backward()
     torch.testing.assert_close(together, torch.stack(singles)[order], rtol=1e-10, atol=1e-10)
-    torch.testing.assert_close(slope, gradients(model), rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(derivative, gradients(model), rtol=1e-10, atol=1e-10)
 
 
 @settings(max_examples=20, deadline=None)

@@ -113,7 +113,7 @@ def test_a_frozen_chemgpt_keeps_its_weights():
     for batch, _ in loader.epoch(0, 0):
         backend.train_step(batch, 1e-2)
     for name, value in backend.state_dict(weights_only=True)["model"].items():
-        moved = name in ("head.lin_out.weight", "head.lin_out.bias")  # the hidden layer has no slope at first
+        moved = name in ("head.lin_out.weight", "head.lin_out.bias")  # the hidden layer has no derivative at first
         assert torch.equal(value, before[name]) != moved, name
 
 

@@ -27,12 +27,12 @@ class Springs(SchNet):
     """A model that holds ethanol together: springs between atoms nearer than 2.2 Å; one molecule at a time."""
 
     def forward(self, graph):
-        z, (source, target), pos = graph.z, graph.edge_index[0], graph.pos[0]
+        (source, target), pos, z = graph.edge_index[0], graph.pos[0], graph.z[0]
         distance = ((pos[source] - pos[target]).square().sum(1) + 1e-12).sqrt()
         radius = torch.zeros(10, dtype=pos.dtype)
         radius[1], radius[6], radius[8] = 0.34, 0.76, 0.67
-        hydrogen = (z[0] == 1).to(pos.dtype)
-        rest = radius[z[0]][source] + radius[z[0]][target] + 1.1 * hydrogen[source] * hydrogen[target]
+        hydrogen = (z == 1).to(pos.dtype)
+        rest = radius[z][source] + radius[z][target] + 1.1 * hydrogen[source] * hydrogen[target]
         energy = 15.0 * (distance - rest).square() * cosine_cutoff(distance, self.cutoff) * graph.edge_mask[0]
         return energy.sum().reshape(1, 1, 1)
 

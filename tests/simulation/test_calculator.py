@@ -1,4 +1,4 @@
-"""Energies and forces of a run through ASE: those of the model, exact slopes, whatever pairs are kept."""
+"""Energies and forces of a run through ASE: those of the model, exact derivatives, whatever pairs are kept."""
 
 import re
 from pathlib import Path
@@ -60,10 +60,10 @@ def test_it_says_what_the_model_says(make_run, ethanol, kind, dtype, tolerance):
 
 
 @KINDS
-def test_forces_are_slopes_of_the_energy_and_add_up_to_nothing(make_run, ethanol, kind):
+def test_forces_are_derivatives_of_the_energy_and_add_up_to_nothing(make_run, ethanol, kind):
     atoms, step = shaken(ethanol), 1e-4
     atoms.calc = Calculator.from_run(make_run(model={"name": kind}), dtype="float64")
-    forces, slopes = atoms.get_forces(), np.zeros((9, 3))
+    forces, derivatives = atoms.get_forces(), np.zeros((9, 3))
     for place in np.ndindex(9, 3):
         moved = atoms.positions[place]
         energies = []
@@ -71,8 +71,8 @@ def test_forces_are_slopes_of_the_energy_and_add_up_to_nothing(make_run, ethanol
             atoms.positions[place] = moved + sign * step
             energies.append(atoms.get_potential_energy())
         atoms.positions[place] = moved
-        slopes[place] = -(energies[0] - energies[1]) / (2 * step)
-    np.testing.assert_allclose(forces, slopes, atol=1e-6)
+        derivatives[place] = -(energies[0] - energies[1]) / (2 * step)
+    np.testing.assert_allclose(forces, derivatives, atol=1e-6)
     np.testing.assert_allclose(forces.sum(0), 0, atol=1e-12)
 
 
@@ -211,7 +211,7 @@ def test_a_lone_atom_and_other_molecules_with_the_same_calculator(make_run, etha
         np.testing.assert_allclose(calculator.results["forces"], forces, atol=1e-9)
 
 
-def test_energies_alone_have_slopes_too(make_run, ethanol):
+def test_energies_alone_have_derivatives_too(make_run, ethanol):
     folder = make_run(force_share=0.0, model={"name": "schnet"})
     ethanol.calc = Calculator.from_run(folder, dtype="float64")
     np.testing.assert_allclose(ethanol.get_forces(), of_the_model(folder, ethanol)[1], atol=1e-9)
