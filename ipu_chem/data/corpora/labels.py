@@ -20,7 +20,7 @@ from packing.files import PathLike
 from packing.store import Store
 
 
-def load_labelled_corpus(
+def load_labeled_corpus(
     path: PathLike,
     names: Sequence[str],
     unit: str = "",
@@ -75,7 +75,7 @@ def load_labelled_corpus(
     return Store(chosen.axes, {**chosen.fields, "y": y[kept]}, chosen.axis_of, {**store.info, **info})
 
 
-def load_labelled_dataset(name: str, path: str = "", cache: str = "", limit: int = 0, workers: int = 0) -> Store:
+def load_labeled_dataset(name: str, path: str = "", cache: str = "", limit: int = 0, workers: int = 0) -> Store:
     """The molecules of a data set that is SMILES with labels, as a corpus store; duplicates count, as in its figures.
 
     Args:
@@ -84,7 +84,7 @@ def load_labelled_dataset(name: str, path: str = "", cache: str = "", limit: int
         cache, limit, workers: see `load_corpus`.
 
     Returns:
-        As `load_labelled_corpus`, with the fields of the data set's table, such as "official".
+        As `load_labeled_corpus`, with the fields of the data set's table, such as "official".
 
     Raises:
         ValueError: raw files are missing or damaged.

@@ -28,7 +28,7 @@ _SPLITS = "hydronet_splits"
 # Where files may lie in the folder that is given; an archive that was unpacked into a folder may hold another in it.
 _PLACES = ("", "raw", _ARCHIVE, f"raw/{_ARCHIVE}", f"{_ARCHIVE}/{_ARCHIVE}")
 _SPLIT_PLACES = (*_PLACES, "processed", _SPLITS, f"{_SPLITS}/{_SPLITS}")
-# Published parts: largest number of water molecules, and how many clusters there are up to it.
+# Published subsets: largest number of water molecules, and how many clusters there are up to it.
 SUBSETS = {"small": (25, 2_726_710), "medium": (25, 2_726_710), "large": (30, 4_464_740)}
 _SMALLEST, _LARGEST = 3, 30
 

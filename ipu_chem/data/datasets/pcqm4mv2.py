@@ -2,7 +2,7 @@
 
 W. Hu et al., "OGB-LSC: A Large-Scale Challenge for Machine Learning on Graphs", NeurIPS 2021; M. Nakata, T. Shimazaki,
 "PubChemQC Project", J. Chem. Inf. Model. 57, 1300 (2017). The metric of the challenge is the mean absolute error, which
-is that of every run. Gaps of its two test parts were never published: the official validation molecules are the test of
+is that of every run. Gaps of its two test splits were never published: the official validation split is the test of
 the split "official" here, and validation is taken from the training ones.
 """
 
@@ -67,7 +67,7 @@ def prepare(
         path: folder with raw/data.csv.gz and split_dict.pt, and geometries: pcqm4m-v2-train.sdf, also in .gz or
             .tar.gz, or a table of CXSMILES (*cxsmiles*.csv.gz); None downloads all.
         cache: folder in which a download is kept.
-        geometry: dft takes molecules with a published geometry, which are those of the training part; etkdg embeds all;
+        geometry: dft takes molecules with a published geometry, which are those for training; etkdg embeds all;
             auto embeds those without.
         limit: take the first rows of data.csv.gz only.
         seed: of the embeddings.
@@ -119,7 +119,7 @@ def prepare(
 
 
 def table(path: Optional[Path], cache: Path, limit: Optional[int] = None) -> LabelTable:
-    """SMILES, gaps [I, 1] in eV and official parts [I], in the order of data.csv.gz; raises as `prepare`."""
+    """SMILES, gaps [I, 1] in eV and official splits [I], in the order of data.csv.gz; raises as `prepare`."""
     files = _find(path, cache, "etkdg")
     return _table(files, _read(files.table, limit)[1], limit)
 
@@ -129,7 +129,7 @@ def _table(files: _Files, gaps: np.ndarray, limit: Optional[int]) -> LabelTable:
     arrays = load_split(files.split)
     missing = [part for part in ("train", "valid") if part not in arrays]
     if missing:
-        raise ValueError(f"{files.split} has no part {missing[0]!r}; it has {', '.join(arrays) or 'nothing'}.")
+        raise ValueError(f"{files.split} has no split {missing[0]!r}; it has {', '.join(arrays) or 'nothing'}.")
     official = np.full(len(gaps), _NEITHER, np.uint8)
     for part, value in (("train", _TRAIN), ("valid", _TEST)):
         items = arrays[part]
@@ -155,7 +155,7 @@ def _table(files: _Files, gaps: np.ndarray, limit: Optional[int]) -> LabelTable:
         "published": {f"mae_{TARGET}_meV": PUBLISHED},
         "notes": [
             "gaps of the official test molecules are not published: the test of split=official is the official "
-            "validation part, and validation is taken from the training part"
+            "validation split, and validation is taken from the training split"
         ],
     }
     return LabelTable(files.table, gaps[:, None], {"official": official}, info)

@@ -202,7 +202,7 @@ def _part(train: Path, test: Path, count: int) -> np.ndarray:
         if not len(items) or items.min() < 0 or items.max() >= count:
             raise ValueError(f"{index} names frames other than 0 to {count - 1}.")
         if (part[items] != 2).any():
-            raise ValueError(f"{index}: frame {items[part[items] != 2][0]} is in the training part, too.")
+            raise ValueError(f"{index}: frame {items[part[items] != 2][0]} is in the training split, too.")
         part[items] = value
     return part
 

@@ -13,7 +13,7 @@ import pytest
 from ipu_chem.data.corpora import build, lines, load_corpus
 from ipu_chem.data.molecule import decode_text
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 CHUNK = 20
 COUNT = 600
 # A build that pauses in the middle, so that it is not over before it is stopped however busy the machine is.
