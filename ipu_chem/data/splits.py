@@ -13,7 +13,7 @@ from typing import Any, Dict, List, NamedTuple, Sequence, Union
 
 import numpy as np
 
-from ipu_chem.data.files import existing_file
+from ipu_chem.data.files.text import existing_file
 from packing.files import PathLike
 
 # Names of the splits in the split files of the field (SchNetPack, PhysNet, TorchMD-Net, Cormorant).

@@ -9,8 +9,7 @@ from typing import Any, Dict, List, Optional
 
 import numpy as np
 
-from ipu_chem.data.corpora.lines import Line
-from ipu_chem.data.smiles import Failure
+from ipu_chem.data.files.table import Failure, Line
 from ipu_chem.embedding.embed import Embedder, Entry, failures_of
 from ipu_chem.embedding.options import EmbeddingOptions
 

@@ -11,9 +11,11 @@ from ipu_chem.backends import get_backend
 from ipu_chem.checkpoint import load_checkpoint
 from ipu_chem.config import from_dict
 from ipu_chem.data.edges import edges_in_memory
-from ipu_chem.data.files import plain_suffix, read_molecules
+from ipu_chem.data.files.structures import read_molecules
+from ipu_chem.data.files.table import read_smiles_file
+from ipu_chem.data.files.text import plain_suffix
 from ipu_chem.data.molecule import Molecule, molecules_to_store
-from ipu_chem.data.smiles import embed_many, read_smiles_file
+from ipu_chem.data.smiles import embed_many
 from ipu_chem.data.standardize import Standardizer
 from ipu_chem.prediction.tables import Predictions, Refused, check_strict, write_predictions
 from ipu_chem.tasks.evaluation import predict_split

@@ -7,10 +7,9 @@ from typing import Any, Dict, List, Mapping, Optional, Tuple, Union
 import numpy as np
 
 from ipu_chem.backends import get_backend
-from ipu_chem.data.corpora.lines import Line, column_names, line_of, read_layout, read_rows
 from ipu_chem.data.corpora.memory import corpus_of, encode_in_memory
+from ipu_chem.data.files.table import Failure, Line, column_names, find_columns, line_of, read_layout, read_rows
 from ipu_chem.data.selfies.store import encode_known
-from ipu_chem.data.smiles import Failure, find_columns
 from ipu_chem.prediction.tables import Predictions, Refused, check_strict
 from ipu_chem.tasks.evaluation import predict_split
 from ipu_chem.tasks.text_labels import TextPropertyTask, ended, heavy_atoms_alike

@@ -17,10 +17,10 @@ from ipu_chem.data.corpora.assemble import PartFiles, assemble, first_of_each, o
 from ipu_chem.data.corpora.build import alone, encode_file
 from ipu_chem.data.corpora.describe import describe_corpus
 from ipu_chem.data.corpora.encode import encode_smiles, libraries
-from ipu_chem.data.corpora.lines import read_layout
 from ipu_chem.data.corpora.memory import corpus_in_memory, corpus_info
 from ipu_chem.data.corpora.sources import CORPORA, find_file
 from ipu_chem.data.datasets import known_options, nearest
+from ipu_chem.data.files.table import read_layout
 from packing.files import PathLike, file_digest
 from packing.store import Store
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from ipu_chem.data.corpora.encode import Chunk, load_chunk, load_digests
 from ipu_chem.data.datasets.info import failures_info
-from ipu_chem.data.smiles import Failure
+from ipu_chem.data.files.table import Failure
 from packing.store import Store
 
 # (name, shape, dtype) -> array to fill

@@ -16,8 +16,9 @@ import numpy as np
 
 from ipu_chem.data.datasets.info import LabelTable, check_limit, class_info, failures_info, target_info
 from ipu_chem.data.download import download, unpack
+from ipu_chem.data.files.table import Failure, SmilesLine, find_columns
 from ipu_chem.data.molecule import molecules_to_store
-from ipu_chem.data.smiles import Failure, SmilesLine, embed_many, find_columns
+from ipu_chem.data.smiles import embed_many
 from packing.files import file_digest
 from packing.store import Store
 

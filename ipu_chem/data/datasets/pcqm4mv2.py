@@ -20,8 +20,9 @@ from ipu_chem.data.datasets.info import LabelTable, check_limit, failures_info, 
 from ipu_chem.data.datasets.ogb import DAMAGE, ogb_module
 from ipu_chem.data.datasets.pcqm4mv2_geometries import GEOMETRIES_URL, Geometries, read_geometries
 from ipu_chem.data.download import download, find_file, unpack
+from ipu_chem.data.files.table import SmilesLine
 from ipu_chem.data.molecule import arrays_to_store
-from ipu_chem.data.smiles import Embedding, SmilesLine, embed_many
+from ipu_chem.data.smiles import Embedding, embed_many
 from packing.files import file_digest
 from packing.store import Store
 

@@ -18,9 +18,10 @@ import numpy as np
 
 from ipu_chem.data.datasets.info import failures_info, target_info
 from ipu_chem.data.datasets.qm9_files import RawFiles, find_files
-from ipu_chem.data.files import open_text, sdf_records
+from ipu_chem.data.files.structures import sdf_records
+from ipu_chem.data.files.table import Failure
+from ipu_chem.data.files.text import open_text
 from ipu_chem.data.molecule import Molecule, molecules_to_store, rdkit_arrays
-from ipu_chem.data.smiles import Failure
 from packing.files import file_digest
 from packing.store import Store
 
