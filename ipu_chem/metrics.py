@@ -145,8 +145,8 @@ def selection_metric(metrics: Dict[str, float], targets: Sequence[Target], scale
     """
     if targets[0].binary:
         return 1.0 - _mean_of_known([metrics[target.metric("rocauc")] for target in targets])
-    shares: List[float] = [
+    errors: List[float] = [
         metrics[target.metric("mae")] / target.error_factor / max(float(size), 1e-12)
         for target, size in zip(targets, scale)
     ]
-    return _mean_of_known(shares)
+    return _mean_of_known(errors)

@@ -247,10 +247,8 @@ def _find(path: Optional[Path], cache: Path, geometry: str) -> _Files:
         geometries = None
     elif geometries is None and geometry == "dft":
         raise ValueError(f"pcqm4mv2: {path} holds no {_SDF[-1]}; fetch {GEOMETRIES_URL} and put it there.")
-    found = {name: find_file(path, [name], _FOLDERS) for name in ("raw/data.csv.gz", "split_dict.pt")}
-    for name, file in found.items():
-        if file is None:
-            raise ValueError(f"pcqm4mv2: {path} holds no {name}, nor pcqm4m-v2/ in it; unpack {URL} there.")
-    split = found["split_dict.pt"]
-    assert found["raw/data.csv.gz"] is not None and split is not None
-    return _Files(found["raw/data.csv.gz"], split, geometries)
+    table, split = (find_file(path, [name], _FOLDERS) for name in ("raw/data.csv.gz", "split_dict.pt"))
+    if table is None or split is None:
+        name = "split_dict.pt" if table else "raw/data.csv.gz"
+        raise ValueError(f"pcqm4mv2: {path} holds no {name}, nor pcqm4m-v2/ in it; unpack {URL} there.")
+    return _Files(table, split, geometries)

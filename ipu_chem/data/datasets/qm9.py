@@ -124,7 +124,7 @@ def prepare(
     labels = raw.labels[:, chosen]
     used = [known[column] for column in chosen]
     has_label = np.isfinite(labels).any(axis=1)
-    unlabelled = [
+    unlabeled = [
         Failure(int(raw.ids[row]), raw.molecules[row].name, "no label for any of the targets")
         for row in np.flatnonzero(~has_label)
     ]
@@ -146,7 +146,7 @@ def prepare(
             "L. Ruddigkeit, R. van Deursen, L. C. Blum, J.-L. Reymond, J. Chem. Inf. Model. 52, 2864 (2012) (GDB-17)",
         ],
         "options": {"limit": limit, "keep_uncharacterized": keep_uncharacterized},
-        "failures": failures_info(raw.failures + unlabelled),
+        "failures": failures_info(raw.failures + unlabeled),
         "reference_energies": references,
     }
     # All of GDB-17's molecules are neutral, and computed as singlets.
