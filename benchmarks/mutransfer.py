@@ -151,8 +151,7 @@ def draw(setting: Setting, losses: Losses, best: Dict[str, Dict[int, Best]], pat
     """Loss against learning rate, a panel for each parametrization and a line for each width, the best ones marked."""
     import matplotlib
 
-    from ipu_chem.reports.parts import BLUE, GREY, ORANGE, figure_of
-    from ipu_chem.scaling.figures import save
+    from ipu_chem.reports.figures import BLUE, GREY, ORANGE, figure_of, save
 
     matplotlib.use("Agg")
     figure, axes = figure_of(1, len(losses))

@@ -5,7 +5,7 @@ from typing import Any, Dict, List, Mapping, Sequence
 
 import numpy as np
 
-from ipu_chem.data.units import KCAL_PER_MOL
+from ipu_chem.units import KCAL_PER_MOL
 
 # Errors are shown in the customary smaller unit.
 _SHOWN_IN = {

@@ -14,7 +14,7 @@ SECTIONS = {"data": DataConfig, "model": ModelConfig}
 
 @dataclass(frozen=True)
 class Options(SearchOptions):
-    """What is searched.
+    """Candidates to train.
 
     Attributes:
         grid: YAML file of options and their values, `optimizer.learning_rate: [...]`, or the name of a shipped one.
@@ -30,7 +30,8 @@ def run(options: Options, config: RunConfig) -> int:
     grid = read_grid(options.grid)
     from ipu_chem.scaling.candidates import make_candidates
     from ipu_chem.scaling.search import search
-    from ipu_chem.scaling.search_report import analyse, table, write_result
+    from ipu_chem.scaling.search_report import table, write_result
+    from ipu_chem.scaling.search_result import analyse
     from ipu_chem.scaling.selection import cost_of_rungs
 
     out, options = Path(options.out), part(options, SearchOptions)
@@ -38,7 +39,7 @@ def run(options: Options, config: RunConfig) -> int:
     rungs = options.rungs(len({one.name for one in candidates}))
     words = [f"{len(candidates)} runs, {100 * options.budget:.3g}% of each"]
     for rung in rungs[1:]:
-        where = f"{100 * rung.share:.3g}%" if rung.share < 1 else "the end"
+        where = f"{100 * rung.budget:.3g}%" if rung.budget < 1 else "the end"
         words.append(f"the best {rung.candidates} go on to {where}")
     words.append(
         "the others too" if options.finish_all else f"about {cost_of_rungs(rungs).saving:.0%} of all steps saved"

@@ -1,8 +1,8 @@
-"""One power law or two: where the slope of a scaling curve changes, and whether it does.
+"""One power law or two: whether the exponent of a scaling curve changes, and where.
 
 The smoothly broken law is L = e + a x^-c0 (1 + (x / d)^(1 / f))^(-c1 f), with one break (Caballero et al., "Broken
-neural scaling laws", 2022): slope c0 well below the break d, c0 + c1 well above it, f how many e-folds it takes. It is
-compared with a single power law, each with a floor e and without, by the Bayesian information criterion.
+neural scaling laws", 2022): exponent c0 well below the break d, c0 + c1 well above it, f the number of e-folds in
+between. It is compared with a single power law, each with a floor e and without, by the Bayesian information criterion.
 """
 
 import math
@@ -22,14 +22,14 @@ _WIDTHS = np.array([0.1, 0.4, 1.0])  # of the grid of starts
 _LIMITS_OF_WIDTH = (0.05, 1.5)
 _BREAKS = 24  # of the grid
 _STARTS = 6
-_FLOORS = np.array([0.3, 0.7, 0.95])  # of the grid, as shares of the lowest loss
+_FLOORS = np.array([0.3, 0.7, 0.95])  # of the grid, as fractions of the lowest loss
 _NOTHING = 12.0  # logarithm by which a floor may be below the lowest loss: it is not there then
 _SIZES = {SINGLE: 3, SINGLE_FLOOR: 4, BROKEN: 6, BROKEN_FLOOR: 7}  # different x that a fit needs
 _PARAMETERS = {SINGLE: 2, SINGLE_FLOOR: 3, BROKEN: 5, BROKEN_FLOOR: 6}
 
 
 class Range(NamedTuple):
-    """Where a curve is a power law: log L falls by ``exponent`` per unit of log x, the floor left aside."""
+    """Range where a curve is a power law: log L falls by ``exponent`` per unit of log x, the floor left aside."""
 
     low: float
     high: float
@@ -37,7 +37,7 @@ class Range(NamedTuple):
 
     @property
     def limited(self) -> bool:
-        """Whether x limits the loss there: more of it still lowers it, beyond doubt."""
+        """True where x limits the loss: more of it still lowers it, beyond doubt."""
         return self.exponent.low > 0
 
 
@@ -52,7 +52,7 @@ class BrokenLaw:
         ranges: one without a break, two with one; the stretch of the change itself belongs to neither, and a side of it
             with no runs is left out.
         breaks: d; None without one.
-        r2: share of the variance of log L that the law explains.
+        r2: fraction of the variance of log L that the law explains.
         bic: of all laws that the runs allow; the lowest is best, by 10 or more beyond doubt.
         runs: that were fitted.
     """
@@ -72,11 +72,7 @@ class BrokenLaw:
 
 
 def fit_broken(points: Sequence[Point], over: str = "parameters", draws: int = DRAWS, seed: int = 0) -> BrokenLaw:
-    """Whether and where loss over one of parameters, tokens, molecules and flops changes its slope.
-
-    Raises:
-        ValueError: see `ipu_chem.scaling.points.check_over` and `broken_law`.
-    """
+    """Fit loss over parameters, tokens, molecules or flops by one power law or two; refuses as `check_over`."""
     check_over(points, over)
     return broken_law(*columns(points, over, "loss"), draws=draws, seed=seed)
 
@@ -87,8 +83,7 @@ def broken_law(resource: np.ndarray, loss: np.ndarray, draws: int = DRAWS, seed:
     Args:
         resource: [n] x of each run; runs of equal x differ in their seed.
         loss: [n] of each run.
-        draws: bootstrap samples.
-        seed: of the bootstrap.
+        draws, seed: of the bootstrap.
 
     Raises:
         ValueError: fewer than 6 different x, which no break can be seen in; values that have no logarithm.
@@ -136,11 +131,11 @@ class _Law:
         width = np.exp(log_f)
         inside = (self.x - log_d) / width
         bent = np.logaddexp(0.0, inside)
-        share = np.exp(inside - bent)  # of the way from one slope to the other
+        reached = np.exp(inside - bent)  # fraction of the way from one exponent to the other
         falling = log_a - c0 * self.x - c1 * width * bent
         total = np.logaddexp(falling, log_e)
         part = np.exp(falling - total)
-        derivatives = (1.0, -self.x, -width * bent, c1 * share, -c1 * width * (bent - inside * share))
+        derivatives = (1.0, -self.x, -width * bent, c1 * reached, -c1 * width * (bent - inside * reached))
         jacobian = np.empty((*total.shape, len(self.free)))
         for column, index in enumerate(self.free):
             jacobian[..., column] = part * derivatives[index] if index < 5 else 1 - part
@@ -148,7 +143,7 @@ class _Law:
 
 
 def _parts(name: str, x: np.ndarray, y: np.ndarray) -> Tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Which parameters a law has, the values of the others, and the limits [2, p] of its own."""
+    """Free parameters of a law, the values of the others, and the limits [2, p] of its own."""
     free = [0, 1] + ([2, 3, 4] if name in (BROKEN, BROKEN_FLOOR) else []) + ([5] if "floor" in name else [])
     fixed = np.array([0.0, 0.0, 0.0, x.mean(), 0.0, -np.inf])
     grid = np.unique(x)
@@ -181,8 +176,8 @@ def _starts(name: str, x: np.ndarray, values: np.ndarray, keep: int) -> np.ndarr
     bent = -widths * np.logaddexp(0.0, (x - breaks) / widths)
     design = np.stack([np.ones_like(bent), np.broadcast_to(-x, bent.shape), bent], 2)[:, :, :count]
     found, costs = [], []
-    for share in _FLOORS if "floor" in name else (0.0,):
-        floor = share * np.exp(values.min(1, keepdims=True))
+    for fraction in _FLOORS if "floor" in name else (0.0,):
+        floor = fraction * np.exp(values.min(1, keepdims=True))
         weight = (1 - floor / np.exp(values)).mean(0)  # turns errors of the falling part into those of the sum
         left = np.log(np.exp(values) - floor) * weight
         q, r = np.linalg.qr(design * weight[:, None])

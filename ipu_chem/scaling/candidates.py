@@ -68,14 +68,14 @@ class Progress:
     metrics: Dict[str, float]
     message: str = ""
 
-    def reaches(self, share: float) -> bool:
-        """Whether there is nothing left to do up to this share of the run."""
-        return self.status != "stopped" or self.step >= budget_steps(self.total, share) > 0 and share < 1
+    def reaches(self, budget: float) -> bool:
+        """True where nothing is left to do up to this fraction of the run."""
+        return self.status != "stopped" or self.step >= budget_steps(self.total, budget) > 0 and budget < 1
 
 
-def budget_steps(total: int, share: float) -> int:
-    """Optimizer steps of a share of a run, rounded up."""
-    return max(1, math.ceil(share * total - 1e-9))
+def budget_steps(total: int, budget: float) -> int:
+    """Optimizer steps of a fraction of a run, rounded up."""
+    return max(1, math.ceil(budget * total - 1e-9))
 
 
 def make_candidates(base: Mapping[str, Any], grid: Mapping[str, Sequence[Any]], out: Path) -> List[Candidate]:
@@ -137,20 +137,20 @@ def read_progress(candidate: Candidate) -> Optional[Progress]:
 
 def train_all(
     candidates: Sequence[Candidate],
-    share: float,
+    budget: float,
     jobs: int,
     progress: bool = True,
     finished: Callable[[int, Progress], None] = lambda index, reached: None,
 ) -> List[Progress]:
-    """Train candidates up to a share of their steps, or to the end where that is 1; nothing is done twice.
+    """Train candidates up to a fraction of their steps, or to the end where that is 1; nothing is done twice.
 
     Args:
         candidates: to train.
-        share: of the steps of a run.
+        budget: of the steps of a run.
         jobs: processes that train side by side.
         progress: show a bar.
-        finished: told of every candidate, by its place in ``candidates``, as soon as it is there; also of those that an
-            earlier call has trained.
+        finished: called for every candidate, with its place in ``candidates``, as soon as it is there; also for those
+            that an earlier call has trained.
 
     Returns:
         How far each is, in their order.
@@ -160,18 +160,18 @@ def train_all(
         KeyboardInterrupt: stopped; the runs have written checkpoints, from which the next search goes on.
     """
     found = {index: read_progress(candidate) for index, candidate in enumerate(candidates)}
-    done = {index: one for index, one in found.items() if one is not None and one.reaches(share)}
+    done = {index: one for index, one in found.items() if one is not None and one.reaches(budget)}
     for index, reached in done.items():
         finished(index, reached)
     left = [index for index in range(len(candidates)) if index not in done]
-    words = "to the end" if share >= 1 else f"to {share:.0%}"
+    words = "to the end" if budget >= 1 else f"to {budget:.0%}"
     hidden = None if progress else True  # None leaves it to tqdm: a bar on terminals
     with tqdm(total=len(candidates), initial=len(done), unit="run", desc=words, disable=hidden) as bar:
         if left:
             context = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
             stop = context.Event()
             with ProcessPoolExecutor(min(jobs, len(left)), context, _start, (stop,)) as pool:
-                futures = {pool.submit(_train, candidates[index], share, _threads(jobs)): index for index in left}
+                futures = {pool.submit(_train, candidates[index], budget, _threads(jobs)): index for index in left}
                 try:
                     for future in as_completed(futures):
                         done[futures[future]] = future.result()
@@ -186,13 +186,13 @@ def train_all(
 
 
 def _start(stop: Any) -> None:
-    """Of a worker: Ctrl-C is the search's, and so is the end."""
+    """Start a worker: Ctrl-C is the search's, and so is the end."""
     global _stop
     _stop = stop
     start_worker()
 
 
-def _train(candidate: Candidate, share: float, threads: int) -> Progress:
+def _train(candidate: Candidate, budget: float, threads: int) -> Progress:
     """In a worker: train one candidate and write down how far it came."""
     from ipu_chem.train import train
     from ipu_chem.training.callbacks import Callback
@@ -211,7 +211,7 @@ def _train(candidate: Candidate, share: float, threads: int) -> Progress:
         def on_step(self, step: int, total: int, losses: List[float]) -> bool:
             """See `Callback.on_step`."""
             seen.update(step=step, total=total)
-            enough = share < 1 and step >= budget_steps(total, share) and step < total
+            enough = budget < 1 and step >= budget_steps(total, budget) and step < total
             return enough or (_stop is not None and _stop.is_set())
 
     started = time.monotonic()
@@ -225,7 +225,7 @@ def _train(candidate: Candidate, share: float, threads: int) -> Progress:
             metrics = result["metrics"]
             if result["finished"]:
                 status = "finished"
-            elif result["stopped_by"] or seen["step"] < budget_steps(seen["total"], share):
+            elif result["stopped_by"] or seen["step"] < budget_steps(seen["total"], budget):
                 raise KeyboardInterrupt
         except FloatingPointError as error:
             status, message = "diverged", str(error)
@@ -239,12 +239,12 @@ def _train(candidate: Candidate, share: float, threads: int) -> Progress:
 
 
 def _threads(jobs: int) -> int:
-    """Of each of several runs that share the cores; 0 leaves them all to one."""
+    """Threads of each of several runs that use the same cores; 0 leaves them all to one."""
     return 0 if jobs == 1 else max(1, (os.cpu_count() or 1) // jobs)
 
 
 def _short_names(names: Sequence[str]) -> Dict[str, str]:
-    """Last parts of dotted names where they tell them apart."""
+    """Last parts of dotted names where these differ."""
     last = [name.rpartition(".")[2] for name in names]
     return {name: end if last.count(end) == 1 else name for name, end in zip(names, last)}
 

@@ -1,4 +1,4 @@
-"""Estimators of a search: what the rows that a run has logged up to a look say of how good it will be.
+"""Estimators of a search: predictions of a run's final metric from the rows it has logged up to an early evaluation.
 
 ``tail``, the mean training loss of the last steps, is there for every run. ``validation``, the metric of the last
 evaluation, sees through the noise of high learning rates where the evaluated weights are averaged
@@ -22,18 +22,18 @@ _NO_METRIC = ("kind", "step", "epoch", "loss", "learning_rate", "molecules_per_s
 def estimate_of(
     candidate: Candidate,
     reached: Progress,
-    share: float,
+    budget: float,
     name: str = TAIL,
     fraction: float = 0.1,
     metric: str = "",
     draws: int = DRAWS,
 ) -> Estimate:
-    """The estimate at a share of a run's steps, also when it has gone on since.
+    """The estimate at a fraction of a run's steps, also when it has gone on since.
 
     Args:
         candidate: the run.
         reached: how far it is.
-        share: of its steps.
+        budget: fraction of its steps.
         name: of `ESTIMATORS`.
         fraction: of the steps so far; see `tail_mean`.
         metric: that ``validation`` reads; see `counted_metric`.
@@ -43,14 +43,14 @@ def estimate_of(
         ValueError: ``validation`` without an evaluation that early or without the metric, or an estimator over epochs
             and the first one is not over; says what to do.
     """
-    budget = budget_steps(reached.total, share)
+    end = budget_steps(reached.total, budget)
     rows = read_rows(candidate.folder)
     steps = [row["step"] for row in rows if row["kind"] == "train"]
-    if reached.status == "diverged" and (not steps or steps[-1] < budget):
+    if reached.status == "diverged" and (not steps or steps[-1] < end):
         return Estimate(name, math.inf, math.inf, math.inf, reached.step, reached.step)
     if name == VALIDATION:
-        return _validation(candidate, [row for row in rows if row["step"] <= budget], budget, metric)
-    losses = step_losses(rows)[:budget]
+        return _validation(candidate, [row for row in rows if row["step"] <= end], end, metric)
+    losses = step_losses(rows)[:end]
     if name == TAIL:
         return tail_mean(losses, fraction, draws)
     if name not in _OF_EPOCHS:
@@ -59,7 +59,7 @@ def estimate_of(
     if len(losses) < per_epoch:
         raise ValueError(
             f"candidate {candidate.name}: {name} adds up epochs, and the first one of {per_epoch:,} steps is not over "
-            f"at the look after {budget:,}: take {TAIL}, or train more epochs."
+            f"at the early evaluation after {end:,}: take {TAIL}, or train more epochs."
         )
     return _OF_EPOCHS[name](losses, per_epoch, len(losses) // per_epoch, draws=draws)
 
@@ -77,12 +77,12 @@ def counted_metric(names: Sequence[str], asked: str = "") -> str:
     return chosen
 
 
-def _validation(candidate: Candidate, rows: Sequence[Mapping[str, Any]], budget: int, metric: str) -> Estimate:
+def _validation(candidate: Candidate, rows: Sequence[Mapping[str, Any]], end: int, metric: str) -> Estimate:
     """The metric of the last evaluation; it has no interval."""
     seen = [row for row in rows if row["kind"] == "validation"]
     if not seen:
         raise ValueError(
-            f"candidate {candidate.name}: there is no evaluation by the look after {budget:,} steps: set "
+            f"candidate {candidate.name}: there is no evaluation within the budget of {end:,} steps: set "
             f"training.evaluate_every or training.evaluate_calls to less, or take {TAIL}."
         )
     chosen = counted_metric([name for name in seen[-1] if name not in _NO_METRIC], metric)

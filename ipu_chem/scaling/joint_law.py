@@ -28,7 +28,7 @@ class JointLaw:
         data_factor: B.
         size_exponent: a.
         data_exponent: b.
-        r2: share of the variance of log L that the law explains.
+        r2: fraction of the variance of log L that the law explains.
         runs: that were fitted.
     """
 
@@ -49,17 +49,9 @@ class JointLaw:
 
 
 def fit_joint(
-    points: Sequence[Point],
-    data: str = "tokens",
-    delta: Optional[float] = None,
-    draws: int = DRAWS,
-    seed: int = 0,
+    points: Sequence[Point], data: str = "tokens", delta: Optional[float] = None, draws: int = DRAWS, seed: int = 0
 ) -> JointLaw:
-    """How loss follows parameters and data (tokens or molecules) together.
-
-    Raises:
-        ValueError: see `ipu_chem.scaling.points.check_comparable` and `joint_law`.
-    """
+    """Fit loss over parameters and data (tokens or molecules) together; refuses as `check_comparable`."""
     if data not in ("tokens", "molecules"):
         raise ValueError(f"data={data!r}: choose tokens or molecules.")
     check_comparable(points)
@@ -82,8 +74,7 @@ def joint_law(
         loss: [n] of each run.
         delta: of Huber's loss, in log L: Hoffmann et al. take 0.001, far below the noise between seeds of small
             models; None takes 1.345 of that noise, for which outliers count little and all others fully.
-        draws: bootstrap samples.
-        seed: of the bootstrap.
+        draws, seed: of the bootstrap.
 
     Raises:
         ValueError: fewer than 3 different N or D or 6 pairs of them, values that have no logarithm, or too few seeds.
@@ -134,10 +125,10 @@ class _Law:
         terms = np.repeat(theta[:, :3, None], self.x.shape[1], 2)
         terms[:, 1:] -= theta[:, 3:, None] * self.x
         most = terms.max(1, keepdims=True)
-        shares = np.exp(terms - most)
-        total = shares.sum(1, keepdims=True)
-        shares /= total
-        jacobian = np.concatenate([shares, -shares[:, 1:] * self.x], 1)
+        parts = np.exp(terms - most)
+        total = parts.sum(1, keepdims=True)
+        parts /= total
+        jacobian = np.concatenate([parts, -parts[:, 1:] * self.x], 1)
         return (most + np.log(total))[:, 0], jacobian.transpose(0, 2, 1)
 
 

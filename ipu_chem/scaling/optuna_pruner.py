@@ -38,7 +38,7 @@ def estimate_pruner(budget_steps: int, keep: int = 3, fraction: float = 0.1) -> 
     of the ``keep`` lowest estimates of a whole study go on to the end in any case, in whatever order they came.
 
     Args:
-        budget_steps: optimizer steps of the early look, 10 to 20 % of a full run.
+        budget_steps: optimizer steps before the early evaluation, 10 to 20 % of a full run.
         keep: trials that go on at least.
         fraction: see `tail_mean`.
 

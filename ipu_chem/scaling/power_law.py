@@ -17,7 +17,7 @@ class PowerLaw:
     Attributes:
         alpha: loss at R = 1.
         beta: exponent; positive when loss falls.
-        r2: share of the variance of log L that the law explains.
+        r2: fraction of the variance of log L that the law explains.
         runs: that were fitted.
     """
 
@@ -32,11 +32,7 @@ class PowerLaw:
 
 
 def fit_power_law(points: Sequence[Point], over: str = "parameters", draws: int = DRAWS, seed: int = 0) -> PowerLaw:
-    """How loss follows one of parameters, tokens, molecules and flops.
-
-    Raises:
-        ValueError: see `ipu_chem.scaling.points.check_over` and `power_law`.
-    """
+    """Fit loss over one of parameters, tokens, molecules and flops; refuses as `check_over`."""
     check_over(points, over)
     return power_law(*columns(points, over, "loss"), draws=draws, seed=seed)
 
@@ -47,8 +43,7 @@ def power_law(resource: np.ndarray, loss: np.ndarray, draws: int = DRAWS, seed: 
     Args:
         resource: [n] R of each run; runs of equal R differ in their seed.
         loss: [n] of each run, above 0.
-        draws: bootstrap samples.
-        seed: of the bootstrap.
+        draws, seed: of the bootstrap.
 
     Raises:
         ValueError: fewer than 3 different R, values that have no logarithm, or too few seeds.
@@ -58,16 +53,16 @@ def power_law(resource: np.ndarray, loss: np.ndarray, draws: int = DRAWS, seed: 
     if sizes < 3:
         raise ValueError(f"a power law needs runs of 3 sizes and there are {sizes}: train {3 - sizes} more.")
     x, y = np.log(resource), np.log(loss)
-    centre = x - x.mean()
-    weights = centre / np.square(centre).sum()  # the slope is this sum of logarithms
-    slope = weights @ y
-    fitted = y.mean() + slope * centre
+    center = x - x.mean()
+    weights = center / np.square(center).sum()  # the exponent is minus this sum of logarithms
+    gradient = weights @ y
+    fitted = y.mean() + gradient * center
     sample = Replicates.of(resource).resample(y, fitted, 2, draws, seed)
-    slopes = sample.values @ weights
-    alphas = np.exp(sample.values.mean(1) - slopes * x.mean())
+    gradients = sample.values @ weights
+    alphas = np.exp(sample.values.mean(1) - gradients * x.mean())
     return PowerLaw(
-        alpha=sample.interval(float(np.exp(y.mean() - slope * x.mean())), alphas),
-        beta=sample.interval(float(-slope), -slopes),
+        alpha=sample.interval(float(np.exp(y.mean() - gradient * x.mean())), alphas),
+        beta=sample.interval(float(-gradient), -gradients),
         r2=r_squared(y, fitted),
         runs=len(y),
     )
@@ -93,6 +88,6 @@ def check_logarithms(*values: np.ndarray) -> "list[np.ndarray]":
 
 
 def r_squared(values: np.ndarray, fitted: np.ndarray) -> float:
-    """Share of the variance that a fit explains; NaN when there is none."""
+    """Fraction of the variance that a fit explains; NaN when there is none."""
     total = float(np.square(values - values.mean()).sum())
     return 1 - float(np.square(values - fitted).sum()) / total if total > 0 else float("nan")

@@ -1,4 +1,4 @@
-"""What limits the loss where: slopes between neighbours of a grid, and breaks along each of its lines."""
+"""Regimes of a study: local exponents between neighbors of a grid, and breaks along each of its lines."""
 
 import math
 from typing import Any, Dict, List, NamedTuple, Sequence, Tuple
@@ -9,17 +9,17 @@ from ipu_chem.scaling.broken_law import BrokenLaw, fit_broken
 from ipu_chem.scaling.points import Point
 
 _NAMES = {"parameters": "N", "tokens": "D"}
-_SURE = 2.0  # standard errors above which a slope is one
+_SURE = 2.0  # standard errors above which an exponent is not noise
 _AHEAD = 2.0  # of BIC, from which the best law is more than a guess (Kass and Raftery 1995)
 
 
 class Regime(NamedTuple):
-    """What limits the loss at one size and amount of data.
+    """Limit of the loss at one size and amount of data.
 
     Attributes:
         parameters, tokens: N and D.
         loss: geometric mean over seeds.
-        size_slope, data_slope: by which log L falls per unit of log N and of log D there.
+        size_exponent, data_exponent: by which log L falls per unit of log N and of log D there.
         limited_by: data or model, whichever more of lowers the loss more; neither if neither does beyond the noise
             between seeds, where there are several.
     """
@@ -27,8 +27,8 @@ class Regime(NamedTuple):
     parameters: int
     tokens: int
     loss: float
-    size_slope: float
-    data_slope: float
+    size_exponent: float
+    data_exponent: float
     limited_by: str
 
 
@@ -47,7 +47,7 @@ class Line(NamedTuple):
 
     @property
     def ahead(self) -> float:
-        """By how much the next law's BIC is higher; inf if there is no other."""
+        """Margin by which the next law's BIC is higher; inf if there is no other."""
         others = [value for name, value in self.law.bic.items() if name != self.law.name]
         return min(others, default=math.inf) - self.law.bic[self.law.name]
 
@@ -72,7 +72,7 @@ class Line(NamedTuple):
 
 
 def regimes_of(points: Sequence[Point]) -> List[Regime]:
-    """Slopes of log L between neighbours of a full grid of sizes and amounts, central ones inside it.
+    """Local exponents between neighbors of a full grid of sizes and amounts, central ones inside it.
 
     Raises:
         ValueError: fewer than 2 sizes or amounts, or a combination is missing.
@@ -90,12 +90,12 @@ def regimes_of(points: Sequence[Point]) -> List[Regime]:
                 raise ValueError(f"needs every combination, and N={size:,}, D={amount:,} is missing.")
             means[row, column] = np.mean(logs[size, amount])
     error = _error_of_means(list(logs.values()))
-    slopes = np.gradient(-means, np.log(sizes), np.log(amounts))
-    errors = [_error_of_slopes(np.log(values), error) for values in (sizes, amounts)]
+    exponents = np.gradient(-means, np.log(sizes), np.log(amounts))
+    errors = [_error_of_exponents(np.log(values), error) for values in (sizes, amounts)]
     found = []
     for row, size in enumerate(sizes):
         for column, amount in enumerate(amounts):
-            by_size, by_data = (float(one[row, column]) for one in slopes)
+            by_size, by_data = (float(one[row, column]) for one in exponents)
             sure = (by_size > _SURE * errors[0][row], by_data > _SURE * errors[1][column])
             limit = "data" if by_data > by_size else "model"
             if not any(sure):
@@ -105,7 +105,7 @@ def regimes_of(points: Sequence[Point]) -> List[Regime]:
 
 
 def lines_of(points: Sequence[Point]) -> Tuple[List[Line], List[str]]:
-    """Whether and where the slope breaks, over sizes for each amount of data and over amounts for each size.
+    """Breaks of the exponent, over sizes for each amount of data and over amounts for each size.
 
     Returns:
         (lines that allow it, least of what is held first; why others do not, each reason once).
@@ -133,7 +133,7 @@ def _error_of_means(groups: Sequence[Sequence[float]]) -> float:
     return math.sqrt(squares / degrees / min(len(group) for group in groups))
 
 
-def _error_of_slopes(x: Any, error: float) -> np.ndarray:
+def _error_of_exponents(x: Any, error: float) -> np.ndarray:
     """[K] standard error of `np.gradient` over x [K] of values that have this error each."""
     weights = np.stack([np.gradient(one, x) for one in np.eye(len(x))])
     return error * np.sqrt(np.square(weights).sum(0))

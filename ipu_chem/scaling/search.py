@@ -1,4 +1,4 @@
-"""A search: all candidates train a little, those that look best go on, the last of them to the end."""
+"""Search: all candidates train for a budget, the best by their estimates go on, the last of them to the end."""
 
 from dataclasses import dataclass
 from typing import Dict, List, Sequence
@@ -27,7 +27,7 @@ class SearchOptions:
         calibration: of final values by estimates: line, or power where they span a decade.
         finish_all: train all candidates to the end, to judge the estimates.
         metric: validation metric that counts; empty takes the forces' error, else the first one of the runs.
-        jobs: runs side by side, which share the CPU cores.
+        jobs: runs side by side, which divide the CPU cores.
     """
 
     budget: float = 0.2
@@ -42,7 +42,7 @@ class SearchOptions:
 
     def __post_init__(self) -> None:
         if not 0 < self.budget < 1 or not 0 < self.fraction <= 1:
-            raise ValueError(f"budget={self.budget}, fraction={self.fraction}: give shares, such as 0.2 and 0.1.")
+            raise ValueError(f"budget={self.budget}, fraction={self.fraction}: give fractions, such as 0.2 and 0.1.")
         if self.keep < LEAST_KEPT or self.jobs < 1:
             raise ValueError(f"keep={self.keep}, jobs={self.jobs}: give {LEAST_KEPT} or more, and 1 or more.")
         if self.estimator not in ESTIMATORS:
@@ -57,78 +57,78 @@ class SearchOptions:
 
 
 @dataclass(frozen=True)
-class Look:
-    """What a search saw at one of its rungs.
+class EarlyEvaluation:
+    """Estimates of a search at one of its rungs.
 
     Attributes:
-        share: of the steps of every run.
+        budget: fraction of the steps of every run.
         estimates: of the candidates that had come this far, by name: means over seeds, inf if one diverged.
     """
 
-    share: float
+    budget: float
     estimates: Dict[str, float]
 
 
 @dataclass(frozen=True)
 class Searched:
-    """What a search has trained and chosen.
+    """Runs of a search, and its choice.
 
     Attributes:
         candidates: all runs.
-        reached: how far each is.
-        estimates: of each at the first look.
-        looks: earliest first.
-        kept: names of the candidates that the looks chose for the end, the best at the last look first; none if all
-            that were left diverged. They are the same whether or not the others were trained to the end as well.
+        reached: progress of each.
+        estimates: of each at the first early evaluation.
+        evaluations: early ones, the first one first.
+        kept: names of the candidates chosen for the end, the best at the last early evaluation first; none if all that
+            were left diverged. They are the same whether or not the others were trained to the end as well.
     """
 
     candidates: List[Candidate]
     reached: List[Progress]
     estimates: List[Estimate]
-    looks: List[Look]
+    evaluations: List[EarlyEvaluation]
     kept: List[str]
 
     @property
     def names(self) -> List[str]:
         """Of the candidates, each once."""
-        return list(self.looks[0].estimates)
+        return list(self.evaluations[0].estimates)
 
 
 def search(candidates: Sequence[Candidate], options: SearchOptions, progress: bool = True) -> Searched:
     """Train all to the first rung, the best to the next, the last to the end.
 
-    Whatever an earlier call has trained is not trained again: the looks are taken from the losses that were logged, so
+    Whatever an earlier call has trained is not trained again: estimates are taken from the losses that were logged, so
     that a search that was stopped chooses as if it had not been.
 
     Raises:
-        ValueError: see `train_all` and `over_seeds`; or all candidates diverged before the first look.
+        ValueError: see `train_all` and `over_seeds`; or all candidates diverged before the first early evaluation.
     """
     left = list(dict.fromkeys(one.name for one in candidates))
     rungs = options.rungs(len(left))
     reached: Dict[int, Progress] = {}
     first: Dict[int, Estimate] = {}
-    looks: List[Look] = []
+    evaluations: List[EarlyEvaluation] = []
 
-    def train(names: Sequence[str], share: float) -> List[int]:
+    def train(names: Sequence[str], budget: float) -> List[int]:
         places = [place for place, one in enumerate(candidates) if one.name in names]
-        trained = train_all([candidates[place] for place in places], share, options.jobs, progress)
+        trained = train_all([candidates[place] for place in places], budget, options.jobs, progress)
         reached.update(zip(places, trained))
         return places
 
     for rung, following in zip(rungs, rungs[1:]):
-        places = train(left, rung.share)
+        places = train(left, rung.budget)
         how = options.estimator, options.fraction, options.metric
-        seen = {place: estimate_of(candidates[place], reached[place], rung.share, *how) for place in places}
+        seen = {place: estimate_of(candidates[place], reached[place], rung.budget, *how) for place in places}
         first = first or seen
         names, means, _ = over_seeds(
             [Trial(candidates[place].name, candidates[place].seed, seen[place].value) for place in places]
         )
-        looks.append(Look(rung.share, dict(zip(names, means))))
-        if len(looks) > 1 and not np.isfinite(means).any():  # what was left behind is still worth a report
+        evaluations.append(EarlyEvaluation(rung.budget, dict(zip(names, means))))
+        if len(evaluations) > 1 and not np.isfinite(means).any():  # the others are still worth a report
             left = []
             break
         left = [names[index] for index in survivors(means, following.candidates)]
     train([one.name for one in candidates] if options.finish_all else left, 1.0)
     everywhere = range(len(candidates))
     estimates = [first[place] for place in everywhere]
-    return Searched(list(candidates), [reached[place] for place in everywhere], estimates, looks, left)
+    return Searched(list(candidates), [reached[place] for place in everywhere], estimates, evaluations, left)

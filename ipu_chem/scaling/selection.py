@@ -1,4 +1,4 @@
-"""Which candidates of a search go on after an early look or several, and what that costs and saves."""
+"""Selection of the candidates that go on after an early evaluation or several, and its cost and savings."""
 
 import math
 from typing import List, NamedTuple, Sequence
@@ -11,21 +11,21 @@ LEAST_KEPT = 2  # one alone would stake the search on the estimate, which early 
 
 
 class Cost(NamedTuple):
-    """What a search took, in steps or seconds, and what training all candidates to the end would have."""
+    """Cost of a search, in steps or seconds, and that of training all candidates to the end."""
 
     spent: float
     full: float
 
     @property
     def saving(self) -> float:
-        """Share of the full cost that was not spent."""
+        """Fraction of the full cost that was not spent."""
         return 1 - self.spent / self.full
 
 
 class Rung(NamedTuple):
-    """Candidates that train up to this share of the steps of their runs, which need not be equally long."""
+    """Candidates that train up to this fraction of the steps of their runs, which need not be equally long."""
 
-    share: float
+    budget: float
     candidates: int
 
 
@@ -36,7 +36,7 @@ def worst_if_not_finite(values: Values) -> np.ndarray:
 
 
 def survivors(estimates: Values, keep: int) -> np.ndarray:
-    """Which candidates go on: the ``keep`` of lowest estimate, fewer if others diverged.
+    """Candidates that go on: the ``keep`` of lowest estimate, fewer if others diverged.
 
     Returns:
         [at most keep] integer, best first; of equal ones the earlier.
@@ -46,8 +46,8 @@ def survivors(estimates: Values, keep: int) -> np.ndarray:
     """
     if keep < LEAST_KEPT:
         raise ValueError(
-            f"keep={keep}: keep {LEAST_KEPT} candidates or more, because the first at an early look is not always the "
-            "first at the end."
+            f"keep={keep}: keep {LEAST_KEPT} candidates or more, because the first at an early evaluation is not "
+            "always the first at the end."
         )
     values = worst_if_not_finite(estimates)
     finite = int(np.isfinite(values).sum())
@@ -57,46 +57,46 @@ def survivors(estimates: Values, keep: int) -> np.ndarray:
 
 
 def rungs_of(candidates: int, first: float, keep: int, eta: int = 0) -> List[Rung]:
-    """How far how many train: one early look, or successive halving.
+    """Rungs of a search: one early evaluation, or successive halving.
 
-    Halving multiplies the share by ``eta`` from rung to rung and keeps the best 1 / ``eta`` of the candidates, rounded
+    Halving multiplies the budget by ``eta`` from rung to rung and keeps the best 1 / ``eta`` of the candidates, rounded
     up (Jamieson and Talwalkar, "Non-stochastic best arm identification and hyperparameter optimization", AISTATS
     2016), until ``keep`` are left or the run is over. Later rungs at which nobody would be left out are not made.
 
     Args:
         candidates: at the start.
-        first: share of the first rung, above 0 and below 1.
+        first: budget of the first rung, above 0 and below 1.
         keep: candidates that train to the end; all do where there are no more.
-        eta: of halving, 2 or more; 0 is one look, after which ``keep`` go on to the end.
+        eta: of halving, 2 or more; 0 is one early evaluation, after which ``keep`` go on to the end.
 
     Returns:
-        Rungs of rising shares, the last one of share 1.
+        Rungs of rising budgets, the last one of budget 1.
 
     Raises:
         ValueError: one of these is out of its range.
     """
     if candidates < 1 or not 0 < first < 1 or keep < LEAST_KEPT:
         raise ValueError(
-            f"{candidates} candidates, budget={first:g}, keep={keep}: give 1 or more, a share such as 0.2, and "
-            f"{LEAST_KEPT} or more."
+            f"{candidates} candidates, budget={first:g}, keep={keep}: give 1 or more, a fraction such as 0.2, "
+            f"and {LEAST_KEPT} or more."
         )
     if eta != 0 and eta < 2:
-        raise ValueError(f"halving={eta}: give 2 or more, such as 3, or 0 for a single look.")
+        raise ValueError(f"halving={eta}: give 2 or more, such as 3, or 0 for a single early evaluation.")
     keep = min(keep, candidates)
     rungs = [Rung(first, candidates)]
     while eta and rungs[-1].candidates > keep:
-        share, left = rungs[-1].share * eta, max(keep, math.ceil(rungs[-1].candidates / eta))
-        if left == keep or share >= 1 - 1e-9:
+        budget, left = rungs[-1].budget * eta, max(keep, math.ceil(rungs[-1].candidates / eta))
+        if left == keep or budget >= 1 - 1e-9:
             break
-        rungs.append(Rung(share, left))
+        rungs.append(Rung(budget, left))
     return [*rungs, Rung(1.0, keep)]
 
 
 def cost_of_rungs(rungs: Sequence[Rung]) -> Cost:
-    """What rungs take if nothing diverges and runs are equally long, in runs, and what all take to the end."""
+    """Cost of rungs if nothing diverges and runs are equally long, in runs, and that of all to the end."""
     spent, before = 0.0, 0.0
     for rung in rungs:
-        spent, before = spent + (rung.share - before) * rung.candidates, rung.share
+        spent, before = spent + (rung.budget - before) * rung.candidates, rung.budget
     return Cost(spent, float(rungs[0].candidates))
 
 

@@ -1,8 +1,8 @@
 """A scaling study: a grid of sizes, amounts of data and seeds, each combination trained to its end and made a point.
 
-Loss follows data only when nothing else does. So the runs of a study share the shape of a pack, the held-out molecules,
-the number of optimizer steps (or one other rule of when training ends) and the number of evaluations that the best
-weights are chosen from.
+Loss follows data only when nothing else does. So all runs of a study have the same shape of a pack, the same
+held-out molecules, number of optimizer steps (or one other rule of when training ends) and number of evaluations that
+the best weights are chosen from.
 """
 
 import json
@@ -35,7 +35,7 @@ _RULES = ("steps", "epochs")
 
 @dataclass(frozen=True)
 class StudyOptions:
-    """How a study trains.
+    """Options of a study.
 
     Attributes:
         rule: when training ends: steps, the same number for all, or epochs, those of the config.
@@ -43,7 +43,7 @@ class StudyOptions:
         evaluations: of every run, from which its best weights are chosen; rule=epochs keeps the config's cadence.
         metric: validation metric that is the loss; empty is nats_per_heavy_atom of text, the forces' error where forces
             are learnt, else the first one.
-        jobs: runs side by side, which share the CPU cores.
+        jobs: runs side by side, which divide the CPU cores.
     """
 
     rule: str = "steps"
@@ -64,7 +64,7 @@ class StudyOptions:
 
 @dataclass(frozen=True)
 class Amount:
-    """How runs on one amount of data train.
+    """Training of runs on one amount of data.
 
     Attributes:
         train: value of data.train.
@@ -90,13 +90,13 @@ class Amount:
 
     @property
     def cadence(self) -> str:
-        """Of evaluations, in words."""
+        """Interval between evaluations, in words."""
         return f"{self.evaluate_calls:,} calls" if self.evaluate_calls else f"{self.evaluate_every:,} epochs"
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a study will train.
+    """Runs that a study will train.
 
     Attributes:
         candidates: its runs.
@@ -315,10 +315,10 @@ def _in_order(values: "set[float]") -> List[float]:
     """Least data first.
 
     Raises:
-        ValueError: shares and numbers, of which none knows which is more.
+        ValueError: fractions and numbers, which have no common order.
     """
     if any(0 < value < 1 for value in values) and any(value >= 1 for value in values):
-        raise ValueError("data.train of the grid has shares and numbers of molecules: give one of them.")
+        raise ValueError("data.train of the grid has fractions and numbers of molecules: give one of them.")
     return sorted(values, key=lambda value: value or math.inf)  # 0 is all there are
 
 

@@ -1,18 +1,15 @@
-"""What the points of a scaling study say: exponents, breaks, what limits the loss; what cannot be said, and why."""
+"""Analysis of a scaling study: exponents, breaks, regimes, figures, and notes on what could not be fitted."""
 
 import csv
 import json
-import math
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import partial
 from pathlib import Path
 from typing import Any, Callable, List, Optional, Sequence, Tuple
 
-import numpy as np
-
 from ipu_chem.scaling.frontier import frontier_of
 from ipu_chem.scaling.joint_law import JointLaw, fit_joint
-from ipu_chem.scaling.points import STEPS_HELD, Point, check_comparable, write_points
+from ipu_chem.scaling.points import STEPS_HELD, Point, as_json, check_comparable, write_points
 from ipu_chem.scaling.power_law import PowerLaw, fit_power_law
 from ipu_chem.scaling.regimes import Line, Regime, lines_of, regimes_of
 from packing.files import atomic_file
@@ -20,7 +17,7 @@ from packing.files import atomic_file
 
 @dataclass(frozen=True)
 class Study:
-    """Everything that a study says; a law is None where its note says why.
+    """Result of a study; a law is None where a note says why.
 
     Attributes:
         points: all of them, also runs that diverged.
@@ -89,8 +86,8 @@ def lines(study: Study) -> List[str]:
         found.append(f"{'N':>14} {'D':>14} {'loss':>10} {'over N':>8} {'over D':>8}  limited by (local exponents)")
         for one in study.regimes:
             found.append(
-                f"{one.parameters:>14,} {one.tokens:>14,} {one.loss:>10.4g} {one.size_slope:>8.3f} "
-                f"{one.data_slope:>8.3f}  {one.limited_by}"
+                f"{one.parameters:>14,} {one.tokens:>14,} {one.loss:>10.4g} {one.size_exponent:>8.3f} "
+                f"{one.data_exponent:>8.3f}  {one.limited_by}"
             )
     if study.fitted and (study.width or study.data):
         found.append("exponents, with intervals of 95 %:")
@@ -115,7 +112,7 @@ def write_study(folder: Path, study: Study) -> List[Path]:
     paths = [folder / "study.json", folder / "points.csv", folder / "points.json"]
     paths += _figures(folder, study)
     with atomic_file(paths[0], "w") as file:
-        json.dump(_plain(study), file, indent=1)
+        json.dump(as_json(study), file, indent=1)
     with atomic_file(paths[1], "w") as file:
         writer = csv.DictWriter(file, [field.name for field in fields(Point)], lineterminator="\n")
         writer.writeheader()
@@ -126,6 +123,7 @@ def write_study(folder: Path, study: Study) -> List[Path]:
 
 def _figures(folder: Path, study: Study) -> List[Path]:
     """Figures of a study; what cannot be drawn becomes a note, each reason once."""
+    from ipu_chem.reports.figures import save
     from ipu_chem.scaling import figures
 
     points = study.fitted
@@ -144,7 +142,7 @@ def _figures(folder: Path, study: Study) -> List[Path]:
     paths = []
     for name, draw in wanted:
         try:
-            paths.append(figures.save(draw(), folder / f"{name}.png"))
+            paths.append(save(draw(), folder / f"{name}.png"))
         except ValueError as error:
             if not any(str(error) in note for note in study.notes):
                 study.notes.append(f"{name}.png: {error}")
@@ -161,22 +159,4 @@ def _laws(study: Study) -> List[Tuple[Optional[PowerLaw], str, str]]:
     if not study.fitted:
         return []
     at_most_data, at_largest = _edges(study.fitted)
-    return [
-        (study.data, "D", f"N={at_largest[0].parameters:,}"),
-        (study.width, "N", f"D={at_most_data[0].tokens:,}"),
-    ]
-
-
-def _plain(value: Any) -> Any:
-    """As JSON: intervals by name, what is not finite as null."""
-    if hasattr(value, "_asdict"):
-        return {name: _plain(inner) for name, inner in value._asdict().items()}
-    if is_dataclass(value):
-        return {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
-    if isinstance(value, dict):
-        return {name: _plain(inner) for name, inner in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(inner) for inner in value]
-    if isinstance(value, np.ndarray):
-        return _plain(value.tolist())
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    return [(study.data, "D", f"N={at_largest[0].parameters:,}"), (study.width, "N", f"D={at_most_data[0].tokens:,}")]

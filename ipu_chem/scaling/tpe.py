@@ -1,6 +1,6 @@
-"""Training performance estimation: which candidates deserve to be trained to the end, and what asking early saves.
+"""Training performance estimation (TPE; not Optuna's Parzen estimator): final losses predicted from early ones.
 
-Candidates train for a share of their steps; an estimator of `ipu_chem.scaling.tse` ranks them; the best few go on; a
+Candidates train for a fraction of their steps; an estimator of `ipu_chem.scaling.tse` ranks them; the best few go on; a
 line through those that finished, final = a + b * estimate, says what the others would have reached (Frey et al.,
 "Neural scaling of deep chemical models", Nature Machine Intelligence 5, 1297 (2023)). Lower is better everywhere, and
 what diverged ranks last.
@@ -35,11 +35,11 @@ class Trial:
 
 @dataclass(frozen=True)
 class Calibration:
-    """final = intercept + slope * estimate, or the same of their logarithms.
+    """final = intercept + coefficient * estimate, or the same of their logarithms.
 
     Attributes:
-        intercept, slope: of the line.
-        r2: share of the variance of the final losses, not of their logarithms, that it explains.
+        intercept, coefficient: of the line.
+        r2: fraction of the variance of the final losses, not of their logarithms, that it explains.
         rmse: root mean square of its errors.
         points: that it was fitted to.
         diverged: left out because an estimate or a final loss was not finite.
@@ -47,7 +47,7 @@ class Calibration:
     """
 
     intercept: float
-    slope: float
+    coefficient: float
     r2: float
     rmse: float
     points: int
@@ -59,18 +59,18 @@ class Calibration:
         values = worst_if_not_finite(estimates)
         finite = np.isfinite(values)
         values = np.where(finite, values, 1.0)
-        line = self.intercept + self.slope * (np.log(values) if self.is_power else values)
+        line = self.intercept + self.coefficient * (np.log(values) if self.is_power else values)
         return np.where(finite, np.exp(line) if self.is_power else line, math.inf)
 
     def __str__(self) -> str:
         if self.is_power:
-            return f"final = {math.exp(self.intercept):.4g} * estimate^{self.slope:.4g}"
-        return f"final = {self.intercept:.4g} + {self.slope:.4g} * estimate"
+            return f"final = {math.exp(self.intercept):.4g} * estimate^{self.coefficient:.4g}"
+        return f"final = {self.intercept:.4g} + {self.coefficient:.4g} * estimate"
 
 
 @dataclass(frozen=True)
 class Assessment:
-    """How well estimates ranked candidates whose final losses are known.
+    """Ranking by estimates of candidates whose final losses are known.
 
     Attributes:
         spearman, kendall: rank correlations, diverged ones ranked last; NaN where all are alike.
@@ -96,8 +96,8 @@ def calibrate(
     Args:
         estimates: [K] of them.
         finals: [K] their final losses; None for those that were not trained to the end, which are left out.
-        robust: median of the slopes between all pairs (Theil and Sen) instead of least squares: for runs of which some
-            went astray after the estimate.
+        robust: median of the gradients between all pairs (Theil and Sen) instead of least squares: for runs of which
+            some went astray after the estimate.
 
     Raises:
         ValueError: fewer than 3 that did not diverge, or their estimates are all the same.
@@ -120,19 +120,18 @@ def calibrate(
             raise ValueError("a power needs estimates and final values above 0: calibrate by a line.")
         x, y = np.log(x), np.log(y)
     if robust:
-        first, second = np.triu_indices(len(x), 1)
-        apart = x[first] != x[second]
-        slope = float(np.median((y[second] - y[first])[apart] / (x[second] - x[first])[apart]))
-        intercept = float(np.median(y - slope * x))
+        from scipy.stats import theilslopes
+
+        coefficient, intercept = map(float, theilslopes(y, x, method="joint")[:2])
     else:
-        centre = x - x.mean()
-        slope = float(centre @ y / (centre @ centre))
-        intercept = float(y.mean() - slope * x.mean())
-    line = intercept + slope * x
+        center = x - x.mean()
+        coefficient = float(center @ y / (center @ center))
+        intercept = float(y.mean() - coefficient * x.mean())
+    line = intercept + coefficient * x
     errors = true - (np.exp(line) if is_power else line)
     total = float(np.square(true - true.mean()).sum())
     r2 = 1 - float(np.square(errors).sum()) / total if total > 0 else math.nan
-    return Calibration(intercept, slope, r2, float(np.sqrt(np.square(errors).mean())), len(x), diverged, is_power)
+    return Calibration(intercept, coefficient, r2, float(np.sqrt(np.square(errors).mean())), len(x), diverged, is_power)
 
 
 def assess(estimates: Values, finals: Sequence[Optional[float]], kept: Sequence[int]) -> Assessment:

@@ -1,4 +1,4 @@
-"""Estimates of how good a run will be, from the losses of its first optimizer steps.
+"""Estimates of a run's final loss, from the losses of its first optimizer steps.
 
 `tail_mean` is the one to use: a mean per step over the end of what has been seen, which compares over batch sizes and
 forgets the warm-up. TSE, TSE-E and TSE-EMA are sums over epochs of the mean loss of an epoch (Ru et al., "Speedy
@@ -8,7 +8,7 @@ not finite makes any of them infinite: the worst.
 
 import math
 from dataclasses import dataclass
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Union
+from typing import Any, List, Mapping, Optional, Sequence, Union
 
 import numpy as np
 
@@ -20,7 +20,7 @@ _LEVEL = 0.95
 
 @dataclass(frozen=True)
 class Estimate:
-    """An estimate and how sure the steps make it.
+    """An estimate and its interval.
 
     Attributes:
         name: of the estimator.
@@ -50,15 +50,14 @@ def tail_mean(losses: Values, fraction: float = 0.1, draws: int = DRAWS, seed: i
     Args:
         losses: [S] of every optimizer step so far.
         fraction: of them that counts, above 0 up to 1.
-        draws: of the bootstrap; 0 gives no interval (NaN).
-        seed: of the bootstrap.
+        draws, seed: of the bootstrap; 0 draws give no interval (NaN).
 
     Raises:
         ValueError: no losses, or a fraction that is none.
     """
     values = _checked(losses, 1)
     if not 0 < fraction <= 1:
-        raise ValueError(f"fraction={fraction}: give the share of the steps that counts, above 0 and at most 1.")
+        raise ValueError(f"fraction={fraction}: give the fraction of the steps that counts, above 0 and at most 1.")
     window = values[-max(1, round(fraction * len(values))) :]
     return _estimate("tail mean", values, window[None], np.ones(1), draws, seed)
 
@@ -70,8 +69,7 @@ def tse(losses: Values, steps_per_epoch: int, epochs: int, draws: int = DRAWS, s
         losses: [S] of every optimizer step, S at least epochs * steps_per_epoch.
         steps_per_epoch: B of the paper.
         epochs: T of the paper.
-        draws: of the bootstrap; 0 gives no interval (NaN).
-        seed: of the bootstrap.
+        draws, seed: of the bootstrap; 0 draws give no interval (NaN).
 
     Raises:
         ValueError: there are fewer steps than that.
@@ -91,32 +89,13 @@ def tse_e(
 
 
 def tse_ema(
-    losses: Values,
-    steps_per_epoch: int,
-    epochs: int,
-    gamma: float = 0.999,
-    draws: int = DRAWS,
-    seed: int = 0,
+    losses: Values, steps_per_epoch: int, epochs: int, gamma: float = 0.999, draws: int = DRAWS, seed: int = 0
 ) -> Estimate:
     """TSE in which an epoch t of T counts gamma**(T - t), so that older ones count less; see `tse`."""
     windows = _epochs(losses, steps_per_epoch, epochs)
     if not 0 < gamma <= 1:
         raise ValueError(f"gamma={gamma}: give a decay per epoch above 0 and at most 1, such as 0.999.")
     return _estimate("TSE-EMA", windows.ravel(), windows, gamma ** np.arange(epochs)[::-1], draws, seed)
-
-
-def litmatter_estimates(
-    losses: Values, steps_per_epoch: int, epochs: int, last: int = 1, gamma: float = 0.999
-) -> Dict[str, Estimate]:
-    """The three as LitMatter's `TrainingSpeedEstimator` counts epochs, to compare with its published values.
-
-    There, T = 10 is ten epochs for TSE and the eleventh, numbered 10 from 0, as well for TSE-E and TSE-EMA.
-    """
-    return {
-        "tse": tse(losses, steps_per_epoch, epochs),
-        "tsee": tse_e(losses, steps_per_epoch, epochs + 1, last),
-        "tseema": tse_ema(losses, steps_per_epoch, epochs + 1, gamma),
-    }
 
 
 def step_losses(rows: Sequence[Mapping[str, Any]]) -> np.ndarray:
@@ -149,7 +128,7 @@ def step_losses(rows: Sequence[Mapping[str, Any]]) -> np.ndarray:
 
 
 def block_means(values: np.ndarray, draws: int, rng: np.random.Generator) -> np.ndarray:
-    """Means of moving-block bootstrap samples of a series whose neighbours are alike.
+    """Means of moving-block bootstrap samples of a series whose neighbors are alike.
 
     Blocks of the cube root of its length are drawn with replacement (Künsch, Ann. Statist. 17, 1217 (1989)).
 

@@ -1,4 +1,4 @@
-"""The folder of a simulation: frames, a table of energies, and what it takes to go on after an interruption."""
+"""The folder of a simulation: frames, a table of energies, and the state to resume from."""
 
 import json
 import time
@@ -7,6 +7,7 @@ from typing import Any, Dict, Mapping, Optional
 
 import numpy as np
 
+from ipu_chem.data.structures import with_results
 from packing.files import PathLike, atomic_file
 
 COLUMNS = ("time_ps", "potential_eV", "kinetic_eV", "total_eV", "temperature_K", "largest_force_std_eV_per_A")
@@ -60,8 +61,7 @@ class Records:
             state: JSON values to find again in `state`.
             **arrays: likewise.
         """
-        frame = atoms.copy()
-        frame.calc = _results(atoms)
+        frame = with_results(atoms.copy(), atoms.calc.results["energy"], atoms.calc.results["forces"])
         frame.info["time_ps"] = row["time_ps"]
         if self.suffix == "extxyz":
             from ase.io import write
@@ -100,39 +100,23 @@ class Records:
 
     def plot(self, atoms: int) -> Optional[Path]:
         """energy_drift.png, over time; None where there is no matplotlib."""
+        from ipu_chem.reports.figures import BLUE, ORANGE, figure_of, save
+
         try:
-            import matplotlib
-        except ImportError:
+            figure, (left, right) = figure_of(1, 2)
+        except ValueError:
             return None
-        matplotlib.use("Agg")
-        from matplotlib import pyplot
-
-        from ipu_chem.reports.parts import BLUE, ORANGE, figure_of
-
         table = self.table()
-        figure, (left, right) = figure_of(1, 2)
         drift = (table["total_eV"] - table["total_eV"][0]) / atoms * 1000
         left.plot(table["time_ps"], drift, color=BLUE, linewidth=1)
-        left.set(xlabel="time (ps)", ylabel="total energy - start (meV per atom)")
+        left.set(xlabel="time (ps)", ylabel="drift of the total energy (meV/atom)")
         right.plot(table["time_ps"], table["temperature_K"], color=ORANGE, linewidth=1)
         right.set(xlabel="time (ps)", ylabel="temperature (K)")
-        path = self.folder / "energy_drift.png"
-        with atomic_file(path) as file:
-            figure.savefig(file, format="png", dpi=130)
-        pyplot.close(figure)
-        return path
-
-
-def _results(atoms: Any) -> Any:
-    """Energy and forces as they were computed, for a file; what several runs disagree by goes into ``info``."""
-    from ase.calculators.singlepoint import SinglePointCalculator
-
-    results = atoms.calc.results
-    return SinglePointCalculator(atoms, energy=results["energy"], forces=results["forces"])
+        return save(figure, self.folder / "energy_drift.png")
 
 
 def read_state(folder: PathLike) -> Dict[str, Any]:
-    """What a simulation goes on from, with "asked", the options of its start.
+    """Read the state that a simulation resumes from; "asked" are the options of its start.
 
     Raises:
         ValueError: there is none.

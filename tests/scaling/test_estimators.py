@@ -1,4 +1,4 @@
-"""Estimators at a look: which rows of a run they read, and what they need to be there."""
+"""Estimators at an early evaluation: which rows of a run they read, and what they need to be there."""
 
 import json
 import math
@@ -11,7 +11,8 @@ from ipu_chem.config import RunConfig, to_dict
 from ipu_chem.scaling.candidates import Candidate, Progress, read_progress
 from ipu_chem.scaling.estimators import ESTIMATORS, estimate_of
 from ipu_chem.scaling.search import SearchOptions, search
-from ipu_chem.scaling.search_report import analyse, table
+from ipu_chem.scaling.search_report import table
+from ipu_chem.scaling.search_result import analyse
 from ipu_chem.scaling.tse import tse, tse_e, tse_ema
 
 STEPS, EPOCHS = 10, 8
@@ -40,23 +41,23 @@ LOSSES = np.random.default_rng(0).uniform(1, 2, STEPS * EPOCHS) / np.arange(1, S
 METRICS = {"mae": [9.0, 7.0, 6.0, 5.5, 5.2, 5.1, 5.0, 4.9], "rmse": [12.0, 10.0, 9.0, 8.5, 8.2, 8.1, 8.0, 7.9]}
 
 
-@pytest.mark.parametrize("share, epochs", [(0.25, 2), (0.3, 2), (0.375, 3)])
-def test_estimators_read_what_was_there_at_the_look_and_nothing_later(tmp_path, share, epochs):
+@pytest.mark.parametrize("budget, epochs", [(0.25, 2), (0.3, 2), (0.375, 3)])
+def test_estimators_read_what_was_there_at_the_budget_and_nothing_later(tmp_path, budget, epochs):
     one, reached = run(tmp_path, "a", LOSSES.tolist(), METRICS)
-    seen = LOSSES[: math.ceil(share * 80)]
-    assert estimate_of(one, reached, share).value == pytest.approx(seen[-max(1, round(0.1 * len(seen))) :].mean())
-    assert estimate_of(one, reached, share, "validation").value == METRICS["mae"][epochs - 1]
-    assert estimate_of(one, reached, share, "validation", metric="rmse").value == METRICS["rmse"][epochs - 1]
+    seen = LOSSES[: math.ceil(budget * 80)]
+    assert estimate_of(one, reached, budget).value == pytest.approx(seen[-max(1, round(0.1 * len(seen))) :].mean())
+    assert estimate_of(one, reached, budget, "validation").value == METRICS["mae"][epochs - 1]
+    assert estimate_of(one, reached, budget, "validation", metric="rmse").value == METRICS["rmse"][epochs - 1]
     for name, function in (("tse", tse), ("tse_e", tse_e), ("tse_ema", tse_ema)):
-        assert estimate_of(one, reached, share, name).value == function(seen, STEPS, epochs).value
+        assert estimate_of(one, reached, budget, name).value == function(seen, STEPS, epochs).value
     with pytest.raises(ValueError, match=r"no validation metric 'auc': they have mae, rmse"):
-        estimate_of(one, reached, share, "validation", metric="auc")
+        estimate_of(one, reached, budget, "validation", metric="auc")
 
 
 def test_what_an_estimator_needs_is_said(tmp_path):
     one, reached = run(tmp_path, "a", LOSSES.tolist(), METRICS)
     with pytest.raises(
-        ValueError, match="candidate a: there is no evaluation by the look after 8 steps: set training.ev"
+        ValueError, match="candidate a: there is no evaluation within the budget of 8 steps: set training.ev"
     ):
         estimate_of(one, reached, 0.1, "validation")
     with pytest.raises(

@@ -4,13 +4,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from figure_checks import check_figure
 
+from ipu_chem.reports.figures import save
 from ipu_chem.scaling.broken_law import fit_broken
 from ipu_chem.scaling.figures import (
     broken_figure,
     compute_frontier_figure,
     loss_over,
-    save,
     surface,
 )
 from ipu_chem.scaling.joint_law import fit_joint
@@ -48,6 +49,7 @@ def drawn_lines(axis):
 @pytest.mark.parametrize("over, lines, sizes", [("parameters", 3, 4), ("molecules", 4, 3), ("tokens", 4, 3)])
 def test_loss_over_one_quantity_has_a_line_per_value_of_the_other(points, over, lines, sizes, tmp_path):
     figure = loss_over(points, over)
+    check_figure(figure)
     (axis,) = figure.axes
     assert len(drawn_lines(axis)) == lines and len(axis.get_lines()) == 2 * lines  # each with its law
     assert all(len(line.get_xdata()) == sizes for line in drawn_lines(axis))
@@ -57,7 +59,7 @@ def test_loss_over_one_quantity_has_a_line_per_value_of_the_other(points, over, 
     where = [p.loss for p in where if getattr(p, held) == min(getattr(p, held) for p in points)]
     assert first.get_ydata()[0] == pytest.approx(np.mean(where))
     labels = [text.get_text() for text in axis.get_legend().get_texts()]
-    assert len(labels) == lines and all("exponent 0." in label for label in labels)
+    assert len(labels) == lines and all("exponent 0." in one and "R² 0.9" in one for one in labels)
     assert axis.get_ylabel() == "nats per token" and over in axis.get_xlabel()
     assert axis.get_xscale() == axis.get_yscale() == "log"
     assert save(figure, tmp_path / "a.pdf").stat().st_size > 5000
@@ -69,7 +71,9 @@ def test_data_of_graphs_are_atoms(points):
 
 
 def test_compute_frontier(points):
-    (axis,) = compute_frontier_figure(points).axes
+    figure = compute_frontier_figure(points)
+    check_figure(figure)
+    (axis,) = figure.axes
     (line,) = axis.get_lines()
     assert list(line.get_xdata()) == sorted(line.get_xdata()) and len(line.get_xdata()) >= 2
     assert min(line.get_ydata()) == min(point.loss for point in points)
@@ -81,9 +85,11 @@ def test_compute_frontier(points):
 def test_surface(points, tmp_path):
     law = fit_joint(points, draws=20)
     figure = surface(points, law)
+    check_figure(figure)
     left, right = figure.axes
     assert left.get_xlabel() == "parameters without embeddings" and left.get_ylabel() == "training tokens"
-    assert f"a = {law.size_exponent}" in left.get_title() and "E = " in left.get_title()
+    fitted = right.get_legend().get_title().get_text()
+    assert f"a = {law.size_exponent}" in fitted and f"b = {law.data_exponent}" in fitted and "E = " in fitted
     assert right.get_title() == f"R² = {law.r2:.3f}" and right.get_xlabel() == "fitted nats per token"
     assert len(right.collections[0].get_offsets()) == len(points)
     assert save(figure, tmp_path / "s.png").read_bytes()[:4] == b"\x89PNG"
@@ -99,10 +105,11 @@ def test_break(tmp_path):
     ]
     law = fit_broken(points, draws=50)
     figure = broken_figure(points, [(1, law)])
+    check_figure(figure)
     (axis,) = figure.axes
     (label,) = [text.get_text() for text in axis.get_legend().get_texts()]
-    slopes = [one.exponent.value for one in law.ranges]
-    assert len(slopes) == 2 and label == f"1 tokens, exponent {slopes[0]:.3f}, {slopes[1]:.3f}"
+    exponents = [one.exponent.value for one in law.ranges]
+    assert len(exponents) == 2 and label == f"1 tokens, exponent {exponents[0]:.3f}, {exponents[1]:.3f}"
     (bar,) = axis.containers[0][2][0].get_segments()
     np.testing.assert_allclose(bar[:, 0], law.breaks[1:])
     assert save(figure, tmp_path / "b.svg").stat().st_size > 5000

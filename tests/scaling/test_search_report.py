@@ -1,4 +1,4 @@
-"""Searches over runs that are there: what the looks choose, what that costs, saves and misses, and the figure."""
+"""Searches over runs that are there: what is chosen, what that costs, saves and misses, and the figure."""
 
 import json
 import math
@@ -6,20 +6,22 @@ from dataclasses import asdict
 
 import numpy as np
 import pytest
+from figure_checks import check_figure
+from matplotlib.colors import to_rgb
 
 from ipu_chem.config import RunConfig, to_dict
-from ipu_chem.reports.parts import BLUE, GREY
+from ipu_chem.reports.figures import save
 from ipu_chem.scaling.candidates import Candidate, Progress
-from ipu_chem.scaling.figures import save
 from ipu_chem.scaling.search import SearchOptions, search
 from ipu_chem.scaling.search_figure import options_of, search_figure
-from ipu_chem.scaling.search_report import analyse, table, write_result
+from ipu_chem.scaling.search_report import table, write_result
+from ipu_chem.scaling.search_result import analyse
 
 SECONDS = 61.370333675650606  # times 80 and divided by 80 it is less: rounding must not make a run take more than all
 HALVING = SearchOptions(budget=0.125, halving=2, keep=2, fraction=0.01)
 
 
-def random_packs(folder, losses, finals, steps=80):
+def made_up(folder, losses, finals, steps=80):
     """Finished runs: candidate -> losses at each eighth of its steps (None: diverged there), -> final metric.
 
     A candidate may have several lists, of seeds 0, 1, ..., and finals to match.
@@ -52,7 +54,7 @@ def random_packs(folder, losses, finals, steps=80):
 
 
 def falling(start, *more):
-    """Losses of the eighths: the first, second and fourth are looked at."""
+    """Losses of the eighths: the first, second and fourth are evaluated."""
     return [start, *more, *[more[-1] if more else start] * (7 - len(more))]
 
 
@@ -63,18 +65,25 @@ def test_halving_chooses_step_by_step_and_says_what_it_would_have_saved(tmp_path
         "rate=3": falling(3.0, 2.5, 2.0, 2.5),
         "rate=4": falling(2.0, 2.0),
         "rate=5": falling(1.0, 9.0),
-        "rate=6": falling(1.5, None),  # diverges after the first look
+        "rate=6": falling(1.5, None),  # diverges after the first evaluation
     }
     finals = dict(zip(losses, (0.5, 0.6, 0.9, 0.8, 3.0, None)))
-    found = search(random_packs(tmp_path, losses, finals), HALVING, progress=False)
+    found = search(made_up(tmp_path, losses, finals), HALVING, progress=False)
     # The best half of 6, and of the 3 the best 2.
-    assert [look.share for look in found.looks] == [0.125, 0.25]
-    assert found.looks[0].estimates == {"rate=1": 5, "rate=2": 4, "rate=3": 3, "rate=4": 2, "rate=5": 1, "rate=6": 1.5}
-    assert found.looks[1].estimates == {"rate=4": 2.0, "rate=5": 9.0, "rate=6": math.inf}
+    assert [one.budget for one in found.evaluations] == [0.125, 0.25]
+    assert found.evaluations[0].estimates == {
+        "rate=1": 5,
+        "rate=2": 4,
+        "rate=3": 3,
+        "rate=4": 2,
+        "rate=5": 1,
+        "rate=6": 1.5,
+    }
+    assert found.evaluations[1].estimates == {"rate=4": 2.0, "rate=5": 9.0, "rate=6": math.inf}
     assert found.kept == ["rate=4", "rate=5"]
     result = analyse(found, HALVING)
     assert result.assessment.regret == pytest.approx(0.8 - 0.5) and result.assessment.kept == 2
-    assert result.calibration.points == 5  # by the estimates of the first look
+    assert result.calibration.points == 5  # by the estimates of the first evaluation
     # Three are left after 1/8 of 80, 160 and 80 steps; rate=6 has ended after 21; 4 and 5 go to the end.
     assert result.steps == (80 + 160 + 80 + 160 + 80 + 21, 3 * 240)
     assert result.chosen == (10 + 20 + 10 + 160 + 80 + 21, 3 * 240)
@@ -84,11 +93,11 @@ def test_halving_chooses_step_by_step_and_says_what_it_would_have_saved(tmp_path
     assert "cost: 581 of 720 steps, 19% saved" in printed and "ranking at 12.5%" in printed
 
 
-def test_one_look_says_the_same_of_its_choice(tmp_path):
+def test_one_evaluation_says_the_same_of_its_choice(tmp_path):
     losses = {f"rate={place}": falling(place) for place in (3.0, 1.0, 2.0, 4.0)}
     finals = dict(zip(losses, (0.1, 0.4, 0.3, 0.6)))
     options = SearchOptions(budget=0.25, keep=2)
-    result = analyse(search(random_packs(tmp_path, losses, finals), options, progress=False), options)
+    result = analyse(search(made_up(tmp_path, losses, finals), options, progress=False), options)
     assert result.kept == ["rate=1.0", "rate=2.0"] and result.assessment.regret == pytest.approx(0.2)
     assert result.steps == (480, 480) and result.chosen == (160 + 80 + 20 + 40, 480)
     path = write_result(tmp_path, result, options)[0]
@@ -106,9 +115,9 @@ def test_seeds_of_a_candidate_go_on_together(tmp_path):
         "rate=5": [falling(2.0), falling(2.0, None)],
     }
     finals = {name: [0.5, 0.7] for name in losses}
-    found = search(random_packs(tmp_path, losses, finals), HALVING, progress=False)
-    assert list(found.looks[0].estimates.values()) == [4.0, 2.5, 3.0, 4.5, 2.0]
-    assert set(found.looks[1].estimates) == {"rate=2", "rate=3", "rate=5"}
+    found = search(made_up(tmp_path, losses, finals), HALVING, progress=False)
+    assert list(found.evaluations[0].estimates.values()) == [4.0, 2.5, 3.0, 4.5, 2.0]
+    assert set(found.evaluations[1].estimates) == {"rate=2", "rate=3", "rate=5"}
     assert found.kept == ["rate=3", "rate=2"]  # a seed of rate=5 diverged
     result = analyse(found, HALVING)
     assert {row.name: row.final for row in result.rows}["rate=5"] == math.inf
@@ -117,11 +126,11 @@ def test_seeds_of_a_candidate_go_on_together(tmp_path):
 
 @pytest.mark.parametrize("finished", [True, False])
 def test_a_seed_that_waits_leaves_its_candidate_without_a_final_value(tmp_path, finished):
-    """As after a search with --finish_all that was stopped, or a seed that diverged at a look."""
+    """As after a search with --finish_all that was stopped, or a seed that diverged at an evaluation."""
     losses = {f"rate={place}": [falling(place), falling(place)] for place in (1.0, 2.0, 3.0, 4.0)}
     if not finished:
         losses["rate=4.0"][0] = falling(4.0, None)
-    candidates = random_packs(tmp_path, losses, dict.fromkeys(losses, 0.5))
+    candidates = made_up(tmp_path, losses, dict.fromkeys(losses, 0.5))
     path = candidates[-1].folder / "candidate.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "status": "stopped", "step": 20}))
     result = analyse(search(candidates, HALVING, progress=False), HALVING)
@@ -132,8 +141,8 @@ def test_a_seed_that_waits_leaves_its_candidate_without_a_final_value(tmp_path, 
 def test_all_that_went_on_diverged(tmp_path):
     losses = {"rate=1": falling(1.0, None), "rate=2": falling(2.0, None), "rate=3": falling(3.0, None)}
     losses.update({f"rate={place}": falling(place) for place in (4, 5, 6)})
-    found = search(random_packs(tmp_path, losses, {name: 0.5 for name in losses}), HALVING, progress=False)
-    assert found.kept == [] and len(found.looks) == 2
+    found = search(made_up(tmp_path, losses, {name: 0.5 for name in losses}), HALVING, progress=False)
+    assert found.kept == [] and len(found.evaluations) == 2
     result = analyse(found, HALVING)
     assert result.assessment.regret == math.inf and result.assessment.kept == 0
     assert "kept none, since all that went on diverged; regret inf" in "\n".join(table(result))
@@ -143,7 +152,7 @@ def test_all_that_went_on_diverged(tmp_path):
 def test_all_candidates_diverged(tmp_path):
     losses = {f"rate={place}": [None] * 8 for place in range(3)}
     with pytest.raises(ValueError, match="all 3 candidates diverged: search lower learning rates"):
-        search(random_packs(tmp_path, losses, dict.fromkeys(losses)), HALVING, progress=False)
+        search(made_up(tmp_path, losses, dict.fromkeys(losses)), HALVING, progress=False)
 
 
 def test_the_figure(tmp_path):
@@ -152,20 +161,25 @@ def test_the_figure(tmp_path):
     losses = {name: (9 - 4 * np.sort(rng.random(8))).tolist() for name in rates}
     losses["learning_rate=0.03,name=painn"] = falling(9.0, 80.0, None)
     finals = {name: one[-1] and one[-1] / 10 for name, one in losses.items()}
-    found = search(random_packs(tmp_path, losses, finals, steps=400), HALVING, progress=False)
+    found = search(made_up(tmp_path, losses, finals, steps=400), HALVING, progress=False)
     result = analyse(found, HALVING)
     for curve in result.curves:  # the estimates lie on the curves
-        for look in found.looks:
-            if curve.name in look.estimates and math.isfinite(look.estimates[curve.name]):
-                place = curve.shares.index(look.share)
-                assert curve.losses[place] == pytest.approx(look.estimates[curve.name], rel=1e-4)
-        assert 20 < len(curve.shares) <= 64 and curve.shares == sorted(set(curve.shares))
-    left, right = search_figure(result).axes
+        for one in found.evaluations:
+            if curve.name in one.estimates and math.isfinite(one.estimates[curve.name]):
+                place = curve.budgets.index(one.budget)
+                assert curve.losses[place] == pytest.approx(one.estimates[curve.name], rel=1e-4)
+        assert 20 < len(curve.budgets) <= 64 and curve.budgets == sorted(set(curve.budgets))
+    figure = search_figure(result)
+    check_figure(figure)
+    left, right = figure.axes
     assert left.get_xscale() == left.get_yscale() == "log" and left.get_ylim()[1] < 10  # not up to what diverged
-    assert [text.get_text() for text in left.get_legend().get_texts()] == ["2 kept", "4 others", "1 diverged", "looks"]
-    colors = [line.get_color() for line in left.get_lines()]
-    assert colors.count(BLUE) == 2 and colors.count(GREY) == 4 and colors.count("black") == 2
-    marked = [line.get_xdata()[0] for line in left.get_lines() if line.get_color() == "black"]
+    labels = [text.get_text() for text in left.get_legend().get_texts()]
+    assert labels == ["2 kept", "4 others", "1 diverged", "early evaluations"]
+    diverged, others, kept = left.get_lines()[:1], left.get_lines()[1:5], left.get_lines()[5:7]
+    assert [line.get_linestyle() for line in diverged] == [":"]
+    shades = [to_rgb(line.get_color()) for line in [*others, *kept]]
+    assert all(max(shade) == min(shade) for shade in shades[:4]) and all(blue > red for red, _, blue in shades[4:])
+    marked = [line.get_xdata()[0] for line in left.get_lines()[7:]]
     assert marked == [12.5, 25.0]
     labels = [text.get_text() for text in right.get_legend().get_texts()]
     assert (

@@ -15,7 +15,7 @@ INF, NAN = math.inf, math.nan
 
 def test_calibration_by_hand():
     line = calibrate([1, 2, 3], [1.0, 3.0, 4.0])
-    assert (line.slope, line.intercept) == pytest.approx((1.5, 8 / 3 - 3))
+    assert (line.coefficient, line.intercept) == pytest.approx((1.5, 8 / 3 - 3))
     # Errors 1/6, -1/3, 1/6; variance of 1, 3, 4 is 14/3 in sum.
     assert line.rmse == pytest.approx(math.sqrt(1 / 6 / 3)) and line.r2 == pytest.approx(1 - 1 / 6 / (14 / 3))
     assert line([0.0, 2.0, NAN]).tolist() == pytest.approx([-1 / 3, 8 / 3, INF])
@@ -27,24 +27,24 @@ def test_calibration_agrees_with_scipy():
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=20), rng.normal(size=20)
     plain, robust = linregress(x, y), theilslopes(y, x, method="joint")
-    assert (calibrate(x, y).slope, calibrate(x, y).intercept) == pytest.approx((plain.slope, plain.intercept))
+    assert (calibrate(x, y).coefficient, calibrate(x, y).intercept) == pytest.approx((plain.slope, plain.intercept))
     assert calibrate(x, y).r2 == pytest.approx(plain.rvalue**2)
     line = calibrate(x, y, robust=True)
-    assert (line.slope, line.intercept) == pytest.approx((robust[0], robust[1]))
+    assert (line.coefficient, line.intercept) == pytest.approx((robust[0], robust[1]))
 
 
 def test_robust_calibration_ignores_a_run_that_went_astray():
     x = np.arange(9.0)
     y = 1 + 0.5 * x
     y[8] = 50
-    assert calibrate(x, y, robust=True).slope == pytest.approx(0.5)
-    assert calibrate(x, y).slope > 2
+    assert calibrate(x, y, robust=True).coefficient == pytest.approx(0.5)
+    assert calibrate(x, y).coefficient > 2
 
 
 def test_a_power_is_found_where_final_values_span_a_decade():
     estimates = np.array([100.0, 200.0, 500.0, 1200.0, 2300.0, INF])
     power = calibrate(estimates, 7 * estimates**0.55, is_power=True)
-    assert power.slope == pytest.approx(0.55) and math.exp(power.intercept) == pytest.approx(7)
+    assert power.coefficient == pytest.approx(0.55) and math.exp(power.intercept) == pytest.approx(7)
     assert power.r2 == pytest.approx(1) and power.rmse == pytest.approx(0, abs=1e-9) and power.points == 5
     np.testing.assert_allclose(power([400.0, INF]), [7 * 400**0.55, INF])
     assert str(power) == "final = 7 * estimate^0.55"
@@ -60,7 +60,7 @@ def test_a_power_is_found_where_final_values_span_a_decade():
 
 def test_diverged_and_unfinished_candidates():
     line = calibrate([1, 2, INF, 3, 4, 0.5], [2.0, 4.0, NAN, 6.0, INF, None])
-    assert (line.points, line.diverged, line.slope) == (3, 2, pytest.approx(2))
+    assert (line.points, line.diverged, line.coefficient) == (3, 2, pytest.approx(2))
     seen = assess([1, 2, INF, 3, 4, 0.5], [2.0, 4.0, NAN, 6.0, INF, None], kept=[0, 1])
     assert (seen.candidates, seen.diverged, seen.regret) == (5, 2, 0)
     # Ranks 1 2 5 3 4 by estimate, 1 2 4.5 3 4.5 by loss: the two that diverged are equally bad.
@@ -78,7 +78,7 @@ def test_regret_is_what_the_best_of_the_kept_lacks():
     estimates, finals = [1.0, 1.1, 1.2, 9.0], [3.0, 2.5, 2.0, 4.0]
     assert assess(estimates, finals, survivors(estimates, 2).tolist()).regret == 0.5
     assert assess(estimates, finals, survivors(estimates, 3).tolist()).regret == 0
-    assert assess(estimates, finals, [3, 0]).regret == 1.0  # a later look may choose others
+    assert assess(estimates, finals, [3, 0]).regret == 1.0  # a later evaluation may choose others
     assert assess([1.0, 1.1, 1.2], [INF, INF, 2.0], [0, 1]).regret == INF
     assert assess([1.0, 1.1, 1.2], [3.0, 3.0, 2.0], []).regret == INF  # all that went on have diverged
 
@@ -93,7 +93,7 @@ def test_rungs_by_hand():
     assert rungs_of(2, 0.2, keep=3, eta=3) == [Rung(0.2, 2), Rung(1.0, 2)]
     assert rungs_of(27, 0.125, keep=3, eta=3) == [Rung(0.125, 27), Rung(0.375, 9), Rung(1.0, 3)]
     assert rungs_of(10, 0.125, keep=2, eta=2) == [Rung(0.125, 10), Rung(0.25, 5), Rung(0.5, 3), Rung(1.0, 2)]
-    # 100 to 25 at shares below 1, and from there to those that are kept.
+    # 100 to 25 at budgets below 1, and from there to those that are kept.
     assert rungs_of(100, 0.2, keep=3, eta=2) == [Rung(0.2, 100), Rung(0.4, 50), Rung(0.8, 25), Rung(1.0, 3)]
     paid = cost_of_rungs(rungs_of(27, 0.125, keep=3, eta=3))
     assert paid == (0.125 * 27 + 0.25 * 9 + 0.625 * 3, 27)
@@ -104,17 +104,17 @@ def test_rungs_by_hand():
 def test_rungs(count, first, keep, eta):
     rungs = rungs_of(count, first, keep, eta)
     assert rungs[0] == (first, count) and rungs[-1] == (1.0, min(keep, count))
-    assert all(before.share < after.share for before, after in zip(rungs, rungs[1:]))
+    assert all(before.budget < after.budget for before, after in zip(rungs, rungs[1:]))
     for before, after in zip(rungs[:-1], rungs[1:-1]):  # between the first and the end
-        assert after.share == before.share * eta < 1
+        assert after.budget == before.budget * eta < 1
         assert keep < after.candidates == math.ceil(before.candidates / eta)
     if not eta:
         assert len(rungs) == 2
     elif len(rungs) == 2 and count > eta * keep:
-        assert first * eta >= 1 - 1e-9  # no room for a second look
+        assert first * eta >= 1 - 1e-9  # no room for a second evaluation
     paid, single = (cost_of_rungs(one) for one in (rungs, rungs_of(count, first, keep)))
     assert count * first <= paid.spent + 1e-9 and paid.spent <= paid.full == count
-    assert single.spent <= paid.spent + 1e-9  # more looks cost more, as long as the first is as early
+    assert single.spent <= paid.spent + 1e-9  # more evaluations cost more, as long as the first is as early
 
 
 @pytest.mark.parametrize("budget, count", [(0.2, 12), (0.1, 12), (0.1, 1000)])

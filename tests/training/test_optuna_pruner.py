@@ -1,4 +1,4 @@
-"""Optuna's studies with early looks; needs the extra `search`, and says so where that is not installed."""
+"""Optuna's studies with early evaluations; needs the extra `search`, and says so where that is not installed."""
 
 import math
 
@@ -89,6 +89,6 @@ def test_a_real_run_reports_every_step_and_stops(options, make_config, tmp_path)
 
 
 @pytest.mark.parametrize("values", [{"budget_steps": 0}, {"budget_steps": 5, "keep": 1}])
-def test_what_is_no_early_look_is_refused(values):
+def test_what_is_no_early_evaluation_is_refused(values):
     with pytest.raises(ValueError, match="budget_steps=.* keep="):
         estimate_pruner(**values)

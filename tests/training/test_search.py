@@ -131,29 +131,29 @@ def test_a_search_that_halves_and_is_stopped_twice_finds_what_one_in_one_piece_d
     candidates = make_candidates(options, grid, out)
 
     def there():
-        """Candidates that have come to a look, and what is written of them."""
+        """Candidates that have come to an evaluation, and what is written of them."""
         paths = {one.name: one.folder / "candidate.json" for one in candidates}
         return {name: path.read_bytes() for name, path in paths.items() if path.is_file()}
 
-    def past_the_first_look():
+    def past_the_first_evaluation():
         found = [one for one in map(read_progress, candidates) if one is not None]
         return any(one.status == "stopped" and one.reaches(0.4) for one in found)
 
     assert stop_when([*command, str(out)], tmp_path / "search.py", signal.SIGINT, there) == 130
     first = there()
-    assert stop_when([*command, str(out)], tmp_path / "search.py", signal.SIGKILL, past_the_first_look) == -9
+    assert stop_when([*command, str(out)], tmp_path / "search.py", signal.SIGKILL, past_the_first_evaluation) == -9
     second = there()
     assert main([*command, str(out)]) == 0
     results = [json.loads((folder / "search.json").read_text()) for folder in (out, tmp_path / "whole")]
-    for name in ("rows", "looks", "kept", "steps", "chosen", "curves"):
+    for name in ("rows", "evaluations", "kept", "steps", "chosen", "curves"):
         assert results[0][name] == results[1][name], name
-    looks, kept = results[0]["looks"], results[0]["kept"]
-    assert [look["share"] for look in looks] == [0.2, 0.4] and len(kept) == 2
+    early, kept = results[0]["evaluations"], results[0]["kept"]
+    assert [one["budget"] for one in early] == [0.2, 0.4] and len(kept) == 2
     rows = {row["name"]: row for row in results[0]["rows"]}
-    assert len({row["total"] for row in rows.values()}) == 2  # a share of each run's own steps
+    assert len({row["total"] for row in rows.values()}) == 2  # a fraction of each run's own steps
     last = there()
     for name, row in rows.items():
-        later = name in looks[1]["estimates"]
+        later = name in early[1]["estimates"]
         if row["status"] == "stopped":
             assert row["steps"] == budget_steps(row["total"], 0.4 if later else 0.2)
         if not later or row["status"] == "diverged":  # what had come to its end before a stop was left alone
@@ -190,7 +190,7 @@ def test_a_stopped_search_leaves_runs_that_go_on(options, make_config, tmp_path,
     assert "packs:" in (candidate.folder / "log.txt").read_text()
 
 
-def test_a_look_at_the_end_of_an_epoch_finds_its_evaluation(options, tmp_path):
+def test_an_evaluation_at_the_end_of_an_epoch_finds_its_evaluation(options, tmp_path):
     options["training"]["epochs"] = 4
     (candidate,) = make_candidates(options, {"optimizer.learning_rate": [0.003]}, tmp_path / "search")
     reached = module._train(candidate, 0.5, 1)
@@ -215,7 +215,7 @@ def test_names_and_seeds_of_candidates(options, tmp_path):
     assert both[0].name == "data.name=nci3d,model.name=painn"
 
 
-def test_progress_reaches_a_share():
+def test_progress_reaches_a_budget():
     assert Progress("stopped", 20, 100, 1.0, {}).reaches(0.2)
     assert not Progress("stopped", 20, 100, 1.0, {}).reaches(0.21)
     assert Progress("diverged", 3, 100, 1.0, {}).reaches(1.0) and Progress("finished", 90, 100, 1.0, {}).reaches(1.0)

@@ -84,7 +84,7 @@ def assemble(
         raise ValueError(f"no molecule of the corpus could be encoded{why}.")
     symbols = sorted(counts, key=lambda symbol: (-counts[symbol], symbol))
     if len(symbols) > 2**16:
-        raise ValueError(f"the corpus has {len(symbols):,} different symbols; 65,536 can be told apart.")
+        raise ValueError(f"the corpus has {len(symbols):,} different symbols; 65,536 is the most.")
     dtype = np.uint8 if len(symbols) <= 2**8 else np.uint16
     offsets = {axis: np.append(0, np.cumsum(np.concatenate(parts))) for axis, parts in lengths.items()}
     fields = {

@@ -1,0 +1,212 @@
+"""Result of a search: the best candidates, predictions for the others, and how well the estimates rank."""
+
+import math
+from dataclasses import dataclass
+from typing import Dict, List, NamedTuple, Optional
+
+import numpy as np
+
+from ipu_chem.scaling.candidates import budget_steps
+from ipu_chem.scaling.estimators import ESTIMATORS, counted_metric, estimate_of
+from ipu_chem.scaling.search import EarlyEvaluation, Searched, SearchOptions
+from ipu_chem.scaling.selection import Cost, cost, survivors
+from ipu_chem.scaling.tpe import Assessment, Calibration, Trial, assess, calibrate, over_seeds
+from ipu_chem.scaling.tse import step_losses, tail_mean
+from ipu_chem.training.logging import read_rows
+
+_FROM, _POINTS = 0.01, 60  # of the steps, and evenly spaced in their logarithm
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Training losses of a candidate.
+
+    Attributes:
+        name: of the candidate.
+        budgets: fractions of the steps of its runs, rising.
+        losses: mean of the last steps up to there, over seeds: the estimate, at an early evaluation.
+    """
+
+    name: str
+    budgets: List[float]
+    losses: List[float]
+
+
+@dataclass(frozen=True)
+class Row:
+    """A candidate of the result, over its seeds.
+
+    Attributes:
+        name: of its options.
+        estimate: mean over seeds at the first early evaluation, inf if one diverged.
+        predicted: final metric by the calibration; None without one.
+        final: metric at the end; None if it was not trained to the end, inf if it diverged.
+        steps: that its runs took.
+        total: that they take to the end.
+        status: finished, stopped or diverged.
+    """
+
+    name: str
+    estimate: float
+    predicted: Optional[float]
+    final: Optional[float]
+    steps: int
+    total: int
+    status: str
+
+
+class Compared(NamedTuple):
+    """Ranking of candidates of known final value by an estimator at the first early evaluation; see `Assessment`."""
+
+    estimator: str
+    r2: float
+    spearman: float
+    kendall: float
+    regret: float
+
+
+@dataclass(frozen=True)
+class Result:
+    """Result of a search.
+
+    Attributes:
+        metric: that counts.
+        rows: by their final metric, then by their estimate.
+        evaluations: early ones, that chose.
+        kept: names of the chosen, which were trained to the end in any case.
+        steps: cost in optimizer steps.
+        seconds: cost in seconds; what was not trained would have taken as long per step.
+        chosen: `steps` if only the chosen train on after an early evaluation: the same unless all were trained.
+        calibration: from the estimates of the first early evaluation, which all candidates have, also where a search
+            halves; None where too few were trained to the end, which ``notes`` says.
+        assessment: of that ranking, with the regret of ``kept``; None unless others were trained to the end as well.
+        compared: all estimators that the runs allow, under the same condition.
+        curves: of all candidates.
+        notes: sentences.
+    """
+
+    metric: str
+    rows: List[Row]
+    evaluations: List[EarlyEvaluation]
+    kept: List[str]
+    steps: Cost
+    seconds: Cost
+    chosen: Cost
+    calibration: Optional[Calibration]
+    assessment: Optional[Assessment]
+    compared: List[Compared]
+    curves: List[Curve]
+    notes: List[str]
+
+
+def analyse(found: Searched, options: SearchOptions) -> Result:
+    """The report of a search.
+
+    Raises:
+        ValueError: no run has the metric; see `over_seeds`.
+    """
+    runs = list(zip(found.candidates, found.reached))
+    finished = [p for p in found.reached if p.status == "finished"]
+    notes = [f"{one.name}, seed {one.seed}: {p.message}" for one, p in runs if p.message]
+    metric = options.metric
+    for p in finished:
+        metric = counted_metric(list(p.metrics), metric)
+    # Where a seed diverged at an early evaluation, the others stopped with it: without all of them, no final value.
+    unfinished = {one.name for one, p in runs if p.status == "stopped"}
+    trials = []
+    for (one, p), seen in zip(runs, found.estimates):
+        final = math.inf if p.status == "diverged" else p.metrics.get(metric)
+        trials.append(Trial(one.name, one.seed, seen.value, None if one.name in unfinished else final))
+    names, means, finals = over_seeds(trials)
+    calibration = assessment = None
+    try:
+        calibration = calibrate(means, finals, is_power=options.calibration == "power")
+        # Of those it chose, no choice can be judged.
+        if any(final is not None and math.isfinite(final) and n not in found.kept for n, final in zip(names, finals)):
+            assessment = assess(means, finals, [names.index(name) for name in found.kept])
+        else:
+            notes.append("how well the estimates rank is seen with --finish_all true, which trains all to the end")
+    except ValueError as error:
+        notes.append(str(error))
+    rows = []
+    for index, name in enumerate(names):
+        own = [p for one, p in runs if one.name == name]
+        worst = next((status for status in ("diverged", "stopped") if status in {p.status for p in own}), "finished")
+        predicted = None if calibration is None else float(calibration([means[index]])[0])
+        steps, total = sum(p.step for p in own), sum(p.total for p in own)
+        rows.append(Row(name, means[index], predicted, finals[index], steps, total, worst))
+    rows.sort(key=lambda row: (math.inf if row.final is None else row.final, row.estimate))
+    totals = [p.total for p in found.reached]
+    return Result(
+        metric,
+        rows,
+        found.evaluations,
+        found.kept,
+        cost([p.step for p in found.reached], totals),
+        cost([p.seconds for p in found.reached], [p.seconds * (p.total / max(p.step, 1)) for p in found.reached]),
+        cost(chosen_steps(found), totals),
+        calibration,
+        assessment,
+        [] if assessment is None else _compared(found, options, metric, dict(zip(names, finals))),
+        curves_of(found, options.fraction),
+        notes,
+    )
+
+
+def _compared(
+    found: Searched, options: SearchOptions, metric: str, finals: Dict[str, Optional[float]]
+) -> List[Compared]:
+    """Every estimator at the first early evaluation; those that the runs do not allow are left out."""
+    compared = []
+    for name in ESTIMATORS:
+        trials = []
+        try:
+            for one, p in zip(found.candidates, found.reached):
+                seen = estimate_of(one, p, found.evaluations[0].budget, name, options.fraction, metric, draws=0)
+                trials.append(Trial(one.name, one.seed, seen.value, finals[one.name]))
+            names, means, ends = over_seeds(trials)
+            line = calibrate(means, ends, is_power=options.calibration == "power")
+            kept = survivors(means, options.keep)
+            ranking = assess(means, ends, kept)
+        except ValueError:  # no epoch is over, there was no evaluation, or what it would keep was not trained
+            continue
+        compared.append(Compared(name, line.r2, ranking.spearman, ranking.kendall, ranking.regret))
+    return compared
+
+
+def chosen_steps(found: Searched) -> List[int]:
+    """Steps of every run up to the last early evaluation of its candidate, or to the end if it was kept."""
+    steps = []
+    for one, p in zip(found.candidates, found.reached):
+        last = max(early.budget for early in found.evaluations if one.name in early.estimates)
+        steps.append(min(p.step, budget_steps(p.total, 1.0 if one.name in found.kept else last)))
+    return steps
+
+
+def curves_of(found: Searched, fraction: float) -> List[Curve]:
+    """A curve of each candidate, up to where a run of it ends or diverges.
+
+    Args:
+        found: what a search has trained.
+        fraction: of the steps so far, the last of which are averaged; see `tail_mean`.
+    """
+    early = [one.budget for one in found.evaluations]
+    grid = sorted({*np.geomspace(min(_FROM, early[0] / 4), 1, _POINTS).tolist(), *early})
+    curves = []
+    for name in found.names:
+        runs = [(one, p) for one, p in zip(found.candidates, found.reached) if one.name == name]
+        losses = [step_losses(rows) if (rows := read_rows(one.folder)) else np.zeros(0) for one, _ in runs]
+        curve = Curve(name, [], [])
+        for budget in grid:
+            ends = [budget_steps(p.total, budget) for _, p in runs]
+            if any(end > len(seen) for end, seen in zip(ends, losses)):
+                break
+            mean = float(np.mean([tail_mean(seen[:end], fraction, draws=0).value for end, seen in zip(ends, losses)]))
+            if not np.isfinite(mean):
+                break
+            where = float(f"{ends[0] / runs[0][1].total:.5g}")
+            if where not in curve.budgets:  # several in one step
+                curve.budgets.append(where)
+                curve.losses.append(float(f"{mean:.5g}"))
+        curves.append(curve)
+    return curves
