@@ -14,7 +14,7 @@ import numpy as np
 from tqdm import tqdm
 
 from ipu_chem.data.datasets.info import check_limit, failures_info, target_info
-from ipu_chem.data.download import download, find_file, unpack
+from ipu_chem.data.download import fetch, find_file
 from ipu_chem.data.molecule import arrays_to_store
 from ipu_chem.data.water_xyz import Clusters, read_clusters
 from ipu_chem.units import KCAL_PER_MOL
@@ -170,9 +170,7 @@ def _downloaded(cache: Path) -> Path:
     """Folder with the published files."""
     folder = cache / "hydronet-raw"
     for name, url in ((_ARCHIVE, URL), (_SPLITS, SPLITS_URL)):
-        if not (folder / name).is_dir():
-            archive = download("hydronet", url, cache / f"{name}.zip")
-            unpack("hydronet", archive, folder / name)
+        fetch("hydronet", url, cache / f"{name}.zip", folder / name)
     return folder
 
 

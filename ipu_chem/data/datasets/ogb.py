@@ -15,7 +15,7 @@ from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 import numpy as np
 
 from ipu_chem.data.datasets.info import LabelTable, check_limit, class_info, failures_info, target_info
-from ipu_chem.data.download import download, unpack
+from ipu_chem.data.download import fetch
 from ipu_chem.data.files.table import Failure, SmilesLine, find_columns
 from ipu_chem.data.molecule import molecules_to_store
 from ipu_chem.data.smiles import embed_many
@@ -214,9 +214,7 @@ def _find(name: str, path: Optional[Path], cache: Path) -> Path:
     meta = _meta(name)
     archive, url = meta["download_name"], meta["url"]
     if path is None:
-        path = cache / f"{name}-raw"
-        if not path.is_dir():
-            unpack(name, download(name, url, cache / f"{name}.zip"), path)
+        path = fetch(name, url, cache / f"{name}.zip", cache / f"{name}-raw")
     places = (path, path / name.replace("-", "_"), path / archive, path / "ogb" / name.replace("-", "_"))
     folder = next((place for place in places if (place / "mapping").is_dir()), None)
     if folder is None:

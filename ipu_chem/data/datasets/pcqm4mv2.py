@@ -19,7 +19,7 @@ from tqdm import tqdm
 from ipu_chem.data.datasets.info import LabelTable, check_limit, failures_info, target_info
 from ipu_chem.data.datasets.ogb import DAMAGE, ogb_module
 from ipu_chem.data.datasets.pcqm4mv2_geometries import GEOMETRIES_URL, Geometries, read_geometries
-from ipu_chem.data.download import download, find_file, unpack
+from ipu_chem.data.download import download, fetch, find_file
 from ipu_chem.data.files.table import SmilesLine
 from ipu_chem.data.molecule import arrays_to_store
 from ipu_chem.data.smiles import Embedding, embed_many
@@ -234,9 +234,7 @@ def _find(path: Optional[Path], cache: Path, geometry: str) -> _Files:
         raise ValueError(f"pcqm4mv2 has no data.geometry={geometry!r}; choose one of {', '.join(KINDS)}.")
     sdf = cache / _SDF[-1]
     if path is None:
-        path = cache / "pcqm4mv2-raw"
-        if not path.is_dir():
-            unpack("pcqm4mv2", download("pcqm4mv2", URL, cache / "pcqm4m-v2.zip"), path)
+        path = fetch("pcqm4mv2", URL, cache / "pcqm4m-v2.zip", cache / "pcqm4mv2-raw")
         if geometry != "etkdg":
             download("pcqm4mv2", GEOMETRIES_URL, sdf)
     geometries = find_file(path, _SDF, _FOLDERS) or (sdf if sdf.is_file() and path.parent == cache else None)
