@@ -20,8 +20,7 @@ from ipu_chem.backends import get_backend
 from ipu_chem.backends.options import Batching
 from ipu_chem.batches.text_labels import TextPropertyLoader
 from ipu_chem.data.corpora.encode import encode_lines, libraries
-from ipu_chem.data.corpora.lines import Line
-from ipu_chem.data.smiles import Failure
+from ipu_chem.data.files.table import Failure, Line
 from ipu_chem.embedding.options import EmbeddingOptions
 from ipu_chem.models.chemgpt import ChemGPT
 from ipu_chem.models.pooling import PooledChemGPT, check_pooling

@@ -10,7 +10,7 @@ import torch
 from ipu_chem.backends.options import Batching
 from ipu_chem.batches.text_labels import TextPropertyLoader
 from ipu_chem.config import DataConfig, ModelConfig, RunConfig
-from ipu_chem.data.corpora.labels import load_labelled_corpus, load_labelled_dataset
+from ipu_chem.data.corpora.labels import load_labeled_corpus, load_labeled_dataset
 from ipu_chem.data.molecule import decode_text
 from ipu_chem.data.selection import select_targets
 from ipu_chem.data.selfies.saved import tokenizer_from_dict
@@ -265,7 +265,7 @@ def _labelled(config: RunConfig) -> Store:
     """A corpus store with the labels asked for, of a file or of a data set that is SMILES with labels."""
     data: DataConfig = config.data
     if is_smiles_table(data):
-        store = load_labelled_dataset(data.name, data.path, data.cache, data.limit, data.workers)
+        store = load_labeled_dataset(data.name, data.path, data.cache, data.limit, data.workers)
         return select_targets(store, data.target)
     path = getattr(data, "path", "")  # data sets of a user's own have none
     if data.name != "file" or not path:
@@ -275,7 +275,7 @@ def _labelled(config: RunConfig) -> Store:
             "text itself."
         )
     manner = {"cache": data.cache, "limit": data.limit, "workers": data.workers}
-    return load_labelled_corpus(path, target_names(data), data.unit, data.extensive, data.kind, **manner)
+    return load_labeled_corpus(path, target_names(data), data.unit, data.extensive, data.kind, **manner)
 
 
 def _earlier(config: RunConfig, state: Mapping[str, Any]) -> Tuple[Dict[str, Any], Optional[Tokenizer]]:
