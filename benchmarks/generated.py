@@ -2,8 +2,6 @@
 
 Sizes decide how packs are filled and how much a device has to do; what the molecules are made of does not.
 Labels are random numbers, so a loss means nothing beyond being finite.
-
-On data's way: size histogram -> Store -> plan -> PackLoader or TokenLoader -> Backend.train_step.
 """
 
 from typing import TYPE_CHECKING, Dict, NamedTuple, Optional, Tuple
@@ -32,7 +30,7 @@ _TIME_LIMIT = 120.0
 
 
 class Feed(NamedTuple):
-    """What a benchmark trains on.
+    """Data that a benchmark trains on.
 
     Attributes:
         loader: has `epoch(seed, epoch)`, batches with their number of samples.

@@ -40,7 +40,7 @@ Losses = Dict[str, Dict[int, List[float]]]  # parametrization -> width -> one lo
 
 
 class Setting(NamedTuple):
-    """What is trained.
+    """Models and data that are trained.
 
     Attributes:
         widths: features of a symbol, the base width first.
@@ -65,12 +65,12 @@ QUICK = Setting((32, 64), (-9, -7, -5), 200, 50, 2)
 
 
 class Best(NamedTuple):
-    """Where a line of losses is lowest.
+    """Minimum of a line of losses.
 
     Attributes:
         index: of the best rate of the grid.
-        vertex: log2 of the rate at which the parabola through the best and its neighbours is lowest; the best rate's
-            own where one of the neighbours is not there or diverged.
+        vertex: log2 of the rate at which the parabola through the best and its neighbors is lowest; the best rate's
+            own where one of the neighbors is not there or diverged.
         is_inside: the parabola is there.
     """
 
@@ -143,7 +143,7 @@ def best_of(losses: Sequence[float], exponents: Sequence[float]) -> Best:
 
 
 def shift(best: Dict[int, Best], widths: Sequence[int]) -> float:
-    """How far the best rate moves from the least to the largest width, in powers of 2."""
+    """Shift of the best rate from the least to the largest width, in powers of 2."""
     return best[widths[-1]].vertex - best[widths[0]].vertex
 
 

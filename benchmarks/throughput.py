@@ -39,7 +39,7 @@ _VOCABULARY = 684  # symbols of ChemGPT's published tokenizer
 
 @dataclass(frozen=True)
 class Settings:
-    """What is measured, and how.
+    """Settings of a measurement.
 
     Attributes:
         model: schnet, chemgpt-4.7m, chemgpt-19m or chemgpt-1.2b.
@@ -120,7 +120,7 @@ class Settings:
 
     @property
     def is_graph_model(self) -> bool:
-        """Whether packs hold molecules rather than token sequences."""
+        """True where packs hold molecules rather than token sequences."""
         return not self.model.startswith(_CHEMGPT)
 
     @property
@@ -164,7 +164,7 @@ def measure(settings: Settings) -> Dict[str, float]:
 
     Returns:
         throughput: samples per second; tokens: per second, 0 for molecules; loss: mean over the timed calls;
-        host: share of the time in which the device waited for batches; slowest, fastest: seconds of a call.
+        host: fraction of the time in which the device waited for batches; slowest, fastest: seconds of a call.
         Empty in all processes but the first, and where programs are only compiled.
 
     Raises:
@@ -341,7 +341,7 @@ def _run_config(settings: Settings) -> Any:
 
 
 def _sizes(settings: Settings) -> Dict[str, Any]:
-    """Of the graph model."""
+    """Options of the graph model."""
     names = ("hidden_features", "num_filters", "num_interactions", "num_gaussians", "cutoff")
     return {name: getattr(settings, name) for name in names}
 
@@ -376,7 +376,7 @@ def _header(settings: Settings) -> str:
 
 
 def _silent(*_: Any, **__: Any) -> None:
-    """What every process but the first prints."""
+    """Output of every process but the first."""
 
 
 if __name__ == "__main__":

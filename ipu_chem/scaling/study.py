@@ -109,7 +109,7 @@ class Plan:
     rule: str
 
     def lines(self) -> List[str]:
-        """What to print before the wait."""
+        """Lines to print before the wait."""
         found = [f"{len(self.candidates)} runs; {self.rule}"]
         for one in self.amounts:
             found.append(

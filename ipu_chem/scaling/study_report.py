@@ -77,7 +77,7 @@ def analyse(points: Sequence[Point]) -> Study:
 
 
 def lines(study: Study) -> List[str]:
-    """What to print."""
+    """Lines to print."""
     first = study.points[0]
     found = [f"loss: {first.loss_name} of the validation molecules; {first.rule}; FLOPs: 6 N D epochs"]
     if first.rule != STEPS_HELD:
