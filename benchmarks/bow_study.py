@@ -10,7 +10,7 @@ import torch
 
 from ipu_chem.backends.options import Batching, Precision
 from ipu_chem.backends.poptorch.options import IpuOptions
-from ipu_chem.backends.poptorch.planner import Task
+from ipu_chem.backends.poptorch.planner import Workload
 from ipu_chem.backends.poptorch.stages import plan_stages
 from ipu_chem.backends.poptorch.timing.blocks import block_times
 from ipu_chem.backends.poptorch.timing.calls import CallTime, call_time
@@ -120,7 +120,7 @@ def epoch_seconds(case: Case, call: float, loader: Loader, asynchronous: bool = 
     return free + (0.0 if asynchronous else loader.synchronous)
 
 
-def study_task(atoms: int, fast_softplus: bool = True) -> Task:
+def study_workload(atoms: int, fast_softplus: bool = True) -> Workload:
     """The study's model on a micro-batch of so many atoms, whose neighbors it looks for among all of them."""
     model = ModelConfig(
         "schnet", hidden_features=100, num_filters=100, num_interactions=4, num_gaussians=25, cutoff=6.0, filter="exact"
@@ -132,25 +132,25 @@ def study_task(atoms: int, fast_softplus: bool = True) -> Task:
     for module in network.modules():
         if isinstance(module, ShiftedSoftplus):
             module.elementary = fast_softplus
-    return Task(network, mse, planned.random_packs(1), config.optimizer)
+    return Workload(network, mse, planned.random_packs(1), config.optimizer)
 
 
-_TASKS: Dict[Tuple[int, bool], Task] = {}  # profiles are measured once
+_WORKLOADS: Dict[Tuple[int, bool], Workload] = {}  # profiles are measured once
 
 
 def predicted_call(case: Case, ipus: int, fast_softplus: bool = True, merged: bool = True) -> CallTime:
     """A call of the study's program on so many IPUs."""
     key = (case.atoms, fast_softplus)
-    if key not in _TASKS:
-        _TASKS[key] = study_task(*key)
-    task = _TASKS[key]
-    profiles = task.profiles("float32", 1)
+    if key not in _WORKLOADS:
+        _WORKLOADS[key] = study_workload(*key)
+    workload = _WORKLOADS[key]
+    profiles = workload.profiles("float32", 1)
     times = block_times(profiles, recomputed=False)
     names = [profile.name for profile in profiles]
     batching = Batching(1, case.accumulation, ipus, STEPS // ipus)
     options = IpuOptions(merge_all_reduce=merged)
     stages = plan_stages(names, [1.0] * len(names), 1)
-    return call_time(profiles, times, stages, batching, options, Precision(), task.optimizer)
+    return call_time(profiles, times, stages, batching, options, Precision(), workload.optimizer)
 
 
 def device_rate(name: str, ipus: int) -> float:

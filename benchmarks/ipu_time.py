@@ -217,7 +217,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
 
 
 def _profiles() -> Sequence[object]:
-    return study.study_task(study.PACKED["QM9"].atoms).profiles("float32", 1)
+    return study.study_workload(study.PACKED["QM9"].atoms).profiles("float32", 1)
 
 
 def _print_operators(folder: Path, splits: int, goals: Goals) -> None:

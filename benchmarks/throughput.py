@@ -312,8 +312,8 @@ def _token_work(settings: Settings, world: World) -> Work:
 
 def _run_config(settings: Settings) -> Any:
     """A training run on real molecules with the same model, packs and options."""
+    from ipu_chem.cache import cache_folder
     from ipu_chem.config import DataConfig, ModelConfig, PackConfig, RunConfig, to_dict
-    from ipu_chem.data.datasets import cache_folder
 
     config = RunConfig(
         data=DataConfig(

@@ -16,7 +16,7 @@ from ipu_chem.options import Chosen, make, nearest, walk
 
 @dataclass(frozen=True)
 class DataConfig(Chosen):
-    """Which molecules, which labels, who trains and who tests; the data set that is named has options beside these.
+    """Molecules, labels and splits; the data set that is named has options beside these.
 
     Attributes:
         name: of molecules with labels: nci3d (ships with RDKit), qm9, rmd17 and md17 (with forces), hydronet,
@@ -85,13 +85,13 @@ class PackConfig:
 
     Attributes:
         nodes: atom slots of a pack; 0 chooses them so that hardly any stays empty.
-        edges: pairs of neighbouring atoms of a pack, each counted once; 0 chooses what the molecules need.
-        graphs: molecules of a pack, or of a row whose labels are learnt; 0 takes what the fullest pack holds.
-        tokens: symbols of a row (chemgpt); 0 chooses by the width of the model and the lengths of the molecules.
-        device_neighbors: 0 makes edges on the host. Else only positions cross to the device, which looks for
-            this many nearest neighbours of every atom; -1 takes the most that any atom has within the cutoff.
-        positions: how they cross to the device: int16, in steps that fit the largest molecule and are printed, or
-            float32, exactly; auto is int16 for labels of molecules and float32 for forces, which feel such steps.
+        edges: pairs of neighboring atoms of a pack, each counted once; 0 chooses what the molecules need.
+        graphs: molecules of a pack, or of a packed sequence with labels; 0 takes what the fullest pack holds.
+        tokens: tokens of a packed sequence (chemgpt); 0 chooses by the model's width and the molecules' lengths.
+        device_neighbors: 0 makes edges on the host. Else only positions are transferred to the device, which
+            searches this many nearest neighbors of every atom; -1 takes the most that any atom has within the cutoff.
+        positions: format in which they are transferred: int16, in steps that fit the largest molecule and are printed,
+            or float32, exactly; auto is int16 for labels of molecules and float32 for forces, which feel such steps.
         algorithm: auto, column_generation, best_fit, first_fit or lpfhp.
         time_limit: seconds for column generation, per split.
     """
@@ -148,7 +148,7 @@ KINDS = (DataConfig, ModelConfig)
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """How long to train and what to keep.
+    """Length of the training, evaluations and what is kept.
 
     Attributes:
         epochs: passes over the training molecules.
@@ -200,17 +200,17 @@ class RunConfig:
     """A training run.
 
     Attributes:
-        data: which molecules, which labels, who trains and who tests.
+        data: molecules, labels and splits.
         pack: shape of a pack.
         model: architecture and size.
-        loss: mse, mae or huber of the standardised targets, bce of classes, or auto: bce of classes, else mse.
-        force_share: train on forces, too, exact derivatives of the energy: their share in the loss, such as 0.95, the
+        loss: mse, mae or huber of the standardized targets, bce of classes, or auto: bce of classes, else mse.
+        force_share: train on forces, too, exact derivatives of the energy: their weight in the loss, such as 0.95, the
             rest is the energy's; 0 trains on labels of molecules alone.
-        optimizer: how weights follow gradients.
-        schedule: how the learning rate moves.
-        batching: how packs make up optimizer steps and device calls.
+        optimizer: updates of the weights.
+        schedule: of the learning rate.
+        batching: packs of optimizer steps and of calls of the device program.
         precision: number formats.
-        training: how long to train and what to keep.
+        training: length, evaluations and what is kept.
         accelerator: auto, cpu, cuda or ipu.
         torch: options of the CPU and CUDA backend.
         ipu: options of the IPU backend.
@@ -234,11 +234,11 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         if not 0 <= self.force_share <= 1:
-            raise ValueError(f"force_share={self.force_share}: give a share from 0 (no forces) to 1, such as 0.95.")
+            raise ValueError(f"force_share={self.force_share}: give a weight from 0 (no forces) to 1, such as 0.95.")
 
     @property
     def short_positions(self) -> bool:
-        """Whether positions cross to the device in 16 bits."""
+        """True if positions are transferred to the device in 16 bits."""
         return self.pack.positions == "int16" or (self.pack.positions == "auto" and not self.force_share)
 
 
@@ -313,7 +313,7 @@ def check_keys(values: Mapping[str, Any]) -> None:
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> List[Tuple[str, Any, Any]]:
-    """Where two configs as dicts differ: (dotted key, old value, new value)."""
+    """Differences of two configs as dicts: (dotted key, old value, new value)."""
     result: List[Tuple[str, Any, Any]] = []
     for key in sorted(set(old) | set(new)):
         before, after = old.get(key), new.get(key)

@@ -1,14 +1,11 @@
-"""Errors in the units people think in, with the unit in the metric's name.
-
-On data's way: predictions and labels of a split, in the target's unit -> metrics -> log, checkpoint, report.
-"""
+"""Metrics of predictions, with the unit in the metric's name: energies in eV are measured in meV."""
 
 from dataclasses import dataclass
 from typing import Any, Dict, List, Mapping, Sequence
 
 import numpy as np
 
-from ipu_chem.data.units import KCAL_PER_MOL
+from ipu_chem.units import KCAL_PER_MOL
 
 # Errors are shown in the customary smaller unit.
 _SHOWN_IN = {
@@ -60,7 +57,7 @@ class Target:
 
 
 def is_binary(target: Mapping[str, Any]) -> bool:
-    """Whether an entry of ``info["targets"]`` is a class, not a number."""
+    """Test if an entry of ``info["targets"]`` is a class, not a number."""
     return target.get("kind") == BINARY
 
 
@@ -82,7 +79,7 @@ def label_metrics(prediction: np.ndarray, label: np.ndarray, targets: Sequence[T
 
 
 def binary_metrics(probability: np.ndarray, label: np.ndarray, targets: Sequence[Target]) -> Dict[str, float]:
-    """ROC-AUC and average precision of every class over the molecules that have its label, as OGB's evaluator.
+    """ROC-AUC and average precision of every class over the molecules with its label, as ogb's Evaluator.
 
     Args:
         probability: [I, T] float64, or anything that rises with it.
@@ -92,56 +89,25 @@ def binary_metrics(probability: np.ndarray, label: np.ndarray, targets: Sequence
     Returns:
         {"rocauc_p_np": ..., "ap_p_np": ...}, NaN for a target whose labels here are not of both classes; of several
         targets also "rocauc" and "ap", the means over those that have both.
+
+    Raises:
+        ValueError: scikit-learn is not installed.
     """
+    try:
+        from sklearn.metrics import average_precision_score, roc_auc_score
+    except ImportError:
+        raise ValueError("metrics of classes are scikit-learn's: pip install scikit-learn") from None
     result: Dict[str, float] = {}
     for column, target in enumerate(targets):
         known = np.isfinite(label[:, column])
         score, positive = probability[known, column], label[known, column] == 1
         both = 0 < positive.sum() < len(positive) and bool(np.isfinite(score).all())
-        result[target.metric("rocauc")] = roc_auc(score, positive) if both else float("nan")
-        result[target.metric("ap")] = average_precision(score, positive) if both else float("nan")
+        result[target.metric("rocauc")] = float(roc_auc_score(positive, score)) if both else float("nan")
+        result[target.metric("ap")] = float(average_precision_score(positive, score)) if both else float("nan")
     if len(targets) > 1:
         for kind in ("rocauc", "ap"):
             result[kind] = _mean_of_known([result[target.metric(kind)] for target in targets])
     return result
-
-
-def roc_auc(score: np.ndarray, positive: np.ndarray) -> float:
-    """Share of pairs of a positive and a negative in which the positive has the higher score; equal scores are half.
-
-    Args:
-        score: [K].
-        positive: [K] bool, both kinds.
-    """
-    positives, counts = _by_score(score, positive)
-    negatives = counts - positives
-    below = np.cumsum(negatives) - negatives
-    return float((positives * (below + 0.5 * negatives)).sum() / (positives.sum() * negatives.sum()))
-
-
-def average_precision(score: np.ndarray, positive: np.ndarray) -> float:
-    """Precision at every threshold, weighted by the recall it adds; equal scores are one threshold.
-
-    Args:
-        score: [K].
-        positive: [K] bool, at least one.
-    """
-    positives, counts = (one[::-1] for one in _by_score(score, positive))
-    precision = np.cumsum(positives) / np.cumsum(counts)
-    return float((positives * precision).sum() / positives.sum())
-
-
-def roc_curve(score: np.ndarray, positive: np.ndarray) -> np.ndarray:
-    """[thresholds + 1, 2] float64, false and true positive rate from (0, 0) to (1, 1); arguments as `roc_auc`."""
-    positives, counts = (one[::-1] for one in _by_score(score, positive))
-    hits = np.stack([counts - positives, positives], 1)
-    return np.concatenate([np.zeros((1, 2)), np.cumsum(hits, 0) / hits.sum(0)])
-
-
-def _by_score(score: np.ndarray, positive: np.ndarray) -> np.ndarray:
-    """[2, distinct scores] float64, from the lowest: how many positives have it, and how many items."""
-    _, place, counts = np.unique(score, return_inverse=True, return_counts=True)
-    return np.stack([np.bincount(place.ravel(), positive, len(counts)), counts])
 
 
 def _mean_of_known(values: Sequence[float]) -> float:
@@ -179,8 +145,8 @@ def selection_metric(metrics: Dict[str, float], targets: Sequence[Target], scale
     """
     if targets[0].binary:
         return 1.0 - _mean_of_known([metrics[target.metric("rocauc")] for target in targets])
-    shares: List[float] = [
+    errors: List[float] = [
         metrics[target.metric("mae")] / target.error_factor / max(float(size), 1e-12)
         for target, size in zip(targets, scale)
     ]
-    return _mean_of_known(shares)
+    return _mean_of_known(errors)

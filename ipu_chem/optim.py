@@ -1,7 +1,4 @@
-"""Optimizers and learning rates as plain descriptions; each backend builds its own from them.
-
-On data's way: config -> OptimizerConfig -> Backend; (step, schedule) -> learning rate -> Backend.train_step.
-"""
+"""Optimizers and learning rates as plain descriptions; each backend builds its own from them."""
 
 import math
 from dataclasses import dataclass
@@ -13,7 +10,7 @@ SCHEDULES = ("constant", "cosine", "plateau")
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """How weights follow gradients.
+    """Optimizer: updates of the weights from gradients.
 
     Attributes:
         name: adamw, adam or sgd.
@@ -62,9 +59,11 @@ class ParameterGroups:
         Raises:
             ValueError: multipliers are Adam's, and this is another optimizer.
         """
+        from ipu_chem.models.base import Model
+
         of: Dict[int, float] = {}
         for module in model.modules():
-            if hasattr(module, "learning_rate_multipliers"):
+            if isinstance(module, Model):
                 named = dict(module.named_parameters())
                 of.update({id(named[name]): value for name, value in module.learning_rate_multipliers().items()})
         owners = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -87,20 +86,20 @@ class ParameterGroups:
                 group["weight_decay"] = config.weight_decay / multiplier
 
     def set_learning_rate(self, optimizer: Any, learning_rate: float) -> None:
-        """Give every group of an optimizer its share of a learning rate."""
+        """Give every group of an optimizer its multiple of a learning rate."""
         for group, multiplier in zip(optimizer.param_groups, self.multipliers):
             group["lr"] = learning_rate * multiplier
 
 
 @dataclass(frozen=True)
 class ScheduleConfig:
-    """How the learning rate moves.
+    """Schedule of the learning rate.
 
     Attributes:
         name: constant, cosine (falls to min_factor at the last step) or plateau (falls by plateau_factor
             whenever the validation metric has not improved for plateau_patience evaluations).
         warmup_steps: optimizer steps of linear rise from 0.
-        min_factor: lowest learning rate as a share of the peak.
+        min_factor: lowest learning rate as a fraction of the peak.
         plateau_factor: multiplies the learning rate on a plateau.
         plateau_patience: evaluations without improvement that make a plateau.
     """
@@ -143,7 +142,7 @@ class Schedule:
         return self.peak * factor
 
     def evaluated(self, metric: float) -> None:
-        """Tell the schedule a validation metric (lower is better)."""
+        """Take a validation metric (lower is better)."""
         if metric < self._best:
             self._best, self._waited = metric, 0
             return
@@ -152,7 +151,7 @@ class Schedule:
             self.falls, self._waited = self.falls + 1, 0
 
     def state_dict(self) -> "dict[str, float]":
-        """What `load_state_dict` needs to go on, as JSON values."""
+        """State for `load_state_dict`, as JSON values."""
         return {"falls": self.falls, "best": self._best, "waited": self._waited}
 
     def load_state_dict(self, state: "dict[str, float]") -> None:

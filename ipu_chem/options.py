@@ -118,7 +118,7 @@ class Chosen:
 
     @classmethod
     def unknown(cls, name: str, option: str) -> str:
-        """What is said of an option that the section for a name does not have."""
+        """Sentence about an option that the section for a name does not have."""
         own, key = cls.of(name).own(), cls.key
         having = cls.owners(option)
         if not having:
@@ -206,7 +206,7 @@ def walk(section: Any, chosen: Mapping[str, Any] = {}, prefix: str = "", usual: 
 
 @lru_cache(maxsize=None)
 def docs(section: Any) -> Sequence[Any]:
-    """What the docstrings of a dataclass and of its bases say of their attributes."""
+    """Help in the docstrings of a dataclass and of its bases, attribute by attribute."""
     texts = [inspect.cleandoc(one.__doc__ or "") for one in section.__mro__[:-1]]
     return [one for text in texts for one in docstring_parser.parse(text).params]
 

@@ -116,7 +116,7 @@ def load(name: str, key: str) -> Any:
 
 
 def is_plain(kind: Any) -> bool:
-    """Whether values of a type can be written in YAML and read back."""
+    """True if values of a type can be written in YAML and read back."""
     if kind is Any or kind in _PLAIN or get_origin(kind) is Literal:
         return True
     inner = [one for one in get_args(kind) if one is not Ellipsis]

@@ -1,12 +1,26 @@
 """The story of a run: a task is learned by a trainer on a backend.
 
-`load_together` makes the task (data, model, loss, metrics), `get_backend` the device, `Trainer` the loop over optimizer
-steps, `RunRecord` what stands in the run's folder, and `Task.results` the figures at the end.
+Read in this order, from `ipu-chem train` on QM9 to the loss of SchNet:
+
+    ipu_chem/commands/train.py            words of the command line -> RunConfig
+    ipu_chem/train.py                     RunConfig -> task, backend, trainer, record
+    ipu_chem/tasks/graphs.py              data, targets, model and loss of graphs in one place
+    ipu_chem/data/datasets/qm9.py         raw files -> molecules
+    packing/store.py                      molecules -> flat arrays on disk, memory-mapped
+    ipu_chem/data/edges.py                pairs of atoms within the cutoff
+    ipu_chem/tasks/labels.py              labels -> standardized targets, and metrics in their units
+    packing/make_plan.py                  which molecules share a pack
+    packing/epoch.py                      a fresh assignment of the same efficiency for every epoch
+    packing/collate.py                    molecules -> arrays of fixed shape
+    ipu_chem/batches/loader.py            packs of one call of the device program, weights that sum to 1 over a step
+    ipu_chem/training/trainer.py          the loop: steps, evaluations, checkpoints
+    ipu_chem/backends/pytorch/backend.py  one call: forward, backward, sum of gradients, update
+    ipu_chem/models/schnet.py             batch -> predictions
+    ipu_chem/losses.py                    predictions, targets, weights -> loss
 """
 
 import time
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Dict, Optional, Sequence
 
@@ -20,7 +34,8 @@ from ipu_chem.checkpoint import load_checkpoint
 from ipu_chem.config import RunConfig, check_resumable, from_dict, to_dict
 from ipu_chem.optim import Schedule
 from ipu_chem.tasks.base import Task
-from ipu_chem.tasks.registry import load_task, task_of
+from ipu_chem.tasks.registry import task_of
+from ipu_chem.trained_run import TrainedRun
 from ipu_chem.training.callbacks import Callback
 from ipu_chem.training.filter_guard import FilterGuard
 from ipu_chem.training.logging import check_loggers
@@ -45,7 +60,7 @@ def train(config: RunConfig, resume: bool = False, callbacks: Sequence[Callback]
     """
     started = time.monotonic()
     _check(config, resume)
-    with closing(_backend(config)) as backend:
+    with closing(get_backend(config.accelerator, config.torch, config.ipu, config.precision)) as backend:
         state = _resumed_state(config) if resume else {}
         task = load_together(config, backend.world, state)
         if resume:
@@ -103,26 +118,7 @@ def evaluate(folder: Path, split: str = "test", accelerator: Optional[str] = Non
         FileNotFoundError: no checkpoint there.
         ValueError: the split is unknown or empty.
     """
-    tensors, state = load_checkpoint(Path(folder) / "checkpoints" / "best.safetensors")
-    config = from_dict(state["config"])
-    if accelerator is not None:
-        config = replace(config, accelerator=accelerator)
-    with closing(_backend(config)) as backend:
-        task = load_task(config, Path(folder) / "plans", state)
-        task.check_same(state)
-        task.world = backend.world
-        evaluator = task.evaluator(split)
-        if evaluator is None:
-            raise ValueError(f"the run has no molecules in a split {split!r}; it has {', '.join(task.plans)}.")
-        example = evaluator.loader.example(training=False)
-        backend.compile(task.model(), task.loss(), None, config.batching, example)
-        backend.load_state_dict({"model": tensors["model"]})
-        metrics, _ = evaluator.metrics(backend)
-    return metrics
-
-
-def _backend(config: RunConfig) -> Backend:
-    return get_backend(config.accelerator, config.torch, config.ipu, config.precision)
+    return TrainedRun.load(folder, accelerator).evaluate(split)
 
 
 def _last(config: RunConfig) -> Path:
@@ -137,7 +133,7 @@ def _check(config: RunConfig, resume: bool) -> None:
             f"or choose another --out."
         )
     check_loggers(config.training.loggers)
-    if config.torch.fsdp and not task_of(config).reads_text:
+    if config.torch.fsdp and not task_of(config).may_be_sharded:
         raise ValueError(
             f"torch.fsdp=true is for language models that do not fit one device; {config.model.name} does, leave it "
             "out."

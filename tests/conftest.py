@@ -13,6 +13,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import pytest
 from hypothesis import settings
+from run_folders import make_run, text_run  # noqa: F401 (fixtures of all tests)
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = Path(os.environ.get("IPU_CHEM_SHARED") or ROOT.parent / "shared")
@@ -37,7 +38,7 @@ NOT_ON_SDK = "not on the SDK"
 
 def pytest_collection_modifyitems(items) -> None:
     for item in items if ON_SDK else []:
-        of_double = item.path.name.startswith(("test_poptorch_double", "test_popdist_double"))
+        of_double = item.path.parent.name == "double"
         reasons = ["tests the double"] if of_double else [mark.args[0] for mark in item.iter_markers("not_on_sdk")]
         for reason in reasons:
             item.add_marker(pytest.mark.skip(reason=f"{NOT_ON_SDK}: {reason}"))

@@ -19,10 +19,15 @@ from mistakes.trial import Verdict, fails_anyway, try_mutation
 
 # Where a mutation is looked for that the test named with it does not notice; what catches most comes first.
 TESTS = (
-    ("tests/backends/test_poptorch_backend.py",),
-    ("tests/test_loader.py", "tests/packing/test_packing_collate.py", "tests/ipu", "tests/test_optim.py"),
+    ("tests/backends/poptorch/test_backend.py",),
+    (
+        "tests/batches/test_loader.py",
+        "tests/packing/test_packing_collate.py",
+        "tests/backends/poptorch/operators",
+        "tests/test_optim.py",
+    ),
     ("tests/models/test_compact.py", "tests/models/test_device_edges.py", "tests/models/test_mup.py"),
-    ("tests/backends", "tests/training", "--ignore-glob=*test_poptorch_double*"),
+    ("tests/backends", "tests/training", "--ignore=tests/backends/poptorch/double"),
 )
 
 

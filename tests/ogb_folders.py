@@ -2,9 +2,13 @@
 
 import csv
 import gzip
+from importlib.util import find_spec
 
 import numpy as np
+import pytest
 from support import CHAINS
+
+needs_ogb = pytest.mark.skipif(find_spec("ogb") is None, reason="the library ogb is not installed: pip install ogb")
 
 
 def write(path, rows):

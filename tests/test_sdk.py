@@ -101,7 +101,7 @@ def test_on_the_sdk_the_double_is_left_out_and_counted() -> None:
     """The double stands for the PopTorch that is installed there."""
     environment = {**os.environ, "PYTHONPATH": f"{DOUBLE}{os.pathsep}{ROOT}", "IPU_CHEM_TEST_SDK": "1"}
     environment.update(POPTORCH_SMALL_IPU_MODEL="1", POPTORCH_IPU_MODEL="0")
-    files = ["tests/backends/test_poptorch_backend.py", "tests/backends/test_popdist_double.py"]
+    files = ["tests/backends/poptorch/test_backend.py", "tests/backends/poptorch/double/test_popdist.py"]
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *files, "-k", "nesting or double or close or world"],
         cwd=ROOT,

@@ -3,8 +3,6 @@
 PopTorch keeps no float32 copy of float16 weights: gradients are added up and moments kept in float32, the
 update is rounded back to float16, to the nearest value or stochastically. On CPUs every operator on float16
 is computed in float32 and its result rounded, as IPUs do with float32 partials.
-
-On data's way: inside TorchBackend.train_step and evaluate.
 """
 
 from typing import Any, Dict, List
@@ -60,7 +58,7 @@ class HalfWeights:
             weight.grad = None
 
     def unscale(self) -> None:
-        """Divide the loss scaling out of the gradients, before anything looks at them."""
+        """Divide the loss scaling out of the gradients, before anything reads them."""
         for stand_in in self.stand_ins:
             if stand_in.grad is not None:
                 stand_in.grad = stand_in.grad / self.precision.loss_scaling
@@ -117,7 +115,7 @@ class HalfOnCpu(TorchDispatchMode):
 
 
 def _computes(func: Any) -> bool:
-    """Whether an operator makes new values: views, conversions and in-place ones work in any format."""
+    """True for an operator that makes new values: views, conversions and in-place ones work in any format."""
     if func._schema.name in ("aten::_to_copy", "aten::clone", "aten::detach"):
         return False
     return not any(value.alias_info is not None for value in (*func._schema.arguments, *func._schema.returns))

@@ -1,7 +1,4 @@
-"""Options of the backends as plain values: read by the command line before anything heavy is imported.
-
-On data's way: config -> Batching, Precision, TorchOptions -> Backend.compile.
-"""
+"""Options of the backends as plain values: read by the command line before anything heavy is imported."""
 
 import math
 import os
@@ -13,7 +10,7 @@ AUTOCASTS = ("none", "bfloat16", "float16")
 
 
 class World(NamedTuple):
-    """Processes that run one training together, each with its share of the replicas.
+    """Processes that run one training together, each with its part of the replicas.
 
     Attributes:
         rank: of this process, from 0; the process of rank 0 writes the files.
@@ -36,7 +33,7 @@ def world_of_torchrun() -> World:
 
 @dataclass(frozen=True)
 class Batching:
-    """How the packs of one call are cut up, in PopTorch's terms.
+    """Cut of the packs of one call, in PopTorch's terms.
 
     Attributes:
         micro_batch_size: packs in one forward pass on one replica.
@@ -71,10 +68,10 @@ class Batching:
         return self.micro_batch_size * self.replication_factor * self.device_iterations
 
     def for_one_of(self, world: World) -> "Batching":
-        """The part of one process: its share of the replicas.
+        """The part of one process: its part of the replicas.
 
         Raises:
-            ValueError: the replicas cannot be shared out equally.
+            ValueError: the replicas cannot be divided equally.
         """
         if self.replication_factor % world.size:
             raise ValueError(
@@ -89,7 +86,7 @@ class Precision:
     """Number formats of training; on a CPU float16 is emulated: stored in 16 bits, computed in 32.
 
     Attributes:
-        weights: float32, or float16: weights and activations in 16 bits; positions, distances, normalisations
+        weights: float32, or float16: weights and activations in 16 bits; positions, distances, normalizations
             and losses stay in 32.
         loss_scaling: factor that keeps float16 gradients from vanishing; the update divides it out.
         stochastic_rounding: round weight updates to float16 at random, right on average (IPUs).
@@ -130,14 +127,14 @@ class TorchOptions:
         cuda_graphs: with compile on CUDA, launch a compiled program in one piece; small models gain most.
         autocast: none, bfloat16 or float16: format of matrix products, while weights, distances and energies stay
             in float32. float16 is for CUDA; bfloat16 also for CPUs that have it (avx512_bf16, amx_bf16).
-        kernels: on CPUs, run what takes most of the time in machine code, made once by the C compiler that is there;
-            where there is none, or in other formats than float32, plain torch does it. On CUDA devices attention runs
-            in torch's fused operator.
+        kernels: on CPUs, run what takes most of the time in native kernels, compiled once by the C compiler that is
+            there; where there is none, or in other formats than float32, plain torch does it. On CUDA devices
+            attention runs in torch's fused operator.
         threads: CPU threads of torch; 0 leaves torch's choice, which is one each when torchrun starts several
             processes. Compiled scatters are fastest with one.
-        fsdp: share weights, gradients and optimizer state out among the processes of torchrun, block by block, for
+        fsdp: shard weights, gradients and optimizer state over the processes of torchrun, block by block, for
             models that do not fit one device (fully sharded data parallel); needs torch 2.8. Checkpoints are the
-            same with and without. A process that trains alone has nobody to share with and keeps all.
+            same with and without. A process that trains alone keeps all.
         timeout: seconds that a process which torchrun has started waits for the others before it gives up.
     """
 
@@ -160,7 +157,7 @@ class TorchOptions:
         if self.cuda_graphs and self.compile_backend != "inductor":
             raise ValueError("torch.cuda_graphs=true needs torch.compile_backend=inductor.")
         if self.fsdp and self.compile and not self.compile_blocks:
-            raise ValueError("torch.fsdp=true shares out block by block: set torch.compile_blocks=true too.")
+            raise ValueError("torch.fsdp=true shards block by block: set torch.compile_blocks=true too.")
         if self.fsdp and self.cuda_graphs:
             raise ValueError(
                 "torch.fsdp=true moves weights, torch.cuda_graphs=true needs them in place; leave one out."

@@ -8,7 +8,7 @@ from ipu_chem.commands.recipes import config_path, read_yaml
 
 @dataclass(frozen=True)
 class Options:
-    """What is looked at.
+    """Run and machine to diagnose.
 
     Attributes:
         config: YAML file or shipped recipe: say whether and how it fits on IPUs.

@@ -9,7 +9,7 @@ from ipu_chem.commands.parsing import positional
 
 @dataclass(frozen=True)
 class Options:
-    """What is measured.
+    """Run and split to measure.
 
     Attributes:
         split: which molecules.

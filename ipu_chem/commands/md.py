@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, Dict, List
 
-from ipu_chem.commands.parsing import TRUTH, part, positional
+from ipu_chem.commands.parsing import ELSEWHERE, TRUTH, part, positional
 from ipu_chem.simulation.options import MdOptions
 
 _SHOWN = (
@@ -19,7 +19,7 @@ _SHOWN = (
 
 @dataclass(frozen=True)
 class Options(MdOptions):
-    """What is simulated.
+    """A simulation, or one to go on with.
 
     Attributes:
         resume: folder of a simulation to go on with, up to --time; its options are those of its start.
@@ -38,6 +38,8 @@ def completed(given: Dict[str, Any]) -> Dict[str, Any]:
         folder = given.get("out", Options.out) if folder.lower() in ("true", "yes") else ""
     if not folder:
         return {**given, "resume": ""}
+    if given.get("out", folder) != folder:
+        raise ValueError(ELSEWHERE)
     from ipu_chem.simulation.records import read_state
 
     given = {name: value for name, value in given.items() if value != []}  # no runs among the words

@@ -16,7 +16,7 @@ _HEADER = ("budget", "algorithm", "packs", "lower bound", "gap", "filled", "item
 
 @dataclass(frozen=True)
 class Options:
-    """What is packed, and how.
+    """Sizes, packs and algorithms.
 
     Attributes:
         sizes: JSON file {data set: {nodes: count}} of sizes.
@@ -151,7 +151,7 @@ def _plot(path: Path, name: str, points: Dict[str, List[Tuple[int, float]]]) -> 
     figure, axis = pyplot.subplots(figsize=(6, 4), constrained_layout=True)
     for algorithm, curve in points.items():
         axis.plot(*zip(*sorted(curve)), marker="o", markersize=3, label=algorithm)
-    axis.set(xlabel="nodes of a pack", ylabel="filled share of the nodes", title=name)
+    axis.set(xlabel="nodes of a pack", ylabel="filled fraction of the nodes", title=name)
     axis.spines[["top", "right"]].set_visible(False)
     axis.legend(frameon=False)
     figure.savefig(path, dpi=150)

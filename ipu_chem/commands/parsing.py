@@ -6,9 +6,9 @@ are classes of `ipu_chem.options.Chosen` by the prefix of their flags; their opt
 
 from dataclasses import field, fields
 from pathlib import Path
-from typing import Any, Dict, List, Literal, Mapping, NoReturn, Optional, Sequence, Tuple, get_args, get_origin
+from typing import Any, Dict, List, Literal, Mapping, NoReturn, Optional, Sequence, Tuple, Union, get_args, get_origin
 
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
 from ipu_chem.commands.recipes import config_path, read_yaml
 from ipu_chem.config import KINDS, RunConfig, check_keys, chosen, from_dict, of_any_version
@@ -20,7 +20,9 @@ _USUAL = (
     *("optimizer.learning_rate", "batching.micro_batch_size", "accelerator", "out"),
 )
 _CONFIG = Option("config", str, "", "YAML file, or the name of a recipe (ipu-chem recipes); flags win over it")
+ELSEWHERE = "--resume goes on in the folder that it names; leave --out out."
 TRUTH = ("true", "false", "yes", "no")
+_METAVARS: Dict[Any, str] = {bool: "[true|false]", int: "INT", float: "FLOAT", str: "TEXT"}
 
 
 def positional(help: str, many: str = "") -> Any:
@@ -44,8 +46,15 @@ class Helped(Exception):
     """Help was asked for; the argument is the text."""
 
 
+class _Formatter(DefaultHelpFormatter):
+    """Help without the types and defaults that jsonargparse adds: those worth a word are written by `make_parser`."""
+
+    def _get_help_string(self, action: Any) -> str:
+        return action.help
+
+
 class Parser(ArgumentParser):
-    """One whose complaints fit a line."""
+    """A parser whose complaints fit a line."""
 
     def error(self, message: str, *args: Any, **kwargs: Any) -> NoReturn:
         """Print usage and message, and exit with status 2."""
@@ -72,10 +81,11 @@ def parse(command: str, about: str, module: Any, argv: Sequence[str]) -> List[An
     mine = {one.name for one in own}
     argv = list(argv)
     names = {prefix: _value(argv, f"{prefix}.name" if prefix else "name") for prefix in sections}
+    named = {prefix: {"name": name} for prefix, name in names.items() if name}
     base: Dict[str, Any] = {}
     if takes_run:
-        argv, base = _read_files(argv, {prefix: {"name": name} for prefix, name in names.items() if name})
-        classes = chosen(merge(KINDS, base, {prefix: {"name": name} for prefix, name in names.items() if name})[0])
+        argv, base = _read_files(argv, "resume" in mine, named)
+        classes = chosen(merge(KINDS, base, named)[0])
         options = [_CONFIG, *own, *(one for one in walk(RunConfig, classes) if one.name not in mine)]
     else:
         classes = {prefix: kind.of(names[prefix] or "") for prefix, kind in sections.items()}
@@ -98,10 +108,16 @@ def parse(command: str, about: str, module: Any, argv: Sequence[str]) -> List[An
 
 def make_parser(command: str, about: str, options: Sequence[Option], epilog: str = "") -> Parser:
     """A parser of these options alone; abbreviations are refused."""
-    words = [one.name.upper() + (" ..." if one.metadata.get("many") else "") for one in options if _is_positional(one)]
+    words = [_in_usage(one) for one in options if _is_positional(one)]
     usage = " ".join([f"ipu-chem {command}", *words, "[options]"])
     parser = Parser(
-        prog=f"ipu-chem {command}", usage=usage, description=about, epilog=epilog, allow_abbrev=False, add_help=False
+        prog=f"ipu-chem {command}",
+        usage=usage,
+        description=about,
+        epilog=epilog,
+        allow_abbrev=False,
+        add_help=False,
+        formatter_class=_Formatter,
     )
     for one in options:
         how: Dict[str, Any] = {"type": one.type}
@@ -109,11 +125,39 @@ def make_parser(command: str, about: str, options: Sequence[Option], epilog: str
             how = {"choices": get_args(one.type)}  # which older versions of jsonargparse refuse without a sentence
         if one.metadata.get("many"):
             how = {"type": get_args(one.type)[0], "nargs": one.metadata["many"]}
-        if one.default is not REQUIRED and not _is_positional(one):
-            how["default"] = one.default
+        text = one.help.rstrip(".")
+        if not _is_positional(one):
+            if "choices" not in how:
+                how["metavar"] = _METAVARS.get(_inner(how["type"]), "VALUE")
+            if one.default is not REQUIRED:
+                how["default"] = one.default
+            if one.default not in (REQUIRED, None, "") and one.default != []:
+                text += f" (default: {_as_typed(one.default)})"
         name = one.name if _is_positional(one) else f"--{one.name}"
-        parser.add_argument(name, help=one.help.replace("%", "%%"), **how)
+        parser.add_argument(name, help=text.replace("%", "%%"), **how)
     return parser
+
+
+def _in_usage(option: Option) -> str:
+    """A word without a flag, as the line of usage has it."""
+    name, many = option.name.upper(), option.metadata.get("many")
+    return f"[{name} ...]" if many == "*" else f"{name}{' ...' if many else ''}"
+
+
+def _inner(kind: Any) -> Any:
+    """T of Optional[T]."""
+    return next((one for one in get_args(kind) if one is not type(None)), kind) if _may_be_none(kind) else kind
+
+
+def _may_be_none(kind: Any) -> bool:
+    return get_origin(kind) is Union and type(None) in get_args(kind)
+
+
+def _as_typed(value: Any) -> str:
+    """A default as one would type it."""
+    if isinstance(value, (list, tuple)):
+        return " ".join(map(str, value))
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _help(
@@ -145,7 +189,7 @@ def _of_one(command: str, prefix: str, kind: Any, name: str) -> str:
     return make_parser(command, f"Options of {prefix}.name={name}.", options).format_help()
 
 
-def _read_files(argv: List[str], named: Dict[str, Any]) -> Tuple[List[str], Dict[str, Any]]:
+def _read_files(argv: List[str], resumes: bool, named: Dict[str, Any]) -> Tuple[List[str], Dict[str, Any]]:
     """The other words, and the values of the files of --config and of --resume's run, later ones over earlier ones."""
     rest: List[str] = []
     paths: List[Path] = []
@@ -153,15 +197,16 @@ def _read_files(argv: List[str], named: Dict[str, Any]) -> Tuple[List[str], Dict
     for word in words:
         if word == "--config":
             paths.append(config_path(next(words, "")))
-            continue
-        if word == "--resume":
+        elif word == "--resume" and resumes:
             folder = next(words, "")
-            if not (Path(folder) / "config.yaml").is_file():
-                raise ValueError(f"{folder} holds no run to resume (no config.yaml).")
+            if not folder or not (Path(folder) / "config.yaml").is_file():
+                raise ValueError(f"--resume {folder}: this folder holds no run to resume (no config.yaml).")
+            if _value(argv, "out") not in (None, folder):
+                raise ValueError(ELSEWHERE)
             paths.insert(0, Path(folder) / "config.yaml")
             rest += ["--resume", folder, "--out", folder]
-            continue
-        rest.append(word)
+        else:
+            rest.append(word)
     values: Dict[str, Any] = {}
     for path in paths:
         try:

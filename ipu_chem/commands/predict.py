@@ -8,7 +8,7 @@ from ipu_chem.commands.parsing import positional
 
 @dataclass(frozen=True)
 class Options:
-    """What is predicted.
+    """Run, molecules and output.
 
     Attributes:
         output: CSV to write, or .extxyz with forces.

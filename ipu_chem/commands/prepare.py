@@ -9,7 +9,7 @@ SECTIONS = {"": DataConfig}
 
 @dataclass(frozen=True)
 class Options:
-    """How it is prepared.
+    """Preparation of a data set.
 
     Attributes:
         cutoff: longest edge, in Å.

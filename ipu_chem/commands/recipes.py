@@ -70,7 +70,7 @@ def _path(word: str, flag: str, what: str, folder: Path) -> Path:
 
 
 def read_yaml(path: Path, holds: str = "options as `name: value` lines") -> Dict[str, Any]:
-    """What a YAML file holds.
+    """Values of a YAML file.
 
     Raises:
         ValueError: it is no YAML mapping.

@@ -9,7 +9,7 @@ from ipu_chem.simulation.options import RelaxOptions
 
 @dataclass(frozen=True)
 class Options(RelaxOptions):
-    """What is relaxed.
+    """Structures to relax.
 
     Attributes:
         structures: .xyz, .extxyz or .sdf file.

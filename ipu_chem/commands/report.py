@@ -8,7 +8,7 @@ from ipu_chem.commands.parsing import positional
 
 @dataclass(frozen=True)
 class Options:
-    """Which runs."""
+    """Runs to report on."""
 
     runs: List[str] = positional("folders of runs", "+")
 

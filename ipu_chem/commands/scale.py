@@ -13,7 +13,7 @@ SECTIONS = {"data": DataConfig, "model": ModelConfig}
 
 @dataclass(frozen=True)
 class Options(StudyOptions):
-    """What is studied.
+    """Grid to study.
 
     Attributes:
         grid: YAML file of values, `model.hidden_features: [...]`, `data.train: [...]`, `training.seed: [...]`, or the

@@ -14,7 +14,7 @@ SECTIONS = {"data": DataConfig, "model": ModelConfig}
 
 @dataclass(frozen=True)
 class Options(SearchOptions):
-    """What is searched.
+    """Candidates to train.
 
     Attributes:
         grid: YAML file of options and their values, `optimizer.learning_rate: [...]`, or the name of a shipped one.

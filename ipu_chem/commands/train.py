@@ -12,7 +12,7 @@ SECTIONS = {"data": DataConfig, "model": ModelConfig}
 
 @dataclass(frozen=True)
 class Options:
-    """How to begin.
+    """Run to go on with.
 
     Attributes:
         resume: folder of a run to continue; its options are those of its start, unless flags change them.
@@ -36,7 +36,7 @@ def run(options: Options, config: RunConfig) -> int:
 
 
 def changed(config: RunConfig) -> Dict[str, Any]:
-    """What differs from the defaults of the chosen model and data set, nested; their names always."""
+    """Options that differ from the defaults of the chosen model and data set, nested; their names always."""
     found: Dict[str, Any] = {"data.name": config.data.name, "model.name": config.model.name}
     for option in walk(RunConfig, {"data": type(config.data), "model": type(config.model)}):
         value = reduce(getattr, option.name.split("."), config)

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from ipu_chem.backends.base import Program
+from ipu_chem.backends.poptorch.meta import to_meta
 from ipu_chem.backends.poptorch.operators.check import Report, check_program, merge
-from ipu_chem.backends.poptorch.profile import to_meta
 from ipu_chem.batches.types import first_target
 from ipu_chem.config import RunConfig
 from ipu_chem.tasks.base import Task
@@ -30,8 +30,7 @@ def check_config(config: RunConfig) -> Report:
 def check_task(task: Task) -> Report:
     """`check_config` of a planned task."""
     loss, batching = task.loss(), task.config.batching
-    # Values decide nothing in a language model, and a large one's would not fit here.
-    device = "meta" if task.reads_text else "cpu"
+    device = "cpu" if task.values_decide else "meta"  # the values of a large language model would not fit here
     with torch.device(device):
         model = task.model()
     half: Any = nullcontext()

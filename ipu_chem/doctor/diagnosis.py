@@ -1,4 +1,4 @@
-"""What is installed, which devices are there, what is missing and how to get it; and whether a run fits on IPUs."""
+"""Diagnosis: packages and devices that are there or missing, with remedies, and the fit of a run on IPUs."""
 
 import importlib
 import importlib.util
@@ -37,7 +37,7 @@ class Finding(NamedTuple):
 
 
 def diagnose() -> List[Finding]:
-    """Look at the interpreter, the packages and the devices."""
+    """Check the interpreter, the packages and the devices."""
     findings = [
         Finding("ok", "ipu-chem", ipu_chem.__version__),
         Finding("ok", "python", f"{platform.python_version()} ({sys.executable})"),
@@ -86,20 +86,17 @@ def print_plan(
     from ipu_chem.backends.poptorch.planner import check_layout, plan
     from ipu_chem.backends.poptorch.table import memory_table, summary, to_yaml
     from ipu_chem.doctor.check import check_task
-    from ipu_chem.doctor.host_rate import MEAN_ATOMS, host_rate
+    from ipu_chem.doctor.host_rate import host_rate
     from ipu_chem.doctor.speed import check_link, predict_speed, speed_text
     from ipu_chem.tasks.registry import task_of
 
     def show(layout: Layout) -> None:
         print(f"\n{summary(layout)}\n\n{memory_table(layout)}\n(estimates in MiB)")
 
-    kind = task_of(config)
-    if atoms is not None and kind.reads_text:
-        raise ValueError(f"atoms={atoms:g}: {config.model.name} reads text, in sequences of its own; leave it out.")
     check_link(link)
-    planned = kind.planned(config)
-    task = _workload(planned)
-    host = host_rate(planned, loader_seconds, MEAN_ATOMS if atoms is None else atoms)
+    planned = task_of(config).planned(config)
+    workload = _workload(planned, config)
+    host = host_rate(planned, loader_seconds, atoms)
     report = check_task(planned)
     print("\n".join([*planned.assumed, report.text()]))
     if report.needs_values:
@@ -110,9 +107,9 @@ def print_plan(
     meant_for_them = ipus == configured and (config.accelerator == "ipu" or configured > 1)
     try:
         if meant_for_them:
-            layout = check_layout(task, config.batching, config.ipu, config.precision)
+            layout = check_layout(workload, config.batching, config.ipu, config.precision)
         else:
-            layout = plan(task, ipus, config.precision, config.ipu)
+            layout = plan(workload, ipus, config.precision, config.ipu)
     except Refusal as refusal:
         show(refusal.layout)
         print(f"\nrefused: {refusal}")
@@ -120,8 +117,7 @@ def print_plan(
             print(f"\n{to_yaml(refusal.alternative)}")
         return 1
     show(layout)
-    unit = "tokens" if planned.reads_text else "atoms"
-    print(f"\n{speed_text(predict_speed(task, layout, host, link), layout, unit)}")
+    print(f"\n{speed_text(predict_speed(workload, layout, host, link), layout, planned.unit)}")
     if layout.batching.packs_per_step != config.batching.packs_per_step:
         print(f"\nThe configuration has {config.batching.packs_per_step:,} packs in an optimizer step.")
     if meant_for_them:
@@ -133,17 +129,16 @@ def print_plan(
     return int(bool(report.findings))
 
 
-def _workload(planned: Any) -> Any:
-    """What a planned task trains, for the planner: the model without values and one pack of its shape."""
+def _workload(planned: Any, config: RunConfig) -> Any:
+    """The training of a planned task, for the planner: the model without values, and one pack of its shape."""
     import torch
 
-    from ipu_chem.backends.poptorch.planner import Task
+    from ipu_chem.backends.poptorch.planner import Workload
 
-    config = planned.config
     with torch.device("meta"):
         model = planned.model()
     packs, iterations = config.batching.packs_per_step, config.batching.device_iterations
-    return Task(model, planned.loss(), planned.random_packs(1), config.optimizer, packs, iterations)
+    return Workload(model, planned.loss(), planned.random_packs(1), config.optimizer, packs, iterations)
 
 
 def _package(name: str, purpose: str, remedy: str) -> Finding:
@@ -157,7 +152,7 @@ def _package(name: str, purpose: str, remedy: str) -> Finding:
 
 
 def _kernels() -> Finding:
-    """Whether CPUs train in machine code."""
+    """Native kernels for CPUs."""
     from ipu_chem.backends.pytorch.kernels.native import NativeError, library
 
     try:

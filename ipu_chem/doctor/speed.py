@@ -1,13 +1,10 @@
-"""Speed of a run on Bow IPUs, and what limits it: predicted, not measured.
-
-On data's way: CallTime of the device, HostRate of this host, link -> Speed -> `speed_text` -> terminal.
-"""
+"""Speed of a run on Bow IPUs, and what limits it: predicted, not measured."""
 
 from typing import Dict, List, NamedTuple, Optional, Tuple
 
 from ipu_chem.backends.options import Batching
 from ipu_chem.backends.poptorch.layout import Layout
-from ipu_chem.backends.poptorch.planner import Task, predict_call
+from ipu_chem.backends.poptorch.planner import Workload, predict_call
 from ipu_chem.backends.poptorch.timing import constants as known
 from ipu_chem.backends.poptorch.timing.calls import CallTime
 from ipu_chem.backends.poptorch.timing.span import Span
@@ -36,11 +33,11 @@ class Speed(NamedTuple):
         return min(self.molecules, key=lambda part: self.molecules[part].likely)
 
 
-def predict_speed(task: Task, layout: Layout, host: HostRate, link: Optional[float] = None) -> Speed:
+def predict_speed(workload: Workload, layout: Layout, host: HostRate, link: Optional[float] = None) -> Speed:
     """Predict.
 
     Args:
-        task, layout: what is trained, and how.
+        workload, layout: what is trained, and how.
         host: of the same configuration.
         link: GB/s from the host to all IPUs; None is somewhere between what is known to have come through and what a
             port carries.
@@ -49,7 +46,7 @@ def predict_speed(task: Task, layout: Layout, host: HostRate, link: Optional[flo
         ValueError: the link is no speed.
     """
     check_link(link)
-    call = predict_call(task, layout)
+    call = predict_call(workload, layout)
     in_a_call = layout.batching.packs_per_call * host.molecules_per_pack
     parts = {"device": call.seconds.rate(in_a_call)}
     parts["host link"] = _link(link).rate(host.molecules_per_pack / host.bytes_per_pack)
@@ -94,7 +91,7 @@ def speed_text(speed: Speed, layout: Layout, unit: str) -> str:
 
 
 def _call_text(call: CallTime, batching: Batching) -> str:
-    """Where a call's time goes, and an option that would save some of it."""
+    """Parts of a call's time, and an option that would save some of it."""
     total = sum(call.parts.values())
     names = {"host": "the host's part of it"}
     parts = [f"{names.get(name, name)} {seconds / total:.0%}" for name, seconds in call.parts.items() if seconds]

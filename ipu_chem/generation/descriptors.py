@@ -1,4 +1,4 @@
-"""What the metrics compare molecules by: fingerprint, scaffold, fragments, properties and descriptors.
+"""Descriptions that metrics compare molecules by: fingerprint, scaffold, fragments, properties and descriptors.
 
 D. Rogers, M. Hahn, J. Chem. Inf. Model. 50, 742 (2010) (Morgan fingerprints); G. W. Bemis, M. A. Murcko, J. Med.
 Chem. 39, 2887 (1996) (scaffolds); J. Degen et al., ChemMedChem 3, 1503 (2008) (BRICS); G. R. Bickerton et al., Nat.
@@ -14,7 +14,7 @@ from typing import Any, Callable, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 
-from ipu_chem.generation.workers import map_in_processes
+from ipu_chem.parallel import in_parallel
 
 FINGERPRINT_BITS = 1024
 _FINGERPRINT_RADIUS = 2
@@ -70,7 +70,7 @@ def describe(smiles: Sequence[str], workers: Optional[int] = None, title: Option
         title: of a bar on stderr; None shows none.
     """
     sa_score()  # read its table once, before processes start
-    rows = [row for row in map_in_processes(_describe_one, smiles, workers, title) if row is not None]
+    rows = [row for row in in_parallel(_describe_one, smiles, workers, title=title) if row is not None]
     columns = list(zip(*rows)) if rows else [()] * 6
     return Described(
         list(columns[0]),

@@ -1,4 +1,4 @@
-"""What a model wrote, as molecules: SELFIES to canonical SMILES, and why some are none."""
+"""Molecules that a model wrote: SELFIES to canonical SMILES, and reasons where there is no molecule."""
 
 import csv
 from collections import Counter
@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Dict, List, NamedTuple, Optional, Sequence
 
 from ipu_chem.data.corpora.encode import libraries
-from ipu_chem.generation.workers import map_in_processes
+from ipu_chem.parallel import in_parallel
 from packing.files import PathLike, atomic_file
 
 if TYPE_CHECKING:
@@ -41,21 +41,21 @@ def decode_many(selfies: Sequence[str], workers: Optional[int] = None, progress:
         ValueError: rdkit or selfies is not installed.
     """
     libraries()
-    return list(map_in_processes(_decode, selfies, workers, "decoding" if progress else None))
+    return list(in_parallel(_decode, selfies, workers, title="decoding" if progress else None))
 
 
 def canonical_smiles(smiles: Sequence[str], workers: Optional[int] = None) -> List[Decoded]:
     """SMILES as RDKit's canonical ones, in the order given, in parallel processes (None: all cores)."""
-    return list(map_in_processes(_canonical, smiles, workers))
+    return list(in_parallel(_canonical, smiles, workers))
 
 
 def count_reasons(decoded: Sequence[Decoded]) -> Dict[str, int]:
-    """How many are no molecules, by reason, the most frequent first."""
+    """Counts of entries without a molecule, by reason, the most frequent first."""
     return dict(Counter(entry.reason for entry in decoded if entry.reason).most_common())
 
 
 def write_molecules(path: PathLike, samples: "Samples", decoded: Sequence[Decoded]) -> None:
-    """Write what was generated, atomically.
+    """Write generated molecules, atomically.
 
     Args:
         path: .smi takes the valid molecules, each with its number from 1; any other name takes a CSV of all: smiles,

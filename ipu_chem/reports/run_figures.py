@@ -4,7 +4,7 @@ from typing import Any, List, Mapping, Sequence, Tuple
 
 import numpy as np
 
-from ipu_chem.metrics import FORCES, roc_auc, roc_curve
+from ipu_chem.metrics import FORCES
 from ipu_chem.reports.figures import BLUE, GREY, ORANGE, colors, figure_of, legend_beside, log_scale
 from packing import PackingPlan
 
@@ -123,12 +123,14 @@ def parity_figure(target: Mapping[str, Any], split: str, label: np.ndarray, pred
 
 def class_figure(name: str, split: str, label: np.ndarray, probability: np.ndarray) -> Any:
     """ROC curve of a class with labels 0 and 1, and the probabilities of either; see `parity_figure`."""
+    from sklearn.metrics import auc, roc_curve
+
     known = np.isfinite(label)
     positive, probability = label[known] == 1, probability[known]
     figure, (left, right) = figure_of(1, 2)
     if positive.any() and not positive.all():
-        curve, area = roc_curve(probability, positive), roc_auc(probability, positive)
-        left.plot(curve[:, 0], curve[:, 1], color=BLUE, label=f"area {area:.3f}")
+        false, true, _ = roc_curve(positive, probability)
+        left.plot(false, true, color=BLUE, label=f"area {auc(false, true):.3f}")
     left.plot([0, 1], [0, 1], color=GREY, linewidth=0.8, label="chance")
     left.set(xlabel="false positive rate (fraction)", ylabel="true positive rate (fraction)", aspect="equal")
     left.set_title(f"{name}, {split} split", fontsize=10)

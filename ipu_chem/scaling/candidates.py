@@ -17,8 +17,8 @@ from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence
 from tqdm import tqdm
 
 from ipu_chem.config import KINDS, differences, from_dict, to_dict
-from ipu_chem.data.corpora.build import start_worker
 from ipu_chem.options import merge, nested
+from ipu_chem.parallel import start_worker
 from packing.files import atomic_file
 
 _SEED = "training.seed"

@@ -13,7 +13,7 @@ from typing import Any, Callable, ClassVar, Dict, List, Mapping, Optional, Seque
 from torch import Tensor, nn
 
 from ipu_chem.backends.base import Backend
-from ipu_chem.backends.options import ALONE, World
+from ipu_chem.backends.options import ALONE, Batching, World
 from ipu_chem.batches.loader import Loader
 from ipu_chem.config import RunConfig
 from ipu_chem.metrics import Target
@@ -27,10 +27,13 @@ FILTERS = "filters"  # of such a state: "exact" once a run has left its table of
 
 @dataclass
 class Task(ABC):
-    """What is learned: data, model, loss and metrics of a run.
+    """Data, model, loss and metrics of a run.
 
     Attributes:
         kind: name in run.json.
+        unit: of a molecule's size.
+        values_decide: operators of the model may depend on values, so that checks of it run with some.
+        may_be_sharded: the model may be sharded over processes.
         reads_text: the model reads token sequences, not positions.
         writes_molecules: the model can generate molecules.
         has_filters: the model has filters, which may be read from a table.
@@ -43,6 +46,9 @@ class Task(ABC):
     """
 
     kind: ClassVar[str]
+    unit: ClassVar[str] = "atoms"
+    values_decide: ClassVar[bool] = True
+    may_be_sharded: ClassVar[bool] = False
     reads_text: ClassVar[bool] = False
     writes_molecules: ClassVar[bool] = False
     has_filters: ClassVar[bool] = False
@@ -98,16 +104,17 @@ class Task(ABC):
         """Batches of a split of a loaded task."""
 
     @abstractmethod
-    def random_packs(self, packs: int, seed: int = 0) -> Any:
-        """Random packs of a planned task, in the shape of a loader's: several molecules each, padding at the end.
+    def random_loader(self, packs: int, batching: Batching, seed: int = 0, atoms: Optional[float] = None) -> Loader:
+        """Batches of random molecules in the shape of a planned task, for checks and estimates.
 
         Args:
-            packs: B; weights sum to 1 over every optimizer step, or over all packs where they are no whole number of
-                steps.
+            packs: that they fill, or some more.
+            batching: packs of a call.
             seed: other seeds give the same shapes with other contents, fillings included.
+            atoms: of a molecule on average, where molecules are graphs.
 
         Raises:
-            ValueError: no pack is asked for.
+            ValueError: no molecule of that size fits a pack.
         """
 
     @abstractmethod
@@ -147,6 +154,24 @@ class Task(ABC):
             return self.loader("train").example(training)
         batching = self.config.batching
         return self.random_packs(batching.packs_per_call if training else batching.packs_per_evaluation)
+
+    def random_packs(self, packs: int, seed: int = 0) -> Any:
+        """Random packs of a planned task, in the shape of a loader's: several molecules each, padding at the end.
+
+        Args:
+            packs: B; weights sum to 1 over every optimizer step, or over all packs where they are no whole number of
+                steps.
+            seed: see `random_loader`.
+
+        Raises:
+            ValueError: no pack is asked for.
+        """
+        if packs < 1:
+            raise ValueError(f"packs={packs}: an example holds 1 pack or more.")
+        of_step = self.config.batching.packs_per_step
+        step = of_step if packs % of_step == 0 else packs
+        batching = Batching(step, device_iterations=packs // step)
+        return next(self.random_loader(packs, batching, seed).epoch(seed, 0))[0]
 
     def results(self, backend: Backend, folder: Path) -> Dict[str, Dict[str, Dict[str, float]]]:
         """Measure the splits that were held out; see `Evaluator.report`.

@@ -133,7 +133,7 @@ class Output(ABC):
 
     @abstractmethod
     def on(self, split: str, items: np.ndarray) -> SplitOutput:
-        """What is known of store items, which are a split."""
+        """Bind the output to store items, which are a split."""
 
 
 class Evaluator:

@@ -1,94 +1,97 @@
-"""Random packs of graphs in a given shape, for checks and estimates before any molecule is read.
+"""Random molecules in the shape of a pack of graphs, for checks and estimates before any molecule is read.
 
-They are no chemistry: atoms on a jittered grid within the cutoff of each other, random labels.
+They are no chemistry: atoms on a jittered grid within the cutoff of each other.
 """
 
+import math
 from typing import Any, Dict, Optional, Tuple
 
 import numpy as np
-import torch
 
-from ipu_chem.batches.types import compact_kind
-from ipu_chem.data.fixed_point import to_fixed_point
-from packing import Budget, Ragged
-from packing.collate import collate_graphs
+from ipu_chem.backends.options import Batching
+from ipu_chem.batches.loader import PackLoader
+from ipu_chem.data.fixed_point import FIELD, to_fixed_point
+from packing import Budget, make_plan
+from packing.store import Store
 
+MEAN_ATOMS = 18.0  # of a molecule where nobody says: QM9's
+_SPREAD = 1 / 6  # of sizes, relative; QM9's, too
 _ELEMENTS = np.array([1, 6, 7, 8, 9, 16, 17], np.uint8)
 _SPACING = 1.4  # Å, of the grid
 
 
-def random_packs(
+def random_loader(
     packs: int,
     budget: Budget,
     num_targets: int,
     cutoff: float,
-    seed: int,
-    position_step: Optional[float],
-    on_device: bool,
-    charges: bool,
-    forces: bool,
-    packs_per_step: int,
-) -> Any:
-    """Random packs as a loader would make them.
+    batching: Batching,
+    seed: int = 0,
+    atoms: Optional[float] = None,
+    position_step: Optional[float] = None,
+    charges: bool = False,
+    forces: bool = False,
+) -> PackLoader:
+    """Batches of random molecules that fill so many packs, or some more.
 
     Args:
-        packs: B; of several optimizer steps if it is a multiple of ``packs_per_step``.
-        budget: nodes, edges and graphs of a pack.
-        num_targets: T.
+        packs: filled at least.
+        budget: nodes and graphs of a pack, and edges if molecules shall have them.
+        num_targets: T, of random labels.
         cutoff: Å, that no two atoms of a molecule exceed.
-        seed: other seeds give the same shapes with other contents, fillings included.
-        position_step: Å, a 1 of 16-bit positions; None for positions in Å.
-        on_device: the device looks for neighbors, so packs have no edges.
-        charges: packs have charge and spin of molecules.
-        forces: packs have forces on atoms.
-        packs_per_step: of an optimizer step, over which weights sum to 1; over all packs if these are no whole steps.
-
-    Returns:
-        A `compact_kind`.
+        batching: of the loader.
+        seed: other seeds give other molecules.
+        atoms: of a molecule on average; None takes QM9's, or a third of a pack if that is less.
+        position_step: Å, a 1 of 16-bit positions, which are then transferred; None for positions in Å.
+        charges: molecules have charge and spin.
+        forces: atoms have forces.
 
     Raises:
-        ValueError: no pack is asked for.
+        ValueError: no molecule of that size fits a pack.
     """
-    if packs < 1:
-        raise ValueError(f"packs={packs}: an example holds 1 pack or more.")
+    store = _random_store(packs, budget, cutoff, seed, atoms, position_step, charges)
+    plan = make_plan({name: store.sizes()[name] for name in budget.measured}, budget, "best_fit")
     rng = np.random.default_rng(seed)
-    sizes, offsets = _fill(rng, packs, budget["nodes"], budget["graphs"])
-    first = np.concatenate([[0], np.cumsum(sizes)])
-    targets = (len(sizes), num_targets)
-    known = rng.random(targets) < 0.9  # some labels are missing
-    known[0] = True
-    labels = {"y": np.where(known, rng.normal(size=targets), 0.0).astype(np.float32), "weight": known}
-    elements, pos = rng.choice(_ELEMENTS, first[-1]), _positions(rng, sizes, first, cutoff)
-    pos = pos if position_step is None else to_fixed_point(pos, first, position_step)
-    nodes = {"z": Ragged(elements, first), "pos": Ragged(pos, first)}
-    if forces:
-        nodes["forces"] = Ragged(rng.normal(size=(first[-1], 3)).astype(np.float32), first)
-        nodes["force_weight"] = Ragged(np.ones((first[-1], 1), np.float32), first)
+    labels = rng.normal(size=(len(store), num_targets))
+    on_atoms = rng.normal(size=(len(store.fields["z"]), 3)) if forces else None
+    return PackLoader(store, np.arange(len(store)), plan, labels, budget, batching, charges=charges, forces=on_atoms)
+
+
+def _random_store(
+    packs: int,
+    budget: Budget,
+    cutoff: float,
+    seed: int,
+    atoms: Optional[float],
+    position_step: Optional[float],
+    charges: bool,
+) -> Store:
+    nodes = budget["nodes"]
+    mean = min(MEAN_ATOMS, max(nodes / 3, 1.0)) if atoms is None else atoms
+    if not 1 <= mean <= nodes:
+        raise ValueError(f"atoms={mean:g}: give the atoms of a molecule on average, from 1 to the {nodes} of a pack.")
+    rng = np.random.default_rng(seed)
+    sizes = _sizes(rng, packs, nodes, budget["graphs"], mean)
+    offsets = np.append(0, np.cumsum(sizes))
+    pos = _positions(rng, sizes, offsets, cutoff)
+    axes, axis_of = {"nodes": offsets}, {"z": "nodes", "pos": "nodes", FIELD: "nodes", "edge_index": "edges"}
+    fields: Dict[str, Any] = {"z": rng.choice(_ELEMENTS, offsets[-1]), "pos": pos}
+    if position_step is not None:
+        fields[FIELD] = to_fixed_point(pos, offsets, position_step)
+    if "edges" in budget:
+        axes["edges"], fields["edge_index"] = _ring_edges(sizes, nodes, budget["edges"])
     if charges:
-        labels["charge"] = rng.integers(-1, 2, len(sizes)).astype(np.int8)
-        labels["spin"] = rng.integers(0, 3, len(sizes)).astype(np.uint8)
-    edges = _ring_edges(sizes, offsets, budget["nodes"], budget["edges"])
-    arrays = collate_graphs((np.arange(len(sizes)), offsets), budget, nodes, edges, labels)
-    arrays["weight"] = _per_step(arrays["weight"], packs_per_step)
-    if forces:
-        arrays["force_weight"] = _per_step(arrays["force_weight"], packs_per_step) / 3
-    kind = compact_kind(not on_device, charges, forces)
-    tensors: Dict[str, torch.Tensor] = {name: torch.from_numpy(arrays[name]) for name in kind._fields}
-    return kind(**tensors)
+        fields["charge"] = rng.integers(-1, 2, len(sizes)).astype(np.int8)
+        fields["spin"] = rng.integers(0, 3, len(sizes)).astype(np.uint8)
+    return Store(axes, fields, {name: axis for name, axis in axis_of.items() if name in fields})
 
 
-def _fill(rng: np.random.Generator, packs: int, nodes: int, graphs: int) -> Tuple[np.ndarray, np.ndarray]:
-    """Sizes of molecules [I] and where the molecules of each pack begin [packs + 1]: slots stay free where possible."""
-    most = max(min(graphs - 1, (nodes - 1) // 2), 1)
-    counts = rng.integers(max(most - most // 3, 1), most + 1, packs)
-    room = max(nodes - 1, 1)
-    filled = np.maximum(rng.integers(max(room - room // 3, 1), room + 1, packs), counts)
-    # Cuts at random places share out what is left when every molecule has one atom.
-    shares = np.where(np.arange(most) < counts[:, None], rng.uniform(0.5, 1.5, (packs, most)), 0.0)
-    ends = np.cumsum(shares, 1) / shares.sum(1, keepdims=True)
-    ends = np.floor(ends * (filled - counts)[:, None] + 1e-9).astype(np.int64)
-    sizes = np.diff(ends, axis=1, prepend=0) + 1
-    return sizes[np.arange(most) < counts[:, None]], np.concatenate([[0], np.cumsum(counts)])
+def _sizes(rng: np.random.Generator, packs: int, nodes: int, graphs: int, mean: float) -> np.ndarray:
+    """Atoms of molecules [I] that together need so many packs, by their atoms or by their number."""
+    count = 2 * math.ceil(packs * min(nodes / mean, graphs)) + 1
+    sizes = np.clip(np.rint(rng.normal(mean, _SPREAD * mean, count)), 1, nodes).astype(np.int64)
+    needed = (np.cumsum(sizes) > (packs - 1) * nodes) | (np.arange(count) >= (packs - 1) * graphs)
+    return sizes[: int(np.argmax(needed)) + 1 + math.ceil(min(nodes / mean, graphs))]
 
 
 def _positions(rng: np.random.Generator, sizes: np.ndarray, first: np.ndarray, cutoff: float) -> np.ndarray:
@@ -101,25 +104,13 @@ def _positions(rng: np.random.Generator, sizes: np.ndarray, first: np.ndarray, c
     return ((grid + rng.uniform(-0.1, 0.1, grid.shape)) * spacing[:, None]).astype(np.float32)
 
 
-def _ring_edges(sizes: np.ndarray, offsets: np.ndarray, nodes: int, edges: int) -> Ragged:
-    """(source, target) pairs inside molecules, sorted by target: every atom with the next ones around a ring."""
+def _ring_edges(sizes: np.ndarray, nodes: int, edges: int) -> Tuple[np.ndarray, np.ndarray]:
+    """Offsets [I + 1] and (source, target) pairs inside molecules, sorted by target: atoms with the next in a ring."""
     degree = np.minimum(sizes - 1, max(edges // nodes, 1))
-    # A budget below one edge for every node leaves the last molecules of a pack without.
-    ends = np.cumsum(sizes * degree)
-    before = np.repeat(np.concatenate([[0], ends])[offsets[:-1]], np.diff(offsets))
-    degree = np.where(ends - before <= edges, degree, 0)
+    degree = np.where(sizes * degree <= edges, degree, 0)
     pairs = sizes * degree
+    bounds = np.append(0, np.cumsum(pairs))
     of = np.repeat(np.arange(len(sizes)), pairs)
-    bounds = np.concatenate([[0], np.cumsum(pairs)])
     place = np.arange(bounds[-1]) - bounds[of]
     target, step = place // degree[of], place % degree[of] + 1
-    values = np.stack([(target + step) % sizes[of], target], 1)
-    return Ragged(values.astype(np.int32), bounds)
-
-
-def _per_step(known: np.ndarray, packs_per_step: int) -> np.ndarray:
-    """Weights [B, G, T] float32 that sum to 1 over the packs of every step."""
-    steps = len(known) // packs_per_step if len(known) % packs_per_step == 0 else 1
-    weight = known.reshape(steps, -1).astype(np.float64)
-    weight = weight / np.maximum(weight.sum(1, keepdims=True), 1.0)
-    return weight.reshape(known.shape).astype(np.float32)
+    return bounds, np.stack([(target + step) % sizes[of], target], 1).astype(np.uint16)

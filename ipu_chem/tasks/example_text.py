@@ -3,11 +3,10 @@
 The tokens are no molecules: ids at random, in sequences as long as those of drug-like molecules.
 """
 
-from typing import List, Tuple
+from typing import List, Optional, Tuple
 
 import numpy as np
 
-from ipu_chem.backends.options import Batching
 from ipu_chem.config import PackConfig
 from ipu_chem.models.chemgpt import width_of
 from ipu_chem.tasks.text_rows import usual_row
@@ -36,24 +35,20 @@ def assumed_segments(pack: PackConfig, tokens: int) -> Tuple[int, List[str]]:
     return segments, [f"pack.graphs: {segments} assumed, a run takes what its fullest row holds"]
 
 
-def batching_of(packs: int, packs_per_step: int) -> Batching:
-    """A batching whose call has just so many packs: of several optimizer steps if they are whole ones, else of one.
+def random_tokens(
+    packs: int, budget: Budget, seed: int, vocab_size: int, atoms: Optional[float]
+) -> Tuple[Ragged, PackingPlan]:
+    """Random sequences for so many packs or some more, and a plan for them; other seeds give other contents.
 
     Raises:
-        ValueError: no pack is asked for.
+        ValueError: atoms are given.
     """
-    if packs < 1:
-        raise ValueError(f"packs={packs}: an example holds 1 pack or more.")
-    step = packs_per_step if packs % packs_per_step == 0 else packs
-    return Batching(step, device_iterations=packs // step)
-
-
-def random_tokens(packs: int, budget: Budget, seed: int) -> Tuple[Ragged, PackingPlan]:
-    """Random sequences for so many packs or some more, and a plan for them; other seeds give other contents."""
+    if atoms is not None:
+        raise ValueError(f"atoms={atoms:g}: this model reads text, in sequences of its own; leave it out.")
     rng = np.random.default_rng(seed)
     shortest, longest = (min(length, budget["tokens"]) for length in _LENGTHS)
     lengths = rng.integers(shortest, longest + 1, 2 * packs * -(-budget["tokens"] // longest))
-    ids = Ragged(rng.integers(0, VOCABULARY, lengths.sum()), np.append(0, np.cumsum(lengths)))
+    ids = Ragged(rng.integers(0, vocab_size, lengths.sum()), np.append(0, np.cumsum(lengths)))
     return ids, make_plan(lengths, budget)
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ipu_chem.backends.options import Batching
 from ipu_chem.batches.loader import PackLoader
 from ipu_chem.config import DataConfig, ModelConfig, RunConfig
 from ipu_chem.data.edges import with_edges
@@ -19,12 +20,11 @@ from ipu_chem.losses import with_forces
 from ipu_chem.metrics import Target, targets_of
 from ipu_chem.models.compact import CompactInputs
 from ipu_chem.models.device_edges import DeviceEdges
-from ipu_chem.models.dispersion import check_dispersion_elements
 from ipu_chem.models.forces import EnergyForces
-from ipu_chem.models.registry import build_model, needs_charge
+from ipu_chem.models.registry import build_model, graph_model_class, needs_charge
 from ipu_chem.models.wrapper import wrapped_name
 from ipu_chem.tasks.base import FILTERS, State, Task
-from ipu_chem.tasks.example_graphs import random_packs
+from ipu_chem.tasks.example_graphs import random_loader
 from ipu_chem.tasks.forces import Forces, check_forces, fit_with_forces
 from ipu_chem.tasks.graph_shape import assumed_shape, choose_budget, device_neighbors, pack_sizes
 from ipu_chem.tasks.labels import KnownLabels, Labels, check_classes, planned_targets
@@ -162,7 +162,7 @@ class GraphTask(Task):
             None if self.forces is None else self.forces.standardized(),
         )
 
-    def unlabelled_loader(self, store: Store, items: np.ndarray, budget: Budget) -> PackLoader:
+    def unknown_loader(self, store: Store, items: np.ndarray, budget: Budget) -> PackLoader:
         """Batches of other molecules, for predictions.
 
         Args:
@@ -180,19 +180,22 @@ class GraphTask(Task):
             store, items, plan, nothing, budget, self.config.batching, charges=self.takes_charge, forces=forces
         )
 
-    def random_packs(self, packs: int, seed: int = 0) -> Any:
-        """See `Task.random_packs`: a `compact_kind` of no chemistry."""
-        return random_packs(
+    def random_loader(self, packs: int, batching: Batching, seed: int = 0, atoms: Optional[float] = None) -> PackLoader:
+        """See `Task.random_loader`."""
+        budget, cutoff = self.budget, self.config.model.cutoff
+        if self.neighbors:
+            budget = Budget(nodes=budget["nodes"], graphs=budget["graphs"])
+        return random_loader(
             packs,
-            self.budget,
+            budget,
             len(self.labels.targets),
-            self.config.model.cutoff,
+            cutoff,
+            batching,
             seed,
+            atoms,
             self.position_step,
-            on_device=bool(self.neighbors),
             charges=self.takes_charge,
             forces=self.forces is not None,
-            packs_per_step=self.config.batching.packs_per_step,
         )
 
     def state(self) -> Dict[str, Any]:
@@ -259,18 +262,17 @@ def check_charges(store: Store, model: ModelConfig) -> None:
             f"{model.name} takes the charge and the unpaired electrons of every molecule, which these data lack; "
             "write charge and spin into the comment lines of an .extxyz file, or train schnet or painn."
         )
-    if getattr(model, "use_dispersion", False):
-        check_dispersion_elements(np.unique(store.fields["z"]).tolist())
+    graph_model_class(model.name).check_elements(np.unique(store.fields["z"]).tolist(), **model.arguments())
 
 
 def load_store(data: DataConfig, cutoff: float) -> Store:
     """A data set with its edges and the labels asked for."""
     store = load_chosen(data.name, data.arguments(), data.cache, data.limit, data.workers, data.target)
     store = select_targets(store, data.target)
-    labelled = np.flatnonzero(np.isfinite(store.fields["y"]).any(1))
-    if len(labelled) < len(store):
-        print(f"{data.name}: {len(store) - len(labelled):,} molecules without a label for {data.target} left out")
-        store = store.take(labelled)
+    known = np.flatnonzero(np.isfinite(store.fields["y"]).any(1))
+    if len(known) < len(store):
+        print(f"{data.name}: {len(store) - len(known):,} molecules without a label for {data.target} left out")
+        store = store.take(known)
     return with_edges(store, cutoff, data.cache or None)
 
 
@@ -297,7 +299,7 @@ def make_model(
         filter = "exact"  # packs of force fields are small: a table has more points than they have edges
     torch.manual_seed(config.training.seed)
     extensive = all(target.extensive for target in targets)
-    # Edges of the host are pairs; a search on the device finds the neighbours of every atom.
+    # Edges of the host are pairs; a search on the device finds the neighbors of every atom.
     undirected = not neighbors
     model = build_model(
         config.model.name,
@@ -325,17 +327,17 @@ def _energy_scale(config: RunConfig, targets: List[Target], standardizer: Option
     Raises:
         ValueError: the model adds physical energies to what is none.
     """
-    sizes = config.model
-    if standardizer is None or sizes.name != "spookynet":
+    if standardizer is None:
         return 1.0
     unit = unit_in_ev(targets[0].unit)
     if unit is not None:
         return float(standardizer.scale[0]) * unit
-    if sizes.use_zbl or sizes.use_electrostatics or sizes.use_dispersion:
+    name, own = config.model.name, config.model.arguments()
+    terms = [f"model.{option}" for option in graph_model_class(name).added_energies(**own)]
+    if terms:
         raise ValueError(
-            f"{sizes.name} adds repulsion, electrostatics and dispersion to an energy, but {targets[0].name} is in "
-            f"{targets[0].unit or 'no unit'}; set data.unit, or model.use_zbl, use_electrostatics and "
-            "use_dispersion to false."
+            f"{name} adds energies of its own ({', '.join(terms)}) in eV, but {targets[0].name} is in "
+            f"{targets[0].unit or 'no unit'}; set data.unit to an energy's, or {' and '.join(terms)} to false."
         )
     return 1.0
 

@@ -229,7 +229,7 @@ def planned_targets(data: DataConfig) -> List[Target]:
 
 
 def check_classes(targets: Sequence[Target], labels: np.ndarray, items: Mapping[str, np.ndarray]) -> None:
-    """Refuse classes that cannot be learnt or measured.
+    """Refuse classes that cannot be learned or measured.
 
     Args:
         targets: T of them.

@@ -13,17 +13,18 @@ from torch import Tensor, nn
 
 from ipu_chem.backends.options import Batching
 from ipu_chem.batches.tokens import TokenLoader
-from ipu_chem.batches.types import TokenPack
 from ipu_chem.config import ModelConfig, RunConfig
 from ipu_chem.data.corpora import load_corpus
+from ipu_chem.data.selfies.saved import tokenizer_from_dict
 from ipu_chem.data.selfies.tokens import Tokenizer
-from ipu_chem.language_model import load_language_model, load_tokenizer, make_language_model
 from ipu_chem.losses import token_cross_entropy
 from ipu_chem.metrics import Target
 from ipu_chem.models.chemgpt import width_of
+from ipu_chem.models.registry import build_language_model
 from ipu_chem.tasks.base import State, Task
 from ipu_chem.tasks.evaluation import Output, SplitOutput
-from ipu_chem.tasks.example_text import VOCABULARY, assumed_tokens, batching_of, random_tokens
+from ipu_chem.tasks.example_text import VOCABULARY, assumed_tokens, random_tokens
+from ipu_chem.tasks.language_model import load_language_model, load_tokenizer
 from ipu_chem.tasks.splits import SplitData, plans_of_splits, split_items
 from ipu_chem.tasks.start_from import load_weights
 from ipu_chem.tasks.text_rows import choose_row, fit_rows
@@ -48,6 +49,9 @@ class LanguageTask(Task):
     """
 
     kind = "text"
+    unit = "tokens"
+    values_decide = False
+    may_be_sharded = True
     reads_text = True
     writes_molecules = True
 
@@ -93,17 +97,22 @@ class LanguageTask(Task):
     @classmethod
     def restored(cls, config: RunConfig, state: State) -> "LanguageTask":
         """See `Task.restored`."""
-        tokenizer = Tokenizer.from_dict(state["tokenizer"])
+        tokenizer = tokenizer_from_dict(state["tokenizer"])
         budget, size = Budget(**state["budget"]), tokenizer.vocab_size
         return cls(config, budget, [NextTokens()], vocab_size=size, tokenizer=tokenizer)
 
     def model(self) -> nn.Module:
         """See `Task.model`."""
         torch.manual_seed(self.config.training.seed)
-        model = make_language_model(self.config, self.vocab_size, self.budget["tokens"])
+        model = self.fresh_model()
         if self.start_from:
             start_from(model.model, self.tokenizer, self.start_from)
         return model
+
+    def fresh_model(self) -> Any:
+        """The model with weights drawn from the state that torch's generator is in."""
+        name, sizes = self.config.model.name, self.config.model.arguments()
+        return build_language_model(name, self.vocab_size, self.budget["tokens"], **sizes)
 
     def loader(self, split: str) -> TokenLoader:
         """See `Task.loader`."""
@@ -117,14 +126,11 @@ class LanguageTask(Task):
             self.world,
         )
 
-    def random_packs(self, packs: int, seed: int = 0) -> TokenPack:
-        """See `Task.random_packs`."""
-        batching = batching_of(packs, self.config.batching.packs_per_step)
-        return next(self.random_loader(packs, batching, seed).epoch(seed, 0))[0]
-
-    def random_loader(self, packs: int, batching: Batching, seed: int = 0) -> TokenLoader:
-        """Batches of random sequences that fill so many packs, or some more, before there are data."""
-        ids, plan = random_tokens(packs, self.budget, seed)
+    def random_loader(
+        self, packs: int, batching: Batching, seed: int = 0, atoms: Optional[float] = None
+    ) -> TokenLoader:
+        """See `Task.random_loader`."""
+        ids, plan = random_tokens(packs, self.budget, seed, self.vocab_size, atoms)
         return TokenLoader(ids, plan, self.budget, batching, self.vocab_size)
 
     def state(self) -> Dict[str, Any]:
@@ -247,7 +253,7 @@ def choose_tokenizer(config: RunConfig, store: Store, state: Mapping[str, Any]) 
         ValueError: there is no vocabulary where the config says, or it lacks a symbol of the corpus.
     """
     if "tokenizer" in state:
-        return Tokenizer.from_dict(state["tokenizer"])
+        return tokenizer_from_dict(state["tokenizer"])
     path = config.data.tokenizer or config.training.start_from
     return load_tokenizer(path) if path else Tokenizer.build(store.info["symbols"])
 

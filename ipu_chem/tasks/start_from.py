@@ -14,7 +14,7 @@ from ipu_chem.metrics import Target
 
 
 class EarlierRun(NamedTuple):
-    """What a run of a graph model leaves to the next one."""
+    """Legacy of a run of a graph model to the next one."""
 
     weights: Dict[str, Any]
     standardizer: Standardizer
@@ -23,7 +23,7 @@ class EarlierRun(NamedTuple):
 def earlier_run(config: RunConfig, targets: Sequence[Target], elements: np.ndarray) -> EarlierRun:
     """The best checkpoint of the run that ``config.training.start_from`` names.
 
-    Its weights mean its own standardised units. With data.references=auto the new run goes on with its standardiser,
+    Its weights mean its own standardized units. With data.references=auto the new run goes on with its standardizer,
     so that at first it predicts what the earlier run does, in real units. With references given, as another level of
     theory needs, offsets are fitted anew and the unit stays.
 
@@ -48,8 +48,8 @@ def earlier_run(config: RunConfig, targets: Sequence[Target], elements: np.ndarr
         standardizer.targets, [vars(target) for target in targets]
     ))  # fmt: skip
     if theirs != ours:
-        told = " and ".join(", ".join(f"{unit or 'no unit'}" for unit, _ in some) for some in (theirs, ours))
-        raise ValueError(f"{begin} labels of that run and of this one differ in number, unit or extent ({told}).")
+        units = " and ".join(", ".join(f"{unit or 'no unit'}" for unit, _ in some) for some in (theirs, ours))
+        raise ValueError(f"{begin} labels of that run and of this one differ in number, unit or extent ({units}).")
     new = sorted(set(elements.tolist()) - set(standardizer.elements))
     if new and config.data.references == "auto":
         raise ValueError(

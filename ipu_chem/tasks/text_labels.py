@@ -9,15 +9,14 @@ import torch
 
 from ipu_chem.backends.options import Batching
 from ipu_chem.batches.text_labels import TextPropertyLoader
-from ipu_chem.batches.types import TextPropertyPack
 from ipu_chem.config import DataConfig, ModelConfig, RunConfig
 from ipu_chem.data.corpora.labels import load_labelled_corpus, load_labelled_dataset
 from ipu_chem.data.molecule import decode_text
 from ipu_chem.data.selection import select_targets
+from ipu_chem.data.selfies.saved import tokenizer_from_dict
 from ipu_chem.data.selfies.store import encode_known
 from ipu_chem.data.selfies.tokens import Tokenizer
 from ipu_chem.data.standardize import Standardizer
-from ipu_chem.language_model import load_language_model
 from ipu_chem.metrics import label_metrics, targets_of
 from ipu_chem.models.chemgpt import ChemGPT, width_of
 from ipu_chem.models.pooling import POOLINGS
@@ -27,12 +26,12 @@ from ipu_chem.tasks.example_text import (
     VOCABULARY,
     assumed_segments,
     assumed_tokens,
-    batching_of,
     random_labels,
     random_tokens,
 )
 from ipu_chem.tasks.labels import KnownLabels, Labels, check_classes, is_smiles_table, planned_targets, target_names
 from ipu_chem.tasks.language import check_vocabulary, choose_tokenizer
+from ipu_chem.tasks.language_model import load_language_model
 from ipu_chem.tasks.splits import SplitData, plans_of_splits, split_items
 from ipu_chem.tasks.text_rows import choose_row, fit_rows
 from packing import Budget, Ragged, make_plan
@@ -53,6 +52,9 @@ class TextPropertyTask(Task):
     """
 
     kind = "text property"
+    unit = "tokens"
+    values_decide = False
+    may_be_sharded = True
     reads_text = True
 
     chemgpt: Dict[str, Any] = field(default_factory=dict)
@@ -142,7 +144,7 @@ class TextPropertyTask(Task):
     @classmethod
     def restored(cls, config: RunConfig, state: State) -> "TextPropertyTask":
         """See `Task.restored`."""
-        fitted, tokenizer = Standardizer.from_dict(state["standardizer"]), Tokenizer.from_dict(state["tokenizer"])
+        fitted, tokenizer = Standardizer.from_dict(state["standardizer"]), tokenizer_from_dict(state["tokenizer"])
         labels, budget = Labels(targets_of(fitted.targets), config.loss, fitted), Budget(**state["budget"])
         return cls(config, budget, [labels], chemgpt=dict(state["chemgpt"]), tokenizer=tokenizer)
 
@@ -183,14 +185,11 @@ class TextPropertyTask(Task):
         nothing = np.full((len(ids), len(self.targets)), np.nan)
         return TextPropertyLoader(ids, plan, nothing, self.budget, self.config.batching, self.vocab_size)
 
-    def random_packs(self, packs: int, seed: int = 0) -> TextPropertyPack:
-        """See `Task.random_packs`."""
-        batching = batching_of(packs, self.config.batching.packs_per_step)
-        return next(self.random_loader(packs, batching, seed).epoch(seed, 0))[0]
-
-    def random_loader(self, packs: int, batching: Batching, seed: int = 0) -> TextPropertyLoader:
-        """Batches of random sequences that fill so many packs, or some more, before there are data."""
-        ids, plan = random_tokens(packs, self.budget, seed)
+    def random_loader(
+        self, packs: int, batching: Batching, seed: int = 0, atoms: Optional[float] = None
+    ) -> TextPropertyLoader:
+        """See `Task.random_loader`."""
+        ids, plan = random_tokens(packs, self.budget, seed, self.vocab_size, atoms)
         labels = random_labels(len(ids), len(self.targets), seed)
         return TextPropertyLoader(ids, plan, labels, self.budget, batching, self.vocab_size)
 
@@ -293,5 +292,5 @@ def _fit(store: Store, train: np.ndarray) -> Standardizer:
     """A standardizer for the training molecules."""
     atoms = heavy_atoms_alike(store.fields["heavy_atoms"])
     fields = {"z": atoms.values, "y": store.fields["y"]}
-    labelled = Store({"nodes": atoms.offsets}, fields, {"z": "nodes"}, {"targets": store.info["targets"]})
-    return Standardizer.fit(labelled, train, "none")
+    known = Store({"nodes": atoms.offsets}, fields, {"z": "nodes"}, {"targets": store.info["targets"]})
+    return Standardizer.fit(known, train, "none")

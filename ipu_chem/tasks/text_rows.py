@@ -11,7 +11,7 @@ _WIDE = 256  # features above which rows of 256 symbols cost hardly more than sh
 
 
 class Rows(NamedTuple):
-    """What training sees of the molecules.
+    """Molecules as training sees them.
 
     Attributes:
         ids: of the molecules that are kept.

@@ -1,4 +1,4 @@
-"""What a language model has to beat: symbols drawn one by one, and each by the one before it."""
+"""Baselines of a language model: symbols drawn one by one, and each by the one before it."""
 
 from typing import Iterator, Tuple
 
@@ -10,7 +10,7 @@ _BLOCK = 1 << 22  # symbols at once, so that a corpus on disk need not fit into 
 
 
 def unigram_nats(train: Ragged, held_out: Ragged, vocab_size: int) -> float:
-    """Nats of all held-out symbols, each with its share (count + 1) / (all + V) of the training symbols.
+    """Nats of all held-out symbols, each with its probability (count + 1) / (all + V) of the training symbols.
 
     Args:
         train: ids of molecules, first and last symbol included.
@@ -25,7 +25,7 @@ def unigram_nats(train: Ragged, held_out: Ragged, vocab_size: int) -> float:
 
 
 def bigram_nats(train: Ragged, held_out: Ragged, vocab_size: int) -> float:
-    """Nats of all held-out symbols, each with its share (count + 1) / (all + V) after the symbol before it.
+    """Nats of all held-out symbols, each with its probability (count + 1) / (all + V) after the symbol before it.
 
     Arguments as of `unigram_nats`.
     """
@@ -35,7 +35,7 @@ def bigram_nats(train: Ragged, held_out: Ragged, vocab_size: int) -> float:
 
 
 def _counts(molecules: Ragged, vocab_size: int, pairs: bool) -> np.ndarray:
-    """How often each symbol [V], or each pair [V * V] of the one before and it, is predicted; int64."""
+    """Counts of predicted symbols [V], or of pairs [V * V] of the one before and it; int64."""
     total = np.zeros(vocab_size**2 if pairs else vocab_size, np.int64)
     for before, symbol in _predicted(molecules):
         for ids in (before, symbol):

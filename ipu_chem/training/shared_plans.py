@@ -50,7 +50,7 @@ def write_plans(folder: Path, plans: Mapping[str, PackingPlan], config: RunConfi
 
 
 def plans_are_complete(folder: Path, config: RunConfig) -> bool:
-    """Whether an earlier start of the same run has left its plans.
+    """True if an earlier start of the same run has left its plans.
 
     Raises:
         ValueError: the plans there were made for another run; names what differs.
@@ -85,7 +85,7 @@ def wait_for_plans(folder: Path, config: RunConfig, seconds: float = WAIT_SECOND
 
 
 def _deciding(config: RunConfig) -> Mapping[str, Any]:
-    """What the plans depend on, as JSON values."""
+    """Options that the plans depend on, as JSON values."""
     values = to_dict(config)
     chosen = {name: values[name] for name in _DECIDE}
     for name in ("cache", "workers", "path"):  # where data lie may differ from host to host

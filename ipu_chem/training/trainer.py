@@ -1,10 +1,12 @@
 """The training loop: the same for every device, resumable to the bit, stopped by a signal without loss."""
 
 import math
+import sys
 import time
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Sequence
+from typing import Any, Dict, Iterator, List, Optional, Sequence
 
 import torch
 from torch import Tensor
@@ -26,7 +28,7 @@ _ENOUGH = 1  # what a callback that stops says to the other processes; less than
 
 @dataclass
 class Progress:
-    """How far a run is; everything but the weights that a resumed run needs.
+    """Progress of a run; everything but the weights that a resumed run needs.
 
     Attributes:
         epoch, call: where the next call of the device program belongs.
@@ -145,7 +147,7 @@ class Trainer:
         launched = self.backend.world.size > 1
         with StopSignals(echo=1.0 if launched else 0.0) as stop, tqdm(
             total=total, initial=done, unit="call", disable=self._bar_disabled(), smoothing=0.05
-        ) as bar:
+        ) as bar, printed_above(bar):
             while state.epoch < self.config.epochs and not self._patience_lost():
                 self._train_epoch(bar, stop)
                 if state.call < self.train.calls_per_epoch:  # left early
@@ -154,11 +156,10 @@ class Trainer:
                     break
                 mean_loss = state.losses / self.train.steps_per_epoch
                 state.epoch, state.call, state.losses = state.epoch + 1, 0, 0.0
-                with bar.external_write_mode():  # what is printed goes above the bar
-                    for callback in self.callbacks:
-                        callback.before_evaluation()
+                for callback in self.callbacks:
+                    callback.before_evaluation()
                 if self._epoch_is_evaluated():
-                    self._evaluate(bar, mean_loss)
+                    self._evaluate(mean_loss)
                 self.save()
                 if self._stopped_by and state.epoch < self.config.epochs:  # a run that is over has finished
                     finished = False
@@ -185,14 +186,11 @@ class Trainer:
             losses = self.backend.train_step(batch, rate).tolist()
             if not self._called:
                 self._called, seconds = True, time.monotonic() - started
-                with bar.external_write_mode():
-                    for callback in self.callbacks:
-                        callback.on_first_call(seconds)
-            state.call, state.step, state.molecules = (
-                state.call + 1,
-                state.step + iterations,
-                state.molecules + molecules,
-            )
+                for callback in self.callbacks:
+                    callback.on_first_call(seconds)
+            state.call += 1
+            state.step += iterations
+            state.molecules += molecules
             state.losses += sum(losses)
             total = self.config.epochs * self.train.steps_per_epoch
             enough = any([callback.on_step(state.step, total, losses) for callback in self.callbacks])
@@ -212,10 +210,9 @@ class Trainer:
                 window = _Window()
             # Before a stop, since the resumed run begins after this call.
             if self._call_is_evaluated():
-                with bar.external_write_mode():
-                    for callback in self.callbacks:
-                        callback.before_evaluation()
-                self._evaluate(bar, state.losses / (state.call * iterations))
+                for callback in self.callbacks:
+                    callback.before_evaluation()
+                self._evaluate(state.losses / (state.call * iterations))
                 if self._patience_lost():
                     return
             # A signal reaches processes at different steps; together they stop at the same one.
@@ -226,7 +223,7 @@ class Trainer:
             if every and state.call % every == 0 and state.call < self.train.calls_per_epoch:
                 self.save()
 
-    def _evaluate(self, bar: Any, mean_loss: float) -> None:
+    def _evaluate(self, mean_loss: float) -> None:
         """Validate with the averaged weights if there are any; keep them when they are the best so far."""
         assert self.validation is not None
         started = time.monotonic()
@@ -247,8 +244,7 @@ class Trainer:
         self._report("validation", values)
         if self._writes and self.config.progress:  # a line for each evaluation, above the bar of a terminal
             shown = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
-            with bar.external_write_mode():
-                print(f"epoch {state.epoch}: step {state.step}, loss {mean_loss:.4g}, {shown}", flush=True)
+            print(f"epoch {state.epoch}: step {state.step}, loss {mean_loss:.4g}, {shown}", flush=True)
 
     def _report(self, kind: str, values: Dict[str, float]) -> None:
         for callback in self.callbacks:
@@ -310,6 +306,38 @@ class Trainer:
     def _patience_lost(self) -> bool:
         patience = self.config.early_stopping
         return patience > 0 and self.progress.waited >= patience
+
+
+class _Above:
+    """A stream whose lines appear above a progress bar; other bars go through as they are."""
+
+    def __init__(self, stream: Any, bar: Any) -> None:
+        self._stream = stream
+        self._bar = bar
+        self._rest = ""
+
+    def write(self, text: str) -> None:
+        if text.startswith("\r"):
+            self._stream.write(text)
+            return
+        lines, newline, self._rest = (self._rest + text).rpartition("\n")
+        if newline:
+            with self._bar.external_write_mode(file=self._bar.fp):
+                self._stream.write(lines + newline)
+                self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+@contextmanager
+def printed_above(bar: Any) -> Iterator[None]:
+    """Let whatever is printed, and warned of, appear above a progress bar where one is shown."""
+    if bar.disable:
+        yield
+        return
+    with redirect_stdout(_Above(sys.stdout, bar)), redirect_stderr(_Above(sys.stderr, bar)):
+        yield
 
 
 class _Window:

@@ -9,7 +9,7 @@ import torch
 from benchmarks import pod, poprun, throughput
 from ipu_chem.backends.options import ALONE, Batching, World
 from ipu_chem.backends.poptorch.options import IpuOptions
-from ipu_chem.backends.poptorch.planner import Task, check_layout
+from ipu_chem.backends.poptorch.planner import Workload, check_layout
 
 COMMANDS = {variant.name: poprun.parse(pod.check(variant, {}), variant.ipus) for variant in pod.load() if variant.ipus}
 
@@ -20,7 +20,7 @@ def task_of(settings):
     with torch.device("meta"):
         work = throughput.make_work(settings, ALONE)
     batch, _ = next(work.epoch(0, 0))
-    return Task(work.model, work.loss, batch, settings.optimizer)
+    return Workload(work.model, work.loss, batch, settings.optimizer)
 
 
 def checked(settings):
@@ -64,6 +64,6 @@ def test_the_largest_model_is_cut_as_published_layouts_are():
 
 def test_too_large_a_micro_batch_is_noticed():
     settings = throughput.read(COMMANDS["schnet_hydronet_train_gen_pod4_layout_packed_micro_batch_7"].program[3:])
-    assert checked(settings).fullest.share < 1
+    assert checked(settings).fullest.fraction < 1
     with pytest.raises(ValueError, match="this layout does not fit.*micro-batches of 28"):
         checked(replace(settings, batching=replace(settings.batching, micro_batch_size=28)))

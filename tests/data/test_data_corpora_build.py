@@ -177,7 +177,7 @@ def test_parts_of_other_lines_are_not_taken(smiles, tmp_path, capsys):
 @pytest.mark.skipif(multiprocessing.get_start_method() != "fork", reason="the fault reaches workers by fork alone")
 def test_a_worker_that_dies_is_an_error(smiles, tmp_path, monkeypatch):
     monkeypatch.setattr(build, "encode_records", lambda *_: os._exit(9))
-    with pytest.raises(ValueError, match="a process that encodes has died.*call again with fewer workers"):
+    with pytest.raises(ValueError, match="a process has died.*call again with fewer workers. What is encoded is kept"):
         load_corpus("file", smiles, tmp_path, workers=2, progress=False)
 
 

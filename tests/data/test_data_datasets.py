@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ipu_chem.data.datasets import DATASETS, Dataset, cache_folder, load_dataset
+from ipu_chem.cache import cache_folder
+from ipu_chem.data.datasets import DATASETS, Dataset, load_dataset
 from ipu_chem.data.molecule import Molecule, decode_text, decode_texts, molecules_to_store
 from ipu_chem.data.neighbors import radius_edges
 

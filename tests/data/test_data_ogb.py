@@ -1,9 +1,12 @@
 import shutil
+import subprocess
+import sys
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
-from ogb_folders import made_up, write
+from ogb_folders import made_up, needs_ogb, write
 from support import CHAINS
 
 from ipu_chem.config import DataConfig
@@ -12,6 +15,8 @@ from ipu_chem.data.datasets import DATASETS, load_dataset, ogb
 from ipu_chem.data.molecule import decode_texts
 from ipu_chem.tasks.splits import split_items
 
+pytestmark = needs_ogb
+ROOT = Path(__file__).resolve().parents[2]
 COUNTS = {  # molecules of the parts, and the first labels
     "ogbg-molesol": ([902, 113, 113], [-0.77, -3.3, -2.06]),
     "ogbg-molfreesolv": ([513, 64, 65], [-11.01, -4.87, 1.83]),
@@ -90,7 +95,10 @@ def test_damaged_folders(tmp_path, spoil, words):
 
 
 def test_download(tmp_path, monkeypatch):
-    monkeypatch.setattr(ogb, "URL", "http://127.0.0.1:9/ogb")
+    url = "http://127.0.0.1:9/ogb/bace.zip"
+    monkeypatch.setattr(
+        ogb, "_meta", lambda name: {"download_name": "bace", "url": url, "num tasks": "1", "split": "scaffold"}
+    )
     with pytest.raises(ValueError, match="ogbg-molbace: http.*/bace.zip cannot be downloaded.*/ogbg-molbace.zip"):
         load_dataset("ogbg-molbace", cache=tmp_path / "cache")
     made_up(tmp_path / "bace", CHAINS[:4], [1, 0, 0, 1], {"train": [0, 1], "valid": [2], "test": [3]}, "Class")
@@ -120,3 +128,49 @@ def test_published_molecules_in_3d_and_as_text(shared_data, tmp_path):
     assert len(text) == 1128 and [int((text["official"] == part).sum()) for part in (0, 3, 1)] == [902, 113, 113]
     of_name = dict(zip(decode_texts(text, "smiles"), text["y"][:, 0]))
     assert all(of_name[one] == y for one, y in zip(decode_texts(store, "smiles"), store["y"][:, 0]))
+
+
+def test_more_than_one_class_is_called_as_in_the_table(tmp_path):
+    parts = {"train": [0, 1, 2], "valid": [3, 4], "test": [5]}
+    made_up(tmp_path / "ogbg_molclintox", CHAINS[:6], list("010011"), parts)
+    mapping = tmp_path / "ogbg_molclintox" / "mapping" / "mol.csv.gz"
+    write(mapping, [["FDA_APPROVED", "CT, TOX", "smiles", "mol_id"], *([0, 1, one, one] for one in CHAINS[:6])])
+    labels = [[i % 2, "" if i == 3 else 1 - i % 2] for i in range(6)]
+    write(tmp_path / "ogbg_molclintox" / "raw" / "graph-label.csv.gz", labels)
+    read = DATASETS["ogbg-molclintox"].table(tmp_path, tmp_path)
+    assert [one["name"] for one in read.info["targets"]] == ["FDA_APPROVED", "CT TOX"]
+    assert read.y[:3].tolist() == [[0, 1], [1, 0], [0, 1]] and np.isnan(read.y[3, 1])
+    assert DATASETS["ogbg-molclintox"].has_classes
+
+
+def test_pickles_beside_the_raw_files_are_not_read(tmp_path):
+    made_up(tmp_path / "raw")
+    for shortcut in (tmp_path / "raw/processed/data_processed", tmp_path / "raw/split/scaffold/split_dict.pt"):
+        shortcut.parent.mkdir(exist_ok=True)
+        shortcut.write_bytes(b"not read")
+    with pytest.raises(ValueError, match="split_dict.pt may run code when it is read; delete it, the parts are in"):
+        load_dataset("ogbg-molbbbp", tmp_path / "raw", tmp_path / "cache", progress=False)
+    shortcut.unlink()
+    assert len(DATASETS["ogbg-molbbbp"].table(tmp_path / "raw", tmp_path).y) == len(CHAINS)
+    assert sorted(one.name for one in (tmp_path / "raw").iterdir()) == ["mapping", "processed", "raw", "split"]
+
+
+def test_ogb_asks_nobody_whether_it_is_up_to_date():
+    code = (
+        "import socket, sys, threading\n"
+        "def refuse(*_): raise SystemExit('the network was asked')\n"
+        "socket.getaddrinfo = socket.socket.connect = refuse\n"
+        "from ipu_chem.data.datasets.ogb import ogb_module\n"
+        "ogb_module('it', 'ogb.graphproppred'), ogb_module('it', 'ogb.lsc')\n"
+        "assert threading.active_count() == 1 and 'outdated' not in sys.modules\n"
+    )
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_without_the_library_a_sentence_says_so(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "ogb.graphproppred", None)
+    ogb._meta.cache_clear()
+    made_up(tmp_path)
+    with pytest.raises(ValueError, match="ogbg-molbbbp is read by the library ogb: pip install 'ipu-chem.ogb.'"):
+        load_dataset("ogbg-molbbbp", tmp_path, tmp_path / "cache")

@@ -170,7 +170,7 @@ def test_frechet_distance_is_that_of_the_matrix_root():
 
 
 def test_workers_do_not_change_the_description(monkeypatch):
-    monkeypatch.setattr("ipu_chem.generation.workers._FEW", 2)
+    monkeypatch.setattr("ipu_chem.parallel._FEW", 2)
     lines = [*DRUGS, "C1CC", ""] * 20
     alone, together = describe(lines, workers=1), describe(lines, workers=2)
     assert alone.smiles == together.smiles == DRUGS * 20

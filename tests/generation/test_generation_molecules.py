@@ -28,7 +28,7 @@ WRITTEN = {
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_reasons_stand_in_the_place_of_molecules(workers, monkeypatch, capfd):
-    monkeypatch.setattr("ipu_chem.generation.workers._FEW", 2)
+    monkeypatch.setattr("ipu_chem.parallel._FEW", 2)
     found = decode_many(list(WRITTEN) * 20, workers)
     assert found == list(WRITTEN.values()) * 20
     assert count_reasons(found) == {EMPTY: 40, NO_SELFIES: 40}

@@ -5,7 +5,7 @@ from mistakes.seam import BACKEND, PIPELINES, at_poptorch
 
 OPTIONS = f"{BACKEND}::test_program_options_are_what_was_asked_for"
 LAYOUTS = f"{PIPELINES}::test_every_layout_trains_and_evaluates_alike"
-STAGES = "tests/ipu/test_ipu_stages.py"
+STAGES = "tests/backends/poptorch/test_stages.py"
 
 
 @at_poptorch("gradients are averaged, not added", tests=f"{BACKEND}::test_trains_like_the_torch_backend[mse]")

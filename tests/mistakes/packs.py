@@ -32,7 +32,7 @@ def _(collate, wrong):
 @mutation(
     "padding weighs as much as a label",
     "ipu_chem.batches.loader",
-    tests="tests/test_loader.py::test_missing_labels_weigh_nothing_and_the_others_share_the_step",
+    tests="tests/batches/test_loader.py::test_missing_labels_weigh_nothing_and_the_others_share_the_step",
 )
 def _(loader, wrong):
     @wrong(loader, "weights_of")
@@ -43,7 +43,7 @@ def _(loader, wrong):
 @mutation(
     "64-bit integers travel as they are",
     "ipu_chem.backends.poptorch.backend",
-    tests="tests/backends/test_poptorch_backend.py::test_wide_dtypes_travel_narrow",
+    tests="tests/backends/poptorch/test_backend.py::test_wide_dtypes_travel_narrow",
 )
 def _(backend, wrong):
     @wrong(backend, "to_ipu_types")

@@ -2,7 +2,7 @@
 
 from mistakes.mechanism import mutation
 
-TIME = "tests/ipu/test_ipu_time_model.py"
+TIME = "tests/backends/poptorch/timing/test_calls.py"
 
 
 @mutation("a call costs no time of its own", "ipu_chem.backends.poptorch.timing.calls", tests=TIME)

@@ -6,10 +6,10 @@ import sys
 from mistakes.mechanism import mutation
 from mistakes.seam import at_poptorch
 
-PROGRAMS = "tests/backends/test_poptorch_programs.py"
-FACTS = "tests/backends/test_poptorch_facts.py"
-REFUSALS = "tests/backends/test_poptorch_refusals.py"
-GATHERS = "tests/ipu/test_op_gathers.py"
+PROGRAMS = "tests/backends/poptorch/test_programs.py"
+FACTS = "tests/backends/poptorch/test_facts.py"
+REFUSALS = "tests/backends/poptorch/test_refusals.py"
+GATHERS = "tests/backends/poptorch/operators/test_gathers.py"
 
 
 @at_poptorch(
@@ -60,7 +60,7 @@ def _(layers, wrong):
 @mutation(
     "nobody looks at the operators before compiling",
     "ipu_chem.backends.poptorch.operators.check",
-    tests="tests/backends/test_poptorch_silence.py::test_derivatives_of_slices",
+    tests="tests/backends/poptorch/test_silence.py::test_derivatives_of_slices",
     calls_from="ipu_chem.backends",
 )
 def _(op_support, wrong):

@@ -8,5 +8,5 @@ from functools import partial
 from mistakes.mechanism import mutation
 
 at_poptorch = partial(mutation, module="poptorch", calls_from="ipu_chem")
-BACKEND = "tests/backends/test_poptorch_backend.py"
-PIPELINES = "tests/backends/test_poptorch_backend_pipeline.py"
+BACKEND = "tests/backends/poptorch/test_backend.py"
+PIPELINES = "tests/backends/poptorch/test_backend_pipeline.py"

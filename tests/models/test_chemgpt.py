@@ -14,7 +14,7 @@ from support import gradients
 from torch import Tensor
 
 from ipu_chem.backends.half import HalfOnCpu, weights_to_half
-from ipu_chem.backends.pytorch.kernels.fused_attention import use_fused_attention
+from ipu_chem.backends.pytorch.kernels.fused import use_fused_attention
 from ipu_chem.batches.types import TokenPack
 from ipu_chem.losses import token_cross_entropy
 from ipu_chem.models.attention import attention_mask

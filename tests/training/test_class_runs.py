@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from ogb_folders import made_up
+from ogb_folders import made_up, needs_ogb
 from support import CHAINS
 
 from ipu_chem.config import from_dict
@@ -112,6 +112,7 @@ def test_classes_and_numbers_are_not_learnt_together(options, make_config):
         load_task(make_config({**options, "data": {**options["data"], "kind": "binary"}}))
 
 
+@needs_ogb
 @pytest.mark.parametrize("model", ["schnet", "chemgpt"])
 def test_a_set_by_name_is_learnt_by_graphs_and_by_text(options, text_options, tmp_path, model, monkeypatch, capsys):
     made_up(tmp_path / "raw")

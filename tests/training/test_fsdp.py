@@ -1,4 +1,4 @@
-"""A language model shared out among two processes trains as in one process, and each holds its share alone."""
+"""A language model sharded among two processes trains as in one process, and each holds its share alone."""
 
 import json
 from pathlib import Path
@@ -26,13 +26,13 @@ def can_share() -> bool:
     return True
 
 
-newer_torch = pytest.mark.skipif(not can_share(), reason="this torch cannot share out a model")
-older_torch = pytest.mark.skipif(can_share(), reason="this torch can share out a model")
+newer_torch = pytest.mark.skipif(not can_share(), reason="this torch cannot shard a model")
+older_torch = pytest.mark.skipif(can_share(), reason="this torch can shard a model")
 
 
 @pytest.fixture
 def text_options(text_options):
-    """Layers to share out, everything that needs whole weights, and evaluations that do not share out equally."""
+    """Layers to shard, everything that needs whole weights, and evaluations that do not shard equally."""
     text_options["data"].update(validation=5, test=5)
     text_options["model"]["num_layers"] = 3
     text_options["pack"] = {"tokens": 12}
@@ -74,7 +74,7 @@ def test_two_processes_that_share_a_model_train_as_one_resumed_by_one_and_by_two
 
 @newer_torch
 def test_each_process_holds_its_share(tmp_path):
-    output = finished(torchrun(str(Path(__file__).with_name("fsdp_shares.py")), str(tmp_path)))
+    output = finished(torchrun(str(Path(__file__).with_name("fsdp_shards.py")), str(tmp_path)))
     found = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1)]
     whole = found[0]["whole"]
     assert found[0]["same start"], output

@@ -2,9 +2,9 @@
 
 The only module that imports poptorch and popdist, and only once a backend is made.
 
-On data's way: CompactPack -> PopTorchBackend -> losses and predictions. The leading axis of every input, and
-of every output under OutputMode.All, runs over [device iteration, accumulation, replica, micro-batch], the
-last one fastest: PopART hands out consecutive pieces and deals each round of them to the replicas in turn.
+The leading axis of every input, and of every output under OutputMode.All, runs over [device iteration, accumulation,
+replica, micro-batch], the last one fastest: PopART hands out consecutive pieces and deals each round of them to the
+replicas in turn.
 """
 
 import importlib.util
@@ -18,9 +18,8 @@ from ipu_chem.backends.base import Backend, Program
 from ipu_chem.backends.half import weights_to_half
 from ipu_chem.backends.options import Batching, Precision, World
 from ipu_chem.backends.poptorch.blocks import choose_stages, keep_between_blocks, place_stages
-from ipu_chem.backends.poptorch.optim import build_optimizer
 from ipu_chem.backends.poptorch.options import IpuOptions
-from ipu_chem.backends.poptorch.program_options import host_overlap, program_options
+from ipu_chem.backends.poptorch.program_options import build_optimizer, host_overlap, program_options
 from ipu_chem.backends.poptorch.programs import EvaluationProgram, TrainingProgram
 from ipu_chem.backends.poptorch.refusals import check_operators, compile_error
 from ipu_chem.batches.types import first_target, inputs_of, targets_of
@@ -32,7 +31,7 @@ _MAX_IPUS = 64  # of one process
 
 
 def ipus_available() -> bool:
-    """Whether PopTorch can be imported here and sees an IPU."""
+    """True if PopTorch can be imported here and sees an IPU."""
     if importlib.util.find_spec("poptorch") is None:
         return False
     try:
@@ -75,12 +74,13 @@ class PopTorchBackend(Backend):
     def compile(
         self,
         model: nn.Module,
-        loss: Callable[..., Tensor],
+        loss: Optional[Callable[..., Tensor]],
         optimizer: Optional[OptimizerConfig],
         batching: Batching,
         example: Any,
     ) -> None:
         """See `Backend.compile`; compiles at once, the evaluation program of a training run at its first use."""
+        assert optimizer is None or loss is not None, "an optimizer needs a loss"
         self.close()  # an earlier model makes room
         self._check(model, batching)
         self.batching = batching = batching.for_one_of(self.world)
@@ -122,7 +122,7 @@ class PopTorchBackend(Backend):
         self._make_way(self._inference)
         if learning_rate != self._learning_rate:
             self._groups.set_learning_rate(self._optimizer, learning_rate)
-            self._training.setOptimizer(self._optimizer)  # until told, the device keeps the old rate
+            self._training.setOptimizer(self._optimizer)  # until then the device keeps the old rate
             self._learning_rate = learning_rate
         # One number per micro-batch of every replica; those of a step are adjacent and add up to its loss.
         losses = self._training(batch).reshape(self.batching.device_iterations, -1).sum(1)
@@ -183,7 +183,7 @@ class PopTorchBackend(Backend):
         self._stages, self._hooks, self._compiled_for = [], [], {}
 
     def _check(self, model: nn.Module, batching: Batching) -> None:
-        """What PopTorch would refuse later, or quietly do otherwise."""
+        """Refuse what PopTorch would refuse later, or quietly do otherwise."""
         local = batching.for_one_of(self.world).replication_factor
         ipus = local * self.options.ipus_per_replica
         if ipus > _MAX_IPUS or ipus & (ipus - 1):
@@ -213,7 +213,7 @@ class PopTorchBackend(Backend):
     def _check_operators(self, program: Program, micro_batch: Any, trains: bool) -> None:
         """Refuse what PopTorch would refuse of either program or, worse, do wrong; before blocks are marked in it.
 
-        The evaluation program of a training run is looked at, too: it should not fail after hours.
+        The evaluation program of a training run is checked, too: it should not fail after hours.
         """
         kinds: Any = [("evaluation", program.model, inputs_of(micro_batch), False)]
         if trains:
@@ -319,7 +319,7 @@ def to_ipu_types(batch: Any) -> Any:
 
 
 def _plain_copy(value: Tensor) -> Tensor:
-    """A copy that is a torch.Tensor, not one of PopTorch's parameter classes, which look at the device."""
+    """A copy that is a torch.Tensor, not one of PopTorch's parameter classes, which ask the device."""
     copy = torch.empty(value.shape, dtype=value.dtype)
     copy.copy_(value.detach())
     return copy

@@ -1,20 +1,17 @@
-"""What the planner answers: a layout, or a refusal with the next layout that fits.
-
-On data's way: planner -> Layout -> table, options to paste; Refusal -> the user.
-"""
+"""Answer of the planner: a layout, or a refusal with the next layout that fits."""
 
 from typing import NamedTuple, Optional, Tuple
 
 from ipu_chem.backends.options import Batching, Precision
 from ipu_chem.backends.poptorch.machine import LARGEST_MACHINE, MIB
-from ipu_chem.backends.poptorch.memory import COMFORTABLE_SHARE, KINDS, IpuMemory
+from ipu_chem.backends.poptorch.memory import COMFORTABLE_FRACTION, KINDS, IpuMemory
 from ipu_chem.backends.poptorch.options import IpuOptions
 from ipu_chem.backends.poptorch.stages import Stage
 from ipu_chem.models.wrapper import wrapped_name
 
 
 class Layout(NamedTuple):
-    """How a training fits on IPUs.
+    """A training on IPUs: replicas, stages, and the memory of each IPU.
 
     Attributes:
         batching: micro-batch, accumulation and replicas.
@@ -38,17 +35,17 @@ class Layout(NamedTuple):
     @property
     def fullest(self) -> IpuMemory:
         """The IPU that decides whether it fits."""
-        return max(self.memory, key=lambda ipu: ipu.share)
+        return max(self.memory, key=lambda ipu: ipu.fraction)
 
     @property
     def fits(self) -> bool:
-        """Whether every IPU has room."""
-        return self.fullest.share <= 1
+        """True if every IPU has room."""
+        return self.fullest.fraction <= 1
 
     @property
     def is_tight(self) -> bool:
-        """Whether it fits only if the estimate is right."""
-        return COMFORTABLE_SHARE < self.fullest.share <= 1
+        """True if it fits only where the estimate is right."""
+        return COMFORTABLE_FRACTION < self.fullest.fraction <= 1
 
     def describe(self) -> str:
         """In a few words."""
@@ -64,7 +61,7 @@ class Layout(NamedTuple):
         elif options.ipus_per_replica > 1:
             words.append("one after the other")
         where = "in streaming memory" if options.optimizer_state_offchip else "on chip"
-        shared = ", shared out among replicas" if options.replicated_tensor_sharding else ""
+        shared = ", sharded over the replicas" if options.replicated_tensor_sharding else ""
         return f"{', '.join(words)}, optimizer state {where}{shared}"
 
 
@@ -95,7 +92,7 @@ def complaint(layout: Layout) -> str:
     largest = max(KINDS, key=lambda kind: getattr(ipu, kind))
     return (
         f"{layout.describe()}: {stages} on {where} {'need' if len(ipu.stages) > 1 else 'needs'} "
-        f"{ipu.total / MIB:,.0f} MiB, {ipu.share:.0%} of the {ipu.capacity / MIB:,.0f} MiB there are, most of it "
+        f"{ipu.total / MIB:,.0f} MiB, {ipu.fraction:.0%} of the {ipu.capacity / MIB:,.0f} MiB there are, most of it "
         f"{largest} ({getattr(ipu, largest) / MIB:,.0f} MiB)."
     )
 
@@ -107,7 +104,7 @@ def blocks_text(stage: Stage) -> str:
 
 
 def advice(alternative: Optional[Layout]) -> str:
-    """What to do instead."""
+    """Remedies."""
     if alternative is None:
         return f"Nothing up to {LARGEST_MACHINE} IPUs fits: use a smaller model or smaller packs."
     return f"Next that fits: {counted(alternative.ipus, 'IPU')}, {alternative.describe()}."

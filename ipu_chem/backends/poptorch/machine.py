@@ -1,7 +1,4 @@
-"""What an IPU and the machines they come in can hold.
-
-On data's way: beside it; sizes -> memory estimate, table.
-"""
+"""Memory of an IPU, and the machines they come in."""
 
 # GC200 and Bow have the same tiles and the same memory; Bow only runs faster (Graphcore's data sheets).
 TILES = 1472

@@ -1,11 +1,9 @@
-"""How full every IPU of a replica will be: an estimate, calibrated on layouts that are known to work.
+"""Estimate of the memory that every IPU of a replica needs, calibrated on layouts that are known to work.
 
 It follows what PopTorch 3.4 keeps where: weights in the model's format and no float32 copy of float16 ones,
 gradients added up in their own buffer, two moments of which the second is always float32, and in a pipeline,
 for every micro-batch on its way, what each stage started from. The state that is off the chip comes back tensor
 by tensor when all activations are gone; it is not counted.
-
-On data's way: [BlockProfile], stages, options -> [IpuMemory] -> planner, table.
 """
 
 from dataclasses import dataclass
@@ -23,8 +21,8 @@ from ipu_chem.optim import OptimizerConfig
 # does not fit on half as many IPUs as it was given.
 PROGRAM_BYTES = 300 * MIB
 
-# The estimate is no better than its calibration, a quarter of an IPU: above this share a layout is called tight.
-COMFORTABLE_SHARE = 0.9
+# The estimate is no better than its calibration, a quarter of an IPU: above this fraction a layout is called tight.
+COMFORTABLE_FRACTION = 0.9
 
 # Poplar's own limit of temporary data where none is set.
 _DEFAULT_PROPORTION = 0.6
@@ -41,7 +39,7 @@ Span = Tuple[int, int, int]  # number of a stage, its first block, the block beh
 
 
 class IpuMemory(NamedTuple):
-    """What one IPU of a replica holds, in bytes.
+    """Memory of one IPU of a replica, in bytes.
 
     Attributes:
         ipu: of the replica, from 0.
@@ -79,7 +77,7 @@ class IpuMemory(NamedTuple):
         return sum(getattr(self, kind) for kind in KINDS)
 
     @property
-    def share(self) -> float:
+    def fraction(self) -> float:
         """Of the IPU's memory; above 1 it does not fit."""
         return self.total / self.capacity
 
@@ -149,7 +147,7 @@ class MemoryModel:
         return self.options.is_pipeline and self.options.recompute
 
     def _pieces(self, spans: Sequence[Span]) -> List[Span]:
-        """What recomputation computes again at once."""
+        """Activations that recomputation computes again at once."""
         if not self.options.checkpoint_blocks:
             return list(spans)
         return [(number, block, block + 1) for number, first, stop in spans for block in range(first, stop)]
@@ -174,7 +172,7 @@ class MemoryModel:
         return sum(size * self._in_flight(piece[0], num_stages) for size, piece in zip(each, pieces))
 
     def _stash(self, piece: Span, num_stages: int) -> int:
-        """What a stage has been handed, by the stage before it and by the host, and has not finished with."""
+        """Inputs that a stage has been handed, by the stage before it and by the host, and has not finished with."""
         number, first, stop = piece
         in_flight = self._in_flight(number, num_stages)
         handed = self.profiles[first - 1].output_bytes if first else 0

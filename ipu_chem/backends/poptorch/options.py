@@ -1,7 +1,6 @@
 """Options of the IPU backend as plain values, checked as far as they can be without a device.
 
-On data's way: config -> IpuOptions -> poptorch_options -> poptorch.Options of one compiled program. Neither
-PopTorch nor torch is imported here, so that a command line can read options anywhere.
+Neither PopTorch nor torch is imported here, so that a command line can read options anywhere.
 """
 
 import os
@@ -17,7 +16,7 @@ class IpuOptions:
 
     Attributes:
         ipus_per_replica: IPUs that one copy of the model is spread over; a power of two.
-        layers_per_ipu: the model's repeated layers on each IPU of a replica, -1 shares out what is left; None
+        layers_per_ipu: the model's repeated layers on each IPU of a replica, -1 splits what is left; None
             balances them by their cost. The embedding is on the first IPU, the head on the last.
         execution: how the IPUs of a replica work: pipelined (all at once, on different micro-batches) or
             sharded (one after the other).
@@ -28,7 +27,7 @@ class IpuOptions:
         optimizer_state_offchip: keep the optimizer's state in the host's streaming memory between steps.
         replicated_tensor_sharding: every replica keeps and updates its share of the optimizer's state only; shared
             among the replicas of one process.
-        available_memory_proportion: share of an IPU's memory for the temporary data of matrix products,
+        available_memory_proportion: fraction of an IPU's memory for the temporary data of matrix products,
             gathers and scatters, one number for each IPU of a replica; None leaves it to Poplar (0.6).
         io_tiles: tiles that do nothing but move data from and to the host while the others compute: 0, or an
             even number from 32 to 192; not with pipelined IPUs.
@@ -71,7 +70,7 @@ class IpuOptions:
         self._check_layout()
         shares = self.available_memory_proportion
         if shares is not None:
-            if not isinstance(shares, (tuple, list)) or not all(_is_share(share) for share in shares):
+            if not isinstance(shares, (tuple, list)) or not all(_is_fraction(share) for share in shares):
                 raise ValueError(
                     f"ipu.available_memory_proportion={shares!r}: give a list of numbers above 0, up to 1."
                 )
@@ -93,17 +92,17 @@ class IpuOptions:
 
     @property
     def is_pipeline(self) -> bool:
-        """Whether the IPUs of a replica form a pipeline."""
+        """True if the IPUs of a replica form a pipeline."""
         return self.ipus_per_replica > 1 and self.execution == "pipelined"
 
     @property
     def on_ipu_model(self) -> bool:
-        """Whether the SDK's IPU Model stands for IPUs: by these options or, as PopTorch reads it, the environment."""
+        """True if the SDK's IPU Model stands for IPUs: by these options or, as PopTorch reads it, the environment."""
         names = ("POPTORCH_IPU_MODEL", "POPTORCH_SMALL_IPU_MODEL")
         return self.ipu_model or any(os.environ.get(name, "0") not in ("", "0") for name in names)
 
     def _check_layout(self) -> None:
-        """What PopTorch says about several IPUs and I/O tiles, after minutes of compilation."""
+        """Refuse what PopTorch refuses of several IPUs and I/O tiles, after minutes of compilation."""
         ipus, layers = self.ipus_per_replica, self.layers_per_ipu
         if not _is_integer(ipus, 1) or ipus & (ipus - 1):
             raise ValueError(f"ipu.ipus_per_replica={ipus!r}: IPUs are lent in powers of two; use 1, 2, 4, ...")
@@ -129,5 +128,5 @@ def _is_integer(value: Any, lowest: int) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= lowest
 
 
-def _is_share(value: Any) -> bool:
+def _is_fraction(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value <= 1

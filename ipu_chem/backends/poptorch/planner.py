@@ -1,7 +1,4 @@
-"""A layout for a model on a number of IPUs: replicas, stages, micro-batch, what is kept where; or why there is none.
-
-On data's way: model, one micro-batch, IPUs -> [Layout] -> table, options to paste; Refusal -> the user.
-"""
+"""A layout for a model on a number of IPUs: replicas, stages, micro-batch, what is kept where; or why there is none."""
 
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -14,9 +11,10 @@ from ipu_chem.backends.base import Program
 from ipu_chem.backends.options import Batching, Precision
 from ipu_chem.backends.poptorch.layout import Layout, Refusal, advice, complaint, counted
 from ipu_chem.backends.poptorch.machine import LARGEST_MACHINE, is_power_of_two
-from ipu_chem.backends.poptorch.memory import COMFORTABLE_SHARE, MemoryModel
+from ipu_chem.backends.poptorch.memory import COMFORTABLE_FRACTION, MemoryModel
+from ipu_chem.backends.poptorch.meta import meta_copy, to_meta
 from ipu_chem.backends.poptorch.options import IpuOptions
-from ipu_chem.backends.poptorch.profile import BlockProfile, meta_copy, profile_blocks, to_meta
+from ipu_chem.backends.poptorch.profile import BlockProfile, profile_blocks
 from ipu_chem.backends.poptorch.stages import (
     Stage,
     check_accumulation,
@@ -41,8 +39,8 @@ HALF = Precision(weights="float16", loss_scaling=64.0, stochastic_rounding=True,
 
 
 @dataclass(frozen=True)
-class Task:
-    """What shall be trained; profiles are measured once for every micro-batch size and format.
+class Workload:
+    """A training to be placed; profiles are measured once for every micro-batch size and format.
 
     Attributes:
         model: on any device, the meta device too.
@@ -85,27 +83,29 @@ class Task:
         return self._timed[key]
 
 
-def predict_call(task: Task, layout: Layout) -> CallTime:
+def predict_call(workload: Workload, layout: Layout) -> CallTime:
     """Time that a call of the training program takes in a layout; predicted, not measured."""
     weights, size = layout.precision.weights, layout.batching.micro_batch_size
     return call_time(
-        task.profiles(weights, size),
-        task.times(weights, size, layout.options),
+        workload.profiles(weights, size),
+        workload.times(weights, size, layout.options),
         layout.stages,
         layout.batching,
         layout.options,
         layout.precision,
-        task.optimizer,
+        workload.optimizer,
     )
 
 
-def plan(task: Task, ipus: int, precision: Optional[Precision] = None, options: Optional[IpuOptions] = None) -> Layout:
+def plan(
+    workload: Workload, ipus: int, precision: Optional[Precision] = None, options: Optional[IpuOptions] = None
+) -> Layout:
     """The fastest layout; among equals the fewest IPUs a replica; with the largest micro-batch that has room.
 
     One that fits with room to spare comes before all that are tight.
 
     Args:
-        task: what shall be trained.
+        workload: what shall be trained.
         ipus: to use, all of them; a power of two.
         precision: number formats.
         options: whatever the layout does not decide is taken from them.
@@ -118,16 +118,18 @@ def plan(task: Task, ipus: int, precision: Optional[Precision] = None, options: 
     precision = precision or Precision()
     options = options or IpuOptions()
     tried: List[Layout] = []
-    found = _search(task, ipus, precision, options, tried)
+    found = _search(workload, ipus, precision, options, tried)
     if found is not None:
         return found
-    alternative = _next_machine(task, ipus, precision, options)
-    closest = min(tried, key=lambda layout: layout.fullest.share)
+    alternative = _next_machine(workload, ipus, precision, options)
+    closest = min(tried, key=lambda layout: layout.fullest.fraction)
     text = f"no layout on {counted(ipus, 'IPU')} fits. Nearest: {complaint(closest)} {advice(alternative)}"
     raise Refusal(text, closest, alternative)
 
 
-def check_layout(task: Task, batching: Batching, options: IpuOptions, precision: Optional[Precision] = None) -> Layout:
+def check_layout(
+    workload: Workload, batching: Batching, options: IpuOptions, precision: Optional[Precision] = None
+) -> Layout:
     """Judge a layout as it is.
 
     Raises:
@@ -139,14 +141,14 @@ def check_layout(task: Task, batching: Batching, options: IpuOptions, precision:
     _check_count(batching.replication_factor * options.ipus_per_replica)
     if options.replicated_tensor_sharding and batching.replication_factor == 1:
         raise ValueError("ipu.replicated_tensor_sharding needs replicas to share with; set it to false.")
-    layout = _layout(task, batching, options, precision)
+    layout = _layout(workload, batching, options, precision)
     check_accumulation(layout.stages, batching.gradient_accumulation, options.execution)
     if layout.fits:
         return layout
-    alternative = next((other for other in _relieved(task, layout) if other.fits), None)
+    alternative = next((other for other in _relieved(workload, layout) if other.fits), None)
     if alternative is None:
         try:
-            alternative = plan(task, layout.ipus, precision, options)
+            alternative = plan(workload, layout.ipus, precision, options)
         except Refusal as refusal:
             alternative = refusal.alternative
     raise Refusal(f"this layout does not fit: {complaint(layout)} {advice(alternative)}", layout, alternative)
@@ -158,20 +160,20 @@ def _check_count(ipus: int) -> None:
 
 
 def _search(
-    task: Task, ipus: int, precision: Precision, options: IpuOptions, tried: Optional[List[Layout]] = None
+    workload: Workload, ipus: int, precision: Precision, options: IpuOptions, tried: Optional[List[Layout]] = None
 ) -> Optional[Layout]:
     """The fastest of the layouts that fit, each with the least that slows it down; others are added to `tried`."""
-    for limit in (COMFORTABLE_SHARE, 1.0):
+    for limit in (COMFORTABLE_FRACTION, 1.0):
         best: Optional[Layout] = None
         per_replica = 1
         while per_replica <= ipus:
             for choice in _choices(options, per_replica, ipus // per_replica):
-                layout = _balanced(task, choice, ipus // per_replica, 1, precision, limit)
-                if layout is not None and layout.fullest.share <= limit:
+                layout = _balanced(workload, choice, ipus // per_replica, 1, precision, limit)
+                if layout is not None and layout.fullest.fraction <= limit:
                     # Small micro-batches are mostly fixed costs, so layouts are compared with the largest of each.
-                    layout = _with_largest_micro_batch(task, layout)
+                    layout = _with_largest_micro_batch(workload, layout)
                     # More IPUs a replica only where that is worth it: uneven stages leave IPUs waiting.
-                    if best is None or _time(task, layout) < _WORTH_IT * _time(task, best):
+                    if best is None or _time(workload, layout) < _WORTH_IT * _time(workload, best):
                         best = layout
                     break
                 if layout is not None and tried is not None:
@@ -182,7 +184,7 @@ def _search(
     return None
 
 
-def _time(task: Task, layout: Layout) -> float:
+def _time(workload: Workload, layout: Layout) -> float:
     """Seconds for one pack of an optimizer step, all replicas working; predicted, and good for comparing layouts.
 
     Packs that a pipeline needs beyond those that a step shall have are no gain. Exchanges count as merged: that is an
@@ -190,8 +192,8 @@ def _time(task: Task, layout: Layout) -> float:
     """
     layout = layout._replace(options=replace(layout.options, merge_all_reduce=True))
     batching = layout.batching
-    packs = min(batching.packs_per_step, task.packs_per_step or batching.packs_per_step)
-    return predict_call(task, layout).seconds.likely / (packs * batching.device_iterations)
+    packs = min(batching.packs_per_step, workload.packs_per_step or batching.packs_per_step)
+    return predict_call(workload, layout).seconds.likely / (packs * batching.device_iterations)
 
 
 def _choices(options: IpuOptions, per_replica: int, replicas: int) -> Iterator[IpuOptions]:
@@ -224,75 +226,75 @@ def _proportions(options: IpuOptions, per_replica: int) -> Optional[Tuple[float,
 
 
 def _balanced(
-    task: Task, options: IpuOptions, replicas: int, micro_batch_size: int, precision: Precision, limit: float
+    workload: Workload, options: IpuOptions, replicas: int, micro_batch_size: int, precision: Precision, limit: float
 ) -> Optional[Layout]:
-    """A layout with stages of equal cost whose IPUs are filled up to a share, or if there is none, of equal cost.
+    """A layout with stages of equal cost whose IPUs are filled up to a fraction, or if there is none, of equal cost.
 
     Returns:
         None if there are too few blocks.
     """
-    profiles = task.profiles(precision.weights, micro_batch_size)
+    profiles = workload.profiles(precision.weights, micro_batch_size)
     names = [profile.name for profile in profiles]
-    costs = [time.seconds.likely for time in task.times(precision.weights, micro_batch_size, options)]
-    batching = Batching(micro_batch_size, 1, replicas, task.device_iterations)
-    model = MemoryModel(profiles, options, batching, precision, task.optimizer)
+    costs = [time.seconds.likely for time in workload.times(precision.weights, micro_batch_size, options)]
+    batching = Batching(micro_batch_size, 1, replicas, workload.device_iterations)
+    model = MemoryModel(profiles, options, batching, precision, workload.optimizer)
     ipus = options.ipus_per_replica
-    returning = next((names.index(group[0]) for group in task.shared if group[-1] == names[-1]), None)
+    returning = next((names.index(group[0]) for group in workload.shared if group[-1] == names[-1]), None)
     count = ipus + int(returning is not None)
 
     def fits(stage: int, first: int, stop: int) -> bool:
         spans = [(stage, first, stop)]
         if returning is not None and first <= returning < stop:
             spans.append((count - 1, len(names) - 1, len(names)))
-        return model.ipu(stage, spans, count).share <= limit
+        return model.ipu(stage, spans, count).fraction <= limit
 
     for condition in (fits, None):
         try:
-            stages = plan_stages(names, costs, ipus, None, task.shared, condition)
+            stages = plan_stages(names, costs, ipus, None, workload.shared, condition)
         except ValueError:
             continue
         layers = count_layers(stages, names) if ipus > 1 else None
-        batching = _fill(task, batching, stages, options)
+        batching = _fill(workload, batching, stages, options)
         return Layout(
             batching, replace(options, layers_per_ipu=layers), precision, tuple(stages), tuple(model.layout(stages))
         )
     return None
 
 
-def _fill(task: Task, batching: Batching, stages: Sequence[Stage], options: IpuOptions) -> Batching:
+def _fill(workload: Workload, batching: Batching, stages: Sequence[Stage], options: IpuOptions) -> Batching:
     """The accumulation that keeps the optimizer step's packs as they are, or as few as the pipeline takes."""
     needed = needed_accumulation(stages, options.execution)
     together = batching.micro_batch_size * batching.replication_factor
-    return replace(batching, gradient_accumulation=max(needed, round(task.packs_per_step / together)))
+    return replace(batching, gradient_accumulation=max(needed, round(workload.packs_per_step / together)))
 
 
-def _with_largest_micro_batch(task: Task, layout: Layout) -> Layout:
+def _with_largest_micro_batch(workload: Workload, layout: Layout) -> Layout:
     """The same with micro-batches as large as memory and the packs of a step allow."""
     while layout.batching.micro_batch_size < LARGEST_MICRO_BATCH:
         size = 2 * layout.batching.micro_batch_size
         needed = needed_accumulation(layout.stages, layout.options.execution)
-        if task.packs_per_step and size * layout.batching.replication_factor * needed > task.packs_per_step:
+        if workload.packs_per_step and size * layout.batching.replication_factor * needed > workload.packs_per_step:
             break
         options = replace(layout.options, layers_per_ipu=None)
         replicas = layout.batching.replication_factor
-        larger = _balanced(task, options, replicas, size, layout.precision, COMFORTABLE_SHARE)
-        if larger is None or larger.fullest.share > COMFORTABLE_SHARE:
+        larger = _balanced(workload, options, replicas, size, layout.precision, COMFORTABLE_FRACTION)
+        if larger is None or larger.fullest.fraction > COMFORTABLE_FRACTION:
             break
         layout = larger
     return layout
 
 
-def _layout(task: Task, batching: Batching, options: IpuOptions, precision: Precision) -> Layout:
+def _layout(workload: Workload, batching: Batching, options: IpuOptions, precision: Precision) -> Layout:
     """A layout as asked for, whether it fits or not."""
-    profiles = task.profiles(precision.weights, batching.micro_batch_size)
+    profiles = workload.profiles(precision.weights, batching.micro_batch_size)
     names = [profile.name for profile in profiles]
-    costs = [time.seconds.likely for time in task.times(precision.weights, batching.micro_batch_size, options)]
-    stages = plan_stages(names, costs, options.ipus_per_replica, options.layers_per_ipu, task.shared)
-    model = MemoryModel(profiles, options, batching, precision, task.optimizer)
+    costs = [time.seconds.likely for time in workload.times(precision.weights, batching.micro_batch_size, options)]
+    stages = plan_stages(names, costs, options.ipus_per_replica, options.layers_per_ipu, workload.shared)
+    model = MemoryModel(profiles, options, batching, precision, workload.optimizer)
     return Layout(batching, options, precision, tuple(stages), tuple(model.layout(stages)))
 
 
-def _relieved(task: Task, layout: Layout) -> Iterator[Layout]:
+def _relieved(workload: Workload, layout: Layout) -> Iterator[Layout]:
     """The same IPUs and stages with less on the chip: smaller micro-batches, then the optimizer's state elsewhere."""
     batching, options = layout.batching, layout.options
     while batching.micro_batch_size > 1 and batching.micro_batch_size % 2 == 0:
@@ -301,25 +303,27 @@ def _relieved(task: Task, layout: Layout) -> Iterator[Layout]:
             micro_batch_size=batching.micro_batch_size // 2,
             gradient_accumulation=2 * batching.gradient_accumulation,
         )
-        yield _layout(task, batching, options, layout.precision)
+        yield _layout(workload, batching, options, layout.precision)
     several = batching.replication_factor > 1
     if several and not options.replicated_tensor_sharding:
-        yield _layout(task, batching, replace(options, replicated_tensor_sharding=True), layout.precision)
+        yield _layout(workload, batching, replace(options, replicated_tensor_sharding=True), layout.precision)
     if not options.optimizer_state_offchip:
         options = replace(options, optimizer_state_offchip=True, replicated_tensor_sharding=several)
-        yield _layout(task, batching, options, layout.precision)
+        yield _layout(workload, batching, options, layout.precision)
     if options.is_pipeline and not options.checkpoint_blocks:
         for blocks in (False, True):
-            yield _layout(task, batching, replace(options, recompute=True, checkpoint_blocks=blocks), layout.precision)
+            yield _layout(
+                workload, batching, replace(options, recompute=True, checkpoint_blocks=blocks), layout.precision
+            )
 
 
-def _next_machine(task: Task, ipus: int, precision: Precision, options: IpuOptions) -> Optional[Layout]:
+def _next_machine(workload: Workload, ipus: int, precision: Precision, options: IpuOptions) -> Optional[Layout]:
     """The smallest number of IPUs that does, with the numbers' format as asked for or with 16 bits."""
     formats = [precision] if precision.accumulation == "float16" else [precision, HALF]
     count = ipus
     while count <= LARGEST_MACHINE:
         for tried in formats:
-            found = _search(task, count, tried, options)
+            found = _search(workload, count, tried, options)
             if found is not None:
                 return found
         count *= 2

@@ -1,19 +1,18 @@
-"""What every block of a model weighs: parameters, activations, what it hands on, and its work.
+"""Profiles of a model's blocks: parameters, activations, outputs handed on, and operators.
 
 The model runs once on torch's meta device, where tensors have shapes but no values: no memory, no time,
 the same on every machine. A 1.2-billion-parameter model takes a second.
-
-On data's way: Program, one micro-batch -> [BlockProfile] -> memory estimate, stages.
 """
 
-import copy
-from typing import Any, Callable, Dict, List, NamedTuple, Optional, Set, Tuple
+from typing import Any, Dict, List, NamedTuple, Set, Tuple
 
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from ipu_chem.backends.poptorch.meta import call, meta_copy, tensors_of, to_meta
 from ipu_chem.backends.poptorch.timing.operators import Operator, describe
+from ipu_chem.models.base import blocks_of
 
 _RANDOM = ("bernoulli", "native_dropout", "rand", "normal", "uniform")
 
@@ -86,41 +85,12 @@ def profile_blocks(program: nn.Module, example: Any) -> List[BlockProfile]:
 
 
 def block_names(model: nn.Module) -> List[str]:
-    """`model.blocks()`, or one nameless block, the whole model, where there is no such method."""
-    blocks = getattr(model, "blocks", None)
-    return [""] if blocks is None else list(blocks())
-
-
-def meta_copy(module: nn.Module, parameters: Optional[torch.dtype] = None) -> nn.Module:
-    """A copy without values, on the meta device; shared parameters stay shared.
-
-    Args:
-        module: on any device.
-        parameters: format of the copy's floating-point parameters; None keeps each one's.
-    """
-    # Whatever deepcopy finds in its memo it does not copy: billions of values are never touched.
-    memo: Dict[int, Any] = {}
-    for weight in module.parameters():
-        kept = parameters is None or not weight.is_floating_point()
-        values = torch.empty_like(weight, device="meta", dtype=weight.dtype if kept else parameters)
-        memo[id(weight)] = nn.Parameter(values, requires_grad=weight.requires_grad)
-    for buffer in module.buffers():
-        memo[id(buffer)] = torch.empty_like(buffer, device="meta")
-    return copy.deepcopy(module, memo)
-
-
-def to_meta(batch: Any, packs: Optional[int] = None) -> Any:
-    """The same NamedTuple of tensors on the meta device, with another number of packs if that is given."""
-    return type(batch)(
-        *[
-            torch.empty((packs or field.shape[0],) + tuple(field.shape[1:]), dtype=field.dtype, device="meta")
-            for field in batch
-        ]
-    )
+    """`model.blocks()`, or one nameless block, the whole model, where it declares none."""
+    return blocks_of(model) or [""]
 
 
 class _Recorder(TorchDispatchMode):
-    """Watches operators: who makes and who uses every storage, what is saved, and how much work it is."""
+    """Records operators: who makes and who uses every storage, what is saved, and how much work it is."""
 
     def __init__(self, twin: nn.Module, batch: Any, blocks: int) -> None:
         super().__init__()
@@ -172,10 +142,7 @@ class _Recorder(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        try:
-            result = func(*args, **kwargs)
-        except NotImplementedError:  # torch 2.0 knows the shapes of most operators' results, not of all
-            result = _map(lambda tensor: tensor.to("meta"), func(*_map(_zeros, args), **_map(_zeros, kwargs)))
+        result = call(func, args, kwargs)  # torch 2.0 knows the shapes of most operators' results, not of all
         used = {self._storage(tensor): tensor for tensor in tensors_of((args, kwargs))}
         for key in used:
             self._made.setdefault(key, self._block)
@@ -214,7 +181,7 @@ class _Recorder(TorchDispatchMode):
                     self._flops[self._block] += (2 * operator.sizes[2] - 1) * result.numel()
 
     def profiles(self, names: List[str]) -> List[BlockProfile]:
-        """What was seen, block by block."""
+        """Profiles, block by block."""
         last = len(names) - 1
         handed_on = [0] * len(names)
         for key, made in self._made.items():
@@ -264,25 +231,3 @@ def _size(tensor: Tensor) -> int:
 
 def _width(tensor: Tensor) -> int:
     return min(tensor.element_size(), 4)
-
-
-def _zeros(tensor: Tensor) -> Tensor:
-    return torch.zeros(tensor.shape, dtype=tensor.dtype) if tensor.is_meta else tensor
-
-
-def _map(function: Callable[[Tensor], Tensor], value: Any) -> Any:
-    """The same nested lists, tuples and dicts with a function of every tensor."""
-    if isinstance(value, Tensor):
-        return function(value)
-    if isinstance(value, dict):
-        return {key: _map(function, part) for key, part in value.items()}
-    return type(value)(_map(function, part) for part in value) if isinstance(value, (list, tuple)) else value
-
-
-def tensors_of(value: Any) -> List[Tensor]:
-    """Every tensor in nested tuples, lists and dicts."""
-    if isinstance(value, Tensor):
-        return [value]
-    if isinstance(value, dict):
-        value = list(value.values())
-    return [tensor for part in value for tensor in tensors_of(part)] if isinstance(value, (list, tuple)) else []

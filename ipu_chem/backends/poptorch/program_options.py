@@ -1,7 +1,6 @@
-"""Our options in PopTorch's words: `poptorch.Options` of one program.
+"""Our options in PopTorch's words: `poptorch.Options` of one program, and its optimizer.
 
-On data's way: IpuOptions, Batching, Precision, stages -> program_options -> the compiled program. PopTorch
-itself is handed in by the backend.
+PopTorch itself is handed in by the backend.
 """
 
 from typing import Any, Sequence, Tuple
@@ -10,6 +9,7 @@ import torch
 
 from ipu_chem.backends.options import Batching, Precision
 from ipu_chem.backends.poptorch.options import IpuOptions
+from ipu_chem.optim import OptimizerConfig, ParameterGroups
 
 # What AccumulateOuterFragmentSchedule and RecomputationType are called in PopART's session options.
 _OVERLAP_CYCLE_OPTIMIZED = 2
@@ -75,7 +75,7 @@ def program_options(
 
 
 def _set_training(poptorch: Any, options: Any, ours: IpuOptions, precision: Precision, batching: Batching) -> None:
-    """What only the training program has."""
+    """Set the options that only the training program has."""
     options.Training.gradientAccumulation(batching.gradient_accumulation)
     # The weights of a step sum to 1 over all its packs: gradients must be added, never averaged.
     options.Training.accumulationAndReplicationReductionType(poptorch.ReductionType.Sum)
@@ -95,7 +95,7 @@ def _set_training(poptorch: Any, options: Any, ours: IpuOptions, precision: Prec
 
 
 def runs_as_pipeline(ours: IpuOptions, batching: Batching, stages: int, training: bool) -> bool:
-    """Whether a program keeps its IPUs busy at once.
+    """True if a program keeps its IPUs busy at once.
 
     Evaluation has no accumulation to fill a pipeline with, only device iterations: with fewer than stages
     PopTorch refuses, and its IPUs take turns instead.
@@ -104,7 +104,7 @@ def runs_as_pipeline(ours: IpuOptions, batching: Batching, stages: int, training
 
 
 def stage_name(stage: int) -> str:
-    """What the block of a stage is called in PopTorch."""
+    """Name of a stage's block in PopTorch."""
     return f"stage{stage}"
 
 
@@ -115,3 +115,48 @@ def host_overlap(poptorch: Any) -> Tuple[Any, Any]:
         lambda tensors: poptorch.set_overlap_for_input(tensors, mode),
         lambda tensors: poptorch.set_overlap_for_output(tensors, mode),
     )
+
+
+def build_optimizer(poptorch: Any, config: OptimizerConfig, groups: ParameterGroups, precision: Precision) -> Any:
+    """The PopTorch optimizer that a description stands for.
+
+    Raises:
+        ValueError: it would not do on IPUs what it does elsewhere; names what would.
+    """
+    # PopART clips what enters the moments (adam, adamw) or the weight update (sgd): the gradient itself only
+    # where nothing was mixed into it before.
+    scaling = precision.loss_scaling
+    mixed = config.weight_decay > 0 or config.momentum > 0 or scaling != 1
+    if config.max_grad_norm > 0 and (
+        (config.name == "adam" and config.weight_decay > 0) or (config.name == "sgd" and mixed)
+    ):
+        raise ValueError(
+            f"optimizer.max_grad_norm with {config.name}: IPUs clip after weight decay, momentum and loss scaling; "
+            "use optimizer.name=adamw, or leave those out."
+        )
+    parameters = groups.groups
+    shared = {"lr": config.learning_rate, "weight_decay": config.weight_decay, "loss_scaling": scaling}
+    if config.max_grad_norm > 0:
+        shared["max_grad_norm"] = config.max_grad_norm
+    kept_in = getattr(torch, precision.accumulation)
+    if config.name == "sgd":
+        optimizer = poptorch.optim.SGD(
+            parameters, momentum=config.momentum, accum_type=kept_in, velocity_accum_type=kept_in, **shared
+        )
+    else:
+        kind = poptorch.optim.AdamW if config.name == "adamw" else poptorch.optim.Adam
+        optimizer = kind(
+            parameters,
+            betas=tuple(config.betas),
+            eps=config.eps,
+            accum_type=kept_in,
+            first_order_momentum_accum_type=kept_in,
+            **shared,
+        )
+    # Whatever is passed counts as changing from step to step, costs a stream to the device and, for a momentum
+    # of 0, a buffer as large as the weights: only the learning rate does change.
+    for name in ("momentum",) if config.name == "sgd" else ("betas", "eps"):
+        optimizer.variable_attrs.markAsConstant(name)
+    optimizer.variable_attrs.markAsConstant("weight_decay")
+    optimizer.variable_attrs.markAsConstant("loss_scaling")
+    return optimizer

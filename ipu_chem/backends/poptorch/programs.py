@@ -1,7 +1,4 @@
-"""Programs that PopTorch compiles: a model, with its loss or alone, as a module in the form that PopTorch expects.
-
-On data's way: PopTorchBackend -> training or evaluation program -> model. PopTorch itself is handed in by the backend.
-"""
+"""Programs that PopTorch compiles: a model, with its loss or alone, as a module in the form that PopTorch expects."""
 
 from collections import OrderedDict
 from typing import Any, Callable, Optional, Tuple

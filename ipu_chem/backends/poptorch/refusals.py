@@ -1,9 +1,7 @@
 """Why a program is not compiled for IPUs, in one sentence with the line of the model.
 
 PopTorch gets some operators wrong without a word, and what it raises for others is of many kinds and often names no
-line. So every program is looked at before it is compiled, and whatever PopTorch raises then is translated.
-
-On data's way: beside it; programs of PopTorchBackend -> `check_operators`, and exceptions -> `compile_error`.
+line. So every program is checked before it is compiled, and whatever PopTorch raises then is translated.
 """
 
 import os
@@ -13,11 +11,11 @@ from contextlib import contextmanager, nullcontext
 from typing import Any, Iterator, Optional, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ipu_chem.backends.half import HalfOnCpu
+from ipu_chem.backends.poptorch.meta import meta_copy, to_meta
 from ipu_chem.backends.poptorch.operators.check import Finding, Report, check_program
-from ipu_chem.backends.poptorch.profile import meta_copy
 
 _LONGEST = 200  # letters of an exception's message that are repeated; the exception itself is chained
 _BACKENDS = os.path.dirname(os.path.abspath(__file__)) + os.sep
@@ -27,7 +25,7 @@ _PACKAGES = ("site-packages", "dist-packages")
 
 
 def check_operators(module: nn.Module, example: Any, training: bool) -> None:
-    """Look at every operator of a program, before it is compiled.
+    """Check every operator of a program, before it is compiled.
 
     Shapes say almost everything, so the program runs without values first: a large model costs a second. It runs on
     the CPU where it asks for values.
@@ -55,7 +53,7 @@ def _without_values(module: nn.Module, call: Any, training: bool) -> Optional[Re
         twin = meta_copy(module)
     except Exception:  # a copy of a user's module may fail in any way, and then the module itself must do
         return None
-    report = _report(twin, tuple(_to_meta(argument) for argument in call), training)
+    report = _report(twin, to_meta(call), training)
     return None if any(finding.kind == "error" for finding in report.findings) else report
 
 
@@ -82,15 +80,8 @@ def _left_as_it_is(module: nn.Module) -> Iterator[None]:
                 buffer.copy_(before)
 
 
-def _to_meta(argument: Any) -> Any:
-    """A tensor or a NamedTuple of them without values."""
-    if isinstance(argument, Tensor):
-        return torch.empty(argument.shape, dtype=argument.dtype, device="meta")
-    return type(argument)(*map(_to_meta, argument))
-
-
 def _is_of_poptorch(finding: Finding) -> bool:
-    """Whether it is about an operator of PopTorch's own, which a model may use if it knows the device."""
+    """True for an operator of PopTorch's own, which a model may use if it knows the device."""
     return "poptorch::" in finding.operator
 
 

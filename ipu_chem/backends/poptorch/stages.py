@@ -1,7 +1,4 @@
-"""Which blocks of a model run on which IPU of a replica.
-
-On data's way: [BlockProfile], IpuOptions -> [Stage] -> marks of the PopTorch program, memory estimate.
-"""
+"""Stages of a pipeline: the blocks of a model that share an IPU of a replica."""
 
 from typing import Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
@@ -11,7 +8,7 @@ from ipu_chem.backends.poptorch.options import IpuOptions
 from ipu_chem.backends.poptorch.profile import BlockProfile, block_names
 from ipu_chem.backends.poptorch.timing.blocks import block_times
 
-# Costs are compared as whole parts of this: layers are equal though one of them also has the last normalisation.
+# Costs are compared as whole parts of this: layers are equal though one of them also has the last normalization.
 _PARTS = 10_000
 
 # fits(stage, first, stop): whether blocks first to stop - 1 have room as that stage; if not, more have neither.
@@ -47,7 +44,7 @@ def plan_stages(
         blocks: names in the order of execution: embedding, repeated layers, head.
         costs: of each block, in any unit.
         ipus: of a replica.
-        layers_per_ipu: repeated layers on each IPU, -1 shares out what is left; None balances the costs.
+        layers_per_ipu: repeated layers on each IPU, -1 splits what is left; None balances the costs.
         shared: groups of blocks that share a parameter, see `shared_blocks`.
         fits: see `Fits`; only splits that fit are looked at. Not asked about a last block on an earlier one's IPU.
 

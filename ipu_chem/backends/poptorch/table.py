@@ -1,7 +1,4 @@
-"""Layouts as text: a table of every IPU's memory, and the options that give the layout.
-
-On data's way: Layout -> lines on the terminal, YAML to paste.
-"""
+"""Layouts as text: a table of every IPU's memory, and the options that give the layout."""
 
 from dataclasses import asdict
 from typing import Any, Dict, List
@@ -13,14 +10,14 @@ from ipu_chem.backends.poptorch.stages import needed_accumulation
 
 
 def memory_table(layout: Layout) -> str:
-    """One line for every IPU of a replica: stages, blocks, parameters, MiB of every kind, share of the IPU."""
-    rows = [["ipu", "stage", "blocks", "parameters", *KINDS, "total", "share"]]
+    """One line for every IPU of a replica: stages, blocks, parameters, MiB of every kind, fraction of the IPU."""
+    rows = [["ipu", "stage", "blocks", "parameters", *KINDS, "total", "full"]]
     for ipu in layout.memory:
         sizes = [getattr(ipu, kind) for kind in KINDS] + [ipu.total]
         stages = "+".join(str(stage) for stage in ipu.stages)
         blocks = " | ".join(blocks_text(layout.stages[stage]) for stage in ipu.stages)
         figures = [f"{size / MIB:,.1f}" for size in sizes]
-        rows.append([str(ipu.ipu), stages, blocks, f"{ipu.parameters:,}", *figures, f"{ipu.share:.0%}"])
+        rows.append([str(ipu.ipu), stages, blocks, f"{ipu.parameters:,}", *figures, f"{ipu.fraction:.0%}"])
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines: List[str] = []
     for row in rows:
@@ -33,7 +30,7 @@ def memory_table(layout: Layout) -> str:
 
 
 def summary(layout: Layout) -> str:
-    """What the layout is, in a few lines."""
+    """A layout in a few lines."""
     batching = layout.batching
     lines = [
         f"{machines(layout.ipus)}: {layout.describe()}",
@@ -49,8 +46,8 @@ def summary(layout: Layout) -> str:
         )
     if layout.is_tight:
         lines.append(
-            f"tight: IPU {layout.fullest.ipu} is full to {layout.fullest.share:.0%}, and the estimate may be off by a "
-            "quarter"
+            f"tight: IPU {layout.fullest.ipu} is full to {layout.fullest.fraction:.0%}, and the estimate may be off "
+            "by a quarter"
         )
     return "\n".join(lines)
 

@@ -1,10 +1,8 @@
 """CPU and CUDA: the device program's schedule, step by step, in plain torch.
 
 Device iterations, accumulation and replicas are carried out exactly as an IPU system would, one
-micro-batch after the other, so a run's loss curve does not depend on the device. Replicas are shared out
-among the processes that torchrun starts; their gradients are added up once a step.
-
-On data's way: CompactPack -> TorchBackend -> losses and predictions.
+micro-batch after the other, so a run's loss curve does not depend on the device. Replicas are distributed
+over the processes that torchrun starts; their gradients are added up once a step.
 """
 
 import importlib.util
@@ -21,9 +19,8 @@ from ipu_chem.backends.half import HalfOnCpu, HalfWeights, weights_to_half
 from ipu_chem.backends.options import Batching, Precision, TorchOptions, world_of_torchrun
 from ipu_chem.backends.pytorch.compile import compile_blocks, compiled_programs
 from ipu_chem.backends.pytorch.fsdp import Shards, check_torch, on_host
-from ipu_chem.backends.pytorch.kernels.activations import use_torch_activations
 from ipu_chem.backends.pytorch.kernels.convolution import use_kernels
-from ipu_chem.backends.pytorch.kernels.fused_attention import use_fused_attention
+from ipu_chem.backends.pytorch.kernels.fused import use_fused_attention, use_torch_activations
 from ipu_chem.backends.pytorch.kernels.native import NativeError
 from ipu_chem.backends.pytorch.kernels.operator import COMPILES_WHOLE
 from ipu_chem.backends.pytorch.kernels.transformer import use_transformer_kernels
@@ -31,6 +28,7 @@ from ipu_chem.backends.pytorch.numerics import build_optimizer, check_autocast, 
 from ipu_chem.backends.pytorch.processes import Processes
 from ipu_chem.backends.pytorch.transfer import to_device
 from ipu_chem.batches.types import first_target
+from ipu_chem.models.base import GraphModel
 from ipu_chem.optim import OptimizerConfig, ParameterGroups
 
 _SCALER = "scaler."  # prefix of the gradient scaler's values among those of the optimizer
@@ -64,7 +62,7 @@ class TorchBackend(Backend):
         if self.options.threads > 0:
             torch.set_num_threads(self.options.threads)
         self._processes = Processes(self.world, self.device, self.options.timeout)
-        self._shards = Shards(self._processes, self.device) if self._is_shared else None
+        self._shards = Shards(self._processes, self.device) if self._is_sharded else None
         self._program: Optional[Program] = None
         self._optimizer: Optional[torch.optim.Optimizer] = None
         self._half: Optional[HalfWeights] = None
@@ -73,19 +71,20 @@ class TorchBackend(Backend):
     def compile(
         self,
         model: nn.Module,
-        loss: Callable[..., Tensor],
+        loss: Optional[Callable[..., Tensor]],
         optimizer: Optional[OptimizerConfig],
         batching: Batching,
         example: Any,
     ) -> None:
         """See `Backend.compile`; torch.compile itself runs at the first call of either kind."""
+        assert optimizer is None or loss is not None, "an optimizer needs a loss"
         self.batching = batching.for_one_of(self.world)
         self._config = optimizer
         if self._is_half:
             weights_to_half(model)
         if not self._is_half:
             use_torch_activations(model)
-        differentiates = any(getattr(part, "differentiates", False) for part in model.modules())
+        differentiates = any(isinstance(part, GraphModel) and part.differentiates for part in model.modules())
         if differentiates and self.options.compile:
             raise ValueError(
                 "torch.compile=true does not go with forces: torch compiles no derivative inside a model; leave it out."
@@ -100,7 +99,7 @@ class TorchBackend(Backend):
             use_fused_attention(model)
         self._first_target = first_target(example)
         if self._shards is not None:
-            self._shards.share_out(model)
+            self._shards.shard(model)
             packs = self.batching.packs_per_evaluation
             self._example = type(example)(*(field[:packs] for field in example))
             self._program = Program(model, loss, self._first_target)
@@ -135,7 +134,7 @@ class TorchBackend(Backend):
                 total = torch.zeros((), device=self.device)
                 for _ in range(batching.gradient_accumulation * batching.replication_factor):
                     total = total + self._backward(next(micro_batches))
-                # Gradients of a model that is shared out have been added up on the backward pass.
+                # Gradients of a model that is sharded have been added up on the backward pass.
                 weights = self._trained() if self._shards is None else []
                 self._processes.add_up([*(weight.grad for weight in weights if weight.grad is not None), total])
                 self._update()
@@ -270,7 +269,7 @@ class TorchBackend(Backend):
             torch.compiler.cudagraph_mark_step_begin()
 
     def _arithmetic(self) -> Any:
-        """How the operators of a forward pass compute: as the device does, in 16 bits, or float16 emulated."""
+        """Arithmetic of a forward pass: the device's, 16-bit products, or float16 emulated."""
         if self.options.autocast != "none":
             return torch.autocast(self.device.type, getattr(torch, self.options.autocast))
         return HalfOnCpu() if self._emulates_half else nullcontext()
@@ -280,12 +279,12 @@ class TorchBackend(Backend):
         return self._is_half and self.device.type == "cpu"
 
     @property
-    def _is_shared(self) -> bool:
-        """Whether this process has but a part of the model."""
+    def _is_sharded(self) -> bool:
+        """True if this process has but a shard of the model."""
         return self.options.fsdp and self.world.size > 1
 
     def _trained(self) -> List[nn.Parameter]:
-        """What the optimizer moves."""
+        """Parameters that the optimizer moves."""
         assert self._program is not None
         if self._half is not None:
             return self._half.stand_ins
@@ -298,7 +297,7 @@ class TorchBackend(Backend):
         return (type(batch)(*micro) for micro in zip(*fields))
 
     def _may_use_kernels(self, model: nn.Module) -> bool:
-        """Whether the formats are the kernels' own, and torch.compile would keep programs in one piece around them."""
+        """True if the formats are the kernels' own, and torch.compile would keep programs in one piece around them."""
         single = all(weight.dtype == torch.float32 for weight in model.parameters())
         whole = not self.options.compile or COMPILES_WHOLE
         plain = self.device.type == "cpu" and self.options.autocast == "none"
@@ -316,7 +315,7 @@ class TorchBackend(Backend):
             raise ValueError("torch.cuda_graphs=true is for CUDA devices; leave it out on a CPU.")
         if self.options.fsdp and self._is_half:
             raise ValueError("torch.fsdp=true does not go with precision.weights=float16; leave one of them out.")
-        if self._is_shared:
+        if self._is_sharded:
             check_torch()
         check_autocast(self.options.autocast, self.device.type)
 

@@ -1,9 +1,7 @@
-"""Fully sharded data parallel: a model shared out among the processes of torchrun, for what does not fit one device.
+"""Fully sharded data parallel: a model sharded over the processes of torchrun, for what does not fit one device.
 
 torch's `fully_shard` does it: the weights of a block are whole only while the block computes, their gradients are
 added up in the process that owns that part of them, and the optimizer moves each part where it lies.
-
-On data's way: model on the host -> `Shards.share_out` -> TorchBackend's steps; checkpoints <-> `Shards`.
 """
 
 from typing import Any, Callable, Dict, Mapping, NamedTuple, Optional
@@ -15,21 +13,21 @@ from ipu_chem.backends.pytorch.compile import repeated_blocks
 from ipu_chem.backends.pytorch.processes import Processes
 
 
-class _Shared(NamedTuple):
-    """Stands for a tensor that comes in parts, in what the first process tells the others."""
+class _Sharded(NamedTuple):
+    """Stands for a tensor that comes in parts, in what the first process broadcasts."""
 
     shape: Any
     dtype: torch.dtype
 
 
 class Shards:
-    """What the processes of a training keep of a model: each its part, the first one also reads and writes files.
+    """Shards of a model, one in each process that trains it; the first one also reads and writes files.
 
     Everything here must be called by all processes, in the same order.
     """
 
     def __init__(self, processes: Processes, device: torch.device) -> None:
-        """Get ready to share out.
+        """Get ready to shard a model.
 
         Args:
             processes: all that train together, each with a device of its own.
@@ -45,7 +43,7 @@ class Shards:
         self._device = device
         self._mesh = init_device_mesh(device.type, (processes.world.size,))
 
-    def share_out(self, model: nn.Module) -> None:
+    def shard(self, model: nn.Module) -> None:
         """Bring a model onto the devices in place, block by block, with the weights of the first process.
 
         Args:
@@ -59,11 +57,11 @@ class Shards:
         repeated = repeated_blocks(model)
         if not repeated:
             raise ValueError(
-                "torch.fsdp=true: the model has no block that it repeats, and is shared out block by block; leave it "
+                "torch.fsdp=true: the model has no block that it repeats, and is sharded block by block; leave it "
                 "out, or give the model more layers."
             )
         for module in [*repeated, model]:
-            own = [tensor for tensor in (*module.parameters(), *module.buffers()) if not is_shared(tensor)]
+            own = [tensor for tensor in (*module.parameters(), *module.buffers()) if not is_sharded(tensor)]
             for tensor in own:
                 tensor.data = tensor.data.to(self._device)
             self._processes.take_from_first(own)
@@ -77,7 +75,7 @@ class Shards:
         """Copies on the host of the whole tensors, and plain values; in other processes than the first, nothing."""
         whole: Dict[str, Any] = {}
         for name, value in values.items():
-            if is_shared(value):  # one after the other: a device has no place for all
+            if is_sharded(value):  # one after the other: a device has no place for all
                 with self._processes.among_computing():
                     value = value.full_tensor()
             if self._processes.world.rank == 0:
@@ -91,7 +89,7 @@ class Shards:
 
         Args:
             state: that of the first process counts; the others may have the names "model", "optimizer" alone.
-            model: that `share_out` has got.
+            model: that `shard` has got.
             optimizer: of its parameters.
         """
         result = {"model": self._scatter(state["model"], model.state_dict().get)}
@@ -102,13 +100,13 @@ class Shards:
         return result
 
     def _scatter(self, values: Mapping[str, Any], like: Callable[[str], Any]) -> Dict[str, Any]:
-        """Share values of the first process out as the tensor of the same shape that `like` finds for their names."""
+        """Shard values of the first process as the tensor of the same shape that `like` finds for their names."""
         from torch.distributed.tensor import distribute_tensor
 
-        told = self._processes.of_first({name: _description(value, like(name)) for name, value in values.items()})
+        sent = self._processes.of_first({name: _description(value, like(name)) for name, value in values.items()})
         parts: Dict[str, Any] = {}
-        for name, value in told.items():
-            if isinstance(value, _Shared):
+        for name, value in sent.items():
+            if isinstance(value, _Sharded):
                 if self._processes.world.rank == 0:
                     whole = values[name].detach().to(self._device)
                 else:
@@ -120,13 +118,13 @@ class Shards:
         return parts
 
 
-def is_shared(value: Any) -> bool:
-    """Whether this process has only a part of a tensor."""
+def is_sharded(value: Any) -> bool:
+    """True for a tensor of which this process has only a shard."""
     return hasattr(value, "full_tensor")
 
 
 def check_torch() -> None:
-    """Refuse a torch that cannot share out a model, or only so that gradients are averaged.
+    """Refuse a torch that cannot shard a model, or only so that gradients are averaged.
 
     Raises:
         ValueError: names the version to install.
@@ -137,7 +135,7 @@ def check_torch() -> None:
         FSDPModule = None
     if not hasattr(FSDPModule, "set_force_sum_reduction_for_comms"):
         raise ValueError(
-            f"torch.fsdp=true: torch {torch.__version__} cannot share out a model; install torch 2.8 or newer, or "
+            f"torch.fsdp=true: torch {torch.__version__} cannot shard a model; install torch 2.8 or newer, or "
             "leave it out."
         )
 
@@ -150,7 +148,7 @@ def on_host(values: Mapping[str, Any]) -> Dict[str, Any]:
 
 
 def _description(value: Any, target: Any) -> Any:
-    """What the first process tells of a value: all of it, or that it comes in parts."""
-    if is_shared(target) and isinstance(value, Tensor) and value.shape == target.shape:
-        return _Shared(value.shape, value.dtype)
+    """A value as the first process broadcasts it: all of it, or its shape where it comes in shards."""
+    if is_sharded(target) and isinstance(value, Tensor) and value.shape == target.shape:
+        return _Sharded(value.shape, value.dtype)
     return value

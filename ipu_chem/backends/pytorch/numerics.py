@@ -1,7 +1,4 @@
-"""What CPUs and GPUs compute in: denormal numbers, 16-bit products under autocast, and optimizers in one kernel.
-
-On data's way: inside TorchBackend.train_step and evaluate.
-"""
+"""Numerics of CPUs and GPUs: denormal numbers, 16-bit products under autocast, and optimizers in one kernel."""
 
 from contextlib import contextmanager
 from functools import lru_cache
@@ -20,7 +17,7 @@ _SMALLEST_NORMAL = torch.finfo(torch.float32).tiny
 
 @lru_cache(maxsize=None)
 def cpu_flags() -> FrozenSet[str]:
-    """What the first CPU says that it can do; empty where the system does not tell."""
+    """Flags of the first CPU; empty where the system has none to show."""
     try:
         lines = _CPUINFO.read_text().splitlines()
     except OSError:
@@ -66,7 +63,7 @@ def denormals_flushed(wanted: bool) -> Iterator[None]:
 
 
 def flushes_denormals() -> bool:
-    """Whether this thread takes numbers below 1.2e-38 as 0."""
+    """True if this thread takes numbers below 1.2e-38 as 0."""
     return float(torch.full((), _SMALLEST_NORMAL) * 0.5) == 0.0
 
 

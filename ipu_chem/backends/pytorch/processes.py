@@ -1,7 +1,4 @@
-"""Processes that train together on CPUs or GPUs, started by torchrun: what they tell each other.
-
-On data's way: gradients and losses of one process -> Processes.add_up -> those of all; predictions alike.
-"""
+"""Processes that train together on CPUs or GPUs, started by torchrun: their collectives."""
 
 from contextlib import contextmanager
 from datetime import timedelta
@@ -82,7 +79,7 @@ class Processes:
                 dist.broadcast(tensor, 0)
 
     def of_first(self, value: Any) -> Any:
-        """What the process of rank 0 gives: any plain value, or tensors on the host."""
+        """Broadcast from the process of rank 0: any plain value, or tensors on the host."""
         if self.world.size == 1:
             return value
         with self._answered():

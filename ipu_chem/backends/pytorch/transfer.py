@@ -1,7 +1,4 @@
-"""A batch is transferred to a CUDA device in one copy instead of one for every field.
-
-On data's way: CompactPack or TokenPack on the host -> one pinned buffer -> the same on the device -> micro-batches.
-"""
+"""A batch is transferred to a CUDA device in one copy instead of one for every field."""
 
 from typing import Any, List, Tuple
 

@@ -12,6 +12,7 @@ from typing import Any, Dict, List, NamedTuple, Optional
 
 import numpy as np
 
+from ipu_chem.cache import cache_folder, content_key, open_prepared
 from ipu_chem.data.corpora.assemble import PartFiles, assemble, first_of_each, on_disk
 from ipu_chem.data.corpora.build import alone, encode_file
 from ipu_chem.data.corpora.describe import describe_corpus
@@ -19,8 +20,7 @@ from ipu_chem.data.corpora.encode import encode_smiles, libraries
 from ipu_chem.data.corpora.lines import read_layout
 from ipu_chem.data.corpora.memory import corpus_in_memory, corpus_info
 from ipu_chem.data.corpora.sources import CORPORA, find_file
-from ipu_chem.data.datasets import cache_folder, content_key, known_options, nearest, open_prepared
-from ipu_chem.data.smiles import core_count
+from ipu_chem.data.datasets import known_options, nearest
 from packing.files import PathLike, file_digest
 from packing.store import Store
 
@@ -93,7 +93,7 @@ def load_corpus(
     with alone(parts):
         if not (folder / "meta.json").is_file():  # else another process has made it meanwhile
             try:
-                made = encode_file(file, layout, parts, limit, chosen.stereo, workers or core_count(), progress)
+                made = encode_file(file, layout, parts, limit, chosen.stereo, workers or None, progress)
             except KeyboardInterrupt:
                 print(f"{name}: stopped; what is encoded lies in {parts}, the same call goes on there", file=sys.stderr)
                 raise

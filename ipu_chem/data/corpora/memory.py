@@ -6,11 +6,11 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
 import numpy as np
 
 from ipu_chem.data.corpora.assemble import assemble
-from ipu_chem.data.corpora.build import worker_pool
 from ipu_chem.data.corpora.encode import Chunk, encode_lines, libraries
 from ipu_chem.data.corpora.lines import CHUNK, Line
 from ipu_chem.data.molecule import encode_texts
-from ipu_chem.data.smiles import Failure, core_count
+from ipu_chem.data.smiles import Failure
+from ipu_chem.parallel import in_parallel
 from packing.store import Store
 
 
@@ -48,12 +48,7 @@ def encode_in_memory(lines: Sequence[Union[Line, Failure]], workers: int = 1, st
     """Encode lines in parallel processes; failures among them are passed on."""
     libraries()
     blocks = [lines[start : start + CHUNK] for start in range(0, len(lines), CHUNK)]
-    encode = partial(encode_lines, stereo=stereo)
-    workers = workers or core_count()
-    if workers > 1 and len(blocks) > 1:
-        with worker_pool(workers) as pool:
-            return list(pool.map(encode, blocks))
-    return list(map(encode, blocks))
+    return list(in_parallel(partial(encode_lines, stereo=stereo), blocks, workers or None, chunk=1, few=2))
 
 
 def corpus_of(chunks: Sequence[Chunk], stereo: bool = True) -> Store:
@@ -76,7 +71,7 @@ def corpus_info(
     versions: Dict[str, str],
     options: Dict[str, Any],
 ) -> Dict[str, Any]:
-    """What a corpus says of itself, beside what `assemble` has counted."""
+    """Entries of a corpus's info beside those that `assemble` has counted."""
     return {
         "name": name,
         "source": source,

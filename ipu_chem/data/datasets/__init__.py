@@ -5,17 +5,14 @@ name that changes with the input files, the options and the format, so a stale o
 """
 
 import difflib
-import hashlib
 import inspect
-import json
-import os
 from functools import partial
 from pathlib import Path
 from typing import Any, Callable, Dict, NamedTuple, Optional
 
+from ipu_chem.cache import cache_folder, content_key, open_prepared
 from ipu_chem.data.datasets import hydronet, md17, nci3d, ogb, own_file, pcqm4mv2, qm9, rmd17
 from ipu_chem.data.datasets.info import LabelTable
-from ipu_chem.metrics import is_binary
 from packing.files import PathLike
 from packing.store import Store
 
@@ -26,7 +23,7 @@ _MANNER = ("workers", "progress")
 
 
 class Dataset(NamedTuple):
-    """How a data set is prepared.
+    """Functions that prepare a data set.
 
     Attributes:
         inputs: (path, cache folder, and options by the names of its further arguments) -> JSON: checksums and library
@@ -53,7 +50,7 @@ DATASETS: Dict[str, Dataset] = {
     "file": Dataset(own_file.inputs, own_file.prepare),
     **{
         name: Dataset(
-            partial(ogb.inputs, name), partial(ogb.prepare, name), partial(ogb.table, name), is_binary(source.target)
+            partial(ogb.inputs, name), partial(ogb.prepare, name), partial(ogb.table, name), source.has_classes
         )
         for name, source in ogb.SETS.items()
     },
@@ -88,44 +85,11 @@ def load_dataset(name: str, path: Optional[PathLike] = None, cache: Optional[Pat
     if store is not None:
         return store
     store = dataset.prepare(path, root, **settings)
+    store.info.setdefault("reference_energies", {})
     store.save(folder)
     left_out = store.info["failures"]["count"]
     print(f"{name}: {len(store):,} molecules prepared, {left_out:,} left out (listed in {folder / 'meta.json'})")
     return Store.open(folder)
-
-
-def open_prepared(folder: Path, name: str) -> Optional[Store]:
-    """The store that lies in a folder of the cache; None, and why is printed, if it has to be prepared."""
-    if not (folder / "meta.json").is_file():
-        return None
-    try:
-        store = Store.open(folder)
-    except ValueError as error:
-        print(f"{name}: preparing again, because {error}")
-        return None
-    print(f"{name}: {len(store):,} molecules, prepared before, from {folder}")
-    return store
-
-
-def content_key(identity: Dict[str, Any]) -> str:
-    """16 hex digits that change with anything of what decides the content of a store."""
-    return hashlib.blake2b(json.dumps(identity, sort_keys=True).encode(), digest_size=8).hexdigest()
-
-
-def cache_folder(cache: Optional[PathLike] = None) -> Path:
-    """The cache folder, created if need be.
-
-    Raises:
-        ValueError: it cannot be written, which is better known before anything is prepared.
-    """
-    root = Path(cache or os.environ.get("IPU_CHEM_CACHE") or "~/.cache/ipu-chem").expanduser()
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ValueError(f"cache folder {root} cannot be made ({error}); set IPU_CHEM_CACHE or pass cache.") from None
-    if not os.access(root, os.W_OK):
-        raise ValueError(f"cache folder {root} cannot be written; set IPU_CHEM_CACHE or pass cache.")
-    return root
 
 
 def known_options(what: str, function: Callable[..., Any], options: Dict[str, Any]) -> Dict[str, Any]:

@@ -1,69 +1,90 @@
 """ogbg-mol*: graph property prediction sets of the Open Graph Benchmark with their scaffold splits.
 
-W. Hu et al., "Open Graph Benchmark: Datasets for Machine Learning on Graphs", NeurIPS 2020. The raw folders are read as
-they are published: SMILES of mapping/mol.csv.gz, labels of raw/graph-label.csv.gz, parts of split/scaffold. What OGB's
-own loader pickles beside them is neither read nor needed, so that any version of torch does. Graph models get one
-conformer of each molecule, embedded as SMILES of one's own are; models of text read the SMILES.
+W. Hu et al., "Open Graph Benchmark: Datasets for Machine Learning on Graphs", NeurIPS 2020. Their library, ogb, says
+which sets there are, of how many labels, and reads the splits. The graphs that it makes and pickles are neither read
+nor needed: graph models get one conformer of each molecule, models of text its SMILES.
 """
 
-import csv
-import gzip
+import sys
 import zlib
+from functools import lru_cache
+from importlib import import_module
 from pathlib import Path
-from typing import Any, Dict, List, NamedTuple, Optional, Tuple
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 
-from ipu_chem.data.datasets.info import LabelTable, class_info, failures_info, target_info
-from ipu_chem.data.datasets.rmd17 import check_limit
+from ipu_chem.data.datasets.info import LabelTable, check_limit, class_info, failures_info, target_info
 from ipu_chem.data.download import download, unpack
-from ipu_chem.data.files import open_text
 from ipu_chem.data.molecule import molecules_to_store
 from ipu_chem.data.smiles import Failure, SmilesLine, embed_many, find_columns
 from packing.files import file_digest
 from packing.store import Store
 
-URL = "http://snap.stanford.edu/ogb/data/graphproppred/csv_mol_download"
 TRAIN, TEST, VALIDATION = 0, 1, 3  # of the field "official"
 _NEITHER = 2
 _PARTS = {"train": TRAIN, "valid": VALIDATION, "test": TEST}
 _MAPPING, _LABELS, _SPLIT = "mapping/mol.csv.gz", "raw/graph-label.csv.gz", "split/scaffold"
-_DAMAGE = (OSError, EOFError, UnicodeDecodeError, csv.Error, zlib.error)
+DAMAGE = (OSError, EOFError, ValueError, zlib.error)
+_FILES = (_MAPPING, _LABELS, *(f"{_SPLIT}/{part}.csv.gz" for part in _PARTS))
 
 
 class Source(NamedTuple):
     """One of the sets.
 
     Attributes:
-        archive: name of its zip, without suffix.
-        target: entry of ``info["targets"]``.
-        level: what the labels are.
+        level: meaning of the labels.
+        targets: entries of ``info["targets"]``; none for classes called as in mapping/mol.csv.gz.
         published: metric name -> whose figure -> value, on the official test molecules.
     """
 
-    archive: str
-    target: Dict[str, Any]
     level: str
+    targets: Sequence[Dict[str, Any]] = ()
     published: Dict[str, Dict[str, float]] = {}
+
+    @property
+    def has_classes(self) -> bool:
+        """Labels are classes."""
+        return not self.targets or "kind" in self.targets[0]
 
 
 SETS: Dict[str, Source] = {
-    "ogbg-molesol": Source("esol", target_info("logS", "", False), "measured solubility in water, log10 of mol/l"),
+    "ogbg-molesol": Source("measured solubility in water, log10 of mol/l", [target_info("logS", "", False)]),
     "ogbg-molfreesolv": Source(
-        "freesolv",
-        target_info("hydration_free_energy", "kcal/mol", False),
-        "measured free energy of hydration",
+        "measured free energy of hydration", [target_info("hydration_free_energy", "kcal/mol", False)]
     ),
-    "ogbg-molbace": Source("bace", class_info("Class"), "measured inhibition of beta-secretase 1: 1 binds"),
-    "ogbg-molbbbp": Source("bbbp", class_info("p_np"), "measured passage of the blood-brain barrier: 1 passes"),
+    "ogbg-mollipo": Source("measured distribution between octanol and water", [target_info("logD", "", False)]),
+    "ogbg-molbace": Source("measured inhibition of beta-secretase 1: 1 binds", [class_info("Class")]),
+    "ogbg-molbbbp": Source("measured passage of the blood-brain barrier: 1 passes", [class_info("p_np")]),
+    "ogbg-molclintox": Source("approval by the FDA, and failure of clinical trials for toxicity"),
+    "ogbg-moltox21": Source("measured toxicity in 12 assays"),
+    "ogbg-molsider": Source("side effects of drugs in 27 classes of organs"),
     "ogbg-molhiv": Source(
-        "hiv",
-        class_info("HIV_active"),
         "measured inhibition of HIV replication: 1 is active",
+        [class_info("HIV_active")],
         # OGB's leaderboard, the authors' own entries: means of ten runs.
         {"rocauc_HIV_active": {"OGB's GIN with virtual node": 0.7707, "OGB's GCN": 0.7606}},
     ),
 }
+
+
+def ogb_module(dataset: str, module: str) -> Any:
+    """A module of ogb, whose import does not ask PyPI for a newer version.
+
+    Raises:
+        ValueError: ogb is not installed.
+    """
+    checks = "outdated"  # the package that asks; ogb does without
+    hidden = checks not in sys.modules
+    if hidden:
+        sys.modules[checks] = None  # type: ignore[assignment]
+    try:
+        return import_module(module)
+    except ImportError as error:
+        raise ValueError(f"{dataset} is read by the library ogb: pip install 'ipu-chem[ogb]' ({error}).") from None
+    finally:
+        if hidden:
+            del sys.modules[checks]
 
 
 def inputs(name: str, path: Optional[Path], cache: Path) -> Dict[str, Any]:
@@ -71,8 +92,7 @@ def inputs(name: str, path: Optional[Path], cache: Path) -> Dict[str, Any]:
     import rdkit
 
     folder = _find(name, path, cache)
-    files = [_MAPPING, _LABELS, *(f"{_SPLIT}/{part}.csv.gz" for part in _PARTS)]
-    return {"rdkit": rdkit.__version__, **{file: file_digest(folder / file) for file in files}}
+    return {"rdkit": rdkit.__version__, **{file: file_digest(folder / file) for file in _FILES}}
 
 
 def prepare(
@@ -96,19 +116,18 @@ def prepare(
         progress: show a bar.
 
     Returns:
-        z, pos, y [I, 1], name, smiles (canonical), and official [I] (0 training, 1 test, 3 validation).
+        z, pos, y [I, T], name, smiles (canonical), and official [I] (0 training, 1 test, 3 validation).
 
     Raises:
         ValueError: files are missing or do not belong together.
     """
     check_limit(name, limit)
     read = table(name, path, cache, limit)
-    lines = _lines(read.file, limit)
+    lines = _molecules(read.file)[0][:limit]
     embeddings, failures = embed_many(lines, seed, workers, progress)
     if not embeddings:
         raise ValueError(f"{name}: no molecule could be embedded; the first failed with: {failures[0].reason}.")
-    first = lines[0].line
-    rows = np.array([entry.line - first for entry in embeddings])
+    rows = np.array([entry.line - lines[0].line for entry in embeddings])
     info = {
         **read.info,
         "level": f"{read.info['level']}; geometry from ETKDGv3 and MMFF94, one conformer per molecule",
@@ -122,27 +141,21 @@ def prepare(
 
 
 def table(name: str, path: Optional[Path], cache: Path, limit: Optional[int] = None) -> LabelTable:
-    """SMILES, labels [I, 1] and official parts [I] of a set, in the order of its files; raises as `prepare`."""
+    """SMILES, labels [I, T] and official parts [I] of a set, in the order of its files; raises as `prepare`."""
     folder, source = _find(name, path, cache), SETS[name]
-    y = _labels(folder / _LABELS)
-    if y.shape[1] != 1:
-        raise ValueError(f"{folder / _LABELS} has {y.shape[1]} labels a molecule, {name} has 1; is it another set's?")
-    count = len(_lines(folder / _MAPPING, None))
-    if count != len(y):
-        raise ValueError(f"{folder} has {count:,} SMILES and {len(y):,} labels; they do not belong together.")
-    official = np.full(count, _NEITHER, np.uint8)
-    for part, value in _PARTS.items():
-        file = folder / _SPLIT / f"{part}.csv.gz"
-        items = _numbers(file).reshape(-1)
-        if not len(items) or (items != items.astype(np.int64)).any() or items.min() < 0 or items.max() >= count:
-            raise ValueError(f"{file} names molecules other than 0 to {count - 1}.")
-        items = items.astype(np.int64)
-        if (official[items] != _NEITHER).any() or len(np.unique(items)) < len(items):
-            raise ValueError(f"{file} names a molecule that is in a part already; parts must not overlap.")
-        official[items] = value
+    y, tasks = _labels(folder / _LABELS), int(_meta(name)["num tasks"])
+    lines, names = _molecules(folder / _MAPPING)
+    if y.shape[1] != tasks:
+        raise ValueError(
+            f"{folder / _LABELS} has {y.shape[1]} labels a molecule, {name} has {tasks}; is it another set's?"
+        )
+    if not source.targets and len(names) != tasks:
+        raise ValueError(f"{folder / _MAPPING} names {len(names)} labels, {name} has {tasks}; is it another set's?")
+    if len(lines) != len(y):
+        raise ValueError(f"{folder} has {len(lines):,} SMILES and {len(y):,} labels; they do not belong together.")
     info = {
         "name": name,
-        "targets": [source.target],
+        "targets": list(source.targets) or [class_info(word) for word in names],
         "level": source.level,
         "source": f"{_MAPPING}, {_LABELS} and {_SPLIT} of {name}",
         "licence": "MIT (OGB)",
@@ -150,10 +163,32 @@ def table(name: str, path: Optional[Path], cache: Path, limit: Optional[int] = N
             "W. Hu et al., NeurIPS 2020, arXiv:2005.00687 (Open Graph Benchmark)",
             "Z. Wu et al., Chem. Sci. 9, 513 (2018) (MoleculeNet)",
         ],
-        "reference_energies": {},
         "published": source.published,
     }
-    return LabelTable(folder / _MAPPING, y[:limit], {"official": official[:limit]}, info)
+    return LabelTable(folder / _MAPPING, y[:limit], {"official": _official(name, folder, len(y))[:limit]}, info)
+
+
+def _official(name: str, folder: Path, count: int) -> np.ndarray:
+    """[I] uint8: the part of every molecule, as ogb reads them."""
+    dataset = ogb_module(name, "ogb.graphproppred").GraphPropPredDataset
+    reader = object.__new__(dataset)  # its constructor makes graphs, and may ask questions on the terminal
+    reader.root, reader.meta_info = str(folder), _meta(name)
+    shortcut = folder / _SPLIT / "split_dict.pt"
+    if shortcut.is_file():  # of torch.save: ogb would run what it says
+        raise ValueError(f"{shortcut} may run code when it is read; delete it, the parts are in the .csv.gz beside it.")
+    official = np.full(count, _NEITHER, np.uint8)
+    try:
+        parts = reader.get_idx_split()
+    except DAMAGE as error:
+        raise ValueError(f"{folder / _SPLIT} holds no numbers of molecules ({error}); fetch it again.") from None
+    for part, value in _PARTS.items():
+        file, items = folder / _SPLIT / f"{part}.csv.gz", np.asarray(parts[part])
+        if items.dtype.kind not in "iu" or items.min() < 0 or items.max() >= count:
+            raise ValueError(f"{file} names molecules other than 0 to {count - 1}.")
+        if (official[items] != _NEITHER).any() or len(np.unique(items)) < len(items):
+            raise ValueError(f"{file} names a molecule that is in a part already; parts must not overlap.")
+        official[items] = value
+    return official
 
 
 def missing_notes(official: np.ndarray, rows: np.ndarray, failures: List[Failure]) -> List[str]:
@@ -164,10 +199,19 @@ def missing_notes(official: np.ndarray, rows: np.ndarray, failures: List[Failure
     return [f"no 3D structure of {', '.join(lost)} molecules; figures are of the others"] if lost else []
 
 
+@lru_cache(maxsize=None)
+def _meta(name: str) -> Any:
+    """Entry of ogb's table: a set's address, number of tasks, kind of split."""
+    import pandas
+
+    package = Path(ogb_module(name, "ogb.graphproppred").__file__).parent
+    return pandas.read_csv(package / "master.csv", index_col=0, keep_default_na=False)[name]
+
+
 def _find(name: str, path: Optional[Path], cache: Path) -> Path:
     """The folder with mapping/, raw/ and split/."""
-    archive = SETS[name].archive
-    url = f"{URL}/{archive}.zip"
+    meta = _meta(name)
+    archive, url = meta["download_name"], meta["url"]
     if path is None:
         path = cache / f"{name}-raw"
         if not path.is_dir():
@@ -176,46 +220,45 @@ def _find(name: str, path: Optional[Path], cache: Path) -> Path:
     folder = next((place for place in places if (place / "mapping").is_dir()), None)
     if folder is None:
         raise ValueError(f"{name}: {path} holds no folder mapping/; unpack {url} there, or pass the folder of the set.")
-    files = (_MAPPING, _LABELS, *(f"{_SPLIT}/{part}.csv.gz" for part in _PARTS))
-    missing = [file for file in files if not (folder / file).is_file()]
+    missing = [file for file in _FILES if not (folder / file).is_file()]
     if missing:
         raise ValueError(f"{name}: {folder} lacks {', '.join(missing)}; unpack {url} there.")
     return folder
 
 
-def _lines(file: Path, limit: Optional[int]) -> List[SmilesLine]:
-    """SMILES with the number of their line, and their mol_id or number as name."""
-    try:
-        with open_text(file) as text:
-            reader = csv.reader(text)
-            smiles, name = find_columns(next(reader, []), file)
-            rows = [row for row in reader if row][:limit]
-    except _DAMAGE as error:
-        raise ValueError(f"{file} cannot be read ({error}); fetch it again.") from None
-    short = next((row for row in rows if len(row) <= max(smiles, name)), None)
-    if short is not None or not rows:
-        raise ValueError(f"{file} has no SMILES in {short}; fetch it again." if rows else f"{file} holds no SMILES.")
-    return [
-        SmilesLine(number + 2, row[smiles].strip(), row[name].strip() or f"mol_{number}")
-        for number, row in enumerate(rows)
-    ]
+def _molecules(file: Path) -> Tuple[List[SmilesLine], List[str]]:
+    """SMILES with the number of their line and their mol_id, or number, as name; and the names of the other columns."""
+    frame = _frame(file, dtype=str, na_filter=False)
+    columns = [str(column) for column in frame.columns]
+    smiles, name = find_columns(columns, file)
+    texts = list(map(str.strip, map(str, frame.iloc[:, smiles])))
+    if not all(texts):
+        raise ValueError(f"{file} has no SMILES in line {texts.index('') + 2}; fetch it again.")
+    if not texts:
+        raise ValueError(f"{file} holds no SMILES.")
+    names = list(map(str.strip, map(str, frame.iloc[:, name]))) if name >= 0 else [""] * len(texts)
+    lines = [SmilesLine(row + 2, *pair) for row, pair in enumerate(zip(texts, names))]
+    others = [column.replace(",", "") for place, column in enumerate(columns) if place not in (smiles, name)]
+    return [line if line.name else line._replace(name=f"mol_{row}") for row, line in enumerate(lines)], others
 
 
 def _labels(file: Path) -> np.ndarray:
     """[I, T] float64, NaN where missing."""
-    y = _numbers(file)
+    frame = _frame(file, header=None, skip_blank_lines=False, dtype=str)  # numbers of pandas before 3 are not exact
+    try:
+        y = frame.to_numpy(object).astype(np.float64)
+    except ValueError as error:
+        raise ValueError(f"{file} is no table of numbers ({error}); fetch it again.") from None
     if np.isinf(y).any():
         raise ValueError(f"{file}: the label of molecule {int(np.argwhere(np.isinf(y))[0][0])} is infinite.")
     return y
 
 
-def _numbers(file: Path) -> np.ndarray:
-    """[rows, columns] float64 of a gzipped table without a header, NaN for an empty cell."""
+def _frame(file: Path, **options: Any) -> Any:
+    """A table as pandas reads it."""
+    import pandas
+
     try:
-        with gzip.open(file, "rt", encoding="utf-8", newline="") as text:
-            rows: Tuple[List[float], ...] = tuple([float(cell or "nan") for cell in row] for row in csv.reader(text))
-    except (*_DAMAGE, ValueError) as error:
-        raise ValueError(f"{file} is no table of numbers ({error}); fetch it again.") from None
-    if not rows or any(len(row) != len(rows[0]) for row in rows):
-        raise ValueError(f"{file} holds nothing, or rows of different lengths; fetch it again.")
-    return np.array(rows, np.float64)
+        return pandas.read_csv(file, index_col=False, **options)
+    except DAMAGE as error:
+        raise ValueError(f"{file} cannot be read ({error}); fetch it again.") from None

@@ -6,23 +6,22 @@ is that of every run. Gaps of its two test parts were never published: the offic
 the split "official" here, and validation is taken from the training ones.
 """
 
-import csv
-import zlib
-from itertools import islice
+import codecs
+import pickle
+import re
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
 import numpy as np
 from tqdm import tqdm
 
-from ipu_chem.data.datasets.info import LabelTable, failures_info, target_info
+from ipu_chem.data.datasets.info import LabelTable, check_limit, failures_info, target_info
+from ipu_chem.data.datasets.ogb import DAMAGE, ogb_module
 from ipu_chem.data.datasets.pcqm4mv2_geometries import GEOMETRIES_URL, Geometries, read_geometries
-from ipu_chem.data.datasets.rmd17 import check_limit
-from ipu_chem.data.download import download, unpack
-from ipu_chem.data.files import open_text
+from ipu_chem.data.download import download, find_file, unpack
 from ipu_chem.data.molecule import arrays_to_store
 from ipu_chem.data.smiles import Embedding, SmilesLine, embed_many
-from ipu_chem.data.torch_arrays import load_arrays
 from packing.files import file_digest
 from packing.store import Store
 
@@ -127,7 +126,7 @@ def table(path: Optional[Path], cache: Path, limit: Optional[int] = None) -> Lab
 
 def _table(files: _Files, gaps: np.ndarray, limit: Optional[int]) -> LabelTable:
     """`table` of gaps that are read."""
-    arrays = load_arrays(files.split)
+    arrays = load_split(files.split)
     missing = [part for part in ("train", "valid") if part not in arrays]
     if missing:
         raise ValueError(f"{files.split} has no part {missing[0]!r}; it has {', '.join(arrays) or 'nothing'}.")
@@ -153,7 +152,6 @@ def _table(files: _Files, gaps: np.ndarray, limit: Optional[int]) -> LabelTable:
             "W. Hu et al., NeurIPS 2021 Datasets and Benchmarks, arXiv:2103.09430 (OGB-LSC)",
             "M. Nakata, T. Shimazaki, J. Chem. Inf. Model. 57, 1300 (2017) (PubChemQC)",
         ],
-        "reference_energies": {},
         "published": {f"mae_{TARGET}_meV": PUBLISHED},
         "notes": [
             "gaps of the official test molecules are not published: the test of split=official is the official "
@@ -185,23 +183,48 @@ def _store(
 
 
 def _read(file: Path, limit: Optional[int]) -> Tuple[List[str], np.ndarray]:
-    """SMILES and gaps [I] of the rows of data.csv.gz, NaN where there is no gap."""
-    smiles: List[str] = []
-    gaps: List[float] = []
+    """SMILES and gaps [I] float64 of data.csv.gz, NaN where they are not published, as ogb reads them."""
+    dataset = ogb_module("pcqm4mv2", "ogb.lsc").PCQM4Mv2Dataset
+    reader = object.__new__(dataset)  # its constructor may ask questions on the terminal
+    reader.folder = str(file.parents[1])
     try:
-        with open_text(file) as text:
-            reader = csv.reader(text)
-            header = next(reader, [])
-            missing = {"smiles", TARGET} - set(header)
-            if missing:
-                raise ValueError(f"it lacks the columns {', '.join(sorted(missing))}")
-            places = header.index("smiles"), header.index(TARGET)
-            for row in islice(reader, limit):
-                smiles.append(row[places[0]].strip())
-                gaps.append(float(row[places[1]] or "nan"))
-    except (OSError, EOFError, IndexError, zlib.error, csv.Error, ValueError) as error:
+        reader.prepare_smiles()
+        return list(map(str, reader.graphs[:limit])), np.asarray(reader.labels[:limit], np.float64)
+    except (*DAMAGE, KeyError) as error:
         raise ValueError(f"{file} is no table of SMILES and gaps ({error}); fetch it again.") from None
-    return smiles, np.array(gaps)
+
+
+def load_split(file: Path) -> Dict[str, np.ndarray]:
+    """Arrays of a file of torch.save, which torch reads without running what else such a file may say.
+
+    Raises:
+        ValueError: it is damaged, or asks for anything but tensors (before torch 2.6 also for numpy's arrays).
+    """
+    import torch
+
+    serialization: Any = torch.serialization
+    allowed: Any = nullcontext()
+    if hasattr(serialization, "get_unsafe_globals_in_checkpoint"):  # since torch 2.6
+        array, make = np.zeros(1), np.zeros(1).__reduce__()[0]  # numpy renames the function's module
+        kinds = {type(np.dtype(kind)) for kind in "bBhHiIlLqQfd"}
+        names = [(make, f"numpy.{core}.multiarray._reconstruct") for core in ("core", "_core")]
+        allowed = serialization.safe_globals([type(array), np.dtype, codecs.encode, *kinds, *names])
+    try:
+        with allowed:
+            found = torch.load(str(file), map_location="cpu", weights_only=True)
+        return {str(name): np.asarray(values) for name, values in found.items()}
+    except (OSError, EOFError, RuntimeError, AttributeError, TypeError, pickle.UnpicklingError) as error:
+        if "nsupported" not in str(error):
+            reason = " ".join(str(error).split())[:200]
+            raise ValueError(f"{file} is no file of tensors ({reason}); fetch it again.") from None
+        asked = re.search(r"(?i)unsupported (?:global: )?(?:global|class|operand) [\w.]+", str(error))
+        what = asked.group().rpartition(" ")[2] if asked else "more"
+        code = f"d = torch.load({str(file)!r}, weights_only=False); "
+        code += f"torch.save({{k: torch.as_tensor(v) for k, v in d.items()}}, {str(file)!r})"
+        raise ValueError(
+            f"{file} asks for {what} beside tensors, which may run code; fetch it again, or, if you trust it, make "
+            f'tensors of its arrays: python -c "import torch; {code}"'
+        ) from None
 
 
 def _find(path: Optional[Path], cache: Path, geometry: str) -> _Files:
@@ -215,7 +238,7 @@ def _find(path: Optional[Path], cache: Path, geometry: str) -> _Files:
             unpack("pcqm4mv2", download("pcqm4mv2", URL, cache / "pcqm4m-v2.zip"), path)
         if geometry != "etkdg":
             download("pcqm4mv2", GEOMETRIES_URL, sdf)
-    geometries = _in_places(path, *_SDF) or (sdf if sdf.is_file() and path.parent == cache else None)
+    geometries = find_file(path, _SDF, _FOLDERS) or (sdf if sdf.is_file() and path.parent == cache else None)
     if geometries is None and path.is_dir():
         tables = sorted(one for place in _FOLDERS for one in (path / place).glob("*cxsmiles*.csv*"))
         geometries = tables[0] if tables else None
@@ -223,15 +246,10 @@ def _find(path: Optional[Path], cache: Path, geometry: str) -> _Files:
         geometries = None
     elif geometries is None and geometry == "dft":
         raise ValueError(f"pcqm4mv2: {path} holds no {_SDF[-1]}; fetch {GEOMETRIES_URL} and put it there.")
-    found = {name: _in_places(path, name) for name in ("data.csv.gz", "split_dict.pt")}
+    found = {name: find_file(path, [name], _FOLDERS) for name in ("raw/data.csv.gz", "split_dict.pt")}
     for name, file in found.items():
         if file is None:
             raise ValueError(f"pcqm4mv2: {path} holds no {name}, nor pcqm4m-v2/ in it; unpack {URL} there.")
     split = found["split_dict.pt"]
-    assert found["data.csv.gz"] is not None and split is not None
-    return _Files(found["data.csv.gz"], split, geometries)
-
-
-def _in_places(folder: Path, *names: str) -> Optional[Path]:
-    places = (folder / place / name for place in _FOLDERS for name in names)
-    return next((place for place in places if place.is_file()), None)
+    assert found["raw/data.csv.gz"] is not None and split is not None
+    return _Files(found["raw/data.csv.gz"], split, geometries)

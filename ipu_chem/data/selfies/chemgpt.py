@@ -12,7 +12,7 @@ from typing import Any, Dict, Iterable, List, Tuple
 from ipu_chem.data.selfies.dialect import to_version_1, to_version_2, without_stereo
 from ipu_chem.data.selfies.symbols import DOT
 from ipu_chem.data.selfies.tokens import Tokenizer
-from ipu_chem.data.selfies.vocabulary import BOS, PAD, UNK, check_choice
+from ipu_chem.data.selfies.vocabulary import check_choice
 from packing.files import PathLike
 
 _PIECE = "##"  # begins a piece that continues a symbol
@@ -72,7 +72,7 @@ class ChemGPTTokenizer(Tokenizer):
 
     @property
     def cuts_fragments(self) -> bool:
-        """Whether `cut_fragments` leaves any out."""
+        """True if `cut_fragments` leaves any out."""
         return self.fragments == "largest"
 
     def cut_fragments(self, symbols: List[Any], dot: Any) -> List[Any]:
@@ -109,18 +109,3 @@ class ChemGPTTokenizer(Tokenizer):
         for symbol in symbols:
             text += symbol[len(_PIECE) :] if symbol.startswith(_PIECE) else symbol
         return re.sub(r"\[[^\[\]]*\]", lambda found: to_version_2(found.group()), text)
-
-
-def tokenizer_from_huggingface(path: PathLike) -> Tokenizer:
-    """The tokenizer of a tokenizer.json, or of the folder that holds one.
-
-    It is one that `Tokenizer.save_huggingface` has written, or the published one of ChemGPT; policies are the standard
-    ones.
-
-    Raises:
-        ValueError: there is none, or it is neither.
-    """
-    from ipu_chem.data.selfies.huggingface import read_symbols
-
-    symbols = read_symbols(path, (PAD, UNK))
-    return Tokenizer(symbols) if BOS in symbols else ChemGPTTokenizer.from_published(path)

@@ -1,18 +1,14 @@
-"""Which symbol of a molecule's text has which id, in memory and as JSON."""
+"""Vocabulary: ids of the symbols of molecules, in memory and as JSON."""
 
 import hashlib
 import json
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Dict, Iterable, Mapping, Sequence, Set, Tuple, Type, TypeVar
+from typing import Any, Dict, Iterable, Sequence, Set, Tuple, Type, TypeVar
 
 from ipu_chem.data.selfies.symbols import is_symbol, shown
 from packing.files import PathLike, atomic_file
 
-if TYPE_CHECKING:
-    from ipu_chem.data.selfies.tokens import Tokenizer
-
 PAD, BOS, EOS, UNK = "[PAD]", "[BOS]", "[EOS]", "[UNK]"
-_FORMAT = 1
+FORMAT = 1
 _Self = TypeVar("_Self", bound="Vocabulary")
 
 
@@ -86,48 +82,13 @@ class Vocabulary:
         return hashlib.blake2b(text.encode("utf-8"), digest_size=8).hexdigest()
 
     def to_dict(self) -> Dict[str, Any]:
-        """What JSON can hold and `from_dict` makes the same tokenizer of."""
-        return {"format": _FORMAT, "kind": self.kind, **self._settings(), "symbols": list(self.symbols)}
-
-    @staticmethod
-    def from_dict(data: Mapping[str, Any]) -> "Tokenizer":
-        """The tokenizer that `to_dict` has described, of whichever kind.
-
-        Raises:
-            ValueError: it describes none, or one of a later version.
-        """
-        from ipu_chem.data.selfies.chemgpt import ChemGPTTokenizer
-        from ipu_chem.data.selfies.tokens import Tokenizer
-
-        kinds: Dict[Any, Type[Tokenizer]] = {one.kind: one for one in (Tokenizer, ChemGPTTokenizer)}
-        settings = dict(data) if isinstance(data, Mapping) else {}
-        if settings.pop("format", None) != _FORMAT or settings.get("kind") not in kinds:
-            raise ValueError(f"no tokenizer of format {_FORMAT} and one of the kinds {', '.join(sorted(kinds))}.")
-        kind = kinds[settings.pop("kind")]
-        try:
-            return kind(**settings)
-        except TypeError as error:
-            raise ValueError(
-                f"the description of the tokenizer is incomplete or has unknown entries: {error}."
-            ) from None
+        """Plain values, from which `tokenizer_from_dict` makes the same tokenizer."""
+        return {"format": FORMAT, "kind": self.kind, **self._settings(), "symbols": list(self.symbols)}
 
     def save(self, path: PathLike) -> None:
         """Write the tokenizer as JSON, atomically."""
         with atomic_file(path, "w") as file:
             json.dump(self.to_dict(), file, indent=1)
-
-    @staticmethod
-    def load(path: PathLike) -> "Tokenizer":
-        """The tokenizer that `save` has written.
-
-        Raises:
-            FileNotFoundError: there is no such file.
-            ValueError: the file holds no tokenizer.
-        """
-        try:
-            return Vocabulary.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
-        except ValueError as error:
-            raise ValueError(f"{path} is no tokenizer written by Tokenizer.save: {error}") from None
 
     def _settings(self) -> Dict[str, Any]:
         """Arguments of the constructor beside the symbols."""

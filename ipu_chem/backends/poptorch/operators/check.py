@@ -1,10 +1,8 @@
 """Verdict on a program before PopTorch compiles it: every operator of its forward pass, with the line that ran it.
 
-The program runs on the CPU, or without values on torch's meta device, and is watched where PopTorch's dispatcher
+The program runs on the CPU, or without values on torch's meta device, and is recorded where PopTorch's dispatcher
 sits, so that what a model really does is judged, derivatives taken inside forward included. What is not judged:
 device memory, and arguments that a handler checks without a rule in `ipu_chem.backends.poptorch.operators.overloads`.
-
-On data's way: beside it; model, loss, example packs -> `check_program` -> Report.
 """
 
 from collections import Counter
@@ -13,10 +11,10 @@ from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 import torch
 from torch import nn
 
+from ipu_chem.backends.poptorch.meta import tensors_of
 from ipu_chem.backends.poptorch.operators.lines import definition
 from ipu_chem.backends.poptorch.operators.log import Record, Remark
-from ipu_chem.backends.poptorch.operators.watch import Watched, watch
-from ipu_chem.backends.poptorch.profile import tensors_of
+from ipu_chem.backends.poptorch.operators.recording import Recording, record_run
 from ipu_chem.models.wrapper import wrapped_name
 
 
@@ -28,7 +26,7 @@ class Finding(NamedTuple):
             bfloat16, narrow integers, empty tensor, lost derivative, lost write, merged gathers or error.
         operator: e.g. aten::index_add; for weights, what and which.
         where: file:line outside torch that ran it; for derivatives, of the call that took them, or of the code
-            that they are derivatives of where that can be told; for weights, of their module's class.
+            that they are derivatives of where those are known; for weights, of their module's class.
         text: what is wrong and what to write instead.
         count: how often that line ran it.
     """
@@ -103,7 +101,7 @@ def check_program(module: nn.Module, *examples: Any) -> Report:
     if any(signature != signatures[0] for signature in signatures):
         raise ValueError("check_program compares runs of one compiled shape; give examples of equal shapes and dtypes.")
     own = [*module.parameters(), *module.buffers()]
-    runs = [watch(module, call, own, definition(type(module)), module.training) for call in calls]
+    runs = [record_run(module, call, own, definition(type(module)), module.training) for call in calls]
     weights = _weights(module)
     # What operators make of such weights says nothing new, and mixed formats end in exceptions.
     known = {kind for finding in weights for kind in (finding.kind, "error")}
@@ -138,7 +136,7 @@ def _findings(remarks: List[Remark]) -> List[Finding]:
     return [Finding(*remark, count=counts[key]) for key, remark in first.items()]
 
 
-def _difference(one: Watched, other: Watched, findings: List[Finding]) -> Optional[Finding]:
+def _difference(one: Recording, other: Recording, findings: List[Finding]) -> Optional[Finding]:
     """The first operator at which two runs part, unless it is among the findings already."""
     records: List[Tuple[Optional[Record], Optional[Record]]] = list(zip(one.records, other.records))
     if len(one.records) != len(other.records):
@@ -152,12 +150,12 @@ def _difference(one: Watched, other: Watched, findings: List[Finding]) -> Option
         known = {finding.where for finding in findings if finding.kind in ("data-dependent shape", "error")}
         if at.where in known:
             return None
-        text = f"with one example {_told(first)}, with another {_told(second)}; shapes and operators must not "
+        text = f"with one example {_in_words(first)}, with another {_in_words(second)}; shapes and operators must not "
         return Finding("dynamic shape", f"aten::{at.operator}", at.where, text + "depend on values")
     return None
 
 
-def _told(record: Optional[Record]) -> str:
+def _in_words(record: Optional[Record]) -> str:
     return "the program has ended" if record is None else f"{record.operator} at {record.where} gives {record.shapes}"
 
 

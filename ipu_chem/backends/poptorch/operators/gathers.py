@@ -5,8 +5,6 @@ and the values have two axes longer than 1: that one and the gathered one. Any o
 flattened values, at places that it computes itself: those have no shape in its graph. Later it merges gathers of one
 dtype and equal shapes into one, and unknown shapes count as equal. Merged ones of different sizes end in a concat
 that cannot be; gathers of which one needs the other's result are never merged. Cross products hide such a gather.
-
-On data's way: beside it; operators of a run -> `Gathers` -> count, remarks.
 """
 
 from typing import Any, Dict, FrozenSet, List, NamedTuple, Optional, Sequence, Tuple

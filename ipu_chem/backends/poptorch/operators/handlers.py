@@ -2,8 +2,6 @@
 
 PopTorch runs on torch 2.0.1; `SAME_AS` and `TAKEN_APART` translate what newer versions of torch and CPUs
 call by other names. `overloads`, beside this file, knows the handlers that refuse some of their arguments.
-
-On data's way: beside it; operators of a forward pass -> `ipu_chem.backends.poptorch.operators.check` -> findings.
 """
 
 from typing import Dict, FrozenSet, Optional, Tuple
@@ -86,7 +84,7 @@ MOVES: FrozenSet[str] = frozenset(
     "empty_strided zeros ones full arange".split()
 )
 HOST_READS: FrozenSet[str] = frozenset("_local_scalar_dense item is_nonzero equal allclose".split())
-# Functions that make tensors on the host unless they are told a device: PopTorch replaces arange, empty, full,
+# Functions that make tensors on the host unless they are given a device: PopTorch replaces arange, empty, full,
 # linspace, logspace, ones, rand, randint, randn, randperm, range, tensor and zeros by ones that make them on the
 # IPU, and none of these.
 MADE_ON_HOST: FrozenSet[str] = frozenset(

@@ -1,7 +1,4 @@
-"""Lines of code to name in findings: the one that runs now, and the one whose derivative is taken now.
-
-On data's way: beside it; `ipu_chem.backends.poptorch.operators.watch` -> file:line.
-"""
+"""Lines of code to name in findings: the one that runs now, and the one whose derivative is taken now."""
 
 import inspect
 import os
@@ -13,17 +10,17 @@ from typing import Any, Callable, Dict, List, Optional, Sequence
 import torch
 from torch import Tensor
 
-from ipu_chem.backends.poptorch.profile import tensors_of
+from ipu_chem.backends.poptorch.meta import tensors_of
 
 _TORCH = os.path.dirname(inspect.getfile(torch)) + os.sep
-_WATCHERS = os.path.dirname(__file__) + os.sep
+_RECORDERS = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 _MARK = "ipu_chem.line"  # in the metadata of autograd's nodes
 # Nodes whose operators need the line of the forward code: what they run has the same name for every caller.
 _FOLLOWED = ("SliceBackward", "SelectBackward", "GatherBackward", "ScatterAddBackward", "AsStridedBackward")
 
 
 def line_now(last: CodeType, otherwise: str) -> str:
-    """file:line of the innermost frame outside torch and the watchers, of those that `last` has called."""
+    """file:line of the innermost frame outside torch and this backend, of those that `last` has called."""
     frame = sys._getframe(1)
     while frame is not None and frame.f_code is not last:
         if _is_outside(frame.f_code.co_filename):
@@ -33,7 +30,7 @@ def line_now(last: CodeType, otherwise: str) -> str:
 
 
 def line_of(traceback: Any, otherwise: str) -> str:
-    """file:line of an exception: the innermost frame outside torch and the watchers."""
+    """file:line of an exception: the innermost frame outside torch and this backend."""
     frames = [frame for frame in inspect.getinnerframes(traceback) if _is_outside(frame.filename)]
     return _place(frames[-1].filename, frames[-1].lineno) if frames else otherwise
 
@@ -47,7 +44,7 @@ def definition(kind: type) -> str:
 
 
 class ForwardLines:
-    """Lines of the forward code that made nodes of autograd's graph, told while a node's derivative runs."""
+    """Lines of the forward code that made nodes of autograd's graph, found while a node's derivative runs."""
 
     def __init__(self) -> None:
         self.differentiated: Optional[str] = None  # while such a node runs
@@ -84,7 +81,7 @@ class ForwardLines:
         self._slices.setdefault(_slice_key(name, arguments["self"].shape, arguments), []).append(where)
 
     def of_slice(self, name: str, arguments: Dict[str, Any]) -> Optional[str]:
-        """file:line of the slice whose derivative runs now, if it can be told.
+        """file:line of the slice whose derivative runs now, if it is known.
 
         Args:
             name: slice_backward or select_backward.
@@ -122,7 +119,7 @@ def _hooked(value: Any, action: Callable[[], None]) -> Any:
 
 
 def _is_outside(file: str) -> bool:
-    return not file.startswith((_TORCH, _WATCHERS))
+    return not file.startswith((_TORCH, _RECORDERS))
 
 
 def _place(file: str, line: int) -> str:

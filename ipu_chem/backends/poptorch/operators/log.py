@@ -1,7 +1,4 @@
-"""Knowledge about the tensors of one watched run, and PopTorch's verdict on each operator.
-
-On data's way: beside it; operators of `ipu_chem.backends.poptorch.operators.watch` -> `Log` -> records and remarks.
-"""
+"""Knowledge about the tensors of one recorded run, and PopTorch's verdict on each operator."""
 
 from contextlib import contextmanager
 from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Set
@@ -10,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 
+from ipu_chem.backends.poptorch.meta import tensors_of
 from ipu_chem.backends.poptorch.operators.gathers import Gathers, view_of
 from ipu_chem.backends.poptorch.operators.handlers import (
     HOST_READS,
@@ -22,7 +20,6 @@ from ipu_chem.backends.poptorch.operators.handlers import (
 )
 from ipu_chem.backends.poptorch.operators.lines import ForwardLines
 from ipu_chem.backends.poptorch.operators.overloads import refusal, shape_by_value
-from ipu_chem.backends.poptorch.profile import tensors_of
 
 _NARROW = (torch.uint8, torch.int8, torch.int16)
 # Views through which PopTorch finds the tensor that a write is meant for.
@@ -298,7 +295,7 @@ class Log:
             if view_of(tensor) in lost.known_to:
                 lost.known_to.update(views)
             elif views and not name.endswith("_"):
-                continue  # looks at it without reading
+                continue  # takes it without reading
             else:
                 if place > 0 or name not in _OVERWRITES:
                     self.remarks.append(lost.remark)

@@ -1,7 +1,4 @@
-"""Handlers of PopTorch that refuse, or silently ignore, some arguments of operators that they otherwise lower.
-
-On data's way: beside it; one operator with its arguments -> `refusal` -> `ipu_chem.backends.poptorch.operators.check`.
-"""
+"""Handlers of PopTorch that refuse, or silently ignore, some arguments of operators that they otherwise lower."""
 
 from typing import Any, Callable, Dict, FrozenSet, List, NamedTuple, Optional, Sequence, Tuple
 

@@ -2,8 +2,6 @@
 
 Blocks of SchNet are recognized by their operators and take what their microbenchmark took; layers of transformers
 take what tuned trainings of wide ones took; everything else is its operators added up.
-
-On data's way: BlockProfile -> `block_times` -> [BlockTime] -> time model.
 """
 
 from typing import List, NamedTuple, Optional, Sequence

@@ -2,8 +2,6 @@
 
 A call is device_iterations optimizer steps; a step is its micro-batches through the slowest stage, the bubble of a
 pipeline, the exchange of gradients between replicas and the update.
-
-On data's way: [BlockTime], [BlockProfile], stages, options -> `call_time` -> CallTime -> planner, doctor.
 """
 
 import math

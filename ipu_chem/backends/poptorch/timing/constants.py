@@ -5,8 +5,6 @@ others. Guessed: from counts of operations. What cannot be known is in `UNKNOWN`
 
 Source of the figures: graphcore-research/hydronet-gnn (arXiv:2211.13853): experiments/bow/*.csv (594 shapes of each of
 three operators, float32, forward) and notebooks; argonne-lcf/user-guides and Graphcore's model cards (transformers).
-
-On data's way: beside it; -> operator_time, block_time and time_model of this folder.
 """
 
 from ipu_chem.backends.poptorch.machine import TILES

@@ -1,7 +1,6 @@
 """Cycles that an operator takes on a Bow IPU: predicted, not measured on one.
 
-On data's way: Operator -> `forward_cycles`, `training_cycles` -> time model. Formulas and where their numbers come
-from: `ipu_chem.backends.poptorch.timing.constants`; all are monotone in every size.
+The numbers are those of `ipu_chem.backends.poptorch.timing.constants`; all formulas are monotone in every size.
 """
 
 from math import sqrt

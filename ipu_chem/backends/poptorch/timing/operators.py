@@ -1,7 +1,4 @@
-"""The operators of a program as a device sees them: what kind of work each is, and how much.
-
-On data's way: an operator as torch dispatches it, on the meta device -> `describe` -> Operator -> profile, time model.
-"""
+"""The operators of a program as a device sees them: what kind of work each is, and how much."""
 
 from typing import Any, NamedTuple, Optional, Tuple
 

@@ -1,7 +1,4 @@
-"""A prediction with how far off it may be.
-
-On data's way: beside it; time model -> Span -> planner (its likely value), text (all of it).
-"""
+"""A prediction with how far off it may be."""
 
 from dataclasses import dataclass
 

@@ -1,1 +1,1 @@
-"""Parts of models in machine code, for CPUs: equal to their torch form, which is there without a compiler, too."""
+"""Parts of models in native kernels, for CPUs: equal to their torch form, which is there without a compiler, too."""

@@ -1,7 +1,4 @@
-"""What every kernel in machine code needs: a model that takes it, arguments for C, activations with their slopes.
-
-On data's way: `ipu_chem.backends.pytorch.kernels.convolution`, `.transformer` -> [calls] -> `library()`.
-"""
+"""Calls of native kernels: a model that takes one, arguments for C, activations with their gradients."""
 
 import ctypes
 from typing import Any, Callable, Mapping, Tuple
@@ -30,7 +27,7 @@ def put_in(model: nn.Module, kernels: Mapping[type, Callable[..., Any]]) -> int:
 
 
 def activation(name: str) -> Callable[[Tensor], Tensor]:
-    """An operator on single elements, float32 on the CPU, any shape, from the C functions of its name and its slopes'.
+    """An element-wise operator, float32 on the CPU, any shape, from the C functions of its name and of its gradient.
 
     Args:
         name: C has ``name(n, x, result)`` and ``name_backward(n, x, grad, result)``.
@@ -53,17 +50,17 @@ def activation(name: str) -> Callable[[Tensor], Tensor]:
     def save(ctx: Any, inputs: Tuple[Any, ...], output: Tensor) -> None:
         ctx.save_for_backward(inputs[0])
 
-    slopes = operator(f"{name}_backward", backward, lambda grad, x: torch.empty_like(x))
-    return operator(name, forward, torch.empty_like, save, lambda ctx, grad: slopes(grad, ctx.saved_tensors[0]))
+    gradient = operator(f"{name}_backward", backward, lambda grad, x: torch.empty_like(x))
+    return operator(name, forward, torch.empty_like, save, lambda ctx, grad: gradient(grad, ctx.saved_tensors[0]))
 
 
 def pointer(values: Tensor) -> ctypes.c_void_p:
-    """Where the values begin."""
+    """Address of the first value."""
     return ctypes.c_void_p(values.data_ptr())
 
 
 def check(*tensors: Tensor, dtype: torch.dtype = torch.float32) -> None:
-    """Machine code believes what it is told."""
+    """Refuse tensors that a kernel, which checks nothing, would misread."""
     names = {torch.float32: "float32", torch.int64: "int64"}
     right = all(tensor.dtype == dtype and tensor.device.type == "cpu" for tensor in tensors)
     assert right, f"kernels take {names[dtype]} on the CPU"

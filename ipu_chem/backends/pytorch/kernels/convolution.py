@@ -1,7 +1,4 @@
-"""`CubicTable`'s convolution and the activation between them in machine code, with their slopes.
-
-On data's way: TorchBackend (CPU, float32) -> `use_kernels` -> the model's forward and backward pass.
-"""
+"""`CubicTable`'s convolution and the activation between them as native kernels, with their gradients."""
 
 import ctypes
 from typing import Any, List, Tuple
@@ -18,9 +15,9 @@ from ipu_chem.models.tables import CubicTable, Places
 
 
 def use_kernels(model: nn.Module) -> int:
-    """Let a model's convolutions and activations run in machine code; returns how many parts do from now on.
+    """Let a model's convolutions and activations run in native kernels; returns how many parts do from now on.
 
-    Slopes of slopes, which training on forces takes, need the form in torch.
+    Second derivatives, which training on forces takes, need the form in torch.
 
     Args:
         model: with float32 weights on the CPU.
@@ -85,7 +82,7 @@ def _convolve(
 
 def _convolve_backward(
     grad: Tensor, x: Tensor, table: Tensor, low: Tensor, a: Tensor, b: Tensor, c: Tensor, d: Tensor,
-    source: Tensor, target: Tensor, undirected: bool, slopes: bool,
+    source: Tensor, target: Tensor, undirected: bool, with_weights: bool,
 ) -> Tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """Slopes of x, of the table and, if asked for, of the four weights [4, P]."""
     grad, x, table = grad.contiguous(), x.contiguous(), table.contiguous()
@@ -93,11 +90,11 @@ def _convolve_backward(
     low, source, target = low.contiguous(), source.contiguous(), target.contiguous()
     _check([grad, x, table, *weights], [low, source, target])
     grad_x, grad_table = torch.zeros_like(x), torch.zeros_like(table)
-    grad_weights = torch.zeros((4, len(low) if slopes else 0), dtype=x.dtype)
+    grad_weights = torch.zeros((4, len(low) if with_weights else 0), dtype=x.dtype)
     library().table_convolution_backward(
         *_sizes(low, x, undirected), pointer(x), pointer(table), pointer(low), _pointers(weights),
         pointer(source), pointer(target), pointer(grad), pointer(grad_x), pointer(grad_table),
-        _pointers(list(grad_weights)) if slopes else None,
+        _pointers(list(grad_weights)) if with_weights else None,
     )  # fmt: skip
     return grad_x, grad_table, grad_weights
 
@@ -120,14 +117,16 @@ def _save_convolution(ctx: Any, inputs: Tuple[Any, ...], output: Tensor) -> None
     ctx.undirected = inputs[-1]
 
 
-def _convolution_slopes(ctx: Any, grad: Tensor) -> Tuple[Any, ...]:
-    slopes = any(ctx.needs_input_grad[3:7])
-    grad_x, grad_table, grad_weights = _table_convolution_backward(grad, *ctx.saved_tensors, ctx.undirected, slopes)
-    of_weights = [part.unsqueeze(1) for part in grad_weights.unbind(0)] if slopes else [None] * 4
+def _convolution_with_weights(ctx: Any, grad: Tensor) -> Tuple[Any, ...]:
+    with_weights = any(ctx.needs_input_grad[3:7])
+    grad_x, grad_table, grad_weights = _table_convolution_backward(
+        grad, *ctx.saved_tensors, ctx.undirected, with_weights
+    )
+    of_weights = [part.unsqueeze(1) for part in grad_weights.unbind(0)] if with_weights else [None] * 4
     return (grad_x, grad_table, None, *of_weights, None, None, None)
 
 
-def _plain_slopes(ctx: Any, grad: Tensor) -> Tuple[Any, ...]:
+def _plain_with_weights(ctx: Any, grad: Tensor) -> Tuple[Any, ...]:
     return (*_convolution_backward(grad, *ctx.saved_tensors, ctx.undirected), None, None, None)
 
 
@@ -140,9 +139,11 @@ _convolution_backward = operator(
     _plain_backward,
     lambda grad, x, filters, *rest: (torch.empty_like(x), torch.empty_like(filters)),
 )
-_convolution = operator("convolution", _plain, lambda x, *rest: torch.empty_like(x), _save_convolution, _plain_slopes)
+_convolution = operator(
+    "convolution", _plain, lambda x, *rest: torch.empty_like(x), _save_convolution, _plain_with_weights
+)
 _table_convolution_backward = operator("table_convolution_backward", _convolve_backward, _fake_backward)
 _table_convolution = operator(
-    "table_convolution", _convolve, lambda x, *rest: torch.empty_like(x), _save_convolution, _convolution_slopes
+    "table_convolution", _convolve, lambda x, *rest: torch.empty_like(x), _save_convolution, _convolution_with_weights
 )
 _shifted_softplus = activation("shifted_softplus")

@@ -1,7 +1,7 @@
-"""The kernels' machine code: compiled once per machine with the C compiler that is there, kept in the cache folder.
+"""Native kernels: compiled once per machine with the C compiler that is there, kept in the cache folder.
 
-On data's way: *.c -> shared library -> `convolution`, `transformer` beside it. There is no Python header and no
-C++ in it, so that compiling takes a second, needs nothing but `cc`, and one library serves every Python.
+There is no Python header and no C++ in it, so that compiling takes a second, needs nothing but `cc`, and one library
+serves every Python.
 """
 
 import ctypes
@@ -57,7 +57,7 @@ def find_compiler() -> Optional[str]:
 
 
 def _cache_folder() -> Path:
-    from ipu_chem.data.datasets import cache_folder
+    from ipu_chem.cache import cache_folder
 
     return cache_folder(None)
 
@@ -71,7 +71,7 @@ def _key(compiler: str) -> str:
 
 
 def _processor() -> List[str]:
-    """What tells processors apart that need other code: a cache folder may be shared by several machines."""
+    """Lines that distinguish processors that need other code: a cache folder may be shared by several machines."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

@@ -1,7 +1,4 @@
-"""A Python function as an operator with slopes of its own: one that torch.compile keeps whole, where torch has such.
-
-On data's way: kernels -> operator -> the model's forward pass.
-"""
+"""A Python function as an operator with a gradient of its own, which torch.compile keeps whole where torch can."""
 
 from typing import Any, Callable, Optional
 
@@ -15,7 +12,7 @@ def operator(
     function: Callable[..., Any],
     fake: Callable[..., Any],
     save: Optional[Callable[..., None]] = None,
-    slopes: Optional[Callable[..., Any]] = None,
+    gradient: Optional[Callable[..., Any]] = None,
 ) -> Callable[..., Any]:
     """Make an operator.
 
@@ -23,8 +20,8 @@ def operator(
         name: of the operator.
         function: of tensors and plain values, annotated; it changes none of them.
         fake: the same for shapes alone.
-        save: (ctx, inputs, output), keeps what ``slopes`` needs.
-        slopes: (ctx, slope of the output) -> slopes of the inputs; None makes an operator that has none.
+        save: (ctx, inputs, output), keeps what ``gradient`` needs.
+        gradient: (ctx, gradient of the output) -> gradients of the inputs; None makes an operator that has none.
 
     Returns:
         A function with the arguments of ``function``.
@@ -32,10 +29,10 @@ def operator(
     if COMPILES_WHOLE:
         made = torch.library.custom_op(f"ipu_chem::{name}", function, mutates_args=())
         made.register_fake(fake)
-        if slopes is not None:
-            made.register_autograd(slopes, setup_context=save)
+        if gradient is not None:
+            made.register_autograd(gradient, setup_context=save)
         return made
-    if slopes is None:
+    if gradient is None:
         return function
 
     def forward(ctx: Any, *inputs: Any) -> Any:
@@ -43,7 +40,7 @@ def operator(
         save(ctx, inputs, output)
         return output
 
-    backward = torch.autograd.function.once_differentiable(slopes)
+    backward = torch.autograd.function.once_differentiable(gradient)
     made = type(
         name, (torch.autograd.Function,), {"forward": staticmethod(forward), "backward": staticmethod(backward)}
     )

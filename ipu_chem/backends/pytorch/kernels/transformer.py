@@ -1,9 +1,7 @@
-"""Attention inside the molecules of a pack, and GELU, in machine code, with their slopes.
+"""Attention inside the molecules of a pack, and GELU, as native kernels, with their gradients.
 
 torch's own attention works on every pair of symbols of a pack, most of which are of two molecules; here those
 alone count that see each other, and nothing of the size of pairs is kept.
-
-On data's way: TorchBackend (CPU, float32) -> `use_transformer_kernels` -> the model's forward and backward pass.
 """
 
 import ctypes
@@ -20,7 +18,7 @@ from ipu_chem.models.layers import TanhGelu
 
 
 def use_transformer_kernels(model: nn.Module) -> int:
-    """Let a model's attention and GELU run in machine code; returns how many parts do from now on.
+    """Let a model's attention and GELU run in native kernels; returns how many parts do from now on.
 
     Args:
         model: with float32 weights on the CPU.
@@ -65,14 +63,14 @@ def _attend_backward(
 ) -> Tuple[Tensor, Tensor, Tensor]:
     inputs = [part.contiguous() for part in (query, key, value, mask, seen, logs, grad)]
     sizes = _sizes(*inputs)
-    slopes = [torch.empty_like(inputs[0]) for _ in range(3)]
-    done = library().attention_backward(*sizes, ctypes.c_float(scale), *map(pointer, (*inputs, *slopes)))
+    gradients = [torch.empty_like(inputs[0]) for _ in range(3)]
+    done = library().attention_backward(*sizes, ctypes.c_float(scale), *map(pointer, (*inputs, *gradients)))
     _check_memory(done)
-    return slopes[0], slopes[1], slopes[2]
+    return gradients[0], gradients[1], gradients[2]
 
 
 def _sizes(*tensors: Tensor) -> "list[ctypes.c_int64]":
-    """B, S, H, D of query, key, value, mask and others; machine code believes what it is told."""
+    """B, S, H, D of query, key, value, mask and others; kernels check nothing themselves."""
     check(*tensors)
     packs, slots, heads, width = tensors[0].shape
     assert all(part.shape == tensors[0].shape for part in tensors[1:3]), "query, key and value have one shape"
@@ -91,7 +89,7 @@ def _save_attention(ctx: Any, inputs: Tuple[Any, ...], output: Tuple[Tensor, Ten
     ctx.scale = inputs[-1]
 
 
-def _attention_slopes(ctx: Any, grad: Tensor, _: Any) -> Tuple[Any, ...]:
+def _attention_gradients(ctx: Any, grad: Tensor, _: Any) -> Tuple[Any, ...]:
     return (*_attention_backward(grad, *ctx.saved_tensors, ctx.scale), None, None)
 
 
@@ -105,5 +103,5 @@ def _fake_attention_backward(grad: Tensor, query: Tensor, *rest: Any) -> Tuple[T
 
 
 _attention_backward = operator("attention_backward", _attend_backward, _fake_attention_backward)
-_attention = operator("attention", _attend, _fake_attention, _save_attention, _attention_slopes)
+_attention = operator("attention", _attend, _fake_attention, _save_attention, _attention_gradients)
 _gelu = activation("gelu")

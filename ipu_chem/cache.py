@@ -1,0 +1,65 @@
+"""The cache folder: prepared data, neighbor lists and compiled kernels, under names that change with their content."""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any, Callable, Dict, Optional
+
+from packing.files import PathLike
+from packing.store import Store
+
+
+def cache_folder(cache: Optional[PathLike] = None) -> Path:
+    """The folder given, else IPU_CHEM_CACHE, else ~/.cache/ipu-chem, created if need be.
+
+    Raises:
+        ValueError: it cannot be written, which is better known before anything is prepared.
+    """
+    root = Path(cache or os.environ.get("IPU_CHEM_CACHE") or "~/.cache/ipu-chem").expanduser()
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"cache folder {root} cannot be made ({error}); set IPU_CHEM_CACHE or pass cache.") from None
+    if not os.access(root, os.W_OK):
+        raise ValueError(f"cache folder {root} cannot be written; set IPU_CHEM_CACHE or pass cache.")
+    return root
+
+
+def content_key(identity: Dict[str, Any]) -> str:
+    """16 hex digits that change with anything of what decides the content of a store."""
+    return hashlib.blake2b(json.dumps(identity, sort_keys=True).encode(), digest_size=8).hexdigest()
+
+
+def open_prepared(folder: Path, name: str) -> Optional[Store]:
+    """The store that lies in a folder of the cache; None, and why is printed, if it has to be prepared."""
+    if not (folder / "meta.json").is_file():
+        return None
+    try:
+        store = Store.open(folder)
+    except ValueError as error:
+        print(f"{name}: preparing again, because {error}")
+        return None
+    print(f"{name}: {len(store):,} molecules, prepared before, from {folder}")
+    return store
+
+
+def kept(name: str, identity: str, store: Store, cache: Optional[PathLike], make: Callable[[], Store]) -> Store:
+    """The store joined with what is made of its positions once and kept in the cache folder.
+
+    Args:
+        name: what is made, for the name of its folder.
+        identity: what it depends on beside positions, such as a cutoff and the version of a format.
+        store: molecules with the field pos.
+        cache: see `cache_folder`.
+        make: gives a store with the new fields alone.
+    """
+    digest = hashlib.blake2b(identity.encode(), digest_size=8)
+    digest.update(store.fields["pos"].tobytes())
+    digest.update(store.axes["nodes"].tobytes())
+    folder = cache_folder(cache) / f"{name}-{digest.hexdigest()}"
+    if (folder / "meta.json").is_file():
+        return store.join(Store.open(folder))
+    made = make()
+    made.save(folder)
+    return store.join(made)

@@ -1,0 +1,153 @@
+"""Parallel processes: one function over many items, results in their order, workers that end with their parent."""
+
+import multiprocessing
+import os
+import signal
+import threading
+import traceback
+from collections import deque
+from concurrent.futures import Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from itertools import islice
+from typing import Any, Callable, Deque, Iterable, Iterator, List, Optional, Sequence, Tuple
+
+from tqdm import tqdm
+
+_FEW = 256
+_POLL = 0.2  # seconds until Ctrl-C takes effect
+_SHOWN = 200  # characters of an item in an error
+
+Answer = Tuple[List[Any], Optional[Exception], str]  # results, then what ended them and its traceback
+
+
+class WorkerDied(ValueError):
+    """A process of the pool has ended from outside, most often for want of memory."""
+
+
+class FailedItem(Exception):
+    """The cause of an exception that a function has raised: names the item, and holds the worker's traceback."""
+
+
+def core_count() -> int:
+    """Number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def in_parallel(
+    function: Callable[[Any], Any],
+    items: Iterable[Any],
+    workers: Optional[int] = None,
+    chunk: int = 64,
+    few: Optional[int] = None,
+    ahead: int = 0,
+    title: Optional[str] = None,
+    total: Optional[int] = None,
+    unit: str = "molecule",
+) -> Iterator[Any]:
+    """Results in the order of the items, whatever the number of processes.
+
+    Args:
+        function: of one item, at the top level of a module.
+        items: read no further ahead than the processes need.
+        workers: processes; None takes the cores this process may use, with one it is this one.
+        chunk: items sent to a process at once.
+        few: a sequence of fewer items than this (None: 256) stays in this process: starting others costs more.
+        ahead: items given out before their results are taken; at least four chunks a process.
+        title: of a progress bar on stderr; None shows none.
+        total: of the bar; None takes the length of the items.
+        unit: of the bar.
+
+    Raises:
+        WorkerDied: a process has died.
+        Exception: of the function, as it was raised; its cause is a `FailedItem`.
+    """
+    workers = core_count() if workers is None else workers
+    known = len(items) if isinstance(items, Sequence) else None
+    alone = workers <= 1 or known is not None and known < (_FEW if few is None else few)
+    answers = map(lambda item: _answer(function, [item]), items)
+    if not alone:
+        answers = _answers(function, iter(items), workers, chunk, max(ahead // chunk, 4 * workers))
+    total = known if total is None else total
+    place = 0
+    with tqdm(None, title, total, unit=unit, disable=title is None, mininterval=0.5) as bar:
+        for results, error, where in answers:
+            for result in results:
+                bar.update()
+                yield result
+            place += len(results)
+            if error is not None:
+                raise error from FailedItem(f"item {place}: {where}")
+
+
+def _answers(
+    function: Callable[[Any], Any], items: Iterator[Any], workers: int, chunk: int, most: int
+) -> Iterator[Answer]:
+    """Answers of processes to chunks of items, in order; ``most`` chunks are given out at a time."""
+    pool = ProcessPoolExecutor(workers, initializer=start_worker)
+    pending: Deque["Future[Answer]"] = deque()
+    try:
+        for part in iter(lambda: list(islice(items, chunk)), []):
+            with _held_back():
+                pending.append(pool.submit(_answer, function, part))
+            if len(pending) >= most:
+                yield _next(pending)
+        while pending:
+            yield _next(pending)
+    except BrokenProcessPool:
+        raise WorkerDied("a process has died, perhaps for want of memory; call again with fewer workers.") from None
+    finally:
+        for job in pending:
+            job.cancel()
+        pool.shutdown()  # what is in work is finished
+
+
+def _next(pending: "Deque[Future[Answer]]") -> Answer:
+    while not pending[0].done():
+        with _held_back():
+            wait([pending[0]], _POLL)
+    return pending.popleft().result()
+
+
+def _answer(function: Callable[[Any], Any], part: Sequence[Any]) -> Answer:
+    """Results of a chunk of items up to the first exception."""
+    results: List[Any] = []
+    for item in part:
+        try:
+            results.append(function(item))
+        except Exception as error:
+            shown = repr(item)
+            shown = shown if len(shown) <= _SHOWN else shown[:_SHOWN] + "..."
+            return results, error, f"{shown}\n{traceback.format_exc()}"
+    return results, None, ""
+
+
+@contextmanager
+def _held_back() -> Iterator[None]:
+    """Hold Ctrl-C back until the block is done: a pool that is interrupted inside may wait for itself forever."""
+    asked: List[Any] = []
+    handler: Any = signal.getsignal(signal.SIGINT)
+    # Python lets the main thread alone change it; one that is ignored stays so.
+    held = callable(handler) and threading.current_thread() is threading.main_thread()
+    if held:
+        signal.signal(signal.SIGINT, lambda *arguments: asked.append(arguments))
+    try:
+        yield
+    finally:
+        if held:
+            signal.signal(signal.SIGINT, handler)
+    if asked:
+        handler(*asked[0])
+
+
+def start_worker() -> None:
+    """Leave Ctrl-C to the parent, and end with it even if it is killed: its end of the queue would stay open."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+
+def _end_with(parent: Any) -> None:
+    parent.join()
+    os._exit(1)
