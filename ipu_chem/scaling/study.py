@@ -42,7 +42,7 @@ class StudyOptions:
         steps: that all runs make, as near as whole epochs allow; 0 is what the config's epochs of the most data are.
         evaluations: of every run, from which its best weights are chosen; rule=epochs keeps the config's cadence.
         metric: validation metric that is the loss; empty is nats_per_heavy_atom of text, the forces' error where forces
-            are learnt, else the first one.
+            are learned, else the first one.
         jobs: runs side by side, which divide the CPU cores.
     """
 
