@@ -149,21 +149,22 @@ def shift(best: Dict[int, Best], widths: Sequence[int]) -> float:
 
 def draw(setting: Setting, losses: Losses, best: Dict[str, Dict[int, Best]], path: Path) -> None:
     """Loss against learning rate, a panel for each parametrization and a line for each width, the best ones marked."""
-    import matplotlib
+    from ipu_chem.reports.figures import figure_of, legend_beside, save, shades
 
-    from ipu_chem.reports.figures import BLUE, GREY, ORANGE, figure_of, save
-
-    matplotlib.use("Agg")
     figure, axes = figure_of(1, len(losses))
     for axis, (name, lines) in zip(axes, losses.items()):
-        for (width, line), color in zip(lines.items(), (BLUE, GREY, ORANGE)):
+        for (width, line), color in zip(lines.items(), shades(len(lines))):
             finite = [(rate, loss) for rate, loss in zip(setting.rates, line) if math.isfinite(loss)]
             axis.plot(*zip(*finite), color=color, marker="o", markersize=3, linewidth=1, label=f"{width} features")
             index = best[name][width].index
             axis.plot(setting.rates[index], line[index], color=color, marker="*", markersize=11)
         axis.set_xscale("log", base=2)
-        axis.set(title=f"{name} parametrization", xlabel="learning rate", ylabel="validation loss, nats per token")
-        axis.legend(frameon=False, fontsize=8)
+        axis.set(
+            title=f"{name} parametrization",
+            xlabel="learning rate (per step)",
+            ylabel="validation loss (nats per token)",
+        )
+        legend_beside(axis)
     lowest = [min(line) for lines in losses.values() for line in lines.values()]
     top = min(1.5 * max(lowest), max(axis.get_ylim()[1] for axis in axes))
     for axis in axes:  # rates that hardly train would flatten what counts
