@@ -144,8 +144,9 @@ def _plot(path: Path, name: str, points: Dict[str, List[Tuple[int, float]]]) -> 
     from ipu_chem.reports.figures import colors, figure_of, legend_beside, save
 
     figure, axis = figure_of(1, 1)
-    for (algorithm, curve), color in zip(points.items(), colors(len(points))):
-        axis.plot(*zip(*sorted(curve)), color=color, marker="o", markersize=3, label=algorithm)
+    widths = range(2 * len(points) - 1, 0, -2)  # equal curves are seen below each other
+    for (algorithm, curve), color, width in zip(points.items(), colors(len(points)), widths):
+        axis.plot(*zip(*sorted(curve)), color=color, linewidth=width, marker="o", markersize=2 + width, label=algorithm)
     axis.set(xlabel="capacity of a pack (nodes)", ylabel="packing efficiency (fraction of the nodes)", title=name)
     legend_beside(axis)
     save(figure, path)

@@ -99,7 +99,7 @@ class Result:
     notes: List[str]
 
 
-def analyse(found: Searched, options: SearchOptions) -> Result:
+def analyze(found: Searched, options: SearchOptions) -> Result:
     """The report of a search.
 
     Raises:

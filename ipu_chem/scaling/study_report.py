@@ -42,7 +42,7 @@ class Study:
     notes: List[str]
 
 
-def analyse(points: Sequence[Point]) -> Study:
+def analyze(points: Sequence[Point]) -> Study:
     """Fit what the points allow; a size and amount of which a seed diverged is left out, and a note says so."""
     notes: List[str] = []
     bad = {(point.parameters, point.tokens) for point in points if point.diverged}
