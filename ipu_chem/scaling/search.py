@@ -88,11 +88,6 @@ class Searched:
     evaluations: List[EarlyEvaluation]
     kept: List[str]
 
-    @property
-    def names(self) -> List[str]:
-        """Names of the candidates, each once."""
-        return list(self.evaluations[0].estimates)
-
 
 def search(candidates: Sequence[Candidate], options: SearchOptions, progress: bool = True) -> Searched:
     """Train all to the first rung, the best to the next, the last to the end.

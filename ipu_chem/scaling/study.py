@@ -88,11 +88,6 @@ class Amount:
         """Optimizer steps of a run."""
         return self.epochs * self.steps_per_epoch
 
-    @property
-    def cadence(self) -> str:
-        """Interval between evaluations, in words."""
-        return f"{self.evaluate_calls:,} calls" if self.evaluate_calls else f"{self.evaluate_every:,} epochs"
-
 
 @dataclass(frozen=True)
 class Plan:
@@ -112,9 +107,10 @@ class Plan:
         """Lines to print before the wait."""
         found = [f"{len(self.candidates)} runs; {self.rule}"]
         for one in self.amounts:
+            cadence = f"{one.evaluate_calls:,} calls" if one.evaluate_calls else f"{one.evaluate_every:,} epochs"
             found.append(
                 f"{one.molecules:,} molecules, {one.tokens:,} {one.unit}: {one.epochs:,} epochs of "
-                f"{one.steps_per_epoch:,} steps are {one.steps:,}, evaluated every {one.cadence}"
+                f"{one.steps_per_epoch:,} steps are {one.steps:,}, evaluated every {cadence}"
             )
         if self.rule != STEPS_HELD and not steps_agree([one.steps for one in self.amounts]):
             found.append("runs on more data take more steps: exponents of data mix both")
