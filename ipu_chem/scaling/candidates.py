@@ -44,13 +44,13 @@ class Candidate:
 
     @property
     def folder(self) -> Path:
-        """Where it trains."""
+        """Folder of its run."""
         return Path(self.config["out"])
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a candidate is, as in its candidate.json.
+    """Progress of a candidate, as in its candidate.json.
 
     Attributes:
         status: stopped (at a budget), finished or diverged.
@@ -116,7 +116,7 @@ def make_candidates(base: Mapping[str, Any], grid: Mapping[str, Sequence[Any]], 
 
 
 def read_progress(candidate: Candidate) -> Optional[Progress]:
-    """How far a candidate is; None if it has not come to a budget.
+    """Progress of a candidate; None if it has not come to a budget.
 
     Raises:
         ValueError: its folder holds a run of other options.
