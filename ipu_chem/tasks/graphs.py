@@ -163,7 +163,7 @@ class GraphTask(Task):
             None if self.forces is None else self.forces.standardized(),
         )
 
-    def unknown_loader(self, store: Store, items: np.ndarray, budget: Budget) -> PackLoader:
+    def unlabelled_loader(self, store: Store, items: np.ndarray, budget: Budget) -> PackLoader:
         """Batches of other molecules, for predictions.
 
         Args:

@@ -103,7 +103,7 @@ class TorchBackend(Backend):
             self._program = Program(model, loss, self._first_target)
         else:
             self._program = Program(model, loss, self._first_target).to(self.device)
-            self._processes.take_from_first([*model.parameters(), *model.buffers()])
+            self._processes.broadcast([*model.parameters(), *model.buffers()])
         # The bare model is a program of its own: without loss and gradients it is cheaper.
         self._run: Callable[[Any], Any] = self._program
         self._predict: Callable[..., Any] = model
@@ -134,7 +134,7 @@ class TorchBackend(Backend):
                     total = total + self._backward(next(micro_batches))
                 # Gradients of a model that is sharded have been added up on the backward pass.
                 weights = self._trained() if self._shards is None else []
-                self._processes.add_up([*(weight.grad for weight in weights if weight.grad is not None), total])
+                self._processes.all_reduce([*(weight.grad for weight in weights if weight.grad is not None), total])
                 self._update()
                 losses.append(total)
         return torch.stack(losses).cpu()
