@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 from pathlib import Path
-from typing import Any, Dict, Optional
+from typing import Any, Callable, Dict, Optional
 
 from packing.files import PathLike
 from packing.store import Store
@@ -42,3 +42,24 @@ def open_prepared(folder: Path, name: str) -> Optional[Store]:
         return None
     print(f"{name}: {len(store):,} molecules, prepared before, from {folder}")
     return store
+
+
+def kept(name: str, identity: str, store: Store, cache: Optional[PathLike], make: Callable[[], Store]) -> Store:
+    """The store joined with what is made of its positions once and kept in the cache folder.
+
+    Args:
+        name: what is made, for the name of its folder.
+        identity: what it depends on beside positions, such as a cutoff and the version of a format.
+        store: molecules with the field pos.
+        cache: see `cache_folder`.
+        make: gives a store with the new fields alone.
+    """
+    digest = hashlib.blake2b(identity.encode(), digest_size=8)
+    digest.update(store.fields["pos"].tobytes())
+    digest.update(store.axes["nodes"].tobytes())
+    folder = cache_folder(cache) / f"{name}-{digest.hexdigest()}"
+    if (folder / "meta.json").is_file():
+        return store.join(Store.open(folder))
+    made = make()
+    made.save(folder)
+    return store.join(made)

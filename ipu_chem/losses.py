@@ -1,8 +1,7 @@
 """Losses as weighted sums: the weights, which the host computes, make the sum a mean over a whole step.
 
-On data's way: model(pack) -> prediction -> loss -> backend. A loss never divides: the weights of a step
-already sum to 1 over all its packs, micro-batches and replicas, so adding up gives the exact mean over
-molecules however they were packed.
+A loss never divides: the weights of a step already sum to 1 over all its packs, micro-batches and replicas, so adding
+up gives the exact mean over molecules however they were packed.
 """
 
 from typing import Callable, Dict, Tuple
@@ -32,7 +31,7 @@ def mae(prediction: Tensor, y: Tensor, weight: Tensor) -> Tensor:
 
 
 def huber(prediction: Tensor, y: Tensor, weight: Tensor) -> Tensor:
-    """Sum of weight x Huber error with the bend at 1 standardised unit (Huber 1964); all [B, G, T]."""
+    """Sum of weight x Huber error with the bend at 1 standardized unit (Huber 1964); all [B, G, T]."""
     size = _error(prediction, y, weight).abs()
     small = torch.clamp(size, max=1.0)
     # small^2 / 2 below the bend, size - 1/2 above: the same expression on both sides.

@@ -57,7 +57,7 @@ class Target:
 
 
 def is_binary(target: Mapping[str, Any]) -> bool:
-    """Whether an entry of ``info["targets"]`` is a class, not a number."""
+    """Test if an entry of ``info["targets"]`` is a class, not a number."""
     return target.get("kind") == BINARY
 
 

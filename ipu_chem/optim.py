@@ -59,9 +59,11 @@ class ParameterGroups:
         Raises:
             ValueError: multipliers are Adam's, and this is another optimizer.
         """
+        from ipu_chem.models.base import Model
+
         of: Dict[int, float] = {}
         for module in model.modules():
-            if hasattr(module, "learning_rate_multipliers"):
+            if isinstance(module, Model):
                 named = dict(module.named_parameters())
                 of.update({id(named[name]): value for name, value in module.learning_rate_multipliers().items()})
         owners = [parameter for parameter in model.parameters() if parameter.requires_grad]

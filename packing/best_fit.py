@@ -3,8 +3,6 @@
 Gives exactly the packs that the item-by-item algorithms give when equal items follow each other (a test
 compares them), in time that does not depend on the number of items. Needs numpy alone: the fallback when
 scipy is missing, and the start of column generation.
-
-On data's way: SizeClasses -> PackTypes.
 """
 
 from typing import List, Optional, Tuple
@@ -49,7 +47,7 @@ class OpenPacks:
         return int(tightest[np.argmin(self.rank[tightest])])
 
     def close_full(self, smallest: np.ndarray) -> List[Tuple[int, Held]]:
-        """Take out the types that cannot hold even the smallest sizes still to come, when it is worth a look."""
+        """Take out the types that cannot hold even the smallest sizes still to come, when that may pay."""
         size = len(self.counts)
         if size < self.close_at:
             return []

@@ -2,8 +2,6 @@
 
 Molecules have few distinct sizes (QM9: 26), so a plan is a short list of pack types, each a multiset of
 size classes with a count; only at the end are real items dealt into the slots.
-
-On data's way: sizes -> SizeClasses -> [algorithm] -> PackTypes -> deal() -> PackingPlan.
 """
 
 from dataclasses import dataclass
@@ -35,7 +33,7 @@ class SizeClasses:
 
 @dataclass(frozen=True)
 class PackTypes:
-    """What the packs hold: type k occurs counts[k] times with multiplicity[k, c] items of class c.
+    """Contents of packs: type k occurs counts[k] times with multiplicity[k, c] items of class c.
 
     Attributes:
         multiplicity: [K, C] int32.

@@ -1,13 +1,11 @@
 """Packs into arrays of fixed shape: one vectorised gather per field, no Python per atom or token.
 
-    molecule     a a a b b . . .      the pack's nodes, dots are padding
-    graph_ends   3 5 5 5              where each molecule ends, which is all that has to be said of it
+molecule     a a a b b . . .      the pack's nodes, dots are padding
+graph_ends   3 5 5 5              where each molecule ends, which is all that has to be said of it
 
-    node_mask    1 1 1 1 1 0 0 0      what follows from it (`expand_masks`, or on the device
-    graph_index  0 0 0 1 1 3 3 3      `ipu_chem.models.compact`); nothing is guessed from a value
-    graph_mask   1 1 0 0
-
-On data's way: Ragged fields + a slice of an Epoch + Budget -> arrays -> CompactPack / TokenPack.
+node_mask    1 1 1 1 1 0 0 0      what follows from it (`expand_masks`, or on the device
+graph_index  0 0 0 1 1 3 3 3      `ipu_chem.models.compact`); nothing is guessed from a value
+graph_mask   1 1 0 0
 """
 
 import sys
@@ -65,7 +63,7 @@ def collate_graphs(
 
 
 def expand_masks(arrays: Mapping[str, np.ndarray], budget: Budget) -> Dict[str, np.ndarray]:
-    """What follows from the counts of `collate_graphs`, said slot by slot.
+    """Masks and indices, slot by slot, from the counts of `collate_graphs`.
 
     Returns:
         node_mask [B, N], graph_mask [B, G] bool; graph_index [B, N] in 0..G-1, which graph a node belongs to,
@@ -123,7 +121,7 @@ def collate_tokens(
 
 
 class _ItemSlots:
-    """Which item stands in each of the slots that a pack has for items, [B, K]."""
+    """Item in each of the slots that a pack has for items, [B, K]."""
 
     def __init__(self, packs: Tuple[np.ndarray, np.ndarray], capacity: int, name: str) -> None:
         items, offsets = packs
@@ -145,7 +143,7 @@ class _ItemSlots:
 
 
 class _Rows:
-    """Which row of a flat array stands in each slot of the packs: those of item after item, then padding.
+    """Row of a flat array for each slot of the packs: those of item after item, then padding.
 
     Attributes:
         lengths: [B, K] rows of each item, 0 in padding.

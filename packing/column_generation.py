@@ -5,7 +5,7 @@ adding patterns only as they pay (Gilmore and Gomory 1961, 1963), priced by a kn
 is a lower bound that no packer can beat, and `rounding` turns it into whole packs. The work depends on
 the number of size classes, not on the number of molecules.
 
-On data's way: SizeClasses -> PackTypes. scipy is imported on first use.
+scipy is imported on first use.
 """
 
 import time
@@ -42,7 +42,7 @@ class Relaxation:
 
 
 def available() -> bool:
-    """Whether scipy (>= 1.9) is installed."""
+    """True if scipy (>= 1.9) is installed."""
     try:
         from scipy.optimize import linprog, milp  # noqa: F401
     except ImportError:
@@ -51,7 +51,7 @@ def available() -> bool:
 
 
 def affordable(classes: SizeClasses, budget: Budget) -> bool:
-    """Whether a round of pricing over these classes takes about a tenth of a second or less."""
+    """True if a round of pricing over these classes takes about a tenth of a second or less."""
     columns = [budget.names.index(name) for name in budget.measured]
     return Knapsack.cost(classes.sizes[:, columns], budget.capacities()[columns]) <= QUICK_COST
 

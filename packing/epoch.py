@@ -2,8 +2,6 @@
 
 Frozen packs make training see the same molecules together for ever; here items change places with others
 of their size class before every epoch, from (seed, epoch) alone.
-
-On data's way: PackingPlan -> Epoch -> shard -> collate.
 """
 
 from dataclasses import dataclass
@@ -58,7 +56,7 @@ class Epoch:
 
 
 class PackOrder:
-    """What is computed once per plan so that an epoch is two shuffles and two gathers."""
+    """Tables that are computed once per plan, so that an epoch is two shuffles and two gathers."""
 
     def __init__(self, items: np.ndarray, offsets: np.ndarray, classes: np.ndarray) -> None:
         self.items = items

@@ -1,7 +1,5 @@
 """Atomic files: what a plan, a store or a checkpoint is written through, so that a kill or a full disk
 leaves either the old content or the new one, never half of it.
-
-On data's way: used by every step that writes (store, plan, checkpoint, report).
 """
 
 import hashlib

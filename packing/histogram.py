@@ -3,8 +3,6 @@
 Greedy best fit on the histogram, longest items first (Krell, Kosec, Perez, Fitzgibbon 2021,
 arXiv:2107.02027; used for molecules by Helal et al. 2022, arXiv:2211.13853). Its packs are reproduced
 exactly, because published throughputs refer to them; `column_generation` packs better.
-
-On data's way: SizeClasses -> PackTypes.
 """
 
 from typing import Dict, List, Tuple

@@ -1,7 +1,5 @@
 """Unbounded knapsack over several dimensions at once, as a dense table: the pricing step of column
 generation (which pack would pay best at the current prices?).
-
-On data's way: helper of column_generation.
 """
 
 import math

@@ -1,7 +1,4 @@
-"""Choosing an algorithm and making a plan: the one function most users call.
-
-On data's way: sizes + Budget -> make_plan -> PackingPlan.
-"""
+"""Choosing an algorithm and making a plan: the one function most users call."""
 
 import time
 from typing import Callable, Mapping, Tuple, Union
@@ -148,7 +145,7 @@ def _rounded(
 
 
 def _affordable(classes: SizeClasses, budget: Budget) -> bool:
-    """Whether column generation is quick on these classes."""
+    """True if column generation is quick on these classes."""
     return len(classes.counts) <= MAX_CLASSES and column_generation.affordable(classes, budget)
 
 

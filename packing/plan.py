@@ -1,7 +1,6 @@
 """The packing plan: which items share a pack, how full the packs are and how few there could be.
 
-On data's way: sizes + Budget -> make_plan -> PackingPlan -> epoch() -> collate. A plan is made once per
-split and saved beside the run; every epoch deals the items anew into the same pack types.
+A plan is made once per split and saved beside the run; every epoch deals the items anew into the same pack types.
 """
 
 import hashlib

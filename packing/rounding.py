@@ -4,7 +4,7 @@ The whole part of every amount is kept; the few items that are left over (a pack
 form a small problem that an integer program over the known patterns solves, with some whole packs handed
 back when the first try is not good enough.
 
-On data's way: Relaxation (of column_generation) -> PackTypes. scipy is imported on first use.
+scipy is imported on first use.
 """
 
 import time
@@ -178,7 +178,7 @@ def _integer_program(patterns: np.ndarray, demand: np.ndarray, seconds: float, b
         constraints=LinearConstraint(csr_matrix(patterns.T.astype(np.float64)), demand, np.inf),  # pyright: ignore[reportArgumentType]
         integrality=np.ones(len(patterns)),
         bounds=Bounds(0, float(demand.max())),
-        # Any answer within one pack of the bound cannot be told from the optimum of the whole problem.
+        # Any answer within one pack of the bound is as good as the optimum of the whole problem.
         options={"time_limit": max(seconds, 0.01), "node_limit": _TRY_NODES, "mip_rel_gap": 0.5 / max(bound, 1)},
     )
     if result.x is None:

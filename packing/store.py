@@ -3,8 +3,6 @@
 A store is a folder: ``meta.json``, one ``<field>.npy`` per field and one ``<axis>.offsets.npy`` per axis.
 Fields on an axis ("nodes", "edges", "tokens") have as many rows per item as the axis says; the other
 fields have one row per item. Plain numpy reads every file.
-
-On data's way: molecules -> Store -> Ragged fields -> collate.
 """
 
 import hashlib

@@ -2,8 +2,6 @@
 
 A buffer of items is packed with the patterns of column generation; only packs that the linear program
 uses wholly leave, the rest waits for better company. Patterns found for one buffer start the next.
-
-On data's way: (ids, sizes) as they come -> StreamPacker -> Epoch pieces -> collate.
 """
 
 from typing import Any, Dict, List, Mapping, Union
@@ -166,7 +164,7 @@ class StreamPacker:
         return packs
 
     def _too_fine(self, classes: SizeClasses) -> bool:
-        """Whether rounding sizes up further would still help."""
+        """True if rounding sizes up further would still help."""
         widest = max((self.budget[name] for name in self.budget.measured[1:]), default=0)
         many = len(classes.counts) > _MAX_CLASSES or not column_generation.affordable(classes, self.budget)
         return many and self._round_to < widest
@@ -176,7 +174,7 @@ class StreamPacker:
         start = self._recall(classes)
         if not column_generation.affordable(classes, self.budget):
             return PackTypes.from_rows([], len(classes.counts))
-        # The first buffer finds the patterns; the later ones look like it and only add a few.
+        # The first buffer finds the patterns; the later ones are like it and only add a few.
         first = len(start) == 0
         rounds = _FIRST_ROUNDS if first else _LATER_ROUNDS
         relaxation = column_generation.relax(classes, self.budget, start, _SECONDS, rounds, prove=first)

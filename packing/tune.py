@@ -1,7 +1,4 @@
-"""Choosing the shape of a pack from the data: the capacities that waste least.
-
-On data's way: sizes -> fit_budget -> Budget -> make_plan.
-"""
+"""Choosing the shape of a pack from the data: the capacities that waste least."""
 
 from typing import List, Mapping, Sequence, Tuple
 
@@ -70,7 +67,7 @@ def fit_budget(
 
 
 def efficiency_curve(sizes: np.ndarray, capacities: Sequence[int]) -> List[Tuple[int, float, int]]:
-    """How well packs of each capacity can be filled.
+    """Packing efficiency of packs of each capacity.
 
     Args:
         sizes: [I] integer.

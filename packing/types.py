@@ -1,7 +1,4 @@
-"""The two nouns of packing: what a pack may hold (Budget) and variable-size items in flat arrays (Ragged).
-
-On data's way: store -> Ragged -> [sizes, Budget] -> plan -> collate.
-"""
+"""The two nouns of packing: what a pack may hold (Budget) and variable-size items in flat arrays (Ragged)."""
 
 from dataclasses import dataclass
 from typing import Dict, Iterator, List, Sequence, Tuple

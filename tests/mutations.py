@@ -21,7 +21,7 @@ from mistakes.trial import Verdict, fails_anyway, try_mutation
 TESTS = (
     ("tests/backends/poptorch/test_backend.py",),
     (
-        "tests/test_loader.py",
+        "tests/batches/test_loader.py",
         "tests/packing/test_packing_collate.py",
         "tests/backends/poptorch/operators",
         "tests/test_optim.py",

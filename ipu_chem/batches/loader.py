@@ -121,7 +121,7 @@ class Loader(ABC):
         return self._collate(packs, labels)
 
     def _labels_of_steps(self, packs: Packs, steps: int) -> np.ndarray:
-        """How many labels each of ``steps`` equal parts of the packs has, [steps], or of each kind, [steps, K]."""
+        """Number of labels in each of ``steps`` equal parts of the packs, [steps], or of each kind, [steps, K]."""
         positions, offsets = packs
         labels = self._labels_of(self.items[positions])
         before = np.concatenate([np.zeros_like(labels[:1]), labels]).cumsum(0)
@@ -129,7 +129,7 @@ class Loader(ABC):
 
     @abstractmethod
     def _labels_of(self, items: np.ndarray) -> np.ndarray:
-        """How many labels each molecule has, [K]; or how many of each kind, [K, ...]."""
+        """Number of labels of each molecule, [K], or of each kind, [K, ...]."""
 
     @abstractmethod
     def _collate(self, packs: Packs, labels_of_steps: np.ndarray) -> Any:
@@ -152,7 +152,7 @@ class LabelledLoader(Loader):
 
         Args:
             items, plan, budget, batching, world: see `Loader`.
-            targets: [I, T] standardised targets of all molecules of the data; NaN where a label is missing.
+            targets: [I, T] standardized targets of all molecules of the data; NaN where a label is missing.
         """
         super().__init__(items, plan, budget, batching, world)
         self._label_counts = np.isfinite(targets).sum(1, dtype=np.int32)
@@ -196,12 +196,12 @@ class PackLoader(LabelledLoader):
                 pos_int16 (`ipu_chem.data.fixed_point`) positions travel in 16 bits.
             items: see `Loader`.
             plan: see `Loader`.
-            targets: [I, T] standardised targets of the whole store; NaN where a label is missing.
+            targets: [I, T] standardized targets of the whole store; NaN where a label is missing.
             budget: shape of a pack: nodes, graphs, and edges unless the device is to find them (`CompactNodePack`).
             batching: see `Loader`.
             world: see `Loader`.
             charges: the model takes charge and spin, fields of the store.
-            forces: [total, 3] standardised forces on all atoms of the store, NaN where missing; None trains on none.
+            forces: [total, 3] standardized forces on all atoms of the store, NaN where missing; None trains on none.
 
         Raises:
             ValueError: plan, targets and split differ in length, or the plan does not fit the budget.
@@ -232,7 +232,7 @@ class PackLoader(LabelledLoader):
         return self.kind(**{name: torch.from_numpy(arrays[name]) for name in self.kind._fields})
 
     def _arrays(self, packs: Packs) -> Dict[str, np.ndarray]:
-        """What `collate_graphs` makes of the packs, so many of them at a time as suit the cache."""
+        """Arrays of `collate_graphs` for the packs, so many of them at a time as suit the cache."""
         positions, offsets = packs
         count, arrays = len(offsets) - 1, {}
         for start in range(0, count, _PACKS_AT_ONCE):
@@ -266,7 +266,7 @@ def _equal_parts(batch: Any, parts: int) -> Iterator[Any]:
 
 
 def weights_of(counts: np.ndarray, labels_of_steps: np.ndarray) -> np.ndarray:
-    """What each label weighs in the mean of its optimizer step.
+    """Weight of each label in the mean of its optimizer step.
 
     Args:
         counts: [B, ...] bool or 0 and 1, whether there is a label; packs of step after step.

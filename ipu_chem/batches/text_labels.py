@@ -33,7 +33,7 @@ class TextPropertyLoader(LabelledLoader):
         Args:
             ids: values [total] integer in 0..vocab_size-1, tokens of every sequence, its begin and end included.
             plan: see `Loader`.
-            targets: [I, T] standardised targets of all sequences; NaN where a label is missing.
+            targets: [I, T] standardized targets of all sequences; NaN where a label is missing.
             budget: shape of a pack: tokens, and segments, the molecules that it holds at most.
             batching: see `Loader`.
             vocab_size: V; decides how few bytes an id travels in.

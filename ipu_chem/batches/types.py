@@ -1,8 +1,4 @@
-"""Batches that are transferred to the device: NamedTuples of tensors, whose order and shapes are compiled in.
-
-On data's way: collate -> CompactPack, CompactNodePack, TokenPack, TextPropertyPack -> Backend.train_step / evaluate
--> model.
-"""
+"""Batches that are transferred to the device: NamedTuples of tensors, whose order and shapes are compiled in."""
 
 from functools import lru_cache
 from typing import Any, NamedTuple, Tuple
@@ -12,17 +8,17 @@ from torch import Tensor
 
 
 def inputs_of(batch: Any) -> Tuple[Tensor, ...]:
-    """What the model takes, of a batch of any kind."""
+    """Inputs of the model, of a batch of any kind."""
     return tuple(batch[: first_target(batch)])
 
 
 def targets_of(batch: Any) -> Tuple[Tensor, ...]:
-    """What the loss takes besides the prediction: labels and weights, and those of forces where there are any."""
+    """Labels and weights, and those of forces where there are any: arguments of the loss behind the prediction."""
     return tuple(batch[first_target(batch) :])
 
 
 def first_target(batch: Any) -> int:
-    """Where targets begin among a batch's fields, counted from the end."""
+    """Index of the first target among a batch's fields, counted from the end."""
     return -4 if "forces" in getattr(batch, "_fields", ()) else -2
 
 
@@ -39,7 +35,7 @@ class CompactPack(NamedTuple):
     edge_index: Tensor  # [B, 2, E] integer in 0..N-1, row 0 source, row 1 target (PyG's order)
     num_edges: Tensor  # [B, 1] integer, real edges; padding follows them
     # targets
-    y: Tensor  # [B, G, T] float, standardised targets
+    y: Tensor  # [B, G, T] float, standardized targets
     weight: Tensor  # [B, G, T] float, 0 in padding and for missing labels; sums to 1 over an optimizer step
 
     @property
@@ -59,7 +55,7 @@ class CompactNodePack(NamedTuple):
     pos: Tensor  # [B, N, 3] int16, steps from the middle of the molecule; or float32, Å
     graph_ends: Tensor  # [B, G] integer, atoms up to the end of each molecule; in padding those of the whole pack
     # targets
-    y: Tensor  # [B, G, T] float, standardised targets
+    y: Tensor  # [B, G, T] float, standardized targets
     weight: Tensor  # [B, G, T] float, 0 in padding and for missing labels; sums to 1 over an optimizer step
 
     @property
@@ -79,7 +75,7 @@ def compact_kind(edges: bool = True, charges: bool = False, forces: bool = False
         edges: from the host; else the device finds them.
         charges: of molecules, as inputs behind the others: charge [B, G] int8, e, and spin [B, G] uint8, unpaired
             electrons; 0 in padding.
-        forces: as targets behind the others: forces [B, N, 3] float, standardised, 0 where unknown, and
+        forces: as targets behind the others: forces [B, N, 3] float, standardized, 0 where unknown, and
             force_weight [B, N, 1] float, 0 in padding and where unknown; three times its sum over a step is 1.
     """
     plain: Any = CompactPack if edges else CompactNodePack
@@ -91,29 +87,6 @@ def compact_kind(edges: bool = True, charges: bool = False, forces: bool = False
     kind: Any = NamedTuple(plain.__name__ + "Charge" * charges + "Force" * forces, [(name, Tensor) for name in fields])
     kind.inputs, kind.targets, kind.graph_mask = plain.inputs, plain.targets, plain.graph_mask
     return kind
-
-
-class GraphPack(NamedTuple):
-    """B packs of molecules side by side with everything that a graph model takes, in its forward's order.
-
-    Every index counts inside its own pack. Loaders make `CompactPack` or `CompactNodePack` instead, from which
-    `ipu_chem.models.compact` makes these inputs on the device.
-    """
-
-    # inputs
-    z: Tensor  # [B, N] uint8, atomic numbers
-    pos: Tensor  # [B, N, 3] float, Å
-    graph_index: Tensor  # [B, N] integer in 0..G-1, molecule of each atom
-    edge_index: Tensor  # [B, 2, E] integer in 0..N-1, row 0 source, row 1 target (PyG's order)
-    node_mask: Tensor  # [B, N] bool, False in padding
-    edge_mask: Tensor  # [B, E] bool, False in padding
-    graph_mask: Tensor  # [B, G] bool, False in padding
-    # targets
-    y: Tensor  # [B, G, T] float, standardised targets
-    weight: Tensor  # [B, G, T] float, 0 in padding and for missing labels; sums to 1 over an optimizer step
-
-    inputs = property(inputs_of)
-    targets = property(targets_of)
 
 
 class TokenPack(NamedTuple):
@@ -142,7 +115,7 @@ class TextPropertyPack(NamedTuple):
     position_ids: Tensor  # [B, S] integer, place of each symbol in its molecule, from 0; 0 in padding
     ends: Tensor  # [B, M] integer, symbols up to the end of each molecule; in padding those of the whole pack
     # targets
-    y: Tensor  # [B, M, T] float, standardised targets
+    y: Tensor  # [B, M, T] float, standardized targets
     weight: Tensor  # [B, M, T] float, 0 in padding and for missing labels; sums to 1 over an optimizer step
 
     @property
@@ -155,6 +128,6 @@ class TextPropertyPack(NamedTuple):
 
 
 def _grows(ends: Tensor) -> Tensor:
-    """Where each row of [B, G] is larger than one place before, from 0 on; bool."""
+    """True where a value of [B, G] is larger than the one before it, or than 0 at the first; bool."""
     before = torch.cat([torch.zeros_like(ends[:, :1]), ends[:, :-1]], 1)
     return ends > before

@@ -1,4 +1,4 @@
-"""What is refused before it costs anything: molecules that no model can take, looked at many at once."""
+"""Checks of many molecules at once, which refuse those that no model can take before they cost anything."""
 
 from typing import Callable, Optional, Sequence, Tuple
 
@@ -8,7 +8,7 @@ from ipu_chem.data.neighbors import radius_edges
 
 MAX_Z = 99  # embeddings have 100 rows, and row 0 is padding
 _COINCIDENT = 0.1  # Å; the shortest bond, H2, is 0.74
-_AT_ONCE = 1 << 16  # molecules whose distances are looked at together, in float64
+_AT_ONCE = 1 << 16  # molecules whose distances are computed together, in float64
 
 # Element symbols by atomic number, 0 to 99.
 SYMBOLS = (

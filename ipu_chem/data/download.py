@@ -8,7 +8,7 @@ import urllib.request
 import zipfile
 from http.client import HTTPException
 from pathlib import Path
-from typing import Any
+from typing import Any, Optional, Sequence
 
 from tqdm import tqdm
 
@@ -85,3 +85,9 @@ def unpack(name: str, archive: Path, folder: Path) -> Path:
     except (EOFError, tarfile.TarError, zipfile.BadZipFile, shutil.ReadError) as error:
         raise ValueError(f"{name}: {archive} is damaged ({error}); delete it and fetch it again.") from None
     return folder
+
+
+def find_file(folder: Path, names: Sequence[str], places: Sequence[str] = ("",)) -> Optional[Path]:
+    """The first file of some names in some places of a folder; None if there is none."""
+    files = (folder / place / name for place in places for name in names)
+    return next((file for file in files if file.is_file()), None)

@@ -1,13 +1,12 @@
-"""Pairs of neighbouring atoms of a whole data set for one cutoff, found once and kept beside it.
+"""Pairs of neighboring atoms of a whole data set for one cutoff, found once and kept beside it.
 
 Filters depend on the distance alone, so every pair stands there once, and models work along it both ways
 (``undirected=True``): half the bytes and half the work of edges in both directions.
 """
 
-import hashlib
-from typing import Optional
+from typing import Any, Dict, Optional
 
-from ipu_chem.cache import cache_folder
+from ipu_chem.cache import kept
 from ipu_chem.data.neighbors import radius_pairs
 from packing.files import PathLike
 from packing.store import Store
@@ -26,27 +25,16 @@ def with_edges(store: Store, cutoff: float, cache: Optional[PathLike] = None) ->
     Raises:
         ValueError: the cutoff is not positive, or the cache folder cannot be written.
     """
-    folder = cache_folder(cache) / f"edges-{_key(store, cutoff)}"
-    if (folder / "meta.json").is_file():
-        edges = Store.open(folder)
-    else:
-        found = radius_pairs(store.fields["pos"], store.axes["nodes"], cutoff)
-        edges = Store(
-            {"edges": found.offsets}, {"edge_index": found.values}, {"edge_index": "edges"}, {"cutoff_angstrom": cutoff}
-        )
-        edges.save(folder)
-    return store.join(edges)
+    identity = f"{_FORMAT} {cutoff!r}"
+    return kept("edges", identity, store, cache, lambda: _edges(store, cutoff, {"cutoff_angstrom": cutoff}))
 
 
 def edges_in_memory(store: Store, cutoff: float) -> Store:
     """`with_edges` for molecules that are seen once, such as those of a prediction: nothing is written."""
+    return store.join(_edges(store, cutoff))
+
+
+def _edges(store: Store, cutoff: float, info: Optional[Dict[str, Any]] = None) -> Store:
+    """The new field alone."""
     found = radius_pairs(store.fields["pos"], store.axes["nodes"], cutoff)
-    return store.join(Store({"edges": found.offsets}, {"edge_index": found.values}, {"edge_index": "edges"}))
-
-
-def _key(store: Store, cutoff: float) -> str:
-    """Changes with any position, with the cutoff and with this module's format."""
-    digest = hashlib.blake2b(f"{_FORMAT} {cutoff!r}".encode(), digest_size=8)
-    digest.update(store.fields["pos"].tobytes())
-    digest.update(store.axes["nodes"].tobytes())
-    return digest.hexdigest()
+    return Store({"edges": found.offsets}, {"edge_index": found.values}, {"edge_index": "edges"}, info)

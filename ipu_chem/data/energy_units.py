@@ -1,4 +1,4 @@
-"""Whether labels can be in the unit that the user says: doubts that are told once and stop nothing."""
+"""Doubts about the unit that the user says labels are in: printed once, they stop nothing."""
 
 import re
 from typing import List, Optional
@@ -16,7 +16,7 @@ _LARGEST_FORCE = 10.0
 _LARGEST_SPREAD = 1.0
 _ENOUGH = 10  # molecules, for a spread
 # Electronic energies of the free atoms H to Ar, Hartree, rounded: the atoms of a molecule sum to its total energy but
-# for a per mille or two, so that a total energy tells its unit.
+# for a per mille or two, so that a total energy shows its unit.
 _ATOMS = "0 .5 2.9 7.5 14.7 24.6 37.8 54.6 75.0 99.7 128.9 162.2 200.0 242.3 289.3 341.2 398.1 460.1 527.5"
 _ATOM_ENERGIES = -np.array(_ATOMS.split(), np.float64)
 _TOTAL = 0.05  # how near a total energy is to its atoms'
@@ -25,7 +25,7 @@ _ENERGY_NAME = re.compile(r"energy|energies|^e$|^e[_0-9]|^u0?$|_e$", re.IGNORECA
 
 
 def is_energy(name: str) -> bool:
-    """Whether a label of this name is an energy, whose forces there may be."""
+    """Test if a label of this name is an energy, whose forces there may be."""
     return _ENERGY_NAME.search(name) is not None
 
 
@@ -35,7 +35,7 @@ def unit_in_ev(unit: str) -> Optional[float]:
 
 
 def unit_doubts(store: Store) -> List[str]:
-    """What speaks against the units of a store's energies and forces, a sentence each.
+    """Doubts about the units of a store's energies and forces, a sentence each.
 
     Args:
         store: with info["targets"], and forces of info["forces_of"] or none.

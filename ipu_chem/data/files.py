@@ -157,7 +157,7 @@ def read_sdf(path: PathLike, target: Optional[str] = None) -> List[Molecule]:
 
 
 def sdf_records(path: Path) -> Iterator["Mol"]:
-    """RDKit molecules of an SDF file as written: not sanitised, hydrogens kept.
+    """RDKit molecules of an SDF file as written: not sanitized, hydrogens kept.
 
     Raises:
         ValueError: a record cannot be parsed.

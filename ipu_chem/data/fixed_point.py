@@ -4,13 +4,12 @@ A step is a power of two, so that a step count times the step is the same float3
 step serves a whole data set: the smallest with which its largest molecule still fits 16 bits.
 """
 
-import hashlib
 import math
 from typing import Optional, Tuple
 
 import numpy as np
 
-from ipu_chem.cache import cache_folder
+from ipu_chem.cache import kept
 from packing.files import PathLike
 from packing.store import Store
 
@@ -33,13 +32,7 @@ def with_fixed_point(store: Store, cache: Optional[PathLike] = None) -> Store:
     Raises:
         ValueError: a position is not finite, a molecule is too large, or the cache folder cannot be written.
     """
-    folder = cache_folder(cache) / f"fixed-point-{_key(store)}"
-    if (folder / "meta.json").is_file():
-        kept = Store.open(folder)
-    else:
-        kept = _fixed_point(store)
-        kept.save(folder)
-    return store.join(kept)
+    return kept("fixed-point", str(_FORMAT), store, cache, lambda: _fixed_point(store))
 
 
 def fixed_point_in_memory(store: Store) -> Store:
@@ -130,11 +123,3 @@ def _boxes(pos: np.ndarray, bounds: np.ndarray, first: int) -> Tuple[np.ndarray,
     lowest = np.minimum.reduceat(pos, bounds[:-1])
     highest = np.maximum.reduceat(pos, bounds[:-1])
     return (lowest + highest) / 2, (highest - lowest).max(1) / 2
-
-
-def _key(store: Store) -> str:
-    """Changes with any position and with this module's format."""
-    digest = hashlib.blake2b(str(_FORMAT).encode(), digest_size=8)
-    digest.update(store.fields["pos"].tobytes())
-    digest.update(store.axes["nodes"].tobytes())
-    return digest.hexdigest()

@@ -1,7 +1,7 @@
-"""Whether forces are those of the energies: between two near frames, the energy changes by what the forces do.
+"""Consistency of forces and energies: between two near frames, the energy changes by the work of the forces.
 
 For frames 1 and 2 of a molecule, E2 - E1 = -(F1 + F2)/2 . (r2 - r1) up to the third order of the step (trapezoidal
-rule). The slope of the left side over the right is 1; -1 for gradients that are called forces; and the ratio of two
+rule). The ratio of the left side to the right is 1; -1 for gradients that are called forces; and the ratio of two
 units where those of energies and forces are mixed. The stored frames do not have to be of one trajectory: any two that
 happen to be near each other will do, after each has been turned onto the first frame.
 """
@@ -14,31 +14,31 @@ import numpy as np
 from ipu_chem.data.units import BOHR, ENERGIES
 from packing.store import Store
 
-# Å, largest step of any atom, and how far from 1 a slope may be: up to the first, those of rMD17 and S66x8 are 0.93 to
+# Å, largest step of any atom, and how far from 1 a ratio may be: up to the first, those of rMD17 and S66x8 are 0.93 to
 # 1.01; up to the second, which is taken where there are too few, those of 3BPA 0.89 to 0.99.
 _REACHES = ((0.2, 0.15), (0.5, 0.3))
 _ENOUGH = 10  # pairs
 _FRAMES = 2000  # of one molecule that are compared with each other
-_MOLECULES = 200  # with frames that are looked at
+_MOLECULES = 200  # with frames that are compared
 _CORRELATION = 0.8  # below it, forces have little to do with the energies; rMD17, S66x8 and 3BPA have more than 0.93
-_NET = 0.01  # share of the forces that may be left when those on a molecule are summed
+_NET = 0.01  # fraction of the forces that may be left when those on a molecule are summed
 _UNITS = ("eV", "Hartree", "kcal/mol", "kJ/mol")
 
 
 class ForceCheck(NamedTuple):
-    """What was found.
+    """Result of a check.
 
     Attributes:
         pairs: near frames that were compared; the next two are NaN if they are too few.
         reach: Å, no atom of a pair moves farther.
-        slope: of changes of energy over those that forces tell; 1 if all is well.
+        ratio: of changes of energy to the work of the forces; 1 if all is well.
         correlation: of the two.
         net: median over molecules of |sum of forces| / sum of |forces|; 0 for a free molecule.
     """
 
     pairs: int
     reach: float
-    slope: float
+    ratio: float
     correlation: float
     net: float
 
@@ -62,8 +62,8 @@ def check_energy_forces(store: Store) -> ForceCheck:
         pos, forces = _turned(pos.astype(np.float64), forces.astype(np.float64))
         one, other = _nearest(pos)
         step = pos[other] - pos[one]
-        told = -((forces[one] + forces[other]) / 2 * step).sum((1, 2))
-        parts.append(np.stack([np.linalg.norm(step, axis=-1).max(1), told, energy[items[other]] - energy[items[one]]]))
+        work = -((forces[one] + forces[other]) / 2 * step).sum((1, 2))
+        parts.append(np.stack([np.linalg.norm(step, axis=-1).max(1), work, energy[items[other]] - energy[items[one]]]))
     found = np.concatenate(parts, axis=1)
     near, reach = found, 0.0
     for reach, _ in _REACHES:
@@ -72,11 +72,11 @@ def check_energy_forces(store: Store) -> ForceCheck:
         if near.shape[1] >= _ENOUGH:
             break
     _, x, y = near
-    slope = correlation = float("nan")
+    ratio = correlation = float("nan")
     if len(x) >= _ENOUGH and (x != 0).any() and (y != 0).any():
-        slope = float((x * y).sum() / (x * x).sum())
+        ratio = float((x * y).sum() / (x * x).sum())
         correlation = float((x * y).sum() / np.sqrt((x * x).sum() * (y * y).sum()))
-    return ForceCheck(len(x), reach, slope, correlation, _net(store))
+    return ForceCheck(len(x), reach, ratio, correlation, _net(store))
 
 
 def report(found: ForceCheck, unit: str) -> List[str]:
@@ -94,25 +94,25 @@ def report(found: ForceCheck, unit: str) -> List[str]:
         lines.append(
             f"forces on a molecule add up to {found.net:.1%} of their size; on a free molecule they add up to nothing"
         )
-    if np.isnan(found.slope):
+    if np.isnan(found.ratio):
         return [
             *lines,
             f"forces not checked: {found.pairs} pairs of frames within {found.reach:g} Å, {_ENOUGH} would be enough",
         ]
     figures = (
-        f"slope {found.slope:.4g}, correlation {found.correlation:.4f}, {found.pairs:,} pairs of frames within "
+        f"ratio {found.ratio:.4g}, correlation {found.correlation:.4f}, {found.pairs:,} pairs of frames within "
         f"{found.reach:g} Å"
     )
     slack = dict(_REACHES)[found.reach]
     if abs(found.correlation) < _CORRELATION:
         raise ValueError(
-            f"forces do not tell how energies change ({figures}): they are of other frames, atoms or a different level "
-            "of theory, or of another label."
+            f"forces do not give the changes of energies ({figures}): they are of other frames, atoms or a different "
+            "level of theory, or of another label."
         )
-    size, sign = abs(found.slope), "" if found.slope > 0 else ", and they look like gradients: change their sign"
+    size, sign = abs(found.ratio), "" if found.ratio > 0 else ", and they look like gradients: change their sign"
     if abs(size - 1) > slack:
         raise ValueError(
-            f"energies change {size:.4g} times as much as forces tell ({figures}){_explain(size, unit, slack)}; bring "
+            f"energies change {size:.4g} times as much as forces give ({figures}){_explain(size, unit, slack)}; bring "
             f"both to one unit{sign}."
         )
     if sign:
@@ -156,12 +156,12 @@ def _net(store: Store) -> float:
     """Median over molecules of |sum of forces| / sum of |forces|."""
     forces, starts = np.asarray(store.fields["forces"], np.float64), store.axes["nodes"][:-1]
     size = np.add.reduceat(np.linalg.norm(forces, axis=1), starts)
-    share = np.linalg.norm(np.add.reduceat(forces, starts), axis=1)[size > 0] / size[size > 0]
-    return float(np.median(share)) if len(share) else 0.0
+    fraction = np.linalg.norm(np.add.reduceat(forces, starts), axis=1)[size > 0] / size[size > 0]
+    return float(np.median(fraction)) if len(fraction) else 0.0
 
 
 def _explain(size: float, unit: str, slack: float) -> str:
-    """The units whose ratio a slope is; rather with energies in the unit that they are said to be in."""
+    """The units that explain a ratio; rather with energies in the unit that they are said to be in."""
     fits = []
     for energy, force, (length, per) in itertools.product(_UNITS, _UNITS, (("Å", 1.0), ("bohr", BOHR))):
         expected = ENERGIES[force.lower()] / ENERGIES[energy.lower()] / per

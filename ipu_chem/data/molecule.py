@@ -9,7 +9,6 @@ from packing.store import Store
 
 if TYPE_CHECKING:
     from rdkit.Chem import Mol
-    from torch_geometric.data import Data
 
 
 class Molecule(NamedTuple):
@@ -79,45 +78,39 @@ def rdkit_arrays(mol: "Mol") -> Tuple[np.ndarray, np.ndarray]:
     return z, np.array(mol.GetConformer().GetPositions(), np.float64).reshape(-1, 3)
 
 
-def from_pyg(data: "Data", name: str = "") -> Molecule:
-    """A molecule from PyG's ``z``, ``pos`` and, when there, ``y`` of shape [1, T] or [T] and ``force`` [n, 3].
+def from_item(item: Any, name: str = "") -> Molecule:
+    """A molecule from the attributes of an item of a data set, such as PyTorch Geometric's Data.
+
+    Args:
+        item: z [n], pos [n, 3] in Å and, where known, y [T] or [1, T], or else energy; forces or force [n, 3], charge
+            and spin. Arrays or tensors.
+        name: of the molecule; empty takes the name of the item.
 
     Raises:
         ValueError: z or pos is missing, y belongs to more than one molecule, or `check_molecule` refuses it.
     """
-    who = name or str(getattr(data, "name", None) or "Data")
-    if getattr(data, "z", None) is None or getattr(data, "pos", None) is None:
-        raise ValueError(f"{who}: a molecule needs z [n] and pos [n, 3]; this Data has {', '.join(data.to_dict())}.")
-    y = getattr(data, "y", None)
+    who = name or str(getattr(item, "name", None) or type(item).__name__)
+    z, pos, y = (array_of(item, *words) for words in (("z",), ("pos",), ("y", "energy")))
+    if z is None or pos is None:
+        keys = getattr(item, "keys", ())  # a property in early versions of PyTorch Geometric
+        having = ", ".join(sorted(keys() if callable(keys) else keys)) or "others"
+        raise ValueError(f"{who}: a molecule needs z [n] and pos [n, 3]; this {type(item).__name__} has {having}.")
     if y is not None:
-        y = y.detach().cpu().numpy().astype(np.float64)
-        if y.ndim == 2 and len(y) == 1 or y.ndim == 0:
-            y = y.reshape(-1)
-        if y.ndim != 1:
+        if y.ndim > 2 or y.ndim == 2 and len(y) != 1:
             raise ValueError(f"{who}: y has shape {list(y.shape)}; labels of one molecule are [1, T] or [T].")
-    force = getattr(data, "force", None)
-    force = None if force is None else force.detach().cpu().numpy()
-    return checked(data.z.cpu().numpy(), data.pos.detach().cpu().numpy().astype(np.float64), y, who, force)
+        y = y.astype(np.float64).reshape(-1)
+    electrons = [array_of(item, word) for word in ("charge", "spin")]
+    counts = [None if one is None else int(one.reshape(-1)[0]) for one in electrons]
+    return checked(z.reshape(-1), pos, y, who, array_of(item, "forces", "force"), *counts)
 
 
-def to_pyg(molecule: Molecule) -> "Data":
-    """PyG Data with z [n] int64, pos and force [n, 3] float32, y [1, T] float64 (float32 would round total energies).
-
-    Charge and spin have no usual name there and stay behind.
-    """
-    import torch
-    from torch_geometric.data import Data
-
-    data = Data(
-        z=torch.as_tensor(np.asarray(molecule.z, np.int64)),
-        pos=torch.as_tensor(np.asarray(molecule.pos, np.float32)),
-        name=molecule.name,
-    )
-    if molecule.y is not None:
-        data.y = torch.as_tensor(np.asarray(molecule.y, np.float64)).reshape(1, -1)
-    if molecule.forces is not None:
-        data.force = torch.as_tensor(np.asarray(molecule.forces, np.float32))
-    return data
+def array_of(item: Any, *words: str) -> Optional[np.ndarray]:
+    """The first of some attributes that an item has, as an array of its own dtype."""
+    for word in words:
+        value = getattr(item, word, None)
+        if value is not None:
+            return np.asarray(value.detach().cpu() if hasattr(value, "detach") else value)
+    return None
 
 
 def checked(
@@ -257,7 +250,7 @@ def _labels(molecules: Sequence[Molecule]) -> Optional[np.ndarray]:
         if len(molecule.y) != y.shape[1]:
             raise ValueError(
                 f"{molecule.name or f'molecule {index}'} has {len(molecule.y)} labels, "
-                f"{first.name or 'the first labelled molecule'} has {y.shape[1]}; all have the same (NaN = missing)."
+                f"{first.name or 'the first labeled molecule'} has {y.shape[1]}; all have the same (NaN = missing)."
             )
         y[index] = molecule.y
     return y

@@ -1,10 +1,10 @@
-"""Edges of many molecules at once: all pairs within a cutoff, or the k nearest neighbours of every atom.
+"""Edges of many molecules at once: all pairs within a cutoff, or the k nearest neighbors of every atom.
 
 An edge is (source, target), counted from 0 inside its molecule; both directions are there, self loops are
 not, and the order is by target, then source. Distances are float64 whatever the dtype of the coordinates.
 A pair at exactly the cutoff is an edge (distance <= cutoff); the kernels behind torch_geometric's
 radius_graph test ``<`` there, and a model's cutoff function is 0 at that distance anyway. Unlike
-radius_graph, nothing is cut at a greatest number of neighbours.
+radius_graph, nothing is cut at a greatest number of neighbors.
 """
 
 from typing import Callable, Iterator, List, Optional, Tuple
@@ -79,7 +79,7 @@ def knn_edges(pos: np.ndarray, offsets: np.ndarray, k: int, cutoff: Optional[flo
         pos: [total, 3] floating, Å, molecule after molecule.
         offsets: [I + 1] integer.
         k: greatest number of sources per target.
-        cutoff: Å; leave out neighbours farther away. None keeps them.
+        cutoff: Å; leave out neighbors farther away. None keeps them.
 
     Returns:
         As `radius_edges`.
@@ -88,7 +88,7 @@ def knn_edges(pos: np.ndarray, offsets: np.ndarray, k: int, cutoff: Optional[flo
         ValueError: k or the cutoff is not positive, a coordinate is not finite, or the offsets do not fit.
     """
     if k < 1:
-        raise ValueError(f"k={k}: an atom has 1 or more nearest neighbours.")
+        raise ValueError(f"k={k}: an atom has 1 or more nearest neighbors.")
     pos, offsets = _checked(pos, offsets)
     limit = np.inf if cutoff is None else _squared(cutoff)
 

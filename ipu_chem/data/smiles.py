@@ -1,4 +1,4 @@
-"""SMILES to 3D: RDKit's ETKDGv3 embedding, MMFF94 minimisation, and the MMFF94 energy as a label.
+"""SMILES to 3D: RDKit's ETKDGv3 embedding, MMFF94 minimization, and the MMFF94 energy as a label.
 
 S. Wang et al., "Improving Conformer Generation for Small Rings and Macrocycles Based on Distance Geometry and
 Experimental Torsional-Angle Preferences", J. Chem. Inf. Model. 60, 2044 (2020) (ETKDGv3); T. A. Halgren,
@@ -20,7 +20,7 @@ from packing.files import PathLike
 # Attempts at an embedding, first from the distance bounds, then from random coordinates.
 _ATTEMPTS = (10, 20)
 _MINIMISER_STEPS = 1000
-# kcal/mol/Å; a converged minimisation ends below 0.03, a broken one (a straight angle) at thousands.
+# kcal/mol/Å; a converged minimization ends below 0.03, a broken one (a straight angle) at thousands.
 _LARGEST_FORCE = 0.1
 _SMILES_COLUMNS = ("smiles", "canonical_smiles", "smile")
 _NAME_COLUMNS = ("name", "id", "mol_id", "molecule_id")
@@ -97,29 +97,17 @@ def embed_smiles(
         field = ChemicalForceFields.MMFFGetMoleculeForceField(mol, properties)
         field.Initialize()
         if field.Minimize(maxIts=_MINIMISER_STEPS) != 0:
-            raise ValueError(f"MMFF94 minimisation not converged in {_MINIMISER_STEPS} steps")
-        # The minimiser also stops, and reports success, where an angle is straight and its gradient breaks down.
+            raise ValueError(f"MMFF94 minimization not converged in {_MINIMISER_STEPS} steps")
+        # The minimizer also stops, and reports success, where an angle is straight and its gradient breaks down.
         force = float(np.abs(field.CalcGrad()).max())
         if not force <= _LARGEST_FORCE:
-            raise ValueError(f"MMFF94 minimisation stopped off a minimum (a force above {_LARGEST_FORCE} kcal/mol/Å)")
+            raise ValueError(f"MMFF94 minimization stopped off a minimum (a force above {_LARGEST_FORCE} kcal/mol/Å)")
         molecule = from_rdkit(mol, name or smiles)._replace(
             y=np.array([field.CalcEnergy()]),
             charge=Chem.GetFormalCharge(mol),
             spin=sum(atom.GetNumRadicalElectrons() for atom in mol.GetAtoms()),
         )
         return Embedding(molecule, canonical, line)
-
-
-def from_smiles(smiles: str, seed: int = 0) -> Molecule:
-    """One molecule in 3D without a label: what a prediction for a SMILES is made on.
-
-    Raises:
-        ValueError: names the SMILES and why it has no 3D structure.
-    """
-    try:
-        return embed_smiles(smiles, seed).molecule._replace(y=None)
-    except ValueError as error:
-        raise ValueError(f"{smiles!r}: {error}.") from None
 
 
 def embed_many(
@@ -208,7 +196,7 @@ def split_smi(text: str) -> Optional[Tuple[str, str]]:
 
 
 def is_smiles_header(word: str) -> bool:
-    """Whether a column, or the first word of a .smi file, says that SMILES stand under it."""
+    """Test if a column, or the first word of a .smi file, names SMILES below it."""
     return word.strip().lower() in _SMILES_COLUMNS
 
 
@@ -230,7 +218,7 @@ def find_columns(columns: Sequence[str], path: PathLike, smiles_column: Optional
 
 
 def _place(names: Sequence[str], columns: Sequence[str]) -> int:
-    """Where the first of the names stands that is there; -1 if none is."""
+    """Index of the first of the names that is there; -1 if none is."""
     return next((columns.index(name) for name in names if name in columns), -1)
 
 

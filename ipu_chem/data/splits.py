@@ -1,4 +1,4 @@
-"""Which molecules train, validate and test: at random, by scaffold, as the data set's authors or a file say.
+"""Splits into training, validation and test molecules: at random, by scaffold, as the data set's authors or a file say.
 
 A split is made before anything is packed, and its fingerprint is kept with every result, because figures on
 another split of the same data set do not compare.

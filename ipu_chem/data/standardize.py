@@ -1,7 +1,7 @@
 """Targets of order one: element references, shift and scale, fitted on the training molecules alone.
 
 A total energy is nearly a sum over elements; a network should learn the rest. For every number
-``standardised = (y - sum of references over atoms - shift_per_atom * atoms - shift) / scale`` in float64,
+``standardized = (y - sum of references over atoms - shift_per_atom * atoms - shift) / scale`` in float64,
 because a float32 of -10,000 eV has steps of 1 meV. Classes stay 0 and 1; the network's output is their logit.
 """
 
@@ -115,7 +115,7 @@ class Standardizer:
         return (np.asarray(y, np.float64) - self.offset(z)) / self.scale
 
     def invert(self, z: Ragged, prediction: np.ndarray) -> np.ndarray:
-        """Predictions in the units of the targets, [I, T] float64, from standardised ones; probabilities of classes.
+        """Predictions in the units of the targets, [I, T] float64, from standardized ones; probabilities of classes.
 
         Raises:
             ValueError: see `offset`.
@@ -125,7 +125,7 @@ class Standardizer:
         return np.where(classes, 0.5 + 0.5 * np.tanh(0.5 * values), values)  # of a logit; never overflows
 
     def offset(self, z: Ragged) -> np.ndarray:
-        """What a standardised 0 stands for, [I, T] float64.
+        """Labels that a standardized 0 stands for, [I, T] float64.
 
         Raises:
             ValueError: references were fitted and a molecule has an element that no training molecule had.
@@ -152,7 +152,7 @@ class Standardizer:
         return np.bincount(owner[new[z.values]], minlength=len(z)) > 0
 
     def to_dict(self) -> Dict[str, Any]:
-        """What JSON can hold; `from_dict` gives back the same numbers to the last bit."""
+        """Plain values, of which `from_dict` makes the same numbers to the last bit."""
         values = {str(z): self.element_values[z].tolist() for z in range(_ROWS) if self.element_values[z].any()}
         return {
             "targets": self.targets,
@@ -184,7 +184,7 @@ class Standardizer:
 def composition_baseline(store: Store, train_items: np.ndarray, eval_items: np.ndarray) -> Dict[str, float]:
     """Mean absolute error, in each target's unit, of the best linear function of element counts.
 
-    It knows what a molecule is made of and nothing of its shape: what a model must beat to have learnt any.
+    It knows what a molecule is made of and nothing of its shape: what a model must beat to have learned any.
     A target without a label on either side gives NaN.
     """
     counts, elements = element_counts(store.ragged("z").take(train_items))

@@ -20,7 +20,7 @@ ENERGIES = {
 
 
 def in_ev(unit: str) -> float:
-    """How many eV one of a unit of energy is; capitals do not count.
+    """eV in a unit of energy; capitals do not count.
 
     Raises:
         ValueError: it is none of those known.

@@ -54,7 +54,7 @@ def read_clusters(file: IO[bytes], name: str) -> Iterator[Clusters]:
 
 
 def _parse(lines: List[bytes], rows: int, name: str, first: int) -> Clusters:
-    """Clusters of whole frames; all are looked at together, and one by one only to find which is damaged."""
+    """Clusters of whole frames; all are parsed together, and one by one only to find which is damaged."""
     try:
         return _numbers(lines, rows)
     except ValueError as error:

@@ -3,7 +3,7 @@
 Rotary positions are those of J. Su et al., "RoFormer", 2021: products of queries and keys then depend on distances
 alone. The form here is made of operators that IPUs have; a backend may put its own in its place.
 
-On data's way: inside the layers of ChemGPT. Shapes: B packs, S symbol slots, F features, H heads, D = F / H.
+Shapes: B packs, S symbol slots, F features, H heads, D = F / H.
 """
 
 from typing import Callable, Optional, Tuple
@@ -22,7 +22,7 @@ Kernel = Callable[[Tensor, Tensor, Tensor, Tensor, float], Tensor]
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scale: float) -> Tensor:
-    """What every query sees: values, weighted by the softmax of products with their keys.
+    """Values, weighted by the softmax of products with their keys.
 
     Args:
         query: [B, H, Q, D].
@@ -111,7 +111,7 @@ def rotate(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
 
 
 def attention_mask(position_ids: Tensor, dtype: torch.dtype, window: int = 0) -> Tensor:
-    """What is added to scores so that a symbol sees itself and the earlier ones of its molecule.
+    """Mask that is added to scores so that a symbol sees itself and the earlier ones of its molecule.
 
     Symbol i's molecule begins at slot i - position_ids[i]. Padding at the end of a pack comes after every
     molecule, so none sees it, whatever its positions are; it sees itself at least, so no share is 0 / 0.

@@ -6,7 +6,6 @@ name are the published ones: scores are not scaled and heads are narrow. For siz
 what later work found better: scaled scores, heads 32 wide; rotary positions and maximal update parametrization
 (G. Yang et al., "Tensor Programs V", 2022) are options.
 
-On data's way: TokenPack.inputs -> ChemGPT -> logits [B, S, V] -> token_cross_entropy.
 Shapes: B packs, S symbol slots, V symbols of the vocabulary, F features, H heads.
 """
 
@@ -15,6 +14,7 @@ from typing import Any, Dict, List, Optional
 import torch
 from torch import Tensor, nn
 
+from ipu_chem.models.base import Model
 from ipu_chem.models.decoder_layers import Embedding, Head, Layer
 
 SIZES: Dict[str, int] = {"chemgpt-4.7m": 128, "chemgpt-19m": 256, "chemgpt-1.2b": 2048}  # name -> F
@@ -24,7 +24,7 @@ _HEAD_FEATURES = 32  # of others: narrower heads leave matrix units idle
 _STD = 0.02
 
 
-class ChemGPT(nn.Module):
+class ChemGPT(Model):
     """Logits of the symbol that follows each symbol of packed molecules."""
 
     def __init__(
@@ -141,7 +141,7 @@ class ChemGPT(nn.Module):
         return dict(self._config)
 
     def learning_rate_multipliers(self) -> Dict[str, float]:
-        """By parameter name, what Adam's learning rate is multiplied with: all 1 unless ``mup_base_width`` is set."""
+        """See `Model.learning_rate_multipliers`; all 1 unless ``mup_base_width`` is set."""
         multipliers = {name: 1.0 for name, _ in self.named_parameters()}
         for index, layer in enumerate(self.layers):
             own = layer.learning_rate_multipliers()  # type: ignore[operator]
@@ -149,10 +149,7 @@ class ChemGPT(nn.Module):
         return multipliers
 
     def blocks(self) -> List[str]:
-        """Names of the submodules at which a pipeline may be cut, in the order of execution.
-
-        The first and the last share the symbols' embedding if it is tied.
-        """
+        """See `Model.blocks`; the first and the last share the symbols' embedding if it is tied."""
         return ["embedding"] + [f"layers.{i}" for i in range(len(self.layers))] + ["head"]
 
     def forward(self, ids: Tensor, position_ids: Tensor) -> Tensor:

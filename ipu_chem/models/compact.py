@@ -2,26 +2,25 @@
 
 Masks and indices follow from counts that the host states: where each molecule ends, how many edges there are.
 None is guessed from an atomic number or a position.
-
-On data's way: CompactPack.inputs or CompactNodePack.inputs -> CompactInputs -> graph model (or DeviceEdges).
 """
 
-from typing import Any, Optional, Tuple
+from typing import Optional, Tuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ipu_chem.models.wrapper import Wrapper
+from ipu_chem.models.base import Graph, GraphModel
+from ipu_chem.models.wrapper import GraphWrapper
 
 
-class CompactInputs(Wrapper):
+class CompactInputs(GraphWrapper):
     """A graph model that takes compact packs (`ipu_chem.batches.types`)."""
 
-    def __init__(self, model: nn.Module, position_step: Optional[float] = None) -> None:
+    def __init__(self, model: GraphModel, position_step: Optional[float] = None) -> None:
         """Wrap a model.
 
         Args:
-            model: forward as `SchNet`'s; or as `DeviceEdges`', which takes no edges.
+            model: any; `DeviceEdges` around it is sent no edges.
             position_step: Å, what a 1 of integer positions means; None when positions come in Å.
 
         Raises:
@@ -31,10 +30,10 @@ class CompactInputs(Wrapper):
         if position_step is not None and not position_step > 0:
             raise ValueError(f"position_step={position_step}: give a positive length in Å, or None for positions in Å.")
         self.position_step = position_step
-        self.takes_edges = not getattr(model, "finds_edges", False)
+        self.takes_edges = not model.finds_edges
 
-    def forward(self, z: Tensor, pos: Tensor, graph_ends: Tensor, *rest: Tensor) -> Any:
-        """Predict.
+    def expand(self, z: Tensor, pos: Tensor, graph_ends: Tensor, *rest: Tensor) -> Graph:  # type: ignore[override]
+        """The graph of a compact pack.
 
         Args:
             z: [B, N] integer, atomic numbers.
@@ -44,31 +43,24 @@ class CompactInputs(Wrapper):
                 how many of them are real, which the others follow; then what else the model takes of molecules,
                 such as charge and spin, [B, G] each.
 
-        Returns:
-            The model's prediction.
-
         Raises:
             ValueError: positions come in another form than was said.
         """
-        return self.model(*self.expand(z, pos, graph_ends, *rest))
-
-    def expand(self, z: Tensor, pos: Tensor, graph_ends: Tensor, *rest: Tensor) -> Tuple[Tensor, ...]:
-        """What the model takes, from what `forward` does; raises what that does."""
         if pos.is_floating_point() != (self.position_step is None):
             raise ValueError(f"positions are {pos.dtype}, the model was made for position_step={self.position_step}.")
         if self.position_step is not None:
             pos = pos.to(torch.float32) * self.position_step
         node_mask, graph_index, graph_mask = masks_from_ends(graph_ends, z.shape[1])
         if not self.takes_edges:
-            return (z, pos, graph_index, node_mask, graph_mask, *rest)
+            return Graph(z, pos, graph_index, None, node_mask, None, graph_mask, *rest)  # type: ignore[arg-type]
         edge_index, num_edges = rest[:2]
         slot = torch.arange(edge_index.shape[2], dtype=torch.int32, device=z.device)
         edge_mask = slot.unsqueeze(0) < num_edges.to(torch.int32)
-        return (z, pos, graph_index, edge_index, node_mask, edge_mask, graph_mask, *rest[2:])
+        return Graph(z, pos, graph_index, edge_index, node_mask, edge_mask, graph_mask, *rest[2:])
 
 
 def masks_from_ends(graph_ends: Tensor, num_nodes: int) -> Tuple[Tensor, Tensor, Tensor]:
-    """Which slots are real, and whose atoms are whose.
+    """Masks of real slots, and the molecule of each atom.
 
     Args:
         graph_ends: [B, G] integer, atoms up to the end of each molecule; in padding those of the whole pack.

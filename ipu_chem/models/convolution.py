@@ -1,6 +1,6 @@
-"""Messages along edges: what every atom receives, with one definition for every device.
+"""Messages along edges, with one definition for every device.
 
-On data's way: inside a model's forward, between filters and atoms. Shapes: P edges or pairs of all packs, M atoms
+Shapes: P edges or pairs of all packs, M atoms
 of all packs, F features.
 """
 
@@ -12,7 +12,7 @@ from ipu_chem.models.layers import sum_into, take_rows
 
 
 class EdgeList(NamedTuple):
-    """Who sends to whom; padding edges have a filter of 0."""
+    """Senders and receivers; padding edges have a filter of 0."""
 
     source: Tensor  # [P] integer, rows of x
     target: Tensor  # [P] integer
@@ -20,7 +20,7 @@ class EdgeList(NamedTuple):
 
 
 def convolve(x: Tensor, filters: Tensor, edges: EdgeList) -> Tensor:
-    """What every atom receives: the sum over its edges of the sender's features times the edge's filter.
+    """Messages that every atom receives: the sum over its edges of the sender's features times the edge's filter.
 
     Args:
         x: [M, F], what atoms send.

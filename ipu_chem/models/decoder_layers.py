@@ -1,6 +1,5 @@
-"""What a decoder of molecules as text is made of: embedding, layers, head; each a block that a pipeline may begin with.
+"""Parts of a decoder of molecules as text: embedding, layers, head; each a block that a pipeline may begin with.
 
-On data's way: TokenPack.inputs -> Embedding -> [Layer] -> Head -> logits.
 Shapes: B packs, S symbol slots, V symbols of the vocabulary, F features, H heads.
 """
 
@@ -106,7 +105,7 @@ class Layer(nn.Module):
         return x + self.mlp(self.ln_2(x))
 
     def learning_rate_multipliers(self) -> Dict[str, float]:
-        """By parameter name: matrices whose both sides grow with F learn more slowly, the wider the more so."""
+        """See `Model.learning_rate_multipliers`: matrices that grow with F on both sides learn the more slowly."""
         return {name: 1.0 / self.width if weight.dim() == 2 else 1.0 for name, weight in self.named_parameters()}
 
 
@@ -124,7 +123,7 @@ class Head(nn.Module):
         return self.project(self.ln_f(x))
 
     def project(self, features: Tensor) -> Tensor:
-        """What `ChemGPT.features` gives [..., F] -> logits [..., V], float32 at least."""
+        """Normalized features [..., F], see `ChemGPT.features` -> logits [..., V], float32 at least."""
         if self.multiplier != 1.0:
             features = features * self.multiplier
         return at_least_float32(functional.linear(features, self.weight))

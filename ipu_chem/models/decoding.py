@@ -1,6 +1,5 @@
 """One symbol at a time: keys and values of earlier symbols are kept, in buffers whose shapes never change.
 
-On data's way: ids of the last symbols -> [decode_step] -> logits of the next ones -> the sampler, which comes back.
 Shapes: B molecules, P places in the buffers, V symbols of the vocabulary, H heads, D features of a head.
 """
 
@@ -14,7 +13,7 @@ from ipu_chem.models.chemgpt import ChemGPT
 
 
 class Cache(NamedTuple):
-    """What attention has to remember; `decode_step` writes into it."""
+    """Keys and values that attention has to remember; `decode_step` writes into it."""
 
     keys: Tuple[Tensor, ...]  # of every layer [B, H, P, D]
     values: Tuple[Tensor, ...]  # as the keys

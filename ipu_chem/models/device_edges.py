@@ -1,32 +1,31 @@
-"""Neighbours found on the device: only positions are transferred from the host, edges are made inside the program.
+"""Neighbors found on the device: only positions are transferred from the host, edges are made inside the program.
 
 Distances are taken between the atoms of one pack, never over the micro-batch, and of each atom's distances
-the k smallest within the cutoff become edges: static shapes, however many neighbours there are.
-
-On data's way: CompactNodePack.inputs -> CompactInputs -> DeviceEdges (edge_index, edge_mask) -> graph model.
+the k smallest within the cutoff become edges: static shapes, however many neighbors there are.
 """
 
-from typing import Any, Tuple
+from typing import Tuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from ipu_chem.models.base import Graph, GraphModel
 from ipu_chem.models.layers import as_index
-from ipu_chem.models.wrapper import Wrapper
+from ipu_chem.models.wrapper import GraphWrapper
 
 _NOT_A_NEIGHBOR = -1.0e9  # minus a squared distance in Å² that no molecule reaches; float32 throughout
 
 
-class DeviceEdges(Wrapper):
-    """A graph model that takes no edges."""
+class DeviceEdges(GraphWrapper):
+    """A graph model that takes graphs without edges."""
 
     finds_edges = True
 
-    def __init__(self, model: nn.Module, cutoff: float, max_neighbors: int) -> None:
+    def __init__(self, model: GraphModel, cutoff: float, max_neighbors: int) -> None:
         """Wrap a model.
 
         Args:
-            model: forward as `SchNet`'s.
+            model: any.
             cutoff: Å, longest edge.
             max_neighbors: k, edges that end at an atom; further ones are left out, the nearest come first.
 
@@ -36,24 +35,18 @@ class DeviceEdges(Wrapper):
         super().__init__(model)
         if max_neighbors < 1 or not cutoff > 0:
             raise ValueError(
-                f"max_neighbors={max_neighbors}, cutoff={cutoff}: give 1 or more neighbours within a positive "
+                f"max_neighbors={max_neighbors}, cutoff={cutoff}: give 1 or more neighbors within a positive "
                 "distance in Å."
             )
         self.cutoff = float(cutoff)
         self.max_neighbors = max_neighbors
 
-    def forward(
-        self, z: Tensor, pos: Tensor, graph_index: Tensor, node_mask: Tensor, graph_mask: Tensor, *rest: Tensor
-    ) -> Any:
-        """Predict; arguments as of the model's forward without edges."""
-        return self.model(*self.expand(z, pos, graph_index, node_mask, graph_mask, *rest))
-
-    def expand(
-        self, z: Tensor, pos: Tensor, graph_index: Tensor, node_mask: Tensor, graph_mask: Tensor, *rest: Tensor
-    ) -> Tuple[Tensor, ...]:
-        """What the model takes."""
-        edge_index, edge_mask = neighbors_in_packs(pos, graph_index, node_mask, self.cutoff, self.max_neighbors)
-        return (z, pos, graph_index, edge_index, node_mask, edge_mask, graph_mask, *rest)
+    def expand(self, graph: Graph) -> Graph:  # type: ignore[override]
+        """The graph with edge_index [B, 2, N * k] and edge_mask."""
+        edge_index, edge_mask = neighbors_in_packs(
+            graph.pos, graph.graph_index, graph.node_mask, self.cutoff, self.max_neighbors
+        )
+        return graph._replace(edge_index=edge_index, edge_mask=edge_mask)
 
 
 def neighbors_in_packs(
@@ -73,7 +66,7 @@ def neighbors_in_packs(
     """
     num_packs, num_nodes = graph_index.shape
     per_atom = min(max_neighbors, num_nodes)
-    # The choice of neighbours has no derivative: gradients flow through the distances that the model takes itself.
+    # The choice of neighbors has no derivative: gradients flow through the distances that the model takes itself.
     pos = torch.where(node_mask.unsqueeze(-1), pos.detach().float(), torch.zeros((), device=pos.device))
     owner = torch.where(node_mask, graph_index.to(torch.int32), torch.full((), -1, dtype=torch.int32).to(pos.device))
     squared = torch.zeros((), device=pos.device)

@@ -6,7 +6,6 @@ D4 interpolates C6 between reference molecules from large tables (E. Caldeweyher
 geometric mean both parts are products of two atoms' values. C8 / C6 and the radii of the damping are D4's. Untrained,
 energies between small molecules are within a fifth of D4's.
 
-On data's way: SpookyNet's charges and all pairs of a molecule -> `Dispersion` -> energies of atoms.
 Shapes: B packs, N node slots.
 """
 
@@ -17,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from ipu_chem.models.layers import at_least_float32, look_up, softplus
+from ipu_chem.models.physics import BOHR, positive
 from ipu_chem.models.schnet import MAX_Z
-from ipu_chem.models.zbl import BOHR, positive
 
 _HARTREE = 27.211386024367243  # eV
 _AVOGADRO = 6.02214076e23
@@ -104,7 +103,7 @@ class Dispersion(nn.Module):
 
 
 def _response(charges: Tensor, hardness: Tensor, core: Tensor) -> Tensor:
-    """By how much a charge changes the root of C6: D4's zeta, 1 for neutral atoms and less for cations."""
+    """Factor by which a charge changes the root of C6: D4's zeta, 1 for neutral atoms and less for cations."""
     left = torch.clamp(core + charges, min=_SMALLEST_CHARGE)
     exponent = torch.clamp(hardness * (1.0 - core / left), min=-80.0)
     return torch.exp(_STEEPNESS * (1.0 - torch.exp(exponent)))

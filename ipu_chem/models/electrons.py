@@ -1,9 +1,8 @@
-"""What SpookyNet knows of an atom before it looks around: its element, and the molecule's charge and spin.
+"""First features of SpookyNet's atoms: their element, and the molecule's charge and spin.
 
 Electronic embeddings share a molecule's charge, or its unpaired electrons, out among its atoms by attention: which
 atom takes how much follows from its element (Unke et al. 2021, arXiv:2105.00304).
 
-On data's way: atomic numbers, charge, spin -> `ElectronEmbedding` -> first features of atoms -> interactions.
 Shapes: B packs, N node, G graph slots, F features.
 """
 
@@ -92,7 +91,7 @@ class ElectronicEmbedding(nn.Module):
         self.mlp = ResidualMLP(features, starts_at_zero=True, bias=False)  # nothing of nothing is nothing
 
     def forward(self, x: Tensor, state: Tensor, owner: Tensor, real: Tensor) -> Tensor:
-        """Share the state out.
+        """Share the state out over atoms.
 
         Args:
             x: [B * N, F], features of elements.

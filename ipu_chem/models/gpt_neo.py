@@ -2,8 +2,6 @@
 
 GPT-Neo has learned positions, unscaled scores and no multiplier of its logits. A factor of the scores is moved
 into the weights of the queries, one of the logits into the last normalization: the logits stay what they are.
-
-On data's way: config.json and weights of a folder -> `from_gpt_neo` -> ChemGPT -> `to_gpt_neo` -> folder.
 """
 
 import re
@@ -23,7 +21,7 @@ _BUFFER = re.compile(r".*\.attn\.attention\.(masked_)?bias$")
 
 
 def gpt_neo_name(name: str) -> str:
-    """What GPT-Neo calls a tensor of ChemGPT's state dict."""
+    """GPT-Neo's name of a tensor of ChemGPT's state dict."""
     if name == "head.weight":
         return _HEAD
     for ours, theirs in _PARTS:

@@ -1,6 +1,6 @@
 """Building blocks shared by the models: written in static shapes and in operators that PopTorch has.
 
-On data's way: inside a model's forward. Shapes: B packs, N node slots, E edge slots, G graph slots,
+Shapes: B packs, N node slots, E edge slots, G graph slots,
 F features; "flat" tensors put the packs of a batch one after the other, [B * N, F].
 """
 
@@ -80,7 +80,7 @@ def softplus(x: Tensor) -> Tensor:
 
 
 def inverse_softplus(value: float) -> float:
-    """What softplus turns into a positive value."""
+    """The argument for which softplus has a positive value."""
     return value + math.log(-math.expm1(-value))
 
 
@@ -88,7 +88,7 @@ class GaussianBasis(nn.Module):
     """Distances on a row of Gaussians, evenly spaced from 0 to the cutoff (Schuett et al. 2017)."""
 
     def __init__(self, num_gaussians: int, cutoff: float) -> None:
-        """Centres are as far apart as the Gaussians are wide.
+        """Centers are as far apart as the Gaussians are wide.
 
         Args:
             num_gaussians: 2 or more.

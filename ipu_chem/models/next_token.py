@@ -1,7 +1,4 @@
-"""A language model as a device runs it: logits in training, one number per symbol in evaluation.
-
-On data's way: TokenPack.inputs -> [NextToken] -> logits for the loss, or log-likelihoods for the host to add up.
-"""
+"""A language model as a device runs it: logits in training, one number per symbol in evaluation."""
 
 import torch
 from torch import Tensor

@@ -4,36 +4,23 @@ K. T. Schuett, O. T. Unke, M. Gastegger, "Equivariant message passing for the pr
 and molecular spectra", ICML 2021, arXiv:2102.03150. Every atom has scalars, which do not change when the molecule
 is turned, and vectors, which turn with it; unlike SchNet it tells angles apart that distances along edges do not.
 
-On data's way: CompactInputs (or GraphPack.inputs) -> PaiNN -> prediction [B, G, T] -> loss.
 Shapes: B packs, N node, E edge, G graph slots, F features, T targets. Vectors are [B * N, 3, F].
 """
 
 import math
-from typing import Any, List, NamedTuple, Optional, Tuple
+from typing import Any, NamedTuple, Optional, Tuple
 
 import torch
 from torch import Tensor, nn
 
-from ipu_chem.models.layers import (
-    Silu,
-    SincBasis,
-    as_index,
-    at_least_float32,
-    cosine_cutoff,
-    cosine_wave,
-    flat_index,
-    keep,
-    look_up,
-    read_out,
-    sum_into,
-    take_rows,
-)
+from ipu_chem.models.base import Graph, check_readout_and_cutoff, edge_vectors, lengths, zero_padded
+from ipu_chem.models.layers import Silu, SincBasis, at_least_float32, look_up, read_out, sum_into, take_rows
 from ipu_chem.models.schnet import MAX_Z
-from ipu_chem.models.tables import DistanceTable, make_table
+from ipu_chem.models.tables import DistanceTable, Tabulated, make_table
 
 
 class Edges(NamedTuple):
-    """What messages need to know of the edges."""
+    """Edges as messages need them."""
 
     source: Tensor  # [P] integer; of undirected edges both ways, [2 P]
     target: Tensor  # [P] or [2 P] integer
@@ -44,7 +31,7 @@ class Edges(NamedTuple):
 
 
 class Interaction(nn.Module):
-    """Messages from the neighbours, then an update of each atom by itself: 11 F^2 + 8 F + 3 F (R + 1) weights."""
+    """Messages from the neighbors, then an update of each atom by itself: 11 F^2 + 8 F + 3 F (R + 1) weights."""
 
     def __init__(self, hidden_features: int, num_radial: int, undirected: bool = False) -> None:
         super().__init__()
@@ -93,7 +80,7 @@ class Interaction(nn.Module):
         return scalars, vectors + left * of_vectors.unsqueeze(1)
 
 
-class PaiNN(nn.Module):
+class PaiNN(Tabulated):
     """Scalar properties of molecules from atomic numbers and positions."""
 
     def __init__(
@@ -127,12 +114,9 @@ class PaiNN(nn.Module):
             ValueError: a size is out of range, the readout or the kind of filter is unknown.
         """
         super().__init__()
-        if readout not in ("sum", "mean"):
-            raise ValueError(f"readout={readout!r}: choose 'sum' or 'mean'.")
+        check_readout_and_cutoff(readout, cutoff)
         if hidden_features < 2 or min(num_radial, num_interactions, num_targets) < 1:
             raise ValueError("PaiNN needs 2 or more features and 1 or more radial functions, blocks and targets.")
-        if not cutoff > 0:
-            raise ValueError(f"cutoff={cutoff}: the cutoff is a positive distance in Å.")
         self.cutoff = float(cutoff)
         self.readout = readout
         self.undirected = undirected
@@ -160,65 +144,35 @@ class PaiNN(nn.Module):
         nn.init.normal_(self.embedding.weight)
         nn.init.zeros_(self.head[2].weight)
 
-    def blocks(self) -> List[str]:
-        """Names of the submodules at which a pipeline may be cut, in the order of execution."""
-        return ["embedding"] + [f"interactions.{i}" for i in range(len(self.interactions))] + ["head"]
-
-    def forward(
-        self,
-        z: Tensor,
-        pos: Tensor,
-        graph_index: Tensor,
-        edge_index: Tensor,
-        node_mask: Tensor,
-        edge_mask: Tensor,
-        graph_mask: Tensor,
-    ) -> Tensor:
-        """Predict.
-
-        Args:
-            z: [B, N] integer, atomic numbers.
-            pos: [B, N, 3], Å.
-            graph_index: [B, N] integer, molecule of each atom inside its pack.
-            edge_index: [B, 2, E] integer, source and target atom inside the pack.
-            node_mask, edge_mask, graph_mask: [B, N], [B, E], [B, G] bool, False in padding.
-
-        Returns:
-            [B, G, T], exactly 0 in padding slots.
-        """
-        scalars, _ = self.features(z, pos, edge_index, node_mask, edge_mask)
+    def forward(self, graph: Graph) -> Tensor:
+        """See `GraphModel.forward`."""
+        graph = zero_padded(graph)
+        scalars, _ = self._features(graph)
         per_atom = at_least_float32(self.head(scalars))
         if self.atom_references is not None:
-            elements = keep(as_index(z), node_mask).reshape(-1)
-            per_atom = per_atom + look_up(self.atom_references.to(per_atom.dtype), elements)
-        graph_index = keep(as_index(graph_index), node_mask)
-        return read_out(per_atom, graph_index, node_mask, graph_mask, self.readout == "mean")
+            per_atom = per_atom + look_up(self.atom_references.to(per_atom.dtype), graph.z.reshape(-1))
+        return read_out(per_atom, graph.graph_index, graph.node_mask, graph.graph_mask, self.readout == "mean")
 
-    def features(
-        self, z: Tensor, pos: Tensor, edge_index: Tensor, node_mask: Tensor, edge_mask: Tensor
-    ) -> Tuple[Tensor, Tensor]:
-        """Scalars [B * N, F] and vectors [B * N, 3, F] of every atom; arguments as of `forward`.
+    def features(self, graph: Graph) -> Tuple[Tensor, Tensor]:
+        """Scalars [B * N, F] and vectors [B * N, 3, F] of every atom.
 
         Vectors turn with the molecule and change sign under inversion; both are without meaning in padding.
         """
-        z = keep(as_index(z), node_mask).reshape(-1)
-        edges = self._edges(pos, edge_index, node_mask, edge_mask)
-        scalars = self.embedding(z)
+        return self._features(zero_padded(graph))
+
+    def _features(self, graph: Graph) -> Tuple[Tensor, Tensor]:
+        edges = self._edges(graph)
+        scalars = self.embedding(graph.z.reshape(-1))
         vectors = torch.zeros((scalars.shape[0], 3, scalars.shape[1]), dtype=scalars.dtype, device=scalars.device)
         for interaction in self.interactions:
             scalars, vectors = interaction(scalars, vectors, edges, self.table)
         return scalars, vectors
 
-    def _edges(self, pos: Tensor, edge_index: Tensor, node_mask: Tensor, edge_mask: Tensor) -> Edges:
+    def _edges(self, graph: Graph) -> Edges:
         """Directions and distances, which keep the format of the positions until they are weighed."""
-        num_nodes = pos.shape[1]
-        # Padding may hold anything, NaN included; from here on it holds zeros.
-        pos = keep(pos, node_mask.unsqueeze(-1)).reshape(-1, 3)
-        edge_index = keep(as_index(edge_index), edge_mask.unsqueeze(1))
-        source, target = (flat_index(ends, num_nodes) for ends in edge_index.unbind(1))
-        offset = take_rows(pos, target) - take_rows(pos, source)
-        distance = torch.sqrt((offset * offset).sum(1) + 1e-12)
-        real = edge_mask.reshape(-1).to(distance.dtype)
+        source, target, offset = edge_vectors(graph)
+        distance = lengths(offset)
+        real = graph.edge_mask.reshape(-1).to(distance.dtype)
         direction = (offset / distance.unsqueeze(1)).to(self.embedding.weight.dtype)
         if self.undirected:
             source, target = torch.cat([source, target]), torch.cat([target, source])
@@ -228,19 +182,7 @@ class PaiNN(nn.Module):
             return Edges(*ends, *self.distance_inputs(distance, real), None)
         return Edges(*ends, *self.grid_inputs(), self.table.places(distance, real))
 
-    def distance_inputs(self, distance: Tensor, real: Optional[Tensor] = None) -> Tuple[Tensor, Tensor]:
-        """What filters are made of at distances [P] Å, [P, num_radial] and [P, 1]; 0 where ``real`` [P] is."""
-        envelope = cosine_cutoff(distance, self.cutoff)
-        return self._filter_inputs(distance, envelope if real is None else envelope * real)
-
-    def grid_inputs(self) -> Tuple[Tensor, Tensor]:
-        """The same at the distances of the table's grid, [K, num_radial] and [K, 1]."""
-        grid = self.table.grid()
-        # Waves have a value at 0, too, but not as a quotient; they are flat there.
-        grid = torch.where(grid == 0.0, torch.full_like(grid, 1e-4), grid)
-        return self._filter_inputs(grid, cosine_wave(grid, self.cutoff))
-
-    def _filter_inputs(self, distance: Tensor, envelope: Tensor) -> Tuple[Tensor, Tensor]:
-        """Basis and envelope in the format of the weights, [..., num_radial] and [..., 1]."""
-        dtype = self.embedding.weight.dtype
-        return self.basis(distance).to(dtype), envelope.unsqueeze(-1).to(dtype)
+    def grid(self) -> Tensor:
+        """See `Tabulated.grid`; waves have a value at 0, too, but not as a quotient; they are flat there."""
+        grid = super().grid()
+        return torch.where(grid == 0.0, torch.full_like(grid, 1e-4), grid)

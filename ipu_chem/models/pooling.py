@@ -10,7 +10,6 @@ one place that has seen the whole molecule: "last", its last symbol, was trained
 "eos", the mark of its end, was never asked for anything, but the mark is always the same, so that vectors differ only
 in what was seen, and linear models learn properties better from them. Means and sums are better than both.
 
-On data's way: TextPropertyPack.inputs -> PooledChemGPT -> [B, M, F] -> embeddings, or a head that predicts.
 Shapes: B packs, S token slots, M molecule slots, F features.
 """
 
@@ -19,6 +18,7 @@ from typing import Dict, List, Tuple
 import torch
 from torch import Tensor, nn
 
+from ipu_chem.models.base import Model
 from ipu_chem.models.chemgpt import ChemGPT
 from ipu_chem.models.layers import at_least_float32, keep
 
@@ -115,7 +115,7 @@ class PooledHead(nn.Module):
         return pool(self.ln_f(x), ends, self.kind, self.special_tokens)
 
 
-class PooledChemGPT(nn.Module):
+class PooledChemGPT(Model):
     """A ChemGPT that gives a vector for each molecule in place of logits.
 
     Weights are the ChemGPT's own and keep their names; its projection on the vocabulary is left behind.
@@ -139,11 +139,11 @@ class PooledChemGPT(nn.Module):
         self.head: nn.Module = PooledHead(chemgpt.head.ln_f, pooling, special_tokens)
 
     def blocks(self) -> List[str]:
-        """Names of the submodules at which a pipeline may be cut, in the order of execution."""
+        """See `Model.blocks`."""
         return ["embedding"] + [f"layers.{i}" for i in range(len(self.layers))] + ["head"]
 
     def learning_rate_multipliers(self) -> Dict[str, float]:
-        """By parameter name, see `ChemGPT.learning_rate_multipliers`; 1 for what it does not have."""
+        """See `ChemGPT.learning_rate_multipliers`; 1 for what it does not have."""
         return {name: self._multipliers.get(name, 1.0) for name, _ in self.named_parameters()}
 
     def forward(self, ids: Tensor, position_ids: Tensor, ends: Tensor) -> Tensor:

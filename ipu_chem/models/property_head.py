@@ -1,6 +1,5 @@
 """ChemGPT with a head that predicts properties of molecules, for fine-tuning.
 
-On data's way: TextPropertyPack.inputs -> ChemGPTProperty -> [B, M, T] standardised predictions -> loss.
 Shapes: B packs, S token slots, M molecule slots, F features, T targets.
 """
 

@@ -1,9 +1,6 @@
-"""SchNet weights from PyTorch Geometric, and from networks built of its parts: their state dicts in our names.
+"""SchNet weights from PyTorch Geometric, and from networks built of its parts: their state dicts in our names."""
 
-On data's way: a torch_geometric.nn.SchNet state dict -> SchNet.
-"""
-
-from typing import Dict, Mapping, Optional
+from typing import Dict, Mapping
 
 import torch
 from torch import Tensor
@@ -58,6 +55,7 @@ def schnet_from_pyg(state: Mapping[str, Tensor], readout: str = "add") -> SchNet
     if missing:
         raise ValueError(f"this is not the state dict of a PyG SchNet: nothing in it gives {', '.join(missing)}.")
     blocks = {name.split(".")[1] for name in renamed if name.startswith("interactions.")}
+    references = renamed.get("atom_references")
     num_filters, hidden_features = renamed["interactions.0.lin_in.weight"].shape
     model = SchNet(
         hidden_features=hidden_features,
@@ -67,7 +65,7 @@ def schnet_from_pyg(state: Mapping[str, Tensor], readout: str = "add") -> SchNet
         cutoff=float(renamed["basis.centres"][-1]),
         num_targets=len(renamed["head.2.weight"]),
         readout={"add": "sum"}.get(readout, readout),
-        atom_references=_references(renamed.get("atom_references")),
+        atom_references=None if references is None else torch.zeros_like(references),
     ).to(renamed["embedding.weight"].dtype)
     try:
         model.load_state_dict({name: value.detach().cpu() for name, value in renamed.items()})
@@ -81,7 +79,7 @@ def schnet_from_hydronet(state: Mapping[str, Tensor]) -> SchNet:
 
     Two codes are known: graphcore-research/hydronet-gnn wraps PyG's SchNet, pnnl/downstream_mol_gnn has its layers by
     names of its own (atom_embedding, basis_expansion). Both sum over atoms of molecules in kcal/mol, and both choose
-    edges from the 28 nearest neighbours of every atom: give those (`ipu_chem.data.neighbors.knn_edges`) for the same
+    edges from the 28 nearest neighbors of every atom: give those (`ipu_chem.data.neighbors.knn_edges`) for the same
     energies. Where one of them is farther away than the cutoff, the second code's cutoff function rises again; ours
     stays 0.
 
@@ -130,7 +128,3 @@ def _rename(name: str) -> str:
     elif name in _REST:
         return _REST[name]
     raise ValueError(f"this is not the state dict of a PyG SchNet: it holds {name}.")
-
-
-def _references(values: Optional[Tensor]) -> Optional[Tensor]:
-    return None if values is None else torch.zeros_like(values)

@@ -3,14 +3,15 @@
 A model is ``module:Class`` here, so that names and options are known without torch; `model_class` imports it.
 """
 
-from typing import TYPE_CHECKING, Any, Dict, Set
+from typing import TYPE_CHECKING, Any, Dict, Set, Type
 
 from ipu_chem.signatures import load, parameters
 
 if TYPE_CHECKING:
     from torch import nn
 
-# Those with ``needs_charge`` set take charge and spin of the molecules, too.
+    from ipu_chem.models.base import GraphModel
+
 MODELS: Dict[str, Any] = {
     "schnet": "ipu_chem.models.schnet:SchNet",
     "painn": "ipu_chem.models.painn:PaiNN",
@@ -40,12 +41,12 @@ def _parameters(name: str) -> Set[str]:
 
 
 def sizes_of(name: str) -> Set[str]:
-    """What may be chosen about a model for itself: names of its constructor's arguments."""
+    """Options of a model: names of its constructor's arguments that no run fills."""
     return _parameters(name) - FILLED - {"readout", "filter"}
 
 
 def reads_text(name: str) -> bool:
-    """Whether a model reads molecules written as text.
+    """True if a model reads molecules written as text.
 
     Raises:
         ValueError: there is no such model.
@@ -55,14 +56,26 @@ def reads_text(name: str) -> bool:
     return name in LANGUAGE_MODELS
 
 
+def graph_model_class(name: str) -> "Type[GraphModel]":
+    """The class of a graph model, which says what it needs.
+
+    Raises:
+        ValueError: there is no such model, or it is none of graphs.
+    """
+    from ipu_chem.models.base import GraphModel
+
+    found = model_class(name)
+    if not (isinstance(found, type) and issubclass(found, GraphModel)):
+        raise ValueError(
+            f"model.name={name}: {getattr(found, '__name__', found)} is no graph model; derive the class from "
+            "ipu_chem.models.base.GraphModel, and let its forward take a Graph."
+        )
+    return found
+
+
 def needs_charge(name: str) -> bool:
-    """Whether a model takes charge and spin of molecules behind its other inputs."""
-    return bool(getattr(model_class(name), "needs_charge", False))
-
-
-# What reading filters from a table saves depends on how much they cost: two layers in SchNet, one in PaiNN and in
-# SpookyNet, which knows exact ones only.
-_USUAL_FILTER = {"schnet": "table", "painn": "exact", "spookynet": "exact"}
+    """True if a model takes charge and spin of molecules."""
+    return graph_model_class(name).needs_charge
 
 
 def build_model(
@@ -74,8 +87,8 @@ def build_model(
     undirected: bool = False,
     energy_scale: float = 1.0,
     **sizes: Any,
-) -> "nn.Module":
-    """A model with freshly drawn weights.
+) -> "GraphModel":
+    """A graph model with freshly drawn weights.
 
     Args:
         name: one of `MODELS`, or ``package.module:Class``.
@@ -92,19 +105,19 @@ def build_model(
     """
     from ipu_chem.models.wrapper import BothDirections
 
-    own = _parameters(name)
+    own, kind = _parameters(name), graph_model_class(name)
     unknown = sorted(set(sizes) - own)
     if unknown:
         raise ValueError(f"{name} has no {', '.join(unknown)}; it takes {', '.join(sorted(sizes_of(name)))}.")
     usual = "sum" if extensive else "mean"
-    filter = _USUAL_FILTER.get(name, "exact") if filter == "auto" else filter
+    filter = kind.usual_filter if filter == "auto" else filter
     if filter != "exact" and "filter" not in own:
         raise ValueError(f"model.filter={filter!r}: {name} has exact filters only; choose exact or auto.")
     if readout not in ("auto", usual) and "readout" not in own:
         raise ValueError(f"model.readout={readout!r}: {name} has no parameter readout; choose auto.")
     given = {"num_targets": num_targets, "readout": usual if readout == "auto" else readout, "filter": filter}
     given.update(undirected=undirected, energy_scale=energy_scale)
-    model = model_class(name)(**{option: value for option, value in given.items() if option in own}, **sizes)
+    model = kind(**{option: value for option, value in given.items() if option in own}, **sizes)
     return BothDirections(model) if undirected and "undirected" not in own else model
 
 

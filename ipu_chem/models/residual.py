@@ -3,7 +3,7 @@
 O. T. Unke et al., "SpookyNet: Learning force fields with electronic degrees of freedom and nonlocal effects",
 Nat. Commun. 12, 7273 (2021), arXiv:2105.00304.
 
-On data's way: inside the blocks of SpookyNet. Shapes: M atoms, F features.
+Shapes: M atoms, F features.
 """
 
 import torch

@@ -1,38 +1,25 @@
 """SchNet: energies and other scalars of molecules from continuous-filter convolutions.
 
 K. T. Schuett et al., "SchNet: A continuous-filter convolutional neural network for modeling quantum
-interactions", NeurIPS 2017, arXiv:1706.08566; layer sizes and initialisation as in PyTorch Geometric.
+interactions", NeurIPS 2017, arXiv:1706.08566; layer sizes and initialization as in PyTorch Geometric.
 
-On data's way: CompactInputs (or GraphPack.inputs) -> SchNet -> prediction [B, G, T] -> loss.
 Shapes: B packs, N node, E edge, G graph slots, F features, T targets.
 """
 
-from typing import Any, List, NamedTuple, Optional, Tuple
+from typing import Any, NamedTuple, Optional, Tuple
 
-import torch
 from torch import Tensor, nn
 
+from ipu_chem.models.base import Graph, check_readout_and_cutoff, edge_vectors, lengths, zero_padded
 from ipu_chem.models.convolution import Convolution, EdgeList
-from ipu_chem.models.layers import (
-    GaussianBasis,
-    ShiftedSoftplus,
-    as_index,
-    at_least_float32,
-    cosine_cutoff,
-    cosine_wave,
-    flat_index,
-    keep,
-    look_up,
-    read_out,
-    take_rows,
-)
-from ipu_chem.models.tables import DistanceTable, make_table
+from ipu_chem.models.layers import GaussianBasis, ShiftedSoftplus, at_least_float32, look_up, read_out
+from ipu_chem.models.tables import DistanceTable, Tabulated, make_table
 
 MAX_Z = 100  # atomic numbers 0 (padding) to 99
 
 
 class Edges(NamedTuple):
-    """What messages need to know of the edges."""
+    """Edges as messages need them."""
 
     list: EdgeList  # P of them
     basis: Tensor  # [P, num_gaussians]; of the table's grid, [K, num_gaussians], when filters are tabulated
@@ -69,8 +56,10 @@ class Interaction(nn.Module):
         return self.lin_last(self.activation(self.lin_out(received)))
 
 
-class SchNet(nn.Module):
+class SchNet(Tabulated):
     """Scalar properties of molecules from atomic numbers and positions."""
+
+    usual_filter = "table"  # two layers cost more than reading
 
     def __init__(
         self,
@@ -106,12 +95,9 @@ class SchNet(nn.Module):
             ValueError: a size is out of range, the readout or the kind of filter is unknown.
         """
         super().__init__()
-        if readout not in ("sum", "mean"):
-            raise ValueError(f"readout={readout!r}: choose 'sum' or 'mean'.")
+        check_readout_and_cutoff(readout, cutoff)
         if min(hidden_features, num_filters, num_gaussians) < 2 or min(num_interactions, num_targets) < 1:
             raise ValueError("SchNet needs 2 or more features, filters and Gaussians and 1 or more blocks and targets.")
-        if not cutoff > 0:
-            raise ValueError(f"cutoff={cutoff}: the cutoff is a positive distance in Å.")
         self.cutoff = float(cutoff)
         self.readout = readout
         self.undirected = undirected
@@ -142,59 +128,20 @@ class SchNet(nn.Module):
         nn.init.normal_(self.embedding.weight)
         nn.init.zeros_(self.head[2].weight)
 
-    def blocks(self) -> List[str]:
-        """Names of the submodules at which a pipeline may be cut, in the order of execution."""
-        return ["embedding"] + [f"interactions.{i}" for i in range(len(self.interactions))] + ["head"]
+    def forward(self, graph: Graph) -> Tensor:
+        """See `GraphModel.forward`."""
+        return self.from_prepared(*self.prepare(graph))
 
-    def forward(
-        self,
-        z: Tensor,
-        pos: Tensor,
-        graph_index: Tensor,
-        edge_index: Tensor,
-        node_mask: Tensor,
-        edge_mask: Tensor,
-        graph_mask: Tensor,
-    ) -> Tensor:
-        """Predict.
-
-        Args:
-            z: [B, N] integer, atomic numbers.
-            pos: [B, N, 3], Å.
-            graph_index: [B, N] integer, molecule of each atom inside its pack.
-            edge_index: [B, 2, E] integer, source and target atom inside the pack.
-            node_mask, edge_mask, graph_mask: [B, N], [B, E], [B, G] bool, False in padding.
-
-        Returns:
-            [B, G, T], exactly 0 in padding slots.
-        """
-        return self.from_prepared(*self.prepare(z, pos, graph_index, edge_index, node_mask, edge_mask, graph_mask))
-
-    def prepare(
-        self,
-        z: Tensor,
-        pos: Tensor,
-        graph_index: Tensor,
-        edge_index: Tensor,
-        node_mask: Tensor,
-        edge_mask: Tensor,
-        graph_mask: Tensor,
-    ) -> Tuple[Tensor, ...]:
-        """All of `forward` that takes no weights: indices, distances and functions of them, as `from_prepared` has it.
+    def prepare(self, graph: Graph) -> Tuple[Tensor, ...]:
+        """Indices, distances and functions of them, as `from_prepared` takes them.
 
         Distances keep the format of the positions until they are weighed by the weights' format.
         """
-        # Padding may hold anything, NaN included; from here on it holds zeros.
-        num_nodes = pos.shape[1]
-        z = keep(as_index(z), node_mask).reshape(-1)
-        graph_index = keep(as_index(graph_index), node_mask)
-        pos = keep(pos, node_mask.unsqueeze(-1)).reshape(-1, 3)
-        edge_index = keep(as_index(edge_index), edge_mask.unsqueeze(1))
-        source, target = (flat_index(ends, num_nodes) for ends in edge_index.unbind(1))
-        offset = take_rows(pos, target) - take_rows(pos, source)
-        distance = torch.sqrt((offset * offset).sum(1) + 1e-12)  # never 0, where the root has no derivative
-        real = edge_mask.reshape(-1).to(distance.dtype)
-        common = (z, graph_index, node_mask, graph_mask, source, target)
+        graph = zero_padded(graph)
+        source, target, vectors = edge_vectors(graph)
+        distance = lengths(vectors)
+        real = graph.edge_mask.reshape(-1).to(distance.dtype)
+        common = (graph.z.reshape(-1), graph.graph_index, graph.node_mask, graph.graph_mask, source, target)
         if self.table is None:
             return (*common, *self.distance_inputs(distance, real))
         return (*common, *self.grid_inputs(), *self.table.places(distance, real))
@@ -211,7 +158,7 @@ class SchNet(nn.Module):
         envelope: Tensor,
         *places: Tensor,
     ) -> Tensor:
-        """The rest of `forward`."""
+        """See `GraphModel.from_prepared`."""
         table = self.table
         edges = Edges(
             EdgeList(source, target, self.undirected), basis, envelope, table.places_type(*places) if table else None
@@ -223,18 +170,3 @@ class SchNet(nn.Module):
         if self.atom_references is not None:
             per_atom = per_atom + look_up(self.atom_references.to(per_atom.dtype), z)
         return read_out(per_atom, graph_index, node_mask, graph_mask, self.readout == "mean")
-
-    def distance_inputs(self, distance: Tensor, real: Optional[Tensor] = None) -> Tuple[Tensor, Tensor]:
-        """What filters are made of at distances [P] Å, [P, num_gaussians] and [P, 1]; 0 where ``real`` [P] is."""
-        envelope = cosine_cutoff(distance, self.cutoff)
-        return self._filter_inputs(distance, envelope if real is None else envelope * real)
-
-    def grid_inputs(self) -> Tuple[Tensor, Tensor]:
-        """The same at the distances of the table's grid, [K, num_gaussians] and [K, 1]."""
-        grid = self.table.grid()
-        return self._filter_inputs(grid, cosine_wave(grid, self.cutoff))
-
-    def _filter_inputs(self, distance: Tensor, envelope: Tensor) -> Tuple[Tensor, Tensor]:
-        """Basis and envelope in the format of the weights, [..., num_gaussians] and [..., 1]."""
-        dtype = self.embedding.weight.dtype
-        return self.basis(distance).to(dtype), envelope.unsqueeze(-1).to(dtype)

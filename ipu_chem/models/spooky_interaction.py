@@ -1,8 +1,8 @@
-"""SpookyNet's interactions: with neighbours by messages that know directions, with the whole molecule by attention.
+"""SpookyNet's interactions: with neighbors by messages that know directions, with the whole molecule by attention.
 
 O. T. Unke et al., Nat. Commun. 12, 7273 (2021), arXiv:2105.00304.
 
-On data's way: `ElectronEmbedding` -> `SpookyInteraction`, several times -> head. Shapes: B packs, N node, P edge or
+Shapes: B packs, N node, P edge or
 pair, F features, R radial functions.
 """
 
@@ -12,14 +12,41 @@ from typing import NamedTuple, Tuple
 import torch
 from torch import Tensor, nn
 
-from ipu_chem.models.layers import at_least_float32, keep, sum_into, take_rows
+from ipu_chem.models.layers import at_least_float32, inverse_softplus, keep, softplus, sum_into, take_rows
 from ipu_chem.models.residual import Residual, ResidualMLP
 
 _OUT_OF_SIGHT = -1.0e9
+_DECAY = 0.5 / 0.5291772105638411  # 1/Å at first: half of 1/bohr
+_SMALLEST_EXPONENT = -80.0  # as in `ipu_chem.models.layers`
+
+
+class BernsteinBasis(nn.Module):
+    """Distances as binomial(K - 1, k) x^(K - 1 - k) (1 - x)^k x for k = 0 to K - 1, x = exp(-decay d): 1 weight.
+
+    The paper's polynomials, weighted by exp(-decay d) as in the authors' code.
+    """
+
+    def __init__(self, num_radial: int) -> None:
+        """K is ``num_radial``, 1 or more; the decay is learned."""
+        super().__init__()
+        last = num_radial - 1
+        falls = torch.arange(num_radial, dtype=torch.float32)
+        # Large binomials meet small powers: logarithms of both are added up before the exponential.
+        binomials = [math.lgamma(last + 1) - math.lgamma(k + 1) - math.lgamma(last - k + 1) for k in range(num_radial)]
+        self.register_buffer("log_binomials", torch.tensor(binomials, dtype=torch.float32), persistent=False)
+        self.register_buffer("rises", falls, persistent=False)
+        self.register_buffer("falls", num_radial - falls, persistent=False)  # one more by the weight exp(-decay d)
+        self.decay = nn.Parameter(torch.tensor([inverse_softplus(_DECAY)]))
+
+    def forward(self, distance: Tensor, envelope: Tensor) -> Tensor:
+        """[P] Å, never 0, and values of the cutoff function [P] -> [P, num_radial]."""
+        log_x = (-softplus(at_least_float32(self.decay)) * distance).unsqueeze(1)
+        exponent = self.log_binomials + self.falls * log_x + self.rises * torch.log(-torch.expm1(log_x))
+        return torch.exp(torch.clamp(exponent, min=_SMALLEST_EXPONENT)) * envelope.unsqueeze(1)
 
 
 class SpookyEdges(NamedTuple):
-    """What messages need to know of the edges; P of them, 2 P where undirected edges work both ways."""
+    """Edges as messages need them; P of them, 2 P where undirected edges work both ways."""
 
     source: Tensor  # [P] integer
     target: Tensor  # [P] integer
@@ -36,7 +63,7 @@ def quadrupole(direction: Tensor) -> Tensor:
 
 
 class LocalInteraction(nn.Module):
-    """Messages from the neighbours as s, p and d orbitals, met as scalars: 19 F^2 + 45 F + 3 R F weights."""
+    """Messages from the neighbors as s, p and d orbitals, met as scalars: 19 F^2 + 45 F + 3 R F weights."""
 
     def __init__(self, hidden_features: int, num_radial: int, undirected: bool) -> None:
         super().__init__()

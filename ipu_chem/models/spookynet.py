@@ -8,47 +8,29 @@ residual blocks with learned activations and their initial weights, repulsion, c
 their electrostatics. Otherwise: attention is exact (`NonlocalInteraction` says why), dispersion has one C6 for an
 element instead of D4's reference molecules (`ipu_chem.models.dispersion`), and several targets may be predicted.
 
-On data's way: CompactInputs (or GraphPack.inputs) with charges and spins -> SpookyNet -> prediction [B, G, T] -> loss.
 Shapes: B packs, N node, E edge, G graph slots, F features, T targets.
 """
 
-from typing import List, NamedTuple, Optional, Tuple
+from typing import Any, Iterable, List, NamedTuple, Optional, Tuple
 
 import torch
 from torch import Tensor, nn
 
-from ipu_chem.models.bernstein import BernsteinBasis
-from ipu_chem.models.dispersion import DISPERSION_ELEMENTS, Dispersion
+from ipu_chem.models.base import Graph, GraphModel, check_readout_and_cutoff, edge_vectors, zero_padded
+from ipu_chem.models.dispersion import Dispersion, check_dispersion_elements
 from ipu_chem.models.electrons import ElectronEmbedding
-from ipu_chem.models.electrostatics import Electrostatics, conserve_charge
-from ipu_chem.models.layers import (
-    as_index,
-    at_least_float32,
-    flat_index,
-    keep,
-    look_up,
-    read_out,
-    smooth_cutoff,
-    sum_into,
-    take_rows,
-)
-from ipu_chem.models.pack_pairs import others, pair_distances, same_molecule
+from ipu_chem.models.layers import at_least_float32, flat_index, look_up, read_out, smooth_cutoff, sum_into
+from ipu_chem.models.physics import Electrostatics, ZblRepulsion, conserve_charge, others, pair_distances, same_molecule
 from ipu_chem.models.schnet import MAX_Z
-from ipu_chem.models.spooky_interaction import SpookyEdges, SpookyInteraction, quadrupole
-from ipu_chem.models.zbl import ZblRepulsion
+from ipu_chem.models.spooky_interaction import BernsteinBasis, SpookyEdges, SpookyInteraction, quadrupole
 
 
 class Atoms(NamedTuple):
-    """What is known of atoms, with zeros wherever padding was."""
+    """Atoms, beside their graph."""
 
-    z: Tensor  # [B * N] integer
-    pos: Tensor  # [B, N, 3] Å
-    graph_index: Tensor  # [B, N] integer
     owner: Tensor  # [B * N] integer in 0..B * G - 1
     real: Tensor  # [B * N, 1] float, 0 in padding
     same: Tensor  # [B, N, N] bool, see `same_molecule`
-    charge: Tensor  # [B * G] int32, of molecules
-    spin: Tensor  # [B * G] int32
 
 
 class Distances(NamedTuple):
@@ -75,16 +57,11 @@ class Head(nn.Module):
         return at_least_float32(self.output(features)) + at_least_float32(self.element(z))
 
 
-class SpookyNet(nn.Module):
+class SpookyNet(GraphModel):
     """Energies, or other scalars, from atomic numbers, positions, charge and spin.
 
     It has I (35 F^2 + 93 F + 3 R F) + 8 F^2 + (MAX_Z + 40) F + 1 weights for I blocks and R radial functions, F + MAX_Z
     for each target and for charges, 10 for repulsion and 4 for dispersion.
-
-    Attributes:
-        needs_charge: forward takes charge and spin besides what other models take.
-        dispersion_elements: atomic numbers that its dispersion knows; None without dispersion. See
-            `ipu_chem.models.dispersion.check_dispersion_elements`.
     """
 
     needs_charge = True
@@ -125,12 +102,9 @@ class SpookyNet(nn.Module):
         """
         super().__init__()
         physical = use_zbl or use_electrostatics or use_dispersion
-        if readout not in ("sum", "mean"):
-            raise ValueError(f"readout={readout!r}: choose 'sum' or 'mean'.")
+        check_readout_and_cutoff(readout, cutoff)
         if hidden_features < 2 or min(num_radial, num_interactions, num_targets) < 1:
             raise ValueError("SpookyNet needs 2 or more features and 1 or more radial functions, blocks and targets.")
-        if not cutoff > 0:
-            raise ValueError(f"cutoff={cutoff}: the cutoff is a positive distance in Å.")
         if not energy_scale > 0:
             raise ValueError(f"energy_scale={energy_scale}: give the eV that a prediction of 1 stands for.")
         if physical and (num_targets != 1 or readout != "sum"):
@@ -143,7 +117,6 @@ class SpookyNet(nn.Module):
         self.readout = readout
         self.undirected = undirected
         self.energy_scale = float(energy_scale)
-        self.dispersion_elements = DISPERSION_ELEMENTS if use_dispersion else None
         self.basis = BernsteinBasis(num_radial)
         self.embedding = ElectronEmbedding(hidden_features)
         self.interactions = nn.ModuleList(
@@ -157,98 +130,53 @@ class SpookyNet(nn.Module):
         self.register_buffer("atom_references", atom_references)
 
     def blocks(self) -> List[str]:
-        """Names of the submodules at which a pipeline may be cut, in the order of execution."""
+        """See `Model.blocks`."""
         return ["embedding"] + [f"interactions.{i}" for i in range(len(self.interactions))] + ["head"]
 
-    def forward(
-        self,
-        z: Tensor,
-        pos: Tensor,
-        graph_index: Tensor,
-        edge_index: Tensor,
-        node_mask: Tensor,
-        edge_mask: Tensor,
-        graph_mask: Tensor,
-        charge: Tensor,
-        spin: Tensor,
-    ) -> Tensor:
-        """Predict.
+    @classmethod
+    def added_energies(cls, **options: Any) -> Tuple[str, ...]:
+        """See `GraphModel.added_energies`."""
+        return tuple(name for name in ("use_zbl", "use_electrostatics", "use_dispersion") if options.get(name, True))
 
-        Args:
-            z: [B, N] integer, atomic numbers.
-            pos: [B, N, 3], Å.
-            graph_index: [B, N] integer, molecule of each atom inside its pack.
-            edge_index: [B, 2, E] integer, source and target atom inside the pack.
-            node_mask, edge_mask, graph_mask: [B, N], [B, E], [B, G] bool, False in padding.
-            charge: [B, G] integer, e, of each molecule.
-            spin: [B, G] integer, unpaired electrons of each molecule: 0 for a singlet, 1 for a doublet.
+    @classmethod
+    def check_elements(cls, elements: Iterable[int], **options: Any) -> None:
+        """See `GraphModel.check_elements`."""
+        if options.get("use_dispersion", True):
+            check_dispersion_elements(elements)
 
-        Returns:
-            [B, G, T] in float32 or better, exactly 0 in padding slots.
-        """
-        atoms = self._atoms(z, pos, graph_index, node_mask, graph_mask, charge, spin)
-        edges, distances = self._edges(atoms, edge_index, edge_mask)
-        per_atom, charges = self._outputs(atoms, edges)
-        per_atom = per_atom + self._physical(atoms, distances, charges)
+    def forward(self, graph: Graph) -> Tensor:
+        """See `GraphModel.forward`; in float32 or better."""
+        graph, atoms = self._atoms(graph)
+        edges, distances = self._edges(graph, atoms)
+        per_atom, charges = self._outputs(graph, atoms, edges)
+        per_atom = per_atom + self._physical(graph, atoms, distances, charges)
         if self.atom_references is not None:
-            per_atom = per_atom + look_up(self.atom_references.to(per_atom.dtype), atoms.z)
-        return read_out(per_atom, atoms.graph_index, node_mask, graph_mask, self.readout == "mean")
+            per_atom = per_atom + look_up(self.atom_references.to(per_atom.dtype), graph.z.reshape(-1))
+        return read_out(per_atom, graph.graph_index, graph.node_mask, graph.graph_mask, self.readout == "mean")
 
-    def partial_charges(
-        self,
-        z: Tensor,
-        pos: Tensor,
-        graph_index: Tensor,
-        edge_index: Tensor,
-        node_mask: Tensor,
-        edge_mask: Tensor,
-        graph_mask: Tensor,
-        charge: Tensor,
-        spin: Tensor,
-    ) -> Tensor:
-        """Charges of atoms, [B, N] e, which sum to their molecule's and are 0 in padding; arguments as of `forward`.
+    def partial_charges(self, graph: Graph) -> Tensor:
+        """Charges of atoms, [B, N] e, which sum to their molecule's and are 0 in padding.
 
         Raises:
             ValueError: the model has neither electrostatics nor dispersion, so it learns no charges.
         """
-        atoms = self._atoms(z, pos, graph_index, node_mask, graph_mask, charge, spin)
-        _, charges = self._outputs(atoms, self._edges(atoms, edge_index, edge_mask)[0])
+        graph, atoms = self._atoms(graph)
+        _, charges = self._outputs(graph, atoms, self._edges(graph, atoms)[0])
         if charges is None:
             raise ValueError("a SpookyNet without electrostatics and dispersion predicts no charges.")
-        return charges.reshape(z.shape)
+        return charges.reshape(graph.z.shape)
 
-    def _atoms(
-        self,
-        z: Tensor,
-        pos: Tensor,
-        graph_index: Tensor,
-        node_mask: Tensor,
-        graph_mask: Tensor,
-        charge: Tensor,
-        spin: Tensor,
-    ) -> Atoms:
-        # Padding may hold anything, NaN included; from here on it holds zeros.
-        same = same_molecule(graph_index, node_mask)
-        graph_index = keep(as_index(graph_index), node_mask)
-        return Atoms(
-            keep(as_index(z), node_mask).reshape(-1),
-            keep(pos, node_mask.unsqueeze(-1)),
-            graph_index,
-            flat_index(graph_index, graph_mask.shape[1]),
-            node_mask.reshape(-1, 1).to(pos.dtype),
-            same,
-            keep(charge.to(torch.int32), graph_mask).reshape(-1),
-            keep(spin.to(torch.int32), graph_mask).reshape(-1),
-        )
+    def _atoms(self, graph: Graph) -> Tuple[Graph, Atoms]:
+        """The graph with zeros in padding, and what follows from it."""
+        same = same_molecule(graph.graph_index, graph.node_mask)
+        graph = zero_padded(graph)
+        real = graph.node_mask.reshape(-1, 1).to(graph.pos.dtype)
+        return graph, Atoms(flat_index(graph.graph_index, graph.graph_mask.shape[1]), real, same)
 
-    def _edges(self, atoms: Atoms, edge_index: Tensor, edge_mask: Tensor) -> Tuple[SpookyEdges, Distances]:
+    def _edges(self, graph: Graph, atoms: Atoms) -> Tuple[SpookyEdges, Distances]:
         """Directions, distances and functions of them, in the format of the positions until weights meet them."""
-        num_nodes = atoms.pos.shape[1]
-        edge_index = keep(as_index(edge_index), edge_mask.unsqueeze(1))
-        source, target = (flat_index(ends, num_nodes) for ends in edge_index.unbind(1))
-        pos = atoms.pos.reshape(-1, 3)
-        offset = take_rows(pos, target) - take_rows(pos, source)
-        real = edge_mask.reshape(-1).to(pos.dtype)
+        source, target, offset = edge_vectors(graph)
+        real = graph.edge_mask.reshape(-1).to(offset.dtype)
         # Padding gets a length of 1 Å, at which nothing is steep.
         distance = torch.sqrt((offset * offset).sum(1) + 1e-12 + (1.0 - real))
         envelope = smooth_cutoff(distance, self.cutoff) * real
@@ -263,35 +191,36 @@ class SpookyNet(nn.Module):
         edges = SpookyEdges(*ends, dipole, quadrupole_, self.basis(distance, envelope).to(dtype))
         return edges, Distances(source, target, distance, envelope)
 
-    def _outputs(self, atoms: Atoms, edges: SpookyEdges) -> Tuple[Tensor, Optional[Tensor]]:
+    def _outputs(self, graph: Graph, atoms: Atoms, edges: SpookyEdges) -> Tuple[Tensor, Optional[Tensor]]:
         """Targets [B * N, T] and charges [B * N, 1] of atoms, the latter None where nothing needs them."""
-        x = self.embedding(atoms.z, atoms.charge, atoms.spin, atoms.owner, atoms.real)
+        assert graph.charge is not None and graph.spin is not None
+        z, charge, spin = graph.z.reshape(-1), graph.charge.reshape(-1), graph.spin.reshape(-1)
+        x = self.embedding(z, charge, spin, atoms.owner, atoms.real)
         features = torch.zeros_like(x)
         for interaction in self.interactions:
             x, added = interaction(x, edges, atoms.same)
             features = features + added
-        outputs = self.head(features, atoms.z)
+        outputs = self.head(features, z)
         if outputs.shape[1] == self.num_targets:
             return outputs, None
         targets, charges = outputs.split([self.num_targets, 1], 1)
-        total = atoms.charge.to(charges.dtype).unsqueeze(1)
+        total = charge.to(charges.dtype).unsqueeze(1)
         return targets, conserve_charge(charges, total, atoms.owner, atoms.real.to(charges.dtype))
 
-    def _physical(self, atoms: Atoms, edges: Distances, charges: Optional[Tensor]) -> Tensor:
-        """What repulsion, electrostatics and dispersion add to an atom's energy: [B * N, 1], or a plain 0."""
+    def _physical(self, graph: Graph, atoms: Atoms, edges: Distances, charges: Optional[Tensor]) -> Tensor:
+        """Repulsion, electrostatics and dispersion, as energies of atoms [B * N, 1]; 0 without them."""
         energy = torch.zeros_like(atoms.real)
         if self.zbl is not None:
-            pairs = self.zbl(atoms.z, edges.distance, edges.envelope, edges.source, edges.target)
+            pairs = self.zbl(graph.z.reshape(-1), edges.distance, edges.envelope, edges.source, edges.target)
             # One of both ends gets all of it, which is the same to their molecule.
             share = 1.0 if self.undirected else 0.5
             energy = energy + sum_into(share * pairs, edges.target, energy.shape[0])
         if charges is not None:
             between = others(atoms.same)
-            distance = pair_distances(atoms.pos, between)
+            distance = pair_distances(graph.pos, between)
             charges = charges.reshape(*distance.shape[:2], 1).to(distance.dtype)
             if self.electrostatics is not None:
                 energy = energy + self.electrostatics(charges, distance, between).reshape(-1, 1)
             if self.dispersion is not None:
-                elements = atoms.z.reshape(distance.shape[:2])
-                energy = energy + self.dispersion(elements, charges, distance, between).reshape(-1, 1)
+                energy = energy + self.dispersion(graph.z, charges, distance, between).reshape(-1, 1)
         return energy * (1.0 / self.energy_scale)

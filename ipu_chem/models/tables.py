@@ -3,18 +3,20 @@
 A filter network sees nothing of an edge but its length. So its values on a grid of distances, computed anew in
 every step, stand in for one evaluation per edge, and gradients flow through them into the same weights.
 
-On data's way: inside a model's forward, between distances and filters. Shapes: P edges or pairs of all packs,
+Shapes: P edges or pairs of all packs,
 F features, K points or intervals of the grid.
 """
 
+import copy
 import math
-from typing import Any, Callable, NamedTuple, Optional
+from typing import Any, Callable, List, NamedTuple, Optional, Tuple
 
 import torch
 from torch import Tensor, nn
 
+from ipu_chem.models.base import GraphModel
 from ipu_chem.models.convolution import EdgeList, convolve
-from ipu_chem.models.layers import as_index, take_rows
+from ipu_chem.models.layers import as_index, cosine_cutoff, cosine_wave, take_rows
 
 FILTERS = ("exact", "table", "chebyshev")
 # Intervals per width of the narrowest function that filters are made of: there the cubic's error is that of
@@ -22,6 +24,9 @@ FILTERS = ("exact", "table", "chebyshev")
 _INTERVALS_PER_WIDTH = 20
 _GHOSTS = 2  # grid points beyond either end, by which derivatives at the ends are taken
 _POLYNOMIALS_PER_WIDTH = 4
+# Relative to the largest value of a filter: what float32 itself costs a network of two layers.
+LARGEST_FILTER_ERROR = 2e-6
+_PER_INTERVAL = 3  # distances compared between two points of the grid
 
 
 class DistanceTable(nn.Module):
@@ -63,7 +68,7 @@ class DistanceTable(nn.Module):
 
 
 class Places(NamedTuple):
-    """Where each distance lies in a `CubicTable`, and how its cubic weighs what stands there."""
+    """Places of distances in a `CubicTable`, and the weights of its values and derivatives there."""
 
     low: Tensor  # [P], grid point at or below, as `as_index` gives it
     value_low: Tensor  # [P, 1]
@@ -142,7 +147,7 @@ class CubicTable(DistanceTable):
 
 
 class Polynomials(NamedTuple):
-    """What a `ChebyshevTable` has to know of distances."""
+    """Polynomials of a `ChebyshevTable` at distances."""
 
     values: Tensor  # [P, K], of every polynomial
 
@@ -211,3 +216,85 @@ def make_table(filter: str, cutoff: float, width: float, points: int = 0) -> Opt
     if filter == "exact":
         return None
     return (CubicTable if filter == "table" else ChebyshevTable)(cutoff, width, points)
+
+
+class Tabulated(GraphModel):
+    """A graph model whose filters follow from the lengths of edges alone, so that they may be tabulated.
+
+    Attributes:
+        table: None for exact filters.
+        interactions: modules with ``filters(basis, envelope)``, of what `distance_inputs` or `grid_inputs` gives.
+        basis: of distances, [...] Å -> [..., R].
+        embedding: of elements; filters have the format of its weights.
+        head: of features, to targets of atoms.
+        cutoff: Å.
+    """
+
+    table: Optional[DistanceTable]
+    interactions: nn.ModuleList
+    basis: nn.Module
+    embedding: nn.Embedding
+    head: nn.Module
+    cutoff: float
+
+    def blocks(self) -> List[str]:
+        """See `Model.blocks`."""
+        return ["embedding"] + [f"interactions.{i}" for i in range(len(self.interactions))] + ["head"]
+
+    def distance_inputs(self, distance: Tensor, real: Optional[Tensor] = None) -> Tuple[Tensor, Tensor]:
+        """Basis [P, R] and cutoff function [P, 1] at distances [P] Å, the latter 0 where ``real`` [P] is."""
+        envelope = cosine_cutoff(distance, self.cutoff)
+        return self._inputs(distance, envelope if real is None else envelope * real)
+
+    def grid_inputs(self) -> Tuple[Tensor, Tensor]:
+        """The same at the distances of the table's grid, [K, R] and [K, 1]."""
+        grid = self.grid()
+        return self._inputs(grid, cosine_wave(grid, self.cutoff))
+
+    def grid(self) -> Tensor:
+        """[K] Å."""
+        assert self.table is not None
+        return self.table.grid()
+
+    def _inputs(self, distance: Tensor, envelope: Tensor) -> Tuple[Tensor, Tensor]:
+        dtype = self.embedding.weight.dtype
+        return self.basis(distance).to(dtype), envelope.unsqueeze(-1).to(dtype)
+
+
+def filter_error(model: nn.Module) -> float:
+    """The largest error of a model's tabulated filters, relative to the largest value of the same block's filters.
+
+    The table is computed in float32, as devices do, and compared with the network in float64.
+
+    Args:
+        model: a graph model or a wrapper of one, on the CPU, weights of any format.
+
+    Returns:
+        0.0 when no filter is tabulated; NaN when weights are not finite.
+    """
+    errors = [_error_of(part) for part in _tabulated(model)]
+    return max(errors, key=lambda error: error if error == error else float("inf")) if errors else 0.0
+
+
+def is_tabulated(model: nn.Module) -> bool:
+    """True if a model, or the model in a wrapper, reads filters from a table."""
+    return bool(_tabulated(model))
+
+
+def _tabulated(model: nn.Module) -> List[Tabulated]:
+    return [part for part in model.modules() if isinstance(part, Tabulated) and part.table is not None]
+
+
+@torch.no_grad()
+def _error_of(model: Tabulated) -> float:
+    single, double = copy.deepcopy(model).float(), copy.deepcopy(model).double()
+    table: DistanceTable = single.table  # type: ignore[assignment]
+    between = torch.linspace(0.0, 1.0, _PER_INTERVAL + 2)[1:-1]
+    distance = ((torch.arange(table.points).unsqueeze(1) + between) * (table.cutoff / table.points)).reshape(-1)
+    places = table.places(distance, torch.ones_like(distance))
+    errors = []
+    for tabulated, exact in zip(single.interactions, double.interactions):  # type: ignore[arg-type]
+        read = table.read(table.tabulate(tabulated.filters(*single.grid_inputs())), places)  # type: ignore[operator]
+        true: Tensor = exact.filters(*double.distance_inputs(distance.double()))  # type: ignore[operator]
+        errors.append((read.double() - true).abs().max() / true.abs().max().clamp(min=1e-30))
+    return float(torch.stack(errors).max())

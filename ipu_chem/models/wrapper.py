@@ -1,34 +1,32 @@
-"""What modules around a graph model have in common: to everyone else they are the model itself.
+"""Modules around a model, which to everyone else are the model itself."""
 
-On data's way: inside the device program, between what comes from the host and the model.
-"""
-
-from typing import Any, List
+from typing import Any, List, Tuple
 
 import torch
-from torch import Tensor, nn
+from torch import nn
+
+from ipu_chem.models.base import Graph, GraphModel, Model, blocks_of
 
 _PREFIX = "model."
 
 
 def wrapped_name(block: str) -> str:
-    """What the innermost model calls one of its blocks, however many wrappers are around it."""
+    """The name of a block in the innermost model, however many wrappers are around it."""
     while block.startswith(_PREFIX):
         block = block[len(_PREFIX) :]
     return block
 
 
-class Wrapper(nn.Module):
-    """Holds a graph model; its state dict is the model's, so checkpoints fit with and without it."""
+class Wrapper(Model):
+    """Holds a model; its state dict is the model's, so checkpoints fit with and without it."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        self.model = model
+        self.model: Any = model
 
     def blocks(self) -> List[str]:
         """As the model's; what the wrapper does belongs to the first. A model that names none is one block."""
-        named = getattr(self.model, "blocks", None)
-        return [_PREFIX + name for name in named()] if named else [_PREFIX[:-1]]
+        return [_PREFIX + name for name in blocks_of(self.model)] or [_PREFIX[:-1]]
 
     def state_dict(self, *args: Any, **kwargs: Any) -> Any:
         """The model's."""
@@ -39,19 +37,36 @@ class Wrapper(nn.Module):
         return self.model.load_state_dict(state_dict, *args, **kwargs)
 
 
-class BothDirections(Wrapper):
+class GraphWrapper(Wrapper, GraphModel):
+    """A graph model that makes the graph that another one takes."""
+
+    @property
+    def needs_charge(self) -> bool:  # type: ignore[override]
+        """As the model's."""
+        return self.model.needs_charge
+
+    def expand(self, *inputs: Any) -> Graph:
+        """The graph that the model takes, from arguments of `forward`."""
+        raise NotImplementedError
+
+    def forward(self, *inputs: Any) -> Any:
+        """Predict; arguments as of `expand`."""
+        return self.model(self.expand(*inputs))
+
+    def prepare(self, *inputs: Any) -> Tuple[Any, ...]:
+        """See `GraphModel.prepare`."""
+        return self.model.prepare(self.expand(*inputs))
+
+    def from_prepared(self, *prepared: Any) -> Any:
+        """See `GraphModel.from_prepared`."""
+        return self.model.from_prepared(*prepared)
+
+
+class BothDirections(GraphWrapper):
     """A graph model that has no parameter ``undirected``: it gets edges both ways from those that come once."""
 
-    def forward(
-        self,
-        z: Tensor,
-        pos: Tensor,
-        graph_index: Tensor,
-        edge_index: Tensor,
-        node_mask: Tensor,
-        edge_mask: Tensor,
-        *rest: Tensor,
-    ) -> Any:
-        """Predict; arguments as of the model's forward, edge_index [B, 2, E] -> [B, 2, 2 E]."""
-        both = torch.cat([edge_index, torch.cat([edge_index[:, 1:], edge_index[:, :1]], 1)], 2)
-        return self.model(z, pos, graph_index, both, node_mask, torch.cat([edge_mask, edge_mask], 1), *rest)
+    def expand(self, graph: Graph) -> Graph:  # type: ignore[override]
+        """edge_index [B, 2, E] -> [B, 2, 2 E]."""
+        once = graph.edge_index
+        both = torch.cat([once, torch.cat([once[:, 1:], once[:, :1]], 1)], 2)
+        return graph._replace(edge_index=both, edge_mask=torch.cat([graph.edge_mask, graph.edge_mask], 1))

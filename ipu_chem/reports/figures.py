@@ -8,9 +8,8 @@ import numpy as np
 
 from packing.files import PathLike, atomic_file
 
-BLUE, ORANGE, GREY = "#2a6fb0", "#d9822b", "#8f8f8f"
+BLUE, ORANGE, GREY = "#3a80c1", "#d9822b", "#8f8f8f"
 _PALETTE = (BLUE, "#3f9b4f", "#8c5fbf", "#c0486b", "#7a6a3c", "#1f9e9e", "#b05c1f")
-_INKED = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
 
 
 def figure_of(rows: int, columns: int) -> Any:
@@ -30,13 +29,6 @@ def figure_of(rows: int, columns: int) -> Any:
     for axis in np.atleast_1d(axes).ravel():
         axis.spines[["top", "right"]].set_visible(False)
     return figure, axes
-
-
-def ink(color: str) -> Any:
-    """A context in which text, axes and ticks are drawn in a color."""
-    from matplotlib import rc_context
-
-    return rc_context(dict.fromkeys(_INKED, color))
 
 
 def colors(count: int) -> List[str]:
@@ -77,7 +69,7 @@ def legend_beside(axis: Any, title: str = "", **options: Any) -> None:
 
 def log_scale(axis: Any, which: str = "y") -> None:
     """Make a scale logarithmic, with plain numbers at as many ticks as there is room for."""
-    from matplotlib.ticker import LogLocator, NullFormatter
+    from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
     axis.set(**{f"{which}scale": "log"})
     scale = getattr(axis, f"{which}axis")
@@ -87,7 +79,8 @@ def log_scale(axis: Any, which: str = "y") -> None:
     if which == "x" and decades > 1.7:  # powers of ten as they are
         return
     fine = (1.0, 1.2, 1.4, 1.6, 2.0, 2.5, 3.0, 4.0, 5.0, 7.0) if which == "y" and decades < 1.2 else (1.0, 2.0, 5.0)
-    scale.set_major_locator(LogLocator(subs=fine if decades < 3 else (1.0,)))
+    few = decades < 0.4 and which == "y"
+    scale.set_major_locator(MaxNLocator(5) if few else LogLocator(subs=fine if decades < 3 else (1.0,)))
     scale.set_major_formatter(lambda value, _: short(value))
 
 

@@ -14,13 +14,11 @@ from ipu_chem.generation.drawing import grid_svg
 from ipu_chem.generation.metrics import MEANING
 from ipu_chem.generation.samples import FILE
 from ipu_chem.metrics import FORCES
-from ipu_chem.reports.figures import ink
-from ipu_chem.reports.run_figures import class_figure, learning_figure, packing_figure, parity_figure
+from ipu_chem.reports.run_figures import baselines, class_figure, learning_figure, packing_figure, parity_figure
 from ipu_chem.training.logging import read_rows
 from packing import PackingPlan
 from packing.files import PathLike, atomic_file
 
-_MOST_POINTS = 20000  # of a figure that is to stay small
 _DRAWN = 16  # molecules that a language model has written
 _INKS = ("#222222", "#d8d8d8")  # on light screens and on dark ones
 _PIXELS = 92  # of an inch of a figure, as long as the page is as wide
@@ -53,7 +51,7 @@ def write_report(folder: PathLike) -> Path:
     text = pages.get_template("run.html").render(
         run=run,
         results=_results(run),
-        baselines=[name for name, _ in _baselines(run)],
+        baselines=[name for name, _ in baselines(run)],
         learning=picture("loss and validation metrics", partial(learning_figure, run, read_rows(folder))),
         predictions=_predictions(folder, run),
         samples=run.get("samples"),
@@ -90,11 +88,12 @@ def templates() -> Any:
 
 def picture(shows: str, draw: Callable[[], Any]) -> Picture:
     """Draw a figure for light and for dark screens."""
-    from matplotlib import pyplot
+    from matplotlib import pyplot, rc_context
 
+    inked = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
     images, width = [], 0
     for color in _INKS:
-        with ink(color):
+        with rc_context(dict.fromkeys(inked, color)):
             figure, buffer = draw(), io.BytesIO()
             figure.savefig(buffer, format="png", dpi=140, transparent=True)
             pyplot.close(figure)
@@ -110,19 +109,12 @@ def _plain(value: Any) -> str:
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
-def _baselines(run: Mapping[str, Any]) -> List[Tuple[str, Mapping[str, Any]]]:
-    """What results must beat, by name: split -> metric -> value."""
-    if "targets" in run:
-        return [(run.get("baseline_name", "per-composition"), run.get("baseline", {}))]
-    return [("bigram", run.get("bigram", {})), ("unigram", run.get("baseline", {}))]
-
-
 def _results(run: Mapping[str, Any]) -> List[Tuple[str, str, List[Any]]]:
     """(split, metric, values of the model and of each baseline, None where there is none)."""
     found = []
     for split, metrics in (run.get("results") or {}).items():
         for name, value in metrics.items():
-            beside = [baseline.get(split, {}).get(name) for _, baseline in _baselines(run)]
+            beside = [baseline.get(split, {}).get(name) for _, baseline in baselines(run)]
             found.append((split, name, [value, *beside]))
     return found
 
@@ -141,17 +133,14 @@ def _predictions(folder: Path, run: Mapping[str, Any]) -> List[Picture]:
     return found
 
 
-def _labels(folder: Path, split: str, name: str, column: str = "prediction") -> Tuple[np.ndarray, np.ndarray]:
+def _labels(folder: Path, split: str, name: str, column: str = "prediction") -> List[np.ndarray]:
     """Labels and predictions of a target of molecules, or of components of forces."""
     if name == FORCES:
         with np.load(folder / f"forces_{split}.npz") as arrays:
-            label, prediction = arrays["label"].ravel(), arrays["prediction"].ravel()
-        shown = np.linspace(0, len(label) - 1, min(len(label), _MOST_POINTS)).astype(np.int64)
-        return label[shown], prediction[shown]
+            return [arrays["label"].ravel(), arrays["prediction"].ravel()]
     with open(folder / f"predictions_{split}.csv", encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
-    label, prediction = (np.array([float(row[f"{name}_{kind}"]) for row in rows]) for kind in ("label", column))
-    return label, prediction
+    return [np.array([float(row[f"{name}_{kind}"]) for row in rows]) for kind in ("label", column)]
 
 
 def _molecules(folder: Path, run: Mapping[str, Any]) -> str:

@@ -9,7 +9,14 @@ from ipu_chem.reports.figures import BLUE, GREY, ORANGE, colors, figure_of, lege
 from packing import PackingPlan
 
 _BINS = np.linspace(0.0, 1.0, 41)  # of probabilities
-BASELINE, BIGRAM = ORANGE, "#8c5fbf"
+_MOST_POINTS = 20000  # of a scatter plot
+
+
+def baselines(run: Mapping[str, Any]) -> List[Tuple[str, Mapping[str, Any]]]:
+    """Results of models that learn nothing, or merely count, by name: split -> metric -> value."""
+    if "targets" in run:
+        return [(run.get("baseline_name", "per-composition"), run.get("baseline", {}))]
+    return [("bigram", run.get("bigram", {})), ("unigram", run.get("baseline", {}))]
 
 
 def learning_figure(run: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> Any:
@@ -21,30 +28,24 @@ def learning_figure(run: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -
     """
     figure, (left, right) = figure_of(1, 2)
     names, ylabel = _validated(run)
-    is_text = "targets" not in run
     train = [row for row in rows if row["kind"] == "train" and row.get("loss") is not None]
     evaluated = [row for row in rows if row["kind"] == "validation"]
-    steps = [row["step"] for row in evaluated]
-    label = "single steps" if not is_text else "training"
-    left.plot([row["step"] for row in train], [row["loss"] for row in train], color=GREY, linewidth=0.8, label=label)
-    if is_text:
+    left.plot([row["step"] for row in train], [row["loss"] for row in train], color=GREY, linewidth=0.8, label="steps")
+    if "targets" not in run:
         left.set(ylabel="loss (nats per token)")
-        _metrics(left, steps, evaluated, ["nats_per_token"], ["validation"])
-        _baselines(left, run, "nats_per_token")
+        _metrics(left, evaluated, {"validation": "nats_per_token"}, run)
+        _metrics(right, evaluated, {"validation": names[0]}, run)
     else:
         unit = "nats" if "rocauc" in run["targets"][0] else "standardized"
         left.set(ylabel=f"training loss ({unit})")
-        left.plot(steps, [row["loss"] for row in evaluated], color=BLUE, label="mean of an epoch")
-        if any(row["loss"] > 0 for row in train + evaluated):
-            log_scale(left)
-    _metrics(right, steps, evaluated, names, ["validation"] if is_text else names)
-    if len(names) == 1 or names[0].startswith("rocauc"):
-        _baselines(right, run, names[0])
+        _metrics(left, evaluated, {"mean of an epoch": "loss"}, {})
+        _metrics(right, evaluated, dict(zip(names, names)), run)
+        if unit == "nats":
+            right.set_ylim(top=1.0)
+        for axis in (left, right) if unit != "nats" else (left,):
+            if any((np.asarray(line.get_ydata()) > 0).any() for line in axis.get_lines()):
+                log_scale(axis)
     right.set(ylabel=ylabel)
-    if names[0].startswith("rocauc"):
-        right.set_ylim(top=1.0)
-    elif not is_text and any((row.get(name) or 0) > 0 for row in evaluated for name in names):
-        log_scale(right)
     for axis in (left, right):
         axis.set(xlabel="optimizer step")
         axis.xaxis.set_major_locator(_whole_numbers())
@@ -67,22 +68,17 @@ def _validated(run: Mapping[str, Any]) -> Tuple[List[str], str]:
     return names, f"validation MAE ({unit or 'no unit'})"
 
 
-def _metrics(
-    axis: Any, steps: Sequence[int], rows: Sequence[Mapping[str, Any]], names: Sequence[str], labels: Sequence[str]
-) -> None:
-    for name, label, color in zip(names, labels, colors(len(names))):
-        values = [np.nan if row.get(name) is None else row[name] for row in rows]
-        axis.plot(steps, values, color=color, marker="." if len(values) < 30 else None, label=label)
-
-
-def _baselines(axis: Any, run: Mapping[str, Any], name: str) -> None:
-    """Lines at what models reach that learn nothing, or merely count."""
-    is_text = "targets" not in run
-    for key, word, color, style in (("baseline", "unigram", BASELINE, "--"), ("bigram", "bigram", BIGRAM, ":")):
-        value = run.get(key, {}).get("validation", {}).get(name)
-        if value is not None:
-            word = word if is_text else run.get("baseline_name", "per-composition")
-            axis.axhline(value, color=color, linestyle=style, label=f"{word} baseline")
+def _metrics(axis: Any, rows: Sequence[Mapping[str, Any]], names: Mapping[str, str], run: Mapping[str, Any]) -> None:
+    """Metrics by label, with the baselines of a single one; those of classes are the same for all."""
+    for (label, name), color in zip(names.items(), colors(len(names))):
+        values = np.array([np.nan if row.get(name) is None else row[name] for row in rows], np.float64)
+        axis.plot([row["step"] for row in rows], values, color=color, marker="." if len(rows) < 30 else "", label=label)
+    first = next(iter(names.values()))
+    if run and (len(names) == 1 or first.startswith("rocauc")):
+        for (label, of_split), color, style in zip(baselines(run), (ORANGE, "#8c5fbf"), ("--", ":")):
+            value = of_split.get("validation", {}).get(first)
+            if value is not None:
+                axis.axhline(value, color=color, linestyle=style, label=f"{label} baseline")
 
 
 def _whole_numbers() -> Any:
@@ -105,7 +101,8 @@ def parity_figure(target: Mapping[str, Any], split: str, label: np.ndarray, pred
     error = prediction - label
     unit = target["unit"] or "no unit"
     figure, (left, right) = figure_of(1, 2)
-    left.scatter(label, prediction, s=6, alpha=0.4, color=BLUE, edgecolors="none")
+    shown = np.linspace(0, len(label) - 1, min(len(label), _MOST_POINTS)).astype(np.int64)
+    left.scatter(label[shown], prediction[shown], s=9, alpha=0.5, color=BLUE, edgecolors="none")
     if len(label):
         ends = [min(label.min(), prediction.min()), max(label.max(), prediction.max())]
         left.plot(ends, ends, color=GREY, linewidth=0.8)
@@ -117,20 +114,15 @@ def parity_figure(target: Mapping[str, Any], split: str, label: np.ndarray, pred
     right.hist(error, bins=60, color=BLUE)
     right.set(xlabel=f"error of {target['name']} ({unit})", ylabel=f"number of {word}s")
     right.set_title(f"{split} split, {len(label):,} {word}s", fontsize=10)
-    for scale in (left.xaxis, left.yaxis, right.xaxis):
-        scale.get_major_locator().set_params(nbins=5)
+    for axis in (left, right):
+        axis.ticklabel_format(useOffset=False)
+        axis.locator_params(nbins=5)
+    right.yaxis.set_major_locator(_whole_numbers())
     return figure
 
 
 def class_figure(name: str, split: str, label: np.ndarray, probability: np.ndarray) -> Any:
-    """ROC curve of a class, and the probabilities of the molecules that are in it and of those that are not.
-
-    Args:
-        name: of the class.
-        split: whose molecules these are.
-        label: [K] 0 or 1, NaN where missing.
-        probability: [K].
-    """
+    """ROC curve of a class with labels 0 and 1, and the probabilities of either; see `parity_figure`."""
     from sklearn.metrics import auc, roc_curve
 
     known = np.isfinite(label)
@@ -147,7 +139,7 @@ def class_figure(name: str, split: str, label: np.ndarray, probability: np.ndarr
         right.hist(mine, bins=_BINS, color=color, alpha=0.6, label=f"{name} = {int(value)}: {len(mine):,}")
     right.set(xlabel=f"probability of {name} = 1 (fraction)", ylabel="number of molecules")
     if len(probability):
-        right.set(yscale="log")
+        log_scale(right)
     for axis in (left, right):
         legend_beside(axis)
     return figure
@@ -162,7 +154,8 @@ def packing_figure(plan: PackingPlan) -> Any:
     for axis, name in zip(axes[1:], names):
         axis.hist(plan.fills[name], bins=40, color=BLUE)
         axis.axvline(plan.budget[name], color=ORANGE, linestyle="--")
-        axis.set(xlabel=f"fill of a pack ({name})", ylabel="number of packs", yscale="log")
+        axis.set(xlabel=f"fill of a pack ({name})", ylabel="number of packs")
+        log_scale(axis)
         axis.set_title(f"capacity {plan.budget[name]:,} {name}", fontsize=10, color=ORANGE)
     for axis in axes:
         axis.xaxis.set_major_locator(_whole_numbers())

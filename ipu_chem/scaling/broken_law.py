@@ -72,11 +72,7 @@ class BrokenLaw:
 
 
 def fit_broken(points: Sequence[Point], over: str = "parameters", draws: int = DRAWS, seed: int = 0) -> BrokenLaw:
-    """Fit loss over one of parameters, tokens, molecules and flops by one power law or two.
-
-    Raises:
-        ValueError: see `ipu_chem.scaling.points.check_over` and `broken_law`.
-    """
+    """Fit loss over parameters, tokens, molecules or flops by one power law or two; refuses as `check_over`."""
     check_over(points, over)
     return broken_law(*columns(points, over, "loss"), draws=draws, seed=seed)
 
@@ -87,8 +83,7 @@ def broken_law(resource: np.ndarray, loss: np.ndarray, draws: int = DRAWS, seed:
     Args:
         resource: [n] x of each run; runs of equal x differ in their seed.
         loss: [n] of each run.
-        draws: bootstrap samples.
-        seed: of the bootstrap.
+        draws, seed: of the bootstrap.
 
     Raises:
         ValueError: fewer than 6 different x, which no break can be seen in; values that have no logarithm.

@@ -4,17 +4,7 @@ from typing import Any, Sequence, Tuple
 
 import numpy as np
 
-from ipu_chem.reports.figures import (
-    BLUE,
-    GREY,
-    colormap,
-    figure_of,
-    legend_beside,
-    log_scale,
-    shades,
-    short,
-    words_of,
-)
+from ipu_chem.reports.figures import BLUE, GREY, colormap, figure_of, legend_beside, log_scale, shades, short, words_of
 from ipu_chem.scaling.broken_law import BrokenLaw
 from ipu_chem.scaling.frontier import frontier_of
 from ipu_chem.scaling.joint_law import JointLaw
@@ -63,11 +53,7 @@ def loss_over(points: Sequence[Point], over: str, law: bool = True) -> Any:
 
 
 def compute_frontier_figure(points: Sequence[Point]) -> Any:
-    """Loss against FLOPs of all runs, and the frontier that no run lies below.
-
-    Raises:
-        ValueError: see `check_loss`.
-    """
+    """Loss against FLOPs of all runs, and the frontier that no run lies below; see `check_loss`."""
     check_loss(points)
     figure, axis = figure_of(1, 1)
     axis.scatter([p.flops for p in points], [p.loss for p in points], s=12, color=GREY, label="runs")
@@ -83,11 +69,7 @@ def compute_frontier_figure(points: Sequence[Point]) -> Any:
 
 
 def surface(points: Sequence[Point], law: JointLaw, data: str = "tokens") -> Any:
-    """Lines of equal loss of L(N, D) with the runs it was fitted to, and fitted losses against those of the runs.
-
-    Raises:
-        ValueError: see `check_comparable`.
-    """
+    """Lines of equal loss of L(N, D) with its runs, and fitted losses against theirs; see `check_comparable`."""
     check_comparable(points)
     figure, (left, right) = figure_of(1, 2)
     size = np.array([p.parameters for p in points], np.float64)
@@ -114,9 +96,6 @@ def broken_figure(points: Sequence[Point], laws: Sequence[Tuple[int, BrokenLaw]]
         points: of the study.
         laws: (what is held, law over the other) of every line to draw.
         over: parameters or tokens.
-
-    Raises:
-        ValueError: see `check_comparable`.
     """
     check_comparable(points)
     held = "tokens" if over == "parameters" else "parameters"

@@ -9,11 +9,7 @@ from ipu_chem.scaling.power_law import check_logarithms
 
 
 def frontier_of(points: Sequence[Point]) -> List[Point]:
-    """The points on the compute frontier, cheapest first; they may have ended by different rules.
-
-    Raises:
-        ValueError: see `ipu_chem.scaling.points.check_loss`.
-    """
+    """The points on the compute frontier, cheapest first, by whatever rules they ended; see `check_loss`."""
     check_loss(points)
     return [points[index] for index in compute_frontier(*columns(points, "flops", "loss"))]
 

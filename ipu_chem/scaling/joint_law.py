@@ -49,17 +49,9 @@ class JointLaw:
 
 
 def fit_joint(
-    points: Sequence[Point],
-    data: str = "tokens",
-    delta: Optional[float] = None,
-    draws: int = DRAWS,
-    seed: int = 0,
+    points: Sequence[Point], data: str = "tokens", delta: Optional[float] = None, draws: int = DRAWS, seed: int = 0
 ) -> JointLaw:
-    """Fit loss over parameters and data (tokens or molecules) together.
-
-    Raises:
-        ValueError: see `ipu_chem.scaling.points.check_comparable` and `joint_law`.
-    """
+    """Fit loss over parameters and data (tokens or molecules) together; refuses as `check_comparable`."""
     if data not in ("tokens", "molecules"):
         raise ValueError(f"data={data!r}: choose tokens or molecules.")
     check_comparable(points)
@@ -82,8 +74,7 @@ def joint_law(
         loss: [n] of each run.
         delta: of Huber's loss, in log L: Hoffmann et al. take 0.001, far below the noise between seeds of small
             models; None takes 1.345 of that noise, for which outliers count little and all others fully.
-        draws: bootstrap samples.
-        seed: of the bootstrap.
+        draws, seed: of the bootstrap.
 
     Raises:
         ValueError: fewer than 3 different N or D or 6 pairs of them, values that have no logarithm, or too few seeds.

@@ -4,7 +4,7 @@ import hashlib
 import json
 import math
 from collections import Counter
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Dict, Iterable, List, Mapping, Sequence
 
@@ -65,7 +65,7 @@ class Point:
 
     @property
     def diverged(self) -> bool:
-        """Whether its loss is not finite."""
+        """True where its loss is not finite."""
         return not math.isfinite(self.loss)
 
 
@@ -166,7 +166,7 @@ def check_comparable(points: Sequence[Point]) -> None:
 
 
 def steps_agree(steps: Sequence[int]) -> bool:
-    """Whether numbers of steps count as the same, `STEPS_TOLERANCE` apart at most."""
+    """True where numbers of steps count as the same, `STEPS_TOLERANCE` apart at most."""
     return max(steps) <= (1 + STEPS_TOLERANCE) * min(steps)
 
 
@@ -195,6 +195,19 @@ def check_over(points: Sequence[Point], over: str) -> None:
 def columns(points: Sequence[Point], *names: str) -> List[np.ndarray]:
     """[K] float64 of each of these attributes."""
     return [np.array([getattr(point, name) for point in points], np.float64) for name in names]
+
+
+def as_json(value: Any) -> Any:
+    """Values for a JSON file: records by name, numbers that are not finite as null."""
+    if hasattr(value, "_asdict"):
+        return {name: as_json(inner) for name, inner in value._asdict().items()}
+    if is_dataclass(value):
+        return {field.name: as_json(getattr(value, field.name)) for field in fields(value)}
+    if isinstance(value, dict):
+        return {name: as_json(inner) for name, inner in value.items()}
+    if isinstance(value, (list, tuple, np.ndarray)):
+        return [as_json(inner) for inner in (value.tolist() if isinstance(value, np.ndarray) else value)]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _different(points: Sequence[Point], name: str) -> List[Any]:

@@ -32,11 +32,7 @@ class PowerLaw:
 
 
 def fit_power_law(points: Sequence[Point], over: str = "parameters", draws: int = DRAWS, seed: int = 0) -> PowerLaw:
-    """Fit loss over one of parameters, tokens, molecules and flops.
-
-    Raises:
-        ValueError: see `ipu_chem.scaling.points.check_over` and `power_law`.
-    """
+    """Fit loss over one of parameters, tokens, molecules and flops; refuses as `check_over`."""
     check_over(points, over)
     return power_law(*columns(points, over, "loss"), draws=draws, seed=seed)
 
@@ -47,8 +43,7 @@ def power_law(resource: np.ndarray, loss: np.ndarray, draws: int = DRAWS, seed: 
     Args:
         resource: [n] R of each run; runs of equal R differ in their seed.
         loss: [n] of each run, above 0.
-        draws: bootstrap samples.
-        seed: of the bootstrap.
+        draws, seed: of the bootstrap.
 
     Raises:
         ValueError: fewer than 3 different R, values that have no logarithm, or too few seeds.

@@ -72,9 +72,8 @@ def _curves(axis: Any, result: Result) -> None:
     ticks = [tick for tick in (1, 2, 5, 10, 20, 50, 100) if tick >= axis.get_xlim()[0]]
     axis.set_xticks(ticks, [f"{tick}" for tick in ticks])
     axis.set_title(f"{len(result.rows)} candidates, {result.chosen.saving:.0%} of steps saved", fontsize=9)
-    handles, labels = axis.get_legend_handles_labels()
-    order = [*range(len(labels) - 1)][::-1] + [len(labels) - 1]  # what was kept first
-    legend_beside(axis, handles=[handles[i] for i in order], labels=[labels[i] for i in order])
+    *lines, early = axis.get_legend_handles_labels()[0]
+    legend_beside(axis, handles=[*lines[::-1], early])  # those kept first
 
 
 def _predictions(axis: Any, result: Result) -> None:

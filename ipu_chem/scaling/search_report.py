@@ -2,12 +2,12 @@
 
 import csv
 import json
-import math
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Dict, List, Optional
 
 from ipu_chem.reports.figures import save
+from ipu_chem.scaling.points import as_json
 from ipu_chem.scaling.search import SearchOptions
 from ipu_chem.scaling.search_figure import search_figure
 from ipu_chem.scaling.search_result import Result, Row
@@ -59,12 +59,12 @@ def write_result(folder: Path, result: Result, options: SearchOptions) -> List[P
     paths = [folder / "search.json", folder / "search.csv"]
     costs = {name: getattr(result, name) for name in ("steps", "seconds", "chosen")}
     values: Dict[str, Any] = {
-        **asdict(result),
+        **as_json(result),
         **{name: {**one._asdict(), "saving": one.saving} for name, one in costs.items()},
         "options": asdict(options),
     }
     with atomic_file(paths[0], "w") as file:
-        json.dump(_without_infinities(values), file, indent=1)
+        json.dump(values, file, indent=1)
     with atomic_file(paths[1], "w") as file:
         writer = csv.DictWriter(file, list(Row.__dataclass_fields__), lineterminator="\n")
         writer.writeheader()
@@ -78,11 +78,3 @@ def write_result(folder: Path, result: Result, options: SearchOptions) -> List[P
 
 def _number(value: Optional[float]) -> str:
     return "" if value is None else f"{value:.4g}"
-
-
-def _without_infinities(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _without_infinities(inner) for key, inner in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_without_infinities(inner) for inner in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

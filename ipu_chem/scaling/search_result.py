@@ -4,12 +4,32 @@ import math
 from dataclasses import dataclass
 from typing import Dict, List, NamedTuple, Optional
 
+import numpy as np
+
 from ipu_chem.scaling.candidates import budget_steps
-from ipu_chem.scaling.curves import Curve, curves_of
 from ipu_chem.scaling.estimators import ESTIMATORS, counted_metric, estimate_of
 from ipu_chem.scaling.search import EarlyEvaluation, Searched, SearchOptions
 from ipu_chem.scaling.selection import Cost, cost, survivors
 from ipu_chem.scaling.tpe import Assessment, Calibration, Trial, assess, calibrate, over_seeds
+from ipu_chem.scaling.tse import step_losses, tail_mean
+from ipu_chem.training.logging import read_rows
+
+_FROM, _POINTS = 0.01, 60  # of the steps, and evenly spaced in their logarithm
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Training losses of a candidate.
+
+    Attributes:
+        name: of the candidate.
+        budgets: fractions of the steps of its runs, rising.
+        losses: mean of the last steps up to there, over seeds: the estimate, at an early evaluation.
+    """
+
+    name: str
+    budgets: List[float]
+    losses: List[float]
 
 
 @dataclass(frozen=True)
@@ -161,3 +181,32 @@ def chosen_steps(found: Searched) -> List[int]:
         last = max(early.budget for early in found.evaluations if one.name in early.estimates)
         steps.append(min(p.step, budget_steps(p.total, 1.0 if one.name in found.kept else last)))
     return steps
+
+
+def curves_of(found: Searched, fraction: float) -> List[Curve]:
+    """A curve of each candidate, up to where a run of it ends or diverges.
+
+    Args:
+        found: what a search has trained.
+        fraction: of the steps so far, the last of which are averaged; see `tail_mean`.
+    """
+    early = [one.budget for one in found.evaluations]
+    grid = sorted({*np.geomspace(min(_FROM, early[0] / 4), 1, _POINTS).tolist(), *early})
+    curves = []
+    for name in found.names:
+        runs = [(one, p) for one, p in zip(found.candidates, found.reached) if one.name == name]
+        losses = [step_losses(rows) if (rows := read_rows(one.folder)) else np.zeros(0) for one, _ in runs]
+        curve = Curve(name, [], [])
+        for budget in grid:
+            ends = [budget_steps(p.total, budget) for _, p in runs]
+            if any(end > len(seen) for end, seen in zip(ends, losses)):
+                break
+            mean = float(np.mean([tail_mean(seen[:end], fraction, draws=0).value for end, seen in zip(ends, losses)]))
+            if not np.isfinite(mean):
+                break
+            where = float(f"{ends[0] / runs[0][1].total:.5g}")
+            if where not in curve.budgets:  # several in one step
+                curve.budgets.append(where)
+                curve.losses.append(float(f"{mean:.5g}"))
+        curves.append(curve)
+    return curves

@@ -2,17 +2,14 @@
 
 import csv
 import json
-import math
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import partial
 from pathlib import Path
 from typing import Any, Callable, List, Optional, Sequence, Tuple
 
-import numpy as np
-
 from ipu_chem.scaling.frontier import frontier_of
 from ipu_chem.scaling.joint_law import JointLaw, fit_joint
-from ipu_chem.scaling.points import STEPS_HELD, Point, check_comparable, write_points
+from ipu_chem.scaling.points import STEPS_HELD, Point, as_json, check_comparable, write_points
 from ipu_chem.scaling.power_law import PowerLaw, fit_power_law
 from ipu_chem.scaling.regimes import Line, Regime, lines_of, regimes_of
 from packing.files import atomic_file
@@ -115,7 +112,7 @@ def write_study(folder: Path, study: Study) -> List[Path]:
     paths = [folder / "study.json", folder / "points.csv", folder / "points.json"]
     paths += _figures(folder, study)
     with atomic_file(paths[0], "w") as file:
-        json.dump(_plain(study), file, indent=1)
+        json.dump(as_json(study), file, indent=1)
     with atomic_file(paths[1], "w") as file:
         writer = csv.DictWriter(file, [field.name for field in fields(Point)], lineterminator="\n")
         writer.writeheader()
@@ -162,22 +159,4 @@ def _laws(study: Study) -> List[Tuple[Optional[PowerLaw], str, str]]:
     if not study.fitted:
         return []
     at_most_data, at_largest = _edges(study.fitted)
-    return [
-        (study.data, "D", f"N={at_largest[0].parameters:,}"),
-        (study.width, "N", f"D={at_most_data[0].tokens:,}"),
-    ]
-
-
-def _plain(value: Any) -> Any:
-    """As JSON: intervals by name, what is not finite as null."""
-    if hasattr(value, "_asdict"):
-        return {name: _plain(inner) for name, inner in value._asdict().items()}
-    if is_dataclass(value):
-        return {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
-    if isinstance(value, dict):
-        return {name: _plain(inner) for name, inner in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(inner) for inner in value]
-    if isinstance(value, np.ndarray):
-        return _plain(value.tolist())
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    return [(study.data, "D", f"N={at_largest[0].parameters:,}"), (study.width, "N", f"D={at_most_data[0].tokens:,}")]

@@ -120,10 +120,9 @@ def calibrate(
             raise ValueError("a power needs estimates and final values above 0: calibrate by a line.")
         x, y = np.log(x), np.log(y)
     if robust:
-        first, second = np.triu_indices(len(x), 1)
-        apart = x[first] != x[second]
-        coefficient = float(np.median((y[second] - y[first])[apart] / (x[second] - x[first])[apart]))
-        intercept = float(np.median(y - coefficient * x))
+        from scipy.stats import theilslopes
+
+        coefficient, intercept = map(float, theilslopes(y, x, method="joint")[:2])
     else:
         center = x - x.mean()
         coefficient = float(center @ y / (center @ center))

@@ -8,7 +8,7 @@ not finite makes any of them infinite: the worst.
 
 import math
 from dataclasses import dataclass
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Union
+from typing import Any, List, Mapping, Optional, Sequence, Union
 
 import numpy as np
 
@@ -50,8 +50,7 @@ def tail_mean(losses: Values, fraction: float = 0.1, draws: int = DRAWS, seed: i
     Args:
         losses: [S] of every optimizer step so far.
         fraction: of them that counts, above 0 up to 1.
-        draws: of the bootstrap; 0 gives no interval (NaN).
-        seed: of the bootstrap.
+        draws, seed: of the bootstrap; 0 draws give no interval (NaN).
 
     Raises:
         ValueError: no losses, or a fraction that is none.
@@ -70,8 +69,7 @@ def tse(losses: Values, steps_per_epoch: int, epochs: int, draws: int = DRAWS, s
         losses: [S] of every optimizer step, S at least epochs * steps_per_epoch.
         steps_per_epoch: B of the paper.
         epochs: T of the paper.
-        draws: of the bootstrap; 0 gives no interval (NaN).
-        seed: of the bootstrap.
+        draws, seed: of the bootstrap; 0 draws give no interval (NaN).
 
     Raises:
         ValueError: there are fewer steps than that.
@@ -91,32 +89,13 @@ def tse_e(
 
 
 def tse_ema(
-    losses: Values,
-    steps_per_epoch: int,
-    epochs: int,
-    gamma: float = 0.999,
-    draws: int = DRAWS,
-    seed: int = 0,
+    losses: Values, steps_per_epoch: int, epochs: int, gamma: float = 0.999, draws: int = DRAWS, seed: int = 0
 ) -> Estimate:
     """TSE in which an epoch t of T counts gamma**(T - t), so that older ones count less; see `tse`."""
     windows = _epochs(losses, steps_per_epoch, epochs)
     if not 0 < gamma <= 1:
         raise ValueError(f"gamma={gamma}: give a decay per epoch above 0 and at most 1, such as 0.999.")
     return _estimate("TSE-EMA", windows.ravel(), windows, gamma ** np.arange(epochs)[::-1], draws, seed)
-
-
-def litmatter_estimates(
-    losses: Values, steps_per_epoch: int, epochs: int, last: int = 1, gamma: float = 0.999
-) -> Dict[str, Estimate]:
-    """The three as LitMatter's `TrainingSpeedEstimator` counts epochs, to compare with its published values.
-
-    There, T = 10 is ten epochs for TSE and the eleventh, numbered 10 from 0, as well for TSE-E and TSE-EMA.
-    """
-    return {
-        "tse": tse(losses, steps_per_epoch, epochs),
-        "tsee": tse_e(losses, steps_per_epoch, epochs + 1, last),
-        "tseema": tse_ema(losses, steps_per_epoch, epochs + 1, gamma),
-    }
 
 
 def step_losses(rows: Sequence[Mapping[str, Any]]) -> np.ndarray:

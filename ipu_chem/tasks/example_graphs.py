@@ -8,8 +8,10 @@ from typing import Any, Dict, Optional, Tuple
 
 import numpy as np
 
+from ipu_chem.backends.options import Batching
+from ipu_chem.batches.loader import PackLoader
 from ipu_chem.data.fixed_point import FIELD, to_fixed_point
-from packing import Budget
+from packing import Budget, make_plan
 from packing.store import Store
 
 MEAN_ATOMS = 18.0  # of a molecule where nobody says: QM9's
@@ -18,29 +20,52 @@ _ELEMENTS = np.array([1, 6, 7, 8, 9, 16, 17], np.uint8)
 _SPACING = 1.4  # Å, of the grid
 
 
-def random_store(
+def random_loader(
     packs: int,
     budget: Budget,
+    num_targets: int,
     cutoff: float,
+    batching: Batching,
     seed: int = 0,
     atoms: Optional[float] = None,
     position_step: Optional[float] = None,
     charges: bool = False,
-) -> Store:
-    """Random molecules that fill so many packs, or some more.
+    forces: bool = False,
+) -> PackLoader:
+    """Batches of random molecules that fill so many packs, or some more.
 
     Args:
         packs: filled at least.
         budget: nodes and graphs of a pack, and edges if molecules shall have them.
+        num_targets: T, of random labels.
         cutoff: Å, that no two atoms of a molecule exceed.
+        batching: of the loader.
         seed: other seeds give other molecules.
         atoms: of a molecule on average; None takes QM9's, or a third of a pack if that is less.
-        position_step: Å, a 1 of 16-bit positions, which the store then has beside those in Å.
+        position_step: Å, a 1 of 16-bit positions, which are then transferred; None for positions in Å.
         charges: molecules have charge and spin.
+        forces: atoms have forces.
 
     Raises:
         ValueError: no molecule of that size fits a pack.
     """
+    store = _random_store(packs, budget, cutoff, seed, atoms, position_step, charges)
+    plan = make_plan({name: store.sizes()[name] for name in budget.measured}, budget, "best_fit")
+    rng = np.random.default_rng(seed)
+    labels = rng.normal(size=(len(store), num_targets))
+    on_atoms = rng.normal(size=(len(store.fields["z"]), 3)) if forces else None
+    return PackLoader(store, np.arange(len(store)), plan, labels, budget, batching, charges=charges, forces=on_atoms)
+
+
+def _random_store(
+    packs: int,
+    budget: Budget,
+    cutoff: float,
+    seed: int,
+    atoms: Optional[float],
+    position_step: Optional[float],
+    charges: bool,
+) -> Store:
     nodes = budget["nodes"]
     mean = min(MEAN_ATOMS, max(nodes / 3, 1.0)) if atoms is None else atoms
     if not 1 <= mean <= nodes:

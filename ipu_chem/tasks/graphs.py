@@ -20,12 +20,11 @@ from ipu_chem.losses import with_forces
 from ipu_chem.metrics import Target, targets_of
 from ipu_chem.models.compact import CompactInputs
 from ipu_chem.models.device_edges import DeviceEdges
-from ipu_chem.models.dispersion import check_dispersion_elements
 from ipu_chem.models.forces import EnergyForces
-from ipu_chem.models.registry import build_model, needs_charge
+from ipu_chem.models.registry import build_model, graph_model_class, needs_charge
 from ipu_chem.models.wrapper import wrapped_name
 from ipu_chem.tasks.base import FILTERS, State, Task
-from ipu_chem.tasks.example_graphs import random_store
+from ipu_chem.tasks.example_graphs import random_loader
 from ipu_chem.tasks.forces import Forces, check_forces, fit_with_forces
 from ipu_chem.tasks.graph_shape import assumed_shape, choose_budget, device_neighbors, pack_sizes
 from ipu_chem.tasks.labels import KnownLabels, Labels, check_classes, planned_targets
@@ -186,13 +185,18 @@ class GraphTask(Task):
         budget, cutoff = self.budget, self.config.model.cutoff
         if self.neighbors:
             budget = Budget(nodes=budget["nodes"], graphs=budget["graphs"])
-        store = random_store(packs, budget, cutoff, seed, atoms, self.position_step, self.takes_charge)
-        plan = make_plan({name: store.sizes()[name] for name in budget.measured}, budget, "best_fit")
-        rng = np.random.default_rng(seed)
-        labels = rng.normal(size=(len(store), len(self.labels.targets)))
-        forces = None if self.forces is None else rng.normal(size=(len(store.fields["z"]), 3))
-        items = np.arange(len(store))
-        return PackLoader(store, items, plan, labels, budget, batching, charges=self.takes_charge, forces=forces)
+        return random_loader(
+            packs,
+            budget,
+            len(self.labels.targets),
+            cutoff,
+            batching,
+            seed,
+            atoms,
+            self.position_step,
+            charges=self.takes_charge,
+            forces=self.forces is not None,
+        )
 
     def state(self) -> Dict[str, Any]:
         """See `Task.state`."""
@@ -258,8 +262,7 @@ def check_charges(store: Store, model: ModelConfig) -> None:
             f"{model.name} takes the charge and the unpaired electrons of every molecule, which these data lack; "
             "write charge and spin into the comment lines of an .extxyz file, or train schnet or painn."
         )
-    if getattr(model, "use_dispersion", False):
-        check_dispersion_elements(np.unique(store.fields["z"]).tolist())
+    graph_model_class(model.name).check_elements(np.unique(store.fields["z"]).tolist(), **model.arguments())
 
 
 def load_store(data: DataConfig, cutoff: float) -> Store:
@@ -324,17 +327,17 @@ def _energy_scale(config: RunConfig, targets: List[Target], standardizer: Option
     Raises:
         ValueError: the model adds physical energies to what is none.
     """
-    sizes = config.model
-    if standardizer is None or sizes.name != "spookynet":
+    if standardizer is None:
         return 1.0
     unit = unit_in_ev(targets[0].unit)
     if unit is not None:
         return float(standardizer.scale[0]) * unit
-    if sizes.use_zbl or sizes.use_electrostatics or sizes.use_dispersion:
+    name, own = config.model.name, config.model.arguments()
+    terms = [f"model.{option}" for option in graph_model_class(name).added_energies(**own)]
+    if terms:
         raise ValueError(
-            f"{sizes.name} adds repulsion, electrostatics and dispersion to an energy, but {targets[0].name} is in "
-            f"{targets[0].unit or 'no unit'}; set data.unit, or model.use_zbl, use_electrostatics and "
-            "use_dispersion to false."
+            f"{name} adds energies of its own ({', '.join(terms)}) in eV, but {targets[0].name} is in "
+            f"{targets[0].unit or 'no unit'}; set data.unit to an energy's, or {' and '.join(terms)} to false."
         )
     return 1.0
 

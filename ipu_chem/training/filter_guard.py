@@ -5,7 +5,7 @@ from typing import Any, Callable, Dict, Optional
 from torch import nn
 
 from ipu_chem.backends.base import Backend
-from ipu_chem.models.filter_check import LARGEST_FILTER_ERROR, filter_error, is_tabulated
+from ipu_chem.models.tables import LARGEST_FILTER_ERROR, filter_error, is_tabulated
 from ipu_chem.tasks.base import FILTERS, Task
 from ipu_chem.training.callbacks import Callback
 

@@ -46,15 +46,15 @@ def store_of(count=60, size=0.03, energy_factor=1.0, force_factor=1.0, turned=Fa
 @pytest.mark.parametrize("turned", [False, True])
 def test_right_forces(turned):
     found = check_energy_forces(store_of(turned=turned))
-    assert found.pairs >= 30 and abs(found.slope - 1) < 0.03 and found.correlation > 0.99 and found.net < 1e-6
+    assert found.pairs >= 30 and abs(found.ratio - 1) < 0.03 and found.correlation > 0.99 and found.net < 1e-6
     assert report(found, "eV") == [
-        f"forces agree with energies: slope {found.slope:.4g}, correlation {found.correlation:.4f}, "
+        f"forces agree with energies: ratio {found.ratio:.4g}, correlation {found.correlation:.4f}, "
         f"{found.pairs} pairs of frames within 0.2 Å"
     ]
 
 
 def test_gradients_are_no_forces():
-    with pytest.raises(ValueError, match=r"forces look like gradients \(slope -(0.9|1).*change their sign"):
+    with pytest.raises(ValueError, match=r"forces look like gradients \(ratio -(0.9|1).*change their sign"):
         report(check_energy_forces(store_of(force_factor=-1)), "eV")
 
 
@@ -66,7 +66,7 @@ def test_gradients_are_no_forces():
         (1, 1 / HARTREE, "as energies in eV and forces in Hartree/Å do .27.21."),
         (1, BOHR / HARTREE, "as energies in eV and forces in Hartree/bohr do .51.42."),
         (1, BOHR, "as energies in eV and forces in eV/bohr do .1.89."),
-        (1, 7, "energies change 0.14.* times as much as forces tell .*; bring both to one unit.$"),
+        (1, 7, "energies change 0.14.* times as much as forces give .*; bring both to one unit.$"),
         (1, -1 / KCAL_PER_MOL, "0.04336.; bring both to one unit, and they look like gradients: change their sign"),
     ],
 )
@@ -77,14 +77,14 @@ def test_mixed_units(energy_factor, force_factor, words):
 
 
 def test_forces_of_other_frames():
-    with pytest.raises(ValueError, match="forces do not tell how energies change"):
+    with pytest.raises(ValueError, match="forces do not give the changes of energies"):
         report(check_energy_forces(store_of(shuffle=True)), "eV")
 
 
 def test_too_few_near_frames():
     for store in (store_of(6), store_of(12, size=0.3)):
         found = check_energy_forces(store)
-        assert found.pairs < 10 and np.isnan(found.slope)
+        assert found.pairs < 10 and np.isnan(found.ratio)
         assert report(found, "eV") == [
             f"forces not checked: {found.pairs} pairs of frames within 0.5 Å, 10 would be enough",
         ]
@@ -104,7 +104,7 @@ def test_molecules_without_forces_or_labels():
     store = store_of()
     store.fields["y"] = np.where(np.arange(60)[:, None] % 2 == 0, store.fields["y"], np.nan)
     some = check_energy_forces(store)
-    assert 0 < some.pairs <= 30 and abs(some.slope - 1) < 0.05
+    assert 0 < some.pairs <= 30 and abs(some.ratio - 1) < 0.05
     del store.info["forces_of"]
     with pytest.raises(ValueError, match="no forces to check; name their energy with data.target"):
         check_energy_forces(store)
@@ -125,7 +125,7 @@ def test_the_command(tmp_path, capsys):
 
     npz(tmp_path / "a.npz", 1)
     code, said = prepare("--check-forces")
-    assert code == 0 and "forces agree with energies: slope" in said.out and "forces       of energy" in said.out
+    assert code == 0 and "forces agree with energies: ratio" in said.out and "forces       of energy" in said.out
     code, said = prepare()
     assert code == 0 and "agree" not in said.out
     npz(tmp_path / "a.npz", -1)
@@ -140,7 +140,7 @@ def test_the_command(tmp_path, capsys):
 def test_real_trajectories(shared_data, tmp_path, molecule):
     store = load_dataset("rmd17", shared_data / "md17", tmp_path, molecule=molecule)
     found = check_energy_forces(store)
-    assert found.pairs > 100 and 0.9 < found.slope < 1.05 and found.correlation > 0.97 and found.net < 1e-5
+    assert found.pairs > 100 and 0.9 < found.ratio < 1.05 and found.correlation > 0.97 and found.net < 1e-5
     assert "forces agree with energies" in report(found, "eV")[0]
     store.fields["forces"] = -np.asarray(store.fields["forces"])
     with pytest.raises(ValueError, match="forces look like gradients"):
@@ -155,7 +155,7 @@ def test_real_frames_that_are_far_from_each_other(shared_data, tmp_path, tempera
     path = shared_data / "forces" / f"3bpa_train_{temperature}.xyz.gz"
     store = load_dataset("file", path, tmp_path, target="energy", unit="eV")
     found = check_energy_forces(store)
-    assert found.reach == 0.5 and found.pairs > 40 and 0.85 < found.slope < 1.05 and found.correlation > 0.93
+    assert found.reach == 0.5 and found.pairs > 40 and 0.85 < found.ratio < 1.05 and found.correlation > 0.93
     assert "forces agree with energies" in report(found, "eV")[-1]
     for factor, words in ((-1, "look like gradients"), (BOHR / HARTREE, "eV and forces in Hartree/bohr do .51.42.")):
         wrong = check_energy_forces(store.join(_scaled(store, factor)))
@@ -183,7 +183,7 @@ def s66x8(shared_data):
 def test_real_dimers(shared_data):
     store = s66x8(shared_data)
     found = check_energy_forces(store)
-    assert found.pairs > 100 and 0.95 < found.slope < 1.02 and found.correlation > 0.99
+    assert found.pairs > 100 and 0.95 < found.ratio < 1.02 and found.correlation > 0.99
     assert "forces agree with energies" in report(found, "Hartree")[-1]
     store.fields["forces"] = store.fields["forces"] * BOHR
     with pytest.raises(ValueError, match="as energies in Hartree and forces in Hartree/bohr do .1.89."):

@@ -14,7 +14,7 @@ from ipu_chem.tasks.splits import split_items
 Z = np.array([6, 6, 8, 1, 1, 1, 1, 1, 1], np.uint8)
 
 
-def random_packs(file, count=10, seed=0, z=Z):
+def made_up(file, count=10, seed=0, z=Z):
     """Frames of the published form with random numbers in them."""
     random = np.random.default_rng(seed)
     grid = np.stack(np.meshgrid(*[np.arange(3)] * 3), -1).reshape(-1, 3)[: len(z)] * 1.3
@@ -32,7 +32,7 @@ def random_packs(file, count=10, seed=0, z=Z):
 
 @pytest.mark.parametrize("place", ["", "raw", "ethanol/raw"])
 def test_frames_of_all_layouts(tmp_path, place):
-    arrays = random_packs(tmp_path / "data" / place / "md17_ethanol.npz")
+    arrays = made_up(tmp_path / "data" / place / "md17_ethanol.npz")
     for path in (tmp_path / "data", tmp_path / "data" / place / "md17_ethanol.npz"):
         store = load_dataset("md17", path, tmp_path / "cache")
         assert len(store) == 10 and store.info["name"] == "md17 ethanol" and "official" not in store
@@ -44,7 +44,7 @@ def test_frames_of_all_layouts(tmp_path, place):
 
 def test_coupled_cluster_has_an_official_split(tmp_path):
     folder = tmp_path / "ethanol CCSD(T)" / "raw"
-    train = random_packs(folder / "ethanol_ccsd_t-train.npz", 6)
+    train = made_up(folder / "ethanol_ccsd_t-train.npz", 6)
     data = DataConfig(
         "md17",
         path=str(tmp_path),
@@ -57,7 +57,7 @@ def test_coupled_cluster_has_an_official_split(tmp_path):
     assert len(store) == 6 and store.info["level"] == "CCSD(T)/cc-pVTZ"
     with pytest.raises(ValueError, match="data set md17 has no split 'official' here; use random"):
         split_items(store, data)
-    test = random_packs(folder / "ethanol_ccsd_t-test.npz", 3, seed=1)
+    test = made_up(folder / "ethanol_ccsd_t-test.npz", 3, seed=1)
     store = load_store(data, 5.0)
     assert store["official"].tolist() == [0] * 6 + [1] * 3
     np.testing.assert_allclose(store["pos"][7], test["R"][1], rtol=1e-6)
@@ -65,13 +65,13 @@ def test_coupled_cluster_has_an_official_split(tmp_path):
     assert [len(items) for items in split_items(store, data).values()] == [4, 2, 3]
     direct = load_dataset("md17", folder / "ethanol_ccsd_t-train.npz", tmp_path / "cache")
     assert direct.info["name"] == "md17 ethanol_ccsd_t" and len(direct) == 9
-    random_packs(folder / "ethanol_ccsd_t-test.npz", 3, z=Z[::-1].copy())
+    made_up(folder / "ethanol_ccsd_t-test.npz", 3, z=Z[::-1].copy())
     with pytest.raises(ValueError, match="-test.npz has its atoms in another order than .*-train.npz"):
         load_store(data, 5.0)
 
 
 def test_what_is_not_there(tmp_path, monkeypatch):
-    random_packs(tmp_path / "md17_ethanol.npz", z=np.array([6, 6, 8, 1, 1, 1, 1, 1, 7], np.uint8))
+    made_up(tmp_path / "md17_ethanol.npz", z=np.array([6, 6, 8, 1, 1, 1, 1, 1, 7], np.uint8))
     with pytest.raises(ValueError, match="holds C2H5NO, but ethanol is C2H6O; pass the file of that molecule"):
         load_dataset("md17", tmp_path, tmp_path / "cache")
     with pytest.raises(ValueError, match=r"there is no aspirin_ccsd-train.npz in .*, nor in raw/, aspirin CCSD/raw/"):
@@ -85,10 +85,10 @@ def test_what_is_not_there(tmp_path, monkeypatch):
 
 
 def test_files_that_were_fetched_by_hand(tmp_path):
-    random_packs(tmp_path / "cache" / "md17_ethanol.npz")
+    made_up(tmp_path / "cache" / "md17_ethanol.npz")
     assert len(load_dataset("md17", cache=tmp_path / "cache")) == 10
-    random_packs(tmp_path / "ethanol_ccsd_t-train.npz", 4)
-    random_packs(tmp_path / "ethanol_ccsd_t-test.npz", 2)
+    made_up(tmp_path / "ethanol_ccsd_t-train.npz", 4)
+    made_up(tmp_path / "ethanol_ccsd_t-test.npz", 2)
     with zipfile.ZipFile(tmp_path / "cache" / "ethanol_ccsd_t.zip", "w") as archive:
         for part in ("train", "test"):
             archive.write(tmp_path / f"ethanol_ccsd_t-{part}.npz", f"ethanol_ccsd_t-{part}.npz")

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import torch
 
 from ipu_chem.data.checks import SYMBOLS
 from ipu_chem.data.molecule import (
@@ -8,10 +9,9 @@ from ipu_chem.data.molecule import (
     decode_text,
     decode_texts,
     encode_texts,
-    from_pyg,
+    from_item,
     from_rdkit,
     molecules_to_store,
-    to_pyg,
 )
 from packing.store import Store
 
@@ -132,28 +132,39 @@ def test_texts():
     assert values.dtype == np.uint8 and offsets.tolist() == [0, 0, 2, 4]
 
 
+def to_pyg(molecule):
+    from torch_geometric.data import Data
+
+    values = {"y": np.reshape(molecule.y, (1, -1)) if molecule.y is not None else None, "force": molecule.forces}
+    tensors = {word: torch.as_tensor(value) for word, value in values.items() if value is not None}
+    z, pos = torch.as_tensor(molecule.z.astype(np.int64)), torch.as_tensor(molecule.pos.astype(np.float32))
+    return Data(z=z, pos=pos, name=molecule.name, **tensors)
+
+
 def test_pyg_round_trip():
     data = to_pyg(WATER)
     assert data.y.shape == (1, 2) and data.pos.shape == (3, 3)
-    back = from_pyg(data)
+    back = from_item(data)
     assert back.name == "water" and back.z.dtype == np.uint8 and back.pos.dtype == np.float64
     np.testing.assert_array_equal(back.y, WATER.y)
     np.testing.assert_allclose(back.pos, WATER.pos, atol=1e-7)
     data.y = data.y.reshape(-1)
-    np.testing.assert_array_equal(from_pyg(data).y, WATER.y)
-    helium = from_pyg(to_pyg(HELIUM))
+    np.testing.assert_array_equal(from_item(data).y, WATER.y)
+    helium = from_item(to_pyg(HELIUM))
     assert helium.y is None and helium.forces is None
-    np.testing.assert_array_equal(from_pyg(to_pyg(HELIUM._replace(forces=np.ones((1, 3))))).forces, np.ones((1, 3)))
+    np.testing.assert_array_equal(from_item(to_pyg(HELIUM._replace(forces=np.ones((1, 3))))).forces, np.ones((1, 3)))
 
 
 def test_pyg_refuses():
     data = to_pyg(WATER)
     data.y = data.y.repeat(2, 1)
     with pytest.raises(ValueError, match=r"water: y has shape \[2, 2\]"):
-        from_pyg(data)
+        from_item(data)
     del data.z
-    with pytest.raises(ValueError, match="mine: a molecule needs z"):
-        from_pyg(data, "mine")
+    with pytest.raises(
+        ValueError, match=r"mine: a molecule needs z \[n\] and pos \[n, 3\]; this Data has name, pos, y."
+    ):
+        from_item(data, "mine")
 
 
 def test_rdkit():

@@ -32,7 +32,7 @@ PARTS = {
 }
 
 
-def random_packs(folder, smiles=SMILES, parts=PARTS):
+def made_up(folder, smiles=SMILES, parts=PARTS):
     """The published layout; row 6 is of a test part, without a gap."""
     (folder / "raw").mkdir(parents=True, exist_ok=True)
     rows = [[i, one, "" if i == 6 else 5 + i / 10] for i, one in enumerate(smiles)]
@@ -62,7 +62,7 @@ def write_sdf(folder, smiles, kind="tar.gz"):
 
 @pytest.mark.parametrize("kind", ["tar.gz", "gz", "sdf"])
 def test_published_geometries_and_embedded_ones(tmp_path, kind):
-    random_packs(tmp_path / "pcqm4m-v2")
+    made_up(tmp_path / "pcqm4m-v2")
     write_sdf(tmp_path, SMILES[:4], kind)
     store = load_dataset("pcqm4mv2", tmp_path, tmp_path / "cache", progress=False)
     assert decode_texts(store, "name") == list("012345") and decode_texts(store, "smiles") == SMILES[:6]
@@ -85,7 +85,7 @@ def test_published_geometries_and_embedded_ones(tmp_path, kind):
 
 
 def test_the_official_split_and_text(tmp_path):
-    random_packs(tmp_path)
+    made_up(tmp_path)
     store = load_labelled_dataset("pcqm4mv2", str(tmp_path), str(tmp_path / "cache"), workers=1)
     assert len(store) == 6 and store.info["left out"] == {"without label": 1, "no SELFIES": 0}
     split = split_items(store, DataConfig("pcqm4mv2", split="official", validation=1))
@@ -93,7 +93,7 @@ def test_the_official_split_and_text(tmp_path):
 
 
 def test_geometries_that_cannot_be_used(tmp_path):
-    random_packs(tmp_path)
+    made_up(tmp_path)
     write_sdf(tmp_path, ["CCO", "CCC"], "sdf")
     with pytest.raises(ValueError, match="record 1 is no geometry of CCN, which data.csv.gz has in that row; they do"):
         load_dataset("pcqm4mv2", tmp_path, tmp_path / "cache", progress=False)
@@ -116,17 +116,17 @@ def test_geometries_that_cannot_be_used(tmp_path):
 def test_files_that_are_missing_or_something_else(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="holds no raw/data.csv.gz, nor pcqm4m-v2/ in it; unpack http"):
         load_dataset("pcqm4mv2", tmp_path, tmp_path / "cache")
-    random_packs(tmp_path)
+    made_up(tmp_path)
     with pytest.raises(ValueError, match="holds no pcqm4m-v2-train.sdf.tar.gz; fetch http"):
         load_dataset("pcqm4mv2", tmp_path, tmp_path / "cache", geometry="dft")
     with pytest.raises(ValueError, match="pcqm4mv2 has no data.geometry='b3lyp'; choose one of auto, dft, etkdg"):
         load_dataset("pcqm4mv2", tmp_path, tmp_path / "cache", geometry="b3lyp")
     with pytest.raises(ValueError, match="data.geometry belongs to pcqm4mv2; qm9 has keep_uncharacterized"):
         load_store(DataConfig("qm9", geometry="dft"), 5.0)
-    random_packs(tmp_path, parts={"train": torch.arange(9), "valid": torch.arange(0)})
+    made_up(tmp_path, parts={"train": torch.arange(9), "valid": torch.arange(0)})
     with pytest.raises(ValueError, match="names row 8, but .*data.csv.gz has 7 rows; they do not belong together"):
         load_dataset("pcqm4mv2", tmp_path, tmp_path / "cache", progress=False)
-    random_packs(tmp_path, parts={"train": torch.arange(3)})
+    made_up(tmp_path, parts={"train": torch.arange(3)})
     with pytest.raises(ValueError, match="split_dict.pt has no part 'valid'; it has train"):
         load_dataset("pcqm4mv2", tmp_path, tmp_path / "cache", progress=False)
     monkeypatch.setattr(pcqm4mv2, "URL", "http://127.0.0.1:9/pcqm4m-v2.zip")
@@ -179,7 +179,7 @@ def test_torch_files_run_no_code(tmp_path):
 
 
 def test_a_split_of_something_else(tmp_path):
-    random_packs(tmp_path, parts={"train": torch.zeros(2), "valid": torch.zeros(0)})
+    made_up(tmp_path, parts={"train": torch.zeros(2), "valid": torch.zeros(0)})
     with pytest.raises(ValueError, match="split_dict.pt: train is no list of row numbers"):
         load_dataset("pcqm4mv2", tmp_path, tmp_path / "cache", progress=False)
 

@@ -14,7 +14,7 @@ from ipu_chem.tasks.splits import split_items
 Z = np.array([6, 6, 8, 1, 1, 1, 1, 1, 1], np.uint8)
 
 
-def random_packs(folder, count=40, z=Z, **changes):
+def made_up(folder, count=40, z=Z, **changes):
     """Frames of the published form with random numbers in them."""
     random = np.random.default_rng(0)
     grid = np.stack(np.meshgrid(*[np.arange(3)] * 3), -1).reshape(-1, 3)[: len(z)] * 1.3
@@ -38,7 +38,7 @@ def write_splits(folder, train, test, number=1):
 
 
 def test_frames_are_molecules_with_forces(tmp_path):
-    arrays = random_packs(tmp_path / "npz_data")
+    arrays = made_up(tmp_path / "npz_data")
     store = load_dataset("rmd17", tmp_path, tmp_path / "cache")
     assert len(store) == 40 and store.info["name"] == "rmd17 ethanol" and store.info["forces_of"] == "energy"
     assert store.info["targets"] == [{"name": "energy", "unit": "eV", "extensive": True}]
@@ -54,14 +54,14 @@ def test_frames_are_molecules_with_forces(tmp_path):
 
 @pytest.mark.parametrize("place", ["", "npz_data", "rmd17/npz_data", "raw/rmd17/npz_data"])
 def test_layouts(tmp_path, place):
-    random_packs(tmp_path / "data" / place, 3)
+    made_up(tmp_path / "data" / place, 3)
     file = tmp_path / "data" / place / "rmd17_ethanol.npz"
     for path in (tmp_path / "data", file):
         assert len(load_dataset("rmd17", path, tmp_path / "cache", molecule="ethanol")) == 3
 
 
 def test_official_splits_of_the_archive(tmp_path, capsys):
-    random_packs(tmp_path / "npz_data")
+    made_up(tmp_path / "npz_data")
     write_splits(tmp_path / "splits", range(1, 21), range(30, 40))
     write_splits(tmp_path / "splits", [0, 1], [2], number=3)
     write_splits(tmp_path / "splits", [0, 1], [1], number=4)
@@ -90,16 +90,16 @@ def test_official_splits_of_the_archive(tmp_path, capsys):
 
 
 def test_two_thousand_frames_are_the_first_official_split(tmp_path):
-    random_packs(tmp_path / "a", 2000)
+    made_up(tmp_path / "a", 2000)
     store = load_dataset("rmd17", tmp_path / "a", tmp_path / "cache")
     assert store["official"].tolist() == [0] * 1000 + [1] * 1000
-    random_packs(tmp_path / "b", 2000, old_indices=np.arange(2000) % 1999)
+    made_up(tmp_path / "b", 2000, old_indices=np.arange(2000) % 1999)
     store = load_dataset("rmd17", tmp_path / "b", tmp_path / "cache")
     assert "official" not in store, "a frame occurs twice: this is no split"
 
 
 def test_more_frames_than_are_advised(tmp_path, capsys):
-    random_packs(tmp_path, 1200)
+    made_up(tmp_path, 1200)
     data = DataConfig("rmd17", path=str(tmp_path), cache=str(tmp_path / "cache"))
     store = load_dataset("rmd17", tmp_path, tmp_path / "cache")
     split_items(store, DataConfig("rmd17", train=1000, validation=0.05, test=0.05))
@@ -123,7 +123,7 @@ def test_more_frames_than_are_advised(tmp_path, capsys):
     ],
 )
 def test_damaged_files(tmp_path, changes, sentence):
-    random_packs(tmp_path, **changes)
+    made_up(tmp_path, **changes)
     with pytest.raises(ValueError, match=sentence):
         load_dataset("rmd17", tmp_path, tmp_path / "cache")
 
@@ -147,7 +147,7 @@ def test_download(tmp_path, monkeypatch):
     monkeypatch.setattr(rmd17, "URL", "http://127.0.0.1:9/rmd17.tar.bz2")
     with pytest.raises(ValueError, match="rmd17: http.*cannot be downloaded.*put it at .*/cache/rmd17.tar.bz2, or"):
         load_dataset("rmd17", cache=tmp_path / "cache")
-    random_packs(tmp_path / "made" / "npz_data", 5)
+    made_up(tmp_path / "made" / "npz_data", 5)
     write_splits(tmp_path / "made" / "splits", [0, 1, 2], [3])
     with tarfile.open(tmp_path / "cache" / "rmd17.tar.bz2", "w:bz2") as archive:
         archive.add(tmp_path / "made", "rmd17")

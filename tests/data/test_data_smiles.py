@@ -7,7 +7,7 @@ from rdkit.Chem import ChemicalForceFields
 from rdkit.Geometry import Point3D
 
 from ipu_chem.data.molecule import check_molecule
-from ipu_chem.data.smiles import SmilesLine, embed_many, embed_smiles, from_smiles, read_smiles_file
+from ipu_chem.data.smiles import SmilesLine, embed_many, embed_smiles, read_smiles_file
 
 DRUGS = ["CC(=O)Oc1ccccc1C(=O)O", "CN1C=NC2=C1C(=O)N(C)C(=O)N2C", "CC(C)Cc1ccc(cc1)C(C)C(=O)O", "C", "O", "[NH4+]"] * 4
 
@@ -76,13 +76,6 @@ def test_failures_are_listed_with_their_reason(workers, capfd):
 def test_strict_stops():
     with pytest.raises(ValueError, match=r"line 7 \(C1CC\): RDKit cannot parse"):
         embed_many([SmilesLine(5, "C", "a"), SmilesLine(7, "C1CC", "b")], strict=True, progress=False)
-
-
-def test_from_smiles():
-    molecule = from_smiles("CCO")
-    assert molecule.y is None and molecule.name == "CCO" and len(molecule.z) == 9
-    with pytest.raises(ValueError, match="'C.C': several fragments"):
-        from_smiles("C.C")
 
 
 def test_read_smi(tmp_path):

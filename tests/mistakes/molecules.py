@@ -29,8 +29,8 @@ def _(compact, wrong):
         expanded = original(model, *inputs)
         if not model.takes_edges:
             return expanded
-        edge_mask = expanded[5]
-        return (*expanded[:5], edge_mask | edge_mask.roll(1, 1), *expanded[6:])
+        edge_mask = expanded.edge_mask
+        return expanded._replace(edge_mask=edge_mask | edge_mask.roll(1, 1))
 
 
 @mutation(
@@ -41,8 +41,8 @@ def _(compact, wrong):
 def _(compact, wrong):
     @wrong(compact.CompactInputs, "expand")
     def in_steps(original, model, *inputs):
-        z, pos, *rest = original(model, *inputs)
-        return (z, pos / (model.position_step or 1.0), *rest)
+        graph = original(model, *inputs)
+        return graph._replace(pos=graph.pos / (model.position_step or 1.0))
 
 
 @mutation(

@@ -32,7 +32,7 @@ def _(collate, wrong):
 @mutation(
     "padding weighs as much as a label",
     "ipu_chem.batches.loader",
-    tests="tests/test_loader.py::test_missing_labels_weigh_nothing_and_the_others_share_the_step",
+    tests="tests/batches/test_loader.py::test_missing_labels_weigh_nothing_and_the_others_share_the_step",
 )
 def _(loader, wrong):
     @wrong(loader, "weights_of")

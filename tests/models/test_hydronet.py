@@ -8,6 +8,7 @@ import torch
 from torch.nn import functional
 
 from ipu_chem.data.neighbors import knn_edges
+from ipu_chem.models.base import Graph
 from ipu_chem.models.pyg import schnet_from_hydronet, schnet_to_pyg
 from ipu_chem.models.schnet import SchNet
 
@@ -59,7 +60,7 @@ def energy_by_model(model, z, pos, source, target):
     atoms, edges = len(z), len(source)
     masks = [torch.ones((1, size), dtype=torch.bool) for size in (atoms, edges, 1)]
     index = torch.zeros((1, atoms), dtype=torch.int64)
-    return model(z[None], pos[None], index, torch.stack([source, target])[None], *masks).squeeze()
+    return model(Graph(z[None], pos[None], index, torch.stack([source, target])[None], *masks)).squeeze()
 
 
 def cluster(waters, spread):

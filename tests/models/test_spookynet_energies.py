@@ -5,16 +5,16 @@ import math
 import numpy as np
 import pytest
 import torch
+from contracts.graph_model import charged
 from spooky_cases import PLAIN, small_spookynet
-from support import as_dtype, pack_store, random_store
+from support import GraphPack, as_dtype, pack_store, random_store
 
-from ipu_chem.batches.types import GraphPack
+from ipu_chem.models.base import Graph
 from ipu_chem.models.dispersion import DISPERSION_ELEMENTS, Dispersion, check_dispersion_elements
-from ipu_chem.models.electrostatics import Electrostatics, conserve_charge
 from ipu_chem.models.layers import smooth_cutoff
+from ipu_chem.models.physics import Electrostatics, ZblRepulsion, conserve_charge
 from ipu_chem.models.schnet import MAX_Z
 from ipu_chem.models.spookynet import SpookyNet
-from ipu_chem.models.zbl import ZblRepulsion
 from packing import Budget
 
 DOUBLE = torch.float64
@@ -55,8 +55,8 @@ def test_repulsion_begins_as_the_universal_potential(first, second, undirected):
         screening += 0.28022 * math.exp(-0.4029 * x) + 0.02817 * math.exp(-0.20162 * x)
         envelope = math.exp(-(distance**2) / (4.0**2 - distance**2))
         expected = COULOMB * first * second / distance * screening * envelope
-        assert float(model(*pack.inputs, *state()).detach()) == pytest.approx(expected, rel=1e-5)
-    assert float(model(*pair(4.1, (first, second)).inputs, *state()).detach()) == 0.0 or undirected
+        assert float(model(Graph(*pack.graph[:7], *state())).detach()) == pytest.approx(expected, rel=1e-5)
+    assert float(model(Graph(*pair(4.1, (first, second)).graph[:7], *state())).detach()) == 0.0 or undirected
 
 
 def test_bare_nuclei_repel_at_short_distances_whatever_was_learned():
@@ -75,8 +75,8 @@ def test_partial_charges_sum_to_the_charge_of_each_molecule():
     )
     for options in ({}, {"use_dispersion": False}, {"use_electrostatics": False}):
         model = small_spookynet(**options)
-        charges = model.charges(*pack.inputs).detach()
-        total, _ = model.state(*pack.inputs)
+        charges = model.charges(pack.graph).detach()
+        total = charged(pack.graph).charge
         for row in range(pack.z.shape[0]):
             for graph in torch.nonzero(pack.graph_mask[row]).flatten().tolist():
                 atoms = pack.node_mask[row] & (pack.graph_index[row] == graph)
@@ -84,7 +84,7 @@ def test_partial_charges_sum_to_the_charge_of_each_molecule():
                 assert atoms.sum() < 2 or charges[row, atoms].std() > 1e-6
         assert torch.all(charges[~pack.node_mask] == 0)
     with pytest.raises(ValueError, match="predicts no charges"):
-        small_spookynet(**PLAIN).charges(*pack.inputs)
+        small_spookynet(**PLAIN).charges(pack.graph)
 
 
 def test_missing_charge_is_spread_evenly():
@@ -115,8 +115,8 @@ def test_far_fragments_of_a_molecule_attract_or_repel_as_their_charges(charge):
     energies, found = [], []
     for distance in (10.0, 40.0):
         pack = pair(distance, edges=False)  # beyond the cutoff
-        energies.append(float(model(*pack.inputs, *state(charge)).detach()))
-        found.append(model.partial_charges(*pack.inputs, *state(charge)).detach())
+        energies.append(float(model(Graph(*pack.graph[:7], *state(charge))).detach()))
+        found.append(model.partial_charges(Graph(*pack.graph[:7], *state(charge))).detach())
     torch.testing.assert_close(found[0], found[1], rtol=0, atol=0)
     first, second = found[0].flatten().tolist()
     assert abs(first * second) > 1e-6
@@ -192,8 +192,10 @@ def test_elements_without_coefficients_are_refused_on_the_host_and_have_no_energ
     check_dispersion_elements(np.array([1, 6, 6, 53], np.uint8))
     with pytest.raises(ValueError, match="atomic numbers 2, 26, only for 1, 5, 6.*use_dispersion=false"):
         check_dispersion_elements(np.array([1, 26, 2, 26], np.uint8))
-    assert SpookyNet(4, 1, 3).dispersion_elements == DISPERSION_ELEMENTS
-    assert SpookyNet(4, 1, 3, use_dispersion=False).dispersion_elements is None
+    assert 6 in DISPERSION_ELEMENTS and 26 not in DISPERSION_ELEMENTS
+    with pytest.raises(ValueError, match="atomic numbers 26"):
+        SpookyNet.check_elements([6, 26])
+    SpookyNet.check_elements([6, 26], use_dispersion=False)
     for element in set(range(MAX_Z)) - set(DISPERSION_ELEMENTS):
         charges = torch.tensor([[[0.3], [-0.3]]], dtype=DOUBLE)
         assert float(Dispersion().double()(torch.tensor([[element, 6]]), charges, distances(3.0), APART).sum()) == 0.0

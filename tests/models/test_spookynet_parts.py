@@ -5,12 +5,11 @@ import math
 import pytest
 import torch
 
-from ipu_chem.models.bernstein import BernsteinBasis
 from ipu_chem.models.electrons import ElectronicEmbedding, NuclearEmbedding, electron_configuration
 from ipu_chem.models.layers import inverse_softplus, logistic, smooth_cutoff, smooth_switch, softplus
-from ipu_chem.models.pack_pairs import others, pair_distances, same_molecule
+from ipu_chem.models.physics import others, pair_distances, same_molecule
 from ipu_chem.models.residual import Residual, ResidualMLP, Swish
-from ipu_chem.models.spooky_interaction import attend, quadrupole
+from ipu_chem.models.spooky_interaction import BernsteinBasis, attend, quadrupole
 
 DOUBLE = torch.float64
 

@@ -50,7 +50,7 @@ def test_text_shows_both_of_its_baselines():
     check_figure(figure)
     for axis, name in zip(figure.axes, ("token", "heavy atom")):
         labels = [text.get_text() for text in axis.get_legend().get_texts()]
-        assert labels[-3:] == ["validation", "unigram baseline", "bigram baseline"]
+        assert labels[-3:] == ["validation", "bigram baseline", "unigram baseline"]
         assert axis.get_ylabel() == f"loss (nats per {name})"
 
 

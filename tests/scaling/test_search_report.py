@@ -21,7 +21,7 @@ SECONDS = 61.370333675650606  # times 80 and divided by 80 it is less: rounding 
 HALVING = SearchOptions(budget=0.125, halving=2, keep=2, fraction=0.01)
 
 
-def random_packs(folder, losses, finals, steps=80):
+def made_up(folder, losses, finals, steps=80):
     """Finished runs: candidate -> losses at each eighth of its steps (None: diverged there), -> final metric.
 
     A candidate may have several lists, of seeds 0, 1, ..., and finals to match.
@@ -68,7 +68,7 @@ def test_halving_chooses_step_by_step_and_says_what_it_would_have_saved(tmp_path
         "rate=6": falling(1.5, None),  # diverges after the first evaluation
     }
     finals = dict(zip(losses, (0.5, 0.6, 0.9, 0.8, 3.0, None)))
-    found = search(random_packs(tmp_path, losses, finals), HALVING, progress=False)
+    found = search(made_up(tmp_path, losses, finals), HALVING, progress=False)
     # The best half of 6, and of the 3 the best 2.
     assert [one.budget for one in found.evaluations] == [0.125, 0.25]
     assert found.evaluations[0].estimates == {
@@ -97,7 +97,7 @@ def test_one_evaluation_says_the_same_of_its_choice(tmp_path):
     losses = {f"rate={place}": falling(place) for place in (3.0, 1.0, 2.0, 4.0)}
     finals = dict(zip(losses, (0.1, 0.4, 0.3, 0.6)))
     options = SearchOptions(budget=0.25, keep=2)
-    result = analyse(search(random_packs(tmp_path, losses, finals), options, progress=False), options)
+    result = analyse(search(made_up(tmp_path, losses, finals), options, progress=False), options)
     assert result.kept == ["rate=1.0", "rate=2.0"] and result.assessment.regret == pytest.approx(0.2)
     assert result.steps == (480, 480) and result.chosen == (160 + 80 + 20 + 40, 480)
     path = write_result(tmp_path, result, options)[0]
@@ -115,7 +115,7 @@ def test_seeds_of_a_candidate_go_on_together(tmp_path):
         "rate=5": [falling(2.0), falling(2.0, None)],
     }
     finals = {name: [0.5, 0.7] for name in losses}
-    found = search(random_packs(tmp_path, losses, finals), HALVING, progress=False)
+    found = search(made_up(tmp_path, losses, finals), HALVING, progress=False)
     assert list(found.evaluations[0].estimates.values()) == [4.0, 2.5, 3.0, 4.5, 2.0]
     assert set(found.evaluations[1].estimates) == {"rate=2", "rate=3", "rate=5"}
     assert found.kept == ["rate=3", "rate=2"]  # a seed of rate=5 diverged
@@ -130,7 +130,7 @@ def test_a_seed_that_waits_leaves_its_candidate_without_a_final_value(tmp_path, 
     losses = {f"rate={place}": [falling(place), falling(place)] for place in (1.0, 2.0, 3.0, 4.0)}
     if not finished:
         losses["rate=4.0"][0] = falling(4.0, None)
-    candidates = random_packs(tmp_path, losses, dict.fromkeys(losses, 0.5))
+    candidates = made_up(tmp_path, losses, dict.fromkeys(losses, 0.5))
     path = candidates[-1].folder / "candidate.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "status": "stopped", "step": 20}))
     result = analyse(search(candidates, HALVING, progress=False), HALVING)
@@ -141,7 +141,7 @@ def test_a_seed_that_waits_leaves_its_candidate_without_a_final_value(tmp_path, 
 def test_all_that_went_on_diverged(tmp_path):
     losses = {"rate=1": falling(1.0, None), "rate=2": falling(2.0, None), "rate=3": falling(3.0, None)}
     losses.update({f"rate={place}": falling(place) for place in (4, 5, 6)})
-    found = search(random_packs(tmp_path, losses, {name: 0.5 for name in losses}), HALVING, progress=False)
+    found = search(made_up(tmp_path, losses, {name: 0.5 for name in losses}), HALVING, progress=False)
     assert found.kept == [] and len(found.evaluations) == 2
     result = analyse(found, HALVING)
     assert result.assessment.regret == math.inf and result.assessment.kept == 0
@@ -152,7 +152,7 @@ def test_all_that_went_on_diverged(tmp_path):
 def test_all_candidates_diverged(tmp_path):
     losses = {f"rate={place}": [None] * 8 for place in range(3)}
     with pytest.raises(ValueError, match="all 3 candidates diverged: search lower learning rates"):
-        search(random_packs(tmp_path, losses, dict.fromkeys(losses)), HALVING, progress=False)
+        search(made_up(tmp_path, losses, dict.fromkeys(losses)), HALVING, progress=False)
 
 
 def test_the_figure(tmp_path):
@@ -161,7 +161,7 @@ def test_the_figure(tmp_path):
     losses = {name: (9 - 4 * np.sort(rng.random(8))).tolist() for name in rates}
     losses["learning_rate=0.03,name=painn"] = falling(9.0, 80.0, None)
     finals = {name: one[-1] and one[-1] / 10 for name, one in losses.items()}
-    found = search(random_packs(tmp_path, losses, finals, steps=400), HALVING, progress=False)
+    found = search(made_up(tmp_path, losses, finals, steps=400), HALVING, progress=False)
     result = analyse(found, HALVING)
     for curve in result.curves:  # the estimates lie on the curves
         for one in found.evaluations:

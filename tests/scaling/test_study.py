@@ -173,7 +173,7 @@ def test_a_study_holds_molecules_out(base, tmp_path):
         make_plan(base, GRID, tmp_path / "study", StudyOptions())
 
 
-def random_packs(sizes=6, amounts=6, seeds=3, noise=0.003):
+def made_up(sizes=6, amounts=6, seeds=3, noise=0.003):
     """L = 0.3 + 40 N^-0.4 + 90 D^-0.45 at held steps."""
     generator = np.random.default_rng(0)
     return [
@@ -186,7 +186,7 @@ def random_packs(sizes=6, amounts=6, seeds=3, noise=0.003):
 
 
 def test_laws_and_regimes_of_points_whose_law_is_known(tmp_path):
-    study = analyse(random_packs())
+    study = analyse(made_up())
     assert not study.notes
     assert study.joint.size_exponent.value == pytest.approx(0.4, rel=0.02)
     assert study.joint.data_exponent.value == pytest.approx(0.45, rel=0.02)
@@ -231,7 +231,7 @@ def test_breaks_are_where_data_begin_to_limit_the_loss():
 
 
 def test_exponents_are_those_of_the_most_data_and_of_the_largest_size():
-    points = [replace(one, loss=3 * one.parameters**-0.17 * one.tokens**-0.26) for one in random_packs(3, 3)]
+    points = [replace(one, loss=3 * one.parameters**-0.17 * one.tokens**-0.26) for one in made_up(3, 3)]
     study = analyse(points)
     assert study.width.beta.value == pytest.approx(0.17) and study.data.beta.value == pytest.approx(0.26)
     assert all(one.size_exponent == pytest.approx(0.17) and one.limited_by == "data" for one in study.regimes)
@@ -239,7 +239,7 @@ def test_exponents_are_those_of_the_most_data_and_of_the_largest_size():
 
 
 def test_mixed_steps_make_no_law(tmp_path):
-    points = random_packs(3, 3)
+    points = made_up(3, 3)
     check_comparable([replace(one, steps=500 + index % 20) for index, one in enumerate(points)])
     mixed = [replace(one, steps=500 if one.tokens == 5000 else 560) for one in points]
     study = analyse(mixed)
@@ -251,13 +251,13 @@ def test_mixed_steps_make_no_law(tmp_path):
 
 
 def test_what_diverged_is_left_out_and_named(tmp_path):
-    points = random_packs(3, 3)
+    points = made_up(3, 3)
     points[0] = replace(points[0], loss=math.inf, steps=3)
     study = analyse(points)
     assert "N=1,000, D=5,000 diverged and is left out" in study.notes[0] and len(study.fitted) == len(points) - 3
     assert study.data is not None and any("every combination" in note for note in study.notes)
     with pytest.raises(ValueError, match="2 sizes and 2 amounts"):
-        regimes_of(random_packs(3, 1))
+        regimes_of(made_up(3, 1))
     nothing = analyse([points[0]])
     assert lines(nothing) and write_study(tmp_path, nothing)
 

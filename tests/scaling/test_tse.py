@@ -5,10 +5,22 @@ import csv
 import numpy as np
 import pytest
 
-from ipu_chem.scaling.tse import block_means, litmatter_estimates, step_losses, tail_mean, tse, tse_e, tse_ema
+from ipu_chem.scaling.tse import block_means, step_losses, tail_mean, tse, tse_e, tse_ema
 
 # Three epochs of two steps: means 3.5, 1.5, 1.
 MADE_UP = [4.0, 3.0, 2.0, 1.0, 1.5, 0.5]
+
+
+def litmatter_estimates(losses, steps_per_epoch, epochs, last=1, gamma=0.999):
+    """The three as LitMatter's `TrainingSpeedEstimator` counts epochs, to compare with its published values.
+
+    There, T = 10 is ten epochs for TSE and the eleventh, numbered 10 from 0, as well for TSE-E and TSE-EMA.
+    """
+    return {
+        "tse": tse(losses, steps_per_epoch, epochs),
+        "tsee": tse_e(losses, steps_per_epoch, epochs + 1, last),
+        "tseema": tse_ema(losses, steps_per_epoch, epochs + 1, gamma),
+    }
 
 
 def test_published_example_to_all_its_digits(shared):

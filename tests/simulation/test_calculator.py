@@ -171,9 +171,9 @@ class Charged(SchNet):
 
     needs_charge = True
 
-    def forward(self, z, pos, graph_index, edge_index, node_mask, edge_mask, graph_mask, charge, spin):
-        energy = super().forward(z, pos, graph_index, edge_index, node_mask, edge_mask, graph_mask)
-        return energy + (charge.to(energy.dtype) + 10 * spin.to(energy.dtype)).unsqueeze(2)
+    def forward(self, graph):
+        energy = super().forward(graph)
+        return energy + (graph.charge.to(energy.dtype) + 10 * graph.spin.to(energy.dtype)).unsqueeze(2)
 
 
 def test_models_that_take_the_charge_get_it_from_the_atoms(make_run, ethanol, monkeypatch):
@@ -265,7 +265,7 @@ def test_runs_of_different_models_have_no_mean(make_run):
 
 
 def test_what_the_readme_shows_runs(make_run, tmp_path, monkeypatch, capsys):
-    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    readme = (Path(__file__).parents[2] / "ipu_chem" / "simulation" / "README.md").read_text(encoding="utf-8")
     (source,) = re.findall(r"```py\n(.*?)```", readme, re.DOTALL)
     make_run("runs/ethanol")
     monkeypatch.chdir(tmp_path)

@@ -9,6 +9,7 @@ from ipu_chem.backends.poptorch.options import IpuOptions
 from ipu_chem.backends.poptorch.profile import profile_blocks
 from ipu_chem.backends.poptorch.program_options import stage_name
 from ipu_chem.backends.poptorch.stages import Stage, block_costs, check_accumulation, plan_stages, shared_blocks
+from ipu_chem.models.base import blocks_of
 
 
 def choose_stages(
@@ -26,7 +27,7 @@ def choose_stages(
         ValueError: the model cannot be cut into so many parts, or too few micro-batches would fill the pipeline.
     """
     name = type(program.model).__name__
-    if not hasattr(program.model, "blocks"):
+    if not blocks_of(program.model):
         raise ValueError(
             f"ipu.ipus_per_replica={options.ipus_per_replica}: {name} has no blocks() that say where it may be cut; "
             "use 1 IPU a replica."

@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ipu_chem.backends.poptorch.meta import call, meta_copy, tensors_of, to_meta
 from ipu_chem.backends.poptorch.timing.operators import Operator, describe
+from ipu_chem.models.base import blocks_of
 
 _RANDOM = ("bernoulli", "native_dropout", "rand", "normal", "uniform")
 
@@ -84,9 +85,8 @@ def profile_blocks(program: nn.Module, example: Any) -> List[BlockProfile]:
 
 
 def block_names(model: nn.Module) -> List[str]:
-    """`model.blocks()`, or one nameless block, the whole model, where there is no such method."""
-    blocks = getattr(model, "blocks", None)
-    return [""] if blocks is None else list(blocks())
+    """`model.blocks()`, or one nameless block, the whole model, where it declares none."""
+    return blocks_of(model) or [""]
 
 
 class _Recorder(TorchDispatchMode):

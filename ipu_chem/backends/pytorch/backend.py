@@ -28,6 +28,7 @@ from ipu_chem.backends.pytorch.numerics import build_optimizer, check_autocast, 
 from ipu_chem.backends.pytorch.processes import Processes
 from ipu_chem.backends.pytorch.transfer import to_device
 from ipu_chem.batches.types import first_target
+from ipu_chem.models.base import GraphModel
 from ipu_chem.optim import OptimizerConfig, ParameterGroups
 
 _SCALER = "scaler."  # prefix of the gradient scaler's values among those of the optimizer
@@ -82,7 +83,7 @@ class TorchBackend(Backend):
             weights_to_half(model)
         if not self._is_half:
             use_torch_activations(model)
-        differentiates = any(getattr(part, "differentiates", False) for part in model.modules())
+        differentiates = any(isinstance(part, GraphModel) and part.differentiates for part in model.modules())
         if differentiates and self.options.compile:
             raise ValueError(
                 "torch.compile=true does not go with forces: torch compiles no derivative inside a model; leave it out."

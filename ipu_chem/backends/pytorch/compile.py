@@ -10,6 +10,7 @@ from torch import nn
 
 from ipu_chem.backends.base import Program
 from ipu_chem.backends.options import TorchOptions
+from ipu_chem.models.base import GraphModel, blocks_of
 
 _MOST_PROGRAMS = 128  # of a process
 
@@ -41,20 +42,13 @@ def compiled_programs(program: Program, options: TorchOptions) -> Tuple[Any, Any
 
 def _halves(model: nn.Module) -> Tuple[Callable[..., Tuple[Any, ...]], nn.Module]:
     """The part of a model that uses no weight, and the rest of it."""
-    if hasattr(model, "expand"):  # a wrapper
-        wrapper: Any = model
-        inner, rest = _halves(wrapper.model)
-        return lambda *inputs: inner(*wrapper.expand(*inputs)), rest
-    if hasattr(model, "prepare"):
-        split: Any = model
-        return split.prepare, _Prepared(split)
-    return lambda *inputs: inputs, model
+    return (model.prepare, _Prepared(model)) if isinstance(model, GraphModel) else (lambda *inputs: inputs, model)
 
 
 class _Prepared(nn.Module):
     """A model that takes what its `prepare` has made."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: GraphModel) -> None:
         super().__init__()
         self.model = model
 
@@ -89,8 +83,7 @@ def compile_blocks(model: nn.Module, options: TorchOptions) -> None:
 
 def repeated_blocks(model: nn.Module) -> List[nn.Module]:
     """Blocks of a kind that the model has several of."""
-    names = model.blocks() if hasattr(model, "blocks") else []
-    blocks = [model.get_submodule(name) for name in names]
+    blocks = [model.get_submodule(name) for name in blocks_of(model)]
     kinds = Counter(type(block) for block in blocks)
     return [block for block in blocks if kinds[type(block)] > 1]
 

@@ -34,12 +34,12 @@ class PartFiles:
 
 
 def in_memory(name: str, shape: Tuple[int, ...], dtype: Any) -> np.ndarray:
-    """Where small corpora are put together."""
+    """Arrays of a small corpus."""
     return np.empty(shape, dtype)
 
 
 def on_disk(folder: Path) -> Allocate:
-    """Where large corpora are put together: files in a folder."""
+    """Arrays of a large corpus: files in a folder."""
 
     def allocate(name: str, shape: Tuple[int, ...], dtype: Any) -> np.ndarray:
         return np.lib.format.open_memmap(folder / f"{name}.npy", "w+", dtype, shape)
@@ -116,7 +116,7 @@ def assemble(
 def _count(
     chunks: Iterable[Chunk], keep: np.ndarray
 ) -> Tuple[Dict[str, int], Dict[str, List[np.ndarray]], Dict[str, Any]]:
-    """How often every symbol is there, lengths of the molecules that stay, and all failures."""
+    """Counts of every symbol, lengths of the molecules that stay, and all failures."""
     counts: Dict[str, int] = Counter()
     lengths: Dict[str, List[np.ndarray]] = {"tokens": [], "smiles": []}
 

@@ -1,4 +1,4 @@
-"""What a corpus store holds, in a few lines for people."""
+"""Summary of a corpus store, in a few lines."""
 
 from typing import List
 

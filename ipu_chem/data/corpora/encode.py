@@ -212,7 +212,7 @@ def _encode(smiles: str, stereo: bool) -> Tuple[str, List[str], int]:
 
 @lru_cache(maxsize=_MOST_SYMBOLS)
 def _decodes(symbol: str) -> bool:
-    """Whether the decoder takes a symbol. It judges each for itself, so a text of symbols it takes is taken, too."""
+    """Test if the decoder takes a symbol. It judges each for itself, so a text of symbols it takes is taken, too."""
     import selfies
 
     if symbol == DOT:

@@ -55,21 +55,21 @@ def load_labelled_corpus(
     places = np.searchsorted(lines, store.fields["line"])
     assert np.array_equal(lines[places], store.fields["line"]), "every molecule's line was read for its labels"
     y = labels[places]
-    labelled = np.flatnonzero(np.isfinite(y).any(1))
-    if not len(labelled):
+    labeled = np.flatnonzero(np.isfinite(y).any(1))
+    if not len(labeled):
         raise ValueError(f"{path}: no molecule has a label in {', '.join(names)}.")
-    first = _first_of_each(decode_texts(store, "smiles"), labelled)
-    again = labelled[first != labelled]
-    differ = ~((y[again] == y[first[first != labelled]]) | (np.isnan(y[again]) & np.isnan(y[first[first != labelled]])))
+    first = _first_of_each(decode_texts(store, "smiles"), labeled)
+    again = labeled[first != labeled]
+    differ = ~((y[again] == y[first[first != labeled]]) | (np.isnan(y[again]) & np.isnan(y[first[first != labeled]])))
     counts = {
-        "without label": len(store) - len(labelled),
+        "without label": len(store) - len(labeled),
         "duplicates": len(again),
         "of them with other labels": int(differ.any(1).sum()),
     }
     if any(counts.values()):
-        told = ", ".join(f"{count:,} {what}" for what, count in counts.items() if count)
-        print(f"{path.name}: left out: {told}; of duplicates the first is kept")
-    kept = labelled[first == labelled]
+        listed = ", ".join(f"{count:,} {what}" for what, count in counts.items() if count)
+        print(f"{path.name}: left out: {listed}; of duplicates the first is kept")
+    kept = labeled[first == labeled]
     info = {"name": path.name, "targets": targets, "left out": counts}
     chosen = store.take(kept)
     return Store(chosen.axes, {**chosen.fields, "y": y[kept]}, chosen.axis_of, {**store.info, **info})
@@ -138,7 +138,7 @@ def read_labels(path: Path, layout: Layout, names: Sequence[str], limit: int = 0
 
 
 def _number(cell: str, what: str) -> float:
-    """What a cell says; NaN for an empty one."""
+    """Number in a cell; NaN for an empty one."""
     try:
         value = float(cell.strip() or "nan")
     except ValueError:

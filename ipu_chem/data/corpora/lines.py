@@ -31,7 +31,7 @@ Row = Tuple[int, Union[List[str], Failure]]
 
 
 class Layout(NamedTuple):
-    """How the lines of a file are read.
+    """Columns of a file of SMILES.
 
     Attributes:
         delimiter: between columns; "" where a line is SMILES, blank, anything.
@@ -49,7 +49,7 @@ class Layout(NamedTuple):
 
 
 class Line(NamedTuple):
-    """What a line says: its number, a SMILES, and the index of its split in `SPLITS`."""
+    """Content of a line: its number, a SMILES, and the index of its split in `SPLITS`."""
 
     line: int
     smiles: str
@@ -128,7 +128,7 @@ def read_rows(path: Path, layout: Layout, limit: int = 0) -> Iterator[Row]:
 
 
 def column_names(path: Path, layout: Layout) -> List[str]:
-    """What the header of a table says; "smiles" and "name" for files that are no tables."""
+    """Names in the header of a table; "smiles" and "name" for files that are no tables."""
     if not layout.delimiter:
         return ["smiles", "name"]
     with open_lines(path) as file:
@@ -138,7 +138,7 @@ def column_names(path: Path, layout: Layout) -> List[str]:
 
 
 def parse(record: Record, layout: Layout) -> Iterator[Union[Line, Failure]]:
-    """What a line says, or why it cannot be used; several lines only where a quote was open by mistake."""
+    """Content of a line, or why it cannot be used; several lines only where a quote was open by mistake."""
     for number, cells in rows(record, layout):
         yield line_of(number, cells, layout)
 
@@ -219,6 +219,6 @@ def _records(file: IO[bytes], layout: Layout) -> Iterator[Record]:
 
 
 def _holds_something(line: bytes, suffix: str) -> bool:
-    """Whether a line is neither blank nor, outside of tables, a comment."""
+    """Test if a line is neither blank nor, outside of tables, a comment."""
     text = line.strip()
     return bool(text) and not (text[:1] == b"#" and suffix in (".smi", ".txt"))

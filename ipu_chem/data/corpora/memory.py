@@ -71,7 +71,7 @@ def corpus_info(
     versions: Dict[str, str],
     options: Dict[str, Any],
 ) -> Dict[str, Any]:
-    """What a corpus says of itself, beside what `assemble` has counted."""
+    """Entries of a corpus's info beside those that `assemble` has counted."""
     return {
         "name": name,
         "source": source,

@@ -23,7 +23,7 @@ _MANNER = ("workers", "progress")
 
 
 class Dataset(NamedTuple):
-    """How a data set is prepared.
+    """Functions that prepare a data set.
 
     Attributes:
         inputs: (path, cache folder, and options by the names of its further arguments) -> JSON: checksums and library
@@ -85,6 +85,7 @@ def load_dataset(name: str, path: Optional[PathLike] = None, cache: Optional[Pat
     if store is not None:
         return store
     store = dataset.prepare(path, root, **settings)
+    store.info.setdefault("reference_energies", {})
     store.save(folder)
     left_out = store.info["failures"]["count"]
     print(f"{name}: {len(store):,} molecules prepared, {left_out:,} left out (listed in {folder / 'meta.json'})")

@@ -13,9 +13,8 @@ from typing import IO, Any, Dict, List, Optional, Tuple, cast
 import numpy as np
 from tqdm import tqdm
 
-from ipu_chem.data.datasets.info import failures_info, target_info
-from ipu_chem.data.datasets.rmd17 import check_limit
-from ipu_chem.data.download import download, unpack
+from ipu_chem.data.datasets.info import check_limit, failures_info, target_info
+from ipu_chem.data.download import download, find_file, unpack
 from ipu_chem.data.molecule import arrays_to_store
 from ipu_chem.data.units import KCAL_PER_MOL
 from ipu_chem.data.water_xyz import Clusters, read_clusters
@@ -104,7 +103,6 @@ def _info(subset: Optional[str], limit: Optional[int], files: List[Path]) -> Dic
         ],
         "options": {"subset": subset, "limit": limit},
         "failures": failures_info([]),
-        "reference_energies": {},
         "part": {"name": "water", "atoms": 3},
     }
 
@@ -149,7 +147,10 @@ def _find(path: Optional[Path], cache: Path, subset: Optional[str]) -> Tuple[Lis
             raise ValueError(f"hydronet: {path} is one file; pass the folder of all for data.subset={subset}.")
         return [path], None
     most = SUBSETS[subset][0] if subset else _LARGEST
-    files = {size: _in_places(path, size) for size in range(_SMALLEST, most + 1)}
+    files = {
+        size: find_file(path, [f"W{size}_geoms_all.{suffix}" for suffix in ("zip", "xyz")], _PLACES)
+        for size in range(_SMALLEST, most + 1)
+    }
     missing = [f"W{size}_geoms_all.zip" for size, file in files.items() if file is None]
     if missing and (subset or len(missing) == len(files)):
         which = f"{missing[0]} to {missing[-1]}" if len(missing) > 2 else " and ".join(missing)
@@ -159,15 +160,10 @@ def _find(path: Optional[Path], cache: Path, subset: Optional[str]) -> Tuple[Lis
     split = None
     if subset:
         name = f"split_00_{subset}.npz"
-        split = next((path / place / name for place in _SPLIT_PLACES if (path / place / name).is_file()), None)
+        split = find_file(path, [name], _SPLIT_PLACES)
         if subset == "small" and split is None:
             raise ValueError(f"hydronet: {path} lacks {name}; unpack {_SPLITS}.zip ({SPLITS_URL}) there.")
     return [file for file in files.values() if file is not None], split
-
-
-def _in_places(folder: Path, size: int) -> Optional[Path]:
-    names = [f"{place}/W{size}_geoms_all.{suffix}".lstrip("/") for place in _PLACES for suffix in ("zip", "xyz")]
-    return next((folder / name for name in names if (folder / name).is_file()), None)
 
 
 def _downloaded(cache: Path) -> Path:

@@ -1,8 +1,8 @@
-"""What every data set says of itself in `Store.info`."""
+"""Entries of `Store.info` that every data set has."""
 
 from collections import Counter
 from pathlib import Path
-from typing import Any, Dict, Iterable, List, NamedTuple, Sequence
+from typing import Any, Dict, Iterable, List, NamedTuple, Optional, Sequence
 
 import numpy as np
 
@@ -61,3 +61,9 @@ def failures_info(failures: Iterable[Failure]) -> Dict[str, Any]:
         if len(listed) < _LISTED:
             listed.append(list(failure))
     return {"count": sum(by_reason.values()), "by_reason": dict(by_reason.most_common()), "list": listed}
+
+
+def check_limit(dataset: str, limit: Optional[int]) -> None:
+    """Refuse a limit below 1; None is no limit."""
+    if limit is not None and limit < 1:
+        raise ValueError(f"{dataset}: limit={limit} is 1 or more.")

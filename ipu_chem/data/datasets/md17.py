@@ -10,11 +10,10 @@ from typing import Any, Dict, List, NamedTuple, Optional
 
 import numpy as np
 
-from ipu_chem.data.datasets.info import failures_info, target_info
+from ipu_chem.data.datasets.info import check_limit, failures_info, target_info
 from ipu_chem.data.datasets.rmd17 import (
     MOST_TRAINING,
     check_formula,
-    check_limit,
     check_molecule_name,
     find_npz,
     molecule_of,
@@ -114,7 +113,6 @@ def prepare(path: Optional[Path], cache: Path, molecule: Optional[str] = None, l
         ],
         "options": {"molecule": name, "limit": limit},
         "failures": failures_info([]),
-        "reference_energies": {},
         "most_training": MOST_TRAINING,
     }
     fields = {}

@@ -1,16 +1,16 @@
 """nci3d: small organic molecules with MMFF94 energies, made on this machine from what RDKit ships; no download.
 
-The first 4,999 structures of the NCI open compound collection as SMILES, embedded by ETKDGv3, minimised in
+The first 4,999 structures of the NCI open compound collection as SMILES, embedded by ETKDGv3, minimized in
 MMFF94; the label is the MMFF94 energy at that minimum. It is a data set for trying things out on real,
 varied molecules, not a quantum-chemical benchmark: one conformer each, and a force-field energy. The same
 RDKit version gives the same store; another version may give other conformers.
 
 What is left out, always counted and listed with its reason: SMILES that RDKit cannot parse, several
 fragments (a choice of the largest would silently rename salts), more than ``max_atoms`` atoms, no MMFF94
-parameters, no embedding, minimisations that did not end at a minimum, and elements that fewer than
-``min_element_count`` molecules hold, because nothing can be learnt of them and a random split may keep all
+parameters, no embedding, minimizations that did not end at a minimum, and elements that fewer than
+``min_element_count`` molecules hold, because nothing can be learned of them and a random split may keep all
 of them from training. Nothing is left out for its energy: the tail (down to -590 kcal/mol) is MMFF94's own
-electrostatics of sulfonic acids, melamines and ammonium cages, not failed minimisations.
+electrostatics of sulfonic acids, melamines and ammonium cages, not failed minimizations.
 """
 
 import os
@@ -90,7 +90,6 @@ def prepare(
         "options": {"limit": limit, "max_atoms": max_atoms, "min_element_count": min_element_count, "seed": seed},
         "lines": len(lines),
         "failures": failures_info(failures),
-        "reference_energies": {},  # a force field has no energy of a free atom
     }
     # Another SMILES file may have names that are no numbers; its line numbers do then.
     ids = [int(e.molecule.name) if e.molecule.name.isdecimal() else e.line for e in embeddings]

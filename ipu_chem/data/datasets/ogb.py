@@ -14,8 +14,7 @@ from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 
-from ipu_chem.data.datasets.info import LabelTable, class_info, failures_info, target_info
-from ipu_chem.data.datasets.rmd17 import check_limit
+from ipu_chem.data.datasets.info import LabelTable, check_limit, class_info, failures_info, target_info
 from ipu_chem.data.download import download, unpack
 from ipu_chem.data.molecule import molecules_to_store
 from ipu_chem.data.smiles import Failure, SmilesLine, embed_many, find_columns
@@ -164,7 +163,6 @@ def table(name: str, path: Optional[Path], cache: Path, limit: Optional[int] = N
             "W. Hu et al., NeurIPS 2020, arXiv:2005.00687 (Open Graph Benchmark)",
             "Z. Wu et al., Chem. Sci. 9, 513 (2018) (MoleculeNet)",
         ],
-        "reference_energies": {},
         "published": source.published,
     }
     return LabelTable(folder / _MAPPING, y[:limit], {"official": _official(name, folder, len(y))[:limit]}, info)
@@ -203,7 +201,7 @@ def missing_notes(official: np.ndarray, rows: np.ndarray, failures: List[Failure
 
 @lru_cache(maxsize=None)
 def _meta(name: str) -> Any:
-    """What ogb knows of a set: its address, number of tasks, kind of split."""
+    """Entry of ogb's table: a set's address, number of tasks, kind of split."""
     import pandas
 
     package = Path(ogb_module(name, "ogb.graphproppred").__file__).parent

@@ -1,8 +1,8 @@
 """A data set of a user's own: a class, or a function, that gives molecules one by one.
 
-Its items are `Molecule`s, or anything with z [n], pos [n, 3] in Å and, where known, y, force (or forces) [n, 3], charge
-and spin, such as PyTorch Geometric's Data. Attributes of the set say what the labels are: ``targets`` their names,
-``units`` their units, ``extensive`` whether they grow with the molecule.
+Items are `Molecule`s, or anything that `from_item` reads, such as those of torch_geometric's data sets. Attributes of
+the set say what the labels are: ``targets`` their names, ``units`` their units, ``extensive`` whether they grow with
+the molecule.
 """
 
 from itertools import islice
@@ -12,8 +12,11 @@ import numpy as np
 
 from ipu_chem.data.datasets.info import failures_info, target_info
 from ipu_chem.data.energy_units import is_energy
-from ipu_chem.data.molecule import Molecule, checked, molecules_to_store
+from ipu_chem.data.molecule import array_of, from_item, molecules_to_store
 from packing.store import Store
+
+# Numbers in fewer bytes than these were rounded before they came here, which is said.
+_ROUNDED = (("labels", ("y", "energy"), 8), ("positions (Å)", ("pos",), 4), ("forces", ("forces", "force"), 4))
 
 
 def load_own(name: str, make: Any, options: Dict[str, Any], limit: Optional[int] = None) -> Store:
@@ -25,13 +28,23 @@ def load_own(name: str, make: Any, options: Dict[str, Any], limit: Optional[int]
         options: its arguments.
         limit: first molecules only; None takes all.
 
+    Returns:
+        Their store; info["notes"] says of numbers in less than the usual precision how exact they are.
+
     Raises:
-        ValueError: no molecules, an item without z or pos, or labels that differ in number from the names given.
+        ValueError: its files cannot be had, there are no molecules, an item has no z or pos, or labels differ in number
+            from the names given.
     """
-    items = make(**options)
-    molecules = [molecule_of(item, f"{name} {place}") for place, item in enumerate(islice(_each(items), limit))]
+    try:
+        items = make(**options)
+    except OSError as error:  # such as a download
+        raise ValueError(f"{name} cannot be made: {error}; put its files where it looks for them.") from error
+    given = list(islice(_each(items), limit))
+    called = [str(getattr(item, "name", None) or f"{name} {place}") for place, item in enumerate(given)]
+    molecules = list(map(from_item, given, called))
     count = next((len(molecule.y) for molecule in molecules if molecule.y is not None), 0)
-    names = _listed(items, "targets", ["y"] if count == 1 else [f"y{column}" for column in range(count)])
+    usual = "y" if any(getattr(item, "y", None) is not None for item in given[:1]) else "energy"
+    names = _listed(items, "targets", [usual] if count == 1 else [f"y{column}" for column in range(count)])
     units, extensive = _listed(items, "units", [""] * count), _listed(items, "extensive", [True] * count)
     if not len(names) == len(units) == len(extensive) == count:
         raise ValueError(
@@ -47,28 +60,11 @@ def load_own(name: str, make: Any, options: Dict[str, Any], limit: Optional[int]
         "citation": [],
         "options": {word: str(value) for word, value in options.items()},
         "failures": failures_info([]),
-        "reference_energies": {},
+        "notes": [note for note in (_precision(given, *one) for one in _ROUNDED) if note],
     }
-    if any(molecule.forces is not None for molecule in molecules):
+    if count and any(molecule.forces is not None for molecule in molecules):
         info["forces_of"] = next((word for word in names if is_energy(word)), names[0])
     return molecules_to_store(molecules, info)
-
-
-def molecule_of(item: Any, name: str) -> Molecule:
-    """One item as a checked molecule.
-
-    Raises:
-        ValueError: it has no z or pos, or is no molecule that a model can take.
-    """
-    found = {word: _array(item, word) for word in ("z", "pos", "y", "forces", "charge", "spin")}
-    found["forces"] = _array(item, "force") if found["forces"] is None else found["forces"]
-    if found["z"] is None or found["pos"] is None:
-        raise ValueError(f"{name}: a molecule has z [n] and pos [n, 3]; this {type(item).__name__} lacks them.")
-    y = None if found["y"] is None else np.asarray(found["y"], np.float64).reshape(-1)
-    counts = [None if found[word] is None else int(found[word].reshape(-1)[0]) for word in ("charge", "spin")]
-    return checked(
-        found["z"].reshape(-1), found["pos"], y, str(getattr(item, "name", "") or name), found["forces"], *counts
-    )
 
 
 def _each(items: Any) -> Any:
@@ -76,9 +72,15 @@ def _each(items: Any) -> Any:
     return (items[place] for place in range(len(items))) if hasattr(items, "__getitem__") else iter(items)
 
 
-def _array(item: Any, word: str) -> Optional[np.ndarray]:
-    value = getattr(item, word, None)
-    return None if value is None else np.asarray(value.detach().cpu() if hasattr(value, "detach") else value)
+def _precision(items: Sequence[Any], what: str, words: Sequence[str], enough: int) -> str:
+    """A sentence on floating numbers in fewer than ``enough`` bytes; "" if there are none."""
+    arrays = [one for one in (array_of(item, *words) for item in items) if one is not None and one.size]
+    rounded = [one for one in arrays if one.dtype.kind == "f" and one.dtype.itemsize < enough]
+    if not rounded:
+        return ""
+    largest, kind = max((float(np.abs(one).max()), one.dtype) for one in rounded)
+    step = float(np.spacing(np.array(largest, kind)))
+    return f"{what} come in {kind}: where they are largest, {largest:,.6g}, they go in steps of {step:.2g}"
 
 
 def _listed(items: Any, word: str, usual: Sequence[Any]) -> Sequence[Any]:

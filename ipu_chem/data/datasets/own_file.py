@@ -3,8 +3,6 @@
 SMILES are embedded as nci3d's are; coordinates of 3D files are taken as they stand, and forces with them, in the unit
 of the energies per Å. The file says neither the unit of its labels nor whether they grow with the molecule, so the
 user does.
-
-On data's way: file -> molecules -> store.
 """
 
 import csv
@@ -109,7 +107,6 @@ def prepare(
             "seed": seed,
         },
         "failures": failures_info(failures),
-        "reference_energies": {},
     }
     if with_forces:
         info["forces_of"] = forces_of
@@ -129,13 +126,13 @@ def _forces_of(file: Path, names: List[str], force_key: str) -> str:
 
 
 def _check_forces(file: Path, molecules: List[Molecule], names: List[str], forces_of: str, force_key: str) -> bool:
-    """Whether there are forces; refuses a molecule that has them but no energy."""
+    """True if there are forces; refuses a molecule that has them but no energy."""
     found = [molecule for molecule in molecules if molecule.forces is not None]
     if force_key and not found:
         raise ValueError(f"{file} has no forces called {force_key!r} (data.force_key).")
     for molecule in found:
         if molecule.y is not None and np.isnan(molecule.y[names.index(forces_of)]):
-            raise ValueError(f"{molecule.name} has forces but no {forces_of}; forces are learnt with their energy.")
+            raise ValueError(f"{molecule.name} has forces but no {forces_of}; forces are learned with their energy.")
     return bool(found)
 
 

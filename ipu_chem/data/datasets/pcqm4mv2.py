@@ -16,11 +16,10 @@ from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 import numpy as np
 from tqdm import tqdm
 
-from ipu_chem.data.datasets.info import LabelTable, failures_info, target_info
+from ipu_chem.data.datasets.info import LabelTable, check_limit, failures_info, target_info
 from ipu_chem.data.datasets.ogb import DAMAGE, ogb_module
 from ipu_chem.data.datasets.pcqm4mv2_geometries import GEOMETRIES_URL, Geometries, read_geometries
-from ipu_chem.data.datasets.rmd17 import check_limit
-from ipu_chem.data.download import download, unpack
+from ipu_chem.data.download import download, find_file, unpack
 from ipu_chem.data.molecule import arrays_to_store
 from ipu_chem.data.smiles import Embedding, SmilesLine, embed_many
 from packing.files import file_digest
@@ -153,7 +152,6 @@ def _table(files: _Files, gaps: np.ndarray, limit: Optional[int]) -> LabelTable:
             "W. Hu et al., NeurIPS 2021 Datasets and Benchmarks, arXiv:2103.09430 (OGB-LSC)",
             "M. Nakata, T. Shimazaki, J. Chem. Inf. Model. 57, 1300 (2017) (PubChemQC)",
         ],
-        "reference_energies": {},
         "published": {f"mae_{TARGET}_meV": PUBLISHED},
         "notes": [
             "gaps of the official test molecules are not published: the test of split=official is the official "
@@ -240,7 +238,7 @@ def _find(path: Optional[Path], cache: Path, geometry: str) -> _Files:
             unpack("pcqm4mv2", download("pcqm4mv2", URL, cache / "pcqm4m-v2.zip"), path)
         if geometry != "etkdg":
             download("pcqm4mv2", GEOMETRIES_URL, sdf)
-    geometries = _in_places(path, *_SDF) or (sdf if sdf.is_file() and path.parent == cache else None)
+    geometries = find_file(path, _SDF, _FOLDERS) or (sdf if sdf.is_file() and path.parent == cache else None)
     if geometries is None and path.is_dir():
         tables = sorted(one for place in _FOLDERS for one in (path / place).glob("*cxsmiles*.csv*"))
         geometries = tables[0] if tables else None
@@ -248,15 +246,10 @@ def _find(path: Optional[Path], cache: Path, geometry: str) -> _Files:
         geometries = None
     elif geometries is None and geometry == "dft":
         raise ValueError(f"pcqm4mv2: {path} holds no {_SDF[-1]}; fetch {GEOMETRIES_URL} and put it there.")
-    found = {name: _in_places(path, name) for name in ("raw/data.csv.gz", "split_dict.pt")}
+    found = {name: find_file(path, [name], _FOLDERS) for name in ("raw/data.csv.gz", "split_dict.pt")}
     for name, file in found.items():
         if file is None:
             raise ValueError(f"pcqm4mv2: {path} holds no {name}, nor pcqm4m-v2/ in it; unpack {URL} there.")
     split = found["split_dict.pt"]
     assert found["raw/data.csv.gz"] is not None and split is not None
     return _Files(found["raw/data.csv.gz"], split, geometries)
-
-
-def _in_places(folder: Path, *names: str) -> Optional[Path]:
-    places = (folder / place / name for place in _FOLDERS for name in names)
-    return next((place for place in places if place.is_file()), None)

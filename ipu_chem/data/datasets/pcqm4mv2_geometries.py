@@ -51,7 +51,7 @@ def read_geometries(file: Path, smiles: Sequence[str], bar: Any) -> Geometries:
     Args:
         file: SDF, also in .gz or .tar.gz, or a table of CXSMILES.
         smiles: of the rows of data.csv.gz, from its first.
-        bar: of tqdm; told of every record.
+        bar: of tqdm, updated with every record.
 
     Raises:
         ValueError: the file is damaged, or holds another molecule than its row; names it.

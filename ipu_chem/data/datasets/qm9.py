@@ -6,7 +6,7 @@ R. Ramakrishnan et al., "Quantum chemistry structures and properties of 134 kilo
 Two layouts of raw data are read: PyG's (gdb9.sdf, gdb9.sdf.csv, uncharacterized.txt) and a folder with
 qm9_geometries.npz, which holds most geometries with their electronic energy and, beside it, a table of all
 properties for some. Only elements and coordinates are taken from the SDF: its bonds are known to be wrong
-for part of the molecules, and molecules that a sanitising reader refuses are part of the data set.
+for part of the molecules, and molecules that a sanitizing reader refuses are part of the data set.
 """
 
 import csv
@@ -51,7 +51,7 @@ TARGETS = (
     Target("h298", "eV", True, _HARTREE),  # enthalpy
     Target("g298", "eV", True, _HARTREE),  # free energy
     Target("cv", "cal/mol/K", True),  # heat capacity
-    Target("u0_atom", "eV", True, _KCAL_PER_MOL),  # the same as energies of atomisation
+    Target("u0_atom", "eV", True, _KCAL_PER_MOL),  # the same as energies of atomization
     Target("u298_atom", "eV", True, _KCAL_PER_MOL),
     Target("h298_atom", "eV", True, _KCAL_PER_MOL),
     Target("g298_atom", "eV", True, _KCAL_PER_MOL),

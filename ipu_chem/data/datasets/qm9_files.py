@@ -1,14 +1,15 @@
-"""Where QM9's raw files lie: in a given folder, or downloaded from the addresses PyG takes them from."""
+"""QM9's raw files: in a given folder, or downloaded from the addresses PyG takes them from."""
 
 import shutil
 from pathlib import Path
 from typing import NamedTuple, Optional
 
-from ipu_chem.data.download import download, unpack
+from ipu_chem.data.download import download, find_file, unpack
 from packing.files import atomic_folder
 
 _ARCHIVE = "https://deepchemdata.s3-us-west-1.amazonaws.com/datasets/molnet_publish/qm9.zip"
 _SKIP = "https://ndownloader.figshare.com/files/3195404"
+_PLACES = ("", "raw")
 _HELP = (
     f"fetch gdb9.sdf and gdb9.sdf.csv ({_ARCHIVE}) and uncharacterized.txt ({_SKIP}) by hand and pass their folder as "
     "path"
@@ -36,23 +37,16 @@ def find_files(path: Optional[Path], cache: Path) -> RawFiles:
         path = path.parent
     if not path.is_dir():
         raise ValueError(f"qm9: there is no folder {path}; {_HELP}.")
-    geometries = _find(path, "qm9_geometries.npz")
+    geometries = find_file(path, ["qm9_geometries.npz", "qm9_geometries.npz.gz"], _PLACES)
     if geometries is not None:
         tables = sorted(path.glob("qm9_all19_properties_*.csv*"))
         return RawFiles(geometries=geometries, table=tables[0] if tables else None)
     names = ("gdb9.sdf", "gdb9.sdf.csv", "uncharacterized.txt")
-    files = RawFiles(*(_find(path, name) for name in names))
+    files = RawFiles(*(find_file(path, [name, f"{name}.gz"], _PLACES) for name in names))
     missing = [name for name, file in zip(names, files) if file is None]
     if missing:
         raise ValueError(f"qm9: {path} lacks {', '.join(missing)}; {_HELP}.")
     return files
-
-
-def _find(folder: Path, name: str) -> Optional[Path]:
-    for candidate in (folder / name, folder / f"{name}.gz", folder / "raw" / name, folder / "raw" / f"{name}.gz"):
-        if candidate.is_file():
-            return candidate
-    return None
 
 
 def _downloaded(cache: Path) -> Path:

@@ -10,9 +10,8 @@ from typing import Any, Dict, Optional, Sequence
 
 import numpy as np
 
-from ipu_chem.data.datasets.info import failures_info, target_info
-from ipu_chem.data.datasets.published import md17_errors
-from ipu_chem.data.download import download, unpack
+from ipu_chem.data.datasets.info import check_limit, failures_info, target_info
+from ipu_chem.data.download import download, find_file, unpack
 from ipu_chem.data.trajectory import Frames, frames_to_store, read_frames
 from ipu_chem.data.units import KCAL_PER_MOL
 from packing.files import file_digest
@@ -39,6 +38,20 @@ MOST_TRAINING = 1000  # frames; "more than 1,000 ... is not advised", readme of 
 _PLACES = ("", "npz_data", "rmd17/npz_data", "raw/rmd17/npz_data")
 # Frames of a file that holds the first official split only: its training frames, then its test frames.
 _SPLIT_ONLY = 2000
+
+# MAE of a component of forces on the original MD17, 1,000 training frames with energies and forces, kcal/mol/Å.
+# SchNet: K. T. Schuett et al., J. Chem. Phys. 148, 241722 (2018), table II. PaiNN: K. T. Schuett, O. T. Unke,
+# M. Gastegger, ICML 2021, arXiv:2102.03150, table 2.
+_MD17_FORCES = {
+    "aspirin": {"SchNet 2018": 1.35, "PaiNN 2021": 0.371},
+    "benzene": {"SchNet 2018": 0.31},
+    "ethanol": {"SchNet 2018": 0.39, "PaiNN 2021": 0.230},
+    "malonaldehyde": {"SchNet 2018": 0.66, "PaiNN 2021": 0.319},
+    "naphthalene": {"SchNet 2018": 0.58, "PaiNN 2021": 0.083},
+    "salicylic": {"SchNet 2018": 0.85, "PaiNN 2021": 0.209},
+    "toluene": {"SchNet 2018": 0.57, "PaiNN 2021": 0.102},
+    "uracil": {"SchNet 2018": 0.56, "PaiNN 2021": 0.140},
+}
 
 
 def inputs(path: Optional[Path], cache: Path, molecule: Optional[str] = None) -> Dict[str, Any]:
@@ -79,9 +92,8 @@ def prepare(path: Optional[Path], cache: Path, molecule: Optional[str] = None, l
         "citation": [CITATION],
         "options": {"molecule": name, "limit": limit},
         "failures": failures_info([]),
-        "reference_energies": {},
         "most_training": MOST_TRAINING,
-        "published": md17_errors(name),
+        "published": _published(name),
     }
     store = frames_to_store(frames, name, KCAL_PER_MOL, info, _official(file, frames))
     return store if limit is None else store.take(np.arange(min(limit, len(store))))
@@ -95,11 +107,11 @@ def find_npz(name: str, path: Path, file: str, places: Sequence[str]) -> Path:
     """
     if path.is_file():
         return path
-    for place in places:
-        if (path / place / file).is_file():
-            return path / place / file
-    looked = ", ".join(f"{place}/" for place in places if place)
-    raise ValueError(f"{name}: there is no {file} in {path}, nor in {looked} there; put it there or pass its path.")
+    found = find_file(path, [file], places)
+    if found is not None:
+        return found
+    others = ", ".join(f"{place}/" for place in places if place)
+    raise ValueError(f"{name}: there is no {file} in {path}, nor in {others} there; put it there or pass its path.")
 
 
 def molecule_of(file: Path) -> str:
@@ -115,12 +127,6 @@ def check_molecule_name(dataset: str, molecule: Optional[str], names: Sequence[s
     """
     if molecule is not None and molecule not in names:
         raise ValueError(f"{dataset} has no molecule {molecule!r}; data.molecule is one of {', '.join(names)}.")
-
-
-def check_limit(dataset: str, limit: Optional[int]) -> None:
-    """Refuse a limit below 1."""
-    if limit is not None and limit < 1:
-        raise ValueError(f"{dataset}: limit={limit} is 1 or more.")
 
 
 def check_formula(frames: Frames, name: str, file: Path) -> None:
@@ -199,3 +205,9 @@ def _part(train: Path, test: Path, count: int) -> np.ndarray:
             raise ValueError(f"{index}: frame {items[part[items] != 2][0]} is in the training part, too.")
         part[items] = value
     return part
+
+
+def _published(molecule: str) -> Dict[str, Dict[str, float]]:
+    """Metric -> whose -> error, by `ipu_chem.metrics.Target.metric` and in its unit; empty where we know none."""
+    forces = {f"{who} on MD17": error * KCAL_PER_MOL * 1000 for who, error in _MD17_FORCES.get(molecule, {}).items()}
+    return {"mae_forces_meV_per_A": forces} if forces else {}

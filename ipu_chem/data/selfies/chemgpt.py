@@ -72,7 +72,7 @@ class ChemGPTTokenizer(Tokenizer):
 
     @property
     def cuts_fragments(self) -> bool:
-        """Whether `cut_fragments` leaves any out."""
+        """True if `cut_fragments` leaves any out."""
         return self.fragments == "largest"
 
     def cut_fragments(self, symbols: List[Any], dot: Any) -> List[Any]:

@@ -35,7 +35,7 @@ def encode_known(tokenizer: "Tokenizer", store: Store) -> Tuple[Ragged, np.ndarr
         (ids of the K molecules, which those are [K], molecule -> why it is none of them).
     """
     symbols, table, reasons = _looked_up(tokenizer, store)
-    places = _outside(symbols, table, reasons)[::-1]  # so that of several reasons the first is told
+    places = _outside(symbols, table, reasons)[::-1]  # so that of several reasons the first is given
     refused = {item: "it has no symbols" for item in np.flatnonzero(symbols.lengths == 0).tolist()}
     for item, symbol in zip(_owners(symbols, places).tolist(), symbols.values[places].tolist()):
         refused[item] = reasons[symbol]

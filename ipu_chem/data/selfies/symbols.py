@@ -1,4 +1,4 @@
-"""SELFIES as a list of symbols, and what is said of a text that is not SELFIES.
+"""SELFIES as a list of symbols, and errors for a text that is not SELFIES.
 
 M. Krenn et al., "Self-referencing embedded strings (SELFIES): A 100% robust molecular string representation", Mach.
 Learn.: Sci. Technol. 1, 045024 (2020); A. Lo et al., "Recent advances in the SELFIES library: 2023", Digital Discovery
@@ -36,12 +36,12 @@ def split_symbols(selfies: str, name: str = "") -> List[str]:
 
 
 def is_symbol(text: str) -> bool:
-    """Whether a text is exactly one symbol."""
+    """Test if a text is exactly one symbol."""
     return text == DOT or _SYMBOL.fullmatch(text) is not None
 
 
 def looks_like_smiles(text: str) -> bool:
-    """Whether a text has atoms outside of brackets, and all else in it could be a SMILES, too."""
+    """Test if a text has atoms outside of brackets, and all else in it could be a SMILES, too."""
     outside = _SYMBOL.sub("", text).replace(DOT, "")
     return _SMILES_TEXT.fullmatch(outside) is not None and all(map(_SMILES_ATOM.fullmatch, _SYMBOL.findall(text)))
 

@@ -130,7 +130,7 @@ class Tokenizer(Vocabulary):
         return ids
 
     def cut_fragments(self, symbols: List[Any], dot: Any) -> List[Any]:
-        """What is encoded of a molecule that has dots between its symbols."""
+        """Symbols that are encoded of a molecule with dots between them."""
         return symbols
 
     def _join(self, symbols: List[str]) -> str:

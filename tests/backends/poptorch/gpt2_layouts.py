@@ -18,6 +18,7 @@ from ipu_chem.backends.poptorch.meta import meta_copy
 from ipu_chem.backends.poptorch.options import IpuOptions
 from ipu_chem.backends.poptorch.profile import BlockProfile, profile_blocks
 from ipu_chem.backends.poptorch.stages import plan_stages
+from ipu_chem.models.base import Model
 from ipu_chem.optim import OptimizerConfig
 
 _VOCAB = 50_272
@@ -100,7 +101,7 @@ class Head(nn.Module):
         return functional.linear(self.ln_f(x), self.weight)
 
 
-class GPT2(nn.Module):
+class GPT2(Model):
     def __init__(self, row: Row) -> None:
         super().__init__()
         self.embedding = Embedding(row.tokens, row.hidden)

@@ -19,7 +19,8 @@ from ipu_chem.backends.poptorch.meta import meta_copy
 from ipu_chem.backends.poptorch.options import IpuOptions
 from ipu_chem.backends.poptorch.planner import HALF, Workload, check_layout, plan
 from ipu_chem.backends.poptorch.stages import block_costs
-from ipu_chem.batches.types import GraphPack, first_target
+from ipu_chem.batches.types import CompactNodePack, first_target
+from ipu_chem.models.base import Model
 from ipu_chem.optim import OptimizerConfig
 
 SMALL, MIDDLE, LARGE = "chemgpt-4.7m", "chemgpt-19m", "chemgpt-1.2b"
@@ -142,7 +143,7 @@ def test_without_a_wish_micro_batches_grow_until_memory_is_nearly_full() -> None
     assert layout.batching.gradient_accumulation == 1 and 0.5 < layout.fullest.fraction <= COMFORTABLE_FRACTION
 
 
-class Chain(nn.Module):
+class Chain(Model):
     """Wide layers with hardly any activations: only parameters matter."""
 
     def __init__(self, layers: int, width: int) -> None:
@@ -164,7 +165,7 @@ def chain_workload(layers: int, mib: int, **other) -> Workload:
     width = int((mib * MIB / 4) ** 0.5)
     with torch.device("meta"):
         model = Chain(layers, width)
-    packs = GraphPack(*[torch.zeros(1, 1, 1)] * 9)
+    packs = CompactNodePack(*[torch.zeros(1, 1, 1)] * 5)
     return Workload(model, lambda prediction, y, weight: (prediction * weight).sum(), packs, **other)
 
 
@@ -182,7 +183,7 @@ def test_what_slows_down_least_comes_first() -> None:
     assert not plan(chain_workload(1, 140, optimizer=OptimizerConfig("sgd")), 1).options.optimizer_state_offchip
 
 
-class Tied(nn.Module):
+class Tied(Model):
     """Eight wide layers between an embedding and a head of the same weight, which keeps many activations."""
 
     def __init__(self, mib: int, kept: int) -> None:
@@ -219,7 +220,7 @@ def test_the_head_takes_room_on_the_embeddings_ipu() -> None:
     """By their work four layers a stage would be even; with what the head keeps, there is room for three."""
     with torch.device("meta"):
         model = Tied(20, kept=55)
-    packs = GraphPack(*[torch.zeros(1, 1, 1)] * 9)
+    packs = CompactNodePack(*[torch.zeros(1, 1, 1)] * 5)
     layout = plan(Workload(model, lambda prediction, y, weight: prediction.sum(), packs), 2)
     assert layout.options.layers_per_ipu == (3, 5) and not layout.options.optimizer_state_offchip
     assert layout.memory[0].stages == (0, 2) and not layout.is_tight
@@ -253,7 +254,7 @@ def test_uneven_stages_are_worth_more_ipus() -> None:
     """Room for three layers beside the head makes five elsewhere; on four IPUs there are two on each."""
     with torch.device("meta"):
         model = Tied(20, kept=55)
-    packs = GraphPack(*[torch.zeros(1, 1, 1)] * 9)
+    packs = CompactNodePack(*[torch.zeros(1, 1, 1)] * 5)
     task = Workload(model, lambda prediction, y, weight: prediction.sum(), packs)
     assert plan(task, 2).options.layers_per_ipu == (3, 5)
     assert plan(task, 4).options.layers_per_ipu == (2, 2, 2, 2)

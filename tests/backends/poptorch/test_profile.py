@@ -13,6 +13,7 @@ from ipu_chem.backends.poptorch.profile import BlockProfile, profile_blocks
 from ipu_chem.batches.types import TokenPack
 from ipu_chem.config import Batching, ModelConfig, PackConfig, RunConfig
 from ipu_chem.losses import mse, token_cross_entropy
+from ipu_chem.models.base import Model
 from ipu_chem.models.chemgpt import SIZES, ChemGPT
 
 PACKS, WIDTH = 3, 8
@@ -25,7 +26,7 @@ class Batch(NamedTuple):
     weight: Tensor
 
 
-class Cut(nn.Module):
+class Cut(Model):
     """Three layers; the side input is used by the last one, the first one's result too."""
 
     def __init__(self, order: Tuple[str, ...] = ("first", "second", "third")) -> None:

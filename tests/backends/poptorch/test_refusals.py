@@ -18,6 +18,7 @@ from ipu_chem.backends.poptorch.options import IpuOptions
 from ipu_chem.backends.poptorch.refusals import check_operators, compile_error
 from ipu_chem.backends.pytorch.backend import TorchBackend
 from ipu_chem.losses import mse, with_forces
+from ipu_chem.models.base import Graph, GraphModel
 from ipu_chem.models.compact import CompactInputs
 from ipu_chem.models.forces import EnergyForces
 from ipu_chem.models.schnet import SchNet
@@ -147,7 +148,7 @@ def test_derivatives_of_slices_which_would_be_zeros_are_refused(poptorch: Any, f
         PopTorchBackend().compile(model, with_forces(mse, 0.9), ADAMW if training else None, ONE, packs)
 
 
-class OfPositions(nn.Module):
+class OfPositions(GraphModel):
     """An energy made of a function of all positions."""
 
     def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
@@ -155,9 +156,9 @@ class OfPositions(nn.Module):
         self.weight = nn.Parameter(torch.ones(1))
         self.function = function
 
-    def forward(self, z: Tensor, pos: Tensor, *rest: Tensor) -> Tensor:
-        x = self.function(pos.reshape(-1, 3)) * self.weight.float()
-        return (x * x).sum().reshape(1, 1, 1).expand(z.shape[0], rest[-1].shape[1], 1)
+    def forward(self, graph: Graph) -> Tensor:
+        x = self.function(graph.pos.reshape(-1, 3)) * self.weight.float()
+        return (x * x).sum().reshape(1, 1, 1).expand(*graph.graph_mask.shape, 1)
 
 
 def force_packs() -> Any:

@@ -11,6 +11,7 @@ from ipu_chem.backends.options import Batching
 from ipu_chem.backends.poptorch.backend import PopTorchBackend
 from ipu_chem.batches.types import compact_kind
 from ipu_chem.losses import mse, with_forces
+from ipu_chem.models.base import Graph, GraphModel
 from ipu_chem.models.compact import CompactInputs
 from ipu_chem.models.forces import EnergyForces
 
@@ -38,7 +39,7 @@ def narrowed(pos: Tensor) -> Tensor:
     return pos.narrow(2, 0, 1)
 
 
-class Energies(nn.Module):
+class Energies(GraphModel):
     """Energies of molecules from a part of the positions."""
 
     def __init__(self, part: Callable[[Tensor], Tensor]) -> None:
@@ -46,10 +47,9 @@ class Energies(nn.Module):
         self.part = part
         self.weight = nn.Parameter(torch.ones(()))
 
-    def forward(self, z: Tensor, pos: Tensor, graph_index: Tensor, *rest: Tensor) -> Tensor:
-        part = self.part(pos) * self.weight
-        graph_mask = rest[3]
-        return (part * part).sum((1, 2), keepdim=True).expand(-1, graph_mask.shape[1], 1)
+    def forward(self, graph: Graph) -> Tensor:
+        part = self.part(graph.pos) * self.weight
+        return (part * part).sum((1, 2), keepdim=True).expand(-1, graph.graph_mask.shape[1], 1)
 
 
 class Derivative(nn.Module):

@@ -1,0 +1,1 @@
+"""Contracts as suites of tests."""
