@@ -9,6 +9,7 @@ from torch import Tensor
 
 from packing.files import PathLike, atomic_file
 
+BEST = Path("checkpoints") / "best.safetensors"  # inside the folder of a run
 _FORMAT = "1"
 _TRIES = 100  # to read a file that is replaced all the time
 
@@ -102,5 +103,5 @@ def random_state() -> Dict[str, Tensor]:
 
 
 def restore_random_state(state: Mapping[str, Tensor]) -> None:
-    """Put back what `random_state` returned."""
+    """Restore the state that `random_state` returned."""
     torch.set_rng_state(state["torch"])

@@ -24,6 +24,7 @@ COMMANDS: Dict[str, str] = {
     "relax": "Move the atoms of structures to where trained runs see no forces.",
     "generate": "Write new molecules with a trained ChemGPT.",
     "embed": "Turn molecules of a SMILES file into features of a trained ChemGPT.",
+    "export": "Write a trained run for other programs, in real units.",
     "report": "Write report.html for one or more runs.",
     "recipes": "List shipped recipes and grids.",
     "doctor": "Say what is installed and what is missing, or how a run fits on IPUs.",

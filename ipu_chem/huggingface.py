@@ -21,7 +21,7 @@ _TOKENIZER = "tokenizer.json"
 def load_chemgpt(folder: PathLike) -> Tuple[ChemGPT, Optional[Tokenizer]]:
     """Read a GPT-Neo: the published ChemGPT, or what `save_chemgpt` wrote.
 
-    Ids of first and last symbols that config.json names are not read, because published ones lie outside of the
+    Ids of first and last tokens that config.json names are not read, because published ones lie outside of the
     vocabulary: those of the tokenizer count.
 
     Args:
@@ -54,11 +54,11 @@ def save_chemgpt(model: ChemGPT, tokenizer: Optional[Tokenizer], folder: PathLik
 
     Args:
         model: with learned positions.
-        tokenizer: its vocabulary; None writes none, and no ids of first, last and padding symbols.
+        tokenizer: its vocabulary; None writes none, and no ids of first, last and padding tokens.
         folder: new or empty.
 
     Raises:
-        ValueError: the folder holds files, the model has what GPT-Neo cannot express, or more symbols are in the
+        ValueError: the folder holds files, the model has what GPT-Neo cannot express, or more tokens are in the
             vocabulary than in the model.
         OSError: the disk is full or the folder cannot be written; nothing is left of it.
     """
@@ -84,11 +84,11 @@ def save_chemgpt(model: ChemGPT, tokenizer: Optional[Tokenizer], folder: PathLik
 
 
 def _check_vocabulary(model: ChemGPT, tokenizer: Tokenizer, name: str) -> None:
-    """A model may have more symbols than the vocabulary, for a round number, but not fewer."""
+    """Refuse a model with fewer tokens than the vocabulary; it may have more, for a round number."""
     rows = model.config()["vocab_size"]
     if tokenizer.vocab_size > rows:
         raise ValueError(
-            f"{name} predicts {rows} symbols, the vocabulary has {tokenizer.vocab_size}: they do not belong together."
+            f"{name} predicts {rows} tokens, the vocabulary has {tokenizer.vocab_size}: they do not belong together."
         )
 
 

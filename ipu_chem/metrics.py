@@ -5,7 +5,7 @@ from typing import Any, Dict, List, Mapping, Sequence
 
 import numpy as np
 
-from ipu_chem.data.units import KCAL_PER_MOL
+from ipu_chem.units import KCAL_PER_MOL
 
 # Errors are shown in the customary smaller unit.
 _SHOWN_IN = {
@@ -145,8 +145,8 @@ def selection_metric(metrics: Dict[str, float], targets: Sequence[Target], scale
     """
     if targets[0].binary:
         return 1.0 - _mean_of_known([metrics[target.metric("rocauc")] for target in targets])
-    shares: List[float] = [
+    errors: List[float] = [
         metrics[target.metric("mae")] / target.error_factor / max(float(size), 1e-12)
         for target, size in zip(targets, scale)
     ]
-    return _mean_of_known(shares)
+    return _mean_of_known(errors)

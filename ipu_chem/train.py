@@ -21,7 +21,6 @@ Read in this order, from `ipu-chem train` on QM9 to the loss of SchNet:
 
 import time
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Dict, Optional, Sequence
 
@@ -35,7 +34,8 @@ from ipu_chem.checkpoint import load_checkpoint
 from ipu_chem.config import RunConfig, check_resumable, from_dict, to_dict
 from ipu_chem.optim import Schedule
 from ipu_chem.tasks.base import Task
-from ipu_chem.tasks.registry import load_task, task_of
+from ipu_chem.tasks.registry import task_of
+from ipu_chem.trained_run import TrainedRun
 from ipu_chem.training.callbacks import Callback
 from ipu_chem.training.filter_guard import FilterGuard
 from ipu_chem.training.logging import check_loggers
@@ -60,7 +60,7 @@ def train(config: RunConfig, resume: bool = False, callbacks: Sequence[Callback]
     """
     started = time.monotonic()
     _check(config, resume)
-    with closing(_backend(config)) as backend:
+    with closing(get_backend(config.accelerator, config.torch, config.ipu, config.precision)) as backend:
         state = _resumed_state(config) if resume else {}
         task = load_together(config, backend.world, state)
         if resume:
@@ -118,26 +118,7 @@ def evaluate(folder: Path, split: str = "test", accelerator: Optional[str] = Non
         FileNotFoundError: no checkpoint there.
         ValueError: the split is unknown or empty.
     """
-    tensors, state = load_checkpoint(Path(folder) / "checkpoints" / "best.safetensors")
-    config = from_dict(state["config"])
-    if accelerator is not None:
-        config = replace(config, accelerator=accelerator)
-    with closing(_backend(config)) as backend:
-        task = load_task(config, Path(folder) / "plans", state)
-        task.check_same(state)
-        task.world = backend.world
-        evaluator = task.evaluator(split)
-        if evaluator is None:
-            raise ValueError(f"the run has no molecules in a split {split!r}; it has {', '.join(task.plans)}.")
-        example = evaluator.loader.example(training=False)
-        backend.compile(task.model(), task.loss(), None, config.batching, example)
-        backend.load_state_dict({"model": tensors["model"]})
-        metrics, _ = evaluator.metrics(backend)
-    return metrics
-
-
-def _backend(config: RunConfig) -> Backend:
-    return get_backend(config.accelerator, config.torch, config.ipu, config.precision)
+    return TrainedRun.load(folder, accelerator).evaluate(split)
 
 
 def _last(config: RunConfig) -> Path:

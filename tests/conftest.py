@@ -13,6 +13,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import pytest
 from hypothesis import settings
+from run_folders import make_run, text_run  # noqa: F401 (fixtures of all tests)
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = Path(os.environ.get("IPU_CHEM_SHARED") or ROOT.parent / "shared")

@@ -168,7 +168,7 @@ def make(kind: str, optimizer: Any = ADAMW, batching: Batching = BATCHING, loss:
     backend = TorchBackend("cpu") if kind == "torch" else PopTorchBackend(IpuOptions(**options))
     packs = batching.packs_per_call if optimizer else batching.packs_per_evaluation
     example = random_packs(packs, batching.device_iterations if optimizer else 1, seed=99)
-    backend.compile(small_schnet(), loss, optimizer, batching, example)
+    backend.compile(small_schnet(), loss if optimizer else None, optimizer, batching, example)
     return backend
 
 

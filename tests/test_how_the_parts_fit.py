@@ -23,7 +23,7 @@ def test_files_and_commands_in_an_empty_folder(tmp_path, monkeypatch, capsys):
             assert block.count("\n") < 60
             (tmp_path / name.group(1)).write_text(block)
     commands = [shlex.split(line) for language, block in BLOCKS if language == "sh" for line in block.splitlines()]
-    assert {words[1] for words in commands} == {"train", "predict", "doctor", "prepare", "evaluate"}
+    assert {words[1] for words in commands} == {"train", "predict", "export", "doctor", "prepare", "evaluate"}
     for words in commands:
         quick = QUICK.split() if words[1] == "train" else []
         if "--model.name" in words:

@@ -155,11 +155,11 @@ def test_vocabularies_go_with_the_weights(make: Any, shared: Path, tmp_path: Pat
 
 def test_a_vocabulary_larger_than_the_model_is_refused(shared: Path, tmp_path: Path) -> None:
     tokenizer = own_tokenizer(shared)
-    with pytest.raises(ValueError, match="this model predicts 5 symbols, the vocabulary has"):
+    with pytest.raises(ValueError, match="this model predicts 5 tokens, the vocabulary has"):
         save_chemgpt(chemgpt(vocab_size=5), tokenizer, tmp_path / "out")
     save_chemgpt(chemgpt(vocab_size=5), None, tmp_path / "out")
     tokenizer.save_huggingface(tmp_path / "out")
-    with pytest.raises(ValueError, match="predicts 5 symbols"):
+    with pytest.raises(ValueError, match="predicts 5 tokens"):
         load_chemgpt(tmp_path / "out")
 
 

@@ -17,7 +17,7 @@ from ipu_chem.optim import OptimizerConfig
 class Program(nn.Module):
     """Model and loss in one module: what a device compiles."""
 
-    def __init__(self, model: nn.Module, loss: Callable[..., Tensor], first_target: int = -2) -> None:
+    def __init__(self, model: nn.Module, loss: Optional[Callable[..., Tensor]], first_target: int = -2) -> None:
         """Join the two.
 
         Args:
@@ -29,10 +29,16 @@ class Program(nn.Module):
         self.loss = loss
         self.first_target = first_target
 
-    def forward(self, batch: Any) -> Tuple[Any, Tensor]:
-        """A NamedTuple of tensors, of which the last ones are labels and weights -> (prediction, loss)."""
+    def forward(self, batch: Any) -> Tuple[Any, Optional[Tensor]]:
+        """Predict, and measure the loss where there is one.
+
+        Args:
+            batch: a NamedTuple of tensors, of which the last ones are labels and weights.
+        """
         # Slices, not the batch's properties: torch.compile of torch 2.0 does not follow those.
         prediction = self.model(*batch[: self.first_target])
+        if self.loss is None:
+            return prediction, None
         return prediction, self.loss(prediction, *batch[self.first_target :])
 
 
@@ -54,7 +60,7 @@ class Backend(ABC):
     def compile(
         self,
         model: nn.Module,
-        loss: Callable[..., Tensor],
+        loss: Optional[Callable[..., Tensor]],
         optimizer: Optional[OptimizerConfig],
         batching: Batching,
         example: Any,
@@ -63,7 +69,7 @@ class Backend(ABC):
 
         Args:
             model: parameters on the host; the backend owns it from now on.
-            loss: function of (prediction, *targets) that adds up, see `ipu_chem.losses`.
+            loss: function of (prediction, *targets) that adds up, see `ipu_chem.losses`; None without an optimizer.
             optimizer: None when only `evaluate` will be called.
             batching: how a call of all processes together is cut up.
             example: a batch for `train_step`, or for `evaluate` when there is no optimizer.

@@ -14,12 +14,12 @@ class Options:
 
     Attributes:
         output: .npy (and an .index.csv beside it), .csv or .parquet.
-        pooling: mean, max or sum over symbols, last (symbol) or eos (the end).
+        pooling: mean, max or sum over tokens, last (token) or eos (the end).
         special_tokens: count the marks of begin and end too.
         tokens: of a packed sequence; grows with the molecules if not given, up to the model's.
         long: molecules that are longer: error, drop or truncate.
         notation: smiles or selfies.
-        stereo: keep what SMILES say about stereochemistry.
+        stereo: keep stereochemistry.
         smiles_column: column of a table that holds the molecules.
         micro_batch_size: packed sequences that are computed at once.
         workers: processes that translate SMILES; all cores if not given.
@@ -45,7 +45,7 @@ def run(options: Options) -> int:
     """Embed the molecules and say which could not be."""
     from ipu_chem.embedding import Embedder, EmbeddingOptions, embed_file
     from ipu_chem.embedding.files import check_output
-    from ipu_chem.language_model import load_language_model
+    from ipu_chem.tasks.language_model import load_language_model
 
     check_output(options.output)
     names = {one.name for one in fields(EmbeddingOptions)}

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, List, Mapping, Optional, Sequence
+from typing import TYPE_CHECKING, List, Optional, Sequence
 
 from ipu_chem.commands.parsing import positional
 
@@ -22,10 +22,10 @@ class Options:
         count: molecules.
         output: .csv or .smi file to write.
         temperature: below 1 the likely becomes likelier.
-        top_k: draw among this many likeliest symbols; 0: all.
+        top_k: draw among this many likeliest tokens; 0: all.
         top_p: draw among the likeliest with this probability together; 1: all.
         prefix: SELFIES or SMILES that every molecule begins with.
-        max_length: symbols of a molecule, first and last included.
+        max_length: tokens of a molecule, first and last included.
         batch: molecules at once.
         seed: the same seed gives the same molecules.
         metrics: compare with known molecules.
@@ -59,11 +59,11 @@ def run(options: Options) -> int:
         raise ValueError(f"--output {output}: give a file that ends in {' or '.join(_SUFFIXES)}.")
     from ipu_chem.generation.molecules import decode_many, write_molecules
     from ipu_chem.generation.sampling import generate
-    from ipu_chem.language_model import load_language_model
+    from ipu_chem.tasks.language_model import load_language_model
 
     language = load_language_model(options.run)
     device = _device(options.accelerator)
-    known = _known(options, language.info) if options.metrics else None
+    known = _known(options, is_run=bool(language.info)) if options.metrics else None
     samples = generate(
         language.model.to(device),
         language.tokenizer,
@@ -106,19 +106,16 @@ def _print_metrics(generated: Sequence[str], known: "Known", workers: Optional[i
     print_table(("metric", "value", "what it is"), [(name, f"{v:.4g}", MEANING[name]) for name, v in values.items()])
 
 
-def _known(options: Options, info: Mapping[str, Any]) -> "Known":
+def _known(options: Options, is_run: bool) -> "Known":
     """Molecules of the files that were given, and for the others those of the run."""
     from ipu_chem.generation.samples import Known, known_molecules, some
 
     files = {name: getattr(options, name) for name in ("train", "reference")}
     known = Known("", None, [])
-    if "config" in info and not all(files.values()):
-        from ipu_chem.config import from_dict
-        from ipu_chem.tasks.registry import load_task
+    if is_run and not all(files.values()):
+        from ipu_chem.trained_run import TrainedRun
 
-        task = load_task(from_dict(info["config"]), Path(options.run) / "plans", info)
-        task.check_same(info)
-        known = known_molecules(task)
+        known = known_molecules(TrainedRun.load(options.run).loaded_task())
     given = {name: _read(path, options.workers) for name, path in files.items() if path}
     if "reference" in given:
         given = {**given, "reference": some(given["reference"]), "origin": options.reference}

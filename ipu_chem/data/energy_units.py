@@ -5,7 +5,7 @@ from typing import List, Optional
 
 import numpy as np
 
-from ipu_chem.data.units import ENERGIES, HARTREE
+from ipu_chem.units import ENERGIES, HARTREE
 from packing.store import Store
 
 # eV/Å, root mean square. Near 1 at room temperature and at 500 K (3BPA 0.9, rMD17 0.9 to 1.3), and it grows with the

@@ -11,7 +11,7 @@ from typing import Dict, Iterator, List, NamedTuple, Tuple
 
 import numpy as np
 
-from ipu_chem.data.units import BOHR, ENERGIES
+from ipu_chem.units import BOHR, ENERGIES
 from packing.store import Store
 
 # Å, largest step of any atom, and how far from 1 a ratio may be: up to the first, those of rMD17 and S66x8 are 0.93 to

@@ -23,14 +23,13 @@ from ipu_chem.data.corpora.encode import encode_lines, libraries
 from ipu_chem.data.corpora.lines import Line
 from ipu_chem.data.smiles import Failure
 from ipu_chem.embedding.options import EmbeddingOptions
-from ipu_chem.losses import mse
 from ipu_chem.models.chemgpt import ChemGPT
 from ipu_chem.models.pooling import PooledChemGPT, check_pooling
 from ipu_chem.parallel import in_parallel
 from ipu_chem.tasks.text_rows import usual_row
 from packing import Budget, Ragged, make_plan
 
-# Shorter molecules than so many symbols on average would leave slots of a row empty, and few sets have them.
+# Molecules of fewer tokens on average would leave slots of a packed sequence empty, and few sets have them.
 _TOKENS_PER_MOLECULE = 8
 _IT = "the molecule"
 _PER_TASK = 64  # molecules that a process is sent at a time
@@ -99,7 +98,7 @@ class Embedder:
         self.model, self.tokenizer = model, tokenizer
         words = model.embedding.wte.num_embeddings
         if tokenizer.vocab_size > words:
-            raise ValueError(f"the tokenizer has {tokenizer.vocab_size} symbols, the model {words}: take its own.")
+            raise ValueError(f"the tokenizer has {tokenizer.vocab_size} tokens, the model {words}: take its own.")
         longest = model.max_positions
         if self.options.tokens is not None and self.options.tokens > longest:
             raise ValueError(f"tokens={self.options.tokens}: the model reads molecules of up to {longest} tokens.")
@@ -189,19 +188,19 @@ class Embedder:
             yield from ((row, ids[index]) for index, row in enumerate(rows))
 
     def _shortened(self, tokens: np.ndarray, line: Entry) -> Tuple[Optional[np.ndarray], str]:
-        """What is embedded of a molecule that is too long, and the remark about it."""
+        """Tokens that are embedded of a molecule that is too long, and the remark about it."""
         longest, limit = self.model.max_positions, self._limit
         if self.options.long == "error":
             fits = f"tokens={len(tokens)} would hold it" if len(tokens) <= longest else f"the model reads {longest}"
             raise ValueError(
-                f"line {line.line} ({line.smiles}) has {len(tokens)} tokens, a row {limit}: {fits}; long='drop' leaves "
-                "such molecules out, long='truncate' their ends."
+                f"line {line.line} ({line.smiles}) has {len(tokens)} tokens, the limit is {limit}: {fits}; "
+                "long='drop' leaves such molecules out, long='truncate' their ends."
             )
         if self.options.long == "drop":
             self.dropped += 1
-            return None, f"dropped: {len(tokens)} tokens, a row has {limit}"
+            return None, f"dropped: {len(tokens)} tokens, the limit is {limit}"
         self.truncated += 1
-        # The mark of the end stays, so that as many symbols are counted as of a molecule of that length.
+        # The mark of the end stays, so that as many tokens are counted as of a molecule of that length.
         return np.append(tokens[: limit - 1], tokens[-1:]), f"truncated from {len(tokens)} to {limit} tokens"
 
     def _vectors(self, ids: Ragged) -> np.ndarray:
@@ -216,7 +215,7 @@ class Embedder:
         if self._compiled_row != self._row:
             self._compiled_row = self._row
             program = PooledChemGPT(_same_weights(self.model), self.options.pooling, self.options.special_tokens)
-            self._backend.compile(program, mse, None, self._batching, loader.example(training=False))
+            self._backend.compile(program, None, None, self._batching, loader.example(training=False))
         result = np.empty((len(ids), self.features), self.dtype)
         for batch, positions in loader.evaluation():
             result[positions] = self._backend.evaluate(batch).numpy()[batch.graph_mask.numpy()]
@@ -224,7 +223,7 @@ class Embedder:
 
 
 def _same_weights(model: ChemGPT) -> ChemGPT:
-    """A copy that shares memory with the model, for a backend to move, and to put machine code into."""
+    """A copy that shares memory with the model, for a backend to move, and to put native kernels into."""
     shared: Dict[int, Any] = {id(weight): nn.Parameter(weight.detach(), False) for weight in model.parameters()}
     return copy.deepcopy(model, shared)
 
@@ -257,20 +256,29 @@ def embed(
     if isinstance(molecules, str):
         raise ValueError(f"molecules={molecules!r}: give a list of texts, even for one molecule.")
     chosen = EmbeddingOptions(pooling=pooling, tokens=tokens, long=long, notation=notation, **options)
-    entries: List[Entry] = [
-        Line(index, text) if isinstance(text, str) else Failure(index, repr(text), "no text")
-        for index, text in enumerate(molecules, start=1)
-    ]
-    with Embedder(model, tokenizer, chosen) as embedder, progress_bar(progress, len(entries)) as bar:
-        values = np.empty((len(entries), embedder.features), embedder.dtype)
-        failures: List[Failure] = []
-        first = 0
+    entries = entries_of(molecules, 1)
+    with Embedder(model, tokenizer, chosen) as embedder:
+        return embed_entries(embedder, entries, progress)
+
+
+def embed_entries(embedder: Embedder, entries: Sequence[Entry], progress: bool = False) -> Embeddings:
+    """Vectors of all entries; see `Embedder.chunks`."""
+    values, failures, first = np.empty((len(entries), embedder.features), embedder.dtype), [], 0
+    with progress_bar(progress, len(entries)) as bar:
         for chunk in embedder.chunks(entries):
             values[first : first + len(chunk.entries)] = chunk.values
             failures += failures_of(chunk)
             first += len(chunk.entries)
             bar.update(len(chunk.entries))
-        return Embeddings(values, failures, embedder.dropped, embedder.truncated)
+    return Embeddings(values, failures, embedder.dropped, embedder.truncated)
+
+
+def entries_of(molecules: Iterable[Any], first: int) -> List[Entry]:
+    """Texts with their numbers, counted from ``first``; failures where something is no text."""
+    return [
+        Line(number, str(text)) if isinstance(text, str) else Failure(number, repr(text), "no text")
+        for number, text in enumerate(molecules, first)
+    ]
 
 
 def failures_of(chunk: Chunk) -> List[Failure]:
@@ -294,7 +302,7 @@ def _parts(entries: Iterable[Entry], size: int) -> Iterator[List[Entry]]:
 
 
 def _unchanged(entry: Entry) -> Text:
-    """What is SELFIES already."""
+    """A molecule that is SELFIES already."""
     if isinstance(entry, Failure):
         return Text("", entry.reason)
     return Text(entry.smiles.strip(), "" if entry.smiles.strip() else "no SELFIES")

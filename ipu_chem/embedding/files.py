@@ -25,7 +25,7 @@ Write = Callable[[Chunk], None]
 
 
 class Summary(NamedTuple):
-    """What became of the molecules of a file.
+    """Counts of the molecules of a file.
 
     Attributes:
         embedded, failed: rows with and without a vector.
@@ -81,7 +81,7 @@ def embed_file(
 
 
 def check_output(output: PathLike) -> None:
-    """Refuse what cannot be written, before hours are spent on it.
+    """Refuse an output that cannot be written, before hours are spent on it.
 
     Raises:
         ValueError: another suffix, or the library for it is missing.
@@ -94,7 +94,7 @@ def check_output(output: PathLike) -> None:
 
 
 def index_path(output: PathLike) -> Path:
-    """Where line, smiles and reason of the rows of a .npy stand."""
+    """Path of the table of line, smiles and reason for the rows of a .npy."""
     return Path(output).with_suffix(".index.csv")
 
 

@@ -1,11 +1,11 @@
-"""How molecules are embedded, as plain values that are checked before anything heavy is imported."""
+"""Options of embeddings, plain values that are checked before anything heavy is imported."""
 
 from dataclasses import dataclass
 from typing import Optional
 
 NOTATIONS = ("smiles", "selfies")
 LONG = ("error", "drop", "truncate")
-_FEWEST_TOKENS = 3  # begin, a symbol, end
+_FEWEST_TOKENS = 3  # begin, one of the molecule, end
 
 
 @dataclass(frozen=True)
@@ -15,12 +15,12 @@ class EmbeddingOptions:
     Attributes:
         pooling: mean, max, sum, last or eos, see `ipu_chem.models.pooling`.
         special_tokens: count the marks of begin and end in means, maxima and sums, as some other programs do.
-        tokens: of a row, begin and end of every molecule included; None begins with the row that is fastest for the
-            model and doubles it where a molecule is longer, up to the longest that the model reads.
-        long: what becomes of a molecule longer than that: error, drop (it gets no vector) or truncate.
+        tokens: of a packed sequence, begin and end of every molecule included; None begins with the length that is
+            fastest for the model and doubles it where a molecule is longer, up to the longest that the model reads.
+        long: policy for molecules longer than that: error, drop (it gets no vector) or truncate.
         notation: of the molecules, smiles or selfies.
-        stereo: keep what SMILES say about stereochemistry; turn it off for a model whose vocabulary has none.
-        micro_batch_size: rows that are computed at once.
+        stereo: keep stereochemistry; turn it off for a model whose vocabulary has none.
+        micro_batch_size: packed sequences that are computed at once.
         chunk: molecules that are encoded, packed and embedded together; decides how much memory it takes.
         workers: processes that translate SMILES; None takes the cores this process may use.
         accelerator: auto, cpu, cuda or ipu.
@@ -42,7 +42,9 @@ class EmbeddingOptions:
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name}={getattr(self, name)!r}: choose one of {', '.join(allowed)}.")
         if self.tokens is not None and self.tokens < _FEWEST_TOKENS:
-            raise ValueError(f"tokens={self.tokens}: a row holds {_FEWEST_TOKENS} or more, for begin, symbol and end.")
+            raise ValueError(
+                f"tokens={self.tokens}: a sequence holds {_FEWEST_TOKENS} or more, begin and end included."
+            )
         for name in ("micro_batch_size", "chunk"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)}: give 1 or more.")

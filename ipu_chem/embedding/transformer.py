@@ -5,13 +5,12 @@ of what stands here and scikit-learn's base classes, so that pipelines, clones a
 """
 
 import os
+from dataclasses import fields
 from typing import Any, Dict, List, Optional
 
 import numpy as np
 
-from ipu_chem.data.corpora.lines import Line
-from ipu_chem.data.smiles import Failure
-from ipu_chem.embedding.embed import Embedder, Entry, failures_of
+from ipu_chem.embedding.embed import Embedder, Entry, embed_entries, entries_of
 from ipu_chem.embedding.options import EmbeddingOptions
 
 INVALID = ("error", "nan")
@@ -59,7 +58,7 @@ class _Embedding:
         self.accelerator = accelerator
 
     def fit(self, X: Any, y: Any = None) -> Any:
-        """Read the model; molecules are not looked at.
+        """Read the model; molecules are not read.
 
         Raises:
             ValueError: there is no such model, or parameters do not go together.
@@ -80,19 +79,15 @@ class _Embedding:
             ValueError: as `fit`, or a molecule cannot be embedded and ``invalid`` is error; names the first.
         """
         entries = _entries(X)
-        failures: List[Failure] = []
         with self._open() as embedder:
-            parts = [np.empty((0, embedder.features), embedder.dtype)]
-            for chunk in embedder.chunks(entries):
-                failures += failures_of(chunk)
-                parts.append(chunk.values)
-        if failures and self.invalid == "error":
-            row, first = failures[0].line, failures[0]
+            found = embed_entries(embedder, entries)
+        if found.failures and self.invalid == "error":
+            first, others = found.failures[0], len(found.failures) - 1
             raise ValueError(
-                f"row {row} ({first.smiles}) cannot be embedded: {first.reason}; {len(failures) - 1} others neither. "
+                f"row {first.line} ({first.smiles}) cannot be embedded: {first.reason}; {others} others neither. "
                 "Take them out, or set invalid='nan' for rows of NaN."
             )
-        return np.concatenate(parts)
+        return found.values
 
     def __getstate__(self) -> Dict[str, Any]:
         state = dict(super().__getstate__())  # type: ignore[misc]
@@ -102,19 +97,9 @@ class _Embedding:
     def _open(self) -> Embedder:
         if self.invalid not in INVALID:
             raise ValueError(f"invalid={self.invalid!r}: choose one of {', '.join(INVALID)}.")
-        options = EmbeddingOptions(
-            pooling=self.pooling,
-            special_tokens=self.special_tokens,
-            tokens=self.tokens,
-            long=self.long,
-            notation=self.notation,
-            stereo=self.stereo,
-            micro_batch_size=self.micro_batch_size,
-            workers=self.workers,
-            accelerator=self.accelerator,
-        )
-        model, tokenizer = self._model_and_tokenizer()
-        embedder = Embedder(model, tokenizer, options)
+        named = (one.name for one in fields(EmbeddingOptions))
+        options = {name: getattr(self, name) for name in named if hasattr(self, name)}
+        embedder = Embedder(*self._model_and_tokenizer(), EmbeddingOptions(**options))
         self._n_features_out = embedder.features  # the name by which scikit-learn numbers columns
         return embedder
 
@@ -122,7 +107,7 @@ class _Embedding:
         if isinstance(self.model, (str, os.PathLike)):
             folder, loaded = getattr(self, "_loaded", (None, None))
             if folder != self.model:
-                from ipu_chem.language_model import load_language_model
+                from ipu_chem.tasks.language_model import load_language_model
 
                 loaded = load_language_model(self.model)
                 self._loaded = (self.model, loaded)
@@ -143,10 +128,7 @@ def _entries(X: Any) -> List[Entry]:
         array = array[:, 0]
     if array.ndim != 1:
         raise ValueError(f"X has shape {list(array.shape)}: molecules are one column of texts.")
-    return [
-        Line(row, str(text)) if isinstance(text, str) else Failure(row, repr(text), "no text")
-        for row, text in enumerate(array)
-    ]
+    return entries_of(array, 0)
 
 
 def _with_scikit_learn() -> type:

@@ -1,4 +1,4 @@
-"""What the metrics compare molecules by: fingerprint, scaffold, fragments, properties and descriptors.
+"""Descriptions that metrics compare molecules by: fingerprint, scaffold, fragments, properties and descriptors.
 
 D. Rogers, M. Hahn, J. Chem. Inf. Model. 50, 742 (2010) (Morgan fingerprints); G. W. Bemis, M. A. Murcko, J. Med.
 Chem. 39, 2887 (1996) (scaffolds); J. Degen et al., ChemMedChem 3, 1503 (2008) (BRICS); G. R. Bickerton et al., Nat.

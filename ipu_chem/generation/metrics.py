@@ -1,4 +1,4 @@
-"""How generated molecules compare with known ones: the metrics of MOSES, with RDKit's descriptors in place of a net.
+"""Metrics of generated molecules against known ones: those of MOSES, with RDKit's descriptors in place of a net.
 
 D. Polykovskiy et al., "Molecular Sets (MOSES): a benchmarking platform for molecular generation models", Front.
 Pharmacol. 11, 565644 (2020). K. Preuer et al., "Frechet ChemNet distance", J. Chem. Inf. Model. 58, 1736 (2018),
@@ -18,10 +18,10 @@ from ipu_chem.generation.molecules import canonical_smiles
 
 UNIQUE_AT = (1000, 10000)
 MEANING: Dict[str, str] = {
-    "validity": "share that RDKit parses; about 1 for any sampler of SELFIES, so it says nothing about the model",
-    "unique": "share of different molecules among the valid ones",
+    "validity": "fraction that RDKit parses; about 1 for any sampler of SELFIES, so it says nothing about the model",
+    "unique": "fraction of different molecules among the valid ones",
     **{f"unique@{k}": f"the same among the first {k:,} valid ones" for k in UNIQUE_AT},
-    "novelty": "share of the different valid molecules that the training set does not hold",
+    "novelty": "fraction of the different valid molecules that the training set does not hold",
     "IntDiv1": "internal diversity: 1 - mean Tanimoto similarity of pairs",
     "IntDiv2": "internal diversity: 1 - mean over molecules of the root mean square Tanimoto similarity",
     "SNN": "mean Tanimoto similarity to the nearest reference molecule",
@@ -85,12 +85,12 @@ def score(
 
 
 def uniqueness(smiles: Sequence[str]) -> float:
-    """Share of different ones among canonical SMILES."""
+    """Fraction of different ones among canonical SMILES."""
     return len(set(smiles)) / len(smiles)
 
 
 def novelty(smiles: Sequence[str], train: Sequence[str]) -> float:
-    """Share of the different canonical SMILES that ``train`` does not hold."""
+    """Fraction of the different canonical SMILES that ``train`` does not hold."""
     different = set(smiles)
     return len(different.difference(train)) / len(different)
 
@@ -160,8 +160,8 @@ def frechet_distance(values: np.ndarray, reference: np.ndarray) -> float:
     scale = np.where(deviation > 1e-9, deviation, 1.0)
     values, reference = values / scale, reference / scale
     shift = values.mean(0) - reference.mean(0)
-    centred = [sample - sample.mean(0) for sample in (values, reference)]
-    one, other = (sample.T @ sample / len(sample) for sample in centred)
+    centered = [sample - sample.mean(0) for sample in (values, reference)]
+    one, other = (sample.T @ sample / len(sample) for sample in centered)
     # The trace of the root of C D is that of C^(1/2) D C^(1/2), which is symmetric: real eigenvalues, no noise.
     levels, axes = np.linalg.eigh(one)
     root = (axes * np.sqrt(levels.clip(0.0))) @ axes.T

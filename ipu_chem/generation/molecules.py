@@ -1,4 +1,4 @@
-"""What a model wrote, as molecules: SELFIES to canonical SMILES, and why some are none."""
+"""Molecules that a model wrote: SELFIES to canonical SMILES, and reasons where there is no molecule."""
 
 import csv
 from collections import Counter
@@ -50,12 +50,12 @@ def canonical_smiles(smiles: Sequence[str], workers: Optional[int] = None) -> Li
 
 
 def count_reasons(decoded: Sequence[Decoded]) -> Dict[str, int]:
-    """How many are no molecules, by reason, the most frequent first."""
+    """Counts of entries without a molecule, by reason, the most frequent first."""
     return dict(Counter(entry.reason for entry in decoded if entry.reason).most_common())
 
 
 def write_molecules(path: PathLike, samples: "Samples", decoded: Sequence[Decoded]) -> None:
-    """Write what was generated, atomically.
+    """Write generated molecules, atomically.
 
     Args:
         path: .smi takes the valid molecules, each with its number from 1; any other name takes a CSV of all: smiles,

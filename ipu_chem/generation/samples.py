@@ -8,6 +8,7 @@ import numpy as np
 from ipu_chem.backends.base import Backend
 from ipu_chem.data.molecule import decode_text
 from ipu_chem.tasks.base import Task
+from ipu_chem.trained_run import TrainedRun
 
 FILE = "generated.csv"
 COMPARED = 10_000  # molecules that generated ones are compared with, at most
@@ -51,8 +52,7 @@ def write_samples(task: Task, backend: Backend, folder: Path) -> Dict[str, Any]:
 
     kept = {**task.state(), "budget": task.budget.as_dict()}
     restored: Any = type(task).restored(task.config, kept)  # whatever the run has started from
-    model = restored.model()
-    model.load_state_dict(weights)
+    model: Any = TrainedRun(folder, restored, weights, kept).model
     workers = task.config.data.workers or None
     samples = generate(model.model, restored.tokenizer, training.samples, seed=training.seed)
     decoded = decode_many(samples.selfies, workers)

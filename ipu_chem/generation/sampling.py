@@ -1,4 +1,4 @@
-"""New molecules from a language model, symbol by symbol, many rows at once.
+"""New molecules from a language model, token by token, many molecules at once.
 
 A. Fan, M. Lewis, Y. Dauphin, "Hierarchical neural story generation", ACL 2018 (top-k); A. Holtzman et al.,
 "The curious case of neural text degeneration", ICLR 2020 (top-p, nucleus sampling).
@@ -29,8 +29,8 @@ class Samples(NamedTuple):
 
     Attributes:
         selfies: N texts, the prefix included.
-        finished: [N] bool; False where the row was full before the molecule ended.
-        log_likelihoods: [N] float64, nats, of all symbols after the first, prefix and end included, under the
+        finished: [N] bool; False where the sequence was full before the molecule ended.
+        log_likelihoods: [N] float64, nats, of all tokens after the first, prefix and end included, under the
             model as it was trained: at temperature 1, whatever the molecule was drawn at.
     """
 
@@ -61,15 +61,15 @@ def generate(
         model: on any device of torch's.
         tokenizer: whose ids the model was trained on.
         count: molecules.
-        temperature: divides logits; below 1 the likely symbols become likelier.
-        top_k: draw among this many likeliest symbols; 0 draws among all.
-        top_p: draw among the fewest likeliest symbols that have this share together; 1 draws among all. After
+        temperature: divides logits; below 1 the likely tokens become likelier.
+        top_k: draw among this many likeliest tokens; 0 draws among all.
+        top_p: draw among the fewest likeliest tokens that have this probability together; 1 draws among all. After
             top_k where both are given.
         prefix: SELFIES or SMILES that every molecule begins with; it goes on at the last atom. All its atoms and
             bonds stay, but a ring that is closed later may raise the order of a bond.
-        batch: B, rows at once.
+        batch: B, molecules at once.
         seed: 0 or more.
-        max_length: symbols of a row, first and last included; None takes the model's `max_positions`.
+        max_length: tokens of a molecule, first and last included; None takes the model's `max_positions`.
         progress: show a bar on stderr.
 
     Raises:
@@ -81,15 +81,15 @@ def generate(
     start = encode_prefix(tokenizer, prefix)
     _check(count, temperature, top_k, top_p, batch, seed)
     if not 2 <= length <= model.max_positions:
-        raise ValueError(f"max_length={length}: a row of this model has 2 to {model.max_positions} symbols.")
+        raise ValueError(f"max_length={length}: a molecule of this model has 2 to {model.max_positions} tokens.")
     if len(start) >= length:
         raise ValueError(
-            f"the prefix has {len(start) - 1} symbols, but a row of {length} begins with one symbol and ends with "
+            f"the prefix has {len(start) - 1} tokens, but a sequence of {length} begins with one token and ends with "
             "another: give a shorter prefix or a larger max_length."
         )
     device = next(model.parameters()).device
     banned = _never_drawn(model, tokenizer).to(device)
-    shares = partial(symbol_shares, temperature=temperature, top_k=top_k, top_p=top_p, banned=banned)
+    probabilities = partial(token_probabilities, temperature=temperature, top_k=top_k, top_p=top_p, banned=banned)
     was_training = model.training
     model.eval()
     selfies: List[str] = []
@@ -101,7 +101,7 @@ def generate(
                 uniform = torch.from_numpy(uniforms(seed, rows, length - 1)).to(device)
                 ids = torch.full((rows.stop - first, length), tokenizer.pad_id, dtype=torch.int64, device=device)
                 ids[:, : len(start)] = torch.from_numpy(start).to(device)
-                done, likelihood = _fill_rows(model, tokenizer, ids, len(start), uniform, shares)
+                done, likelihood = _fill_rows(model, tokenizer, ids, len(start), uniform, probabilities)
                 selfies += [tokenizer.decode(row) for row in ids.cpu().numpy()]
                 finished[rows], likelihoods[rows] = done.cpu().numpy(), likelihood.cpu().numpy()
                 bar.update(rows.stop - first)
@@ -118,7 +118,7 @@ def _fill_rows(
     ids: Tensor,
     start: int,
     uniform: Tensor,
-    shares: Callable[[Tensor], Tensor],
+    probabilities: Callable[[Tensor], Tensor],
 ) -> Tuple[Tensor, Tensor]:
     """Write rows ids [B, S] from slot ``start`` to their end, with uniform [B, S - 1].
 
@@ -133,7 +133,7 @@ def _fill_rows(
     likelihood = torch.zeros(rows, dtype=torch.float64, device=ids.device)
     for slot in range(1, length):
         logits = decode_step(model, ids[computed, slot - 1], positions[slot - 1], cache).to(torch.float64)
-        chosen = ids[computed, slot] if slot < start else draw(shares(logits), uniform[computed, slot - 1])
+        chosen = ids[computed, slot] if slot < start else draw(probabilities(logits), uniform[computed, slot - 1])
         nats = torch.log_softmax(logits, 1).gather(1, chosen.unsqueeze(1)).squeeze(1)
         # Rows that have ended go on being computed for a while; what is written behind their end is never read.
         ended = done[computed]
@@ -150,38 +150,38 @@ def _fill_rows(
     return done, likelihood
 
 
-def symbol_shares(logits: Tensor, temperature: float, top_k: int, top_p: float, banned: Tensor) -> Tensor:
-    """What each symbol is drawn with.
+def token_probabilities(logits: Tensor, temperature: float, top_k: int, top_p: float, banned: Tensor) -> Tensor:
+    """Probability of each token.
 
     Args:
         logits: [B, V].
         temperature: above 0.
         top_k: 0 for all.
         top_p: in (0, 1].
-        banned: [K] int64, symbols that get no share; taken out first.
+        banned: [K] int64, tokens that are never drawn; taken out first.
 
     Returns:
-        [B, V] float64, every row sums to 1. Of equally likely symbols the lower id comes first.
+        [B, V] float64, every row sums to 1. Of equally likely tokens the lower id comes first.
     """
     logits = (logits.to(torch.float64) / temperature).index_fill(1, banned, -torch.inf)
     if not top_k and top_p == 1.0:
         return torch.softmax(logits, 1)
     ranked, order = torch.sort(logits, dim=1, descending=True, stable=True)
-    shares = torch.softmax(ranked, 1)
+    probabilities = torch.softmax(ranked, 1)
     if top_k:
-        shares[:, top_k:] = 0.0
-        shares = shares / shares.sum(1, keepdim=True)
+        probabilities[:, top_k:] = 0.0
+        probabilities = probabilities / probabilities.sum(1, keepdim=True)
     if top_p < 1.0:
-        # A symbol stays while those before it have less than top_p: the first always does.
-        before = torch.cat([torch.zeros_like(shares[:, :1]), shares.cumsum(1)[:, :-1]], 1)
-        shares = torch.where(before < top_p, shares, torch.zeros_like(shares))
-        shares = shares / shares.sum(1, keepdim=True)
-    return torch.zeros_like(shares).scatter(1, order, shares)
+        # A token stays while those before it have less than top_p: the first always does.
+        before = torch.cat([torch.zeros_like(probabilities[:, :1]), probabilities.cumsum(1)[:, :-1]], 1)
+        probabilities = torch.where(before < top_p, probabilities, torch.zeros_like(probabilities))
+        probabilities = probabilities / probabilities.sum(1, keepdim=True)
+    return torch.zeros_like(probabilities).scatter(1, order, probabilities)
 
 
-def draw(shares: Tensor, uniform: Tensor) -> Tensor:
-    """Symbols [B] int64 from shares [B, V] and uniform numbers in [0, 1), [B], by the inverse of the sums."""
-    ends = shares.cumsum(1)
+def draw(probabilities: Tensor, uniform: Tensor) -> Tensor:
+    """Tokens [B] int64 from probabilities [B, V] and uniform numbers in [0, 1), [B], by the inverse of the sums."""
+    ends = probabilities.cumsum(1)
     return (ends <= uniform.unsqueeze(1) * ends[:, -1:]).sum(1)
 
 
@@ -191,7 +191,7 @@ def uniforms(seed: int, rows: slice, steps: int) -> np.ndarray:
 
 
 def encode_prefix(tokenizer: "Tokenizer", prefix: str) -> np.ndarray:
-    """Ids that every molecule begins with, [1 + n] int64: the first symbol and those of SELFIES or SMILES.
+    """Ids that every molecule begins with, [1 + n] int64: the first token and those of SELFIES or SMILES.
 
     SMILES are written in the order of their atoms, so that the last atom is where the molecule goes on.
 
@@ -219,12 +219,12 @@ def _selfies_of(smiles: str) -> str:
 
 
 def _never_drawn(model: ChemGPT, tokenizer: "Tokenizer") -> Tensor:
-    """Ids that no molecule holds: special symbols but the end, pieces of symbols as the published vocabulary has
+    """Ids that no molecule holds: special tokens but the end, pieces of tokens as the published vocabulary has
     them, and rows of the model's table beyond the vocabulary."""
     there = model.embedding.wte.num_embeddings
     if tokenizer.vocab_size > there:
         raise ValueError(
-            f"the tokenizer has {tokenizer.vocab_size} symbols and the model {there}: they do not belong together."
+            f"the tokenizer has {tokenizer.vocab_size} tokens and the model {there}: they do not belong together."
         )
     special = {tokenizer.symbols.index(symbol) for symbol in tokenizer.special} - {tokenizer.eos_id}
     pieces = {index for index, symbol in enumerate(tokenizer.modern_symbols()) if not is_symbol(symbol)}
@@ -235,10 +235,10 @@ def _check(count: int, temperature: float, top_k: int, top_p: float, batch: int,
     if count < 1 or batch < 1:
         raise ValueError(f"count={count}, batch={batch}: both are 1 or more.")
     if not 0.0 < temperature < float("inf"):
-        raise ValueError(f"temperature={temperature}: it is above 0; for the likeliest symbol alone use top_k=1.")
+        raise ValueError(f"temperature={temperature}: it is above 0; for the likeliest token alone use top_k=1.")
     if top_k < 0:
-        raise ValueError(f"top_k={top_k}: it is 0 (all symbols) or more.")
+        raise ValueError(f"top_k={top_k}: it is 0 (all tokens) or more.")
     if not 0.0 < top_p <= 1.0:
-        raise ValueError(f"top_p={top_p}: it is above 0 and at most 1 (all symbols).")
+        raise ValueError(f"top_p={top_p}: it is above 0 and at most 1 (all tokens).")
     if seed < 0:
         raise ValueError(f"seed={seed}: it is 0 or more.")

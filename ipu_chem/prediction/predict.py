@@ -1,27 +1,42 @@
-"""Predictions for new molecules from a trained run: SMILES or 3D files in, one CSV row or frame per molecule out."""
+"""Predictions of a trained run for the molecules of a file: one CSV row or one frame for each."""
 
-from contextlib import closing
-from dataclasses import replace
+import csv
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Optional, Tuple
+from typing import Any, Dict, List, NamedTuple, Optional, Tuple, Union
 
-import numpy as np
-
-from ipu_chem.backends import get_backend
-from ipu_chem.checkpoint import load_checkpoint
-from ipu_chem.config import from_dict
-from ipu_chem.data.edges import edges_in_memory
+from ipu_chem.data.corpora.lines import Line, column_names, line_of, read_layout, read_rows
+from ipu_chem.data.corpora.memory import corpus_of, encode_in_memory
 from ipu_chem.data.files import plain_suffix, read_molecules
 from ipu_chem.data.molecule import Molecule, molecules_to_store
-from ipu_chem.data.smiles import embed_many, read_smiles_file
-from ipu_chem.data.standardize import Standardizer
-from ipu_chem.prediction.tables import Predictions, Refused, check_strict, write_predictions
-from ipu_chem.tasks.evaluation import predict_split
-from ipu_chem.tasks.graphs import GraphTask, check_charges
-from ipu_chem.tasks.registry import task_of
-from packing import Budget
-from packing.files import PathLike
+from ipu_chem.data.smiles import Failure, embed_many, find_columns, read_smiles_file
+from ipu_chem.data.structures import to_atoms, with_results, write_extxyz
+from ipu_chem.trained_run import TrainedRun, unfit
+from packing.files import PathLike, atomic_file
 from packing.store import Store
+
+
+class Refused(NamedTuple):
+    """A molecule without a prediction, and why."""
+
+    line: int
+    name: str
+    reason: str
+
+
+class _Read(NamedTuple):
+    """Molecules of a file.
+
+    Attributes:
+        store: of those that can be read, in the order of ``lines``; None where there are none.
+        lines: numbers of their lines or frames, from 1.
+        names: theirs.
+        refused: the others.
+    """
+
+    store: Optional[Store]
+    lines: List[int]
+    names: List[str]
+    refused: List[Refused]
 
 
 def predict_file(
@@ -40,7 +55,7 @@ def predict_file(
         source: .smi or .csv (SMILES, which graph models embed in 3D), for those also .xyz, .extxyz or .sdf; all also
             gzipped.
         output: CSV to write: line, name, one column per target with its unit, or the probability of a class, and the
-            reason where a molecule could not be predicted. Or, of runs that learnt an energy, an .extxyz file, which
+            reason where a molecule could not be predicted. Or, of runs that learned an energy, an .extxyz file, which
             has energies in eV and forces in eV/Å of the molecules that could be predicted.
         smiles_column: of a .csv file.
         strict: stop at the first molecule that cannot be predicted instead of listing it.
@@ -54,118 +69,92 @@ def predict_file(
         FileNotFoundError: no run or no such file.
         ValueError: the file holds nothing usable, or ``strict`` and a molecule was refused.
     """
-    tensors, state = load_checkpoint(Path(folder) / "checkpoints" / "best.safetensors")
-    config = from_dict(state["config"])
-    if accelerator is not None:
-        config = replace(config, accelerator=accelerator)
-    task = task_of(config)
-    if "standardizer" not in state:
-        raise ValueError(
-            f"{folder} is a run of {config.model.name} that learnt no labels; `ipu-chem generate` writes molecules "
-            "with it, `ipu-chem embed` turns molecules into features."
-        )
-    if task.reads_text:
-        from ipu_chem.prediction.text import predict_text
-
-        restored: Any = task.restored(config, state)
-        found = predict_text(restored, tensors["model"], source, smiles_column, strict, workers)
+    run = TrainedRun.load(folder, accelerator)
+    run.standardizer  # noqa: B018 (refuses runs that have learned no labels)
+    if run.task.reads_text:
+        read = _read_texts(Path(source), smiles_column, workers)
     else:
-        restored = task.restored(config, state)
-        molecules = _read(source, smiles_column, strict, workers)
+        molecules, lines, refused = _read_molecules(source, smiles_column, strict, workers)
         if Path(output).suffix == ".extxyz":
-            return _predict_forces(folder, output, restored.labels.standardizer, molecules, strict, accelerator)
-        found = _predict_graphs(restored, tensors["model"], molecules, strict)
-    check_strict(found.refused, strict)
-    write_predictions(output, restored.targets, found)
-    return len(found.lines), found.refused
+            return _predict_forces(run, output, molecules, lines, refused, strict)
+        store = molecules_to_store(molecules) if molecules else None
+        read = _Read(store, lines, [molecule.name for molecule in molecules], refused)
+    return _predict(run, read, output, strict)
 
 
-def _predict_graphs(
-    task: GraphTask,
-    weights: Dict[str, Any],
-    read: Tuple[List[int], List[Molecule], List[Refused]],
-    strict: bool,
-) -> Predictions:
-    """Predict the molecules that were read."""
-    lines, molecules, refused = read
-    model, standardizer = task.config.model, task.labels.standardizer
-    store = edges_in_memory(molecules_to_store(molecules), model.cutoff) if molecules else None
-    kept = np.zeros(0, np.int64)
-    predictions = np.zeros((0, len(task.targets)))
-    if store is not None:
-        check_charges(store, model)
-        budget = _with_edges(task.budget, store)
-        kept, reasons = _fitting(store, standardizer, budget.as_dict())
-        refused += [Refused(lines[item], molecules[item].name, reason) for item, reason in sorted(reasons.items())]
-    check_strict(refused, strict)
-    if store is not None and len(kept):
-        predictions = _predict(task, weights, store, kept, budget)
-    names = [molecules[item].name for item in kept.tolist()]
-    return Predictions([lines[item] for item in kept.tolist()], names, predictions, refused)
-
-
-def _read(
-    source: PathLike, smiles_column: Optional[str], strict: bool, workers: Optional[int]
-) -> Tuple[List[int], List[Molecule], List[Refused]]:
-    """Line or frame numbers from 1, molecules, and those that could not be read."""
-    if plain_suffix(Path(source)) not in (".smi", ".csv"):
-        molecules = read_molecules(source)
-        return list(range(1, len(molecules) + 1)), molecules, []
-    embeddings, failures = embed_many(read_smiles_file(source, smiles_column), workers=workers, strict=strict)
-    refused = [Refused(failure.line, failure.smiles, failure.reason) for failure in failures]
-    named = [e.molecule._replace(y=None, name=e.molecule.name or e.smiles) for e in embeddings]
-    return [e.line for e in embeddings], named, refused
-
-
-def _with_edges(budget: Budget, store: Store) -> Budget:
-    """The budget, with room for any pack's edges where the run's device looked for them itself."""
-    if "edges" in budget:
-        return budget
-    sizes = store.sizes()
-    return budget.replace(edges=int(np.ceil(budget["nodes"] * (sizes["edges"] / sizes["nodes"]).max())) or 1)
-
-
-def _fitting(store: Store, standardizer: Standardizer, limits: Mapping[str, int]) -> Tuple[np.ndarray, Dict[int, str]]:
-    """Items that the model can take, and for the others the reason; no limits where packs follow the molecules."""
-    reasons: Dict[int, str] = {}
-    for name in sorted({"nodes", "edges"} & set(limits), reverse=True):
-        for item in np.flatnonzero(store.sizes()[name] > limits[name]).tolist():
-            size = store.sizes()[name][item]
-            reasons[item] = f"{size} {name} do not fit the run's packs of {limits[name]}"
-    if not limits or any(kind != "none" for kind in standardizer.references):
-        for item in np.flatnonzero(standardizer.unseen(store.ragged("z"))).tolist():
-            reasons[item] = "it holds an element that no training molecule had"
-    return np.array([item for item in range(len(store)) if item not in reasons], np.int64), reasons
-
-
-def _predict(task: GraphTask, weights: Dict[str, Any], store: Store, items: np.ndarray, budget: Budget) -> np.ndarray:
-    """[K, T] float64 in real units."""
-    config, loader = task.config, task.unlabelled_loader(store, items, budget)
-    with closing(get_backend(config.accelerator, config.torch, config.ipu, config.precision)) as backend:
-        backend.compile(task.model(), task.loss(), None, config.batching, loader.example(training=False))
-        backend.load_state_dict({"model": weights})
-        standardized = predict_split(backend, loader)
-    return task.labels.standardizer.invert(store.ragged("z").take(items), standardized)
+def _predict(run: TrainedRun, read: _Read, output: PathLike, strict: bool) -> Tuple[int, List[Refused]]:
+    """Labels of the molecules that were read, and reasons for the others, in one table."""
+    prepared = run.prepare([] if read.store is None else read.store)
+    reasons = sorted(prepared.reasons.items())
+    refused = sorted(read.refused + [Refused(read.lines[item], read.names[item], why) for item, why in reasons])
+    _check_strict(refused, strict)
+    rows: Dict[int, Tuple[str, List[str], str]] = {}
+    for item, values in zip(prepared.items.tolist(), run.predict(prepared)):
+        rows[read.lines[item]] = read.names[item], [f"{value:.8g}" for value in values], ""
+    rows.update({one.line: (one.name, [""] * len(run.task.targets), one.reason) for one in refused})
+    units = [(target.name, "probability" if target.binary else target.unit) for target in run.task.targets]
+    with atomic_file(output, "w") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["line", "name", *(f"{name} ({unit})" if unit else name for name, unit in units), "reason"])
+        writer.writerows([line, name, *shown, reason] for line, (name, shown, reason) in sorted(rows.items()))
+    return len(prepared.items), refused
 
 
 def _predict_forces(
-    folder: PathLike,
-    output: PathLike,
-    standardizer: Standardizer,
-    read: Tuple[List[int], List[Molecule], List[Refused]],
-    strict: bool,
-    accelerator: Optional[str],
+    run: TrainedRun, output: PathLike, molecules: List[Molecule], lines: List[int], refused: List[Refused], strict: bool
 ) -> Tuple[int, List[Refused]]:
     """Energies and forces, in packs that the molecules themselves fit."""
-    from ipu_chem.simulation.batch import evaluate_many, write_extxyz
-
-    lines, molecules, refused = read
-    kept = np.zeros(0, np.int64)
+    reasons: Dict[int, str] = {}
     if molecules:
-        kept, reasons = _fitting(molecules_to_store(molecules), standardizer, {})
-        refused += [Refused(lines[item], molecules[item].name, reason) for item, reason in sorted(reasons.items())]
-    check_strict(refused, strict)
-    taken = [molecules[item] for item in kept.tolist()]
+        reasons = unfit(molecules_to_store(molecules), run.standardizer)
+    refused = refused + [Refused(lines[item], molecules[item].name, why) for item, why in sorted(reasons.items())]
+    _check_strict(refused, strict)
+    taken = [molecule for item, molecule in enumerate(molecules) if item not in reasons]
     if taken:
-        write_extxyz(output, taken, evaluate_many(folder, taken, accelerator))
-    return len(kept), refused
+        found = run.energies_forces(taken)
+        results = zip(taken, found.energies, found.forces)
+        write_extxyz(output, [with_results(to_atoms(one), float(energy), forces) for one, energy, forces in results])
+    return len(taken), refused
+
+
+def _read_molecules(
+    source: PathLike, smiles_column: Optional[str], strict: bool, workers: Optional[int]
+) -> Tuple[List[Molecule], List[int], List[Refused]]:
+    """Molecules in 3D, numbers of their lines or frames from 1, and those that could not be read."""
+    if plain_suffix(Path(source)) not in (".smi", ".csv"):
+        molecules = read_molecules(source)
+        return molecules, list(range(1, len(molecules) + 1)), []
+    embeddings, failures = embed_many(read_smiles_file(source, smiles_column), workers=workers, strict=strict)
+    refused = [Refused(failure.line, failure.smiles, failure.reason) for failure in failures]
+    named = [e.molecule._replace(y=None, name=e.molecule.name or e.smiles) for e in embeddings]
+    return named, [e.line for e in embeddings], refused
+
+
+def _read_texts(source: Path, smiles_column: Optional[str], workers: Optional[int]) -> _Read:
+    """Molecules as text, called by their names, else by the numbers of their lines."""
+    layout = read_layout(source, smiles_column)
+    _, place = find_columns(column_names(source, layout), source, smiles_column)
+    entries: List[Union[Line, Failure]] = []
+    names: Dict[int, str] = {}
+    for number, cells in read_rows(source, layout):
+        entries.append(line_of(number, cells, layout))
+        name = "" if isinstance(cells, Failure) or not 0 <= place < len(cells) else cells[place].strip()
+        names[number] = name or str(number)
+    if not entries:
+        raise ValueError(f"{source} holds no SMILES.")
+    chunks = encode_in_memory(entries, workers or 0)
+    refused = [Refused(*failure) for chunk in chunks for failure in chunk.failures]
+    store: Any = corpus_of(chunks) if any(len(chunk.line) for chunk in chunks) else None
+    lines = [] if store is None else store.fields["line"].tolist()
+    return _Read(store, lines, [names[line] for line in lines], refused)
+
+
+def _check_strict(refused: List[Refused], strict: bool) -> None:
+    """Stop at the first molecule that cannot be predicted.
+
+    Raises:
+        ValueError: ``strict`` and there is one; names it.
+    """
+    if strict and refused:
+        first = refused[0]
+        raise ValueError(f"line {first.line} ({first.name}): {first.reason}.")

@@ -1,47 +1,15 @@
-"""Energies and forces of many structures at once, in packs of one shape."""
+"""Energies and forces of many structures at once, in packs of one shape, by one run or the mean of several."""
 
-from contextlib import closing
-from dataclasses import replace
-from io import StringIO
-from typing import Any, List, NamedTuple, Optional, Sequence
+import os
+from typing import Any, List, Optional, Sequence, Union
 
-import numpy as np
+from ipu_chem.trained_run import EnergiesForces, ForceField, TrainedRun, energies_forces
+from packing.files import PathLike
 
-from ipu_chem.backends import get_backend
-from ipu_chem.backends.options import Precision
-from ipu_chem.batches.loader import PackLoader
-from ipu_chem.config import RunConfig
-from ipu_chem.data.edges import edges_in_memory
-from ipu_chem.data.molecule import molecules_to_store
-from ipu_chem.losses import loss_by_name, with_forces
-from ipu_chem.models.registry import needs_charge
-from ipu_chem.simulation.force_field import Runs, load_force_fields
-from ipu_chem.simulation.structures import to_atoms, to_molecule
-from ipu_chem.tasks.evaluation import PerAtom, PerMolecule, predict
-from ipu_chem.tasks.graphs import check_charges
-from packing import make_plan
-from packing.files import PathLike, atomic_file
-from packing.store import Store
-from packing.tune import fit_budget
+Runs = Union[PathLike, Sequence[PathLike]]
 
 
-class Evaluation(NamedTuple):
-    """What one run, or the mean of several, says of I structures.
-
-    Attributes:
-        energies: [I] float64, eV.
-        forces: I arrays [n, 3] float64, eV/Å.
-        energies_std: [I], how far several runs disagree, see `Calculator`; None for one run.
-        forces_std: I arrays [n, 3]; None for one run.
-    """
-
-    energies: np.ndarray
-    forces: List[np.ndarray]
-    energies_std: Optional[np.ndarray] = None
-    forces_std: Optional[List[np.ndarray]] = None
-
-
-def evaluate_many(runs: Runs, structures: Sequence[Any], accelerator: Optional[str] = None) -> Evaluation:
+def evaluate_many(runs: Runs, structures: Sequence[Any], accelerator: Optional[str] = None) -> EnergiesForces:
     """Energies and forces of structures of any sizes; the program is compiled once, also for several runs.
 
     Args:
@@ -53,77 +21,26 @@ def evaluate_many(runs: Runs, structures: Sequence[Any], accelerator: Optional[s
         FileNotFoundError: there is no finished run.
         ValueError: a run is no force field, or a structure is one that the runs cannot take; names it.
     """
-    members = load_force_fields(runs)
-    config = _plain(members[0].config, accelerator)
-    molecules = [to_molecule(one) for one in structures]
-    store = edges_in_memory(molecules_to_store(molecules), config.model.cutoff)
-    for number, molecule in enumerate(molecules):
-        for member in members:
-            member.check_elements(molecule.z, molecule.name or f"structure {number}")
-    check_charges(store, config.model)
-    loader = _loader(store, config)
-    # Runs may differ in where they have their filters from, but not in the program.
-    exact = len({member.config.model.filter for member in members}) > 1
-    z, energies, forces = store.ragged("z"), [], []
-    with closing(get_backend(config.accelerator, config.torch, config.ipu, config.precision)) as backend:
-        loss = with_forces(loss_by_name(config.loss), config.force_share or 0.5)  # of no labels, but a part of programs
-        model, example = members[0].model(exact), loader.example(training=False)
-        backend.compile(model, loss, None, config.batching, example)
-        for member in members:
-            backend.load_state_dict({"model": member.weights})
-            energy, force = predict(backend, loader, [PerMolecule(len(z), 1), PerAtom(z.offsets)])
-            energies.append(energy[:, 0] * member.scale + member.offsets(z))
-            forces.append(force * member.scale)
-    mean = Evaluation(np.mean(energies, 0), _split(np.mean(forces, 0), z.offsets))
-    if len(members) == 1:
-        return mean
-    return mean._replace(energies_std=np.std(energies, 0), forces_std=_split(np.std(forces, 0), z.offsets))
+    return energies_forces(load_force_fields(runs, accelerator), structures)
 
 
-def write_extxyz(path: PathLike, structures: Sequence[Any], evaluation: Evaluation) -> None:
-    """Structures with energy in their comment lines, eV, and a column of forces, eV/Å.
+def load_force_fields(runs: Runs, accelerator: Optional[str] = None) -> List[ForceField]:
+    """One run, or several of the same architecture, whose mean is taken.
 
-    Args:
-        path: to write.
-        structures: as for `evaluate_many`.
-        evaluation: of them.
+    Raises:
+        FileNotFoundError, ValueError: see `TrainedRun.force_field`; also runs that differ in their model.
     """
-    from ase.calculators.singlepoint import SinglePointCalculator
-    from ase.io import write
-
-    text = StringIO()
-    for number, structure in enumerate(structures):
-        atoms = to_atoms(to_molecule(structure))
-        atoms.calc = SinglePointCalculator(
-            atoms, energy=float(evaluation.energies[number]), forces=evaluation.forces[number]
-        )
-        write(text, atoms, format="extxyz")
-    with atomic_file(path, "w") as file:
-        file.write(text.getvalue())
-
-
-def _plain(config: RunConfig, accelerator: Optional[str]) -> RunConfig:
-    """The run's configuration without what does not go with forces."""
-    torch = replace(config.torch, compile=False, compile_blocks=False, cuda_graphs=False)
-    return replace(config, torch=torch, precision=Precision(), accelerator=accelerator or config.accelerator)
-
-
-def _loader(store: Store, config: RunConfig) -> PackLoader:
-    """Packs of all structures, without labels."""
-    sizes = {axis: store.sizes()[axis] for axis in ("nodes", "edges")}
-    budget = fit_budget(sizes, {})
-    plan = make_plan(sizes, budget, "best_fit")
-    return PackLoader(
-        store,
-        np.arange(len(store)),
-        plan,
-        np.full((len(store), 1), np.nan),
-        budget.replace(graphs=plan.max_items_per_pack),
-        config.batching,
-        charges=needs_charge(config.model.name),
-        forces=np.full((len(store.fields["z"]), 3), np.nan),
-    )
-
-
-def _split(values: np.ndarray, offsets: np.ndarray) -> List[np.ndarray]:
-    return np.split(values, offsets[1:-1])
+    folders = [runs] if isinstance(runs, (str, os.PathLike)) else list(runs)
+    if not folders:
+        raise ValueError("give the folder of a run, or of several.")
+    members = [TrainedRun.load(folder, accelerator).force_field() for folder in folders]
+    for other in members[1:]:
+        ours, theirs = (vars(one.config.model) for one in (members[0], other))
+        # The name first: another model has options of its own.
+        for name in (one for one in ours if one not in ("filter", "table_points")):
+            if ours[name] != theirs[name]:
+                raise ValueError(
+                    f"{other.folder} has model.{name}={theirs[name]}, {members[0].folder} has {ours[name]}; runs that "
+                    "are averaged have the same model."
+                )
+    return members

@@ -1,4 +1,4 @@
-"""Bonds of a molecule that is simulated: whether they hold, and how far they are stretched."""
+"""Bonds of a molecule that is simulated, and their lengths over time."""
 
 from typing import Any, Dict, Tuple
 
@@ -19,7 +19,7 @@ class Bonds:
     """
 
     def __init__(self, numbers: np.ndarray, start: np.ndarray) -> None:
-        """Look for bonds.
+        """Find bonds.
 
         Args:
             numbers: [n] atomic numbers.
@@ -36,8 +36,8 @@ class Bonds:
         self._is_oh = np.array([pair == [1, 8] for pair in self._is_oh], bool)
         self.largest_ratio, self.largest_oh, self.stretched = 1.0, 0.0, (-1, -1)
 
-    def look(self, positions: np.ndarray) -> Tuple[float, str]:
-        """Take note of positions; returns the largest ratio among them, and what bond it is of."""
+    def update(self, positions: np.ndarray) -> Tuple[float, str]:
+        """Take new positions; returns the largest ratio among them, and a sentence about its bond."""
         if not len(self.pairs):
             return 1.0, ""
         offset = positions[self.pairs[:, 0]] - positions[self.pairs[:, 1]]
@@ -52,10 +52,10 @@ class Bonds:
         return float(ratios[worst]), f"the bond of atoms {first} and {second} is {lengths[worst]:.2f} Å long"
 
     def state(self) -> Dict[str, Any]:
-        """What `restore` needs, as JSON values."""
+        """Values for `restore`, as JSON has them."""
         return {"ratio": self.largest_ratio, "oh": self.largest_oh, "stretched": list(self.stretched)}
 
     def restore(self, state: Dict[str, Any]) -> None:
-        """Go on from what `state` said."""
+        """Continue from `state`."""
         self.largest_ratio, self.largest_oh = state["ratio"], state["oh"]
         self.stretched = tuple(state["stretched"])

@@ -11,8 +11,9 @@ from ipu_chem.backends.pytorch.kernels.fused import use_torch_activations
 from ipu_chem.data.checks import check_atoms, check_electrons
 from ipu_chem.data.neighbors import radius_pairs
 from ipu_chem.models.registry import needs_charge
-from ipu_chem.simulation.force_field import ForceField, Runs, load_force_fields
+from ipu_chem.simulation.batch import Runs, load_force_fields
 from ipu_chem.simulation.program import OneMolecule
+from ipu_chem.trained_run import ForceField
 from packing.types import Ragged
 
 _DTYPES = {"float32": torch.float32, "float64": torch.float64}
@@ -21,9 +22,9 @@ _DTYPES = {"float32": torch.float32, "float64": torch.float64}
 class Calculator(AseCalculator):
     """Energies and forces of free molecules by one run, or the means of several.
 
-    Forces are exact slopes of the energy, also of runs that were trained on energies alone (which know them less
-    well). Of several runs results also has "energy_std", eV, and "forces_std", [n, 3] eV/Å: how far they disagree, the
-    root of the mean square difference from their mean. They run one after the other, in one recorded program.
+    Forces are exact derivatives of the energy, also of runs that were trained on energies alone (which know them less
+    well). Of several runs results also has "energy_std", eV, and "forces_std", [n, 3] eV/Å: their standard
+    deviation. They run one after the other, in one recorded program.
 
     Models that take the charge and the unpaired electrons of a molecule read atoms.info["charge"] and ["spin"].
     """
@@ -43,10 +44,10 @@ class Calculator(AseCalculator):
         Args:
             members: one force field, or several of the same architecture.
             accelerator: cpu or cuda.
-            skin: Å, by which pairs that are kept may exceed the cutoff; they are looked for anew when some atom has
+            skin: Å, by which pairs that are kept may exceed the cutoff; they are searched anew when some atom has
                 moved half of it, and change nothing until they come within the cutoff.
             threads: of torch, while it computes; 0 is one for less than 200 atoms, else as many as torch has.
-            dtype: float32, or float64 for slopes exact to more digits than the model knows.
+            dtype: float32, or float64 for forces exact to more digits than the model knows.
 
         Raises:
             ValueError: no such accelerator or format, or a skin below 0.
@@ -62,7 +63,7 @@ class Calculator(AseCalculator):
             raise ValueError("accelerator=cuda, but torch sees no CUDA device; use cpu.")
         self.members = list(members)
         self.skin = float(skin)
-        models = [member.model().model for member in self.members]
+        models: List[Any] = [member.new_model(exact=True).model for member in self.members]
         for model in models:
             use_torch_activations(model)
         self._program = OneMolecule(models, accelerator, _DTYPES[dtype], threads)
@@ -90,7 +91,7 @@ class Calculator(AseCalculator):
         return cls(load_force_fields(runs), accelerator, skin, threads, dtype)
 
     def check_state(self, atoms: Any, tol: float = 1e-15) -> List[str]:
-        """What has changed, of what energies depend on: neither the cell nor magnetic moments."""
+        """Changes that matter to energies: neither the cell nor magnetic moments."""
         before = self.atoms
         if before is None:
             return list(all_changes)
@@ -106,7 +107,7 @@ class Calculator(AseCalculator):
         """See ASE's; every call computes energy and forces.
 
         Raises:
-            ValueError: periodic atoms, an element or a place that the model cannot have learnt; says which.
+            ValueError: periodic atoms, an element or a place that the model cannot have learned; says which.
         """
         super().calculate(atoms, properties or ["energy"], system_changes)
         positions = self.atoms.positions

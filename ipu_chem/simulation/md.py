@@ -1,4 +1,4 @@
-"""Molecular dynamics of one free molecule by trained runs, through ASE, watched at every step."""
+"""Molecular dynamics of one free molecule by trained runs, through ASE, checked at every step."""
 
 import time
 from dataclasses import asdict
@@ -8,11 +8,11 @@ from typing import Any, Dict, List
 import numpy as np
 from tqdm import tqdm
 
+from ipu_chem.data.structures import read_structures
+from ipu_chem.simulation.batch import load_force_fields
 from ipu_chem.simulation.bonds import Bonds
-from ipu_chem.simulation.force_field import load_force_fields
 from ipu_chem.simulation.options import MdOptions
 from ipu_chem.simulation.records import COLUMNS, Records
-from ipu_chem.simulation.structures import read_structures
 from ipu_chem.training.signals import StopSignals
 
 _HOTTEST = 10.0  # times the temperature asked for
@@ -30,7 +30,7 @@ def run_md(runs: List[str], options: MdOptions, resume: bool = False) -> Dict[st
         resume: go on with the simulation in ``options.out`` up to ``options.time``.
 
     Returns:
-        What summary.json holds: drift of the total energy, temperature, bonds, and "stopped", why it did not come to
+        The contents of summary.json: drift of the total energy, temperature, bonds, and "stopped", why it did not reach
         its end ("" if it did).
 
     Raises:
@@ -86,7 +86,7 @@ class _Simulation:
                 while self.step < options.steps and not stop.received:
                     self._dynamics.step()
                     self.step += 1
-                    self._watch()
+                    self._check()
                     bar.update()
                     if self.step % options.interval == 0 or self.step == options.steps:
                         self._record(bar)
@@ -104,15 +104,15 @@ class _Simulation:
             raise ValueError(exploded)
         return {**summary, "signal": stop.received}
 
-    def _watch(self) -> None:
-        """Refuse to go on where nothing is physical any more."""
+    def _check(self) -> None:
+        """Stop where energies, velocities or bonds are not physical any more."""
         hot = self._temperature()
         if not np.isfinite(hot) or not np.isfinite(self.atoms.calc.results["energy"]):
             raise _Exploded(self._where("energies or velocities are not finite"))
         limit = _HOTTEST * max(self.options.temperature, _COOL)
         if hot > limit:
             raise _Exploded(self._where(f"the temperature is {hot:,.0f} K, above {limit:,.0f} K"))
-        ratio, what = self.bonds.look(self.atoms.positions)
+        ratio, what = self.bonds.update(self.atoms.positions)
         if ratio > _LONGEST:
             raise _Exploded(self._where(f"{what}, {ratio:.2f} times that at the start"))
 
@@ -174,7 +174,7 @@ class _Exploded(Exception):
 
 
 def degrees_of_freedom(positions: np.ndarray, thermostat: str) -> int:
-    """How many directions take up kinetic energy: without thermostat neither the whole moves nor does it turn.
+    """Degrees of freedom that have kinetic energy: without thermostat the molecule neither moves as a whole nor turns.
 
     Raises:
         ValueError: a lone atom, whose energy is all in moving as a whole.

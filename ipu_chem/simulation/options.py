@@ -1,4 +1,4 @@
-"""Dynamics and relaxation in plain values: what the command line asks for. Imports nothing heavy."""
+"""Options of dynamics and relaxation, in plain values. Imports nothing heavy."""
 
 from dataclasses import dataclass
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ipu_chem.backends.pytorch.numerics import denormals_flushed
 
 _RECORDED_AFTER = 256  # calls; recording takes as long as several hundred of them
-_SMALL = 200  # atoms; threads that share out less wait for each other longer than they compute
+_SMALL = 200  # atoms; with fewer, threads wait for each other longer than they compute
 _HEAD_ROOM = 1.25  # of pair slots, so that shapes stay when atoms come closer
 _ALIGN = 16
 
@@ -43,7 +43,7 @@ class OneMolecule:
 
         Args:
             numbers: [n] atomic numbers.
-            extras: what the model takes of molecules behind its other inputs, such as charge and spin, scalars.
+            extras: inputs of the model behind the others, such as charge and spin, scalars.
         """
         atoms = len(numbers)
         # The host's memory, into which positions are written; on a CPU it is the model's input itself.
@@ -63,7 +63,7 @@ class OneMolecule:
         self._forget()
 
     def set_pairs(self, pairs: np.ndarray) -> None:
-        """Take every pair of neighbours once.
+        """Take every pair of neighbors once.
 
         Args:
             pairs: [P, 2] integer; those farther apart than the cutoff contribute exactly 0.
@@ -80,7 +80,7 @@ class OneMolecule:
         self._inputs[5] = (torch.arange(capacity) < len(pairs)).unsqueeze(0).to(self._device)
 
     def __call__(self, positions: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
-        """Standardised energies [M] and forces [M, n, 3] of M models, float64, of positions [n, 3] in Å."""
+        """Standardized energies [M] and forces [M, n, 3] of M models, float64, of positions [n, 3] in Å."""
         # From the middle: far from the origin float32 would have no digits left for bonds.
         np.subtract(positions, positions.mean(0), out=self._positions, casting="same_kind")
         if self._device.type != "cpu":
@@ -103,7 +103,7 @@ class OneMolecule:
 
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch announces that it will call this form by another name
-            # In two steps: the second cannot look into a derivative, the first lays it out as operators.
+            # In two steps: the second cannot trace a derivative, the first lays it out as operators.
             recorded = torch.jit.trace(make_fx(self._compute)(*self._inputs), tuple(self._inputs), check_trace=False)
         tolerance = 1e-4 if self._dtype == torch.float32 else 1e-9
         same = (

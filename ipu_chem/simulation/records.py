@@ -1,4 +1,4 @@
-"""The folder of a simulation: frames, a table of energies, and what it takes to go on after an interruption."""
+"""The folder of a simulation: frames, a table of energies, and the state to resume from."""
 
 import json
 import time
@@ -7,6 +7,7 @@ from typing import Any, Dict, Mapping, Optional
 
 import numpy as np
 
+from ipu_chem.data.structures import with_results
 from packing.files import PathLike, atomic_file
 
 COLUMNS = ("time_ps", "potential_eV", "kinetic_eV", "total_eV", "temperature_K", "largest_force_std_eV_per_A")
@@ -60,8 +61,7 @@ class Records:
             state: JSON values to find again in `state`.
             **arrays: likewise.
         """
-        frame = atoms.copy()
-        frame.calc = _results(atoms)
+        frame = with_results(atoms.copy(), atoms.calc.results["energy"], atoms.calc.results["forces"])
         frame.info["time_ps"] = row["time_ps"]
         if self.suffix == "extxyz":
             from ase.io import write
@@ -115,16 +115,8 @@ class Records:
         return save(figure, self.folder / "energy_drift.png")
 
 
-def _results(atoms: Any) -> Any:
-    """Energy and forces as they were computed, for a file; what several runs disagree by goes into ``info``."""
-    from ase.calculators.singlepoint import SinglePointCalculator
-
-    results = atoms.calc.results
-    return SinglePointCalculator(atoms, energy=results["energy"], forces=results["forces"])
-
-
 def read_state(folder: PathLike) -> Dict[str, Any]:
-    """What a simulation goes on from, with "asked", the options of its start.
+    """Read the state that a simulation resumes from; "asked" are the options of its start.
 
     Raises:
         ValueError: there is none.

@@ -1,20 +1,19 @@
 """Structures moved to the nearest minimum of a trained run's energy, through ASE's optimizers."""
 
-from io import StringIO
 from pathlib import Path
-from typing import Any, List, NamedTuple, Sequence
+from typing import Any, List, NamedTuple
 
 import numpy as np
 from tqdm import tqdm
 
-from ipu_chem.simulation.force_field import Runs, load_force_fields
+from ipu_chem.data.structures import read_structures, with_results, write_extxyz
+from ipu_chem.simulation.batch import Runs, load_force_fields
 from ipu_chem.simulation.options import RelaxOptions
-from ipu_chem.simulation.structures import read_structures
-from packing.files import PathLike, atomic_file
+from packing.files import PathLike
 
 
 class Relaxed(NamedTuple):
-    """What became of a structure."""
+    """A structure after its relaxation."""
 
     name: str
     atoms: Any  # ase.Atoms with energy and forces, where the optimizer left them
@@ -51,13 +50,12 @@ def relax_file(runs: Runs, source: PathLike, options: RelaxOptions) -> List[Rela
         except ValueError as error:
             raise ValueError(f"{atoms.info.get('name', 'a structure')}: {error}") from None
     relaxed = [relax(atoms, calculator, options) for atoms in tqdm(structures, desc="relaxing", disable=None)]
-    _write(options.output, relaxed)
+    write_extxyz(options.output, [one.atoms for one in relaxed])
     return relaxed
 
 
 def relax(atoms: Any, calculator: Any, options: RelaxOptions) -> Relaxed:
     """Relax one structure, which stays as it is; see `relax_file`."""
-    from ase.calculators.singlepoint import SinglePointCalculator
     from ase.optimize import BFGS, FIRE
 
     atoms = atoms.copy()
@@ -74,16 +72,6 @@ def relax(atoms: Any, calculator: Any, options: RelaxOptions) -> Relaxed:
     largest = float(np.sqrt((forces**2).sum(1).max()))
     steps = int(optimizer.nsteps)
     atoms.info.update(converged=largest <= options.fmax and not reason, steps=steps)
-    atoms.calc = SinglePointCalculator(atoms, energy=energy, forces=forces)
+    with_results(atoms, energy, forces)
     name = str(atoms.info.get("name", atoms.get_chemical_formula()))
     return Relaxed(name, atoms, bool(atoms.info["converged"]), largest, steps, reason)
-
-
-def _write(output: PathLike, relaxed: Sequence[Relaxed]) -> None:
-    from ase.io import write
-
-    text = StringIO()
-    for one in relaxed:
-        write(text, one.atoms, format="extxyz")
-    with atomic_file(output, "w") as file:
-        file.write(text.getvalue())

@@ -35,7 +35,9 @@ def assumed_segments(pack: PackConfig, tokens: int) -> Tuple[int, List[str]]:
     return segments, [f"pack.graphs: {segments} assumed, a run takes what its fullest row holds"]
 
 
-def random_tokens(packs: int, budget: Budget, seed: int, atoms: Optional[float]) -> Tuple[Ragged, PackingPlan]:
+def random_tokens(
+    packs: int, budget: Budget, seed: int, vocab_size: int, atoms: Optional[float]
+) -> Tuple[Ragged, PackingPlan]:
     """Random sequences for so many packs or some more, and a plan for them; other seeds give other contents.
 
     Raises:
@@ -46,7 +48,7 @@ def random_tokens(packs: int, budget: Budget, seed: int, atoms: Optional[float])
     rng = np.random.default_rng(seed)
     shortest, longest = (min(length, budget["tokens"]) for length in _LENGTHS)
     lengths = rng.integers(shortest, longest + 1, 2 * packs * -(-budget["tokens"] // longest))
-    ids = Ragged(rng.integers(0, VOCABULARY, lengths.sum()), np.append(0, np.cumsum(lengths)))
+    ids = Ragged(rng.integers(0, vocab_size, lengths.sum()), np.append(0, np.cumsum(lengths)))
     return ids, make_plan(lengths, budget)
 
 

@@ -17,13 +17,14 @@ from ipu_chem.config import ModelConfig, RunConfig
 from ipu_chem.data.corpora import load_corpus
 from ipu_chem.data.selfies.saved import tokenizer_from_dict
 from ipu_chem.data.selfies.tokens import Tokenizer
-from ipu_chem.language_model import load_language_model, load_tokenizer, make_language_model
 from ipu_chem.losses import token_cross_entropy
 from ipu_chem.metrics import Target
 from ipu_chem.models.chemgpt import width_of
+from ipu_chem.models.registry import build_language_model
 from ipu_chem.tasks.base import State, Task
 from ipu_chem.tasks.evaluation import Output, SplitOutput
 from ipu_chem.tasks.example_text import VOCABULARY, assumed_tokens, random_tokens
+from ipu_chem.tasks.language_model import load_language_model, load_tokenizer
 from ipu_chem.tasks.splits import SplitData, plans_of_splits, split_items
 from ipu_chem.tasks.start_from import load_weights
 from ipu_chem.tasks.text_rows import choose_row, fit_rows
@@ -103,10 +104,15 @@ class LanguageTask(Task):
     def model(self) -> nn.Module:
         """See `Task.model`."""
         torch.manual_seed(self.config.training.seed)
-        model = make_language_model(self.config, self.vocab_size, self.budget["tokens"])
+        model = self.fresh_model()
         if self.start_from:
             start_from(model.model, self.tokenizer, self.start_from)
         return model
+
+    def fresh_model(self) -> Any:
+        """The model with weights drawn from the state that torch's generator is in."""
+        name, sizes = self.config.model.name, self.config.model.arguments()
+        return build_language_model(name, self.vocab_size, self.budget["tokens"], **sizes)
 
     def loader(self, split: str) -> TokenLoader:
         """See `Task.loader`."""
@@ -124,7 +130,7 @@ class LanguageTask(Task):
         self, packs: int, batching: Batching, seed: int = 0, atoms: Optional[float] = None
     ) -> TokenLoader:
         """See `Task.random_loader`."""
-        ids, plan = random_tokens(packs, self.budget, seed, atoms)
+        ids, plan = random_tokens(packs, self.budget, seed, self.vocab_size, atoms)
         return TokenLoader(ids, plan, self.budget, batching, self.vocab_size)
 
     def state(self) -> Dict[str, Any]:

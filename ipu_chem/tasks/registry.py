@@ -1,13 +1,16 @@
 """The registry of tasks: the one place that decides from the options which task a run is."""
 
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
-from typing import Dict, Optional, Type
+from typing import Any, Dict, Optional, Tuple, Type
 
-from ipu_chem.config import RunConfig
+from ipu_chem.checkpoint import BEST, load_checkpoint
+from ipu_chem.config import RunConfig, from_dict
 from ipu_chem.models.registry import reads_text
 from ipu_chem.tasks.base import State, Task
 from ipu_chem.tasks.labels import has_labels
+from packing.files import PathLike
 
 # Kind, as run.json has it -> module and class, imported when a run is of that kind.
 TASKS: Dict[str, str] = {
@@ -37,3 +40,20 @@ def task_of(config: RunConfig) -> Type[Task]:
 def load_task(config: RunConfig, plans: Optional[Path] = None, state: Optional[State] = None) -> Task:
     """`Task.load` of the task that the options ask for."""
     return task_of(config).load(config, plans, state)
+
+
+def restored_task(folder: PathLike, accelerator: Optional[str] = None) -> Tuple[Task, Dict[str, Any], State]:
+    """Task, weights and state of a finished run's best checkpoint.
+
+    Args:
+        folder: of the run.
+        accelerator: another device than the run was trained on.
+
+    Raises:
+        FileNotFoundError: there is no finished run.
+        ValueError: the checkpoint is damaged, or the class of its model or data set is not found.
+    """
+    tensors, state = load_checkpoint(Path(folder) / BEST)
+    config = from_dict(state["config"])
+    config = replace(config, accelerator=accelerator or config.accelerator)
+    return task_of(config).restored(config, state), tensors["model"], state

@@ -17,7 +17,6 @@ from ipu_chem.data.selfies.saved import tokenizer_from_dict
 from ipu_chem.data.selfies.store import encode_known
 from ipu_chem.data.selfies.tokens import Tokenizer
 from ipu_chem.data.standardize import Standardizer
-from ipu_chem.language_model import load_language_model
 from ipu_chem.metrics import label_metrics, targets_of
 from ipu_chem.models.chemgpt import ChemGPT, width_of
 from ipu_chem.models.pooling import POOLINGS
@@ -32,6 +31,7 @@ from ipu_chem.tasks.example_text import (
 )
 from ipu_chem.tasks.labels import KnownLabels, Labels, check_classes, is_smiles_table, planned_targets, target_names
 from ipu_chem.tasks.language import check_vocabulary, choose_tokenizer
+from ipu_chem.tasks.language_model import load_language_model
 from ipu_chem.tasks.splits import SplitData, plans_of_splits, split_items
 from ipu_chem.tasks.text_rows import choose_row, fit_rows
 from packing import Budget, Ragged, make_plan
@@ -189,7 +189,7 @@ class TextPropertyTask(Task):
         self, packs: int, batching: Batching, seed: int = 0, atoms: Optional[float] = None
     ) -> TextPropertyLoader:
         """See `Task.random_loader`."""
-        ids, plan = random_tokens(packs, self.budget, seed, atoms)
+        ids, plan = random_tokens(packs, self.budget, seed, self.vocab_size, atoms)
         labels = random_labels(len(ids), len(self.targets), seed)
         return TextPropertyLoader(ids, plan, labels, self.budget, batching, self.vocab_size)
 

@@ -137,7 +137,7 @@ def test_compilation_is_refused() -> None:
 
 def test_evaluates_in_float16() -> None:
     backend: Any = TorchBackend("cpu", precision=HALF)
-    backend.compile(small_schnet(), mse, None, BATCHING, random_packs(8))
+    backend.compile(small_schnet(), None, None, BATCHING, random_packs(8))
     packs = random_packs(8)
     exact = small_schnet()(*packs.inputs).detach()
     prediction = backend.evaluate(packs)

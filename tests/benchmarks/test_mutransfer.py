@@ -16,7 +16,7 @@ from support import CHAINS
 from benchmarks import mutransfer
 from benchmarks.mutransfer import MUP, STANDARD, Setting, best_of, candidates_of, losses_of, shift
 from ipu_chem.config import differences, from_dict
-from ipu_chem.language_model import make_language_model
+from ipu_chem.models.registry import build_language_model
 from ipu_chem.scaling.candidates import Progress
 
 TINY = Setting((32, 64), (-8, -7, -6), 48, 16, 1)
@@ -68,8 +68,8 @@ def test_at_the_base_width_both_parametrizations_are_one_model(tmp_path):
         is_first = config.model.hidden_features == setting.widths[0]
         for base in (0, setting.widths[0]):
             torch.manual_seed(0)
-            chosen = replace(config, model=replace(config.model, mup_base_width=base))
-            models.append(make_language_model(chosen, 30, 128).model)
+            sizes = replace(config.model, mup_base_width=base).arguments()
+            models.append(build_language_model(config.model.name, 30, 128, **sizes).model)
         for model in models:
             assert config.model.hidden_features == 32 * model.config()["num_heads"]
             assert all(layer.attention.scale == pytest.approx(32**-0.5) for layer in model.layers)

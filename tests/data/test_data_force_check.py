@@ -8,7 +8,7 @@ from ipu_chem.data.datasets import load_dataset
 from ipu_chem.data.datasets.info import target_info
 from ipu_chem.data.force_check import check_energy_forces, report
 from ipu_chem.data.molecule import Molecule, molecules_to_store
-from ipu_chem.data.units import BOHR, HARTREE, KCAL_PER_MOL
+from ipu_chem.units import BOHR, HARTREE, KCAL_PER_MOL
 from packing.store import Store
 
 SQUARE = np.array([[0.0, 0, 0], [1.2, 0, 0], [1.2, 1.2, 0], [0, 1.2, 0.3]])

@@ -9,10 +9,10 @@ from ipu_chem.data import water_xyz
 from ipu_chem.data.datasets import hydronet, load_dataset
 from ipu_chem.data.files import read_xyz
 from ipu_chem.data.molecule import decode_text, decode_texts
-from ipu_chem.data.units import KCAL_PER_MOL
 from ipu_chem.data.water_xyz import read_clusters
 from ipu_chem.tasks.graphs import load_store
 from ipu_chem.tasks.splits import split_items
+from ipu_chem.units import KCAL_PER_MOL
 
 WATER = np.array([[0, 0, 0], [0.96, 0, 0], [-0.24, 0.93, 0]])
 

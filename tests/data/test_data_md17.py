@@ -7,9 +7,9 @@ from ipu_chem.config import DataConfig
 from ipu_chem.data.datasets import load_dataset, md17
 from ipu_chem.data.datasets.rmd17 import FORMULAS
 from ipu_chem.data.force_check import check_energy_forces
-from ipu_chem.data.units import KCAL_PER_MOL
 from ipu_chem.tasks.graphs import load_store
 from ipu_chem.tasks.splits import split_items
+from ipu_chem.units import KCAL_PER_MOL
 
 Z = np.array([6, 6, 8, 1, 1, 1, 1, 1, 1], np.uint8)
 

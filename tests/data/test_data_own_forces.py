@@ -5,8 +5,8 @@ import pytest
 
 from ipu_chem.config import DataConfig
 from ipu_chem.data.datasets import load_dataset
-from ipu_chem.data.units import HARTREE, KCAL_PER_MOL
 from ipu_chem.tasks.graphs import load_store
+from ipu_chem.units import HARTREE, KCAL_PER_MOL
 
 POS = np.array([[0, 0, 0], [0.96, 0, 0], [-0.24, 0.93, 0]])
 FORCES = np.array([[1.0, 2, 3], [-4, 5, -6], [0, 0, 0.5]])

@@ -65,9 +65,11 @@ def test_rows_grow_with_the_molecules_up_to_the_model_s(chemgpt, tokenizer):
     result = embed(chemgpt, tokenizer, texts, chunk=1)
     expected = torch.stack([by_itself(chemgpt, tokenizer, one) for one in texts]).detach()
     np.testing.assert_allclose(result.values, expected.numpy(), rtol=1e-10, atol=1e-10)
-    with pytest.raises(ValueError, match=r"line 2 \(C+\) has 172 tokens, a row 160: the model reads 160; long='drop'"):
+    with pytest.raises(
+        ValueError, match=r"line 2 \(C+\) has 172 tokens, the limit is 160: the model reads 160; long='drop'"
+    ):
         embed(chemgpt, tokenizer, ["C", "C" * 170])
-    with pytest.raises(ValueError, match="has 62 tokens, a row 20: tokens=62 would hold it"):
+    with pytest.raises(ValueError, match="has 62 tokens, the limit is 20: tokens=62 would hold it"):
         embed(chemgpt, tokenizer, [CHAIN], tokens=20)
 
 
@@ -75,7 +77,7 @@ def test_molecules_that_are_too_long_are_dropped_or_lose_their_end(chemgpt, toke
     chemgpt.double()
     dropped = embed(chemgpt, tokenizer, ["CCO", CHAIN, "CCN"], tokens=20, long="drop")
     assert (dropped.dropped, dropped.truncated) == (1, 0) and np.isnan(dropped.values).all(1).tolist() == [0, 1, 0]
-    assert dropped.failures[0].line == 2 and dropped.failures[0].reason == "dropped: 62 tokens, a row has 20"
+    assert dropped.failures[0].line == 2 and dropped.failures[0].reason == "dropped: 62 tokens, the limit is 20"
     cut = embed(chemgpt, tokenizer, ["CCO", CHAIN, "CCN"], tokens=20, long="truncate")
     assert (cut.dropped, cut.truncated, cut.failures) == (0, 1, [])
     shorter = by_itself(chemgpt, tokenizer, "C" * 18).detach().numpy()  # 20 tokens
@@ -163,7 +165,7 @@ def test_embeddings_follow_the_model_s_weights(chemgpt, tokenizer):
         ({"pooling": "median"}, "pooling='median': choose one of mean, max, sum, last, eos"),
         ({"long": "cut"}, "long='cut': choose one of error, drop, truncate"),
         ({"notation": "inchi"}, "notation='inchi': choose one of smiles, selfies"),
-        ({"tokens": 2}, "tokens=2: a row holds 3 or more"),
+        ({"tokens": 2}, "tokens=2: a sequence holds 3 or more"),
         ({"tokens": 500}, "tokens=500: the model reads molecules of up to 160 tokens"),
         ({"chunk": 0}, "chunk=0: give 1 or more"),
         ({"accelerator": "tpu"}, "accelerator='tpu'"),
@@ -180,5 +182,5 @@ def test_a_single_text_and_a_foreign_tokenizer_are_refused(chemgpt, tokenizer):
     with pytest.raises(ValueError, match="give a list of texts, even for one molecule"):
         embed(chemgpt, tokenizer, "CCO")
     larger = Tokenizer.build([*tokenizer.symbols[4:], "[Pt]", "[Au]"])
-    with pytest.raises(ValueError, match=f"the tokenizer has {larger.vocab_size} symbols, the model"):
+    with pytest.raises(ValueError, match=f"the tokenizer has {larger.vocab_size} tokens, the model"):
         embed(chemgpt, larger, ["CCO"])

@@ -144,7 +144,7 @@ def test_an_evaluator_takes_these_packs():
     loader = make_loader(ids, targets, Batching(2), items=items)
     model = small_property(torch.float32)
     backend = TorchBackend()
-    backend.compile(model, mse, None, Batching(2), loader.example(training=False))
+    backend.compile(model, None, None, Batching(2), loader.example(training=False))
     predictions = predict_split(backend, loader)
     singles = [model(*alone(ids, targets, item, torch.ones(2)).inputs)[0, 0] for item in items]
     np.testing.assert_allclose(predictions, torch.stack(singles).detach().numpy(), rtol=1e-4, atol=1e-5)

@@ -16,7 +16,7 @@ from sklearn.preprocessing import StandardScaler
 
 from ipu_chem.embedding import embed
 from ipu_chem.embedding.transformer import ChemGPTEmbedding
-from ipu_chem.language_model import LanguageModel
+from ipu_chem.tasks.language_model import LanguageModel
 
 
 @pytest.fixture(autouse=True)

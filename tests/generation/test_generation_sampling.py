@@ -12,7 +12,7 @@ from rdkit import Chem
 from ipu_chem.data.selfies.chemgpt import ChemGPTTokenizer
 from ipu_chem.data.selfies.tokens import Tokenizer
 from ipu_chem.generation.molecules import decode_many
-from ipu_chem.generation.sampling import draw, encode_prefix, generate, symbol_shares, uniforms
+from ipu_chem.generation.sampling import draw, encode_prefix, generate, token_probabilities, uniforms
 from ipu_chem.models.chemgpt import ChemGPT
 
 LETTERS = ["[C]", "[=C]", "[O]", "[N]", "[Branch1]", "[Ring1]", "[=Branch1]", "[F]"]
@@ -85,7 +85,7 @@ def shares_by_hand(logits, temperature, top_k, top_p, banned):
 )
 def test_shares_are_those_of_the_definitions(logits, temperature, top_k, top_p, banned):
     rows = torch.tensor([logits, logits[::-1]], dtype=torch.float64)
-    found = symbol_shares(rows, temperature, top_k, top_p, torch.tensor(banned, dtype=torch.int64))
+    found = token_probabilities(rows, temperature, top_k, top_p, torch.tensor(banned, dtype=torch.int64))
     for row, given_logits in zip(found, (logits, logits[::-1])):
         assert row.tolist() == pytest.approx(shares_by_hand(given_logits, temperature, top_k, top_p, banned), abs=1e-9)
 
@@ -101,8 +101,8 @@ def test_shares_by_hand():
         ((1.0, 2, 0.5), [0, 1, 0, 0]),  # of two, the likelier has 4/7
         ((1.0, 0, 0.01), [0, 1, 0, 0]),
     ):
-        assert symbol_shares(logits, *options, NONE)[0].tolist() == pytest.approx(expected, abs=1e-6)
-    even = symbol_shares(torch.zeros(1, 4), 1.0, 2, 1.0, NONE)
+        assert token_probabilities(logits, *options, NONE)[0].tolist() == pytest.approx(expected, abs=1e-6)
+    even = token_probabilities(torch.zeros(1, 4), 1.0, 2, 1.0, NONE)
     assert even[0].tolist() == [0.5, 0.5, 0.0, 0.0]  # of equals exactly k stay
 
 
@@ -230,9 +230,9 @@ def test_the_models_mode_comes_back():
         ({"batch": 0}, "batch=0"),
         ({"count": 0}, "count=0"),
         ({"seed": -1}, "seed=-1"),
-        ({"max_length": 25}, "2 to 24 symbols"),
-        ({"max_length": 1}, "2 to 24 symbols"),
-        ({"prefix": "[C]" * 23}, "the prefix has 23 symbols, but a row of 24"),
+        ({"max_length": 25}, "2 to 24 tokens"),
+        ({"max_length": 1}, "2 to 24 tokens"),
+        ({"prefix": "[C]" * 23}, "the prefix has 23 tokens, but a sequence of 24"),
         ({"prefix": "[C][Si]"}, r"\[Si\]"),
         ({"prefix": "C[Si](C)C"}, r"prefix C\[Si\]\(C\)C.*\[Si\]"),
         ({"prefix": "C1CC("}, "neither SELFIES nor SMILES"),
@@ -250,7 +250,7 @@ def test_a_prefix_of_unknown_symbols_is_refused_also_where_they_are_mapped():
 
 
 def test_a_tokenizer_of_another_model_is_refused():
-    with pytest.raises(ValueError, match="12 symbols and the model 9"):
+    with pytest.raises(ValueError, match="12 tokens and the model 9"):
         generate(random_model(vocab_size=9), tokenizer(), 1, progress=False)
 
 

@@ -9,21 +9,21 @@ import torch
 from ase import Atoms, units
 from ase.md.verlet import VelocityVerlet
 
-from ipu_chem.data.units import KCAL_PER_MOL
 from ipu_chem.models import registry
 from ipu_chem.models.forces import EnergyForces
 from ipu_chem.models.registry import build_model
 from ipu_chem.models.schnet import SchNet
 from ipu_chem.simulation import program
 from ipu_chem.simulation.calculator import Calculator
-from ipu_chem.simulation.force_field import load_force_field
+from ipu_chem.trained_run import TrainedRun
+from ipu_chem.units import KCAL_PER_MOL
 
 KINDS = pytest.mark.parametrize("kind", ["painn", "schnet"])
 
 
 def of_the_model(folder, atoms):
     """eV and eV/Å by the model itself in float64: edges in both directions, no skin, nothing recorded."""
-    field = load_force_field(folder)
+    field = TrainedRun.load(folder).force_field()
     model = build_model(field.config.model.name, 1, True, **field.config.model.arguments()).double()
     model.load_state_dict(field.weights)
     distance = np.linalg.norm(atoms.positions[:, None] - atoms.positions, axis=-1)
@@ -79,8 +79,8 @@ def test_forces_are_slopes_of_the_energy_and_add_up_to_nothing(make_run, ethanol
 def test_pairs_beyond_the_cutoff_contribute_exactly_nothing(make_run, kind):
     folder = make_run(model={"name": kind, "filter": "table"})
     far = Atoms("CO", [[0, 0, 0], [0, 0, 4.3]])
-    apart = load_force_field(folder)
-    model = apart.model().model.double().eval()
+    apart = TrainedRun.load(folder).force_field()
+    model = apart.new_model(exact=True).model.double().eval()
     one = program.OneMolecule([model], "cpu", torch.float64)
     results = []
     for pairs in ([], [[0, 1]]):
@@ -242,8 +242,8 @@ def test_atoms_that_no_model_can_take_are_refused_in_one_sentence(make_run, etha
 @pytest.mark.parametrize(
     "run, arguments, sentence",
     [
-        ({"unit": "bananas"}, {}, "learnt energy, but 'bananas' is no unit of energy"),
-        ({"targets": 2}, {}, "learnt energy, energy1; forces are slopes of one energy"),
+        ({"unit": "bananas"}, {}, "learned energy, but 'bananas' is no unit of energy"),
+        ({"targets": 2}, {}, "learned energy, energy1; forces are derivatives of one energy"),
         ({"extensive": False}, {}, "one energy that adds up"),
         ({"model": {"readout": "mean"}}, {}, "one energy that adds up"),
         ({}, {"dtype": "float16"}, "float32 or float64"),
@@ -275,4 +275,4 @@ def test_what_the_readme_shows_runs(make_run, tmp_path, monkeypatch, capsys):
 
 
 def test_a_wrapper_stays_a_wrapper(make_run):
-    assert isinstance(load_force_field(make_run()).model().model, EnergyForces)
+    assert isinstance(TrainedRun.load(make_run()).force_field().new_model().model, EnergyForces)

@@ -183,10 +183,10 @@ def test_bonds_are_those_of_the_start(ethanol):
     assert sorted(map(tuple, bonds.pairs.tolist())) == [(0, 1), (0, 3), (0, 4), (0, 5), (1, 2), (1, 6), (1, 7), (2, 8)]
     moved = ethanol.positions.copy()
     moved[8] += 2.0 * (moved[8] - moved[2])
-    ratio, what = bonds.look(moved)
+    ratio, what = bonds.update(moved)
     assert ratio == pytest.approx(3.0) and "atoms 2 and 8" in what
     assert bonds.largest_oh == pytest.approx(3 * 0.9705, abs=1e-3) and bonds.stretched == (2, 8)
-    bonds.look(ethanol.positions)
+    bonds.update(ethanol.positions)
     assert bonds.largest_ratio == pytest.approx(3.0)
 
 

@@ -92,7 +92,7 @@ def test_programs_compiled_without_a_device_start_the_run_later(options, make_co
 
 def test_too_few_neighbors_are_refused(options, make_config):
     options["pack"] = {"nodes": 80, "device_neighbors": 3}
-    with pytest.raises(ValueError, match="pack.device_neighbors=3: some atoms have .* neighbours within the cutoff"):
+    with pytest.raises(ValueError, match="pack.device_neighbors=3: some atoms have .* neighbors within the cutoff"):
         train(make_config(options))
 
 

@@ -22,10 +22,10 @@ from ipu_chem.data.corpora.labels import load_labelled_corpus
 from ipu_chem.data.molecule import decode_texts
 from ipu_chem.data.selfies.tokens import Tokenizer
 from ipu_chem.huggingface import save_chemgpt
-from ipu_chem.language_model import load_language_model
 from ipu_chem.models.chemgpt import ChemGPT
 from ipu_chem.options import merge
 from ipu_chem.prediction.predict import predict_file
+from ipu_chem.tasks.language_model import load_language_model
 from ipu_chem.tasks.registry import load_task
 from ipu_chem.tasks.text_labels import with_head
 from ipu_chem.train import evaluate, train
@@ -205,7 +205,7 @@ def test_every_row_of_a_file_is_predicted_or_has_a_reason(property_options, tmp_
     assert [row["line"] for row in table] == [str(line) for line in range(2, 11)]
     assert [row["name"] for row in table if not row["reason"]] == ["ethanol", "5"]
     assert all(np.isfinite(float(row["share"])) for row in table if not row["reason"])
-    for line, words in {3: "parse", 4: "not in the vocabulary", 6: "202 symbols", 7: "no SMILES", 8: "fewer"}.items():
+    for line, words in {3: "parse", 4: "not in the vocabulary", 6: "202 tokens", 7: "no SMILES", 8: "fewer"}.items():
         assert words in table[line - 2]["reason"] and not table[line - 2]["share"]
     assert table[2]["name"] == "platinum" and table[2]["reason"].startswith("symbol '[")
     with pytest.raises(ValueError, match=r"line 3 \(C1CC\): RDKit cannot parse the SMILES"):
@@ -297,10 +297,10 @@ def test_it_writes_and_embeds_no_molecules_and_nothing_starts_from_it(property_o
     run_of(property_options)
     (tmp_path / "in.smi").write_text("CCO\n")
     words = [command, property_options["out"], *([str(tmp_path / "in.smi")] if command == "embed" else [])]
-    assert main(words) == 1 and "learnt labels: use `ipu-chem predict`" in capsys.readouterr().err
+    assert main(words) == 1 and "learned labels: use `ipu-chem predict`" in capsys.readouterr().err
     again = {**property_options, "out": str(tmp_path / "again")}
     again["training"] = {**property_options["training"], "start_from": property_options["out"]}
-    with pytest.raises(ValueError, match="learnt labels: use `ipu-chem predict`"):
+    with pytest.raises(ValueError, match="learned labels: use `ipu-chem predict`"):
         train(from_dict(again))
 
 

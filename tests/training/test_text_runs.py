@@ -13,7 +13,7 @@ from ipu_chem.checkpoint import load_checkpoint
 from ipu_chem.cli import main
 from ipu_chem.config import from_dict
 from ipu_chem.data.selfies.tokens import Tokenizer
-from ipu_chem.language_model import load_language_model, load_tokenizer
+from ipu_chem.tasks.language_model import load_language_model, load_tokenizer
 from ipu_chem.tasks.registry import load_task
 from ipu_chem.train import evaluate, train
 from ipu_chem.training.logging import read_rows

@@ -74,12 +74,13 @@ class PopTorchBackend(Backend):
     def compile(
         self,
         model: nn.Module,
-        loss: Callable[..., Tensor],
+        loss: Optional[Callable[..., Tensor]],
         optimizer: Optional[OptimizerConfig],
         batching: Batching,
         example: Any,
     ) -> None:
         """See `Backend.compile`; compiles at once, the evaluation program of a training run at its first use."""
+        assert optimizer is None or loss is not None, "an optimizer needs a loss"
         self.close()  # an earlier model makes room
         self._check(model, batching)
         self.batching = batching = batching.for_one_of(self.world)

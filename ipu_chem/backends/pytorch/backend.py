@@ -71,12 +71,13 @@ class TorchBackend(Backend):
     def compile(
         self,
         model: nn.Module,
-        loss: Callable[..., Tensor],
+        loss: Optional[Callable[..., Tensor]],
         optimizer: Optional[OptimizerConfig],
         batching: Batching,
         example: Any,
     ) -> None:
         """See `Backend.compile`; torch.compile itself runs at the first call of either kind."""
+        assert optimizer is None or loss is not None, "an optimizer needs a loss"
         self.batching = batching.for_one_of(self.world)
         self._config = optimizer
         if self._is_half:

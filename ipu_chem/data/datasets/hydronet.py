@@ -16,8 +16,8 @@ from tqdm import tqdm
 from ipu_chem.data.datasets.info import check_limit, failures_info, target_info
 from ipu_chem.data.download import download, find_file, unpack
 from ipu_chem.data.molecule import arrays_to_store
-from ipu_chem.data.units import KCAL_PER_MOL
 from ipu_chem.data.water_xyz import Clusters, read_clusters
+from ipu_chem.units import KCAL_PER_MOL
 from packing.files import file_digest
 from packing.store import Store
 

@@ -20,7 +20,7 @@ from ipu_chem.data.datasets.rmd17 import (
 )
 from ipu_chem.data.download import download, unpack
 from ipu_chem.data.trajectory import Frames, frames_to_store, read_frames
-from ipu_chem.data.units import KCAL_PER_MOL
+from ipu_chem.units import KCAL_PER_MOL
 from packing.files import file_digest
 from packing.store import Store
 

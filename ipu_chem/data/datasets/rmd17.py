@@ -13,7 +13,7 @@ import numpy as np
 from ipu_chem.data.datasets.info import check_limit, failures_info, target_info
 from ipu_chem.data.download import download, find_file, unpack
 from ipu_chem.data.trajectory import Frames, frames_to_store, read_frames
-from ipu_chem.data.units import KCAL_PER_MOL
+from ipu_chem.units import KCAL_PER_MOL
 from packing.files import file_digest
 from packing.store import Store
 

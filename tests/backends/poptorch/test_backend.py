@@ -114,6 +114,17 @@ def test_evaluation_without_training(poptorch: Any) -> None:
     assert set(backend.state_dict()) == {"model"}
 
 
+@pytest.mark.parametrize("ipus", [1, 2])
+def test_predictions_need_no_loss(poptorch: Any, ipus: int) -> None:
+    packs, found = random_packs(BATCHING.packs_per_evaluation, seed=5), []
+    for loss in (None, mse):
+        backend = PopTorchBackend(IpuOptions(ipus_per_replica=ipus))
+        backend.compile(small_schnet(), loss, None, BATCHING, packs)
+        found.append(backend.evaluate(packs))
+        backend.close()
+    assert torch.equal(*found)
+
+
 @pytest.mark.parametrize("evaluated", [False, True])
 @pytest.mark.parametrize("optimizer", [ADAMW, OptimizerConfig("sgd", 1e-3, momentum=0.9)], ids=["adamw", "sgd"])
 def test_resumes_where_it_was_saved(poptorch: Any, optimizer: OptimizerConfig, evaluated: bool) -> None:

@@ -121,13 +121,25 @@ def test_weights_of_every_step_sum_to_one():
 def test_evaluation_sees_every_molecule_once_in_a_known_order():
     source = loader(Batching(3, 4, 2))
     backend = TorchBackend()
-    backend.compile(schnet(), mse, None, source.batching, None)
+    backend.compile(schnet(), None, None, source.batching, None)
     seen = []
     for batch, positions in source.evaluation():
         assert backend.evaluate(batch).shape == batch.y.shape
         assert np.array_equal(batch.y[batch.graph_mask].numpy()[:, 0], np.nan_to_num(source._y[positions, 0]))
         seen.append(positions)
     assert np.array_equal(np.sort(np.concatenate(seen)), np.arange(60))
+
+
+def test_predictions_need_no_loss_and_training_does():
+    source, found = loader(Batching(3)), []
+    batch = source.example(training=False)
+    for loss in (None, mse):
+        backend = TorchBackend()
+        backend.compile(schnet(), loss, None, source.batching, batch)
+        found.append(backend.evaluate(batch))
+    assert torch.equal(*found)
+    with pytest.raises(AssertionError, match="an optimizer needs a loss"):
+        TorchBackend().compile(schnet(), None, OptimizerConfig(), source.batching, batch)
 
 
 def test_wrong_number_of_packs_is_refused():

@@ -103,7 +103,7 @@ def test_blocks_are_what_is_compiled():
     assert repeated_blocks(model) == list(model.model.interactions)
     backend = TorchBackend("cpu", TorchOptions(compile=True, compile_blocks=True))
     with pytest.raises(ValueError, match="names no blocks that it repeats; leave it out"):
-        backend.compile(torch.nn.Linear(2, 2), mse, None, BATCHING, None)
+        backend.compile(torch.nn.Linear(2, 2), None, None, BATCHING, None)
 
 
 @pytest.mark.skipif(SHARES_BLOCKS, reason="this torch shares blocks")

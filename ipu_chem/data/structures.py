@@ -1,12 +1,13 @@
-"""Structures of 3D files as ASE's atoms, and back."""
+"""Structures as ASE's atoms: read from 3D files, turned into molecules, written with energies and forces."""
 
-from typing import Any, List
+from io import StringIO
+from typing import Any, List, Sequence
 
 import numpy as np
 
 from ipu_chem.data.files import read_molecules
 from ipu_chem.data.molecule import Molecule
-from packing.files import PathLike
+from packing.files import PathLike, atomic_file
 
 
 def read_structures(path: PathLike) -> List[Any]:
@@ -42,3 +43,22 @@ def to_molecule(atoms: Any) -> Molecule:
         charge=None if charge is None else int(charge),
         spin=None if spin is None else int(spin),
     )
+
+
+def with_results(atoms: Any, energy: float, forces: np.ndarray) -> Any:
+    """The same ase.Atoms, which give this energy, eV, and forces [n, 3], eV/Å, from now on."""
+    from ase.calculators.singlepoint import SinglePointCalculator
+
+    atoms.calc = SinglePointCalculator(atoms, energy=energy, forces=forces)
+    return atoms
+
+
+def write_extxyz(path: PathLike, structures: Sequence[Any]) -> None:
+    """Write ase.Atoms, atomically; those with results have the energy in their comment line, and forces in columns."""
+    from ase.io import write
+
+    text = StringIO()
+    for atoms in structures:
+        write(text, atoms, format="extxyz")
+    with atomic_file(path, "w") as file:
+        file.write(text.getvalue())
