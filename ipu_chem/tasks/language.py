@@ -85,25 +85,28 @@ class LanguageTask(Task):
         size, start = tokenizer.vocab_size, "" if state else config.training.start_from
         output = NextTokens(ids, store.fields["heavy_atoms"], items["train"], size)
         split = SplitData(store, items, made)
-        return cls(config, budget, [output], split, (), size, tokenizer, ids, rows.counts, start)
+        known = (config.model, config.batching, config.training.seed, budget, [output], split)
+        return cls(*known, (), size, tokenizer, ids, rows.counts, start)
 
     @classmethod
     def planned(cls, config: RunConfig) -> "LanguageTask":
         """See `Task.planned`; weights are fresh, whatever a run starts from."""
         check_not_frozen(config.model)
         tokens, assumed = assumed_tokens(config.pack, config.model.size, config.model.hidden_features)
-        return cls(config, Budget(tokens=tokens), [NextTokens()], assumed=assumed)
+        budget = Budget(tokens=tokens)
+        return cls(config.model, config.batching, config.training.seed, budget, [NextTokens()], assumed=assumed)
 
     @classmethod
     def restored(cls, config: RunConfig, state: State) -> "LanguageTask":
         """See `Task.restored`."""
         tokenizer = tokenizer_from_dict(state["tokenizer"])
         budget, size = Budget(**state["budget"]), tokenizer.vocab_size
-        return cls(config, budget, [NextTokens()], vocab_size=size, tokenizer=tokenizer)
+        known = (config.model, config.batching, config.training.seed, budget, [NextTokens()])
+        return cls(*known, vocab_size=size, tokenizer=tokenizer)
 
     def model(self) -> nn.Module:
         """See `Task.model`."""
-        torch.manual_seed(self.config.training.seed)
+        torch.manual_seed(self.seed)
         model = self.fresh_model()
         if self.start_from:
             start_from(model.model, self.tokenizer, self.start_from)
@@ -111,7 +114,7 @@ class LanguageTask(Task):
 
     def fresh_model(self) -> Any:
         """The model with weights drawn from the state that torch's generator is in."""
-        name, sizes = self.config.model.name, self.config.model.arguments()
+        name, sizes = self.model_config.name, self.model_config.arguments()
         return build_language_model(name, self.vocab_size, self.budget["tokens"], **sizes)
 
     def loader(self, split: str) -> TokenLoader:
@@ -120,7 +123,7 @@ class LanguageTask(Task):
             self.ids,
             self.plans[split],
             self.budget,
-            self.config.batching,
+            self.batching,
             self.vocab_size,
             self.items[split],
             self.world,

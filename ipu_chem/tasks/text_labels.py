@@ -49,6 +49,7 @@ class TextPropertyTask(Task):
         ids: tokens of every molecule of the store, BOS and EOS included; of a loaded task alone.
         cut: molecules that are "dropped" or "truncated" because they are too long, or of "unknown symbols".
         start_from: folder of the weights to begin with under the head; empty begins with fresh ones.
+        goes_on: weights of a checkpoint will be loaded, so that none are to begin with.
     """
 
     kind = "text property"
@@ -62,6 +63,7 @@ class TextPropertyTask(Task):
     ids: Any = None
     cut: Dict[str, int] = field(default_factory=dict)
     start_from: str = ""
+    goes_on: bool = False
 
     @classmethod
     def load(cls, config: RunConfig, plans: Optional[Path] = None, state: Optional[State] = None) -> "TextPropertyTask":
@@ -127,8 +129,9 @@ class TextPropertyTask(Task):
         labels.known = _known_labels(store, labels, data.split)
         check_classes(targets, labels.known.y, items)
         budget, split = budget.replace(segments=segments), SplitData(store, items, made)
-        cut, start = {**rows.counts, "unknown symbols": len(unknown)}, "" if state else config.training.start_from
-        return cls(config, budget, [labels], split, (), chemgpt, tokenizer, ids, cut, start)
+        known = (config.model, config.batching, config.training.seed, budget, [labels], split)
+        cut = {**rows.counts, "unknown symbols": len(unknown)}
+        return cls(*known, (), chemgpt, tokenizer, ids, cut, config.training.start_from, bool(state))
 
     @classmethod
     def planned(cls, config: RunConfig) -> "TextPropertyTask":
@@ -139,14 +142,16 @@ class TextPropertyTask(Task):
             more = [*more, "model: sizes of the configuration assumed, a run takes those of training.start_from"]
         labels = Labels(planned_targets(config.data), config.loss)
         chemgpt, budget = fresh_arguments(config, VOCABULARY, tokens), Budget(tokens=tokens, segments=segments)
-        return cls(config, budget, [labels], assumed=[*assumed, *more], chemgpt=chemgpt)
+        known = (config.model, config.batching, config.training.seed, budget, [labels])
+        return cls(*known, assumed=[*assumed, *more], chemgpt=chemgpt)
 
     @classmethod
     def restored(cls, config: RunConfig, state: State) -> "TextPropertyTask":
         """See `Task.restored`."""
         fitted, tokenizer = Standardizer.from_dict(state["standardizer"]), tokenizer_from_dict(state["tokenizer"])
         labels, budget = Labels(targets_of(fitted.targets), config.loss, fitted), Budget(**state["budget"])
-        return cls(config, budget, [labels], chemgpt=dict(state["chemgpt"]), tokenizer=tokenizer)
+        known = (config.model, config.batching, config.training.seed, budget, [labels])
+        return cls(*known, chemgpt=dict(state["chemgpt"]), tokenizer=tokenizer)
 
     @property
     def labels(self) -> Labels:
@@ -160,11 +165,11 @@ class TextPropertyTask(Task):
 
     def model(self) -> ChemGPTProperty:
         """See `Task.model`."""
-        torch.manual_seed(self.config.training.seed)
+        torch.manual_seed(self.seed)
         chemgpt = ChemGPT(**self.chemgpt)
-        if self.start_from:
+        if self.start_from and not self.goes_on:
             chemgpt.load_state_dict(load_language_model(self.start_from).model.state_dict())
-        return with_head(self.config.model, chemgpt, self.labels)
+        return with_head(self.model_config, chemgpt, self.labels)
 
     def loader(self, split: str) -> TextPropertyLoader:
         """See `Task.loader`."""
@@ -173,17 +178,17 @@ class TextPropertyTask(Task):
             self.plans[split],
             self.labels.standardized(),
             self.budget,
-            self.config.batching,
+            self.batching,
             self.vocab_size,
             self.items[split],
             self.world,
         )
 
-    def unlabelled_loader(self, ids: Ragged) -> TextPropertyLoader:
+    def unlabeled_loader(self, ids: Ragged) -> TextPropertyLoader:
         """Batches of other molecules, for predictions; all of them fit the budget."""
         plan = make_plan(ids.lengths, self.budget, "best_fit")
         nothing = np.full((len(ids), len(self.targets)), np.nan)
-        return TextPropertyLoader(ids, plan, nothing, self.budget, self.config.batching, self.vocab_size)
+        return TextPropertyLoader(ids, plan, nothing, self.budget, self.batching, self.vocab_size)
 
     def random_loader(
         self, packs: int, batching: Batching, seed: int = 0, atoms: Optional[float] = None
@@ -201,8 +206,8 @@ class TextPropertyTask(Task):
     def describe(self) -> Dict[str, Any]:
         """See `Task.describe`."""
         described, lengths = self.labels.describe(self.targets, self.items), self.ids.lengths
-        start = self.config.training.start_from
-        trained = "its head alone" if self.config.model.freeze else "all of it"
+        start = self.start_from
+        trained = "its head alone" if self.model_config.freeze else "all of it"
         begun = f"weights of {start}" if start else "fresh weights"
         text = (
             f"text: {self.tokenizer.vocab_size} symbols, {lengths.mean():.1f} tokens a molecule, "

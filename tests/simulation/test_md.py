@@ -227,5 +227,5 @@ def test_help_says_the_units(capsys):
     with pytest.raises(SystemExit):
         main(["md", "--help"])
     text = " ".join(capsys.readouterr().out.split())
-    for what in ("fs.", "ps, from the start", "1/ps", "K, that velocities", "--resume"):
+    for what in ("fs (default: 0.5)", "ps, from the start", "1/ps", "K, that velocities", "--resume"):
         assert what in text, what
