@@ -56,7 +56,6 @@ class GraphTask(Task):
 
     @classmethod
     def load(cls, config: RunConfig, plans: Optional[Path] = None, state: Optional[State] = None) -> "GraphTask":
-        """See `Task.load`."""
         model, data, start = model_section(config, state), config.data, config.training.start_from
         store = load_store(data, model.cutoff)
         if config.short_positions:
@@ -100,7 +99,6 @@ class GraphTask(Task):
 
     @classmethod
     def planned(cls, config: RunConfig) -> "GraphTask":
-        """See `Task.planned`."""
         budget, neighbors, assumed = assumed_shape(config.pack)
         step = step_for(config.model.cutoff) if config.short_positions else None
         outputs = outputs_of(config, planned_targets(config.data))
@@ -137,7 +135,6 @@ class GraphTask(Task):
         return needs_charge(self.model_config.name)
 
     def model(self) -> CompactInputs:
-        """See `Task.model`."""
         labels, seen = self.labels, (self.neighbors, self.position_step, self.forces is not None)
         model = make_model(self.model_config, self.seed, labels.targets, *seen, labels.standardizer)
         if self.first_weights is not None:
@@ -145,7 +142,6 @@ class GraphTask(Task):
         return model
 
     def use_exact_filters(self) -> None:
-        """See `Task.use_exact_filters`."""
         self.model_config = replace(self.model_config, filter="exact")
 
     def loss(self) -> Callable[..., Tensor]:
@@ -154,7 +150,6 @@ class GraphTask(Task):
         return loss if self.forces is None else with_forces(loss, self.forces.weight)
 
     def loader(self, split: str) -> PackLoader:
-        """See `Task.loader`."""
         return PackLoader(
             self.store,
             self.items[split],
@@ -184,7 +179,6 @@ class GraphTask(Task):
         return PackLoader(store, items, plan, nothing, budget, self.batching, charges=self.takes_charge, forces=forces)
 
     def random_loader(self, packs: int, batching: Batching, seed: int = 0, atoms: Optional[float] = None) -> PackLoader:
-        """See `Task.random_loader`."""
         budget, cutoff = self.budget, self.model_config.cutoff
         if self.neighbors:
             budget = Budget(nodes=budget["nodes"], graphs=budget["graphs"])
@@ -202,11 +196,9 @@ class GraphTask(Task):
         )
 
     def state(self) -> Dict[str, Any]:
-        """See `Task.state`."""
         return {"standardizer": self.labels.standardizer.to_dict()}
 
     def describe(self) -> Dict[str, Any]:
-        """See `Task.describe`."""
         step = self.position_step
         positions = "float32" if step is None else f"int16, steps of {step:.3g} Å, off by at most {step / 2:.3g} Å"
         described = self.labels.describe(self.targets, self.items)

@@ -63,7 +63,6 @@ class LanguageTask(Task):
 
     @classmethod
     def load(cls, config: RunConfig, plans: Optional[Path] = None, state: Optional[State] = None) -> "LanguageTask":
-        """See `Task.load`."""
         check_not_frozen(config.model)
         data, state = config.data, state or {}
         path = getattr(data, "path", "")  # data sets of a user's own have none
@@ -98,14 +97,12 @@ class LanguageTask(Task):
 
     @classmethod
     def restored(cls, config: RunConfig, state: State) -> "LanguageTask":
-        """See `Task.restored`."""
         tokenizer = tokenizer_from_dict(state["tokenizer"])
         budget, size = Budget(**state["budget"]), tokenizer.vocab_size
         known = (config.model, config.batching, config.training.seed, budget, [NextTokens()])
         return cls(*known, vocab_size=size, tokenizer=tokenizer)
 
     def model(self) -> nn.Module:
-        """See `Task.model`."""
         torch.manual_seed(self.seed)
         model = self.fresh_model()
         if self.start_from:
@@ -118,7 +115,6 @@ class LanguageTask(Task):
         return build_language_model(name, self.vocab_size, self.budget["tokens"], **sizes)
 
     def loader(self, split: str) -> TokenLoader:
-        """See `Task.loader`."""
         return TokenLoader(
             self.ids,
             self.plans[split],
@@ -132,16 +128,13 @@ class LanguageTask(Task):
     def random_loader(
         self, packs: int, batching: Batching, seed: int = 0, atoms: Optional[float] = None
     ) -> TokenLoader:
-        """See `Task.random_loader`."""
         ids, plan = random_tokens(packs, self.budget, seed, self.vocab_size, atoms)
         return TokenLoader(ids, plan, self.budget, batching, self.vocab_size)
 
     def state(self) -> Dict[str, Any]:
-        """See `Task.state`."""
         return {"tokenizer": self.tokenizer.to_dict()}
 
     def describe(self) -> Dict[str, Any]:
-        """See `Task.describe`."""
         lengths = self.ids.lengths
         vocabulary = f"{self.vocab_size} symbols"
         long = ", ".join(f"{count:,} {what}" for what, count in self.cut.items() if count)
@@ -182,7 +175,6 @@ class NextTokens(Output):
         return token_cross_entropy
 
     def on(self, split: str, items: np.ndarray) -> "SplitTokens":
-        """See `Output.on`."""
         return SplitTokens(self, items)
 
 
@@ -190,11 +182,11 @@ class Nats:
     """The nats [1] of all molecules of a split together, from log-likelihoods [B, S]."""
 
     def zeros(self) -> np.ndarray:
-        """See `PerMolecule.zeros`."""
+        """Room for the nats, [1] float64."""
         return np.zeros(1)
 
     def put(self, found: np.ndarray, values: np.ndarray, batch: Any, positions: np.ndarray) -> None:
-        """See `PerMolecule.put`."""
+        """Add the nats of a batch."""
         found -= float(values[batch.weight.numpy() > 0].sum())
 
 
@@ -214,7 +206,6 @@ class SplitTokens(SplitOutput):
 
     @property
     def metric_names(self) -> List[str]:
-        """See `SplitOutput.metric_names`."""
         return list(NATS)
 
     def errors(self, predictions: Sequence[float]) -> Dict[str, float]:
@@ -235,7 +226,6 @@ class SplitTokens(SplitOutput):
         }
 
     def compared(self, metric: str, value: float, baselines: Mapping[str, Mapping[str, float]]) -> str:
-        """See `SplitOutput.compared`."""
         return f" (unigram {baselines['baseline'][metric]:.4g} and bigram {baselines['bigram'][metric]:.4g})"
 
 

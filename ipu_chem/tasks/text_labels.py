@@ -67,7 +67,6 @@ class TextPropertyTask(Task):
 
     @classmethod
     def load(cls, config: RunConfig, plans: Optional[Path] = None, state: Optional[State] = None) -> "TextPropertyTask":
-        """See `Task.load`."""
         data, state = config.data, state or {}
         if data.references not in ("auto", "none"):
             raise ValueError(
@@ -147,7 +146,6 @@ class TextPropertyTask(Task):
 
     @classmethod
     def restored(cls, config: RunConfig, state: State) -> "TextPropertyTask":
-        """See `Task.restored`."""
         fitted, tokenizer = Standardizer.from_dict(state["standardizer"]), tokenizer_from_dict(state["tokenizer"])
         labels, budget = Labels(targets_of(fitted.targets), config.loss, fitted), Budget(**state["budget"])
         known = (config.model, config.batching, config.training.seed, budget, [labels])
@@ -164,7 +162,6 @@ class TextPropertyTask(Task):
         return self.chemgpt["vocab_size"] if self.tokenizer is None else self.tokenizer.vocab_size
 
     def model(self) -> ChemGPTProperty:
-        """See `Task.model`."""
         torch.manual_seed(self.seed)
         chemgpt = ChemGPT(**self.chemgpt)
         if self.start_from and not self.goes_on:
@@ -172,7 +169,6 @@ class TextPropertyTask(Task):
         return with_head(self.model_config, chemgpt, self.labels)
 
     def loader(self, split: str) -> TextPropertyLoader:
-        """See `Task.loader`."""
         return TextPropertyLoader(
             self.ids,
             self.plans[split],
@@ -193,18 +189,15 @@ class TextPropertyTask(Task):
     def random_loader(
         self, packs: int, batching: Batching, seed: int = 0, atoms: Optional[float] = None
     ) -> TextPropertyLoader:
-        """See `Task.random_loader`."""
         ids, plan = random_tokens(packs, self.budget, seed, self.vocab_size, atoms)
         labels = random_labels(len(ids), len(self.targets), seed)
         return TextPropertyLoader(ids, plan, labels, self.budget, batching, self.vocab_size)
 
     def state(self) -> Dict[str, Any]:
-        """See `Task.state`."""
         standardizer = self.labels.standardizer.to_dict()
         return {"standardizer": standardizer, "tokenizer": self.tokenizer.to_dict(), "chemgpt": self.chemgpt}
 
     def describe(self) -> Dict[str, Any]:
-        """See `Task.describe`."""
         described, lengths = self.labels.describe(self.targets, self.items), self.ids.lengths
         start = self.start_from
         trained = "its head alone" if self.model_config.freeze else "all of it"

@@ -142,7 +142,6 @@ class TorchBackend(Backend):
         return torch.stack(losses).cpu()
 
     def evaluate(self, batch: Any) -> Any:
-        """See `Backend.evaluate`."""
         assert self._program is not None, "compile() comes first"
         self._check_packs(batch, self.batching.packs_per_evaluation)
         if self._shards is not None:
@@ -165,7 +164,6 @@ class TorchBackend(Backend):
         return joined if several else joined[0]
 
     def state_dict(self, weights_only: bool = False) -> Dict[str, Dict[str, Any]]:
-        """See `Backend.state_dict`."""
         assert self._program is not None, "compile() comes first"
         model = self._program.model.state_dict()
         copies = on_host if self._shards is None else self._shards.gather
@@ -180,7 +178,6 @@ class TorchBackend(Backend):
         return state
 
     def load_state_dict(self, state: Dict[str, Dict[str, Any]]) -> None:
-        """See `Backend.load_state_dict`."""
         assert self._program is not None, "compile() comes first"
         if self._shards is not None:
             state = self._shards.parts(state, self._program.model, self._optimizer)
@@ -202,18 +199,15 @@ class TorchBackend(Backend):
                 self._scaler.load_state_dict(scaler)
 
     def total(self, predictions: np.ndarray) -> np.ndarray:
-        """See `Backend.total`."""
         # A block's weights come from all processes: those with fewer batches run along until the last has ended.
         while self._shards is not None and self._processes.largest(0):
             self._predictions(self._example)
         return self._processes.total(predictions)
 
     def agreed(self, number: int) -> int:
-        """See `Backend.agreed`."""
         return self._processes.largest(number)
 
     def close(self) -> None:
-        """See `Backend.close`."""
         self._program = None
         self._optimizer = None
         self._half = None
