@@ -29,8 +29,8 @@ from ipu_chem.tasks.base import Task
 from ipu_chem.tasks.evaluation import PerAtom, PerMolecule, predict, predict_split
 from ipu_chem.tasks.graphs import GraphTask, check_charges
 from ipu_chem.tasks.registry import load_task, restored_task
+from ipu_chem.tasks.sequences import fit_sequences
 from ipu_chem.tasks.text_labels import TextPropertyTask, ended, heavy_atoms_alike
-from ipu_chem.tasks.text_rows import fit_rows
 from ipu_chem.units import in_ev
 from packing import Budget
 from packing.files import PathLike
@@ -382,5 +382,5 @@ def _prepare_texts(task: TextPropertyTask, molecules: Union[Store, Sequence[str]
         ids, kept = ids.take(np.flatnonzero(~over)), kept[~over]
     loader = None
     if len(kept):
-        loader = task.prediction_loader(ended(fit_rows(ids, limit, "truncate").ids, task.tokenizer.eos_id))
+        loader = task.prediction_loader(ended(fit_sequences(ids, limit, "truncate").ids, task.tokenizer.eos_id))
     return Prepared(kept, reasons, heavy_atoms_alike(molecules.fields["heavy_atoms"][kept]), loader)

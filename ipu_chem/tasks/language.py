@@ -23,11 +23,10 @@ from ipu_chem.models.chemgpt import width_of
 from ipu_chem.models.registry import build_language_model
 from ipu_chem.tasks.base import State, Task
 from ipu_chem.tasks.evaluation import Output, SplitOutput
-from ipu_chem.tasks.example_text import VOCABULARY, assumed_tokens, random_tokens
 from ipu_chem.tasks.language_model import load_language_model, load_tokenizer
+from ipu_chem.tasks.sequences import VOCABULARY, assumed_tokens, choose_length, fit_sequences, random_tokens
 from ipu_chem.tasks.splits import SplitData, plans_of_splits, split_items
 from ipu_chem.tasks.start_from import load_weights
-from ipu_chem.tasks.text_rows import choose_row, fit_rows
 from ipu_chem.tasks.token_baselines import bigram_nats, unigram_nats
 from packing import Budget, Ragged
 from packing.store import Store
@@ -69,14 +68,16 @@ class LanguageTask(Task):
         store = load_corpus(data.name, path or None, data.cache or None, limit=data.limit, workers=data.workers)
         tokenizer = choose_tokenizer(config, store, state)
         ids = tokenizer.encode_store(store)
-        row = config.pack.tokens or choose_row(ids.lengths, width_of(config.model.size, config.model.hidden_features))
-        rows = fit_rows(ids, row, data.long)
-        ids, store = rows.ids, store if len(rows.kept) == len(store) else store.take(rows.kept)
+        length = config.pack.tokens or choose_length(
+            ids.lengths, width_of(config.model.size, config.model.hidden_features)
+        )
+        fitted = fit_sequences(ids, length, data.long)
+        ids, store = fitted.ids, store if len(fitted.kept) == len(store) else store.take(fitted.kept)
         items = split_items(store, data)
         made, budget = plans_of_splits(
             items,
             lambda chosen: {"tokens": ids.lengths[chosen]},
-            lambda _: Budget(tokens=row),
+            lambda _: Budget(tokens=length),
             config.pack,
             data.split_seed,
             plans,
@@ -85,7 +86,7 @@ class LanguageTask(Task):
         output = NextTokens(ids, store.fields["heavy_atoms"], items["train"], size)
         split = SplitData(store, items, made)
         known = (config.model, config.batching, config.training.seed, budget, [output], split)
-        return cls(*known, (), size, tokenizer, ids, rows.counts, start)
+        return cls(*known, (), size, tokenizer, ids, fitted.counts, start)
 
     @classmethod
     def planned(cls, config: RunConfig) -> "LanguageTask":
@@ -136,7 +137,7 @@ class LanguageTask(Task):
 
     def describe(self) -> Dict[str, Any]:
         lengths = self.ids.lengths
-        vocabulary = f"{self.vocab_size} symbols"
+        vocabulary = f"{self.vocab_size} tokens"
         long = ", ".join(f"{count:,} {what}" for what, count in self.cut.items() if count)
         return {
             "kind": self.kind,
@@ -146,8 +147,8 @@ class LanguageTask(Task):
             "longest": int(lengths.max()),
             "cut": self.cut,
             "announced": [
-                f"text: {vocabulary}, {lengths.mean():.1f} tokens a molecule, {int(lengths.max())} at most; rows of "
-                f"{self.budget['tokens']}{'; ' if long else ''}{long}"
+                f"text: {vocabulary}, {lengths.mean():.1f} tokens a molecule, {int(lengths.max())} at most; "
+                f"sequences of {self.budget['tokens']}{'; ' if long else ''}{long}"
             ],
         }
 

@@ -22,18 +22,19 @@ from ipu_chem.models.chemgpt import ChemGPT, width_of
 from ipu_chem.models.pooling import POOLINGS
 from ipu_chem.models.property_head import ChemGPTProperty
 from ipu_chem.tasks.base import State, Task
-from ipu_chem.tasks.example_text import (
-    VOCABULARY,
-    assumed_segments,
-    assumed_tokens,
-    random_labels,
-    random_tokens,
-)
 from ipu_chem.tasks.labels import KnownLabels, Labels, check_classes, is_smiles_table, planned_targets, target_names
 from ipu_chem.tasks.language import check_vocabulary, choose_tokenizer
 from ipu_chem.tasks.language_model import load_language_model
+from ipu_chem.tasks.sequences import (
+    VOCABULARY,
+    assumed_segments,
+    assumed_tokens,
+    choose_length,
+    fit_sequences,
+    random_labels,
+    random_tokens,
+)
 from ipu_chem.tasks.splits import SplitData, plans_of_splits, split_items
-from ipu_chem.tasks.text_rows import choose_row, fit_rows
 from packing import Budget, Ragged, make_plan
 from packing.store import Store
 
@@ -95,26 +96,26 @@ class TextPropertyTask(Task):
             print(f"left out: {len(unknown):,} molecules that the vocabulary cannot write; {first}")
         width = chemgpt["hidden_features"] if chemgpt else width_of(config.model.size, config.model.hidden_features)
         longest = chemgpt["max_positions"] if chemgpt else int(ids.lengths.max())
-        row = config.pack.tokens or choose_row(np.minimum(ids.lengths, longest), width)
-        if chemgpt and longest < row and ids.lengths.max() > longest and data.long == "error":
+        length = config.pack.tokens or choose_length(np.minimum(ids.lengths, longest), width)
+        if chemgpt and longest < length and ids.lengths.max() > longest and data.long == "error":
             item = int(known[int(np.argmax(ids.lengths > longest))])
             raise ValueError(
-                f"{decode_text(store, 'smiles', item)} is longer than the {longest} symbols, begin and end included, "
+                f"{decode_text(store, 'smiles', item)} is longer than the {longest} tokens, begin and end included, "
                 f"that the model of {config.training.start_from} reads, as {int((ids.lengths > longest).sum()):,} "
                 "molecules are; set data.long to drop or truncate."
             )
         if not chemgpt:
-            chemgpt = fresh_arguments(config, tokenizer.vocab_size, row)
-        rows = fit_rows(ids, min(row, chemgpt["max_positions"]), data.long)
-        ids = ended(rows.ids, tokenizer.eos_id)
-        if len(rows.kept) < len(store):
-            store = store.take(known[rows.kept])
+            chemgpt = fresh_arguments(config, tokenizer.vocab_size, length)
+        text = fit_sequences(ids, min(length, chemgpt["max_positions"]), data.long)
+        ids = ended(text.ids, tokenizer.eos_id)
+        if len(text.kept) < len(store):
+            store = store.take(known[text.kept])
         items = split_items(store, data)
         if "standardizer" in state:
             fitted = Standardizer.from_dict(state["standardizer"])
         else:
             fitted = _fit(store, items["train"])
-        shape = {"tokens": row, **({"segments": config.pack.graphs} if config.pack.graphs else {})}
+        shape = {"tokens": length, **({"segments": config.pack.graphs} if config.pack.graphs else {})}
         made, budget = plans_of_splits(
             items,
             lambda chosen: {"tokens": ids.lengths[chosen]},
@@ -129,7 +130,7 @@ class TextPropertyTask(Task):
         check_classes(targets, labels.known.y, items)
         budget, split = budget.replace(segments=segments), SplitData(store, items, made)
         known = (config.model, config.batching, config.training.seed, budget, [labels], split)
-        cut = {**rows.counts, "unknown symbols": len(unknown)}
+        cut = {**text.counts, "unknown symbols": len(unknown)}
         return cls(*known, (), chemgpt, tokenizer, ids, cut, config.training.start_from, bool(state))
 
     @classmethod
@@ -203,14 +204,15 @@ class TextPropertyTask(Task):
         trained = "its head alone" if self.model_config.freeze else "all of it"
         begun = f"weights of {start}" if start else "fresh weights"
         text = (
-            f"text: {self.tokenizer.vocab_size} symbols, {lengths.mean():.1f} tokens a molecule, "
-            f"{int(lengths.max())} at most; rows of {self.budget['tokens']} for {self.budget['segments']} molecules"
+            f"text: {self.tokenizer.vocab_size} tokens, {lengths.mean():.1f} tokens a molecule, "
+            f"{int(lengths.max())} at most; sequences of {self.budget['tokens']} for {self.budget['segments']} "
+            "molecules"
         )
         long = ", ".join(f"{count:,} {what}" for what, count in self.cut.items() if count)
         return {
             "kind": self.kind,
             **described,
-            "vocabulary": f"{self.tokenizer.vocab_size} symbols",
+            "vocabulary": f"{self.tokenizer.vocab_size} tokens",
             "tokenizer": self.tokenizer.fingerprint(),
             "longest": int(lengths.max()),
             "cut": {**self.store.info["left out"], **self.cut},
