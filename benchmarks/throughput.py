@@ -292,7 +292,8 @@ def _real_work(settings: Settings, world: World) -> Work:
     loader = task.loader("train")
     loader.check_steps()
     # A run would refuse to look for fewer neighbors than there are; the study whose speed this compares to did.
-    model = make_model(config, task.targets, min(task.neighbors, settings.neighbors), task.position_step)
+    neighbors = min(task.neighbors, settings.neighbors)
+    model = make_model(config.model, config.training.seed, task.targets, neighbors, task.position_step)
     return Work(model, mse, loader.epoch, task.plans["train"].summary())
 
 

@@ -73,7 +73,6 @@ class DataConfig(Chosen):
 
     @classmethod
     def unknown(cls, name: str, option: str) -> str:
-        """See `Chosen.unknown`."""
         if option in ("unit", "extensive", "kind"):
             return f"{name} knows what its labels are; data.unit, data.extensive and data.kind are for data.name=file."
         return super().unknown(name, option)

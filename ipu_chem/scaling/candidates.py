@@ -209,7 +209,6 @@ def _train(candidate: Candidate, budget: float, threads: int) -> Progress:
         """Notes how far the run is and stops it at the budget, or when the search stops."""
 
         def on_step(self, step: int, total: int, losses: List[float]) -> bool:
-            """See `Callback.on_step`."""
             seen.update(step=step, total=total)
             enough = budget < 1 and step >= budget_steps(total, budget) and step < total
             return enough or (_stop is not None and _stop.is_set())

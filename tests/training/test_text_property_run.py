@@ -260,7 +260,7 @@ def test_what_a_language_model_cannot_read_is_left_out_or_refused(text_options, 
     text_options["pack"] = {"tokens": 8}
     train(from_dict({**text_options, "out": str(tmp_path / "language")}))
     property_options["training"]["start_from"] = str(tmp_path / "language")
-    with pytest.raises(ValueError, match="is longer than the 8 symbols, begin and end included, that the model of"):
+    with pytest.raises(ValueError, match="is longer than the 8 tokens, begin and end included, that the model of"):
         load_task(from_dict(property_options))
     for long in ("drop", "truncate"):
         property_options["data"]["long"] = long
