@@ -67,42 +67,23 @@ class Bfloat(SchNet):
         self.to(torch.bfloat16)
 
 
+SMALL = {"hidden_features": 8, "num_filters": 8, "num_interactions": 1, "num_gaussians": 5}
+
+
 def options(model: str, forces: bool) -> Dict[str, Any]:
     return {
         "accelerator": "ipu",
         "data": {"name": "rmd17", "molecule": "ethanol"} if forces else {"target": "a"},
         "force_share": 0.9 if forces else 0.0,
         "pack": {"nodes": 24, "edges": 120, "graphs": 5},
-        "model": {"name": model, "filter": "exact"},
+        "model": {"name": model, "filter": "exact", **SMALL},
         "batching": {"micro_batch_size": 2},
     }
 
 
 def registered(monkeypatch: pytest.MonkeyPatch, kind: type) -> str:
     """The name of a model with the options of SchNet."""
-
-    def build(
-        num_targets: int,
-        readout: str = "sum",
-        undirected: bool = False,
-        hidden_features: int = 8,
-        num_filters: int = 8,
-        num_interactions: int = 1,
-        num_gaussians: int = 5,
-        cutoff: float = 5.0,
-    ) -> Any:
-        return kind(
-            num_targets=num_targets,
-            readout=readout,
-            undirected=undirected,
-            hidden_features=8,
-            num_filters=8,
-            num_interactions=1,
-            num_gaussians=5,
-            cutoff=cutoff,
-        )
-
-    monkeypatch.setitem(MODELS, "mine", build)
+    monkeypatch.setitem(MODELS, "mine", kind)
     return "mine"
 
 
