@@ -24,7 +24,7 @@ for module in (importlib.import_module(f"ipu_chem.commands.{command}") for comma
         FLAGS |= {option.name for one in SETS for option in walk(one)}
 OTHERS = {"num-replicas", "nproc-per-node"}  # flags of poprun and torchrun
 SECTIONS = sorted({name.split(".")[0] for name in OPTIONS if "." in name} - {"torch"})
-NO_OPTIONS = {"data.csv", "model.float"}  # a file, a method
+NO_OPTIONS = {"data.csv"}  # a file
 
 
 def texts(file):
@@ -51,7 +51,7 @@ def test_options_in_messages_exist(file):
         unknown += [
             (line, f"--{name}") for name in flags if name.replace("-", "_") not in FLAGS and name not in FLAGS | OTHERS
         ]
-        named = set(re.findall(rf"(?<![\w./{{}}])((?:{'|'.join(SECTIONS)})\.[a-z_0-9]+)", text)) - NO_OPTIONS
+        named = set(re.findall(rf"(?<![\w./{{}}])((?:{'|'.join(SECTIONS)})\.[a-z_0-9]+)\b(?!\()", text)) - NO_OPTIONS
         named |= {f"torch.{name}" for name in re.findall(r"(?<![\w.])torch\.([a-z_]+)=", text)}
         unknown += [(line, name) for name in named if name not in OPTIONS]
     assert not unknown
