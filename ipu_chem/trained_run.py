@@ -314,7 +314,7 @@ def energies_forces(members: Sequence[ForceField], structures: Sequence[Any]) ->
             member.check_elements(molecule.z, molecule.name or f"structure {number}")
     check_charges(store, first.config.model)
     sizes = {axis: store.sizes()[axis] for axis in ("nodes", "edges")}
-    loader = task.unlabelled_loader(store, np.arange(len(store)), fit_budget(sizes, {}))
+    loader = task.prediction_loader(store, np.arange(len(store)), fit_budget(sizes, {}))
     # Runs may differ in where they have their filters from, but not in the program.
     exact = len({member.config.model.filter for member in members}) > 1
     z, energies, forces = store.ragged("z"), [], []
@@ -347,7 +347,7 @@ def _prepare_graphs(task: GraphTask, molecules: Union[Store, Sequence[Any]]) -> 
         budget = budget.replace(edges=int(np.ceil(budget["nodes"] * most)) or 1)
     reasons = unfit(store, task.labels.standardizer, budget)
     items = np.array([item for item in range(len(store)) if item not in reasons], np.int64)
-    loader = task.unlabelled_loader(store, items, budget) if len(items) else None
+    loader = task.prediction_loader(store, items, budget) if len(items) else None
     return Prepared(items, reasons, store.ragged("z").take(items), loader)
 
 
@@ -385,5 +385,5 @@ def _prepare_texts(task: TextPropertyTask, molecules: Union[Store, Sequence[str]
         ids, kept = ids.take(np.flatnonzero(~over)), kept[~over]
     loader = None
     if len(kept):
-        loader = task.unlabelled_loader(ended(fit_rows(ids, limit, "truncate").ids, task.tokenizer.eos_id))
+        loader = task.prediction_loader(ended(fit_rows(ids, limit, "truncate").ids, task.tokenizer.eos_id))
     return Prepared(kept, reasons, heavy_atoms_alike(molecules.fields["heavy_atoms"][kept]), loader)

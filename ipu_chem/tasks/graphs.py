@@ -162,7 +162,7 @@ class GraphTask(Task):
             None if self.forces is None else self.forces.standardized(),
         )
 
-    def unknown_loader(self, store: Store, items: np.ndarray, budget: Budget) -> PackLoader:
+    def prediction_loader(self, store: Store, items: np.ndarray, budget: Budget) -> PackLoader:
         """Batches of other molecules, for predictions.
 
         Args:

@@ -179,7 +179,7 @@ class TextPropertyTask(Task):
             self.world,
         )
 
-    def unlabelled_loader(self, ids: Ragged) -> TextPropertyLoader:
+    def prediction_loader(self, ids: Ragged) -> TextPropertyLoader:
         """Batches of other molecules, for predictions; all of them fit the budget."""
         plan = make_plan(ids.lengths, self.budget, "best_fit")
         nothing = np.full((len(ids), len(self.targets)), np.nan)
