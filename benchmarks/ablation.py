@@ -1,4 +1,4 @@
-"""What each step is worth: training of the paper's SchNet on QM9, every row with one thing more than the row above.
+"""Ablation: training of the paper's SchNet on QM9, every row with one thing more than the row above.
 
     python benchmarks/ablation.py [--quick] [--shared PATH]
 
@@ -48,10 +48,10 @@ class Row(NamedTuple):
     Attributes:
         packed: several molecules to a pack, else one padded to the largest.
         prefetch: batches made ahead by a thread.
-        softplus: the activation in machine code.
+        softplus: the activation in native kernels.
         pairs: every edge once.
         filter: exact or table.
-        kernels: convolutions in machine code.
+        kernels: convolutions in native kernels.
         compile: torch.compile.
     """
 
@@ -75,7 +75,7 @@ def rows() -> Dict[str, Row]:
         ("every pair once", {"pairs": True}),
         ("filters from a table", {"filter": "table"}),
         ("compiled", {"compile": True}),
-        ("convolutions in machine code", {"kernels": True}),
+        ("convolutions in native kernels", {"kernels": True}),
         ("four batches ahead", {"prefetch": 4}),
     ):
         row = row._replace(**change)

@@ -53,17 +53,17 @@ def main() -> int:
     ids, vocab_size = tokens(options.shared, 400 if options.quick else 2000)
     print(f"{len(ids):,} molecules, {ids.lengths.mean():.1f} tokens each with begin and end, {vocab_size} symbols")
     check(ids, vocab_size)
-    kinds = {"plain": dict(kernels=False), "machine code": dict(kernels=True)}
+    kinds = {"plain": dict(kernels=False), "native kernels": dict(kernels=True)}
     if not options.quick:
         kinds["compiled"] = dict(kernels=False, compile=True, compile_blocks=True)
-        kinds["machine code, compiled"] = dict(kernels=True, compile=True, compile_blocks=True)
+        kinds["native kernels, compiled"] = dict(kernels=True, compile=True, compile_blocks=True)
     steps: Dict[str, Step] = {
         "Hugging Face, dynamic padding": padded(ids, vocab_size, 0, BATCH),
         "Hugging Face, padding to 128": padded(ids, vocab_size, 128, BATCH),
         "Hugging Face, padding to 512": padded(ids, vocab_size, 512, 4),
     }
     for row, (kind, chosen) in itertools.product(ROWS[:1] if options.quick else ROWS, kinds.items()):
-        if row == ROWS[0] or kind == "machine code":
+        if row == ROWS[0] or kind == "native kernels":
             steps[f"rows of {row}, {kind}"] = packed(ids, vocab_size, row, TorchOptions(threads=1, **chosen))
     rates: Dict[str, List[float]] = {name: [] for name in steps}
     for turn in range(-1, 2 if options.quick else 7):

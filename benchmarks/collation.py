@@ -20,7 +20,7 @@ from packing.collate import collate_graphs, expand_masks
 
 # 8 graphs are what 128 nodes of QM9 need at most without losing packs.
 ALL_PAIRS = Budget(nodes=128, edges=2304, graphs=8)
-NO_EDGES = Budget(nodes=128, graphs=8)  # a model that finds neighbours on the device takes nodes alone
+NO_EDGES = Budget(nodes=128, graphs=8)  # a model that finds neighbors on the device takes nodes alone
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What every benchmark needs: an honest header, interleaved timing, memory of a fresh process, goals.
+"""Parts of every benchmark: an honest header, interleaved timing, memory of a fresh process, goals.
 
 Machines are shared and their speed drifts, so seconds are CPU seconds of the process, contestants take turns
 within one run, and what counts is the ratio of their medians.
@@ -34,20 +34,20 @@ def machine_line(dtype: str, *libraries: str) -> str:
 
 
 def _version(library: str) -> str:
-    """What a library says of itself, unless it is behind the release that is installed."""
+    """Version of a library by its own account, unless that is behind the installed release."""
     try:
-        told = str(importlib.import_module(library).__version__)
+        stated = str(importlib.import_module(library).__version__)
     except ImportError:
         return "missing"
     try:
         installed = version(library)
     except PackageNotFoundError:  # not installed as a package
-        return told
-    return told if told.startswith(installed) else installed
+        return stated
+    return stated if stated.startswith(installed) else installed
 
 
 def throughput_line(samples: float, seconds: float) -> str:
-    """Throughput as Graphcore's benchmark runner looks for it in the output."""
+    """Throughput as Graphcore's benchmark runner finds it in the output."""
     return f"throughput: {samples / seconds:.2f} samples/sec"
 
 
@@ -96,7 +96,7 @@ def interleaved(
 
 
 def median_ratio(slow: Timing, fast: Timing) -> float:
-    """How many times faster one contestant is: the median over rounds of the ratio within a round."""
+    """Ratio of speeds of two contestants: the median over rounds of the ratio within a round."""
     return statistics.median(s / max(f, 1e-9) for s, f in zip(slow.seconds, fast.seconds))
 
 

@@ -29,7 +29,7 @@ FILTERS = ("table", "exact")
 
 
 class Result(NamedTuple):
-    """Of one run.
+    """Result of one run.
 
     Attributes:
         validation, test: MAE in meV of the best checkpoint.

@@ -2,8 +2,6 @@
 
 Sizes decide how packs are filled and how much a device has to do; what the molecules are made of does not.
 Labels are random numbers, so a loss means nothing beyond being finite.
-
-On data's way: size histogram -> Store -> plan -> PackLoader or TokenLoader -> Backend.train_step.
 """
 
 from typing import TYPE_CHECKING, Dict, NamedTuple, Optional, Tuple
@@ -32,7 +30,7 @@ _TIME_LIMIT = 120.0
 
 
 class Feed(NamedTuple):
-    """What a benchmark trains on.
+    """Data that a benchmark trains on.
 
     Attributes:
         loader: has `epoch(seed, epoch)`, batches with their number of samples.
@@ -57,7 +55,7 @@ def graph_feed(settings: "Settings", world: World) -> Feed:
     Raises:
         ValueError: the data set has larger molecules than a pack has slots.
     """
-    batching, dataset, nodes, neighbours = settings.batching, settings.dataset, settings.pack_nodes, settings.neighbours
+    batching, dataset, nodes, neighbors = settings.batching, settings.dataset, settings.pack_nodes, settings.neighbors
     histogram = HISTOGRAMS[dataset]
     if max(histogram) > nodes:
         raise ValueError(f"{dataset} has molecules of {max(histogram)} atoms, a pack {nodes} slots; set nodes higher.")
@@ -66,8 +64,8 @@ def graph_feed(settings: "Settings", world: World) -> Feed:
     sizes, plan = _enough(random, histogram, budget, batching.packs_per_call)
     budget = budget.replace(graphs=plan.max_items_per_pack)
     if settings.edges == "host":
-        budget = budget.replace(edges=nodes * neighbours)
-    store = fixed_point_in_memory(_molecules(random, sizes, neighbours))
+        budget = budget.replace(edges=nodes * neighbors)
+    store = fixed_point_in_memory(_molecules(random, sizes, neighbors))
     labels = random.normal(size=(len(sizes), 1))
     loader = PackLoader(store, np.arange(len(sizes)), plan, labels, budget, batching, world)
     return Feed(loader, plan, sizes, store.info[STEP])
@@ -112,10 +110,10 @@ def _enough(
         fits -= max(plan.num_packs - packs, fits * (plan.num_packs - packs) // plan.num_packs)
 
 
-def _molecules(random: np.random.Generator, sizes: np.ndarray, neighbours: int) -> Store:
-    """Molecules whose atoms see the next ones in the order of the atoms, up to ``neighbours`` of them."""
+def _molecules(random: np.random.Generator, sizes: np.ndarray, neighbors: int) -> Store:
+    """Molecules whose atoms see the next ones in the order of the atoms, up to ``neighbors`` of them."""
     offsets = np.append(0, np.cumsum(sizes))
-    degree = np.minimum(sizes - 1, neighbours)
+    degree = np.minimum(sizes - 1, neighbors)
     per_atom = np.repeat(degree, sizes)
     target = np.repeat(np.arange(offsets[-1]) - np.repeat(offsets[:-1], sizes), per_atom)
     step = np.arange(per_atom.sum()) - np.repeat(np.cumsum(per_atom) - per_atom, per_atom) + 1

@@ -195,7 +195,7 @@ def fitted_constants(folder: Path) -> Dict[str, Tuple[float, float]]:
 
 
 def is_same(name: str, library: float, found: float) -> bool:
-    """Whether a constant of the library is the one that is found, as exactly as it can be known."""
+    """True where a constant of the library is the one that is found, as exactly as it can be known."""
     of_shapes = name.split()[0] in (*OPERATORS, "BLOCK_LOOP")
     return abs(library / found - 1) <= _REMAINDERS.get(name, _SAME if of_shapes else _SAME_OF_PROGRAMS)
 

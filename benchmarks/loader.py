@@ -221,7 +221,7 @@ def _crossing(folder: str, alone: Dict[str, Timing]) -> None:
         parts = ", ".join(f"{field} {size:.1f}" for field, size in sizes.items())
         rows.append([form, f"{sum(sizes.values()):.0f}", f"{explicit:.0f}", f"{cost[form][1]:.2f}", parts])
     header = ["form", "bytes a graph", "float32 and masks", "host, µs a graph", "of the bytes"]
-    print_table("What crosses to the device, QM9", header, rows)
+    print_table("Transferred to the device, QM9", header, rows)
     cheaper = min(cost, key=lambda form: cost[form])
     print(f"cheaper for the host and the link: {cheaper}; the search itself is the device's work")
 

@@ -1,7 +1,4 @@
-"""Molecules with chemistry's distances, which decide how many edges there are: real QM9, water clusters made up.
-
-On data's way: file or random numbers -> Store (z, pos, y) -> edges -> packs.
-"""
+"""Molecules with chemistry's distances, which decide how many edges there are: real QM9, water clusters made up."""
 
 from pathlib import Path
 from typing import Tuple
@@ -12,7 +9,7 @@ from benchmarks.histograms import HYDRONET_500K, QM9, sizes_of
 from packing import Ragged
 from packing.store import Store
 
-_O_O = (2.6, 2.95)  # Å, between neighbouring oxygens of a cluster
+_O_O = (2.6, 2.95)  # Å, between neighboring oxygens of a cluster
 _O_H = 0.96  # Å
 _NEAREST = 2.5  # Å, no two oxygens are nearer
 

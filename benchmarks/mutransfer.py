@@ -40,7 +40,7 @@ Losses = Dict[str, Dict[int, List[float]]]  # parametrization -> width -> one lo
 
 
 class Setting(NamedTuple):
-    """What is trained.
+    """Models and data that are trained.
 
     Attributes:
         widths: features of a symbol, the base width first.
@@ -65,12 +65,12 @@ QUICK = Setting((32, 64), (-9, -7, -5), 200, 50, 2)
 
 
 class Best(NamedTuple):
-    """Where a line of losses is lowest.
+    """Minimum of a line of losses.
 
     Attributes:
         index: of the best rate of the grid.
-        vertex: log2 of the rate at which the parabola through the best and its neighbours is lowest; the best rate's
-            own where one of the neighbours is not there or diverged.
+        vertex: log2 of the rate at which the parabola through the best and its neighbors is lowest; the best rate's
+            own where one of the neighbors is not there or diverged.
         is_inside: the parabola is there.
     """
 
@@ -143,27 +143,28 @@ def best_of(losses: Sequence[float], exponents: Sequence[float]) -> Best:
 
 
 def shift(best: Dict[int, Best], widths: Sequence[int]) -> float:
-    """How far the best rate moves from the least to the largest width, in powers of 2."""
+    """Shift of the best rate from the least to the largest width, in powers of 2."""
     return best[widths[-1]].vertex - best[widths[0]].vertex
 
 
 def draw(setting: Setting, losses: Losses, best: Dict[str, Dict[int, Best]], path: Path) -> None:
     """Loss against learning rate, a panel for each parametrization and a line for each width, the best ones marked."""
-    import matplotlib
+    from ipu_chem.reports.figures import figure_of, legend_beside, save, shades
 
-    from ipu_chem.reports.figures import BLUE, GREY, ORANGE, figure_of, save
-
-    matplotlib.use("Agg")
     figure, axes = figure_of(1, len(losses))
     for axis, (name, lines) in zip(axes, losses.items()):
-        for (width, line), color in zip(lines.items(), (BLUE, GREY, ORANGE)):
+        for (width, line), color in zip(lines.items(), shades(len(lines))):
             finite = [(rate, loss) for rate, loss in zip(setting.rates, line) if math.isfinite(loss)]
             axis.plot(*zip(*finite), color=color, marker="o", markersize=3, linewidth=1, label=f"{width} features")
             index = best[name][width].index
             axis.plot(setting.rates[index], line[index], color=color, marker="*", markersize=11)
         axis.set_xscale("log", base=2)
-        axis.set(title=f"{name} parametrization", xlabel="learning rate", ylabel="validation loss, nats per token")
-        axis.legend(frameon=False, fontsize=8)
+        axis.set(
+            title=f"{name} parametrization",
+            xlabel="learning rate (per step)",
+            ylabel="validation loss (nats per token)",
+        )
+        legend_beside(axis)
     lowest = [min(line) for lines in losses.values() for line in lines.values()]
     top = min(1.5 * max(lowest), max(axis.get_ylim()[1] for axis in axes))
     for axis in axes:  # rates that hardly train would flatten what counts

@@ -85,7 +85,7 @@ def plans_and_memory(quick: bool, goals: Goals) -> float:
         rows.append([*row, f"{median(run['peak_mb'] for run in runs):,.0f}" if part == 1.0 else "-"])
     header = ["packer", "packs", "/ ours", "CPU s", "/ ours", "MB above sizes", "/ ours", "peak MB in all"]
     print_table("1. Plan and epoch of HydroNet, 4,464,740 graphs, 154 nodes, 5 graphs", header, rows)
-    print("~ is extrapolated linearly from a random share of the graphs. scipy's import is in our seconds and MB.")
+    print("~ is extrapolated linearly from a random fraction of the graphs. scipy's import is in our seconds and MB.")
     seconds = median(run["cpu"] for run in own)
     goals.at_most("4.46M graphs, plan + epoch, CPU s", seconds, 1.5)
     goals.at_most("4.46M graphs, plan + epoch, peak MB in all", median(run["peak_mb"] for run in own), 600)
@@ -143,7 +143,7 @@ def streaming(quick: bool, bounds: Dict[Tuple[str, str], int], goals: Goals) -> 
             share, each = optimum / timing.result, timing.median / count * 1e6
             rows.append([title, budget, algorithm, f"{timing.result:,}", f"{share:.2%}", f"{each:.2f}"])
         share, each = (optimum / timings["column generation"].result, timings["column generation"].median / count * 1e6)
-        goals.at_least(f"stream {title}, {budget}: share of the optimum", share, 0.995)
+        goals.at_least(f"stream {title}, {budget}: fraction of the optimum", share, 0.995)
         goals.at_most(f"stream {title}, {budget}: us per graph", each, 5.0)
     header = ["set", "budget", "packer", "packs", "of the LP optimum", "CPU us per graph"]
     print_table("3. Streaming through a buffer of 10,000 graphs", header, rows)

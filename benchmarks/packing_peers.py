@@ -1,4 +1,4 @@
-"""What others do, written anew: packers that the packing benchmark compares with, item by item in Python.
+"""Peers, written anew: packers that the packing benchmark compares with, item by item in Python.
 
 Each function prepares (loads the sizes) and returns what is to be measured, for `benchmarks.common.in_child`.
 The work is the same for all: sizes in random order in, index lists of all packs out.
@@ -17,7 +17,7 @@ Work = Callable[[], Dict[str, Any]]
 
 
 def load_sizes(dataset: str, share: float = 1.0, seed: int = 0) -> np.ndarray:
-    """Sizes of a set in random order, [I] int64, or of a random share of it."""
+    """Sizes of a set in random order, [I] int64, or of a random fraction of it."""
     sizes = histograms.sizes_of(getattr(histograms, dataset))
     np.random.default_rng(seed).shuffle(sizes)
     return sizes[: int(len(sizes) * share)].copy()

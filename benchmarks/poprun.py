@@ -161,7 +161,7 @@ def _take_option(rest: List[str]) -> Tuple[str, str]:
 
 
 def _is_option(word: str) -> bool:
-    """Whether a word is an option of poprun rather than a value for mpirun that begins with a dash."""
+    """True where a word is an option of poprun rather than a value for mpirun that begins with a dash."""
     return word in _VERBOSE or word in _SHORT or word.partition("=")[0][2:] in OPTIONS
 
 
@@ -190,7 +190,7 @@ def _check_value(name: str, kind: str, value: str) -> None:
 
 
 def _check(command: PopRun, ipus: Optional[int]) -> None:
-    """What can only be judged from several options together."""
+    """Checks of several options together."""
     if {"help", "version"} & set(command.options):
         return
     if not command.program:

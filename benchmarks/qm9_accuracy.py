@@ -68,7 +68,7 @@ class PygTraining:
             cutoff=sizes.cutoff,
             interaction_graph=lambda pos, batch: self._edges(pos),
         )
-        ours: Any = make_model(config, task.targets)
+        ours: Any = make_model(config.model, config.training.seed, task.targets)
         self.model.load_state_dict(schnet_to_pyg(ours.model))
         self.optimizer = build_optimizer(config.optimizer, self.model.parameters())
         store = task.store
@@ -154,7 +154,7 @@ def race(config: RunConfig, task: GraphTask, repeats: int) -> Dict[str, Any]:
     torch.set_num_threads(1)
     loader = task.loader("train")
     backend = TorchBackend()
-    model = make_model(config, task.targets, 0, task.position_step)
+    model = make_model(config.model, config.training.seed, task.targets, 0, task.position_step)
     backend.compile(model, loss_by_name(config.loss), config.optimizer, config.batching, None)
     pyg = PygTraining(config, task)
     chosen = list(steps_of_epoch(config, task, 0))[:8]

@@ -1,4 +1,4 @@
-"""Where the time of a training step goes, and how near it is to what this machine can do.
+"""Time of a training step by its parts, and its distance from the limits of this machine.
 
     python benchmarks/roofline.py [--quick] [--shared PATH]
 
@@ -26,8 +26,8 @@ from ipu_chem.backends.pytorch.kernels.convolution import table_convolution
 from ipu_chem.models.convolution import EdgeList
 from ipu_chem.models.tables import CubicTable
 
-SLOPES = 3  # a training step computes a product once forward, twice for slopes
-CONVOLUTION_FLOPS = 33  # per feature of a pair: 11 forward, 22 for slopes
+DERIVATIVES = 3  # a training step computes a product once forward, twice for derivatives
+CONVOLUTION_FLOPS = 33  # per feature of a pair: 11 forward, 22 for derivatives
 
 
 def fastest(work: Callable[[], Any], repeats: int) -> float:
@@ -52,7 +52,7 @@ def peaks(repeats: int) -> Tuple[float, float]:
 
 
 class Work:
-    """What a molecule costs, and the best time for it here."""
+    """Work of a molecule, and the best time for it here."""
 
     def __init__(self, setting: Setting, data: Data, repeats: int) -> None:
         sizes = setting.sizes
@@ -62,9 +62,9 @@ class Work:
         table = CubicTable(sizes["cutoff"], sizes["cutoff"] / (sizes["num_gaussians"] - 1))
         self.atoms, self.pairs = atoms, pairs
         self.flops = {
-            "matrix products of atoms": SLOPES * 2 * atoms * features**2 * (3 * blocks + 0.5),
+            "matrix products of atoms": DERIVATIVES * 2 * atoms * features**2 * (3 * blocks + 0.5),
             "convolution": CONVOLUTION_FLOPS * pairs * features * blocks,
-            "tables of filters": SLOPES
+            "tables of filters": DERIVATIVES
             * 2
             * (table.points + 5)
             * (sizes["num_gaussians"] * features + features**2)
@@ -76,12 +76,12 @@ class Work:
         product = sum(
             fastest(work, repeats) for work in (lambda: x @ weight, lambda: down @ weight, lambda: down.t() @ x)
         )
-        self.product_rate = SLOPES * 2 * rows * features**2 / product
+        self.product_rate = DERIVATIVES * 2 * rows * features**2 / product
         self.pair_seconds = self._pairs_alone(setting, data, table, features, repeats)
         self.bound = self.flops["matrix products of atoms"] / self.product_rate + blocks * pairs * self.pair_seconds
 
     def _pairs_alone(self, setting: Setting, data: Data, table: CubicTable, features: int, repeats: int) -> float:
-        """CPU seconds for a pair of a block, forward and slopes."""
+        """CPU seconds for a pair of a block, forward and derivatives."""
         count = int(data.once.axes["edges"][setting.step])
         rows = int(data.once.axes["nodes"][setting.step])
         sizes = data.once.sizes()["edges"][: setting.step]
@@ -158,7 +158,7 @@ def run(name: str, shared: Path, quick: bool, peak: float, bandwidth: float) -> 
         ["part", "share", "µs", "MFLOP", "GFLOP/s"],
         rows,
     )
-    # A pair reads four rows of the table and two of atoms, and reads and writes as many slopes.
+    # A pair reads four rows of the table and two of atoms, and reads and writes as many derivatives.
     moved = setting.sizes["num_interactions"] * work.pairs * setting.sizes["hidden_features"] * 4 * (8 + 22)
     print_table(
         "against this machine",
@@ -167,7 +167,7 @@ def run(name: str, shared: Path, quick: bool, peak: float, bandwidth: float) -> 
             ["peak of matrix products", f"{peak / 1e9:.0f} GFLOP/s"],
             ["peak of a copy", f"{bandwidth / 1e9:.1f} GB/s"],
             ["matrix products of atoms, alone", f"{work.product_rate / 1e9:.0f} GFLOP/s"],
-            ["convolution, alone", f"{work.pair_seconds * 1e9:.0f} ns for a pair of a block, forward and slopes"],
+            ["convolution, alone", f"{work.pair_seconds * 1e9:.0f} ns for a pair of a block, forward and derivatives"],
             ["whole step", f"{sum(work.flops.values()) / spent / 1e9:.1f} GFLOP/s, {spent * 1e6:.0f} µs a molecule"],
             ["convolution's rows moved, mostly in cache", f"{moved / (shares['convolution'] * spent) / 1e9:.1f} GB/s"],
             ["bound: both alone", f"{1 / work.bound:,.0f} molecules/s"],

@@ -62,7 +62,7 @@ def launch(processes: int, replicas: int, calls: int, accelerator: str, compiled
 
 
 def work(replicas: int, calls: int, accelerator: str, compiled: bool, started: float) -> Figures:
-    """What every process does; see `launch`."""
+    """Work of every process; see `launch`."""
     import numpy as np
 
     from benchmarks.throughput import Settings, make_work
@@ -112,7 +112,7 @@ def scaling(title: str, layouts: Sequence[Tuple[int, int]], options: argparse.Na
 
 
 def _ratio(run: Figures, alone: Figures, figure: str) -> float:
-    """How many times the throughput of one process, per second of either kind."""
+    """Throughput as a multiple of that of one process, per second of either kind."""
     return (run["samples"] / run[figure]) / (alone["samples"] / alone[figure])
 
 

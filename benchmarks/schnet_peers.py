@@ -1,7 +1,4 @@
-"""SchNet as people train it: PyTorch Geometric's, on batches of four kinds.
-
-On data's way: Store with edges both ways -> Data -> batches -> training step; the other side of `schnet_step`.
-"""
+"""SchNet as people train it: PyTorch Geometric's, on batches of four kinds."""
 
 from typing import Any, Callable, Dict, Iterator, List, Tuple
 
@@ -12,7 +9,7 @@ from torch import Tensor
 from packing import Budget, make_plan
 from packing.store import Store
 
-SLOTS = 28  # neighbours of an atom that the study's model looks for
+SLOTS = 28  # neighbors of an atom that the study's model looks for
 
 
 class Pyg:

@@ -1,4 +1,4 @@
-"""A training step of SchNet: exact and tabulated filters, compiled, in machine code, against PyTorch Geometric.
+"""A training step of SchNet: exact and tabulated filters, compiled, in native kernels, against PyTorch Geometric.
 
     python benchmarks/schnet_step.py [--quick] [--shared PATH] [--no-goals]
 
@@ -42,17 +42,17 @@ from packing.tune import fit_budget
 PAPER: Dict[str, Any] = dict(hidden_features=100, num_filters=100, num_interactions=4, num_gaussians=25, cutoff=6.0)
 LARGE: Dict[str, Any] = dict(hidden_features=128, num_filters=128, num_interactions=6, num_gaussians=50, cutoff=6.0)
 SHIPPED, FIXED = "PyG, DataLoader, as shipped", "PyG, DataLoader, denormals off"
-# name -> (filter, torch.compile, machine code)
+# name -> (filter, torch.compile, native kernels)
 OURS: Dict[str, Tuple[str, bool, bool]] = {
     "exact": ("exact", False, False),
     "exact, compiled": ("exact", True, False),
-    "exact, machine code": ("exact", False, True),
-    "exact, machine code, compiled": ("exact", True, True),
+    "exact, native kernels": ("exact", False, True),
+    "exact, native kernels, compiled": ("exact", True, True),
     "table": ("table", False, False),
     "table, compiled": ("table", True, False),
     "Chebyshev, compiled": ("chebyshev", True, False),
-    "table, machine code": ("table", False, True),
-    "table, machine code, compiled": ("table", True, True),
+    "table, native kernels": ("table", False, True),
+    "table, native kernels, compiled": ("table", True, True),
 }
 
 
@@ -78,7 +78,7 @@ class Setting(NamedTuple):
     goals: Dict[str, Tuple[float, float]]
 
 
-BEST = "table, machine code (faster of both)"
+BEST = "table, native kernels (faster of both)"
 SETTINGS = {
     "paper": Setting(
         "QM9, the paper's SchNet: 100 features, 4 blocks, 25 Gaussians, 6 Å, 128 molecules a step",
@@ -193,7 +193,7 @@ def run(setting: Setting, shared: Path, quick: bool, goals: Goals) -> float:
         elif not (compile and quick):
             contestants[name] = ours(setting, data, filter, compile, kernels)
     seconds = race(contestants, 3 if quick else 9)
-    native = [name for name in seconds if name.startswith("table, machine code")]
+    native = [name for name in seconds if name.startswith("table, native kernels")]
     if native:
         seconds[BEST] = min((seconds[name] for name in native), key=statistics.median)
     rows = []
@@ -252,14 +252,14 @@ def _return_free_memory() -> None:
 def memory(shared: Path, quick: bool, goals: Goals) -> None:
     """Peak of a step over what is resident at rest."""
     rows, peaks = [], {}
-    for name in (FIXED, "exact", "table", "table, compiled", "table, machine code"):
+    for name in (FIXED, "exact", "table", "table, compiled", "table, native kernels"):
         if ("compiled" in name and quick) or ("machine" in name and not _has_kernels()):
             continue
         figures = in_child("benchmarks.schnet_step:memory_of", name=name, shared=str(shared))
         peaks[name] = figures["peak_mb"] - figures["loaded_mb"]
         rows.append([name, f"{peaks[name]:.0f}", f"{peaks[name] / peaks[FIXED]:.2f}"])
     print_table("peak of a step over memory at rest, the paper's SchNet, QM9", ["contestant", "MB", "x PyG"], rows)
-    for name in ("table, compiled", "table, machine code"):
+    for name in ("table, compiled", "table, native kernels"):
         if name in peaks:
             goals.at_most(f"peak memory: {name} against PyG", peaks[name] / peaks[FIXED], 0.25)
 

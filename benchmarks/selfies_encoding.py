@@ -23,7 +23,7 @@ if __package__ in (None, ""):  # run as a file: its folder would hide packages o
 
 from benchmarks.common import ROOT, Goals, arguments, in_child, machine_line, print_table, throughput_line
 from ipu_chem.data.corpora import load_corpus
-from ipu_chem.data.corpora.lines import CHUNK
+from ipu_chem.data.files.table import CHUNK
 
 _FILE = Path("data") / "smiles" / "moses_test.csv.gz"
 _WORKERS = 2

@@ -2,8 +2,6 @@
 
 Y. Wu, H. L. Tepper, G. A. Voth, J. Chem. Phys. 124, 024503 (2006): harmonic bonds and angles, point charges and a
 Lennard-Jones term between oxygens. Cheap labels of the right kind where a data set of water has energies only.
-
-On data's way: minima of HydroNet -> dynamics with [SPC/Fw] -> .extxyz with energies and forces -> training.
 """
 
 from typing import Any, List, Optional
@@ -47,8 +45,10 @@ def _inside(pos: np.ndarray, forces: np.ndarray) -> float:
     cosine = np.clip((unit[:, 0] * unit[:, 1]).sum(1), -1.0, 1.0)
     bend = np.arccos(cosine) - _ANGLE
     # d(angle)/d(bond), for each of the two bonds.
-    slope = -(unit[:, ::-1] - cosine[:, None, None] * unit) / (lengths * np.sqrt(1.0 - cosine**2)[:, None])[:, :, None]
-    pull += (_BEND * bend)[:, None, None] * slope
+    gradient = (
+        -(unit[:, ::-1] - cosine[:, None, None] * unit) / (lengths * np.sqrt(1.0 - cosine**2)[:, None])[:, :, None]
+    )
+    pull += (_BEND * bend)[:, None, None] * gradient
     forces[:, 1:] -= pull
     forces[:, 0] += pull.sum(1)
     return float(0.5 * _BOND * (stretch**2).sum() + 0.5 * _BEND * (bend**2).sum())
@@ -60,11 +60,11 @@ def _between(pos: np.ndarray, forces: np.ndarray) -> float:
     offset = pos[first][:, :, None] - pos[second][:, None]  # [P, 3, 3, 3]
     distance = np.linalg.norm(offset, axis=3)
     coulomb = _COULOMB * np.outer(_CHARGES, _CHARGES) / distance
-    slope = -coulomb / distance**2  # over the distance, for the direction
+    gradient = -coulomb / distance**2  # over the distance, for the direction
     oxygens = distance[:, 0, 0]
     power = (_SIZE / oxygens) ** 6
-    slope[:, 0, 0] -= 24.0 * _DEPTH * (2.0 * power**2 - power) / oxygens**2
-    push = -slope[..., None] * offset
+    gradient[:, 0, 0] -= 24.0 * _DEPTH * (2.0 * power**2 - power) / oxygens**2
+    push = -gradient[..., None] * offset
     np.add.at(forces, first, push.sum(2))
     np.add.at(forces, second, -push.sum(1))
     return float(coulomb.sum() + 4.0 * _DEPTH * (power**2 - power).sum())

@@ -39,7 +39,7 @@ _VOCABULARY = 684  # symbols of ChemGPT's published tokenizer
 
 @dataclass(frozen=True)
 class Settings:
-    """What is measured, and how.
+    """Settings of a measurement.
 
     Attributes:
         model: schnet, chemgpt-4.7m, chemgpt-19m or chemgpt-1.2b.
@@ -54,7 +54,7 @@ class Settings:
         tokens: token slots of a pack, for chemgpt.
         layers: of chemgpt; 0 takes all that it has.
         edges: where edges are made: host, or device, from the positions.
-        neighbours: edges that end at an atom, at most; real ones made on the host are all within the cutoff.
+        neighbors: edges that end at an atom, at most; real ones made on the host are all within the cutoff.
         hidden_features: of schnet.
         num_filters: of schnet.
         num_interactions: of schnet.
@@ -83,7 +83,7 @@ class Settings:
     tokens: int = 256
     layers: int = 0
     edges: str = "host"
-    neighbours: int = 28
+    neighbors: int = 28
     hidden_features: int = 100
     num_filters: int = 100
     num_interactions: int = 4
@@ -120,7 +120,7 @@ class Settings:
 
     @property
     def is_graph_model(self) -> bool:
-        """Whether packs hold molecules rather than token sequences."""
+        """True where packs hold molecules rather than token sequences."""
         return not self.model.startswith(_CHEMGPT)
 
     @property
@@ -164,7 +164,7 @@ def measure(settings: Settings) -> Dict[str, float]:
 
     Returns:
         throughput: samples per second; tokens: per second, 0 for molecules; loss: mean over the timed calls;
-        host: share of the time in which the device waited for batches; slowest, fastest: seconds of a call.
+        host: fraction of the time in which the device waited for batches; slowest, fastest: seconds of a call.
         Empty in all processes but the first, and where programs are only compiled.
 
     Raises:
@@ -277,7 +277,7 @@ def _generated_work(settings: Settings, world: World) -> Work:
     torch.manual_seed(0)
     model = build_model("schnet", 1, True, "sum", **_sizes(settings))
     if settings.edges == "device":
-        model = DeviceEdges(model, settings.cutoff, settings.neighbours)
+        model = DeviceEdges(model, settings.cutoff, settings.neighbors)
     return Work(CompactInputs(model, feed.position_step), mse, feed.loader.epoch, feed.plan.summary())
 
 
@@ -291,8 +291,9 @@ def _real_work(settings: Settings, world: World) -> Work:
     task: Any = load_together(config, world, {})
     loader = task.loader("train")
     loader.check_steps()
-    # A run would refuse to look for fewer neighbours than there are; the study whose speed this compares to did.
-    model = make_model(config, task.targets, min(task.neighbors, settings.neighbours), task.position_step)
+    # A run would refuse to look for fewer neighbors than there are; the study whose speed this compares to did.
+    neighbors = min(task.neighbors, settings.neighbors)
+    model = make_model(config.model, config.training.seed, task.targets, neighbors, task.position_step)
     return Work(model, mse, loader.epoch, task.plans["train"].summary())
 
 
@@ -341,7 +342,7 @@ def _run_config(settings: Settings) -> Any:
 
 
 def _sizes(settings: Settings) -> Dict[str, Any]:
-    """Of the graph model."""
+    """Options of the graph model."""
     names = ("hidden_features", "num_filters", "num_interactions", "num_gaussians", "cutoff")
     return {name: getattr(settings, name) for name in names}
 
@@ -376,7 +377,7 @@ def _header(settings: Settings) -> str:
 
 
 def _silent(*_: Any, **__: Any) -> None:
-    """What every process but the first prints."""
+    """Output of every process but the first."""
 
 
 if __name__ == "__main__":

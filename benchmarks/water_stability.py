@@ -2,10 +2,10 @@
 
     python benchmarks/water_stability.py --run FOLDER [--quick] [--shared FOLDER] [--out FOLDER]
 
-A SchNet that learnt HydroNet's binding energies (``--run``, the folder of recipe hydronet) has only seen minima, in
+A SchNet that learned HydroNet's binding energies (``--run``, the folder of recipe hydronet) has only seen minima, in
 which every bond has its one length. The script takes clusters of HydroNet out of their minima by dynamics in SPC/Fw,
 a flexible model of water whose forces are known, goes on training the same weights on those energies and forces, and
-runs dynamics of the lowest (H2O)10 at constant energy with both. What is told is the longest bond between O and H
+runs dynamics of the lowest (H2O)10 at constant energy with both. The result is the longest bond between O and H
 that either had. About 15 minutes on two cores.
 """
 

@@ -20,10 +20,10 @@ class DataConfig(Chosen):
 
     Attributes:
         name: of molecules with labels: nci3d (ships with RDKit), qm9, rmd17 and md17 (with forces), hydronet,
-            ogbg-molesol, ogbg-molfreesolv, ogbg-molbace, ogbg-molbbbp, ogbg-molhiv and pcqm4mv2 (these six also as
-            text), or file for your own .csv (SMILES), .sdf, .xyz, .extxyz, .db (ASE) or .npz (sGDML). For chemgpt, of
-            molecules as text: nci (ships with RDKit), moses, zinc250k, chembl, pubchem10m, or file for SMILES of your
-            own (.smi, .csv, .txt, also compressed). Or package.module:Class of your own.
+            ogbg-molesol and eight others of the Open Graph Benchmark, pcqm4mv2 (all of these also as text), or file for
+            your own .csv (SMILES), .sdf, .xyz, .extxyz, .db (ASE) or .npz (sGDML). For chemgpt, of molecules as text:
+            nci (ships with RDKit), moses, zinc250k, chembl, pubchem10m, or file for SMILES of your own (.smi, .csv,
+            .txt, also compressed). Or package.module:Class of your own.
         cache: folder for prepared data; empty is $IPU_CHEM_CACHE or ~/.cache/ipu-chem.
         target: names of the labels to learn, separated by commas; empty takes the data set's first. For a
             file: columns, SDF properties or keys of the xyz comment line. A chemgpt learns labels of a .csv with them,
@@ -73,7 +73,6 @@ class DataConfig(Chosen):
 
     @classmethod
     def unknown(cls, name: str, option: str) -> str:
-        """See `Chosen.unknown`."""
         if option in ("unit", "extensive", "kind"):
             return f"{name} knows what its labels are; data.unit, data.extensive and data.kind are for data.name=file."
         return super().unknown(name, option)

@@ -8,7 +8,7 @@ import traceback
 from collections import deque
 from concurrent.futures import Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from itertools import islice
 from typing import Any, Callable, Deque, Iterable, Iterator, List, Optional, Sequence, Tuple
 
@@ -42,8 +42,6 @@ def in_parallel(
     few: Optional[int] = None,
     ahead: int = 0,
     title: Optional[str] = None,
-    total: Optional[int] = None,
-    unit: str = "molecule",
 ) -> Iterator[Any]:
     """Results in the order of the items, whatever the number of processes.
 
@@ -54,9 +52,7 @@ def in_parallel(
         chunk: items sent to a process at once.
         few: a sequence of fewer items than this (None: 256) stays in this process: starting others costs more.
         ahead: items given out before their results are taken; at least four chunks a process.
-        title: of a progress bar on stderr; None shows none.
-        total: of the bar; None takes the length of the items.
-        unit: of the bar.
+        title: of a progress bar of molecules on stderr; None shows none.
 
     Raises:
         WorkerDied: a process has died.
@@ -65,12 +61,13 @@ def in_parallel(
     workers = core_count() if workers is None else workers
     known = len(items) if isinstance(items, Sequence) else None
     alone = workers <= 1 or known is not None and known < (_FEW if few is None else few)
-    answers = map(lambda item: _answer(function, [item]), items)
-    if not alone:
+    if alone:
+        answers = (_answer(function, [item]) for item in items)
+    else:
         answers = _answers(function, iter(items), workers, chunk, max(ahead // chunk, 4 * workers))
-    total = known if total is None else total
     place = 0
-    with tqdm(None, title, total, unit=unit, disable=title is None, mininterval=0.5) as bar:
+    bar = tqdm(None, title, known, unit="molecule", disable=title is None, mininterval=0.5)
+    with bar, closing(answers):  # processes end with an error, whoever keeps its traceback
         for results, error, where in answers:
             for result in results:
                 bar.update()

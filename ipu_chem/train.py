@@ -100,7 +100,7 @@ def train(config: RunConfig, resume: bool = False, callbacks: Sequence[Callback]
         if result["finished"]:
             backend.load_state_dict({"model": trainer.best_weights()})
             results = task.results(backend, record.folder)
-            record.finish({**guard.describe(), **results, **_samples(task, backend, record.folder)})
+            record.finish({**guard.describe(), **results, **_samples(config, task, backend)})
             result["results"] = results["results"]
             result["report"] = _report(config, record.folder) if backend.world.rank == 0 else ""
     return result
@@ -160,13 +160,13 @@ def _kept(config: RunConfig, task: Task) -> Dict[str, Any]:
     }
 
 
-def _samples(task: Task, backend: Backend, folder: Path) -> Dict[str, Any]:
+def _samples(config: RunConfig, task: Task, backend: Backend) -> Dict[str, Any]:
     """Entries of run.json about molecules that a trained language model writes."""
     if not task.writes_molecules:
         return {}
     from ipu_chem.generation.samples import write_samples
 
-    return write_samples(task, backend, folder)
+    return write_samples(task, backend, Path(config.out), config.training.samples, config.data.workers or None)
 
 
 def _report(config: RunConfig, folder: Path) -> str:

@@ -16,7 +16,7 @@ from torch import nn
 from ipu_chem.backends import get_backend
 from ipu_chem.backends.base import Backend
 from ipu_chem.backends.options import Precision
-from ipu_chem.batches.loader import LabelledLoader, Loader
+from ipu_chem.batches.loader import LabeledLoader, Loader
 from ipu_chem.config import RunConfig
 from ipu_chem.data.checks import SYMBOLS
 from ipu_chem.data.corpora.memory import corpus_in_memory
@@ -29,8 +29,8 @@ from ipu_chem.tasks.base import Task
 from ipu_chem.tasks.evaluation import PerAtom, PerMolecule, predict, predict_split
 from ipu_chem.tasks.graphs import GraphTask, check_charges
 from ipu_chem.tasks.registry import load_task, restored_task
+from ipu_chem.tasks.sequences import fit_sequences
 from ipu_chem.tasks.text_labels import TextPropertyTask, ended, heavy_atoms_alike
-from ipu_chem.tasks.text_rows import fit_rows
 from ipu_chem.units import in_ev
 from packing import Budget
 from packing.files import PathLike
@@ -52,7 +52,7 @@ class Prepared(NamedTuple):
     items: np.ndarray
     reasons: Dict[int, str]
     atoms: Ragged
-    loader: Optional[LabelledLoader]
+    loader: Optional[LabeledLoader]
 
 
 class EnergiesForces(NamedTuple):
@@ -77,12 +77,14 @@ class TrainedRun:
 
     Attributes:
         folder: of the run.
+        config: of the run; filters are exact if the run had to leave their table.
         task: restored from the checkpoint, without molecules.
         weights: of the model.
         state: everything else in the checkpoint.
     """
 
     folder: Path
+    config: RunConfig
     task: Task
     weights: Dict[str, Any]
     state: Mapping[str, Any]
@@ -100,11 +102,6 @@ class TrainedRun:
             ValueError: the checkpoint is damaged, or the class of its model is not found.
         """
         return cls(Path(folder), *restored_task(folder, accelerator))
-
-    @property
-    def config(self) -> RunConfig:
-        """The run's options; filters are exact if the run had to leave their table."""
-        return self.task.config
 
     @property
     def standardizer(self) -> Standardizer:
@@ -198,7 +195,7 @@ class TrainedRun:
         if not len(molecules):
             return Prepared(np.zeros(0, np.int64), {}, Ragged(np.zeros(0, np.uint8), np.zeros(1, np.int64)), None)
         if isinstance(self.task, TextPropertyTask):
-            return _prepare_texts(self.task, molecules)
+            return _prepare_texts(self.task, molecules, self.config.data.long)
         assert isinstance(self.task, GraphTask)
         return _prepare_graphs(self.task, molecules)
 
@@ -246,7 +243,7 @@ class TrainedRun:
         plain = replace(config.torch, compile=False, compile_blocks=False, cuda_graphs=False)
         config = replace(config, torch=plain, precision=Precision())
         task = GraphTask.restored(config, self.state, forces=True)
-        return ForceField(self.folder, task, self.weights, self.state, ev)
+        return ForceField(self.folder, config, task, self.weights, self.state, ev)
 
     def energies_forces(self, structures: Sequence[Any]) -> EnergiesForces:
         """Energies and forces of structures; see `energies_forces`."""
@@ -316,7 +313,7 @@ def energies_forces(members: Sequence[ForceField], structures: Sequence[Any]) ->
     sizes = {axis: store.sizes()[axis] for axis in ("nodes", "edges")}
     loader = task.prediction_loader(store, np.arange(len(store)), fit_budget(sizes, {}))
     # Runs may differ in where they have their filters from, but not in the program.
-    exact = len({member.config.model.filter for member in members}) > 1
+    exact = len({one.task.model_config.filter for one in members}) > 1
     z, energies, forces = store.ragged("z"), [], []
     with first.backend() as backend:
         first.compile(backend, loader, first.new_model(exact))
@@ -339,8 +336,8 @@ def _prepare_graphs(task: GraphTask, molecules: Union[Store, Sequence[Any]]) -> 
     """Molecules with edges, in packs of the run's shape."""
     if not isinstance(molecules, Store):
         molecules = molecules_to_store([to_molecule(one) for one in molecules])
-    store = edges_in_memory(molecules, task.config.model.cutoff)
-    check_charges(store, task.config.model)
+    store = edges_in_memory(molecules, task.model_config.cutoff)
+    check_charges(store, task.model_config)
     budget, sizes = task.budget, store.sizes()
     if "edges" not in budget:  # the run's device found edges itself; any pack's shall have room
         most = (sizes["edges"] / sizes["nodes"]).max()
@@ -369,7 +366,7 @@ def unfit(store: Store, standardizer: Standardizer, budget: Optional[Budget] = N
     return reasons
 
 
-def _prepare_texts(task: TextPropertyTask, molecules: Union[Store, Sequence[str]]) -> Prepared:
+def _prepare_texts(task: TextPropertyTask, molecules: Union[Store, Sequence[str]], long: str) -> Prepared:
     """Molecules as tokens; those that are too long lose their end if the run did so with its own."""
     if not isinstance(molecules, Store):
         molecules, failures = corpus_in_memory(molecules)
@@ -378,12 +375,12 @@ def _prepare_texts(task: TextPropertyTask, molecules: Union[Store, Sequence[str]
     ids, kept, reasons = encode_known(task.tokenizer, molecules)
     reasons = dict(reasons)
     limit = min(task.budget["tokens"], task.chemgpt["max_positions"])
-    if task.config.data.long != "truncate":
+    if long != "truncate":
         over = ids.lengths > limit
         for item, length in zip(kept[over].tolist(), ids.lengths[over].tolist()):
             reasons[item] = f"{length} tokens with begin and end do not fit the run's packed sequences of {limit}"
         ids, kept = ids.take(np.flatnonzero(~over)), kept[~over]
     loader = None
     if len(kept):
-        loader = task.prediction_loader(ended(fit_rows(ids, limit, "truncate").ids, task.tokenizer.eos_id))
+        loader = task.prediction_loader(ended(fit_sequences(ids, limit, "truncate").ids, task.tokenizer.eos_id))
     return Prepared(kept, reasons, heavy_atoms_alike(molecules.fields["heavy_atoms"][kept]), loader)

@@ -9,7 +9,7 @@ from ipu_chem.checkpoint import save_checkpoint
 from ipu_chem.config import from_dict, to_dict
 from ipu_chem.data.standardize import Standardizer
 from ipu_chem.metrics import Target
-from ipu_chem.tasks.graphs import make_model
+from ipu_chem.tasks.graphs import make_model, model_section
 
 ELEMENTS = [1, 6, 8]
 
@@ -26,7 +26,7 @@ def make_run(tmp_path):
         values = {"model": model, "training": {"seed": seed}, "torch": {"threads": 1}, "accelerator": "cpu"}
         config = from_dict({"force_share": 0.9, **values, **options})
         named = [{"name": f"energy{k or ''}", "unit": unit, "extensive": extensive} for k in range(targets)]
-        net = make_model(config, [Target(**one) for one in named], forces=True)
+        net = make_model(model_section(config), seed, [Target(**one) for one in named], forces=True)
         with torch.random.fork_rng():
             torch.manual_seed(seed + 100)
             inner = net.model.model

@@ -1,7 +1,9 @@
 """What ipu_chem/README.md shows works: its files, its commands, its backend."""
 
+import os
 import re
 import shlex
+import subprocess
 import sys
 from pathlib import Path
 
@@ -33,6 +35,18 @@ def test_files_and_commands_in_an_empty_folder(tmp_path, monkeypatch, capsys):
     assert "mine:MyNet on nci3d" in printed and "2 molecules predicted, 0 refused" in printed
     assert "target       energy: " in printed and "test: mae_energy_meV" in printed
     assert "fits with these options" in printed
+
+
+def test_the_contract_of_graph_models_is_imported_by_others(tmp_path):
+    """From a folder of one's own, without the rest of these tests."""
+    for name in ("mine", "test_mine"):
+        (block,) = [block for _, block in BLOCKS if block.startswith(f"# {name}.py\n")]
+        (tmp_path / f"{name}.py").write_text(block)
+    root = Path(__file__).resolve().parents[1]
+    path = os.pathsep.join(map(str, [root, root / "tests" / "contracts", tmp_path]))
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_mine.py", "-k", "order or blocks"]
+    done = subprocess.run(command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True)
+    assert done.returncode == 0 and "6 passed" in done.stdout, done.stdout + done.stderr
 
 
 def test_the_backend_runs_as_printed(capsys):

@@ -1,5 +1,6 @@
 """One pool of processes: order, progress, errors with their item, and workers that end with their parent."""
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -77,14 +78,12 @@ def test_items_are_read_no_further_than_the_processes_need():
 def test_an_error_is_raised_with_its_item_behind_the_results_before_it(workers, chunk):
     seen = []
     with pytest.raises(KeyError, match="seven") as raised:
-        seen.extend(in_parallel(fails_at_seven, range(20), workers, chunk=chunk, few=0))
-    assert isinstance(raised.value.__cause__, FailedItem)
-    assert "item 7: 7" in str(raised.value.__cause__) and "fails_at_seven" in str(raised.value.__cause__)
-    seen = []
-    with pytest.raises(KeyError):
         for item in in_parallel(fails_at_seven, range(20), workers, chunk=chunk, few=0):
             seen.append(item)
+    assert isinstance(raised.value.__cause__, FailedItem)
+    assert "item 7: 7" in str(raised.value.__cause__) and "fails_at_seven" in str(raised.value.__cause__)
     assert seen == list(range(7))
+    assert not multiprocessing.active_children()  # although the traceback is still there
 
 
 def test_a_worker_that_dies_is_an_error():
@@ -93,8 +92,8 @@ def test_a_worker_that_dies_is_an_error():
 
 
 def test_progress(capsys):
-    assert len(list(in_parallel(fails_at_seven, range(7), workers=1, title="counting", unit="line"))) == 7
-    assert "counting: 100%" in (shown := capsys.readouterr().err) and "7/7" in shown and "line/s" in shown
+    assert len(list(in_parallel(fails_at_seven, range(7), workers=1, title="counting"))) == 7
+    assert "counting: 100%" in (shown := capsys.readouterr().err) and "7/7" in shown and "molecule/s" in shown
     list(in_parallel(fails_at_seven, range(7), workers=1))
     assert capsys.readouterr().err == ""
 

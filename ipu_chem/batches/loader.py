@@ -136,7 +136,7 @@ class Loader(ABC):
         """Arrays of the packs as tensors; over each step, weights of all processes sum to 1."""
 
 
-class LabelledLoader(Loader):
+class LabeledLoader(Loader):
     """Batches of molecules that have labels of their own."""
 
     def __init__(
@@ -174,7 +174,7 @@ class LabelledLoader(Loader):
         arrays["weight"] = weights_of(real[:, :, None] & ~missing, labels_of_steps)
 
 
-class PackLoader(LabelledLoader):
+class PackLoader(LabeledLoader):
     """Batches of molecules as graphs."""
 
     def __init__(

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from ipu_chem.backends.options import ALONE, Batching, World
-from ipu_chem.batches.loader import LabelledLoader, Packs
+from ipu_chem.batches.loader import LabeledLoader, Packs
 from ipu_chem.batches.tokens import check_ids
 from ipu_chem.batches.types import TextPropertyPack
 from packing import Budget, PackingPlan, Ragged
@@ -14,7 +14,7 @@ from packing.collate import collate_graphs
 from packing.types import index_dtype
 
 
-class TextPropertyLoader(LabelledLoader):
+class TextPropertyLoader(LabeledLoader):
     """Batches of token sequences with labels for every sequence."""
 
     def __init__(

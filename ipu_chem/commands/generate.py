@@ -130,7 +130,7 @@ def _known(options: Options, is_run: bool) -> "Known":
 
 def _read(path: str, workers: Optional[int]) -> List[str]:
     """Canonical SMILES of a file."""
-    from ipu_chem.data.smiles import read_smiles_file
+    from ipu_chem.data.files.table import read_smiles_file
     from ipu_chem.generation.molecules import canonical_smiles
 
     molecules = canonical_smiles([line.smiles for line in read_smiles_file(path)], workers)

@@ -141,18 +141,12 @@ def _row(algorithm: str, plan: PackingPlan, bound: int, seconds: float) -> Tuple
 
 
 def _plot(path: Path, name: str, points: Dict[str, List[Tuple[int, float]]]) -> None:
-    try:
-        import matplotlib
-    except ImportError as error:
-        raise ValueError("--plot needs matplotlib: pip install 'ipu-chem[plot]'.") from error
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
+    from ipu_chem.reports.figures import colors, figure_of, legend_beside, save
 
-    figure, axis = pyplot.subplots(figsize=(6, 4), constrained_layout=True)
-    for algorithm, curve in points.items():
-        axis.plot(*zip(*sorted(curve)), marker="o", markersize=3, label=algorithm)
-    axis.set(xlabel="nodes of a pack", ylabel="filled fraction of the nodes", title=name)
-    axis.spines[["top", "right"]].set_visible(False)
-    axis.legend(frameon=False)
-    figure.savefig(path, dpi=150)
-    pyplot.close(figure)
+    figure, axis = figure_of(1, 1)
+    widths = range(2 * len(points) - 1, 0, -2)  # equal curves are seen below each other
+    for (algorithm, curve), color, width in zip(points.items(), colors(len(points)), widths):
+        axis.plot(*zip(*sorted(curve)), color=color, linewidth=width, marker="o", markersize=2 + width, label=algorithm)
+    axis.set(xlabel="capacity of a pack (nodes)", ylabel="packing efficiency (fraction of the nodes)", title=name)
+    legend_beside(axis)
+    save(figure, path)

@@ -92,7 +92,7 @@ def parse(command: str, about: str, module: Any, argv: Sequence[str]) -> List[An
         options = [*own, *(one for kind in classes.values() for one in walk(kind))]
     _help(command, about, argv, options, mine, sections)
     parser = make_parser(command, about, options)
-    given = _flat(parser.parse_args(_checked(argv, options, classes, parser), defaults=False).as_dict())
+    given = vars(parser.parse_args(_checked(argv, options, classes, parser), defaults=False).as_flat())
     taken = getattr(module, "completed", dict)({name: given.pop(name) for name in mine & set(given)})
     for one in own:
         if one.default is REQUIRED and one.name not in taken:
@@ -269,11 +269,3 @@ def _unknown(name: str, known: Mapping[str, Any], classes: Mapping[str, Any]) ->
 
 def _is_positional(option: Option) -> bool:
     return bool(option.metadata.get("positional"))
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> Dict[str, Any]:
-    """Nested values by dotted names."""
-    result: Dict[str, Any] = {}
-    for key, value in values.items():
-        result.update(_flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value})
-    return result

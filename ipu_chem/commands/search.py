@@ -31,7 +31,7 @@ def run(options: Options, config: RunConfig) -> int:
     from ipu_chem.scaling.candidates import make_candidates
     from ipu_chem.scaling.search import search
     from ipu_chem.scaling.search_report import table, write_result
-    from ipu_chem.scaling.search_result import analyse
+    from ipu_chem.scaling.search_result import analyze
     from ipu_chem.scaling.selection import cost_of_rungs
 
     out, options = Path(options.out), part(options, SearchOptions)
@@ -45,7 +45,7 @@ def run(options: Options, config: RunConfig) -> int:
         "the others too" if options.finish_all else f"about {cost_of_rungs(rungs).saving:.0%} of all steps saved"
     )
     print("; ".join(words), flush=True)
-    result = analyse(search(candidates, options), options)
+    result = analyze(search(candidates, options), options)
     paths = write_result(out, result, options)
     print("\n".join(table(result)))
     print(f"written: {', '.join(map(str, paths))}; each run in a folder beside them")

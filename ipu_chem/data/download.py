@@ -87,6 +87,11 @@ def unpack(name: str, archive: Path, folder: Path) -> Path:
     return folder
 
 
+def fetch(name: str, url: str, archive: Path, folder: Path) -> Path:
+    """Download an archive and unpack it into a folder, unless that is there; see `download` and `unpack`."""
+    return folder if folder.is_dir() else unpack(name, download(name, url, archive), folder)
+
+
 def find_file(folder: Path, names: Sequence[str], places: Sequence[str] = ("",)) -> Optional[Path]:
     """The first file of some names in some places of a folder; None if there is none."""
     files = (folder / place / name for place in places for name in names)

@@ -13,22 +13,22 @@ from typing import Any, Dict, List, NamedTuple, Sequence, Union
 
 import numpy as np
 
-from ipu_chem.data.files import existing_file
+from ipu_chem.data.files.text import existing_file
 from packing.files import PathLike
 
-# How the parts are called in the split files of the field (SchNetPack, PhysNet, TorchMD-Net, Cormorant).
+# Names of the splits in the split files of the field (SchNetPack, PhysNet, TorchMD-Net, Cormorant).
 _KEYS = {
     "train": ("train", "idx_train", "train_idx", "train_indices"),
     "val": ("val", "valid", "validation", "idx_val", "val_idx", "idx_valid", "valid_idx", "val_indices"),
     "test": ("test", "idx_test", "test_idx", "test_indices"),
 }
 
-# Names of published splits, and of the fields of a store that say which items are in their parts.
+# Names of published splits, and of the fields of a store that say which items are in them.
 OFFICIAL = re.compile(r"official(_\d\d)?")
 
 
 class Split(NamedTuple):
-    """Items of each part, rising: the order in which they train is the plan's affair.
+    """Items of each split, rising: the order in which they train is the plan's affair.
 
     Attributes:
         train: [I_train] int32, at least one.
@@ -49,7 +49,7 @@ def random_split(
     Args:
         n: items there are.
         val, test: a count (int) or a fraction below 1 (float), which gives at least one item unless 0.
-        seed: 0 or more. The test and validation parts do not depend on ``train``.
+        seed: 0 or more. The test and validation splits do not depend on ``train``.
         train: a count or a fraction, likewise; None takes the rest.
 
     Raises:
@@ -78,7 +78,7 @@ def file_split(path: PathLike, n: int) -> Split:
         n: items there are; the indices count from 0 in the order of the store.
 
     Raises:
-        ValueError: no such file, another format, a part is missing, or `check_split` refuses it.
+        ValueError: no such file, another format, a split is missing, or `check_split` refuses it.
     """
     path = existing_file(path)
     try:
@@ -89,7 +89,7 @@ def file_split(path: PathLike, n: int) -> Split:
     for part, keys in _KEYS.items():
         key = next((key for key in keys if key in parts), None)
         if key is None:
-            raise ValueError(f"{path} has no {part} part ({', '.join(keys)}); it has {', '.join(parts) or 'nothing'}.")
+            raise ValueError(f"{path} has no {part} split ({', '.join(keys)}); it has {', '.join(parts) or 'nothing'}.")
         found.append(np.asarray(parts[key]))
     try:
         return check_split(found[0], found[1], found[2], n)
@@ -100,11 +100,11 @@ def file_split(path: PathLike, n: int) -> Split:
 def official_split(
     part: np.ndarray, val: Union[int, float], seed: int = 0, train: Union[int, float, None] = None
 ) -> Split:
-    """The items of the parts that a data set was published with; without a part for validation, some that train are it.
+    """Splits that a data set was published with; without one for validation, some training items are it.
 
     Args:
         part: [I] integer, 0 for training, 1 for test, 2 for neither, 3 for validation.
-        val: a count, or a fraction of the training items; not asked for where there is a part for validation.
+        val: a count, or a fraction of the training items; not used where there is a split for validation.
         seed: of the choice for validation.
         train: likewise; None takes all that validation leaves.
 
@@ -121,15 +121,15 @@ def official_split(
 
 
 def scaffold_split(smiles: Sequence[str], val: Union[int, float], test: Union[int, float], seed: int = 0) -> Split:
-    """Whole Bemis-Murcko scaffolds to one part each, the largest to train: how well does it carry over?
+    """Whole Bemis-Murcko scaffolds in one split each, the largest ones in training: a test of transfer.
 
     Args:
-        smiles: of every item, in the order of the store. Molecules without rings share one, empty, scaffold.
+        smiles: of every item, in the order of the store. Molecules without rings have one, empty, scaffold in common.
         val, test: count or fraction to aim at; whole scaffolds hit it only nearly.
         seed: order of scaffolds with equally many molecules.
 
     Raises:
-        ValueError: a SMILES cannot be parsed, or a part stays empty because scaffolds are too few.
+        ValueError: a SMILES cannot be parsed, or a split stays empty because scaffolds are too few.
     """
     n = len(smiles)
     if n < 1 or seed < 0:
@@ -143,7 +143,7 @@ def scaffold_split(smiles: Sequence[str], val: Union[int, float], test: Union[in
     shuffled = [groups[index] for index in random.permutation(len(groups))]
     parts: Dict[str, List[int]] = {"train": [], "val": [], "test": []}
     for group in sorted(shuffled, key=len, reverse=True):
-        # The first goes to train even if it is larger than its share; it fits nowhere better.
+        # The first goes to train even if it is too large for it; it fits nowhere better.
         if not parts["train"] or len(group) <= room["train"]:
             part = "train"
         else:
@@ -169,26 +169,26 @@ def check_split(train: Any, val: Any, test: Any, n: int) -> Split:
     for name, items in (("train", train), ("val", val), ("test", test)):
         items = np.asarray(items)
         if items.ndim != 1 or (items.size and items.dtype.kind not in "iu"):
-            raise ValueError(f"the {name} part is a list of item numbers, not {items.dtype} of {list(items.shape)}.")
+            raise ValueError(f"the {name} split is a list of item numbers, not {items.dtype} of {list(items.shape)}.")
         if items.size and (items.min() < 0 or items.max() >= n):
             outside = items.min() if items.min() < 0 else items.max()
             raise ValueError(
-                f"the {name} part names item {outside}, but items are 0 to {n - 1}; "
+                f"the {name} split names item {outside}, but items are 0 to {n - 1}; "
                 "is the split for another version of the data set?"
             )
         parts.append(np.sort(items).astype(np.int32))
     if len(parts[0]) == 0:
-        raise ValueError("the train part is empty.")
+        raise ValueError("the train split is empty.")
     items, counts = np.unique(np.concatenate(parts), return_counts=True)
     if len(items) and counts.max() > 1:
         twice = int(items[np.argmax(counts)])
         sides = [name for name, part in zip(Split._fields, parts) for _ in range(int((part == twice).sum()))]
-        raise ValueError(f"item {twice} occurs {counts.max()} times ({', '.join(sides)}); parts must not overlap.")
+        raise ValueError(f"item {twice} occurs {counts.max()} times ({', '.join(sides)}); splits must not overlap.")
     return Split(*parts)
 
 
 def fingerprint(split: Split) -> str:
-    """16 hex digits that change with any item of any part."""
+    """16 hex digits that change with any item of any split."""
     digest = hashlib.blake2b(digest_size=8)
     for name, items in zip(Split._fields, split):
         digest.update(f"{name} {len(items)} ".encode())

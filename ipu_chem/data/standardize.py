@@ -5,6 +5,7 @@ A total energy is nearly a sum over elements; a network should learn the rest. F
 because a float32 of -10,000 eV has steps of 1 meV. Classes stay 0 and 1; the network's output is their logit.
 """
 
+from dataclasses import dataclass
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple, Union
 
 import numpy as np
@@ -18,6 +19,7 @@ REFERENCES = ("none", "atoms", "linear")
 _ROWS = len(SYMBOLS)
 
 
+@dataclass(eq=False)
 class Standardizer:
     """The affine map between the targets of a data set and what the network sees.
 
@@ -32,23 +34,19 @@ class Standardizer:
         scale: [T] float64, root mean square of what is left.
     """
 
-    def __init__(
-        self,
-        targets: Sequence[Mapping[str, Any]],
-        references: Sequence[str],
-        elements: Sequence[int],
-        element_values: np.ndarray,
-        shift_per_atom: np.ndarray,
-        shift: np.ndarray,
-        scale: np.ndarray,
-    ) -> None:
-        self.targets = [dict(target) for target in targets]
-        self.references = list(references)
-        self.elements = [int(element) for element in elements]
-        self.element_values = np.asarray(element_values, np.float64)
-        self.shift_per_atom = np.asarray(shift_per_atom, np.float64)
-        self.shift = np.asarray(shift, np.float64)
-        self.scale = np.asarray(scale, np.float64)
+    targets: List[Dict[str, Any]]
+    references: List[str]
+    elements: List[int]
+    element_values: np.ndarray
+    shift_per_atom: np.ndarray
+    shift: np.ndarray
+    scale: np.ndarray
+
+    def __post_init__(self) -> None:
+        self.targets = [dict(target) for target in self.targets]
+        self.elements = [int(element) for element in self.elements]
+        for name in ("element_values", "shift_per_atom", "shift", "scale"):
+            setattr(self, name, np.asarray(getattr(self, name), np.float64))
 
     @classmethod
     def fit(
@@ -107,7 +105,7 @@ class Standardizer:
         return cls(targets, kinds, elements, element_values, shift_per_atom, shift, scale)
 
     def apply(self, z: Ragged, y: np.ndarray) -> np.ndarray:
-        """Standardised labels, [I, T] float64, NaN where ``y`` is.
+        """Standardized labels, [I, T] float64, NaN where ``y`` is.
 
         Raises:
             ValueError: see `offset`.
@@ -154,15 +152,8 @@ class Standardizer:
     def to_dict(self) -> Dict[str, Any]:
         """Plain values, of which `from_dict` makes the same numbers to the last bit."""
         values = {str(z): self.element_values[z].tolist() for z in range(_ROWS) if self.element_values[z].any()}
-        return {
-            "targets": self.targets,
-            "references": self.references,
-            "elements": self.elements,
-            "element_values": values,
-            "shift_per_atom": self.shift_per_atom.tolist(),
-            "shift": self.shift.tolist(),
-            "scale": self.scale.tolist(),
-        }
+        plain = {name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in vars(self).items()}
+        return {**plain, "element_values": values}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Standardizer":
@@ -170,15 +161,8 @@ class Standardizer:
         element_values = np.zeros((_ROWS, len(values["targets"])))
         for z, row in values["element_values"].items():
             element_values[int(z)] = row
-        return cls(
-            values["targets"],
-            values["references"],
-            values["elements"],
-            element_values,
-            values["shift_per_atom"],
-            values["shift"],
-            values["scale"],
-        )
+        known = {name: values[name] for name in cls.__dataclass_fields__}
+        return cls(**{**known, "element_values": element_values})
 
 
 def composition_baseline(store: Store, train_items: np.ndarray, eval_items: np.ndarray) -> Dict[str, float]:

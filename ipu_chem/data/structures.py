@@ -5,7 +5,7 @@ from typing import Any, List, Sequence
 
 import numpy as np
 
-from ipu_chem.data.files import read_molecules
+from ipu_chem.data.files.structures import read_molecules
 from ipu_chem.data.molecule import Molecule
 from packing.files import PathLike, atomic_file
 

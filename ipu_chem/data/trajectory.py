@@ -5,7 +5,7 @@ from typing import Any, Dict, Mapping, NamedTuple, Optional
 
 import numpy as np
 
-from ipu_chem.data.files import existing_file
+from ipu_chem.data.files.text import existing_file
 from ipu_chem.data.molecule import arrays_to_store
 from packing.files import PathLike
 from packing.store import Store

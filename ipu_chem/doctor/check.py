@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ipu_chem.backends.base import Program
+from ipu_chem.backends.options import Precision
 from ipu_chem.backends.poptorch.meta import to_meta
 from ipu_chem.backends.poptorch.operators.check import Report, check_program, merge
 from ipu_chem.batches.types import first_target
@@ -24,17 +25,17 @@ def check_config(config: RunConfig) -> Report:
     Raises:
         ValueError: the config itself is wrong.
     """
-    return check_task(task_of(config).planned(config))
+    return check_task(task_of(config).planned(config), config.precision)
 
 
-def check_task(task: Task) -> Report:
+def check_task(task: Task, precision: Precision) -> Report:
     """`check_config` of a planned task."""
-    loss, batching = task.loss(), task.config.batching
+    loss, batching = task.loss(), task.batching
     device = "cpu" if task.values_decide else "meta"  # the values of a large language model would not fit here
     with torch.device(device):
         model = task.model()
     half: Any = nullcontext()
-    if task.config.precision.weights == "float16":
+    if precision.weights == "float16":
         from ipu_chem.backends.half import HalfOnCpu, weights_to_half
 
         weights_to_half(model)

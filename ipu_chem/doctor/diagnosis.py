@@ -97,7 +97,7 @@ def print_plan(
     planned = task_of(config).planned(config)
     workload = _workload(planned, config)
     host = host_rate(planned, loader_seconds, atoms)
-    report = check_task(planned)
+    report = check_task(planned, config.precision)
     print("\n".join([*planned.assumed, report.text()]))
     if report.needs_values:
         print("\nNo layout can be chosen for a program that does not run without values, see above.")

@@ -82,7 +82,7 @@ def example_loader(task: Task, atoms: Optional[float] = None) -> Loader:
     Raises:
         ValueError: no molecule of that size fits a pack.
     """
-    batching = task.config.batching
+    batching = task.batching
     if batching.packs_per_call > _MOST_PACKS:  # what a pack costs does not depend on how many a call has
         batching = Batching(batching.micro_batch_size)
     packs = min(max(2 * batching.packs_per_call, _LEAST_PACKS), _MOST_PACKS)

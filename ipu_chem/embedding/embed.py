@@ -20,13 +20,12 @@ from ipu_chem.backends import get_backend
 from ipu_chem.backends.options import Batching
 from ipu_chem.batches.text_labels import TextPropertyLoader
 from ipu_chem.data.corpora.encode import encode_lines, libraries
-from ipu_chem.data.corpora.lines import Line
-from ipu_chem.data.smiles import Failure
+from ipu_chem.data.files.table import Failure, Line
 from ipu_chem.embedding.options import EmbeddingOptions
 from ipu_chem.models.chemgpt import ChemGPT
 from ipu_chem.models.pooling import PooledChemGPT, check_pooling
 from ipu_chem.parallel import in_parallel
-from ipu_chem.tasks.text_rows import usual_row
+from ipu_chem.tasks.sequences import usual_length
 from packing import Budget, Ragged, make_plan
 
 # Molecules of fewer tokens on average would leave slots of a packed sequence empty, and few sets have them.
@@ -106,7 +105,7 @@ class Embedder:
         self.dtype = np.dtype("f8" if model.embedding.wte.weight.dtype == torch.float64 else "f4")
         self.embedded = self.failed = self.dropped = self.truncated = 0
         self._limit = self.options.tokens or longest
-        self._row = self.options.tokens or min(usual_row(self.features), longest)
+        self._row = self.options.tokens or min(usual_length(self.features), longest)
         self._compiled_row = 0
         self._batching = Batching(self.options.micro_batch_size)
         self._backend = get_backend(self.options.accelerator)

@@ -14,9 +14,8 @@ from typing import Any, Callable, ContextManager, Dict, Iterator, List, NamedTup
 
 import numpy as np
 
-from ipu_chem.data.corpora.lines import Layout, line_of, read_layout, read_rows
-from ipu_chem.data.corpora.text_file import count_lines
-from ipu_chem.data.smiles import Failure
+from ipu_chem.data.files.table import Failure, Layout, line_of, read_layout, read_rows
+from ipu_chem.data.files.text import count_lines
 from ipu_chem.embedding.embed import Chunk, Embedder, Entry, failures_of, progress_bar
 from packing.files import PathLike, atomic_file
 

@@ -1,14 +1,15 @@
 """Molecules that a language model writes after its run: drawn, decoded, compared with held-out ones, kept."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Optional
 
 import numpy as np
+import torch
 
 from ipu_chem.backends.base import Backend
 from ipu_chem.data.molecule import decode_text
 from ipu_chem.tasks.base import Task
-from ipu_chem.trained_run import TrainedRun
 
 FILE = "generated.csv"
 COMPARED = 10_000  # molecules that generated ones are compared with, at most
@@ -28,33 +29,36 @@ class Known(NamedTuple):
     reference: List[str]
 
 
-def write_samples(task: Task, backend: Backend, folder: Path) -> Dict[str, Any]:
-    """Generate `training.samples` molecules after a run and score them.
+def write_samples(
+    task: Task, backend: Backend, folder: Path, count: int, workers: Optional[int] = None
+) -> Dict[str, Any]:
+    """Generate molecules after a run and score them.
 
     Args:
         task: of the run, whose model writes molecules; novelty is against its training molecules, distances to those
             of the test split, or of the validation split where there is none.
         backend: with the best weights.
         folder: of the run.
+        count: molecules.
+        workers: processes that decode and score.
 
     Returns:
         {"samples": {"count", "finished", "invalid": reason -> count, "compared with", "metrics": name -> value}}, or
         nothing where none are asked for, and in processes other than the first.
     """
-    training = task.config.training
     # Weights that are sharded over processes come together only where all of them ask.
-    weights = backend.state_dict(weights_only=True)["model"] if training.samples else {}
+    weights = backend.state_dict(weights_only=True)["model"] if count else {}
     if not weights or backend.world.rank > 0:
         return {}
     from ipu_chem.generation.metrics import score
     from ipu_chem.generation.molecules import count_reasons, decode_many, write_molecules
     from ipu_chem.generation.sampling import generate
 
-    kept = {**task.state(), "budget": task.budget.as_dict()}
-    restored: Any = type(task).restored(task.config, kept)  # whatever the run has started from
-    model: Any = TrainedRun(folder, restored, weights, kept).model
-    workers = task.config.data.workers or None
-    samples = generate(model.model, restored.tokenizer, training.samples, seed=training.seed)
+    fresh: Any = replace(task, start_from="")  # whatever the run has started from, its weights are loaded now
+    with torch.random.fork_rng(devices=[]):
+        model = fresh.model()
+    model.load_state_dict(weights)
+    samples = generate(model.model.eval(), fresh.tokenizer, count, seed=task.seed)
     decoded = decode_many(samples.selfies, workers)
     write_molecules(folder / FILE, samples, decoded)
     known = known_molecules(task)

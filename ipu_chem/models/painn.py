@@ -145,7 +145,6 @@ class PaiNN(Tabulated):
         nn.init.zeros_(self.head[2].weight)
 
     def forward(self, graph: Graph) -> Tensor:
-        """See `GraphModel.forward`."""
         graph = zero_padded(graph)
         scalars, _ = self._features(graph)
         per_atom = at_least_float32(self.head(scalars))

@@ -139,7 +139,6 @@ class PooledChemGPT(Model):
         self.head: nn.Module = PooledHead(chemgpt.head.ln_f, pooling, special_tokens)
 
     def blocks(self) -> List[str]:
-        """See `Model.blocks`."""
         return ["embedding"] + [f"layers.{i}" for i in range(len(self.layers))] + ["head"]
 
     def learning_rate_multipliers(self) -> Dict[str, float]:

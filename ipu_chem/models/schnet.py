@@ -129,7 +129,6 @@ class SchNet(Tabulated):
         nn.init.zeros_(self.head[2].weight)
 
     def forward(self, graph: Graph) -> Tensor:
-        """See `GraphModel.forward`."""
         return self.from_prepared(*self.prepare(graph))
 
     def prepare(self, graph: Graph) -> Tuple[Tensor, ...]:
@@ -158,7 +157,6 @@ class SchNet(Tabulated):
         envelope: Tensor,
         *places: Tensor,
     ) -> Tensor:
-        """See `GraphModel.from_prepared`."""
         table = self.table
         edges = Edges(
             EdgeList(source, target, self.undirected), basis, envelope, table.places_type(*places) if table else None

@@ -130,17 +130,14 @@ class SpookyNet(GraphModel):
         self.register_buffer("atom_references", atom_references)
 
     def blocks(self) -> List[str]:
-        """See `Model.blocks`."""
         return ["embedding"] + [f"interactions.{i}" for i in range(len(self.interactions))] + ["head"]
 
     @classmethod
     def added_energies(cls, **options: Any) -> Tuple[str, ...]:
-        """See `GraphModel.added_energies`."""
         return tuple(name for name in ("use_zbl", "use_electrostatics", "use_dispersion") if options.get(name, True))
 
     @classmethod
     def check_elements(cls, elements: Iterable[int], **options: Any) -> None:
-        """See `GraphModel.check_elements`."""
         if options.get("use_dispersion", True):
             check_dispersion_elements(elements)
 

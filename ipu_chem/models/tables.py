@@ -114,7 +114,6 @@ class CubicTable(DistanceTable):
         return torch.cat([values[_GHOSTS : last - 1], near * (8.0 / 12.0) - far * (1.0 / 12.0)], 1)
 
     def places(self, distance: Tensor, real: Tensor) -> Places:
-        """See `DistanceTable.places`."""
         scaled = torch.clamp(distance, max=self.cutoff) * (1.0 / self.spacing)
         low = torch.clamp(torch.floor(scaled.detach()), max=self.points - 1.0)
         t = scaled - low
@@ -191,7 +190,6 @@ class ChebyshevTable(DistanceTable):
         return self.transform.to(values.dtype) @ values
 
     def places(self, distance: Tensor, real: Tensor) -> Polynomials:
-        """See `DistanceTable.places`."""
         # Not quite up to the ends, where the angle has no derivative.
         place = torch.clamp(distance * (2.0 / self.cutoff) - 1.0, min=-1.0 + 1e-6, max=1.0 - 1e-6)
         return Polynomials(torch.cos(torch.acos(place).unsqueeze(1) * self.degree) * real.unsqueeze(1))
@@ -238,7 +236,6 @@ class Tabulated(GraphModel):
     cutoff: float
 
     def blocks(self) -> List[str]:
-        """See `Model.blocks`."""
         return ["embedding"] + [f"interactions.{i}" for i in range(len(self.interactions))] + ["head"]
 
     def distance_inputs(self, distance: Tensor, real: Optional[Tensor] = None) -> Tuple[Tensor, Tensor]:

@@ -54,11 +54,9 @@ class GraphWrapper(Wrapper, GraphModel):
         return self.model(self.expand(*inputs))
 
     def prepare(self, *inputs: Any) -> Tuple[Any, ...]:
-        """See `GraphModel.prepare`."""
         return self.model.prepare(self.expand(*inputs))
 
     def from_prepared(self, *prepared: Any) -> Any:
-        """See `GraphModel.from_prepared`."""
         return self.model.from_prepared(*prepared)
 
 

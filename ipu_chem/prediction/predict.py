@@ -4,11 +4,21 @@ import csv
 from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Optional, Tuple, Union
 
-from ipu_chem.data.corpora.lines import Line, column_names, line_of, read_layout, read_rows
 from ipu_chem.data.corpora.memory import corpus_of, encode_in_memory
-from ipu_chem.data.files import plain_suffix, read_molecules
+from ipu_chem.data.files.structures import read_molecules
+from ipu_chem.data.files.table import (
+    Failure,
+    Line,
+    column_names,
+    find_columns,
+    line_of,
+    read_layout,
+    read_rows,
+    read_smiles_file,
+)
+from ipu_chem.data.files.text import plain_suffix
 from ipu_chem.data.molecule import Molecule, molecules_to_store
-from ipu_chem.data.smiles import Failure, embed_many, find_columns, read_smiles_file
+from ipu_chem.data.smiles import embed_many
 from ipu_chem.data.structures import to_atoms, with_results, write_extxyz
 from ipu_chem.trained_run import TrainedRun, unfit
 from packing.files import PathLike, atomic_file

@@ -32,7 +32,7 @@ def figure_of(rows: int, columns: int) -> Any:
 
 
 def colors(count: int) -> List[str]:
-    """As many different colors; orange and grey are kept for baselines and what stands behind."""
+    """Different colors, as many as asked; orange and grey are left for baselines and backgrounds."""
     if count <= len(_PALETTE):
         return list(_PALETTE[:count])
     import matplotlib
@@ -42,7 +42,7 @@ def colors(count: int) -> List[str]:
 
 
 def shades(count: int, first: str = BLUE, last: str = ORANGE) -> List[str]:
-    """As many different colors in an order, from one to the other."""
+    """Different colors in an order, from one to the other."""
     from matplotlib.colors import to_hex
 
     return [to_hex(colormap(first, last)(place)) for place in np.linspace(0, 1, count)]

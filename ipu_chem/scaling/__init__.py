@@ -1,1 +1,1 @@
-"""How good a run will be before it ends, and how loss falls with size, data and compute."""
+"""Search by early evaluation, and scaling of loss with size, data and compute."""

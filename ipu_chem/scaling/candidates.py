@@ -44,13 +44,13 @@ class Candidate:
 
     @property
     def folder(self) -> Path:
-        """Where it trains."""
+        """Folder of its run."""
         return Path(self.config["out"])
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a candidate is, as in its candidate.json.
+    """Progress of a candidate, as in its candidate.json.
 
     Attributes:
         status: stopped (at a budget), finished or diverged.
@@ -116,7 +116,7 @@ def make_candidates(base: Mapping[str, Any], grid: Mapping[str, Sequence[Any]], 
 
 
 def read_progress(candidate: Candidate) -> Optional[Progress]:
-    """How far a candidate is; None if it has not come to a budget.
+    """Progress of a candidate; None if it has not come to a budget.
 
     Raises:
         ValueError: its folder holds a run of other options.
@@ -209,7 +209,6 @@ def _train(candidate: Candidate, budget: float, threads: int) -> Progress:
         """Notes how far the run is and stops it at the budget, or when the search stops."""
 
         def on_step(self, step: int, total: int, losses: List[float]) -> bool:
-            """See `Callback.on_step`."""
             seen.update(step=step, total=total)
             enough = budget < 1 and step >= budget_steps(total, budget) and step < total
             return enough or (_stop is not None and _stop.is_set())

@@ -22,13 +22,13 @@ class Interval(NamedTuple):
         return f"{self.value:.3g} [{self.low:.3g}, {self.high:.3g}]"
 
     def holds(self, value: float) -> bool:
-        """Whether a value lies between the ends."""
+        """True where a value lies between the ends."""
         return self.low <= value <= self.high
 
 
 @dataclass(frozen=True)
 class Replicates:
-    """Which runs differ in their seed alone.
+    """Groups of runs that differ in their seed alone.
 
     Attributes:
         group: [n] of each run, 0, 1, ...
@@ -49,7 +49,7 @@ class Replicates:
         return (np.bincount(self.group, values) / self.counts)[self.group]
 
     def noise(self, values: np.ndarray, fitted: np.ndarray, parameters: int) -> Tuple[np.ndarray, np.ndarray, int]:
-        """What seeds differ by, or what a law leaves over where there is one seed of everything.
+        """Noise between seeds, or residuals of a law where there is one seed of everything.
 
         Noise of log L counts as alike at all sizes, because two or three seeds of one size say little of its own.
 

@@ -40,5 +40,5 @@ def compute_frontier(flops: np.ndarray, loss: np.ndarray) -> np.ndarray:
 
 
 def _above(x: np.ndarray, y: np.ndarray, first: int, middle: int, last: int) -> bool:
-    """Whether the middle point lies on or above the line between the others."""
+    """True where the middle point lies on or above the line between the others."""
     return bool((y[middle] - y[first]) * (x[last] - x[first]) >= (y[last] - y[first]) * (x[middle] - x[first]))

@@ -24,7 +24,6 @@ class TrialReporter(Callback):
         self.trial = trial
 
     def on_step(self, step: int, total: int, losses: List[float]) -> bool:
-        """See `Callback.on_step`."""
         for before, loss in enumerate(losses, 1 - len(losses)):
             self.trial.report(loss, step + before)
         return step < total and self.trial.should_prune()  # what has come to the end may finish

@@ -52,7 +52,7 @@ class Line(NamedTuple):
         return min(others, default=math.inf) - self.law.bic[self.law.name]
 
     def lines(self) -> List[str]:
-        """What to print."""
+        """Lines to print."""
         name, other = _NAMES[self.over], "D" if self.over == "parameters" else "N"
         law = self.law
         doubt = "" if self.ahead >= _AHEAD else " (another fits as well)"

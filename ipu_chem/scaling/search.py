@@ -14,7 +14,7 @@ from ipu_chem.scaling.tse import Estimate
 
 @dataclass(frozen=True)
 class SearchOptions:
-    """How a search spends its steps.
+    """Options of a search.
 
     Attributes:
         budget: fraction of its steps that every candidate trains for before the first early evaluation.
@@ -52,7 +52,7 @@ class SearchOptions:
         self.rungs(1)  # refuses a halving that is none
 
     def rungs(self, candidates: int) -> List[Rung]:
-        """How far how many candidates train; see `rungs_of`."""
+        """Budgets, and the candidates that train for each; see `rungs_of`."""
         return rungs_of(candidates, self.budget, self.keep, self.halving)
 
 
@@ -87,11 +87,6 @@ class Searched:
     estimates: List[Estimate]
     evaluations: List[EarlyEvaluation]
     kept: List[str]
-
-    @property
-    def names(self) -> List[str]:
-        """Of the candidates, each once."""
-        return list(self.evaluations[0].estimates)
 
 
 def search(candidates: Sequence[Candidate], options: SearchOptions, progress: bool = True) -> Searched:

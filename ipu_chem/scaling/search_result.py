@@ -99,7 +99,7 @@ class Result:
     notes: List[str]
 
 
-def analyse(found: Searched, options: SearchOptions) -> Result:
+def analyze(found: Searched, options: SearchOptions) -> Result:
     """The report of a search.
 
     Raises:
@@ -193,7 +193,7 @@ def curves_of(found: Searched, fraction: float) -> List[Curve]:
     early = [one.budget for one in found.evaluations]
     grid = sorted({*np.geomspace(min(_FROM, early[0] / 4), 1, _POINTS).tolist(), *early})
     curves = []
-    for name in found.names:
+    for name in found.evaluations[0].estimates:
         runs = [(one, p) for one, p in zip(found.candidates, found.reached) if one.name == name]
         losses = [step_losses(rows) if (rows := read_rows(one.folder)) else np.zeros(0) for one, _ in runs]
         curve = Curve(name, [], [])

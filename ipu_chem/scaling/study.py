@@ -42,7 +42,7 @@ class StudyOptions:
         steps: that all runs make, as near as whole epochs allow; 0 is what the config's epochs of the most data are.
         evaluations: of every run, from which its best weights are chosen; rule=epochs keeps the config's cadence.
         metric: validation metric that is the loss; empty is nats_per_heavy_atom of text, the forces' error where forces
-            are learnt, else the first one.
+            are learned, else the first one.
         jobs: runs side by side, which divide the CPU cores.
     """
 
@@ -88,11 +88,6 @@ class Amount:
         """Optimizer steps of a run."""
         return self.epochs * self.steps_per_epoch
 
-    @property
-    def cadence(self) -> str:
-        """Interval between evaluations, in words."""
-        return f"{self.evaluate_calls:,} calls" if self.evaluate_calls else f"{self.evaluate_every:,} epochs"
-
 
 @dataclass(frozen=True)
 class Plan:
@@ -109,12 +104,13 @@ class Plan:
     rule: str
 
     def lines(self) -> List[str]:
-        """What to print before the wait."""
+        """Lines to print before the wait."""
         found = [f"{len(self.candidates)} runs; {self.rule}"]
         for one in self.amounts:
+            cadence = f"{one.evaluate_calls:,} calls" if one.evaluate_calls else f"{one.evaluate_every:,} epochs"
             found.append(
                 f"{one.molecules:,} molecules, {one.tokens:,} {one.unit}: {one.epochs:,} epochs of "
-                f"{one.steps_per_epoch:,} steps are {one.steps:,}, evaluated every {one.cadence}"
+                f"{one.steps_per_epoch:,} steps are {one.steps:,}, evaluated every {cadence}"
             )
         if self.rule != STEPS_HELD and not steps_agree([one.steps for one in self.amounts]):
             found.append("runs on more data take more steps: exponents of data mix both")

@@ -42,7 +42,7 @@ class Study:
     notes: List[str]
 
 
-def analyse(points: Sequence[Point]) -> Study:
+def analyze(points: Sequence[Point]) -> Study:
     """Fit what the points allow; a size and amount of which a seed diverged is left out, and a note says so."""
     notes: List[str] = []
     bad = {(point.parameters, point.tokens) for point in points if point.diverged}
@@ -77,7 +77,7 @@ def analyse(points: Sequence[Point]) -> Study:
 
 
 def lines(study: Study) -> List[str]:
-    """What to print."""
+    """Lines to print."""
     first = study.points[0]
     found = [f"loss: {first.loss_name} of the validation molecules; {first.rule}; FLOPs: 6 N D epochs"]
     if first.rule != STEPS_HELD:

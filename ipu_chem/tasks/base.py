@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ipu_chem.backends.base import Backend
 from ipu_chem.backends.options import ALONE, Batching, World
 from ipu_chem.batches.loader import Loader
-from ipu_chem.config import RunConfig
+from ipu_chem.config import ModelConfig, RunConfig
 from ipu_chem.metrics import Target
 from ipu_chem.tasks.evaluation import Evaluator, Output
 from ipu_chem.tasks.splits import NO_DATA, SplitData
@@ -37,7 +37,9 @@ class Task(ABC):
         reads_text: the model reads token sequences, not positions.
         writes_molecules: the model can generate molecules.
         has_filters: the model has filters, which may be read from a table.
-        config: of the run.
+        model_config: section of the run that names the model.
+        batching: packs of a call.
+        seed: of the first weights.
         budget: shape of every pack.
         outputs: of the model.
         data: molecules; of a loaded task alone, as ``store``, ``items`` and ``plans``, its fields.
@@ -53,7 +55,9 @@ class Task(ABC):
     writes_molecules: ClassVar[bool] = False
     has_filters: ClassVar[bool] = False
 
-    config: RunConfig
+    model_config: ModelConfig
+    batching: Batching
+    seed: int
     budget: Budget
     outputs: Sequence[Output]
     data: SplitData = NO_DATA
@@ -152,8 +156,8 @@ class Task(ABC):
         """A batch in the shape of every other: of real molecules, or of random ones before there are data."""
         if self.plans:
             return self.loader("train").example(training)
-        batching = self.config.batching
-        return self.random_packs(batching.packs_per_call if training else batching.packs_per_evaluation)
+        packs = self.batching.packs_per_call if training else self.batching.packs_per_evaluation
+        return self.random_packs(packs)
 
     def random_packs(self, packs: int, seed: int = 0) -> Any:
         """Random packs of a planned task, in the shape of a loader's: several molecules each, padding at the end.
@@ -168,7 +172,7 @@ class Task(ABC):
         """
         if packs < 1:
             raise ValueError(f"packs={packs}: an example holds 1 pack or more.")
-        of_step = self.config.batching.packs_per_step
+        of_step = self.batching.packs_per_step
         step = of_step if packs % of_step == 0 else packs
         batching = Batching(step, device_iterations=packs // step)
         return next(self.random_loader(packs, batching, seed).epoch(seed, 0))[0]

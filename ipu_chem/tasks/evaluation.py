@@ -8,7 +8,7 @@ import numpy as np
 from torch import Tensor
 
 from ipu_chem.backends.base import Backend
-from ipu_chem.batches.loader import LabelledLoader, Loader
+from ipu_chem.batches.loader import LabeledLoader, Loader
 from ipu_chem.metrics import Target
 from packing.types import Ragged
 
@@ -66,7 +66,7 @@ def predict(backend: Backend, loader: Loader, places: Sequence[Any]) -> List[np.
     return [backend.total(array) for array in found]
 
 
-def predict_split(backend: Backend, loader: LabelledLoader) -> np.ndarray:
+def predict_split(backend: Backend, loader: LabeledLoader) -> np.ndarray:
     """Predictions of a model that gives labels alone, [K, T] float64, standardized, in the order of the split."""
     return predict(backend, loader, [PerMolecule(len(loader.items), loader.num_targets)])[0]
 

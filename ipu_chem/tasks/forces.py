@@ -52,7 +52,6 @@ class Forces(Output):
         return np.asarray(self.known.values) / np.float32(self.scale)
 
     def on(self, split: str, items: np.ndarray) -> "SplitForces":
-        """See `Output.on`."""
         return SplitForces(self, split, items)
 
 
@@ -71,11 +70,9 @@ class SplitForces(SplitOutput):
 
     @property
     def metric_names(self) -> List[str]:
-        """See `SplitOutput.metric_names`."""
         return [self.target.metric(kind) for kind in ("mae", "rmse")]
 
     def in_units(self, standardized: np.ndarray) -> np.ndarray:
-        """See `SplitOutput.in_units`."""
         return standardized * self.scale
 
     def errors(self, predictions: np.ndarray) -> Dict[str, float]:
@@ -84,7 +81,6 @@ class SplitForces(SplitOutput):
         return regression_metrics(predictions.reshape(-1, 1), label, [self.target])
 
     def selection(self, metrics: Mapping[str, float]) -> float:
-        """See `SplitOutput.selection`."""
         return metrics[self.target.metric("mae")] / self.target.error_factor / self.scale
 
     def baselines(self) -> Dict[str, Dict[str, float]]:
@@ -93,7 +89,6 @@ class SplitForces(SplitOutput):
         return {"baseline": {self.target.metric("mae"): size}}
 
     def compared(self, metric: str, value: float, baselines: Mapping[str, Mapping[str, float]]) -> str:
-        """See `SplitOutput.compared`."""
         return beside(self.energy, [self.target], self.split, metric, value, baselines["baseline"])
 
     def write(self, folder: Path, split: str, predictions: np.ndarray) -> None:

@@ -43,6 +43,7 @@ class GraphTask(Task):
         neighbors: of an atom that the device looks for itself; 0 when edges come from the host.
         position_step: Å, a 1 of 16-bit positions; None when positions are transferred in Å.
         first_weights: of an earlier run, to begin with; None begins with fresh ones.
+        start_from: folder of that run.
     """
 
     kind = "graphs"
@@ -51,26 +52,26 @@ class GraphTask(Task):
     neighbors: int = 0
     position_step: Optional[float] = None
     first_weights: Optional[Dict[str, Any]] = None
+    start_from: str = ""
 
     @classmethod
     def load(cls, config: RunConfig, plans: Optional[Path] = None, state: Optional[State] = None) -> "GraphTask":
-        """See `Task.load`."""
-        config, data = with_filters_of(state or {}, config), config.data
-        store = load_store(data, config.model.cutoff)
+        model, data, start = model_section(config, state), config.data, config.training.start_from
+        store = load_store(data, model.cutoff)
         if config.short_positions:
             store = with_fixed_point(store, data.cache or None)
         targets = targets_of(store.info["targets"])
-        check_charges(store, config.model)
+        check_charges(store, model)
         if config.force_share:
             check_forces(store, targets)
         items = split_items(store, data)
-        if config.model.freeze and not config.training.start_from:
+        if model.freeze and not start:
             raise ValueError(
                 "model.freeze=true trains the head alone, on features that nobody has trained; name an earlier run "
                 "with training.start_from, or leave it out."
             )
         earlier: Optional[EarlierRun] = None
-        if config.training.start_from and not state:
+        if start and not state:
             earlier = earlier_run(config, targets, np.unique(store.fields["z"]))
         if state and "standardizer" in state:
             fitted = Standardizer.from_dict(state["standardizer"])
@@ -93,15 +94,16 @@ class GraphTask(Task):
             outputs[1].known = store.ragged("forces")
         weights = earlier.weights if earlier is not None else None
         split = SplitData(store, items, made)
-        return cls(config, budget, outputs, split, (), neighbors, store.info.get(STEP), weights)
+        known = (model, config.batching, config.training.seed, budget, outputs, split)
+        return cls(*known, (), neighbors, store.info.get(STEP), weights, start)
 
     @classmethod
     def planned(cls, config: RunConfig) -> "GraphTask":
-        """See `Task.planned`."""
         budget, neighbors, assumed = assumed_shape(config.pack)
         step = step_for(config.model.cutoff) if config.short_positions else None
         outputs = outputs_of(config, planned_targets(config.data))
-        return cls(config, budget, outputs, assumed=assumed, neighbors=neighbors, position_step=step)
+        known = (model_section(config), config.batching, config.training.seed, budget, outputs)
+        return cls(*known, assumed=assumed, neighbors=neighbors, position_step=step)
 
     @classmethod
     def restored(cls, config: RunConfig, state: State, forces: bool = False) -> "GraphTask":
@@ -112,9 +114,10 @@ class GraphTask(Task):
             state: of its checkpoint.
             forces: give forces beside the energy, also where the run has not learned them.
         """
-        config, fitted = with_filters_of(state, config), Standardizer.from_dict(state["standardizer"])
+        fitted = Standardizer.from_dict(state["standardizer"])
         outputs = outputs_of(config, targets_of(fitted.targets), fitted, forces)
-        return cls(config, Budget(**state["budget"]), outputs)
+        budget = Budget(**state["budget"])
+        return cls(model_section(config, state), config.batching, config.training.seed, budget, outputs)
 
     @property
     def labels(self) -> Labels:
@@ -129,19 +132,17 @@ class GraphTask(Task):
     @property
     def takes_charge(self) -> bool:
         """The model takes charge and spin of molecules."""
-        return needs_charge(self.config.model.name)
+        return needs_charge(self.model_config.name)
 
     def model(self) -> CompactInputs:
-        """See `Task.model`."""
-        labels, forces = self.labels, self.forces is not None
-        model = make_model(self.config, labels.targets, self.neighbors, self.position_step, forces, labels.standardizer)
+        labels, seen = self.labels, (self.neighbors, self.position_step, self.forces is not None)
+        model = make_model(self.model_config, self.seed, labels.targets, *seen, labels.standardizer)
         if self.first_weights is not None:
-            load_weights(model, self.first_weights, self.config.training.start_from)
+            load_weights(model, self.first_weights, self.start_from)
         return model
 
     def use_exact_filters(self) -> None:
-        """See `Task.use_exact_filters`."""
-        self.config = with_filters_of({FILTERS: "exact"}, self.config)
+        self.model_config = replace(self.model_config, filter="exact")
 
     def loss(self) -> Callable[..., Tensor]:
         """See `Task.loss`: of energies and forces the weighted sum."""
@@ -149,14 +150,13 @@ class GraphTask(Task):
         return loss if self.forces is None else with_forces(loss, self.forces.weight)
 
     def loader(self, split: str) -> PackLoader:
-        """See `Task.loader`."""
         return PackLoader(
             self.store,
             self.items[split],
             self.plans[split],
             self.labels.standardized(),
             self.budget,
-            self.config.batching,
+            self.batching,
             self.world,
             self.takes_charge,
             None if self.forces is None else self.forces.standardized(),
@@ -176,13 +176,10 @@ class GraphTask(Task):
             budget = budget.replace(graphs=plan.max_items_per_pack)
         nothing = np.full((len(store), len(self.labels.targets)), np.nan)
         forces = None if self.forces is None else np.full((len(store.fields["z"]), 3), np.nan)
-        return PackLoader(
-            store, items, plan, nothing, budget, self.config.batching, charges=self.takes_charge, forces=forces
-        )
+        return PackLoader(store, items, plan, nothing, budget, self.batching, charges=self.takes_charge, forces=forces)
 
     def random_loader(self, packs: int, batching: Batching, seed: int = 0, atoms: Optional[float] = None) -> PackLoader:
-        """See `Task.random_loader`."""
-        budget, cutoff = self.budget, self.config.model.cutoff
+        budget, cutoff = self.budget, self.model_config.cutoff
         if self.neighbors:
             budget = Budget(nodes=budget["nodes"], graphs=budget["graphs"])
         return random_loader(
@@ -199,11 +196,9 @@ class GraphTask(Task):
         )
 
     def state(self) -> Dict[str, Any]:
-        """See `Task.state`."""
         return {"standardizer": self.labels.standardizer.to_dict()}
 
     def describe(self) -> Dict[str, Any]:
-        """See `Task.describe`."""
         step = self.position_step
         positions = "float32" if step is None else f"int16, steps of {step:.3g} Å, off by at most {step / 2:.3g} Å"
         described = self.labels.describe(self.targets, self.items)
@@ -232,9 +227,13 @@ def _known_labels(store: Store, train: np.ndarray, targets: List[Target], split:
     return KnownLabels(store, store.ragged("z"), "name", "per-composition linear", linear, split)
 
 
-def with_filters_of(state: State, config: RunConfig) -> RunConfig:
-    """The configuration of a checkpoint's model: with exact filters if the run had to leave its table."""
-    return replace(config, model=replace(config.model, filter="exact")) if state.get(FILTERS) == "exact" else config
+def model_section(config: RunConfig, state: Optional[State] = None) -> ModelConfig:
+    """The model's options; filters are exact if the run had to leave its table.
+
+    They are for forces, too, unless a table is asked for: it has more points than packs of force fields have edges.
+    """
+    exact = (state or {}).get(FILTERS) == "exact" or (config.force_share and config.model.filter == "auto")
+    return replace(config.model, filter="exact") if exact else config.model
 
 
 def _fit(
@@ -277,51 +276,50 @@ def load_store(data: DataConfig, cutoff: float) -> Store:
 
 
 def make_model(
-    config: RunConfig,
+    options: ModelConfig,
+    seed: int,
     targets: List[Target],
     neighbors: int = 0,
     position_step: Optional[float] = None,
     forces: bool = False,
     standardizer: Optional[Standardizer] = None,
 ) -> CompactInputs:
-    """The model with weights drawn from the run's seed; it takes compact packs (`ipu_chem.batches.types`).
+    """The model with weights drawn from a seed; it takes compact packs (`ipu_chem.batches.types`).
 
     Args:
-        config: of the run.
+        options: of the model.
+        seed: of the weights.
         targets: what it predicts.
-        neighbors: of an atom that it looks for itself; 0 when edges come with the packs.
+        neighbors: of an atom that it searches itself; 0 when edges come with the packs.
         position_step: Å, of positions in 16 bits; None when they come in Å.
         forces: give forces beside energies.
         standardizer: of the labels, for models that add energies of their own in real units.
     """
-    filter = config.model.filter
-    if config.force_share and filter == "auto":
-        filter = "exact"  # packs of force fields are small: a table has more points than they have edges
-    torch.manual_seed(config.training.seed)
+    torch.manual_seed(seed)
     extensive = all(target.extensive for target in targets)
     # Edges of the host are pairs; a search on the device finds the neighbors of every atom.
     undirected = not neighbors
     model = build_model(
-        config.model.name,
+        options.name,
         len(targets),
         extensive,
-        config.model.readout,
-        filter,
+        options.readout,
+        options.filter,
         undirected,
-        _energy_scale(config, targets, standardizer),
-        **config.model.arguments(),
+        _energy_scale(options, targets, standardizer),
+        **options.arguments(),
     )
-    if config.model.freeze:
+    if options.freeze:
         for name, weight in model.named_parameters():
             weight.requires_grad_(wrapped_name(name).startswith("head."))
     if forces:
         model = EnergyForces(model)
     if neighbors:
-        model = DeviceEdges(model, config.model.cutoff, neighbors)
+        model = DeviceEdges(model, options.cutoff, neighbors)
     return CompactInputs(model, position_step)
 
 
-def _energy_scale(config: RunConfig, targets: List[Target], standardizer: Optional[Standardizer]) -> float:
+def _energy_scale(options: ModelConfig, targets: List[Target], standardizer: Optional[Standardizer]) -> float:
     """eV that a prediction of 1 means.
 
     Raises:
@@ -332,7 +330,7 @@ def _energy_scale(config: RunConfig, targets: List[Target], standardizer: Option
     unit = unit_in_ev(targets[0].unit)
     if unit is not None:
         return float(standardizer.scale[0]) * unit
-    name, own = config.model.name, config.model.arguments()
+    name, own = options.name, options.arguments()
     terms = [f"model.{option}" for option in graph_model_class(name).added_energies(**own)]
     if terms:
         raise ValueError(

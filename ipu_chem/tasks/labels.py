@@ -85,7 +85,6 @@ class Labels(Output):
         return all(target.extensive for target in self.targets)
 
     def loss(self) -> Loss:
-        """See `Output.loss`."""
         return loss_by_name(self.loss_name, self.are_classes)
 
     def standardized(self) -> np.ndarray:
@@ -97,7 +96,6 @@ class Labels(Output):
         return self.standardizer.invert(self.known.atoms.take(items), standardized)
 
     def on(self, split: str, items: np.ndarray) -> "SplitLabels":
-        """See `Output.on`."""
         return SplitLabels(self, split, items)
 
     def describe(self, targets: Sequence[Target], items: Mapping[str, np.ndarray]) -> Dict[str, Any]:
@@ -142,11 +140,9 @@ class SplitLabels(SplitOutput):
 
     @property
     def metric_names(self) -> List[str]:
-        """See `SplitOutput.metric_names`."""
         return metric_names(self.labels.targets) + [self._per_part(target) for target in self._divided]
 
     def in_units(self, standardized: np.ndarray) -> np.ndarray:
-        """See `SplitOutput.in_units`."""
         return self.labels.to_units(self.items, standardized)
 
     def errors(self, predictions: np.ndarray) -> Dict[str, float]:
@@ -160,7 +156,6 @@ class SplitLabels(SplitOutput):
         return errors
 
     def selection(self, metrics: Mapping[str, float]) -> float:
-        """See `selection_metric`."""
         return selection_metric(dict(metrics), self.labels.targets, self.labels.standardizer.scale.tolist())
 
     def baselines(self) -> Dict[str, Dict[str, float]]:
@@ -170,7 +165,6 @@ class SplitLabels(SplitOutput):
         return {"baseline": self.labels.known.baseline(self.items)}
 
     def compared(self, metric: str, value: float, baselines: Mapping[str, Mapping[str, float]]) -> str:
-        """See `SplitOutput.compared`."""
         return beside(self.labels, self.labels.targets, self.split, metric, value, baselines["baseline"])
 
     def write(self, folder: Path, split: str, predictions: np.ndarray) -> None:

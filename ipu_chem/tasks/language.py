@@ -23,11 +23,10 @@ from ipu_chem.models.chemgpt import width_of
 from ipu_chem.models.registry import build_language_model
 from ipu_chem.tasks.base import State, Task
 from ipu_chem.tasks.evaluation import Output, SplitOutput
-from ipu_chem.tasks.example_text import VOCABULARY, assumed_tokens, random_tokens
 from ipu_chem.tasks.language_model import load_language_model, load_tokenizer
+from ipu_chem.tasks.sequences import VOCABULARY, assumed_tokens, choose_length, fit_sequences, random_tokens
 from ipu_chem.tasks.splits import SplitData, plans_of_splits, split_items
 from ipu_chem.tasks.start_from import load_weights
-from ipu_chem.tasks.text_rows import choose_row, fit_rows
 from ipu_chem.tasks.token_baselines import bigram_nats, unigram_nats
 from packing import Budget, Ragged
 from packing.store import Store
@@ -63,21 +62,22 @@ class LanguageTask(Task):
 
     @classmethod
     def load(cls, config: RunConfig, plans: Optional[Path] = None, state: Optional[State] = None) -> "LanguageTask":
-        """See `Task.load`."""
         check_not_frozen(config.model)
         data, state = config.data, state or {}
         path = getattr(data, "path", "")  # data sets of a user's own have none
         store = load_corpus(data.name, path or None, data.cache or None, limit=data.limit, workers=data.workers)
         tokenizer = choose_tokenizer(config, store, state)
         ids = tokenizer.encode_store(store)
-        row = config.pack.tokens or choose_row(ids.lengths, width_of(config.model.size, config.model.hidden_features))
-        rows = fit_rows(ids, row, data.long)
-        ids, store = rows.ids, store if len(rows.kept) == len(store) else store.take(rows.kept)
+        length = config.pack.tokens or choose_length(
+            ids.lengths, width_of(config.model.size, config.model.hidden_features)
+        )
+        fitted = fit_sequences(ids, length, data.long)
+        ids, store = fitted.ids, store if len(fitted.kept) == len(store) else store.take(fitted.kept)
         items = split_items(store, data)
         made, budget = plans_of_splits(
             items,
             lambda chosen: {"tokens": ids.lengths[chosen]},
-            lambda _: Budget(tokens=row),
+            lambda _: Budget(tokens=length),
             config.pack,
             data.split_seed,
             plans,
@@ -85,25 +85,26 @@ class LanguageTask(Task):
         size, start = tokenizer.vocab_size, "" if state else config.training.start_from
         output = NextTokens(ids, store.fields["heavy_atoms"], items["train"], size)
         split = SplitData(store, items, made)
-        return cls(config, budget, [output], split, (), size, tokenizer, ids, rows.counts, start)
+        known = (config.model, config.batching, config.training.seed, budget, [output], split)
+        return cls(*known, (), size, tokenizer, ids, fitted.counts, start)
 
     @classmethod
     def planned(cls, config: RunConfig) -> "LanguageTask":
         """See `Task.planned`; weights are fresh, whatever a run starts from."""
         check_not_frozen(config.model)
         tokens, assumed = assumed_tokens(config.pack, config.model.size, config.model.hidden_features)
-        return cls(config, Budget(tokens=tokens), [NextTokens()], assumed=assumed)
+        budget = Budget(tokens=tokens)
+        return cls(config.model, config.batching, config.training.seed, budget, [NextTokens()], assumed=assumed)
 
     @classmethod
     def restored(cls, config: RunConfig, state: State) -> "LanguageTask":
-        """See `Task.restored`."""
         tokenizer = tokenizer_from_dict(state["tokenizer"])
         budget, size = Budget(**state["budget"]), tokenizer.vocab_size
-        return cls(config, budget, [NextTokens()], vocab_size=size, tokenizer=tokenizer)
+        known = (config.model, config.batching, config.training.seed, budget, [NextTokens()])
+        return cls(*known, vocab_size=size, tokenizer=tokenizer)
 
     def model(self) -> nn.Module:
-        """See `Task.model`."""
-        torch.manual_seed(self.config.training.seed)
+        torch.manual_seed(self.seed)
         model = self.fresh_model()
         if self.start_from:
             start_from(model.model, self.tokenizer, self.start_from)
@@ -111,16 +112,15 @@ class LanguageTask(Task):
 
     def fresh_model(self) -> Any:
         """The model with weights drawn from the state that torch's generator is in."""
-        name, sizes = self.config.model.name, self.config.model.arguments()
+        name, sizes = self.model_config.name, self.model_config.arguments()
         return build_language_model(name, self.vocab_size, self.budget["tokens"], **sizes)
 
     def loader(self, split: str) -> TokenLoader:
-        """See `Task.loader`."""
         return TokenLoader(
             self.ids,
             self.plans[split],
             self.budget,
-            self.config.batching,
+            self.batching,
             self.vocab_size,
             self.items[split],
             self.world,
@@ -129,18 +129,15 @@ class LanguageTask(Task):
     def random_loader(
         self, packs: int, batching: Batching, seed: int = 0, atoms: Optional[float] = None
     ) -> TokenLoader:
-        """See `Task.random_loader`."""
         ids, plan = random_tokens(packs, self.budget, seed, self.vocab_size, atoms)
         return TokenLoader(ids, plan, self.budget, batching, self.vocab_size)
 
     def state(self) -> Dict[str, Any]:
-        """See `Task.state`."""
         return {"tokenizer": self.tokenizer.to_dict()}
 
     def describe(self) -> Dict[str, Any]:
-        """See `Task.describe`."""
         lengths = self.ids.lengths
-        vocabulary = f"{self.vocab_size} symbols"
+        vocabulary = f"{self.vocab_size} tokens"
         long = ", ".join(f"{count:,} {what}" for what, count in self.cut.items() if count)
         return {
             "kind": self.kind,
@@ -150,8 +147,8 @@ class LanguageTask(Task):
             "longest": int(lengths.max()),
             "cut": self.cut,
             "announced": [
-                f"text: {vocabulary}, {lengths.mean():.1f} tokens a molecule, {int(lengths.max())} at most; rows of "
-                f"{self.budget['tokens']}{'; ' if long else ''}{long}"
+                f"text: {vocabulary}, {lengths.mean():.1f} tokens a molecule, {int(lengths.max())} at most; "
+                f"sequences of {self.budget['tokens']}{'; ' if long else ''}{long}"
             ],
         }
 
@@ -179,7 +176,6 @@ class NextTokens(Output):
         return token_cross_entropy
 
     def on(self, split: str, items: np.ndarray) -> "SplitTokens":
-        """See `Output.on`."""
         return SplitTokens(self, items)
 
 
@@ -187,11 +183,11 @@ class Nats:
     """The nats [1] of all molecules of a split together, from log-likelihoods [B, S]."""
 
     def zeros(self) -> np.ndarray:
-        """See `PerMolecule.zeros`."""
+        """Room for the nats, [1] float64."""
         return np.zeros(1)
 
     def put(self, found: np.ndarray, values: np.ndarray, batch: Any, positions: np.ndarray) -> None:
-        """See `PerMolecule.put`."""
+        """Add the nats of a batch."""
         found -= float(values[batch.weight.numpy() > 0].sum())
 
 
@@ -211,7 +207,6 @@ class SplitTokens(SplitOutput):
 
     @property
     def metric_names(self) -> List[str]:
-        """See `SplitOutput.metric_names`."""
         return list(NATS)
 
     def errors(self, predictions: Sequence[float]) -> Dict[str, float]:
@@ -232,7 +227,6 @@ class SplitTokens(SplitOutput):
         }
 
     def compared(self, metric: str, value: float, baselines: Mapping[str, Mapping[str, float]]) -> str:
-        """See `SplitOutput.compared`."""
         return f" (unigram {baselines['baseline'][metric]:.4g} and bigram {baselines['bigram'][metric]:.4g})"
 
 

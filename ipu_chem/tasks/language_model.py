@@ -72,10 +72,10 @@ def load_tokenizer(path: PathLike) -> Tokenizer:
 def _of_run(folder: Path) -> Tuple[Any, Dict[str, Any], Mapping[str, Any]]:
     """Task, weights and state of a run, if it is a language model's."""
     task: Task
-    task, weights, state = restored_task(folder)
+    _, task, weights, state = restored_task(folder)
     if not task.writes_molecules:
         raise ValueError(
-            f"{folder} is a run of {task.config.model.name} that learned labels: use `ipu-chem predict`; a chemgpt "
+            f"{folder} is a run of {task.model_config.name} that learned labels: use `ipu-chem predict`; a chemgpt "
             "that was trained without data.target writes and embeds molecules, and others can start from it."
         )
     return task, weights, state

@@ -42,8 +42,8 @@ def load_task(config: RunConfig, plans: Optional[Path] = None, state: Optional[S
     return task_of(config).load(config, plans, state)
 
 
-def restored_task(folder: PathLike, accelerator: Optional[str] = None) -> Tuple[Task, Dict[str, Any], State]:
-    """Task, weights and state of a finished run's best checkpoint.
+def restored_task(folder: PathLike, accelerator: Optional[str] = None) -> Tuple[RunConfig, Task, Dict[str, Any], State]:
+    """Options, task, weights and state of a finished run's best checkpoint.
 
     Args:
         folder: of the run.
@@ -56,4 +56,5 @@ def restored_task(folder: PathLike, accelerator: Optional[str] = None) -> Tuple[
     tensors, state = load_checkpoint(Path(folder) / BEST)
     config = from_dict(state["config"])
     config = replace(config, accelerator=accelerator or config.accelerator)
-    return task_of(config).restored(config, state), tensors["model"], state
+    task = task_of(config).restored(config, state)
+    return replace(config, model=task.model_config), task, tensors["model"], state

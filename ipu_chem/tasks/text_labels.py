@@ -10,7 +10,7 @@ import torch
 from ipu_chem.backends.options import Batching
 from ipu_chem.batches.text_labels import TextPropertyLoader
 from ipu_chem.config import DataConfig, ModelConfig, RunConfig
-from ipu_chem.data.corpora.labels import load_labelled_corpus, load_labelled_dataset
+from ipu_chem.data.corpora.labels import load_labeled_corpus, load_labeled_dataset
 from ipu_chem.data.molecule import decode_text
 from ipu_chem.data.selection import select_targets
 from ipu_chem.data.selfies.saved import tokenizer_from_dict
@@ -22,18 +22,19 @@ from ipu_chem.models.chemgpt import ChemGPT, width_of
 from ipu_chem.models.pooling import POOLINGS
 from ipu_chem.models.property_head import ChemGPTProperty
 from ipu_chem.tasks.base import State, Task
-from ipu_chem.tasks.example_text import (
-    VOCABULARY,
-    assumed_segments,
-    assumed_tokens,
-    random_labels,
-    random_tokens,
-)
 from ipu_chem.tasks.labels import KnownLabels, Labels, check_classes, is_smiles_table, planned_targets, target_names
 from ipu_chem.tasks.language import check_vocabulary, choose_tokenizer
 from ipu_chem.tasks.language_model import load_language_model
+from ipu_chem.tasks.sequences import (
+    VOCABULARY,
+    assumed_segments,
+    assumed_tokens,
+    choose_length,
+    fit_sequences,
+    random_labels,
+    random_tokens,
+)
 from ipu_chem.tasks.splits import SplitData, plans_of_splits, split_items
-from ipu_chem.tasks.text_rows import choose_row, fit_rows
 from packing import Budget, Ragged, make_plan
 from packing.store import Store
 
@@ -49,6 +50,7 @@ class TextPropertyTask(Task):
         ids: tokens of every molecule of the store, BOS and EOS included; of a loaded task alone.
         cut: molecules that are "dropped" or "truncated" because they are too long, or of "unknown symbols".
         start_from: folder of the weights to begin with under the head; empty begins with fresh ones.
+        goes_on: weights of a checkpoint will be loaded, so that none are to begin with.
     """
 
     kind = "text property"
@@ -62,10 +64,10 @@ class TextPropertyTask(Task):
     ids: Any = None
     cut: Dict[str, int] = field(default_factory=dict)
     start_from: str = ""
+    goes_on: bool = False
 
     @classmethod
     def load(cls, config: RunConfig, plans: Optional[Path] = None, state: Optional[State] = None) -> "TextPropertyTask":
-        """See `Task.load`."""
         data, state = config.data, state or {}
         if data.references not in ("auto", "none"):
             raise ValueError(
@@ -94,26 +96,26 @@ class TextPropertyTask(Task):
             print(f"left out: {len(unknown):,} molecules that the vocabulary cannot write; {first}")
         width = chemgpt["hidden_features"] if chemgpt else width_of(config.model.size, config.model.hidden_features)
         longest = chemgpt["max_positions"] if chemgpt else int(ids.lengths.max())
-        row = config.pack.tokens or choose_row(np.minimum(ids.lengths, longest), width)
-        if chemgpt and longest < row and ids.lengths.max() > longest and data.long == "error":
+        length = config.pack.tokens or choose_length(np.minimum(ids.lengths, longest), width)
+        if chemgpt and longest < length and ids.lengths.max() > longest and data.long == "error":
             item = int(known[int(np.argmax(ids.lengths > longest))])
             raise ValueError(
-                f"{decode_text(store, 'smiles', item)} is longer than the {longest} symbols, begin and end included, "
+                f"{decode_text(store, 'smiles', item)} is longer than the {longest} tokens, begin and end included, "
                 f"that the model of {config.training.start_from} reads, as {int((ids.lengths > longest).sum()):,} "
                 "molecules are; set data.long to drop or truncate."
             )
         if not chemgpt:
-            chemgpt = fresh_arguments(config, tokenizer.vocab_size, row)
-        rows = fit_rows(ids, min(row, chemgpt["max_positions"]), data.long)
-        ids = ended(rows.ids, tokenizer.eos_id)
-        if len(rows.kept) < len(store):
-            store = store.take(known[rows.kept])
+            chemgpt = fresh_arguments(config, tokenizer.vocab_size, length)
+        text = fit_sequences(ids, min(length, chemgpt["max_positions"]), data.long)
+        ids = ended(text.ids, tokenizer.eos_id)
+        if len(text.kept) < len(store):
+            store = store.take(known[text.kept])
         items = split_items(store, data)
         if "standardizer" in state:
             fitted = Standardizer.from_dict(state["standardizer"])
         else:
             fitted = _fit(store, items["train"])
-        shape = {"tokens": row, **({"segments": config.pack.graphs} if config.pack.graphs else {})}
+        shape = {"tokens": length, **({"segments": config.pack.graphs} if config.pack.graphs else {})}
         made, budget = plans_of_splits(
             items,
             lambda chosen: {"tokens": ids.lengths[chosen]},
@@ -127,8 +129,9 @@ class TextPropertyTask(Task):
         labels.known = _known_labels(store, labels, data.split)
         check_classes(targets, labels.known.y, items)
         budget, split = budget.replace(segments=segments), SplitData(store, items, made)
-        cut, start = {**rows.counts, "unknown symbols": len(unknown)}, "" if state else config.training.start_from
-        return cls(config, budget, [labels], split, (), chemgpt, tokenizer, ids, cut, start)
+        known = (config.model, config.batching, config.training.seed, budget, [labels], split)
+        cut = {**text.counts, "unknown symbols": len(unknown)}
+        return cls(*known, (), chemgpt, tokenizer, ids, cut, config.training.start_from, bool(state))
 
     @classmethod
     def planned(cls, config: RunConfig) -> "TextPropertyTask":
@@ -139,14 +142,15 @@ class TextPropertyTask(Task):
             more = [*more, "model: sizes of the configuration assumed, a run takes those of training.start_from"]
         labels = Labels(planned_targets(config.data), config.loss)
         chemgpt, budget = fresh_arguments(config, VOCABULARY, tokens), Budget(tokens=tokens, segments=segments)
-        return cls(config, budget, [labels], assumed=[*assumed, *more], chemgpt=chemgpt)
+        known = (config.model, config.batching, config.training.seed, budget, [labels])
+        return cls(*known, assumed=[*assumed, *more], chemgpt=chemgpt)
 
     @classmethod
     def restored(cls, config: RunConfig, state: State) -> "TextPropertyTask":
-        """See `Task.restored`."""
         fitted, tokenizer = Standardizer.from_dict(state["standardizer"]), tokenizer_from_dict(state["tokenizer"])
         labels, budget = Labels(targets_of(fitted.targets), config.loss, fitted), Budget(**state["budget"])
-        return cls(config, budget, [labels], chemgpt=dict(state["chemgpt"]), tokenizer=tokenizer)
+        known = (config.model, config.batching, config.training.seed, budget, [labels])
+        return cls(*known, chemgpt=dict(state["chemgpt"]), tokenizer=tokenizer)
 
     @property
     def labels(self) -> Labels:
@@ -159,21 +163,19 @@ class TextPropertyTask(Task):
         return self.chemgpt["vocab_size"] if self.tokenizer is None else self.tokenizer.vocab_size
 
     def model(self) -> ChemGPTProperty:
-        """See `Task.model`."""
-        torch.manual_seed(self.config.training.seed)
+        torch.manual_seed(self.seed)
         chemgpt = ChemGPT(**self.chemgpt)
-        if self.start_from:
+        if self.start_from and not self.goes_on:
             chemgpt.load_state_dict(load_language_model(self.start_from).model.state_dict())
-        return with_head(self.config.model, chemgpt, self.labels)
+        return with_head(self.model_config, chemgpt, self.labels)
 
     def loader(self, split: str) -> TextPropertyLoader:
-        """See `Task.loader`."""
         return TextPropertyLoader(
             self.ids,
             self.plans[split],
             self.labels.standardized(),
             self.budget,
-            self.config.batching,
+            self.batching,
             self.vocab_size,
             self.items[split],
             self.world,
@@ -183,36 +185,34 @@ class TextPropertyTask(Task):
         """Batches of other molecules, for predictions; all of them fit the budget."""
         plan = make_plan(ids.lengths, self.budget, "best_fit")
         nothing = np.full((len(ids), len(self.targets)), np.nan)
-        return TextPropertyLoader(ids, plan, nothing, self.budget, self.config.batching, self.vocab_size)
+        return TextPropertyLoader(ids, plan, nothing, self.budget, self.batching, self.vocab_size)
 
     def random_loader(
         self, packs: int, batching: Batching, seed: int = 0, atoms: Optional[float] = None
     ) -> TextPropertyLoader:
-        """See `Task.random_loader`."""
         ids, plan = random_tokens(packs, self.budget, seed, self.vocab_size, atoms)
         labels = random_labels(len(ids), len(self.targets), seed)
         return TextPropertyLoader(ids, plan, labels, self.budget, batching, self.vocab_size)
 
     def state(self) -> Dict[str, Any]:
-        """See `Task.state`."""
         standardizer = self.labels.standardizer.to_dict()
         return {"standardizer": standardizer, "tokenizer": self.tokenizer.to_dict(), "chemgpt": self.chemgpt}
 
     def describe(self) -> Dict[str, Any]:
-        """See `Task.describe`."""
         described, lengths = self.labels.describe(self.targets, self.items), self.ids.lengths
-        start = self.config.training.start_from
-        trained = "its head alone" if self.config.model.freeze else "all of it"
+        start = self.start_from
+        trained = "its head alone" if self.model_config.freeze else "all of it"
         begun = f"weights of {start}" if start else "fresh weights"
         text = (
-            f"text: {self.tokenizer.vocab_size} symbols, {lengths.mean():.1f} tokens a molecule, "
-            f"{int(lengths.max())} at most; rows of {self.budget['tokens']} for {self.budget['segments']} molecules"
+            f"text: {self.tokenizer.vocab_size} tokens, {lengths.mean():.1f} tokens a molecule, "
+            f"{int(lengths.max())} at most; sequences of {self.budget['tokens']} for {self.budget['segments']} "
+            "molecules"
         )
         long = ", ".join(f"{count:,} {what}" for what, count in self.cut.items() if count)
         return {
             "kind": self.kind,
             **described,
-            "vocabulary": f"{self.tokenizer.vocab_size} symbols",
+            "vocabulary": f"{self.tokenizer.vocab_size} tokens",
             "tokenizer": self.tokenizer.fingerprint(),
             "longest": int(lengths.max()),
             "cut": {**self.store.info["left out"], **self.cut},
@@ -265,7 +265,7 @@ def _labelled(config: RunConfig) -> Store:
     """A corpus store with the labels asked for, of a file or of a data set that is SMILES with labels."""
     data: DataConfig = config.data
     if is_smiles_table(data):
-        store = load_labelled_dataset(data.name, data.path, data.cache, data.limit, data.workers)
+        store = load_labeled_dataset(data.name, data.path, data.cache, data.limit, data.workers)
         return select_targets(store, data.target)
     path = getattr(data, "path", "")  # data sets of a user's own have none
     if data.name != "file" or not path:
@@ -275,7 +275,7 @@ def _labelled(config: RunConfig) -> Store:
             "text itself."
         )
     manner = {"cache": data.cache, "limit": data.limit, "workers": data.workers}
-    return load_labelled_corpus(path, target_names(data), data.unit, data.extensive, data.kind, **manner)
+    return load_labeled_corpus(path, target_names(data), data.unit, data.extensive, data.kind, **manner)
 
 
 def _earlier(config: RunConfig, state: Mapping[str, Any]) -> Tuple[Dict[str, Any], Optional[Tokenizer]]:

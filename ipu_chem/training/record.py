@@ -74,7 +74,6 @@ class RunRecord(Callback):
         print(f"model: {model}, on {values['environment']['accelerator']}", flush=True)
 
     def on_first_call(self, seconds: float) -> None:
-        """See `Callback.on_first_call`."""
         whole = time.monotonic() - self._started
         self.values["seconds"] = {"to first step": whole, "first call": seconds}
         if self._writes:

@@ -54,11 +54,11 @@ def test_the_same_is_made_every_time():
             assert left.equal(right)
 
 
-@pytest.mark.parametrize("neighbours", [28, 5])
-def test_every_atom_has_its_neighbours(neighbours):
-    made, settings = feed("--batching.micro_batch_size", "9", "--neighbours", str(neighbours))
+@pytest.mark.parametrize("neighbors", [28, 5])
+def test_every_atom_has_its_neighbors(neighbors):
+    made, settings = feed("--batching.micro_batch_size", "9", "--neighbors", str(neighbors))
     batch = expanded(next(made.loader.epoch(0, 0))[0], made.position_step)
-    assert batch.edge_index.shape == (9, 2, 36 * neighbours) and made.plan.num_packs == 9
+    assert batch.edge_index.shape == (9, 2, 36 * neighbors) and made.plan.num_packs == 9
     for pack in range(9):
         source, target = batch.edge_index[pack][:, batch.edge_mask[pack]].long().numpy()
         molecule = batch.graph_index[pack].long().numpy()
@@ -66,15 +66,13 @@ def test_every_atom_has_its_neighbours(neighbours):
         assert real[source].all() and real[target].all() and (molecule[source] == molecule[target]).all()
         assert (source != target).all() and len(set(zip(source, target))) == len(source)
         sizes = np.bincount(molecule[real])
-        assert np.array_equal(
-            np.bincount(target, minlength=36)[real], np.minimum(sizes - 1, neighbours)[molecule[real]]
-        )
-        if neighbours == 28:  # QM9's largest molecules have 29 atoms
+        assert np.array_equal(np.bincount(target, minlength=36)[real], np.minimum(sizes - 1, neighbors)[molecule[real]])
+        if neighbors == 28:  # QM9's largest molecules have 29 atoms
             assert len(source) == all_pairs(sizes).sum()
         distance = (batch.pos[pack, source] - batch.pos[pack, target]).norm(dim=1)
         assert float(distance.max()) < settings.cutoff and batch.z[pack].numpy()[real].all()
 
 
-def test_more_neighbours_than_slots_are_refused_by_name():
+def test_more_neighbors_than_slots_are_refused_by_name():
     with pytest.raises(ValueError, match="hydronet has molecules of 90 atoms, a pack 36 slots; set nodes higher"):
         feed("--dataset", "hydronet", "--nodes", "36")

@@ -158,7 +158,7 @@ def test_batching_of_schnet_is_the_studys():
             slots = batching.micro_batch_size * settings.pack_nodes
             studied = {"qm9": {16 * 36, 16 * 32}, "hydronet": {7 * 153, 14 * 96}}.get(settings.dataset, {7 * 192})
             assert slots in (studied | {7 * 96} if "ablation" in variant.name else studied)
-            assert settings.neighbours == 28 and settings.cutoff == 6.0
+            assert settings.neighbors == 28 and settings.cutoff == 6.0
             assert settings.edges == "device" or "edges_host" in variant.name
             assert (settings.hidden_features, settings.num_interactions, settings.num_gaussians) == (100, 4, 25)
 

@@ -58,7 +58,7 @@ def test_every_peer_trains(data):
 
 
 def test_the_search_of_the_peer_finds_the_edges_there_are(data):
-    """No molecule here has more neighbours than the search has slots, so both kinds of batch have one loss."""
+    """No molecule here has more neighbors than the search has slots, so both kinds of batch have one loss."""
     model = schnet_peers.Pyg(SMALL, 0, flush=True)
     model.model.load_state_dict(schnet_to_pyg(weights()))
     batch, count = next(schnet_peers.packed_with_search(data.both, 12, 29, SMALL["cutoff"], model))

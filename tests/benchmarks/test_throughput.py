@@ -181,7 +181,7 @@ MISTAKES = {
     "no path": (["--data", "real", "--dataset", "hydronet"], "needs path, a file of molecules with energies."),
     "no file": (["--data", "real", "--dataset", "hydronet", "--path", "no.xyz", "--target", "e"], "no file no.xyz"),
     "real tokens": ([*TOKENS, "--data", "real"], "measured on generated sequences; leave data=real out."),
-    "no neighbours": (["--edges", "device", "--neighbours", "0"], "give 1 or more neighbours"),
+    "no neighbors": (["--edges", "device", "--neighbors", "0"], "give 1 or more neighbors"),
 }
 
 
@@ -220,7 +220,7 @@ def test_real_molecules_packed_and_padded(clusters, capsys):
         assert largest == 1 if layout == "padded" else largest > 2
     model = work(*real, "--edges", "device").model
     assert model.model.max_neighbors == 28  # as in the study, not the 39 that the largest cluster has
-    assert work(*real, "--edges", "device", "--neighbours", "50").model.model.max_neighbors < 41
+    assert work(*real, "--edges", "device", "--neighbors", "50").model.model.max_neighbors < 41
 
 
 def test_processes_share_the_plan_of_real_molecules(clusters, tmp_path):

@@ -336,7 +336,7 @@ class GraphModelContract:
 
     @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
     def test_garbage_in_padding_changes_no_bit(self, form: Form, dtype: torch.dtype) -> None:
-        for seed in range(5):
+        for seed in range(3):
             clean = form.pack(seed, 6, ROOMY, dtype)
             dirty = with_garbage(clean, np.random.default_rng(seed))
             assert not clean.node_mask.all() and not torch.equal(clean.z, dirty.z)
@@ -450,7 +450,7 @@ class GraphModelContract:
         for _ in range(6):
             way = torch.from_numpy(rng.normal(size=tuple(pack.pos.shape))) * real
             steps = [energy(pack.pos + step * way) for step in self._STEPS]
-            assert float((forces * way).sum()) == pytest.approx(-self._slope(steps), rel=1e-6, abs=1e-6)
+            assert float((forces * way).sum()) == pytest.approx(-self._derivative(steps), rel=1e-6, abs=1e-6)
 
     def test_gradients_by_weights_are_derivatives(self, form: Form) -> None:
         """Of the loss, with forces in it where there are any."""
@@ -468,6 +468,8 @@ class GraphModelContract:
         generator = torch.Generator().manual_seed(0)
         for _ in range(4):
             ways = [torch.randn(p.shape, generator=generator, dtype=p.dtype) for p in weights]
+            size = sum(float((way * way).sum()) for way in ways) ** 0.5
+            ways = [way / size for way in ways]
             expected = sum(float((p.grad * way).sum()) for p, way in zip(weights, ways) if p.grad is not None)
             kept, found = [p.detach().clone() for p in weights], []
             for step in self._STEPS:
@@ -476,11 +478,11 @@ class GraphModelContract:
                 found.append(float(value().detach()))
             for p, old in zip(weights, kept):
                 p.data.copy_(old)
-            assert expected == pytest.approx(self._slope(found), rel=1e-5, abs=1e-6) and expected != 0
+            assert expected == pytest.approx(self._derivative(found), rel=1e-5, abs=1e-6) and expected != 0
 
     _STEPS = (-2e-4, -1e-4, 1e-4, 2e-4)
 
-    def _slope(self, values: List[float]) -> float:
+    def _derivative(self, values: List[float]) -> float:
         """Derivative of a function by its values at `_STEPS`, to fourth order."""
         return (8 * (values[2] - values[1]) - (values[3] - values[0])) / 12e-4
 
@@ -543,9 +545,11 @@ class GraphModelContract:
     @pytest.mark.parametrize("weights", ["float32", "float16"])
     def test_every_operator_has_a_poptorch_handler(self, form: Form, weights: str) -> None:
         inner = form.build(torch.float32)
-        for loss in LOSSES.values() if form.label == form.name else (LOSSES["mse"],):
-            self._check_operators(form, inner, loss, weights, inner.needs_charge)
-        self._check_operators(form, DeviceEdges(inner, CUTOFF, 4), LOSSES["mse"], weights, inner.needs_charge)
+        self._check_operators(form, inner, LOSSES["mse"], weights, inner.needs_charge)
+        if form.label == form.name:  # the other forms know no other losses, and no other edges
+            device = DeviceEdges(inner, CUTOFF, 4)
+            for loss in LOSSES.values():
+                self._check_operators(form, device, loss, weights, inner.needs_charge)
 
     @pytest.mark.parametrize("weights", ["float32", "float16"])
     def test_so_has_every_operator_of_forces_of_an_energy(self, form: Form, weights: str) -> None:

@@ -63,11 +63,11 @@ def test_fingerprint_ignores_order_and_nothing_else():
     [
         (([0, 1], [1], []), r"item 1 occurs 2 times \(train, val\)"),
         (([0, 0], [1], []), r"item 0 occurs 2 times \(train, train\)"),
-        (([0, 5], [1], []), "train part names item 5, but items are 0 to 4"),
-        (([0], [1], [-1]), "test part names item -1"),
-        (([], [1], [2]), "train part is empty"),
-        (([0.5], [1], [2]), "train part is a list of item numbers"),
-        (([[0]], [1], [2]), "train part is a list of item numbers"),
+        (([0, 5], [1], []), "train split names item 5, but items are 0 to 4"),
+        (([0], [1], [-1]), "test split names item -1"),
+        (([], [1], [2]), "train split is empty"),
+        (([0.5], [1], [2]), "train split is a list of item numbers"),
+        (([[0]], [1], [2]), "train split is a list of item numbers"),
     ],
 )
 def test_check_split_refuses(parts, sentence):
@@ -85,14 +85,14 @@ def test_file_split(tmp_path, keys):
     for name in ("split.npz", "split.json"):
         split = file_split(tmp_path / name, 5)
         assert [items.tolist() for items in split] == [[0, 4], [1], [2, 3]]
-        with pytest.raises(ValueError, match=f"{name}: the train part names item 4, but items are 0 to 3"):
+        with pytest.raises(ValueError, match=f"{name}: the train split names item 4, but items are 0 to 3"):
             file_split(tmp_path / name, 4)
 
 
 @pytest.mark.parametrize(
     "name, content, sentence",
     [
-        ("a.json", b'{"train": [0], "val": [1]}', "has no test part .*; it has train, val"),
+        ("a.json", b'{"train": [0], "val": [1]}', "has no test split .*; it has train, val"),
         ("a.json", b"[1, 2]", "is no split file"),
         ("a.json", b"{", "is no split file"),
         ("a.npz", b"PK\x03\x04nonsense", "is no split file"),

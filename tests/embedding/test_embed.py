@@ -6,7 +6,7 @@ import torch
 from poptorch_helpers import installed_double
 
 from ipu_chem.data.corpora import encode_smiles
-from ipu_chem.data.corpora.lines import Line
+from ipu_chem.data.files.table import Line
 from ipu_chem.embedding import Embedder, EmbeddingOptions, embed
 from ipu_chem.models.pooling import POOLINGS
 

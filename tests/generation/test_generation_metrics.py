@@ -9,7 +9,7 @@ import pytest
 from rdkit import Chem, DataStructs
 from rdkit.Chem import QED, Crippen, Descriptors, rdFingerprintGenerator
 
-from ipu_chem.data.smiles import read_smiles_file
+from ipu_chem.data.files.table import read_smiles_file
 from ipu_chem.generation import descriptors, metrics
 from ipu_chem.generation.descriptors import DESCRIPTORS, PROPERTIES, describe, fingerprint, sa_score
 from ipu_chem.generation.metrics import MEANING, score

@@ -117,7 +117,7 @@ def test_pack_equals_its_molecules_one_by_one(seed, lengths, slots, variant, fus
     alone = [run(model, pack_rows([[molecule]], len(molecule[0]))) for molecule in molecules]
     if fused:  # torch's own attention in its place
         assert use_fused_attention(model) == 3
-    logits, loss, slope = run(model, pack)
+    logits, loss, derivative = run(model, pack)
     together = [
         logits[row, first : first + len(symbols)]
         for row, chosen in enumerate(rows)
@@ -127,7 +127,7 @@ def test_pack_equals_its_molecules_one_by_one(seed, lengths, slots, variant, fus
     for ours, (theirs, _, _) in zip(together, alone):
         torch.testing.assert_close(ours, theirs[0], **close)
     torch.testing.assert_close(loss, torch.stack([part for _, part, _ in alone]).sum(), **close)
-    torch.testing.assert_close(slope, torch.stack([part for _, _, part in alone]).sum(0), **close)
+    torch.testing.assert_close(derivative, torch.stack([part for _, _, part in alone]).sum(0), **close)
 
 
 @settings(max_examples=20, deadline=None)
@@ -138,7 +138,7 @@ def test_pack_equals_its_molecules_one_by_one(seed, lengths, slots, variant, fus
     dtype=st.sampled_from([torch.float32, torch.float64]),
     variant=variants,
 )
-def test_a_molecule_changes_no_bit_of_its_neighbours(seed, lengths, changed, dtype, variant):
+def test_a_molecule_changes_no_bit_of_its_neighbors(seed, lengths, changed, dtype, variant):
     rng = np.random.default_rng(seed)
     changed %= len(lengths)
     molecules = random_molecules(rng, lengths)
@@ -180,8 +180,8 @@ def test_garbage_in_padding_changes_no_bit(seed, lengths, dtype, variant):
 
 
 def test_an_empty_pack_gives_zero_loss_and_zero_gradients():
-    _, loss, slope = run(small_chemgpt(torch.float32), pack_rows([[], []], 8, torch.float32))
-    assert float(loss) == 0 and torch.all(slope == 0)
+    _, loss, derivative = run(small_chemgpt(torch.float32), pack_rows([[], []], 8, torch.float32))
+    assert float(loss) == 0 and torch.all(derivative == 0)
 
 
 @pytest.mark.parametrize("window, layers", [(0, 3), (3, 2)])
@@ -190,16 +190,16 @@ def test_symbols_see_only_earlier_ones(window, layers):
     model = small_chemgpt(local_window=window, num_layers=layers)
     if window:  # only the second layer of the two looks at others
         model.layers[0].attention.out_proj.weight.data.zero_()
-    slopes = []
+    derivatives = []
     for symbol in range(10):
         changed = molecule[0].copy()
         changed[symbol] = (changed[symbol] + 1) % VOCAB
         pair = [model(*pack_rows([[(ids, molecule[1])]], 10).inputs)[0] for ids in (molecule[0], changed)]
-        slopes.append((pair[0] != pair[1]).any(1))
+        derivatives.append((pair[0] != pair[1]).any(1))
     expected = torch.ones(10, 10, dtype=torch.bool).triu()
     if window:
         expected = expected & ~torch.ones(10, 10, dtype=torch.bool).triu(window)
-    assert torch.equal(torch.stack(slopes), expected)
+    assert torch.equal(torch.stack(derivatives), expected)
 
 
 def turned(x: np.ndarray, place: int) -> np.ndarray:
@@ -368,14 +368,14 @@ def test_half_weights_give_nearly_the_same_and_no_nan(variant):
     rows = fill_rows(random_molecules(rng, [9, 3, 12, 1, 7, 5]), 20)
     pack = with_garbage(pack_rows(rows, 20, torch.float32), rows, rng)
     model = small_chemgpt(torch.float32, **VARIANTS[variant])
-    logits, loss, slope = run(model, pack)
+    logits, loss, derivative = run(model, pack)
     weights_to_half(model)
     with HalfOnCpu():
-        half_logits, half_loss, half_slope = run(model, pack)
+        half_logits, half_loss, half_derivative = run(model, pack)
     assert half_logits.dtype == half_loss.dtype == torch.float32
     assert float(half_loss) == pytest.approx(float(loss), rel=1e-2)
     assert (half_logits - logits).abs().max() < 0.05 * logits.abs().max()
-    assert (half_slope.float() - slope).norm() < 0.05 * slope.norm()
+    assert (half_derivative.float() - derivative).norm() < 0.05 * derivative.norm()
 
 
 def test_the_mask_hides_completely_in_every_format():

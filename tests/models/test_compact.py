@@ -50,9 +50,9 @@ def outcome(model: torch.nn.Module, batches: List[Any]) -> List[torch.Tensor]:
         loss.backward()
         predictions.append(prediction.detach()[batch.graph_mask])
         total += loss.detach()
-    slopes = gradients(model)
-    assert slopes is not None
-    return [torch.cat(predictions), total, slopes]
+    derivatives = gradients(model)
+    assert derivatives is not None
+    return [torch.cat(predictions), total, derivatives]
 
 
 @pytest.mark.parametrize("kind", [SchNet, PaiNN])

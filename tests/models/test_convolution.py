@@ -67,7 +67,7 @@ def test_forces_come_through_a_table(name):
         pos = pack.pos.clone().requires_grad_(True)
         (force,) = torch.autograd.grad(model(*pack._replace(pos=pos).inputs).sum(), pos, create_graph=True)
         model.zero_grad()
-        (force * force).sum().backward()  # slopes of slopes, as training on forces takes them
+        (force * force).sum().backward()  # derivatives of derivatives, as training on forces takes them
         found.append((force.detach(), gradients(model)))
     torch.testing.assert_close(found[1], found[0], rtol=1e-6, atol=1e-6)
 
@@ -120,15 +120,15 @@ def test_a_table_is_exact_for_cubics_up_to_both_ends():
     )
 
 
-def test_slopes_are_continuous_at_grid_points():
+def test_derivatives_are_continuous_at_grid_points():
     table = CubicTable(3.0, 1.0, 8).double()
     entries = table.tabulate(torch.sin(5 * table.grid()).unsqueeze(1))
-    slopes = []
+    derivatives = []
     for side in (-1e-9, 1e-9):
         distance = (torch.arange(1, 8).double() * table.spacing + side).requires_grad_(True)
         read = table.read(entries, table.places(distance, torch.ones_like(distance)))
-        slopes.append(torch.autograd.grad(read.sum(), distance)[0])
-    torch.testing.assert_close(slopes[0], slopes[1], rtol=0, atol=1e-6)
+        derivatives.append(torch.autograd.grad(read.sum(), distance)[0])
+    torch.testing.assert_close(derivatives[0], derivatives[1], rtol=0, atol=1e-6)
 
 
 def test_distances_beyond_the_cutoff_read_the_end_and_padding_reads_zero():

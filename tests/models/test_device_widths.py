@@ -20,7 +20,7 @@ WRONG = frozenset(
 )
 
 
-class Watched(TorchDispatchMode):
+class Recorder(TorchDispatchMode):
     """Counts, of every operator, results that are 64 bits wide."""
 
     def __init__(self) -> None:
@@ -98,7 +98,7 @@ CASES = {
 }
 
 
-def watched(config: RunConfig, training: bool) -> Watched:
+def recorded(config: RunConfig, training: bool) -> Recorder:
     """A program of a run as PopTorch would trace it."""
     torch.manual_seed(0)
     model = example_model(config)
@@ -110,7 +110,7 @@ def watched(config: RunConfig, training: bool) -> Watched:
         program = TrainingProgram(whole, lambda loss, reduction: loss.sum(), None)
     arguments: List[Any] = [batch] if training else list(inputs_of(batch))
     program.train(training)
-    with Watched() as seen:
+    with Recorder() as seen:
         program(*arguments)
     return seen
 
@@ -118,7 +118,7 @@ def watched(config: RunConfig, training: bool) -> Watched:
 @pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
 @pytest.mark.parametrize("name", CASES)
 def test_nothing_wide_nothing_wrong(name: str, training: bool) -> None:
-    seen = watched(CASES[name], training)
+    seen = recorded(CASES[name], training)
     assert len(seen.operators) > 15
     # PopTorch makes the indices of topk narrow itself, with a line in its log; there is no other search of that kind.
     expected = {"topk torch.int64": 1} if name.endswith("device-edges") else {}
@@ -127,8 +127,8 @@ def test_nothing_wide_nothing_wrong(name: str, training: bool) -> None:
     assert ("gather" in seen.operators) == (not name.startswith(("chemgpt", "property")))
 
 
-def test_the_watch_sees_what_it_should() -> None:
-    with Watched() as seen:
+def test_the_recorder_sees_what_it_should() -> None:
+    with Recorder() as seen:
         x = torch.zeros(3, 1, requires_grad=True)
         torch.autograd.grad((x[:1] ** 2).sum(), x)
         torch.arange(3), torch.zeros(3).double(), torch.zeros(3, 1).gather(0, torch.zeros(2, 1, dtype=torch.int32))

@@ -79,7 +79,7 @@ def test_energies_are_those_of_the_formulas(prefix, waters):
     state = state_of_its_own_names()
     model = schnet_from_hydronet({prefix + name: value for name, value in state.items()})
     inputs = cluster(waters, 2.5)
-    if waters == 20:  # as many neighbours as that code takes, not in both directions
+    if waters == 20:  # as many neighbors as that code takes, not in both directions
         counts = torch.bincount(inputs[3])
         assert counts.max() == 28 and not torch.equal(counts, torch.bincount(inputs[2], minlength=60))
     expected = energy_by_hand(state, *inputs)

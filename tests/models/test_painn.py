@@ -115,7 +115,7 @@ def test_blocks_are_submodules_in_order_with_all_weights():
     assert {id(p) for name in model.blocks() for p in names[name].parameters()} == {id(p) for p in model.parameters()}
 
 
-def test_silu_is_torchs_with_finite_slopes_everywhere():
+def test_silu_is_torchs_with_finite_derivatives_everywhere():
     x = torch.linspace(-200, 200, 4001, dtype=torch.float64).requires_grad_()
     torch.testing.assert_close(silu(x), torch.nn.functional.silu(x), rtol=1e-12, atol=1e-30)
     for dtype in (torch.float32, torch.float64):

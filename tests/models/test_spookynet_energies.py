@@ -133,10 +133,10 @@ def test_dispersion_falls_as_the_published_coefficients(first, second):
     unit = 1e6 / 96485.332  # J nm^6 / mol as eV Å^6
     assert energy * 800.0**6 == pytest.approx(-math.sqrt(c6[first] * c6[second]) * unit, rel=1e-4)
     # Close by it is damped to a finite value.
-    slopes = distances(1e-3).requires_grad_()
-    close = term(torch.tensor([[first, second]]), neutral, slopes, APART).sum()
-    (slope,) = torch.autograd.grad(close, slopes)
-    assert -10.0 < float(close.detach()) < 0.0 and slope.abs().max() < 1e-6
+    derivatives = distances(1e-3).requires_grad_()
+    close = term(torch.tensor([[first, second]]), neutral, derivatives, APART).sum()
+    (derivative,) = torch.autograd.grad(close, derivatives)
+    assert -10.0 < float(close.detach()) < 0.0 and derivative.abs().max() < 1e-6
 
 
 def test_dispersion_is_damped_as_becke_and_johnson_do():
@@ -157,8 +157,8 @@ def test_cations_are_dispersed_less_and_anions_more():
     for charge in (-1.5, -0.5, 0.0, 0.5, 1.0):
         charges = torch.tensor([[[charge], [0.0]]], dtype=DOUBLE).requires_grad_()
         energy = -term(torch.tensor([[1, 6]]), charges, distances(3.0), APART).sum()
-        (slope,) = torch.autograd.grad(energy, charges)
-        assert torch.isfinite(slope).all()
+        (derivative,) = torch.autograd.grad(energy, charges)
+        assert torch.isfinite(derivative).all()
         energies.append(float(energy.detach()))
     assert energies == sorted(energies, reverse=True) and energies[-1] > 0
     # D4's function of an atom's charge, by hand, for half an elementary charge on hydrogen.

@@ -1,4 +1,4 @@
-"""What SpookyNet is made of: functions with finite slopes of any order, electrons in their shells, attention."""
+"""Parts of SpookyNet: functions with finite derivatives of any order, electrons in their shells, attention."""
 
 import math
 
@@ -20,12 +20,12 @@ def exact_softplus(x):
 
 
 @pytest.mark.parametrize("own, torchs", [(softplus, exact_softplus), (logistic, torch.sigmoid)])
-def test_activations_are_torchs_with_finite_slopes_everywhere(own, torchs):
+def test_activations_are_torchs_with_finite_derivatives_everywhere(own, torchs):
     x = torch.linspace(-70, 70, 1401, dtype=DOUBLE).requires_grad_()  # 0 is one of them
     torch.testing.assert_close(own(x), torchs(x), rtol=1e-12, atol=1e-12)
-    slopes = [torch.autograd.grad(f(x).sum(), x, create_graph=True)[0] for f in (own, torchs)]
-    torch.testing.assert_close(*slopes, rtol=1e-10, atol=1e-12)
-    second = [torch.autograd.grad(slope.sum(), x)[0] for slope in slopes]
+    derivatives = [torch.autograd.grad(f(x).sum(), x, create_graph=True)[0] for f in (own, torchs)]
+    torch.testing.assert_close(*derivatives, rtol=1e-10, atol=1e-12)
+    second = [torch.autograd.grad(derivative.sum(), x)[0] for derivative in derivatives]
     torch.testing.assert_close(*second, rtol=1e-9, atol=1e-12)
     for dtype in (torch.float32, DOUBLE):
         x = torch.tensor([-1e30, -1e4, -90.0, 0.0, 90.0, 1e4, 1e30], dtype=dtype, requires_grad=True)
@@ -66,7 +66,7 @@ def test_basis_follows_the_formula_and_partitions_its_weight():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, DOUBLE])
-def test_basis_has_finite_slopes_at_any_distance(dtype):
+def test_basis_has_finite_derivatives_at_any_distance(dtype):
     d = torch.tensor([1e-6, 1e-3, 0.5, 20.0, 200.0], dtype=dtype, requires_grad=True)
     value = BernsteinBasis(20).to(dtype)(d, torch.ones_like(d))
     (first,) = torch.autograd.grad(value.sum(), d, create_graph=True)
@@ -163,10 +163,10 @@ def test_attention_is_the_softmax_of_each_molecule_by_itself():
         torch.testing.assert_close(found[pack, atoms], shares @ value[pack, atoms])
     # Scores of other molecules may be as large as they like.
     query[0, 0], key[0, 5] = 1e6, 1e6
-    slopes = query.requires_grad_(), key.requires_grad_()
+    derivatives = query.requires_grad_(), key.requires_grad_()
     found = attend(query, key, value, same_molecule(graphs, real))
-    first = torch.autograd.grad(found.sum(), slopes, create_graph=True)
-    second = torch.autograd.grad(sum((slope**2).sum() for slope in first), slopes)
+    first = torch.autograd.grad(found.sum(), derivatives, create_graph=True)
+    second = torch.autograd.grad(sum((derivative**2).sum() for derivative in first), derivatives)
     assert all(torch.isfinite(part).all() for part in (found, *first, *second))
 
 

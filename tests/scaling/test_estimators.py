@@ -12,7 +12,7 @@ from ipu_chem.scaling.candidates import Candidate, Progress, read_progress
 from ipu_chem.scaling.estimators import ESTIMATORS, estimate_of
 from ipu_chem.scaling.search import SearchOptions, search
 from ipu_chem.scaling.search_report import table
-from ipu_chem.scaling.search_result import analyse
+from ipu_chem.scaling.search_result import analyze
 from ipu_chem.scaling.tse import tse, tse_e, tse_ema
 
 STEPS, EPOCHS = 10, 8
@@ -81,7 +81,7 @@ def test_a_search_ranks_by_its_estimator_and_compares_all(tmp_path):
     results = {}
     for name in ("tail", "validation"):
         options = SearchOptions(budget=0.25, keep=2, estimator=name, finish_all=True)
-        results[name] = analyse(search(runs, options, progress=False), options)
+        results[name] = analyze(search(runs, options, progress=False), options)
     assert results["tail"].kept == ["rate=0", "rate=1"] and results["tail"].assessment.regret == pytest.approx(4)
     assert results["validation"].kept == ["rate=5", "rate=4"] and results["validation"].assessment.regret == 0
     compared = {one.estimator: one for one in results["tail"].compared}

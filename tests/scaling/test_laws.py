@@ -74,7 +74,7 @@ def test_a_perfect_law_of_size_and_data_is_found(delta):
 
 @pytest.mark.parametrize("delta", [1e-3, 0.02, np.inf])
 def test_the_minimum_is_not_above_that_of_lbfgs(delta):
-    """Hoffmann et al. minimise the same sum by L-BFGS from a grid of starts."""
+    """Hoffmann et al. minimize the same sum by L-BFGS from a grid of starts."""
     from scipy.optimize import minimize
 
     loss = noisy(joint(SIZE, DATA), np.random.default_rng(2), 0.02)

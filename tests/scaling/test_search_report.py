@@ -15,7 +15,7 @@ from ipu_chem.scaling.candidates import Candidate, Progress
 from ipu_chem.scaling.search import SearchOptions, search
 from ipu_chem.scaling.search_figure import options_of, search_figure
 from ipu_chem.scaling.search_report import table, write_result
-from ipu_chem.scaling.search_result import analyse
+from ipu_chem.scaling.search_result import analyze
 
 SECONDS = 61.370333675650606  # times 80 and divided by 80 it is less: rounding must not make a run take more than all
 HALVING = SearchOptions(budget=0.125, halving=2, keep=2, fraction=0.01)
@@ -81,7 +81,7 @@ def test_halving_chooses_step_by_step_and_says_what_it_would_have_saved(tmp_path
     }
     assert found.evaluations[1].estimates == {"rate=4": 2.0, "rate=5": 9.0, "rate=6": math.inf}
     assert found.kept == ["rate=4", "rate=5"]
-    result = analyse(found, HALVING)
+    result = analyze(found, HALVING)
     assert result.assessment.regret == pytest.approx(0.8 - 0.5) and result.assessment.kept == 2
     assert result.calibration.points == 5  # by the estimates of the first evaluation
     # Three are left after 1/8 of 80, 160 and 80 steps; rate=6 has ended after 21; 4 and 5 go to the end.
@@ -97,7 +97,7 @@ def test_one_evaluation_says_the_same_of_its_choice(tmp_path):
     losses = {f"rate={place}": falling(place) for place in (3.0, 1.0, 2.0, 4.0)}
     finals = dict(zip(losses, (0.1, 0.4, 0.3, 0.6)))
     options = SearchOptions(budget=0.25, keep=2)
-    result = analyse(search(made_up(tmp_path, losses, finals), options, progress=False), options)
+    result = analyze(search(made_up(tmp_path, losses, finals), options, progress=False), options)
     assert result.kept == ["rate=1.0", "rate=2.0"] and result.assessment.regret == pytest.approx(0.2)
     assert result.steps == (480, 480) and result.chosen == (160 + 80 + 20 + 40, 480)
     path = write_result(tmp_path, result, options)[0]
@@ -119,7 +119,7 @@ def test_seeds_of_a_candidate_go_on_together(tmp_path):
     assert list(found.evaluations[0].estimates.values()) == [4.0, 2.5, 3.0, 4.5, 2.0]
     assert set(found.evaluations[1].estimates) == {"rate=2", "rate=3", "rate=5"}
     assert found.kept == ["rate=3", "rate=2"]  # a seed of rate=5 diverged
-    result = analyse(found, HALVING)
+    result = analyze(found, HALVING)
     assert {row.name: row.final for row in result.rows}["rate=5"] == math.inf
     assert [curve.name for curve in result.curves] == list(losses)
 
@@ -133,7 +133,7 @@ def test_a_seed_that_waits_leaves_its_candidate_without_a_final_value(tmp_path, 
     candidates = made_up(tmp_path, losses, dict.fromkeys(losses, 0.5))
     path = candidates[-1].folder / "candidate.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "status": "stopped", "step": 20}))
-    result = analyse(search(candidates, HALVING, progress=False), HALVING)
+    result = analyze(search(candidates, HALVING, progress=False), HALVING)
     (row,) = [row for row in result.rows if row.final is None]
     assert row.name == "rate=4.0" and row.status == ("stopped" if finished else "diverged")
 
@@ -143,7 +143,7 @@ def test_all_that_went_on_diverged(tmp_path):
     losses.update({f"rate={place}": falling(place) for place in (4, 5, 6)})
     found = search(made_up(tmp_path, losses, {name: 0.5 for name in losses}), HALVING, progress=False)
     assert found.kept == [] and len(found.evaluations) == 2
-    result = analyse(found, HALVING)
+    result = analyze(found, HALVING)
     assert result.assessment.regret == math.inf and result.assessment.kept == 0
     assert "kept none, since all that went on diverged; regret inf" in "\n".join(table(result))
     assert write_result(tmp_path, result, HALVING)[-1].name == "search.png"
@@ -162,7 +162,7 @@ def test_the_figure(tmp_path):
     losses["learning_rate=0.03,name=painn"] = falling(9.0, 80.0, None)
     finals = {name: one[-1] and one[-1] / 10 for name, one in losses.items()}
     found = search(made_up(tmp_path, losses, finals, steps=400), HALVING, progress=False)
-    result = analyse(found, HALVING)
+    result = analyze(found, HALVING)
     for curve in result.curves:  # the estimates lie on the curves
         for one in found.evaluations:
             if curve.name in one.estimates and math.isfinite(one.estimates[curve.name]):

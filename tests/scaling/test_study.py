@@ -21,7 +21,7 @@ from ipu_chem.scaling.candidates import Progress
 from ipu_chem.scaling.points import EPOCHS_HELD, STEPS_HELD, Point, check_comparable, read_points
 from ipu_chem.scaling.regimes import lines_of, regimes_of
 from ipu_chem.scaling.study import StudyOptions, make_plan, point_of
-from ipu_chem.scaling.study_report import analyse, lines, write_study
+from ipu_chem.scaling.study_report import analyze, lines, write_study
 from ipu_chem.tasks.registry import load_task
 
 GRID = {"model.hidden_features": [8, 16], "data.train": [12, 48], "training.seed": [0]}
@@ -186,7 +186,7 @@ def made_up(sizes=6, amounts=6, seeds=3, noise=0.003):
 
 
 def test_laws_and_regimes_of_points_whose_law_is_known(tmp_path):
-    study = analyse(made_up())
+    study = analyze(made_up())
     assert not study.notes
     assert study.joint.size_exponent.value == pytest.approx(0.4, rel=0.02)
     assert study.joint.data_exponent.value == pytest.approx(0.45, rel=0.02)
@@ -232,7 +232,7 @@ def test_breaks_are_where_data_begin_to_limit_the_loss():
 
 def test_exponents_are_those_of_the_most_data_and_of_the_largest_size():
     points = [replace(one, loss=3 * one.parameters**-0.17 * one.tokens**-0.26) for one in made_up(3, 3)]
-    study = analyse(points)
+    study = analyze(points)
     assert study.width.beta.value == pytest.approx(0.17) and study.data.beta.value == pytest.approx(0.26)
     assert all(one.size_exponent == pytest.approx(0.17) and one.limited_by == "data" for one in study.regimes)
     assert [note.split(":")[0] for note in study.notes] == ["breaks over N", "breaks over D"]
@@ -242,23 +242,23 @@ def test_mixed_steps_make_no_law(tmp_path):
     points = made_up(3, 3)
     check_comparable([replace(one, steps=500 + index % 20) for index, one in enumerate(points)])
     mixed = [replace(one, steps=500 if one.tokens == 5000 else 560) for one in points]
-    study = analyse(mixed)
+    study = analyze(mixed)
     assert len(study.notes) == 1 and "have 500 and 560" in study.notes[0]
     assert study.data is None and not study.regimes
     assert {path.name for path in write_study(tmp_path, study)} >= {"points.csv", "study.json", "points.json"}
-    epochs = analyse([replace(one, rule=EPOCHS_HELD) for one in mixed])
+    epochs = analyze([replace(one, rule=EPOCHS_HELD) for one in mixed])
     assert epochs.data is not None and "more data and more steps together" in lines(epochs)[1]
 
 
 def test_what_diverged_is_left_out_and_named(tmp_path):
     points = made_up(3, 3)
     points[0] = replace(points[0], loss=math.inf, steps=3)
-    study = analyse(points)
+    study = analyze(points)
     assert "N=1,000, D=5,000 diverged and is left out" in study.notes[0] and len(study.fitted) == len(points) - 3
     assert study.data is not None and any("every combination" in note for note in study.notes)
     with pytest.raises(ValueError, match="2 sizes and 2 amounts"):
         regimes_of(made_up(3, 1))
-    nothing = analyse([points[0]])
+    nothing = analyze([points[0]])
     assert lines(nothing) and write_study(tmp_path, nothing)
 
 

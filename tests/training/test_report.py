@@ -4,6 +4,7 @@ import base64
 import csv
 import json
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,26 @@ def test_a_report_of_an_unfinished_run_says_so(options, make_config):
     del run["results"], run["baseline"]
     (folder / "run.json").write_text(json.dumps(run))
     assert "has not finished" in write_report(folder).read_text(encoding="utf-8")
+
+
+def test_what_users_name_is_escaped(options, make_config):
+    pytest.importorskip("matplotlib")
+    train(make_config(options))
+    folder = Path(options["out"])
+    run = json.loads((folder / "run.json").read_text())
+    run["title"] = run["data"]["source"] = "<script>alert('&')</script>"
+    (folder / "run.json").write_text(json.dumps(run))
+    page = write_report(folder).read_text(encoding="utf-8")
+    assert "<script" not in page and page.count("&lt;script&gt;alert(") == 3, "title, heading and the table of the data"
+    assert "prefers-color-scheme: dark" in page and page.count("<picture><source srcset='data:image/png") == 3
+
+
+@pytest.mark.parametrize("missing", ["jinja2", "matplotlib"])
+def test_a_library_that_is_missing_is_named(missing, tmp_path, monkeypatch):
+    (tmp_path / "run.json").write_text("{}")
+    monkeypatch.setitem(sys.modules, missing, None)
+    with pytest.raises(ValueError, match=r"needs matplotlib and jinja2: pip install 'ipu-chem\[plot\]'.*" + missing):
+        write_report(tmp_path)
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path):

@@ -18,7 +18,7 @@ from support import CHAINS
 from ipu_chem.checkpoint import load_checkpoint
 from ipu_chem.cli import main
 from ipu_chem.config import KINDS, from_dict
-from ipu_chem.data.corpora.labels import load_labelled_corpus
+from ipu_chem.data.corpora.labels import load_labeled_corpus
 from ipu_chem.data.molecule import decode_texts
 from ipu_chem.data.selfies.tokens import Tokenizer
 from ipu_chem.huggingface import save_chemgpt
@@ -114,7 +114,7 @@ def test_labels_stay_with_their_molecules_whatever_else_is_in_the_file(tmp_path,
     text = (tmp_path / "in.csv").read_text().splitlines(keepends=True)
     text.insert(6, "\n")
     (tmp_path / "in.csv.gz").write_bytes(gzip.compress("".join(text).encode()))
-    store = load_labelled_corpus(tmp_path / "in.csv.gz", ["b", "a"], "eV", False, cache=str(tmp_path / "cache"))
+    store = load_labeled_corpus(tmp_path / "in.csv.gz", ["b", "a"], "eV", False, cache=str(tmp_path / "cache"))
     found = dict(zip(decode_texts(store, "smiles"), store.fields["y"].tolist()))
     expected = {Chem.CanonSmiles(one): [-float(i), float(len(one))] for i, one in enumerate(CHAINS[:20])}
     expected[Chem.CanonSmiles(CHAINS[5])][1] = float("nan")
@@ -126,14 +126,14 @@ def test_labels_stay_with_their_molecules_whatever_else_is_in_the_file(tmp_path,
     assert store.info["failures"]["count"] == 2
     assert [one["name"] for one in store.info["targets"]] == ["b", "a"] and store.info["targets"][0]["unit"] == "eV"
     assert "1 without label, 2 duplicates, 1 of them with other labels" in capsys.readouterr().out
-    few = load_labelled_corpus(tmp_path / "in.csv.gz", ["a"], cache=str(tmp_path / "cache"), limit=5)
+    few = load_labeled_corpus(tmp_path / "in.csv.gz", ["a"], cache=str(tmp_path / "cache"), limit=5)
     assert len(few) == 4 and few.fields["y"][:, 0].tolist() == [float(len(one)) for one in CHAINS[:4]]
 
 
 def test_every_label_of_esol_is_that_of_its_molecule(shared, tmp_path):
     path = shared / "data" / "moleculenet" / "delaney-processed.csv.gz"
     name = "measured log solubility in mols per litre"
-    store = load_labelled_corpus(path, [name], cache=str(tmp_path), workers=1)
+    store = load_labeled_corpus(path, [name], cache=str(tmp_path), workers=1)
     expected: Dict[str, float] = {}
     with gzip.open(path, "rt") as file:
         for row in csv.DictReader(file):
@@ -260,7 +260,7 @@ def test_what_a_language_model_cannot_read_is_left_out_or_refused(text_options, 
     text_options["pack"] = {"tokens": 8}
     train(from_dict({**text_options, "out": str(tmp_path / "language")}))
     property_options["training"]["start_from"] = str(tmp_path / "language")
-    with pytest.raises(ValueError, match="is longer than the 8 symbols, begin and end included, that the model of"):
+    with pytest.raises(ValueError, match="is longer than the 8 tokens, begin and end included, that the model of"):
         load_task(from_dict(property_options))
     for long in ("drop", "truncate"):
         property_options["data"]["long"] = long

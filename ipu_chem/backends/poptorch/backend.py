@@ -116,7 +116,6 @@ class PopTorchBackend(Backend):
             self._compile_inference(self._register(part, "evaluation", batching.packs_per_evaluation))
 
     def train_step(self, batch: Any, learning_rate: float) -> Tensor:
-        """See `Backend.train_step`."""
         assert self._training is not None and self._optimizer is not None, "compile() got no optimizer"
         batch = self._ready(batch, "training")
         self._make_way(self._inference)
@@ -132,7 +131,6 @@ class PopTorchBackend(Backend):
         return losses
 
     def evaluate(self, batch: Any) -> Any:
-        """See `Backend.evaluate`."""
         assert self._model is not None, "compile() comes first"
         if self._inference is None:
             batch = self._register(batch, "evaluation", self.batching.packs_per_evaluation)
@@ -145,7 +143,6 @@ class PopTorchBackend(Backend):
         return self._inference(*inputs_of(batch))  # labels and weights stay behind
 
     def state_dict(self, weights_only: bool = False) -> Dict[str, Dict[str, Any]]:
-        """See `Backend.state_dict`."""
         assert self._model is not None, "compile() comes first"
         if self._training is not None:
             self._training.copyWeightsToHostIfNeeded()
@@ -171,7 +168,6 @@ class PopTorchBackend(Backend):
                 program.copyWeightsToDevice()
 
     def close(self) -> None:
-        """See `Backend.close`."""
         for program in (self._inference, self._training):
             if program is not None:
                 program.destroy()

@@ -105,7 +105,7 @@ class TorchBackend(Backend):
             self._program = Program(model, loss, self._first_target)
         else:
             self._program = Program(model, loss, self._first_target).to(self.device)
-            self._processes.take_from_first([*model.parameters(), *model.buffers()])
+            self._processes.broadcast([*model.parameters(), *model.buffers()])
         # The bare model is a program of its own: without loss and gradients it is cheaper.
         self._run: Callable[[Any], Any] = self._program
         self._predict: Callable[..., Any] = model
@@ -136,13 +136,12 @@ class TorchBackend(Backend):
                     total = total + self._backward(next(micro_batches))
                 # Gradients of a model that is sharded have been added up on the backward pass.
                 weights = self._trained() if self._shards is None else []
-                self._processes.add_up([*(weight.grad for weight in weights if weight.grad is not None), total])
+                self._processes.all_reduce([*(weight.grad for weight in weights if weight.grad is not None), total])
                 self._update()
                 losses.append(total)
         return torch.stack(losses).cpu()
 
     def evaluate(self, batch: Any) -> Any:
-        """See `Backend.evaluate`."""
         assert self._program is not None, "compile() comes first"
         self._check_packs(batch, self.batching.packs_per_evaluation)
         if self._shards is not None:
@@ -165,7 +164,6 @@ class TorchBackend(Backend):
         return joined if several else joined[0]
 
     def state_dict(self, weights_only: bool = False) -> Dict[str, Dict[str, Any]]:
-        """See `Backend.state_dict`."""
         assert self._program is not None, "compile() comes first"
         model = self._program.model.state_dict()
         copies = on_host if self._shards is None else self._shards.gather
@@ -180,7 +178,6 @@ class TorchBackend(Backend):
         return state
 
     def load_state_dict(self, state: Dict[str, Dict[str, Any]]) -> None:
-        """See `Backend.load_state_dict`."""
         assert self._program is not None, "compile() comes first"
         if self._shards is not None:
             state = self._shards.parts(state, self._program.model, self._optimizer)
@@ -202,18 +199,15 @@ class TorchBackend(Backend):
                 self._scaler.load_state_dict(scaler)
 
     def total(self, predictions: np.ndarray) -> np.ndarray:
-        """See `Backend.total`."""
         # A block's weights come from all processes: those with fewer batches run along until the last has ended.
         while self._shards is not None and self._processes.largest(0):
             self._predictions(self._example)
         return self._processes.total(predictions)
 
     def agreed(self, number: int) -> int:
-        """See `Backend.agreed`."""
         return self._processes.largest(number)
 
     def close(self) -> None:
-        """See `Backend.close`."""
         self._program = None
         self._optimizer = None
         self._half = None

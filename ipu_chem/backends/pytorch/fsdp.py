@@ -64,7 +64,7 @@ class Shards:
             own = [tensor for tensor in (*module.parameters(), *module.buffers()) if not is_sharded(tensor)]
             for tensor in own:
                 tensor.data = tensor.data.to(self._device)
-            self._processes.take_from_first(own)
+            self._processes.broadcast(own)
             # Also what belongs to no block is let go of after use: only parts are ever seen from outside.
             sharded = fully_shard(module, mesh=self._mesh, reshard_after_forward=True)
             # The weights of a step sum to 1 over all processes: gradients are added up, not averaged.
@@ -103,9 +103,9 @@ class Shards:
         """Shard values of the first process as the tensor of the same shape that `like` finds for their names."""
         from torch.distributed.tensor import distribute_tensor
 
-        sent = self._processes.of_first({name: _description(value, like(name)) for name, value in values.items()})
+        described = {name: _description(value, like(name)) for name, value in values.items()}
         parts: Dict[str, Any] = {}
-        for name, value in sent.items():
+        for name, value in self._processes.broadcast_value(described).items():
             if isinstance(value, _Sharded):
                 if self._processes.world.rank == 0:
                     whole = values[name].detach().to(self._device)

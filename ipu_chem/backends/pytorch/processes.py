@@ -41,7 +41,7 @@ class Processes:
                 self._owned = True
             self._host = dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout))
 
-    def add_up(self, tensors: Sequence[Tensor]) -> None:
+    def all_reduce(self, tensors: Sequence[Tensor]) -> None:
         """Replace every tensor by its sum over the processes, all in one exchange."""
         if self.world.size == 1:
             return
@@ -70,7 +70,7 @@ class Processes:
             dist.all_reduce(value, dist.ReduceOp.MAX, group=self._host)
         return int(value)
 
-    def take_from_first(self, tensors: Sequence[Tensor]) -> None:
+    def broadcast(self, tensors: Sequence[Tensor]) -> None:
         """Replace every tensor by that of the process of rank 0."""
         if self.world.size == 1:
             return
@@ -78,7 +78,7 @@ class Processes:
             for tensor in tensors:
                 dist.broadcast(tensor, 0)
 
-    def of_first(self, value: Any) -> Any:
+    def broadcast_value(self, value: Any) -> Any:
         """Broadcast from the process of rank 0: any plain value, or tensors on the host."""
         if self.world.size == 1:
             return value

@@ -15,12 +15,12 @@ import numpy as np
 from ipu_chem.cache import cache_folder, content_key, open_prepared
 from ipu_chem.data.corpora.assemble import PartFiles, assemble, first_of_each, on_disk
 from ipu_chem.data.corpora.build import alone, encode_file
-from ipu_chem.data.corpora.describe import describe_corpus
 from ipu_chem.data.corpora.encode import encode_smiles, libraries
-from ipu_chem.data.corpora.lines import read_layout
 from ipu_chem.data.corpora.memory import corpus_in_memory, corpus_info
 from ipu_chem.data.corpora.sources import CORPORA, find_file
 from ipu_chem.data.datasets import known_options, nearest
+from ipu_chem.data.files.table import read_layout
+from ipu_chem.data.molecule import decode_text
 from packing.files import PathLike, file_digest
 from packing.store import Store
 
@@ -28,6 +28,7 @@ __all__ = ["CORPORA", "corpus_in_memory", "describe_corpus", "encode_smiles", "l
 
 # Raised whenever the same file and options would give another store.
 _FORMAT = 1
+_REASONS, _SAMPLE = 5, 3  # of a description
 
 
 class Options(NamedTuple):
@@ -126,3 +127,38 @@ def _save(
     store = assemble(chunks, keep, on_disk(scratch), with_split)
     store.info.update(info)
     store.save(folder)
+
+
+def describe_corpus(store: Store) -> List[str]:
+    """Size, failures by reason, duplicates, symbols, lengths, and a few molecules, one line each.
+
+    Args:
+        store: from `load_corpus` or `corpus_in_memory`.
+    """
+    info = store.info
+    failures, counts = info["failures"], info["symbol_counts"]
+    tokens, heavy = store.sizes()["tokens"], np.asarray(store.fields["heavy_atoms"])
+    lines = [
+        f"molecules: {len(store):,} of {info['lines']:,} lines of {info['source']}",
+        f"duplicates left out: {info['duplicates']:,}",
+        f"failures: {failures['count']:,}",
+    ]
+    reasons = list(failures["by_reason"].items())
+    lines += [f"  {count:,} {reason}" for reason, count in reasons[:_REASONS]]
+    if len(reasons) > _REASONS:
+        others = sum(count for _, count in reasons[_REASONS:])
+        lines.append(f"  {others:,} for {len(reasons) - _REASONS} other reasons")
+    common = ", ".join(f"{symbol} {100 * n / sum(counts):.1f}%" for symbol, n in zip(info["symbols"][:5], counts))
+    rare = sum(count < 10 for count in counts)
+    lines.append(f"symbols: {len(counts)} different ({rare} of them fewer than 10 times), {common}")
+    lines.append(f"tokens of a molecule: {_spread(tokens)}, {int(tokens.sum()):,} in all, without BOS and EOS")
+    lines.append(f"heavy atoms: {_spread(heavy)}")
+    for item in np.linspace(0, len(store) - 1, min(_SAMPLE, len(store))).astype(int).tolist():
+        symbols = "".join(info["symbols"][index] for index in store.ragged("symbols")[item])
+        lines.append(f"sample: {decode_text(store, 'smiles', item)}  {symbols}")
+    return lines
+
+
+def _spread(values: np.ndarray) -> str:
+    median, high = np.percentile(values, [50, 99])
+    return f"mean {values.mean():.1f}, median {median:g}, 99% up to {high:g}, at most {values.max()}"

@@ -12,7 +12,7 @@ import numpy as np
 
 from ipu_chem.data.corpora.encode import Chunk, load_chunk, load_digests
 from ipu_chem.data.datasets.info import failures_info
-from ipu_chem.data.smiles import Failure
+from ipu_chem.data.files.table import Failure
 from packing.store import Store
 
 # (name, shape, dtype) -> array to fill
@@ -84,7 +84,7 @@ def assemble(
         raise ValueError(f"no molecule of the corpus could be encoded{why}.")
     symbols = sorted(counts, key=lambda symbol: (-counts[symbol], symbol))
     if len(symbols) > 2**16:
-        raise ValueError(f"the corpus has {len(symbols):,} different symbols; 65,536 can be told apart.")
+        raise ValueError(f"the corpus has {len(symbols):,} different symbols; 65,536 is the most.")
     dtype = np.uint8 if len(symbols) <= 2**8 else np.uint16
     offsets = {axis: np.append(0, np.cumsum(np.concatenate(parts))) for axis, parts in lengths.items()}
     fields = {

@@ -15,10 +15,9 @@ from typing import Any, Dict, Iterable, Iterator, List, NamedTuple, Tuple, Union
 
 import numpy as np
 
-from ipu_chem.data.corpora.lines import Layout, Line, Record, parse
+from ipu_chem.data.files.table import Failure, Layout, Line, Record, parse
 from ipu_chem.data.molecule import encode_texts
 from ipu_chem.data.selfies.symbols import DOT, split_symbols
-from ipu_chem.data.smiles import Failure
 from packing.files import atomic_file
 from packing.types import Ragged
 

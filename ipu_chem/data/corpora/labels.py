@@ -5,22 +5,21 @@ that no failure, blank line or line break inside of quotes can shift a label to 
 """
 
 from pathlib import Path
-from typing import Dict, List, Sequence, Tuple
+from typing import Dict, List, Sequence
 
 import numpy as np
 
 from ipu_chem.cache import cache_folder
 from ipu_chem.data.corpora import load_corpus
-from ipu_chem.data.corpora.lines import Layout, column_names, read_layout, read_rows
 from ipu_chem.data.datasets import DATASETS
 from ipu_chem.data.datasets.info import own_targets
+from ipu_chem.data.files.table import read_labels, read_layout, read_rows
 from ipu_chem.data.molecule import decode_texts
-from ipu_chem.data.smiles import Failure
 from packing.files import PathLike
 from packing.store import Store
 
 
-def load_labelled_corpus(
+def load_labeled_corpus(
     path: PathLike,
     names: Sequence[str],
     unit: str = "",
@@ -75,7 +74,7 @@ def load_labelled_corpus(
     return Store(chosen.axes, {**chosen.fields, "y": y[kept]}, chosen.axis_of, {**store.info, **info})
 
 
-def load_labelled_dataset(name: str, path: str = "", cache: str = "", limit: int = 0, workers: int = 0) -> Store:
+def load_labeled_dataset(name: str, path: str = "", cache: str = "", limit: int = 0, workers: int = 0) -> Store:
     """The molecules of a data set that is SMILES with labels, as a corpus store; duplicates count, as in its figures.
 
     Args:
@@ -84,7 +83,7 @@ def load_labelled_dataset(name: str, path: str = "", cache: str = "", limit: int
         cache, limit, workers: see `load_corpus`.
 
     Returns:
-        As `load_labelled_corpus`, with the fields of the data set's table, such as "official".
+        As `load_labeled_corpus`, with the fields of the data set's table, such as "official".
 
     Raises:
         ValueError: raw files are missing or damaged.
@@ -103,49 +102,6 @@ def load_labelled_dataset(name: str, path: str = "", cache: str = "", limit: int
     counts = {"without label": int((~np.isfinite(table.y).any(1)).sum()), "no SELFIES": failed}
     info = {**store.info, **table.info, "failures": store.info["failures"], "left out": counts}
     return Store(store.axes, fields, store.axis_of, info)
-
-
-def read_labels(path: Path, layout: Layout, names: Sequence[str], limit: int = 0) -> Tuple[np.ndarray, np.ndarray]:
-    """Numbers of a table by line.
-
-    Args:
-        path: the table.
-        layout: from `read_layout`.
-        names: T columns.
-        limit: only so many lines; 0 takes all.
-
-    Returns:
-        (lines [n] int64, ascending; labels [n, T] float64, NaN where a cell is empty).
-
-    Raises:
-        ValueError: it is no table, has no such column, or a cell holds something else than a number.
-    """
-    if not layout.delimiter:
-        raise ValueError(f"{path} holds no labels, only SMILES; write SMILES and labels as columns of a .csv.")
-    columns = column_names(path, layout)
-    for name in names:
-        if name not in columns:
-            raise ValueError(f"{path} has no column {name!r}; it has {', '.join(columns)}.")
-    places = [columns.index(name) for name in names]
-    lines: List[int] = []
-    labels: List[List[float]] = []
-    for number, cells in read_rows(path, layout, limit):
-        if isinstance(cells, Failure) or len(cells) < layout.columns:
-            continue  # no molecule of the corpus either
-        lines.append(number)
-        labels.append([_number(cells[place], f"{path} line {number}: {columns[place]}") for place in places])
-    return np.array(lines, np.int64), np.array(labels, np.float64).reshape(-1, len(names))
-
-
-def _number(cell: str, what: str) -> float:
-    """Number in a cell; NaN for an empty one."""
-    try:
-        value = float(cell.strip() or "nan")
-    except ValueError:
-        value = float("inf")
-    if np.isinf(value):
-        raise ValueError(f"{what} is {cell!r}, no number; correct it, or empty the cell to leave that label out.")
-    return value
 
 
 def _first_of_each(smiles: List[str], items: np.ndarray) -> np.ndarray:

@@ -7,9 +7,8 @@ import numpy as np
 
 from ipu_chem.data.corpora.assemble import assemble
 from ipu_chem.data.corpora.encode import Chunk, encode_lines, libraries
-from ipu_chem.data.corpora.lines import CHUNK, Line
+from ipu_chem.data.files.table import CHUNK, Failure, Line
 from ipu_chem.data.molecule import encode_texts
-from ipu_chem.data.smiles import Failure
 from ipu_chem.parallel import in_parallel
 from packing.store import Store
 

@@ -14,7 +14,7 @@ import numpy as np
 from tqdm import tqdm
 
 from ipu_chem.data.datasets.info import check_limit, failures_info, target_info
-from ipu_chem.data.download import download, find_file, unpack
+from ipu_chem.data.download import fetch, find_file
 from ipu_chem.data.molecule import arrays_to_store
 from ipu_chem.data.water_xyz import Clusters, read_clusters
 from ipu_chem.units import KCAL_PER_MOL
@@ -28,7 +28,7 @@ _SPLITS = "hydronet_splits"
 # Where files may lie in the folder that is given; an archive that was unpacked into a folder may hold another in it.
 _PLACES = ("", "raw", _ARCHIVE, f"raw/{_ARCHIVE}", f"{_ARCHIVE}/{_ARCHIVE}")
 _SPLIT_PLACES = (*_PLACES, "processed", _SPLITS, f"{_SPLITS}/{_SPLITS}")
-# Published parts: largest number of water molecules, and how many clusters there are up to it.
+# Published subsets: largest number of water molecules, and how many clusters there are up to it.
 SUBSETS = {"small": (25, 2_726_710), "medium": (25, 2_726_710), "large": (30, 4_464_740)}
 _SMALLEST, _LARGEST = 3, 30
 
@@ -170,9 +170,7 @@ def _downloaded(cache: Path) -> Path:
     """Folder with the published files."""
     folder = cache / "hydronet-raw"
     for name, url in ((_ARCHIVE, URL), (_SPLITS, SPLITS_URL)):
-        if not (folder / name).is_dir():
-            archive = download("hydronet", url, cache / f"{name}.zip")
-            unpack("hydronet", archive, folder / name)
+        fetch("hydronet", url, cache / f"{name}.zip", folder / name)
     return folder
 
 

@@ -6,7 +6,7 @@ from typing import Any, Dict, Iterable, List, NamedTuple, Optional, Sequence
 
 import numpy as np
 
-from ipu_chem.data.smiles import Failure
+from ipu_chem.data.files.table import Failure
 from ipu_chem.metrics import BINARY
 
 _LISTED = 100_000

@@ -1,7 +1,7 @@
 """md17: small molecules in up to a million frames of a simulation at 500 K, with energies and forces.
 
 S. Chmiela et al., Sci. Adv. 3, e1603015 (2017), PBE+vdW-TS; S. Chmiela et al., Nat. Commun. 9, 3887 (2018), coupled
-cluster, whose files are a training and a test part: the field official. Energies of the former are known to be noisy
+cluster, whose files are a training and a test split: the field official. Energies of the former are known to be noisy
 (a reason for `rmd17`). Files are those of www.sgdml.org in the layout of torch_geometric.datasets.MD17.
 """
 
@@ -32,7 +32,7 @@ class Source(NamedTuple):
     """A trajectory.
 
     Attributes:
-        file: .npz of all frames, or .zip of a training and a test part.
+        file: .npz of all frames, or .zip of a training and a test split.
         folder: PyG's, in which raw/ has it.
         level: of theory.
     """
@@ -72,13 +72,13 @@ def prepare(path: Optional[Path], cache: Path, molecule: Optional[str] = None, l
 
     Args:
         path: the .npz file, or a folder with it, also in raw/ or PyG's "ethanol CCSD(T)/raw/"; None downloads it.
-            Beside a file ...-train.npz that of its test part is read, too, if it is there.
+            Beside a file ...-train.npz that of its test split is read, too, if it is there.
         cache: folder in which a download is kept.
         molecule: whose frames, such as ethanol or aspirin (`SOURCES`); None takes ethanol, or the file that is given.
         limit: take the first frames only.
 
     Returns:
-        As `rmd17.prepare`; official [I] (0 training, 1 test) for coupled cluster with both parts.
+        As `rmd17.prepare`; official [I] (0 training, 1 test) for coupled cluster with both splits.
 
     Raises:
         ValueError: no such molecule or file, or one that does not hold it.
@@ -123,7 +123,7 @@ def prepare(path: Optional[Path], cache: Path, molecule: Optional[str] = None, l
 
 
 def _find(path: Optional[Path], cache: Path, molecule: Optional[str]) -> List[Path]:
-    """The file of all frames, or those of the training part and, if it is there, of the test part."""
+    """The file of all frames, or those of the training split and, if it is there, of the test split."""
     check_molecule_name("md17", molecule, list(SOURCES))
     source = SOURCES[molecule or "ethanol"]
     archive = source.file.endswith(".zip")

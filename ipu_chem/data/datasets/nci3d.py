@@ -21,8 +21,9 @@ import numpy as np
 
 from ipu_chem.data.checks import SYMBOLS
 from ipu_chem.data.datasets.info import failures_info, target_info
+from ipu_chem.data.files.table import Failure, read_smiles_file
 from ipu_chem.data.molecule import molecules_to_store
-from ipu_chem.data.smiles import Embedding, Failure, embed_many, read_smiles_file
+from ipu_chem.data.smiles import Embedding, embed_many
 from packing.files import file_digest
 from packing.store import Store
 

@@ -15,9 +15,10 @@ from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 import numpy as np
 
 from ipu_chem.data.datasets.info import LabelTable, check_limit, class_info, failures_info, target_info
-from ipu_chem.data.download import download, unpack
+from ipu_chem.data.download import fetch
+from ipu_chem.data.files.table import Failure, SmilesLine, find_columns
 from ipu_chem.data.molecule import molecules_to_store
-from ipu_chem.data.smiles import Failure, SmilesLine, embed_many, find_columns
+from ipu_chem.data.smiles import embed_many
 from packing.files import file_digest
 from packing.store import Store
 
@@ -104,7 +105,7 @@ def prepare(
     workers: Optional[int] = None,
     progress: bool = True,
 ) -> Store:
-    """Embed the molecules; those that fail are listed, and those of the official parts also counted.
+    """Embed the molecules; those that fail are listed, and those of the official splits also counted.
 
     Args:
         name: one of `SETS`.
@@ -141,7 +142,7 @@ def prepare(
 
 
 def table(name: str, path: Optional[Path], cache: Path, limit: Optional[int] = None) -> LabelTable:
-    """SMILES, labels [I, T] and official parts [I] of a set, in the order of its files; raises as `prepare`."""
+    """SMILES, labels [I, T] and official splits [I] of a set, in the order of its files; raises as `prepare`."""
     folder, source = _find(name, path, cache), SETS[name]
     y, tasks = _labels(folder / _LABELS), int(_meta(name)["num tasks"])
     lines, names = _molecules(folder / _MAPPING)
@@ -169,13 +170,13 @@ def table(name: str, path: Optional[Path], cache: Path, limit: Optional[int] = N
 
 
 def _official(name: str, folder: Path, count: int) -> np.ndarray:
-    """[I] uint8: the part of every molecule, as ogb reads them."""
+    """[I] uint8: the split of every molecule, as ogb reads them."""
     dataset = ogb_module(name, "ogb.graphproppred").GraphPropPredDataset
     reader = object.__new__(dataset)  # its constructor makes graphs, and may ask questions on the terminal
     reader.root, reader.meta_info = str(folder), _meta(name)
     shortcut = folder / _SPLIT / "split_dict.pt"
     if shortcut.is_file():  # of torch.save: ogb would run what it says
-        raise ValueError(f"{shortcut} may run code when it is read; delete it, the parts are in the .csv.gz beside it.")
+        raise ValueError(f"{shortcut} may run code when it is read; delete it, the splits are in the csv.gz beside it.")
     official = np.full(count, _NEITHER, np.uint8)
     try:
         parts = reader.get_idx_split()
@@ -186,13 +187,13 @@ def _official(name: str, folder: Path, count: int) -> np.ndarray:
         if items.dtype.kind not in "iu" or items.min() < 0 or items.max() >= count:
             raise ValueError(f"{file} names molecules other than 0 to {count - 1}.")
         if (official[items] != _NEITHER).any() or len(np.unique(items)) < len(items):
-            raise ValueError(f"{file} names a molecule that is in a part already; parts must not overlap.")
+            raise ValueError(f"{file} names a molecule that is in a split already; splits must not overlap.")
         official[items] = value
     return official
 
 
 def missing_notes(official: np.ndarray, rows: np.ndarray, failures: List[Failure]) -> List[str]:
-    """A sentence on the molecules of official parts that have no 3D structure; none if all have."""
+    """A sentence on the molecules of official splits that have no 3D structure; none if all have."""
     counts = {part: int((official == value).sum()) for part, value in _PARTS.items()}
     left = {part: int((official[rows] == value).sum()) for part, value in _PARTS.items()}
     lost = [f"{counts[part] - left[part]:,} of {counts[part]:,} {part}" for part in counts if left[part] < counts[part]]
@@ -213,9 +214,7 @@ def _find(name: str, path: Optional[Path], cache: Path) -> Path:
     meta = _meta(name)
     archive, url = meta["download_name"], meta["url"]
     if path is None:
-        path = cache / f"{name}-raw"
-        if not path.is_dir():
-            unpack(name, download(name, url, cache / f"{name}.zip"), path)
+        path = fetch(name, url, cache / f"{name}.zip", cache / f"{name}-raw")
     places = (path, path / name.replace("-", "_"), path / archive, path / "ogb" / name.replace("-", "_"))
     folder = next((place for place in places if (place / "mapping").is_dir()), None)
     if folder is None:

@@ -5,7 +5,6 @@ of the energies per Å. The file says neither the unit of its labels nor whether
 user does.
 """
 
-import csv
 from pathlib import Path
 from typing import Any, Dict, List, Literal, Optional, Tuple
 
@@ -13,9 +12,11 @@ import numpy as np
 
 from ipu_chem.data.datasets.info import failures_info, own_targets
 from ipu_chem.data.energy_units import is_energy, unit_doubts
-from ipu_chem.data.files import existing_file, open_text, plain_suffix, read_molecules
+from ipu_chem.data.files.structures import read_molecules
+from ipu_chem.data.files.table import Failure, read_labels, read_layout, read_smiles_file
+from ipu_chem.data.files.text import existing_file, plain_suffix
 from ipu_chem.data.molecule import Molecule, molecules_to_store
-from ipu_chem.data.smiles import Failure, embed_many, read_smiles_file
+from ipu_chem.data.smiles import embed_many
 from ipu_chem.data.trajectory import read_frames
 from packing.files import file_digest
 from packing.store import Store
@@ -157,30 +158,14 @@ def _from_smiles(
     file: Path, names: List[str], limit: Optional[int], seed: int, workers: Optional[int], progress: bool
 ) -> Tuple[List[Molecule], List[str], List[Failure]]:
     """Embedded molecules with the labels of their rows; an empty cell is a label that is missing."""
-    labels = _columns(file, names) if names else {}
+    rows, labels = read_labels(file, read_layout(file), names) if names else ((), ())
     embeddings, failures = embed_many(read_smiles_file(file)[:limit], seed, workers, progress)
     if not embeddings:
         raise ValueError(f"{file}: no molecule could be embedded; the first failed with: {failures[0].reason}.")
     # Without labels of the file there are none: the MMFF94 energy of the embedding is not the user's.
-    of_line = {line: np.array(values) for line, values in labels.items()}
+    of_line = dict(zip(map(int, rows), labels))
     molecules = [entry.molecule._replace(y=of_line.get(entry.line)) for entry in embeddings]
     return molecules, [entry.smiles for entry in embeddings], failures
-
-
-def _columns(file: Path, names: List[str]) -> Dict[int, List[float]]:
-    """Line number -> labels, NaN where a cell is empty."""
-    with open_text(file) as text:
-        reader = csv.DictReader(text)
-        missing = [name for name in names if name not in (reader.fieldnames or [])]
-        if missing:
-            raise ValueError(f"{file} has no column {missing[0]!r}; it has {', '.join(reader.fieldnames or [])}.")
-        labels = {}
-        for row in reader:
-            try:
-                labels[reader.line_num] = [float(row[name] or "nan") for name in names]
-            except ValueError as error:
-                raise ValueError(f"{file} line {reader.line_num}: a label is no number ({error}).") from None
-    return labels
 
 
 def _file(path: Optional[Path]) -> Path:

@@ -2,7 +2,7 @@
 
 W. Hu et al., "OGB-LSC: A Large-Scale Challenge for Machine Learning on Graphs", NeurIPS 2021; M. Nakata, T. Shimazaki,
 "PubChemQC Project", J. Chem. Inf. Model. 57, 1300 (2017). The metric of the challenge is the mean absolute error, which
-is that of every run. Gaps of its two test parts were never published: the official validation molecules are the test of
+is that of every run. Gaps of its two test splits were never published: the official validation split is the test of
 the split "official" here, and validation is taken from the training ones.
 """
 
@@ -19,9 +19,10 @@ from tqdm import tqdm
 from ipu_chem.data.datasets.info import LabelTable, check_limit, failures_info, target_info
 from ipu_chem.data.datasets.ogb import DAMAGE, ogb_module
 from ipu_chem.data.datasets.pcqm4mv2_geometries import GEOMETRIES_URL, Geometries, read_geometries
-from ipu_chem.data.download import download, find_file, unpack
+from ipu_chem.data.download import download, fetch, find_file
+from ipu_chem.data.files.table import SmilesLine
 from ipu_chem.data.molecule import arrays_to_store
-from ipu_chem.data.smiles import Embedding, SmilesLine, embed_many
+from ipu_chem.data.smiles import Embedding, embed_many
 from packing.files import file_digest
 from packing.store import Store
 
@@ -67,7 +68,7 @@ def prepare(
         path: folder with raw/data.csv.gz and split_dict.pt, and geometries: pcqm4m-v2-train.sdf, also in .gz or
             .tar.gz, or a table of CXSMILES (*cxsmiles*.csv.gz); None downloads all.
         cache: folder in which a download is kept.
-        geometry: dft takes molecules with a published geometry, which are those of the training part; etkdg embeds all;
+        geometry: dft takes molecules with a published geometry, which are those for training; etkdg embeds all;
             auto embeds those without.
         limit: take the first rows of data.csv.gz only.
         seed: of the embeddings.
@@ -119,7 +120,7 @@ def prepare(
 
 
 def table(path: Optional[Path], cache: Path, limit: Optional[int] = None) -> LabelTable:
-    """SMILES, gaps [I, 1] in eV and official parts [I], in the order of data.csv.gz; raises as `prepare`."""
+    """SMILES, gaps [I, 1] in eV and official splits [I], in the order of data.csv.gz; raises as `prepare`."""
     files = _find(path, cache, "etkdg")
     return _table(files, _read(files.table, limit)[1], limit)
 
@@ -129,7 +130,7 @@ def _table(files: _Files, gaps: np.ndarray, limit: Optional[int]) -> LabelTable:
     arrays = load_split(files.split)
     missing = [part for part in ("train", "valid") if part not in arrays]
     if missing:
-        raise ValueError(f"{files.split} has no part {missing[0]!r}; it has {', '.join(arrays) or 'nothing'}.")
+        raise ValueError(f"{files.split} has no split {missing[0]!r}; it has {', '.join(arrays) or 'nothing'}.")
     official = np.full(len(gaps), _NEITHER, np.uint8)
     for part, value in (("train", _TRAIN), ("valid", _TEST)):
         items = arrays[part]
@@ -155,7 +156,7 @@ def _table(files: _Files, gaps: np.ndarray, limit: Optional[int]) -> LabelTable:
         "published": {f"mae_{TARGET}_meV": PUBLISHED},
         "notes": [
             "gaps of the official test molecules are not published: the test of split=official is the official "
-            "validation part, and validation is taken from the training part"
+            "validation split, and validation is taken from the training split"
         ],
     }
     return LabelTable(files.table, gaps[:, None], {"official": official}, info)
@@ -233,9 +234,7 @@ def _find(path: Optional[Path], cache: Path, geometry: str) -> _Files:
         raise ValueError(f"pcqm4mv2 has no data.geometry={geometry!r}; choose one of {', '.join(KINDS)}.")
     sdf = cache / _SDF[-1]
     if path is None:
-        path = cache / "pcqm4mv2-raw"
-        if not path.is_dir():
-            unpack("pcqm4mv2", download("pcqm4mv2", URL, cache / "pcqm4m-v2.zip"), path)
+        path = fetch("pcqm4mv2", URL, cache / "pcqm4m-v2.zip", cache / "pcqm4mv2-raw")
         if geometry != "etkdg":
             download("pcqm4mv2", GEOMETRIES_URL, sdf)
     geometries = find_file(path, _SDF, _FOLDERS) or (sdf if sdf.is_file() and path.parent == cache else None)
@@ -246,10 +245,8 @@ def _find(path: Optional[Path], cache: Path, geometry: str) -> _Files:
         geometries = None
     elif geometries is None and geometry == "dft":
         raise ValueError(f"pcqm4mv2: {path} holds no {_SDF[-1]}; fetch {GEOMETRIES_URL} and put it there.")
-    found = {name: find_file(path, [name], _FOLDERS) for name in ("raw/data.csv.gz", "split_dict.pt")}
-    for name, file in found.items():
-        if file is None:
-            raise ValueError(f"pcqm4mv2: {path} holds no {name}, nor pcqm4m-v2/ in it; unpack {URL} there.")
-    split = found["split_dict.pt"]
-    assert found["raw/data.csv.gz"] is not None and split is not None
-    return _Files(found["raw/data.csv.gz"], split, geometries)
+    table, split = (find_file(path, [name], _FOLDERS) for name in ("raw/data.csv.gz", "split_dict.pt"))
+    if table is None or split is None:
+        name = "split_dict.pt" if table else "raw/data.csv.gz"
+        raise ValueError(f"pcqm4mv2: {path} holds no {name}, nor pcqm4m-v2/ in it; unpack {URL} there.")
+    return _Files(table, split, geometries)

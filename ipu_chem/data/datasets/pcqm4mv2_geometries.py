@@ -14,9 +14,9 @@ from typing import IO, TYPE_CHECKING, Any, Iterator, List, Sequence, cast
 
 import numpy as np
 
-from ipu_chem.data.files import open_bytes, open_text
+from ipu_chem.data.files.table import Failure, find_columns
+from ipu_chem.data.files.text import open_bytes, open_text
 from ipu_chem.data.molecule import checked, rdkit_arrays
-from ipu_chem.data.smiles import Failure, find_columns
 
 if TYPE_CHECKING:
     from rdkit.Chem import Mol

@@ -11,22 +11,33 @@ for part of the molecules, and molecules that a sanitizing reader refuses are pa
 
 import csv
 import itertools
+import shutil
 from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Union, cast
 
 import numpy as np
 
 from ipu_chem.data.datasets.info import failures_info, target_info
-from ipu_chem.data.datasets.qm9_files import RawFiles, find_files
-from ipu_chem.data.files import open_text, sdf_records
+from ipu_chem.data.download import download, find_file, unpack
+from ipu_chem.data.files.structures import sdf_records
+from ipu_chem.data.files.table import Failure
+from ipu_chem.data.files.text import open_text
 from ipu_chem.data.molecule import Molecule, molecules_to_store, rdkit_arrays
-from ipu_chem.data.smiles import Failure
-from packing.files import file_digest
+from packing.files import atomic_folder, file_digest
 from packing.store import Store
 
 # As torch_geometric.datasets.qm9 has them, so that figures can be compared to the last digit.
 _HARTREE = 27.211386246  # eV
 _KCAL_PER_MOL = 0.04336414  # eV
+
+
+_ARCHIVE = "https://deepchemdata.s3-us-west-1.amazonaws.com/datasets/molnet_publish/qm9.zip"
+_SKIP = "https://ndownloader.figshare.com/files/3195404"
+_PLACES = ("", "raw")
+_HELP = (
+    f"fetch gdb9.sdf and gdb9.sdf.csv ({_ARCHIVE}) and uncharacterized.txt ({_SKIP}) by hand and pass their folder as "
+    "path"
+)
 
 
 class Target(NamedTuple):
@@ -77,6 +88,15 @@ _ATOM_REFERENCES = {
 }
 
 
+class _Files(NamedTuple):
+    """The files of one layout; those of the other are None, and so is a table that the npz layout can miss."""
+
+    sdf: Optional[Path] = None
+    table: Optional[Path] = None
+    uncharacterized: Optional[Path] = None
+    geometries: Optional[Path] = None
+
+
 class _Raw(NamedTuple):
     """Molecules as read: gdb numbers, and labels [I, T] in the store's units."""
 
@@ -88,7 +108,7 @@ class _Raw(NamedTuple):
 
 def inputs(path: Optional[Path], cache: Path) -> Dict[str, Any]:
     """Checksums of the raw files, fetched first where ``path`` is None."""
-    return {file.name: file_digest(file) for file in find_files(path, cache) if file is not None}
+    return {file.name: file_digest(file) for file in _find(path, cache) if file is not None}
 
 
 def prepare(
@@ -113,7 +133,7 @@ def prepare(
     Raises:
         ValueError: files are missing or do not belong together, or a target is unknown.
     """
-    files = find_files(path, cache)
+    files = _find(path, cache)
     known = TARGETS if files.geometries is None else (*TARGETS, _E_EL)
     chosen = _choose(targets, [target.name for target in known])
     if limit is not None and limit < 1:
@@ -123,7 +143,7 @@ def prepare(
     labels = raw.labels[:, chosen]
     used = [known[column] for column in chosen]
     has_label = np.isfinite(labels).any(axis=1)
-    unlabelled = [
+    unlabeled = [
         Failure(int(raw.ids[row]), raw.molecules[row].name, "no label for any of the targets")
         for row in np.flatnonzero(~has_label)
     ]
@@ -145,7 +165,7 @@ def prepare(
             "L. Ruddigkeit, R. van Deursen, L. C. Blum, J.-L. Reymond, J. Chem. Inf. Model. 52, 2864 (2012) (GDB-17)",
         ],
         "options": {"limit": limit, "keep_uncharacterized": keep_uncharacterized},
-        "failures": failures_info(raw.failures + unlabelled),
+        "failures": failures_info(raw.failures + unlabeled),
         "reference_energies": references,
     }
     # All of GDB-17's molecules are neutral, and computed as singlets.
@@ -165,7 +185,7 @@ def _choose(targets: Union[str, Sequence[str], None], known: List[str]) -> List[
     return [known.index(name) for name in targets]
 
 
-def _read_sdf(files: RawFiles, limit: Optional[int], keep_uncharacterized: bool) -> _Raw:
+def _read_sdf(files: _Files, limit: Optional[int], keep_uncharacterized: bool) -> _Raw:
     """PyG's layout: record k of the SDF and row k of the table are one molecule."""
     rows = _read_table(cast(Path, files.table))
     skip = set() if keep_uncharacterized else _read_skip(files.uncharacterized)
@@ -189,7 +209,7 @@ def _read_sdf(files: RawFiles, limit: Optional[int], keep_uncharacterized: bool)
     return _Raw(molecules, np.array(ids, np.int64), labels, failures)
 
 
-def _read_npz(files: RawFiles, limit: Optional[int]) -> _Raw:
+def _read_npz(files: _Files, limit: Optional[int]) -> _Raw:
     """Geometries with electronic energies, and all 19 properties for the molecules of a table."""
     with np.load(cast(Path, files.geometries), allow_pickle=False) as arrays:
         data = {name: arrays[name] for name in arrays.files}
@@ -243,3 +263,40 @@ def _read_skip(path: Optional[Path]) -> set:
     with open_text(cast(Path, path)) as file:
         words = (line.split(None, 1) for line in file)
         return {int(word[0]) for word in words if word and word[0].isdecimal()}
+
+
+def _find(path: Optional[Path], cache: Path) -> _Files:
+    """The raw files in ``path``, or in the cache's download, which is made if need be.
+
+    Raises:
+        ValueError: files are missing, or cannot be downloaded; names them and where they are.
+    """
+    if path is None:
+        path = _downloaded(cache)
+    if path.is_file():
+        path = path.parent
+    if not path.is_dir():
+        raise ValueError(f"qm9: there is no folder {path}; {_HELP}.")
+    geometries = find_file(path, ["qm9_geometries.npz", "qm9_geometries.npz.gz"], _PLACES)
+    if geometries is not None:
+        tables = sorted(path.glob("qm9_all19_properties_*.csv*"))
+        return _Files(geometries=geometries, table=tables[0] if tables else None)
+    names = ("gdb9.sdf", "gdb9.sdf.csv", "uncharacterized.txt")
+    files = _Files(*(find_file(path, [name, f"{name}.gz"], _PLACES) for name in names))
+    missing = [name for name, file in zip(names, files) if file is None]
+    if missing:
+        raise ValueError(f"qm9: {path} lacks {', '.join(missing)}; {_HELP}.")
+    return files
+
+
+def _downloaded(cache: Path) -> Path:
+    """Folder with PyG's raw files, whole or not there at all."""
+    folder = cache / "qm9-raw"
+    if not folder.is_dir():
+        archive = download("qm9", _ARCHIVE, cache / "qm9.zip")
+        skip = download("qm9", _SKIP, cache / "uncharacterized.txt")
+        with atomic_folder(folder) as temporary:
+            unpack("qm9", archive, temporary / "raw")
+            shutil.move(str(skip), str(temporary / skip.name))
+        archive.unlink()
+    return folder

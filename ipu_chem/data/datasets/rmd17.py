@@ -11,7 +11,7 @@ from typing import Any, Dict, Optional, Sequence
 import numpy as np
 
 from ipu_chem.data.datasets.info import check_limit, failures_info, target_info
-from ipu_chem.data.download import download, find_file, unpack
+from ipu_chem.data.download import fetch, find_file
 from ipu_chem.data.trajectory import Frames, frames_to_store, read_frames
 from ipu_chem.units import KCAL_PER_MOL
 from packing.files import file_digest
@@ -146,10 +146,7 @@ def check_formula(frames: Frames, name: str, file: Path) -> None:
 def _find(path: Optional[Path], cache: Path, molecule: Optional[str]) -> Path:
     check_molecule_name("rmd17", molecule, list(FORMULAS))
     if path is None:
-        folder = cache / "rmd17-raw"
-        if not folder.is_dir():
-            unpack("rmd17", download("rmd17", URL, cache / ARCHIVE), folder)
-        path = folder
+        path = fetch("rmd17", URL, cache / ARCHIVE, cache / "rmd17-raw")
     return find_npz("rmd17", path, f"rmd17_{molecule or 'ethanol'}.npz", _PLACES)
 
 
@@ -202,7 +199,7 @@ def _part(train: Path, test: Path, count: int) -> np.ndarray:
         if not len(items) or items.min() < 0 or items.max() >= count:
             raise ValueError(f"{index} names frames other than 0 to {count - 1}.")
         if (part[items] != 2).any():
-            raise ValueError(f"{index}: frame {items[part[items] != 2][0]} is in the training part, too.")
+            raise ValueError(f"{index}: frame {items[part[items] != 2][0]} is in the training split, too.")
         part[items] = value
     return part
 

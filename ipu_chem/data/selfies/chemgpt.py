@@ -11,8 +11,7 @@ from typing import Any, Dict, Iterable, List, Tuple
 
 from ipu_chem.data.selfies.dialect import to_version_1, to_version_2, without_stereo
 from ipu_chem.data.selfies.symbols import DOT
-from ipu_chem.data.selfies.tokens import Tokenizer
-from ipu_chem.data.selfies.vocabulary import check_choice
+from ipu_chem.data.selfies.tokens import Tokenizer, check_choice
 from packing.files import PathLike
 
 _PIECE = "##"  # begins a piece that continues a symbol

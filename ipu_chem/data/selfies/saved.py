@@ -6,8 +6,7 @@ from typing import Any, Dict, Mapping, Type
 
 from ipu_chem.data.selfies.chemgpt import ChemGPTTokenizer
 from ipu_chem.data.selfies.huggingface import read_symbols
-from ipu_chem.data.selfies.tokens import Tokenizer
-from ipu_chem.data.selfies.vocabulary import BOS, FORMAT, PAD, UNK
+from ipu_chem.data.selfies.tokens import BOS, FORMAT, PAD, UNK, Tokenizer
 from packing.files import PathLike
 
 _KINDS: Dict[Any, Type[Tokenizer]] = {one.kind: one for one in (Tokenizer, ChemGPTTokenizer)}

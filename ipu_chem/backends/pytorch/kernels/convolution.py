@@ -117,7 +117,7 @@ def _save_convolution(ctx: Any, inputs: Tuple[Any, ...], output: Tensor) -> None
     ctx.undirected = inputs[-1]
 
 
-def _convolution_with_weights(ctx: Any, grad: Tensor) -> Tuple[Any, ...]:
+def _convolution_gradients(ctx: Any, grad: Tensor) -> Tuple[Any, ...]:
     with_weights = any(ctx.needs_input_grad[3:7])
     grad_x, grad_table, grad_weights = _table_convolution_backward(
         grad, *ctx.saved_tensors, ctx.undirected, with_weights
@@ -126,7 +126,7 @@ def _convolution_with_weights(ctx: Any, grad: Tensor) -> Tuple[Any, ...]:
     return (grad_x, grad_table, None, *of_weights, None, None, None)
 
 
-def _plain_with_weights(ctx: Any, grad: Tensor) -> Tuple[Any, ...]:
+def _plain_gradients(ctx: Any, grad: Tensor) -> Tuple[Any, ...]:
     return (*_convolution_backward(grad, *ctx.saved_tensors, ctx.undirected), None, None, None)
 
 
@@ -140,10 +140,10 @@ _convolution_backward = operator(
     lambda grad, x, filters, *rest: (torch.empty_like(x), torch.empty_like(filters)),
 )
 _convolution = operator(
-    "convolution", _plain, lambda x, *rest: torch.empty_like(x), _save_convolution, _plain_with_weights
+    "convolution", _plain, lambda x, *rest: torch.empty_like(x), _save_convolution, _plain_gradients
 )
 _table_convolution_backward = operator("table_convolution_backward", _convolve_backward, _fake_backward)
 _table_convolution = operator(
-    "table_convolution", _convolve, lambda x, *rest: torch.empty_like(x), _save_convolution, _convolution_with_weights
+    "table_convolution", _convolve, lambda x, *rest: torch.empty_like(x), _save_convolution, _convolution_gradients
 )
 _shifted_softplus = activation("shifted_softplus")

@@ -13,45 +13,46 @@ from backends.poptorch.operators.op_probes import marked
 from ipu_chem.cli import main
 from ipu_chem.config import from_dict
 from ipu_chem.doctor.check import check_config
+from ipu_chem.models.base import Graph
 from ipu_chem.models.registry import MODELS
 from ipu_chem.models.schnet import SchNet
 
 
 class Item(SchNet):
-    def forward(self, z: Tensor, pos: Tensor, *rest: Tensor) -> Tensor:
-        scale = pos.abs().amax().item()  # here
-        return super().forward(z, pos / scale, *rest)
+    def forward(self, graph: Graph) -> Tensor:
+        scale = graph.pos.abs().amax().item()  # here
+        return super().forward(graph._replace(pos=graph.pos / scale))
 
 
 class Branch(SchNet):
-    def forward(self, z: Tensor, pos: Tensor, *rest: Tensor) -> Tensor:
-        if pos.sum() > 1e9:  # here
-            pos = pos * 0.5
-        return super().forward(z, pos, *rest)
+    def forward(self, graph: Graph) -> Tensor:
+        if graph.pos.sum() > 1e9:  # here
+            graph = graph._replace(pos=graph.pos * 0.5)
+        return super().forward(graph)
 
 
 class Mask(SchNet):
-    def forward(self, z: Tensor, pos: Tensor, *rest: Tensor) -> Tensor:
-        center = pos[pos.sum(-1) != 0.0].mean()  # here
-        return super().forward(z, pos - center, *rest)
+    def forward(self, graph: Graph) -> Tensor:
+        center = graph.pos[graph.pos.sum(-1) != 0.0].mean()  # here
+        return super().forward(graph._replace(pos=graph.pos - center))
 
 
 class Numpy(SchNet):
-    def forward(self, z: Tensor, pos: Tensor, *rest: Tensor) -> Tensor:
-        heaviest = int(z.numpy().max())  # here
-        return super().forward(z, pos + heaviest * 0.0, *rest)
+    def forward(self, graph: Graph) -> Tensor:
+        heaviest = int(graph.z.numpy().max())  # here
+        return super().forward(graph._replace(pos=graph.pos + heaviest * 0.0))
 
 
 class Slice(SchNet):
-    def forward(self, z: Tensor, pos: Tensor, *rest: Tensor) -> Tensor:
-        height = pos[..., 2:]  # here
-        return super().forward(z, pos + height * 1e-3, *rest)
+    def forward(self, graph: Graph) -> Tensor:
+        height = graph.pos[..., 2:]  # here
+        return super().forward(graph._replace(pos=graph.pos + height * 1e-3))
 
 
 class Constructor(SchNet):
-    def forward(self, z: Tensor, pos: Tensor, *rest: Tensor) -> Tensor:
-        turned = pos @ torch.eye(3)  # here
-        return super().forward(z, turned, *rest)
+    def forward(self, graph: Graph) -> Tensor:
+        turned = graph.pos @ torch.eye(3)  # here
+        return super().forward(graph._replace(pos=turned))
 
 
 class Double(SchNet):

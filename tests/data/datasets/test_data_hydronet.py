@@ -7,7 +7,7 @@ import pytest
 from ipu_chem.config import DataConfig
 from ipu_chem.data import water_xyz
 from ipu_chem.data.datasets import hydronet, load_dataset
-from ipu_chem.data.files import read_xyz
+from ipu_chem.data.files.structures import read_xyz
 from ipu_chem.data.molecule import decode_text, decode_texts
 from ipu_chem.data.water_xyz import read_clusters
 from ipu_chem.tasks.graphs import load_store

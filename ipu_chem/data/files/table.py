@@ -1,4 +1,4 @@
-"""A file of SMILES of any size, line after line: what its columns are, its lines in chunks, and what a line says.
+"""Tables of SMILES of any size: their columns, their lines in chunks, and the content of a line.
 
 Only a chunk is in memory at a time. A line that cannot be used is a `Failure`, never an exception; a file that ends
 before its time (a cut .gz) is one, after the last whole chunk.
@@ -9,20 +9,49 @@ import io
 from collections import deque
 from itertools import islice
 from pathlib import Path
-from typing import IO, Deque, Iterator, List, NamedTuple, Optional, Tuple, Union
+from typing import IO, Deque, Iterator, List, NamedTuple, Optional, Sequence, Tuple, Union
 
-from ipu_chem.data.corpora.text_file import DAMAGE, LONGEST, open_lines, read_lines, text_suffix
-from ipu_chem.data.files import existing_file
-from ipu_chem.data.smiles import Failure, find_columns, is_smiles_header, split_smi
+import numpy as np
+
+from ipu_chem.data.files.text import (
+    DAMAGE,
+    LONGEST,
+    existing_file,
+    open_lines,
+    plain_suffix,
+    read_lines,
+    text_suffix,
+)
+from packing.files import PathLike
 
 # Lines encoded at once: about a second of one core, which is what a kill costs each of them.
 CHUNK = 1000
 SPLITS = ("train", "test", "test_scaffolds")
 
+# Below which SMILES and names stand.
+_SMILES_COLUMNS = ("smiles", "canonical_smiles", "smile")
+_NAME_COLUMNS = ("name", "id", "mol_id", "molecule_id")
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
 # Some tables write a line break after the SMILES, inside of quotes; a quote that is open for longer is damage.
 _MOST_LINES = 3
 _SHOWN = 200  # characters of a damaged line in the list of failures
+
+
+class SmilesLine(NamedTuple):
+    """One molecule of a SMILES file: line number from 1, SMILES, and its name (the line number without one)."""
+
+    line: int
+    smiles: str
+    name: str
+
+
+class Failure(NamedTuple):
+    """One molecule that was left out, and why."""
+
+    line: int
+    smiles: str
+    reason: str
+
 
 # Number of a line from 1, and its bytes.
 Record = Tuple[int, bytes]
@@ -222,3 +251,111 @@ def _holds_something(line: bytes, suffix: str) -> bool:
     """Test if a line is neither blank nor, outside of tables, a comment."""
     text = line.strip()
     return bool(text) and not (text[:1] == b"#" and suffix in (".smi", ".txt"))
+
+
+def read_smiles_file(path: PathLike, smiles_column: Optional[str] = None) -> List[SmilesLine]:
+    """Lines of a .smi (SMILES, blank, name) or .csv file with a header, either also as .gz; see `read_layout`.
+
+    Args:
+        path: the file.
+        smiles_column: of a .csv; None takes "smiles", whatever its case.
+
+    Raises:
+        ValueError: no such file, nothing in it, another suffix, no such column, or a line that is damaged; names it.
+    """
+    path = existing_file(path)
+    if plain_suffix(path) not in (".smi", ".csv"):
+        raise ValueError(f"{path}: SMILES are read from .smi or .csv files, also gzipped (.smi.gz, .csv.gz).")
+    layout = read_layout(path, smiles_column)
+    place = find_columns(column_names(path, layout), path, smiles_column if layout.delimiter else None)[1]
+    lines: List[SmilesLine] = []
+    for number, cells in read_rows(path, layout):
+        if isinstance(cells, Failure):
+            raise ValueError(
+                f"{path} cannot be read as text (line {number}: {cells.reason}); is it what its name says?"
+            )
+        smiles = cells[layout.smiles].strip() if layout.smiles < len(cells) else ""
+        if smiles:
+            name = cells[place].strip() if 0 <= place < len(cells) else ""
+            lines.append(SmilesLine(number, smiles, name or str(number)))
+    if not lines:
+        raise ValueError(f"{path} holds no SMILES.")
+    return lines
+
+
+def read_labels(path: Path, layout: Layout, names: Sequence[str], limit: int = 0) -> Tuple[np.ndarray, np.ndarray]:
+    """Numbers of a table by line.
+
+    Args:
+        path: the table.
+        layout: from `read_layout`.
+        names: T columns.
+        limit: only so many lines; 0 takes all.
+
+    Returns:
+        (lines [n] int64, ascending; labels [n, T] float64, NaN where a cell is empty).
+
+    Raises:
+        ValueError: it is no table, has no such column, or a cell holds something else than a number.
+    """
+    if not layout.delimiter:
+        raise ValueError(f"{path} holds no labels, only SMILES; write SMILES and labels as columns of a .csv.")
+    columns = column_names(path, layout)
+    for name in names:
+        if name not in columns:
+            raise ValueError(f"{path} has no column {name!r}; it has {', '.join(columns)}.")
+    places = [columns.index(name) for name in names]
+    lines: List[int] = []
+    labels: List[List[float]] = []
+    for number, cells in read_rows(path, layout, limit):
+        if isinstance(cells, Failure) or len(cells) < layout.columns:
+            continue  # no molecule of the corpus either
+        lines.append(number)
+        labels.append([_number(cells[place], f"{path} line {number}: {columns[place]}") for place in places])
+    return np.array(lines, np.int64), np.array(labels, np.float64).reshape(-1, len(names))
+
+
+def _number(cell: str, what: str) -> float:
+    """Number in a cell; NaN for an empty one."""
+    try:
+        value = float(cell.strip() or "nan")
+    except ValueError:
+        value = float("inf")
+    if np.isinf(value):
+        raise ValueError(f"{what} is {cell!r}, no number; correct it, or empty the cell to leave that label out.")
+    return value
+
+
+def split_smi(text: str) -> Optional[Tuple[str, str]]:
+    """(SMILES, name or "") of one line of a .smi file; None for a blank line and a "#" comment."""
+    words = text.split(None, 1)
+    if not words or words[0].startswith("#"):
+        return None
+    return words[0], words[1].strip() if len(words) > 1 else ""
+
+
+def is_smiles_header(word: str) -> bool:
+    """Test if a column, or the first word of a .smi file, names SMILES below it."""
+    return word.strip().lower() in _SMILES_COLUMNS
+
+
+def find_columns(columns: Sequence[str], path: PathLike, smiles_column: Optional[str] = None) -> Tuple[int, int]:
+    """Places of the SMILES and of the name among the columns of a table; -1 for no name.
+
+    Raises:
+        ValueError: there is no such column of SMILES; names the columns there are.
+    """
+    lower = [column.strip().lower() for column in columns]
+    if smiles_column is None:
+        smiles_place = _place(_SMILES_COLUMNS, lower)
+    else:
+        smiles_place = _place([smiles_column], columns)
+    if smiles_place < 0:
+        asked = "no column named smiles" if smiles_column is None else f"no column {smiles_column!r}"
+        raise ValueError(f"{path} has {asked}; pass smiles_column, one of: {', '.join(columns)}.")
+    return smiles_place, _place(_NAME_COLUMNS, lower)
+
+
+def _place(names: Sequence[str], columns: Sequence[str]) -> int:
+    """Index of the first of the names that is there; -1 if none is."""
+    return next((columns.index(name) for name in names if name in columns), -1)

@@ -71,7 +71,7 @@ def test_official_splits_of_the_archive(tmp_path, capsys):
     )
     store = load_store(data, 5.0)
     output = capsys.readouterr().out
-    assert "split 04 is left out" in output and "frame 1 is in the training part, too" in output
+    assert "split 04 is left out" in output and "frame 1 is in the training split, too" in output
     assert "split 05 is left out" in output and "names frames other than 0 to 39" in output
     items = split_items(store, data)
     assert [len(items[part]) for part in ("train", "validation", "test")] == [15, 5, 10]

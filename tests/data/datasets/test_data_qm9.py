@@ -10,7 +10,7 @@ import pytest
 from rdkit import Chem
 from rdkit.Chem import rdDistGeom
 
-from ipu_chem.data.datasets import load_dataset, qm9, qm9_files
+from ipu_chem.data.datasets import load_dataset, qm9
 from ipu_chem.data.molecule import decode_texts
 
 # Any molecules will do for the reader; these are in no particular order, as gdb9.sdf's are.
@@ -206,7 +206,7 @@ def test_published_targets():
 
 
 def test_download(made, tmp_path, monkeypatch):
-    monkeypatch.setattr(qm9_files, "_ARCHIVE", "http://127.0.0.1:9/qm9.zip")
+    monkeypatch.setattr(qm9, "_ARCHIVE", "http://127.0.0.1:9/qm9.zip")
     with pytest.raises(ValueError, match=r"qm9: http.*qm9.zip cannot be downloaded.*put it at .*/qm9.zip, or pass"):
         load_dataset("qm9", cache=tmp_path)
     with zipfile.ZipFile(tmp_path / "qm9.zip", "w") as archive:  # fetched by hand, and put there

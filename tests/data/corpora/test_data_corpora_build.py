@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from ipu_chem.data.corpora import build, lines, load_corpus
+from ipu_chem.data.corpora import build, load_corpus
+from ipu_chem.data.files import table as lines
 from ipu_chem.data.molecule import decode_text
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 CHUNK = 20
 COUNT = 600
 # A build that pauses in the middle, so that it is not over before it is stopped however busy the machine is.
@@ -21,7 +22,8 @@ COUNT = 600
 CODE = """
 import signal, sys, time
 signal.signal(signal.SIGINT, signal.default_int_handler)
-from ipu_chem.data.corpora import build, lines, load_corpus
+from ipu_chem.data.corpora import build, load_corpus
+from ipu_chem.data.files import table as lines
 def paused(*arguments):
     for index, chunk in enumerate(lines.read_chunks(*arguments)):
         if index == 12:

@@ -10,13 +10,13 @@ from ogb_folders import made_up, needs_ogb, write
 from support import CHAINS
 
 from ipu_chem.config import DataConfig
-from ipu_chem.data.corpora.labels import load_labelled_dataset
+from ipu_chem.data.corpora.labels import load_labeled_dataset
 from ipu_chem.data.datasets import DATASETS, load_dataset, ogb
 from ipu_chem.data.molecule import decode_texts
 from ipu_chem.tasks.splits import split_items
 
 pytestmark = needs_ogb
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 COUNTS = {  # molecules of the parts, and the first labels
     "ogbg-molesol": ([902, 113, 113], [-0.77, -3.3, -2.06]),
     "ogbg-molfreesolv": ([513, 64, 65], [-11.01, -4.87, 1.83]),
@@ -48,7 +48,7 @@ def test_as_text_nothing_is_left_out_that_can_be_written(tmp_path):
     smiles = ["CCO", "C1CC", "CCN ", "[Na+].[Cl-]", "CCO", "CO", "CCF"]
     parts = {"train": [0, 1, 2], "valid": [3, 4], "test": [5, 6]}
     made_up(tmp_path / "raw", smiles, [1, 0, 1, 0, 0, "nan", 0], parts)
-    store = load_labelled_dataset("ogbg-molbbbp", str(tmp_path / "raw"), str(tmp_path / "cache"), workers=1)
+    store = load_labeled_dataset("ogbg-molbbbp", str(tmp_path / "raw"), str(tmp_path / "cache"), workers=1)
     assert decode_texts(store, "smiles") == ["CCO", "CCN", "[Cl-].[Na+]", "CCO", "CCF"]
     assert store["y"][:, 0].tolist() == [1, 1, 0, 0, 0] and store["official"].tolist() == [0, 0, 3, 3, 1]
     assert store.info["left out"] == {"without label": 1, "no SELFIES": 1} and store.info["name"] == "ogbg-molbbbp"
@@ -79,7 +79,7 @@ def test_the_official_parts_are_the_splits(tmp_path):
             "test.csv.gz names molecules other than 0",
         ),
         (lambda raw: write(raw / "split/scaffold/test.csv.gz", [[1.5]]), "names molecules other than 0 to 71"),
-        (lambda raw: write(raw / "split/scaffold/test.csv.gz", [[i] for i in range(72)]), "is in a part already"),
+        (lambda raw: write(raw / "split/scaffold/test.csv.gz", [[i] for i in range(72)]), "is in a split already"),
         (lambda raw: write(raw / "mapping/mol.csv.gz", [["p_np", "mol_id"]]), "has no column named smiles"),
         (
             lambda raw: (raw / "mapping/mol.csv.gz").write_bytes(b"nonsense"),
@@ -124,7 +124,7 @@ def test_the_published_sets(shared_data, tmp_path, name):
 def test_published_molecules_in_3d_and_as_text(shared_data, tmp_path):
     store = load_dataset("ogbg-molesol", shared_data / "ogb", tmp_path, limit=40, workers=2, progress=False)
     assert len(store) + store.info["failures"]["count"] == 40 and len(store) > 36
-    text = load_labelled_dataset("ogbg-molesol", str(shared_data / "ogb"), str(tmp_path), workers=1)
+    text = load_labeled_dataset("ogbg-molesol", str(shared_data / "ogb"), str(tmp_path), workers=1)
     assert len(text) == 1128 and [int((text["official"] == part).sum()) for part in (0, 3, 1)] == [902, 113, 113]
     of_name = dict(zip(decode_texts(text, "smiles"), text["y"][:, 0]))
     assert all(of_name[one] == y for one, y in zip(decode_texts(store, "smiles"), store["y"][:, 0]))
@@ -148,7 +148,7 @@ def test_pickles_beside_the_raw_files_are_not_read(tmp_path):
     for shortcut in (tmp_path / "raw/processed/data_processed", tmp_path / "raw/split/scaffold/split_dict.pt"):
         shortcut.parent.mkdir(exist_ok=True)
         shortcut.write_bytes(b"not read")
-    with pytest.raises(ValueError, match="split_dict.pt may run code when it is read; delete it, the parts are in"):
+    with pytest.raises(ValueError, match="split_dict.pt may run code when it is read; delete it, the splits are in"):
         load_dataset("ogbg-molbbbp", tmp_path / "raw", tmp_path / "cache", progress=False)
     shortcut.unlink()
     assert len(DATASETS["ogbg-molbbbp"].table(tmp_path / "raw", tmp_path).y) == len(CHAINS)

@@ -114,4 +114,4 @@ def test_real_frames(shared_data, tmp_path):
     assert len(coupled) == 1000 and coupled["y"][0, 0] / KCAL_PER_MOL == pytest.approx(-97089.0709, abs=1e-4)
     for one in (store, coupled):
         found = check_energy_forces(one)
-        assert 0.9 < found.slope < 1.1 and found.net < 1e-3
+        assert 0.9 < found.ratio < 1.1 and found.net < 1e-3

@@ -16,7 +16,7 @@ from ipu_chem.data.selfies.dialect import to_version_1, to_version_2, without_st
 from ipu_chem.data.selfies.saved import read_tokenizer, tokenizer_from_huggingface
 from ipu_chem.data.selfies.symbols import is_symbol, split_symbols
 from ipu_chem.data.selfies.tokens import Tokenizer
-from tests.data.test_data_selfies_tokens import ASPIRIN, corpus_store
+from tests.data.selfies.test_data_selfies_tokens import ASPIRIN, corpus_store
 
 selfies = pytest.importorskip("selfies")
 

@@ -10,7 +10,7 @@ from ipu_chem.data.datasets import DATASETS, Dataset, load_dataset
 from ipu_chem.data.molecule import Molecule, decode_text, decode_texts, molecules_to_store
 from ipu_chem.data.neighbors import radius_edges
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 SMALL = dict(limit=60, min_element_count=2, workers=2, progress=False)
 
 

@@ -1,12 +1,13 @@
-"""The text of a large file, plain or packed, line after line, as far as it is whole."""
+"""Text of a file, plain or compressed; of a large one line after line, as far as it is whole."""
 
+import gzip
 import io
 import zipfile
 import zlib
 from pathlib import Path
 from typing import IO, Any, Iterator, cast
 
-from ipu_chem.data.files import open_bytes, plain_suffix
+from packing.files import PathLike
 
 SUFFIXES = (".csv", ".tsv", ".smi", ".txt")
 # What reading raises where a file is cut short or damaged.
@@ -14,6 +15,35 @@ DAMAGE = (EOFError, OSError, zlib.error, zipfile.BadZipFile)
 # A longer line is no molecule but a damaged file, and must not fill memory.
 LONGEST = 100_000
 _BUFFER = 1 << 16
+
+
+def existing_file(path: PathLike) -> Path:
+    """The path of a file that is there and not empty.
+
+    Raises:
+        ValueError: it is not.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"there is no file {path}.")
+    if path.stat().st_size == 0:
+        raise ValueError(f"{path} is empty.")
+    return path
+
+
+def plain_suffix(path: Path) -> str:
+    """Suffix in lower case, that before .gz for a gzipped file."""
+    return Path(path.stem if path.suffix == ".gz" else path.name).suffix.lower()
+
+
+def open_bytes(path: Path) -> IO[bytes]:
+    """Content of a plain or gzipped file."""
+    return cast(IO[bytes], gzip.open(path, "rb")) if path.suffix == ".gz" else open(path, "rb")
+
+
+def open_text(path: Path) -> IO[str]:
+    """Text of a plain or gzipped file, without the mark that some editors put before it."""
+    return io.TextIOWrapper(open_bytes(path), encoding="utf-8-sig", newline="")
 
 
 def text_suffix(path: Path) -> str:

@@ -3,10 +3,9 @@ import zipfile
 
 import pytest
 
-from ipu_chem.data.corpora import lines
-from ipu_chem.data.corpora.lines import Layout, parse, read_chunks, read_layout
-from ipu_chem.data.corpora.text_file import DAMAGE, LONGEST, count_lines
-from ipu_chem.data.smiles import Failure, read_smiles_file
+from ipu_chem.data.files import table as lines
+from ipu_chem.data.files.table import Failure, Layout, parse, read_chunks, read_layout, read_smiles_file
+from ipu_chem.data.files.text import DAMAGE, LONGEST, count_lines
 
 
 def read(path, limit=0, **options):

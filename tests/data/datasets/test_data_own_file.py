@@ -73,7 +73,7 @@ def test_a_run_takes_unit_and_kind_from_its_config(table, tmp_path, capsys):
         (dict(path="nowhere.csv"), "there is no file nowhere.csv"),
         (dict(target=""), "no labels to train on; name one with data.target"),
         (dict(target="logP"), r"has no column 'logP'; it has smiles, name, logS, pKa"),
-        (dict(target="name"), "line 2: a label is no number"),
+        (dict(target="name"), "line 2: name is .*, no number"),
         (
             dict(name="nci3d", path="", target="", unit="eV"),
             "data.unit, data.extensive and data.kind are for",

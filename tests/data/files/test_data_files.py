@@ -3,7 +3,7 @@ import gzip
 import numpy as np
 import pytest
 
-from ipu_chem.data.files import read_molecules, read_sdf, read_xyz
+from ipu_chem.data.files.structures import read_molecules, read_sdf, read_xyz
 
 XYZ = "3\nwater\nO 0 0 0.117\nH 0 0.757 -0.471\nH 0 -0.757 -0.471\n"
 EXTXYZ = XYZ.replace("water", 'Properties=species:S:1:pos:R:3 energy=-76.4 dipole="0 0 1.85" name=first pbc="F F F"')

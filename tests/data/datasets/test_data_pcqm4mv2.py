@@ -13,7 +13,7 @@ from rdkit import Chem
 from rdkit.Chem import AllChem
 
 from ipu_chem.config import DataConfig
-from ipu_chem.data.corpora.labels import load_labelled_dataset
+from ipu_chem.data.corpora.labels import load_labeled_dataset
 from ipu_chem.data.datasets import load_dataset, pcqm4mv2
 from ipu_chem.data.datasets.ogb import ogb_module
 from ipu_chem.data.datasets.pcqm4mv2 import load_split
@@ -74,7 +74,7 @@ def test_published_geometries_and_embedded_ones(tmp_path, kind):
     assert store.info["targets"] == [{"name": "homolumogap", "unit": "eV", "extensive": False}]
     assert "4 DFT, 2 ETKDGv3" in store.info["level"]
     first, second = store.info["notes"]
-    assert "the test of split=official is the official validation part" in first
+    assert "the test of split=official is the official validation split" in first
     assert "of the test molecules 0 have DFT's, of those that train 4" in second
     dft = load_dataset("pcqm4mv2", tmp_path, tmp_path / "cache", geometry="dft", progress=False)
     assert len(dft) == 4 and len(dft.info["notes"]) == 1
@@ -86,7 +86,7 @@ def test_published_geometries_and_embedded_ones(tmp_path, kind):
 
 def test_the_official_split_and_text(tmp_path):
     made_up(tmp_path)
-    store = load_labelled_dataset("pcqm4mv2", str(tmp_path), str(tmp_path / "cache"), workers=1)
+    store = load_labeled_dataset("pcqm4mv2", str(tmp_path), str(tmp_path / "cache"), workers=1)
     assert len(store) == 6 and store.info["left out"] == {"without label": 1, "no SELFIES": 0}
     split = split_items(store, DataConfig("pcqm4mv2", split="official", validation=1))
     assert split["test"].tolist() == [4, 5] and len(split["train"]) == 3 and len(split["validation"]) == 1
@@ -127,7 +127,7 @@ def test_files_that_are_missing_or_something_else(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="names row 8, but .*data.csv.gz has 7 rows; they do not belong together"):
         load_dataset("pcqm4mv2", tmp_path, tmp_path / "cache", progress=False)
     made_up(tmp_path, parts={"train": torch.arange(3)})
-    with pytest.raises(ValueError, match="split_dict.pt has no part 'valid'; it has train"):
+    with pytest.raises(ValueError, match="split_dict.pt has no split 'valid'; it has train"):
         load_dataset("pcqm4mv2", tmp_path, tmp_path / "cache", progress=False)
     monkeypatch.setattr(pcqm4mv2, "URL", "http://127.0.0.1:9/pcqm4m-v2.zip")
     with pytest.raises(ValueError, match="pcqm4mv2: http.*cannot be downloaded.*put it at .*/empty/pcqm4m-v2.zip"):

@@ -14,7 +14,7 @@ from ipu_chem.data.corpora.sources import Source
 from ipu_chem.data.molecule import decode_text, decode_texts
 from ipu_chem.data.selfies.tokens import Tokenizer
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 QUIET = dict(workers=1, progress=False)
 
 

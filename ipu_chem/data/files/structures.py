@@ -1,13 +1,12 @@
 """Molecules from 3D files: xyz, extxyz and ASE's data bases through ASE, SDF through RDKit."""
 
-import gzip
-import io
 import sqlite3
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Dict, Iterator, List, Optional, cast
+from typing import TYPE_CHECKING, Any, Dict, Iterator, List, Optional, cast
 
 import numpy as np
 
+from ipu_chem.data.files.text import existing_file, open_bytes, plain_suffix
 from ipu_chem.data.molecule import Molecule, checked, from_rdkit
 from packing.files import PathLike
 
@@ -205,32 +204,3 @@ def _label(values: Dict[str, Any], target: str, name: str) -> np.ndarray:
         except (TypeError, ValueError):
             raise ValueError(f"{name}: {key}={values[key]!r} is not a number.") from None
     return np.concatenate(labels)
-
-
-def existing_file(path: PathLike) -> Path:
-    """The path of a file that is there and not empty.
-
-    Raises:
-        ValueError: it is not.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise ValueError(f"there is no file {path}.")
-    if path.stat().st_size == 0:
-        raise ValueError(f"{path} is empty.")
-    return path
-
-
-def plain_suffix(path: Path) -> str:
-    """Suffix in lower case, that before .gz for a gzipped file."""
-    return Path(path.stem if path.suffix == ".gz" else path.name).suffix.lower()
-
-
-def open_bytes(path: Path) -> IO[bytes]:
-    """Content of a plain or gzipped file."""
-    return cast(IO[bytes], gzip.open(path, "rb")) if path.suffix == ".gz" else open(path, "rb")
-
-
-def open_text(path: Path) -> IO[str]:
-    """Text of a plain or gzipped file, without the mark that some editors put before it."""
-    return io.TextIOWrapper(open_bytes(path), encoding="utf-8-sig", newline="")

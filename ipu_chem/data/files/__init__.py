@@ -1,0 +1,1 @@
+"""Files of molecules: one reader of tables of SMILES, one of 3D structures."""
