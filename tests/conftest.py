@@ -14,6 +14,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 import pytest
 from hypothesis import settings
 from run_folders import make_run, text_run  # noqa: F401 (fixtures of all tests)
+from run_options import cache, make_config, options, text_options  # noqa: F401
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = Path(os.environ.get("IPU_CHEM_SHARED") or ROOT.parent / "shared")
