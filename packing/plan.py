@@ -242,6 +242,6 @@ def size_table(sizes: Union[np.ndarray, Mapping[str, np.ndarray]], budget: Budge
     return np.stack(columns, 1).astype(np.int32)
 
 
-def summarise(shares: Mapping[str, float]) -> str:
+def summarize(shares: Mapping[str, float]) -> str:
     """Shares as text: ``nodes 99.1 %, none 0.9 %``."""
     return ", ".join(f"{name} {share:.1%}" for name, share in shares.items())

@@ -24,7 +24,7 @@ for module in (importlib.import_module(f"ipu_chem.commands.{command}") for comma
         FLAGS |= {option.name for one in SETS for option in walk(one)}
 OTHERS = {"num-replicas", "nproc-per-node"}  # flags of poprun and torchrun
 SECTIONS = sorted({name.split(".")[0] for name in OPTIONS if "." in name} - {"torch"})
-NO_OPTIONS = {"data.csv"}  # a file
+NO_OPTIONS = {"data.csv", "model.float", "model.load_state_dict"}  # a file, methods
 
 
 def texts(file):
