@@ -94,10 +94,10 @@ def rungs_of(candidates: int, first: float, keep: int, eta: int = 0) -> List[Run
 
 def cost_of_rungs(rungs: Sequence[Rung]) -> Cost:
     """Cost of rungs if nothing diverges and runs are equally long, in runs, and that of all to the end."""
-    spent, before = 0.0, 0.0
-    for rung in rungs:
-        spent, before = spent + (rung.budget - before) * rung.candidates, rung.budget
-    return Cost(spent, float(rungs[0].candidates))
+    later = [rung.candidates for rung in rungs[1:]] + [0]
+    # Summed over those that end at a rung: no rounding lifts it above the full cost.
+    spent = sum(rung.budget * (rung.candidates - left) for rung, left in zip(rungs, later))
+    return Cost(float(spent), float(rungs[0].candidates))
 
 
 def cost(spent: Sequence[float], full: Sequence[float]) -> Cost:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from torch import nn
 
-from ipu_chem.config import RunConfig, from_dict
+from ipu_chem.config import ModelConfig, from_dict
 from ipu_chem.data.standardize import Standardizer
 from ipu_chem.metrics import Target
 from ipu_chem.models.base import GraphModel
@@ -33,8 +33,8 @@ class Physical(GraphModel):
         return ("gravity",) if options["gravity"] else ()
 
 
-def config(name: str, **model: Any) -> RunConfig:
-    return from_dict({"model": {"name": name, **model}, "data": {"name": "file", "path": "x.xyz", "target": "e"}})
+def options(name: str, **model: Any) -> ModelConfig:
+    return from_dict({"model": {"name": name, **model}}).model
 
 
 def scaled(unit: str, scale: float) -> Any:
@@ -61,7 +61,7 @@ OFF = {"use_zbl": False, "use_electrostatics": False, "use_dispersion": False}
 def test_energies_that_a_model_adds_are_scaled_to_its_predictions(name, switch):
     for unit, expected in (("eV", 0.5), ("meV", 5e-4)):
         targets, standardizer = scaled(unit, 0.5)
-        model = make_model(config(name), targets, standardizer=standardizer).model
+        model = make_model(options(name), 0, targets, standardizer=standardizer).model
         inner = getattr(model, "model", model)
         assert inner.energy_scale == pytest.approx(expected)
     targets, standardizer = scaled("Debye", 0.5)
@@ -69,5 +69,5 @@ def test_energies_that_a_model_adds_are_scaled_to_its_predictions(name, switch):
     with pytest.raises(
         ValueError, match=rf"adds energies of its own \(.*\) in eV, but e is in Debye; .*{terms} to false"
     ):
-        make_model(config(name), targets, standardizer=standardizer)
-    make_model(config(name, **switch), targets, standardizer=standardizer)
+        make_model(options(name), 0, targets, standardizer=standardizer)
+    make_model(options(name, **switch), 0, targets, standardizer=standardizer)
