@@ -49,6 +49,11 @@ def main(argv: Optional[List[str]] = None) -> int:
             return module.run(*arguments)
     except _USER_ERRORS as error:
         return _fail(error)
+    except ModuleNotFoundError as error:
+        library = (error.name or "").split(".")[0]
+        if library in ("", "ipu_chem", "packing"):
+            raise
+        return _fail(ValueError(f"{library} is not installed: `ipu-chem doctor` says how to get what is missing."))
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         return 130

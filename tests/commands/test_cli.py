@@ -183,6 +183,14 @@ def test_commands_without_their_run_say_so(tmp_path, capsys):
     assert "holds no run to resume" in fails(capsys, "train", "--resume", str(tmp_path))
 
 
+def test_a_library_that_is_missing_is_named(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "rdkit", None)
+    (tmp_path / "own.sdf").write_text("no structure\n")
+    options = ("--path", str(tmp_path / "own.sdf"), "--target", "e", "--cache", str(tmp_path))
+    printed = fails(capsys, "prepare", "--name", "file", *options)
+    assert printed == "ipu-chem: rdkit is not installed: `ipu-chem doctor` says how to get what is missing.\n"
+
+
 def test_doctor_names_what_is_missing(capsys):
     assert main(["doctor"]) == 0
     lines = capsys.readouterr().out.splitlines()
