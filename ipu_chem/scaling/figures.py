@@ -4,7 +4,7 @@ from typing import Any, Sequence, Tuple
 
 import numpy as np
 
-from ipu_chem.reports.figures import BLUE, GREY, colormap, figure_of, legend_beside, log_scale, shades, short, words_of
+from ipu_chem.reports.figures import BLUE, GRAY, colormap, figure_of, legend_beside, log_scale, shades, short, words_of
 from ipu_chem.scaling.broken_law import BrokenLaw
 from ipu_chem.scaling.frontier import frontier_of
 from ipu_chem.scaling.joint_law import JointLaw
@@ -56,7 +56,7 @@ def compute_frontier_figure(points: Sequence[Point]) -> Any:
     """Loss against FLOPs of all runs, and the frontier that no run lies below; see `check_loss`."""
     check_loss(points)
     figure, axis = figure_of(1, 1)
-    axis.scatter([p.flops for p in points], [p.loss for p in points], s=12, color=GREY, label="runs")
+    axis.scatter([p.flops for p in points], [p.loss for p in points], s=12, color=GRAY, label="runs")
     best = frontier_of(points)
     axis.plot([p.flops for p in best], [p.loss for p in best], color=BLUE, marker="o", markersize=4, label="frontier")
     for before, point in zip([None, *best], best):
@@ -79,7 +79,7 @@ def surface(points: Sequence[Point], law: JointLaw, data: str = "tokens") -> Any
     levels = np.unique([float(f"{level:.3g}") for level in np.geomspace(loss.min(), loss.max(), 10)])
     contours = left.contour(x, y, law(x[None], y[:, None]), levels=levels, cmap=colormap(), linewidths=1)
     left.clabel(contours, fontsize=6)
-    left.scatter(size, amount, s=12, color=GREY, label="runs")
+    left.scatter(size, amount, s=12, color=GRAY, label="runs")
     left.set(xscale="log", yscale="log", xlabel=_NAMES["parameters"], ylabel=_name(points, data))
     loss_name = words_of(points[0].loss_name)
     diagonal(right, law(size, amount), loss, "fitted", loss_name, law.r2)
@@ -125,7 +125,7 @@ def broken_figure(points: Sequence[Point], laws: Sequence[Tuple[int, BrokenLaw]]
 def diagonal(axis: Any, predicted: np.ndarray, true: np.ndarray, word: str, loss_name: str, r2: float) -> None:
     """Line of equal predicted and true values, with axes and R², to draw points over."""
     ends = [min(predicted.min(), true.min()), max(predicted.max(), true.max())]
-    axis.plot(ends, ends, color=GREY, linewidth=0.8)
+    axis.plot(ends, ends, color=GRAY, linewidth=0.8)
     axis.set(xlabel=f"{word} {loss_name}", ylabel=loss_name)
     axis.set_title(f"R² = {r2:.3f}", fontsize=8)
 

@@ -77,7 +77,7 @@ class TextPropertyTask(Task):
         if readout not in ("auto", *POOLINGS):
             raise ValueError(f"model.readout={readout!r}: choose one of auto, {', '.join(POOLINGS)}.")
         chemgpt, vocabulary = _earlier(config, state)
-        store = _labelled(config)
+        store = _labeled(config)
         targets = targets_of(store.info["targets"])
         if targets[0].extensive and readout not in ("auto", "sum"):
             raise ValueError(
@@ -261,7 +261,7 @@ def ended(ids: Ragged, eos_id: int) -> Ragged:
     return Ragged(values, ids.offsets)
 
 
-def _labelled(config: RunConfig) -> Store:
+def _labeled(config: RunConfig) -> Store:
     """A corpus store with the labels asked for, of a file or of a data set that is SMILES with labels."""
     data: DataConfig = config.data
     if is_smiles_table(data):
