@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 
 _ABOUT, _README, _WEIGHTS, _PROGRAM = "export.json", "README.md", "model.safetensors", "model.pt2"
 _UNDO = (
-    "value = scale * output + shift + the sum over atoms of shift_per_atom + element_values[z]; forces "
-    "are scale * output; of classes the probability is 1 / (1 + exp(-value))"
+    "value = scale * output + shift + the sum over atoms of shift_per_atom + element_values[z]; of classes the "
+    "probability is 1 / (1 + exp(-value))"
 )
 _INPUTS = {
     "z": "atomic numbers",

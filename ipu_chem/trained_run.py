@@ -25,7 +25,6 @@ from ipu_chem.data.molecule import molecules_to_store
 from ipu_chem.data.selfies.store import encode_known
 from ipu_chem.data.standardize import Standardizer
 from ipu_chem.data.structures import to_molecule
-from ipu_chem.metrics import Target
 from ipu_chem.tasks.base import Task
 from ipu_chem.tasks.evaluation import PerAtom, PerMolecule, predict, predict_split
 from ipu_chem.tasks.graphs import GraphTask, check_charges
@@ -118,11 +117,6 @@ class TrainedRun:
             )
         labels: Any = self.task.outputs[0]
         return labels.standardizer
-
-    @property
-    def targets(self) -> List[Target]:
-        """The T labels that `predict` gives; not forces, which are another output."""
-        return list(self.task.outputs[0].targets)
 
     @cached_property
     def model(self) -> nn.Module:
@@ -219,7 +213,7 @@ class TrainedRun:
             first = min(prepared.reasons)
             raise ValueError(f"molecule {first}: {prepared.reasons[first]}.")
         if prepared.loader is None:
-            return np.zeros((0, len(self.targets)))
+            return np.zeros((0, len(self.task.targets)))
         with self.backend() as backend:
             self.compile(backend, prepared.loader)
             standardized = predict_split(backend, prepared.loader)

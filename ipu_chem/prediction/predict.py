@@ -101,8 +101,8 @@ def _predict(run: TrainedRun, read: _Read, output: PathLike, strict: bool) -> Tu
     rows: Dict[int, Tuple[str, List[str], str]] = {}
     for item, values in zip(prepared.items.tolist(), run.predict(prepared)):
         rows[read.lines[item]] = read.names[item], [f"{value:.8g}" for value in values], ""
-    rows.update({one.line: (one.name, [""] * len(run.targets), one.reason) for one in refused})
-    units = [(target.name, "probability" if target.binary else target.unit) for target in run.targets]
+    rows.update({one.line: (one.name, [""] * len(run.task.targets), one.reason) for one in refused})
+    units = [(target.name, "probability" if target.binary else target.unit) for target in run.task.targets]
     with atomic_file(output, "w") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["line", "name", *(f"{name} ({unit})" if unit else name for name, unit in units), "reason"])

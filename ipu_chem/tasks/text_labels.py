@@ -248,7 +248,7 @@ def heavy_atoms_alike(heavy_atoms: np.ndarray) -> Ragged:
     """Atoms for a standardizer with references "none", which counts them and does not ask what they are.
 
     Extensive labels are shifted by so much for every heavy atom: a constant for every molecule would make two
-    molecules together differ from the sum of the two, and the number of symbols depends on how a molecule is written.
+    molecules together differ from the sum of the two, and the number of tokens depends on how a molecule is written.
     """
     offsets = np.append(0, np.cumsum(heavy_atoms, dtype=np.int64))
     return Ragged(np.zeros(offsets[-1], np.uint8), offsets)
