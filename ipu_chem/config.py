@@ -116,7 +116,7 @@ class ModelConfig(Chosen):
     Attributes:
         name: schnet, painn, spookynet or chemgpt, or package.module:Class of your own.
         readout: how atoms make up a molecule: sum, mean, or auto (sum for extensive targets, else mean). Of the
-            symbols of a chemgpt that learns labels also max, last or eos.
+            tokens of a chemgpt that learns labels also max, last or eos.
         filter: exact evaluates the filter network for every edge; table evaluates it on a grid of distances in every
             step, and edges read between its points, equal to float32's last digits; chebyshev reads by a matrix
             product; auto is table for schnet, exact for the others, and spookynet has no other.

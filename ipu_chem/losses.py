@@ -64,9 +64,9 @@ def token_cross_entropy(prediction: Tensor, labels: Tensor, weight: Tensor) -> T
     counts = weight > 0
     logits = keep(at_least_float32(prediction), counts.unsqueeze(-1))
     labels = keep(as_index(labels), counts)
-    symbols = torch.arange(logits.shape[-1], dtype=labels.dtype, device=logits.device)
+    tokens = torch.arange(logits.shape[-1], dtype=labels.dtype, device=logits.device)
     # By comparison, not by an index: the derivative of a gather scatters, one element at a time on an IPU.
-    of_label = keep(logits, symbols == labels.unsqueeze(-1)).sum(-1)
+    of_label = keep(logits, tokens == labels.unsqueeze(-1)).sum(-1)
     return (at_least_float32(weight) * (torch.logsumexp(logits, -1) - of_label)).sum()
 
 

@@ -1,4 +1,4 @@
-"""Packs into arrays of fixed shape: one vectorised gather per field, no Python per atom or token.
+"""Packs into arrays of fixed shape: one vectorized gather per field, no Python per atom or token.
 
 molecule     a a a b b . . .      the pack's nodes, dots are padding
 graph_ends   3 5 5 5              where each molecule ends, which is all that has to be said of it

@@ -194,12 +194,9 @@ class PackLoader(LabeledLoader):
         Args:
             store: molecules with the axes "nodes" and "edges" and the fields z, pos and edge_index; with the field
                 pos_int16 (`ipu_chem.data.fixed_point`) positions travel in 16 bits.
-            items: see `Loader`.
-            plan: see `Loader`.
+            items, plan, batching, world: see `Loader`.
             targets: [I, T] standardized targets of the whole store; NaN where a label is missing.
             budget: shape of a pack: nodes, graphs, and edges unless the device is to find them (`CompactNodePack`).
-            batching: see `Loader`.
-            world: see `Loader`.
             charges: the model takes charge and spin, fields of the store.
             forces: [total, 3] standardized forces on all atoms of the store, NaN where missing; None trains on none.
 

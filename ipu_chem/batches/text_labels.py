@@ -32,13 +32,11 @@ class TextPropertyLoader(LabeledLoader):
 
         Args:
             ids: values [total] integer in 0..vocab_size-1, tokens of every sequence, its begin and end included.
-            plan: see `Loader`.
             targets: [I, T] standardized targets of all sequences; NaN where a label is missing.
             budget: shape of a pack: tokens, and segments, the molecules that it holds at most.
-            batching: see `Loader`.
             vocab_size: V; decides how few bytes an id travels in.
             items: see `Loader`; None for all sequences.
-            world: see `Loader`.
+            plan, batching, world: see `Loader`.
 
         Raises:
             ValueError: plan, targets and split differ in length, the plan does not fit the budget, the budget does not

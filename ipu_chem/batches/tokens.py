@@ -30,12 +30,10 @@ class TokenLoader(Loader):
 
         Args:
             ids: values [total] integer in 0..vocab_size-1, tokens of every sequence.
-            plan: see `Loader`.
             budget: shape of a pack: tokens.
-            batching: see `Loader`.
             vocab_size: V; decides how few bytes an id travels in.
             items: see `Loader`; None for all sequences.
-            world: see `Loader`.
+            plan, batching, world: see `Loader`.
 
         Raises:
             ValueError: plan and split differ in length, the plan does not fit the budget, or an id is out of range.
@@ -54,7 +52,7 @@ class TokenLoader(Loader):
         arrays = collate_tokens((self.items[positions], offsets), self.budget, self.ids)
         # Labels there are those of the token that stands at the same place; a token predicts the next one's.
         labels = np.roll(arrays["labels"], -1, axis=1)
-        labels[:, -1] = IGNORE_LABEL  # not what rolled in from the front of the row
+        labels[:, -1] = IGNORE_LABEL  # not what rolled in from the front of the pack
         counts = labels != IGNORE_LABEL
         return TokenPack(
             ids=torch.from_numpy(arrays["input_ids"].astype(self._dtype)),

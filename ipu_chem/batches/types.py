@@ -90,30 +90,30 @@ def compact_kind(edges: bool = True, charges: bool = False, forces: bool = False
 
 
 class TokenPack(NamedTuple):
-    """B packs of S symbols: molecules written as text one after the other, padding at the end of every pack.
+    """B packs of S tokens: molecules written as text one after the other, padding at the end of every pack.
 
     Neither masks nor boundaries travel: positions that start again at 0 say where a molecule begins, and what
     follows the last molecule comes too late to be seen by any (`ipu_chem.models.chemgpt`).
     """
 
     # inputs
-    ids: Tensor  # [B, S] integer in 0..V-1, symbols
-    position_ids: Tensor  # [B, S] integer, place of each symbol in its molecule, from 0; 0 in padding
+    ids: Tensor  # [B, S] integer in 0..V-1, tokens
+    position_ids: Tensor  # [B, S] integer, place of each token in its molecule, from 0; 0 in padding
     # targets
-    labels: Tensor  # [B, S] integer in 0..V-1, the next symbol of the same molecule
-    weight: Tensor  # [B, S] float, 0 in padding and on last symbols; sums to 1 over an optimizer step
+    labels: Tensor  # [B, S] integer in 0..V-1, the next token of the same molecule
+    weight: Tensor  # [B, S] float, 0 in padding and on last tokens; sums to 1 over an optimizer step
 
     inputs = property(inputs_of)
     targets = property(targets_of)
 
 
 class TextPropertyPack(NamedTuple):
-    """B packs of S symbols with labels for each of at most M molecules, not for each symbol."""
+    """B packs of S tokens with labels for each of at most M molecules, not for each token."""
 
     # inputs
-    ids: Tensor  # [B, S] integer in 0..V-1, symbols
-    position_ids: Tensor  # [B, S] integer, place of each symbol in its molecule, from 0; 0 in padding
-    ends: Tensor  # [B, M] integer, symbols up to the end of each molecule; in padding those of the whole pack
+    ids: Tensor  # [B, S] integer in 0..V-1, tokens
+    position_ids: Tensor  # [B, S] integer, place of each token in its molecule, from 0; 0 in padding
+    ends: Tensor  # [B, M] integer, tokens up to the end of each molecule; in padding those of the whole pack
     # targets
     y: Tensor  # [B, M, T] float, standardized targets
     weight: Tensor  # [B, M, T] float, 0 in padding and for missing labels; sums to 1 over an optimizer step

@@ -89,7 +89,7 @@ def _print_counts(samples: "Samples", molecules: Sequence["Decoded"]) -> None:
     from ipu_chem.generation.molecules import count_reasons
 
     valid = [molecule.smiles for molecule in molecules if molecule.smiles]
-    print(f"generated    {len(molecules):,}, {int((~samples.finished).sum()):,} of them cut at the end of their row")
+    print(f"generated    {len(molecules):,}, {int((~samples.finished).sum()):,} of them cut at the most tokens allowed")
     print(f"valid        {len(valid):,}")
     for reason, count in count_reasons(molecules).items():
         print(f"             {count:,} {reason}")

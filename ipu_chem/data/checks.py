@@ -89,11 +89,7 @@ def check_forces(forces: np.ndarray, offsets: np.ndarray, names: Sequence[str]) 
 
 
 def check_electrons(
-    z: np.ndarray,
-    offsets: np.ndarray,
-    charge: Optional[np.ndarray],
-    spin: Optional[np.ndarray],
-    names: Sequence[str],
+    z: np.ndarray, offsets: np.ndarray, charge: Optional[np.ndarray], spin: Optional[np.ndarray], names: Sequence[str]
 ) -> None:
     """Check charges and unpaired electrons of many molecules at once.
 

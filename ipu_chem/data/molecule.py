@@ -83,7 +83,7 @@ def from_item(item: Any, name: str = "") -> Molecule:
 
     Args:
         item: z [n], pos [n, 3] in Å and, where known, y [T] or [1, T], or else energy; forces or force [n, 3], charge
-            and spin. Arrays or tensors.
+            and spin, whole numbers (those of each atom are left out). Arrays or tensors.
         name: of the molecule; empty takes the name of the item.
 
     Raises:
@@ -99,8 +99,13 @@ def from_item(item: Any, name: str = "") -> Molecule:
         if y.ndim > 2 or y.ndim == 2 and len(y) != 1:
             raise ValueError(f"{who}: y has shape {list(y.shape)}; labels of one molecule are [1, T] or [T].")
         y = y.astype(np.float64).reshape(-1)
-    electrons = [array_of(item, word) for word in ("charge", "spin")]
-    counts = [None if one is None else int(one.reshape(-1)[0]) for one in electrons]
+    counts: List[Optional[int]] = []
+    for word in ("charge", "spin"):
+        value = array_of(item, word)
+        # Those of atoms say nothing certain about the molecule.
+        counts.append(int(value.reshape(-1)[0]) if value is not None and value.size == 1 else None)
+        if counts[-1] is not None and value != counts[-1]:
+            raise ValueError(f"{who}: {word} is {value}; a molecule has a whole number of electrons.")
     return checked(z.reshape(-1), pos, y, who, array_of(item, "forces", "force"), *counts)
 
 

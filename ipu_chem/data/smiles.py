@@ -16,7 +16,7 @@ from ipu_chem.parallel import in_parallel
 
 # Attempts at an embedding, first from the distance bounds, then from random coordinates.
 _ATTEMPTS = (10, 20)
-_MINIMISER_STEPS = 1000
+_MINIMIZER_STEPS = 1000
 # kcal/mol/Å; a converged minimization ends below 0.03, a broken one (a straight angle) at thousands.
 _LARGEST_FORCE = 0.1
 # Below this many molecules, starting processes costs more than it gains.
@@ -75,8 +75,8 @@ def embed_smiles(
         properties = ChemicalForceFields.MMFFGetMoleculeProperties(mol, mmffVariant="MMFF94")
         field = ChemicalForceFields.MMFFGetMoleculeForceField(mol, properties)
         field.Initialize()
-        if field.Minimize(maxIts=_MINIMISER_STEPS) != 0:
-            raise ValueError(f"MMFF94 minimization not converged in {_MINIMISER_STEPS} steps")
+        if field.Minimize(maxIts=_MINIMIZER_STEPS) != 0:
+            raise ValueError(f"MMFF94 minimization not converged in {_MINIMIZER_STEPS} steps")
         # The minimizer also stops, and reports success, where an angle is straight and its gradient breaks down.
         force = float(np.abs(field.CalcGrad()).max())
         if not force <= _LARGEST_FORCE:

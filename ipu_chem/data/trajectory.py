@@ -77,9 +77,8 @@ def frames_to_store(
     factor: float,
     info: Mapping[str, Any],
     fields: Optional[Mapping[str, np.ndarray]] = None,
-    neutral: bool = True,
 ) -> Store:
-    """Frames as molecules.
+    """Frames as molecules, neutral and with all electrons paired.
 
     Args:
         frames: what they are.
@@ -87,7 +86,6 @@ def frames_to_store(
         factor: from the unit of the file to that of the store.
         info: what `Store.info` shall hold.
         fields: further fields with one row per frame.
-        neutral: they are known to be neutral, all electrons paired.
 
     Returns:
         As `arrays_to_store`, with forces, and old_indices [I] int64 where the file has them.
@@ -96,7 +94,7 @@ def frames_to_store(
         ValueError: a frame that no model can take.
     """
     count, atoms = frames.pos.shape[:2]
-    zeros = np.zeros(count, np.int64) if neutral else None
+    zeros = np.zeros(count, np.int64)  # neutral, all electrons paired
     more: Dict[str, np.ndarray] = dict(fields or {})
     if frames.old_indices is not None:
         more["old_indices"] = np.asarray(frames.old_indices, np.int64)

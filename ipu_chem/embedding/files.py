@@ -41,11 +41,7 @@ class Summary(NamedTuple):
 
 
 def embed_file(
-    embedder: Embedder,
-    source: PathLike,
-    output: PathLike,
-    smiles_column: Optional[str] = None,
-    progress: bool = True,
+    embedder: Embedder, source: PathLike, output: PathLike, smiles_column: Optional[str] = None, progress: bool = True
 ) -> Summary:
     """Embed every molecule of a file.
 

@@ -76,20 +76,20 @@ def write_samples(
     return {"samples": result}
 
 
-def known_molecules(task: Task, compared: int = COMPARED) -> Known:
+def known_molecules(task: Task) -> Known:
     """Training molecules of a run, and held-out ones: of the test split, or of the validation split without one."""
 
     def smiles(items: np.ndarray) -> List[str]:
         return [decode_text(task.store, "smiles", item) for item in items.tolist()]
 
     split = next((name for name in ("test", "validation") if len(task.items[name])), "")
-    reference = smiles(some(task.items[split], compared)) if split else []
+    reference = smiles(some(task.items[split])) if split else []
     return Known(split, smiles(task.items["train"]), reference)
 
 
-def some(items: Any, count: int = COMPARED) -> Any:
-    """At most ``count`` items of a list or array, in their order, drawn with a fixed seed: files are often sorted."""
-    if len(items) <= count:
+def some(items: Any) -> Any:
+    """At most `COMPARED` items of a list or array, in their order, drawn with a fixed seed: files are often sorted."""
+    if len(items) <= COMPARED:
         return items
-    chosen = np.sort(np.random.default_rng(0).choice(len(items), count, replace=False))
+    chosen = np.sort(np.random.default_rng(0).choice(len(items), COMPARED, replace=False))
     return items[chosen] if isinstance(items, np.ndarray) else [items[index] for index in chosen]

@@ -1,9 +1,9 @@
-"""Attention of packed molecules: who sees whom, where a symbol stands, and the sum over what is seen.
+"""Attention of packed molecules: who sees whom, where a token stands, and the sum over what is seen.
 
 Rotary positions are those of J. Su et al., "RoFormer", 2021: products of queries and keys then depend on distances
 alone. The form here is made of operators that IPUs have; a backend may put its own in its place.
 
-Shapes: B packs, S symbol slots, F features, H heads, D = F / H.
+Shapes: B packs, S token slots, F features, H heads, D = F / H.
 """
 
 from typing import Callable, Optional, Tuple
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ipu_chem.models.layers import at_least_float32
 
-# Added to scores of symbols out of sight: large enough that their share is exactly 0, small enough to be a number.
+# Added to scores of tokens out of sight: large enough that their weight is exactly 0, small enough to be a number.
 _OUT_OF_SIGHT = -1.0e9
 _OUT_OF_SIGHT_HALF = -1.0e4
 _ROTARY_BASE = 10_000.0
@@ -111,7 +111,7 @@ def rotate(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
 
 
 def attention_mask(position_ids: Tensor, dtype: torch.dtype, window: int = 0) -> Tensor:
-    """Mask that is added to scores so that a symbol sees itself and the earlier ones of its molecule.
+    """Mask that is added to scores so that a token sees itself and the earlier ones of its molecule.
 
     Symbol i's molecule begins at slot i - position_ids[i]. Padding at the end of a pack comes after every
     molecule, so none sees it, whatever its positions are; it sees itself at least, so no share is 0 / 0.
@@ -119,7 +119,7 @@ def attention_mask(position_ids: Tensor, dtype: torch.dtype, window: int = 0) ->
     Args:
         position_ids: [B, S], 0 or more, as `as_index` gives it.
         dtype: of the mask.
-        window: symbols that are seen, itself included; 0 is all.
+        window: tokens that are seen, itself included; 0 is all.
 
     Returns:
         [B, 1, S, S], 0 where query i (third axis) sees key j (last axis), a large negative number elsewhere. What

@@ -1,4 +1,4 @@
-"""ChemGPT: the next symbol of molecules written as text, from a decoder on packs of many molecules.
+"""ChemGPT: the next token of molecules written as text, from a decoder on packs of many molecules.
 
 N. C. Frey et al., "Neural scaling of deep chemical models", Nature Machine Intelligence 5, 2023; the layers are
 those of GPT-Neo (S. Black et al., 2021), whose weights fit tensor by tensor (`ipu_chem.models.gpt_neo`). Sizes by
@@ -6,7 +6,7 @@ name are the published ones: scores are not scaled and heads are narrow. For siz
 what later work found better: scaled scores, heads 32 wide; rotary positions and maximal update parametrization
 (G. Yang et al., "Tensor Programs V", 2022) are options.
 
-Shapes: B packs, S symbol slots, V symbols of the vocabulary, F features, H heads.
+Shapes: B packs, S token slots, V tokens of the vocabulary, F features, H heads.
 """
 
 from typing import Any, Dict, List, Optional
@@ -25,7 +25,7 @@ _STD = 0.02
 
 
 class ChemGPT(Model):
-    """Logits of the symbol that follows each symbol of packed molecules."""
+    """Logits of the token that follows each token of packed molecules."""
 
     def __init__(
         self,
@@ -45,17 +45,17 @@ class ChemGPT(Model):
 
         Args:
             size: one of `SIZES`, as published: sets the width, 16 heads and unscaled scores. Empty: the numbers below.
-            vocab_size: V, symbols that there are.
-            max_positions: symbols of the longest molecule.
+            vocab_size: V, tokens that there are.
+            max_positions: tokens of the longest molecule.
             hidden_features: F; a named size has its own.
             num_layers: of attention and feed-forward.
             num_heads: H; 0 is 16 for a named size, else as many as leave heads of 32 features or more.
             scale_attention: divide scores by the root of a head's width, as most models do and GPT-Neo does not.
                 None divides unless the size is named.
-            tie_embeddings: the head's weight is the symbols' embedding. In a pipeline the last stage then returns to
+            tie_embeddings: the head's weight is the tokens' embedding. In a pipeline the last stage then returns to
                 the first IPU; a head with a weight of its own saves that way, and V is small.
-            positions: "learned", or "rope" for rotary ones, by which symbols know distances only.
-            local_window: symbols that the second, fourth, ... layer sees, GPT-Neo has 256; 0 is all.
+            positions: "learned", or "rope" for rotary ones, by which tokens know distances only.
+            local_window: tokens that the second, fourth, ... layer sees, GPT-Neo has 256; 0 is all.
             mup_base_width: F at which a learning rate was found, for this F to train alike at it: weights, scores
                 and logits are scaled by how much wider this model is, and so must be learning rates
                 (`learning_rate_multipliers`). 0 is off.
@@ -116,8 +116,8 @@ class ChemGPT(Model):
             Layer(hidden_features, num_heads, scale, bool(local_window) and index % 2 == 1, is_rotary, width)
             for index in range(num_layers)
         )
-        symbols = self.embedding.wte.weight
-        self.head = Head(symbols if tie_embeddings else nn.Parameter(torch.empty_like(symbols)), 1.0 / width)
+        tokens = self.embedding.wte.weight
+        self.head = Head(tokens if tie_embeddings else nn.Parameter(torch.empty_like(tokens)), 1.0 / width)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -149,7 +149,7 @@ class ChemGPT(Model):
         return multipliers
 
     def blocks(self) -> List[str]:
-        """See `Model.blocks`; the first and the last share the symbols' embedding if it is tied."""
+        """See `Model.blocks`; the first and the last share the tokens' embedding if it is tied."""
         return ["embedding"] + [f"layers.{i}" for i in range(len(self.layers))] + ["head"]
 
     def forward(self, ids: Tensor, position_ids: Tensor) -> Tensor:
@@ -160,14 +160,14 @@ class ChemGPT(Model):
             position_ids: [B, S] integer, counting from 0 in every molecule and below `max_positions`.
 
         Returns:
-            [B, S, V] logits of the next symbol, float32 at least; finite but without meaning in padding.
+            [B, S, V] logits of the next token, float32 at least; finite but without meaning in padding.
 
         Numbers out of range, as padding may hold, are read as 0: a check would have to wait for the device.
         """
         return self.head(self._layers_of(ids, position_ids))
 
     def features(self, ids: Tensor, position_ids: Tensor) -> Tensor:
-        """Arguments of `forward` -> [B, S, F], every symbol after the last normalization: what embeddings pool."""
+        """Arguments of `forward` -> [B, S, F], every token after the last normalization: what embeddings pool."""
         return self.head.ln_f(self._layers_of(ids, position_ids))
 
     def _layers_of(self, ids: Tensor, position_ids: Tensor) -> Tensor:
@@ -178,7 +178,7 @@ class ChemGPT(Model):
 
 
 def width_of(size: str, hidden_features: int) -> int:
-    """Features of a symbol: those of a named size, else as given.
+    """Features of a token: those of a named size, else as given.
 
     Raises:
         ValueError: there is no size of that name, or no such width.

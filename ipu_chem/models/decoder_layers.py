@@ -1,6 +1,6 @@
 """Parts of a decoder of molecules as text: embedding, layers, head; each a block that a pipeline may begin with.
 
-Shapes: B packs, S symbol slots, V symbols of the vocabulary, F features, H heads.
+Shapes: B packs, S token slots, V tokens of the vocabulary, F features, H heads.
 """
 
 from typing import Dict, Tuple
@@ -49,7 +49,7 @@ class Embedding(nn.Module):
         position_ids = _within(position_ids, self.max_positions)
         x, rotation = self.embed(ids, position_ids)
         masks = [attention_mask(position_ids, x.dtype)]
-        if 0 < self.window < ids.shape[1]:  # else no symbol is further away
+        if 0 < self.window < ids.shape[1]:  # else no token is further away
             masks.append(attention_mask(position_ids, x.dtype, self.window))
         return (x, *masks, *rotation)
 
@@ -62,7 +62,7 @@ class Embedding(nn.Module):
 
 
 class Feedforward(nn.Module):
-    """Two layers on every symbol, four times as wide in between."""
+    """Two layers on every token, four times as wide in between."""
 
     def __init__(self, hidden_features: int) -> None:
         super().__init__()
@@ -115,7 +115,7 @@ class Head(nn.Module):
     def __init__(self, weight: nn.Parameter, multiplier: float = 1.0) -> None:
         super().__init__()
         self.ln_f = LayerNorm(weight.shape[1])
-        self.weight = weight  # [V, F]; the symbols' embedding itself when tied
+        self.weight = weight  # [V, F]; the tokens' embedding itself when tied
         self.multiplier = multiplier
 
     def forward(self, x: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
-"""One symbol at a time: keys and values of earlier symbols are kept, in buffers whose shapes never change.
+"""One token at a time: keys and values of earlier tokens are kept, in buffers whose shapes never change.
 
-Shapes: B molecules, P places in the buffers, V symbols of the vocabulary, H heads, D features of a head.
+Shapes: B molecules, P places in the buffers, V tokens of the vocabulary, H heads, D features of a head.
 """
 
 from typing import NamedTuple, Tuple
@@ -25,7 +25,7 @@ def new_cache(model: ChemGPT, rows: int, positions: int = 0) -> Cache:
     Args:
         model: that will decode.
         rows: B, 1 or more.
-        positions: P, symbols of the longest molecule; 0 takes `max_positions`. Fewer are faster.
+        positions: P, tokens of the longest molecule; 0 takes `max_positions`. Fewer are faster.
 
     Raises:
         ValueError: the model has not so many positions, or there are no rows.
@@ -45,14 +45,14 @@ def new_cache(model: ChemGPT, rows: int, positions: int = 0) -> Cache:
 
 @torch.no_grad()
 def decode_step(model: ChemGPT, ids: Tensor, position: Tensor, cache: Cache) -> Tensor:
-    """Logits of the next symbol, equal to those of `model.forward` on all symbols so far.
+    """Logits of the next token, equal to those of `model.forward` on all tokens so far.
 
     Args:
         model: whose numbers are float32 or float64.
-        ids: [B] int64, the symbols that stand at ``position``.
-        position: [] int64, the same for all molecules, below P; 0 for their first symbols. Places before it must
+        ids: [B] int64, the tokens that stand at ``position``.
+        position: [] int64, the same for all molecules, below P; 0 for their first tokens. Places before it must
             have been decoded with this cache; what stands behind it does not matter, so a cache may be used again.
-        cache: of B rows; keys and values of these symbols are written into it.
+        cache: of B rows; keys and values of these tokens are written into it.
 
     Returns:
         [B, V], float32 at least.

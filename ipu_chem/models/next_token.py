@@ -1,4 +1,4 @@
-"""A language model as a device runs it: logits in training, one number per symbol in evaluation."""
+"""A language model as a device runs it: logits in training, one number per token in evaluation."""
 
 import torch
 from torch import Tensor
@@ -13,13 +13,13 @@ class NextToken(Wrapper):
     def forward(self, ids: Tensor, position_ids: Tensor) -> Tensor:
         """ids, position_ids [B, S] integer -> in training logits [B, S, V]; else [B, S], log-likelihood in nats.
 
-        That of a slot is of the symbol in the next slot; where nothing follows in the same molecule (its last symbol,
+        That of a slot is of the token in the next slot; where nothing follows in the same molecule (its last token,
         padding) it means nothing.
         """
         logits = self.model(ids, position_ids)
         if self.training:
             return logits
         following = as_index(torch.cat([ids[:, 1:], ids[:, :1]], 1))
-        symbols = torch.arange(logits.shape[-1], dtype=following.dtype, device=logits.device)
+        tokens = torch.arange(logits.shape[-1], dtype=following.dtype, device=logits.device)
         # By comparison, as the loss does it (`token_cross_entropy`).
-        return keep(logits, symbols == following.unsqueeze(-1)).sum(-1) - torch.logsumexp(logits, -1)
+        return keep(logits, tokens == following.unsqueeze(-1)).sum(-1) - torch.logsumexp(logits, -1)

@@ -1,12 +1,12 @@
-"""One vector for each molecule of a pack of text, out of one vector for each of its symbols.
+"""One vector for each molecule of a pack of text, out of one vector for each of its tokens.
 
-    symbols    < C O > < N > . .     < and > mark begin and end of a molecule, dots are padding
+    tokens     < C O > < N > . .     < and > mark begin and end of a molecule, dots are padding
     ends       4 7 7                 tokens up to the end of each molecule; in padding those of the whole pack
     counted    0 1 1 0 0 1 0 0 0     marks are left out unless asked for
 
-Means, maxima and sums run over a molecule's symbols, not over the marks that all molecules have: what stands at the
+Means, maxima and sums run over a molecule's tokens, not over the marks that all molecules have: what stands at the
 first has seen nothing but itself. ``special_tokens`` counts them all the same, as other programs do. Two kinds read
-one place that has seen the whole molecule: "last", its last symbol, was trained to tell that the molecule is complete;
+one place that has seen the whole molecule: "last", its last token, was trained to tell that the molecule is complete;
 "eos", the mark of its end, was never asked for anything, but the mark is always the same, so that vectors differ only
 in what was seen, and linear models learn properties better from them. Means and sums are better than both.
 
@@ -31,11 +31,11 @@ def pool(features: Tensor, ends: Tensor, kind: str = "mean", special_tokens: boo
     Args:
         features: [B, S, F] of tokens; anything in padding.
         ends: [B, M] integer, tokens up to the end of each molecule; in padding those of the whole pack.
-        kind: one of `POOLINGS`: mean, maximum or sum over the symbols, or the vector of the last one or of the end.
+        kind: one of `POOLINGS`: mean, maximum or sum over the tokens, or the vector of the last one or of the end.
         special_tokens: count the first and the last token too, the marks of begin and end, in means, maxima and sums.
 
     Returns:
-        [B, M, F], float32 at least; exactly 0 in padding and for molecules without a symbol.
+        [B, M, F], float32 at least; exactly 0 in padding and for molecules without a token.
 
     Raises:
         ValueError: unknown kind.

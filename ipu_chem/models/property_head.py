@@ -12,7 +12,7 @@ from ipu_chem.models.pooling import PooledChemGPT, pool, real_molecules
 
 
 class PropertyHead(nn.Module):
-    """Normalization, pooling and two layers; for sums the layers come first, so that symbols add up."""
+    """Normalization, pooling and two layers; for sums the layers come first, so that tokens add up."""
 
     def __init__(self, ln_f: nn.Module, features: int, num_targets: int, kind: str) -> None:
         super().__init__()
@@ -54,7 +54,7 @@ class ChemGPTProperty(PooledChemGPT):
         Args:
             chemgpt: trained, or with fresh weights.
             num_targets: T.
-            pooling: one of `ipu_chem.models.pooling.POOLINGS`; "sum" adds up a value of every symbol, the others
+            pooling: one of `ipu_chem.models.pooling.POOLINGS`; "sum" adds up a value of every token, the others
                 predict from one vector of the molecule. "auto": sum for extensive targets, else mean.
             extensive: whether targets grow with the molecule.
             freeze: train the head alone.

@@ -126,8 +126,8 @@ def build_language_model(name: str, vocab_size: int, max_positions: int, **sizes
 
     Args:
         name: one of `LANGUAGE_MODELS`.
-        vocab_size: symbols of the vocabulary.
-        max_positions: symbols of the longest molecule.
+        vocab_size: tokens of the vocabulary.
+        max_positions: tokens of the longest molecule.
         **sizes: of the model's constructor.
 
     Raises:
@@ -139,7 +139,7 @@ def build_language_model(name: str, vocab_size: int, max_positions: int, **sizes
 
 
 def parameters_without_embeddings(model: "nn.Module") -> int:
-    """N of scaling laws: parameters, except rows of symbols, places and elements, read or predicted."""
+    """N of scaling laws: parameters, except rows of tokens, places and elements, read or predicted."""
     from torch import nn
 
     from ipu_chem.models.decoder_layers import Head

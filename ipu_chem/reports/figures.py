@@ -8,7 +8,7 @@ import numpy as np
 
 from packing.files import PathLike, atomic_file
 
-BLUE, ORANGE, GREY = "#3a80c1", "#d9822b", "#8f8f8f"
+BLUE, ORANGE, GRAY = "#3a80c1", "#d9822b", "#8f8f8f"
 _PALETTE = (BLUE, "#3f9b4f", "#8c5fbf", "#c0486b", "#7a6a3c", "#1f9e9e", "#b05c1f")
 
 
@@ -32,7 +32,7 @@ def figure_of(rows: int, columns: int) -> Any:
 
 
 def colors(count: int) -> List[str]:
-    """Different colors, as many as asked; orange and grey are left for baselines and backgrounds."""
+    """Different colors, as many as asked; orange and gray are left for baselines and backgrounds."""
     if count <= len(_PALETTE):
         return list(_PALETTE[:count])
     import matplotlib
@@ -49,10 +49,10 @@ def shades(count: int, first: str = BLUE, last: str = ORANGE) -> List[str]:
 
 
 def colormap(first: str = BLUE, last: str = ORANGE) -> Any:
-    """From one color over grey to the other."""
+    """From one color over gray to the other."""
     from matplotlib.colors import LinearSegmentedColormap
 
-    return LinearSegmentedColormap.from_list("ipu_chem", [first, GREY, last])
+    return LinearSegmentedColormap.from_list("ipu_chem", [first, GRAY, last])
 
 
 def legend_beside(axis: Any, title: str = "", **options: Any) -> None:

@@ -5,7 +5,7 @@ from typing import Any, List, Mapping, Sequence, Tuple
 import numpy as np
 
 from ipu_chem.metrics import FORCES
-from ipu_chem.reports.figures import BLUE, GREY, ORANGE, colors, figure_of, legend_beside, log_scale
+from ipu_chem.reports.figures import BLUE, GRAY, ORANGE, colors, figure_of, legend_beside, log_scale
 from packing import PackingPlan
 
 _BINS = np.linspace(0.0, 1.0, 41)  # of probabilities
@@ -30,7 +30,7 @@ def learning_figure(run: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -
     names, ylabel = _validated(run)
     train = [row for row in rows if row["kind"] == "train" and row.get("loss") is not None]
     evaluated = [row for row in rows if row["kind"] == "validation"]
-    left.plot([row["step"] for row in train], [row["loss"] for row in train], color=GREY, linewidth=0.8, label="steps")
+    left.plot([row["step"] for row in train], [row["loss"] for row in train], color=GRAY, linewidth=0.8, label="steps")
     if "targets" not in run:
         left.set(ylabel="loss (nats per token)")
         _metrics(left, evaluated, {"validation": "nats_per_token"}, run)
@@ -105,7 +105,7 @@ def parity_figure(target: Mapping[str, Any], split: str, label: np.ndarray, pred
     left.scatter(label[shown], prediction[shown], s=9, alpha=0.5, color=BLUE, edgecolors="none")
     if len(label):
         ends = [min(label.min(), prediction.min()), max(label.max(), prediction.max())]
-        left.plot(ends, ends, color=GREY, linewidth=0.8)
+        left.plot(ends, ends, color=GRAY, linewidth=0.8)
         spread = float(np.square(label - label.mean()).sum())
         r2 = 1 - float(np.square(error).sum()) / spread if spread > 0 else np.nan
         left.set_title(f"R² = {r2:.4f}, MAE = {np.abs(error).mean():.3g} {target['unit']}", fontsize=10)
@@ -131,10 +131,10 @@ def class_figure(name: str, split: str, label: np.ndarray, probability: np.ndarr
     if positive.any() and not positive.all():
         false, true, _ = roc_curve(positive, probability)
         left.plot(false, true, color=BLUE, label=f"area {auc(false, true):.3f}")
-    left.plot([0, 1], [0, 1], color=GREY, linewidth=0.8, label="chance")
+    left.plot([0, 1], [0, 1], color=GRAY, linewidth=0.8, label="chance")
     left.set(xlabel="false positive rate (fraction)", ylabel="true positive rate (fraction)", aspect="equal")
     left.set_title(f"{name}, {split} split", fontsize=10)
-    for value, color in ((False, GREY), (True, ORANGE)):
+    for value, color in ((False, GRAY), (True, ORANGE)):
         mine = probability[positive == value]
         right.hist(mine, bins=_BINS, color=color, alpha=0.6, label=f"{name} = {int(value)}: {len(mine):,}")
     right.set(xlabel=f"probability of {name} = 1 (fraction)", ylabel="number of molecules")

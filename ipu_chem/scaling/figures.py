@@ -4,7 +4,7 @@ from typing import Any, Sequence, Tuple
 
 import numpy as np
 
-from ipu_chem.reports.figures import BLUE, GREY, colormap, figure_of, legend_beside, log_scale, shades, short, words_of
+from ipu_chem.reports.figures import BLUE, GRAY, colormap, figure_of, legend_beside, log_scale, shades, short, words_of
 from ipu_chem.scaling.broken_law import BrokenLaw
 from ipu_chem.scaling.frontier import frontier_of
 from ipu_chem.scaling.joint_law import JointLaw
@@ -19,10 +19,10 @@ _NAMES = {
 }
 
 
-def loss_over(points: Sequence[Point], over: str, law: bool = True) -> Any:
+def loss_over(points: Sequence[Point], over: str) -> Any:
     """Loss against parameters, for each amount of data, or against tokens or molecules, for each size.
 
-    Points are means over seeds with their range; with ``law``, of 3 sizes or more, the line is their power law.
+    Points are means over seeds with their range; the line of 3 sizes or more is their power law.
 
     Raises:
         ValueError: ``over`` is none of these, or the points do not make one study; see `check_comparable`.
@@ -37,7 +37,7 @@ def loss_over(points: Sequence[Point], over: str, law: bool = True) -> Any:
         line = [point for point in points if getattr(point, each) == value]
         label = f"{short(value)} {each}"
         x = np.array(sorted({getattr(point, over) for point in line}), np.float64)
-        if law and len(x) >= 3:
+        if len(x) >= 3:
             fitted = fit_power_law(line, over, draws=1)  # intervals are not shown
             axis.plot(x, fitted(x), color=color, linewidth=1)
             label += f": exponent {fitted.beta.value:.3f}, R² {fitted.r2:.3f}"
@@ -45,10 +45,10 @@ def loss_over(points: Sequence[Point], over: str, law: bool = True) -> Any:
         means = np.array([np.mean(group) for group in losses])
         spread = [means - [min(group) for group in losses], [max(group) for group in losses] - means]
         # Rounding may put a mean of equal losses beyond them.
-        style = {"color": color, "marker": "o", "markersize": 4, "linestyle": "none" if law and len(x) >= 3 else "-"}
+        style = {"color": color, "marker": "o", "markersize": 4, "linestyle": "none" if len(x) >= 3 else "-"}
         axis.errorbar(x, means, np.maximum(spread, 0), linewidth=1, label=label, **style)
     logarithmic(axis, _name(points, over), words_of(points[0].loss_name))
-    legend_beside(axis, "lines: power laws" if law else "")
+    legend_beside(axis, "lines: power laws")
     return figure
 
 
@@ -56,7 +56,7 @@ def compute_frontier_figure(points: Sequence[Point]) -> Any:
     """Loss against FLOPs of all runs, and the frontier that no run lies below; see `check_loss`."""
     check_loss(points)
     figure, axis = figure_of(1, 1)
-    axis.scatter([p.flops for p in points], [p.loss for p in points], s=12, color=GREY, label="runs")
+    axis.scatter([p.flops for p in points], [p.loss for p in points], s=12, color=GRAY, label="runs")
     best = frontier_of(points)
     axis.plot([p.flops for p in best], [p.loss for p in best], color=BLUE, marker="o", markersize=4, label="frontier")
     for before, point in zip([None, *best], best):
@@ -68,19 +68,19 @@ def compute_frontier_figure(points: Sequence[Point]) -> Any:
     return figure
 
 
-def surface(points: Sequence[Point], law: JointLaw, data: str = "tokens") -> Any:
+def surface(points: Sequence[Point], law: JointLaw) -> Any:
     """Lines of equal loss of L(N, D) with its runs, and fitted losses against theirs; see `check_comparable`."""
     check_comparable(points)
     figure, (left, right) = figure_of(1, 2)
     size = np.array([p.parameters for p in points], np.float64)
-    amount = np.array([getattr(p, data) for p in points], np.float64)
+    amount = np.array([p.tokens for p in points], np.float64)
     loss = np.array([p.loss for p in points])
     x, y = (np.geomspace(values.min() / 1.5, values.max() * 1.5, 60) for values in (size, amount))
     levels = np.unique([float(f"{level:.3g}") for level in np.geomspace(loss.min(), loss.max(), 10)])
     contours = left.contour(x, y, law(x[None], y[:, None]), levels=levels, cmap=colormap(), linewidths=1)
     left.clabel(contours, fontsize=6)
-    left.scatter(size, amount, s=12, color=GREY, label="runs")
-    left.set(xscale="log", yscale="log", xlabel=_NAMES["parameters"], ylabel=_name(points, data))
+    left.scatter(size, amount, s=12, color=GRAY, label="runs")
+    left.set(xscale="log", yscale="log", xlabel=_NAMES["parameters"], ylabel=_name(points, "tokens"))
     loss_name = words_of(points[0].loss_name)
     diagonal(right, law(size, amount), loss, "fitted", loss_name, law.r2)
     right.scatter(law(size, amount), loss, s=14, color=BLUE, label="runs")
@@ -125,7 +125,7 @@ def broken_figure(points: Sequence[Point], laws: Sequence[Tuple[int, BrokenLaw]]
 def diagonal(axis: Any, predicted: np.ndarray, true: np.ndarray, word: str, loss_name: str, r2: float) -> None:
     """Line of equal predicted and true values, with axes and R², to draw points over."""
     ends = [min(predicted.min(), true.min()), max(predicted.max(), true.max())]
-    axis.plot(ends, ends, color=GREY, linewidth=0.8)
+    axis.plot(ends, ends, color=GRAY, linewidth=0.8)
     axis.set(xlabel=f"{word} {loss_name}", ylabel=loss_name)
     axis.set_title(f"R² = {r2:.3f}", fontsize=8)
 

@@ -66,9 +66,9 @@ class Replicates:
         """
         several = self.counts[self.group] > 1
         if several.any():
-            centre, counts = self.means(values), self.counts[self.group][several]
-            noise = (values - centre)[several] * np.sqrt(counts / (counts - 1))
-            return centre, noise, int(several.sum() - (self.counts > 1).sum())
+            center, counts = self.means(values), self.counts[self.group][several]
+            noise = (values - center)[several] * np.sqrt(counts / (counts - 1))
+            return center, noise, int(several.sum() - (self.counts > 1).sum())
         degrees = len(values) - parameters
         if degrees < 1:
             raise ValueError(
@@ -80,9 +80,9 @@ class Replicates:
 
     def resample(self, values: np.ndarray, fitted: np.ndarray, parameters: int, draws: int, seed: int) -> "Resampled":
         """Bootstrap over seeds: ``draws`` samples of the losses with other noise; see `noise`."""
-        centre, noise, degrees = self.noise(values, fitted, parameters)
+        center, noise, degrees = self.noise(values, fitted, parameters)
         drawn = np.random.default_rng(seed).integers(0, len(noise), (draws, len(values)))
-        return Resampled(centre + noise[drawn], degrees)
+        return Resampled(center + noise[drawn], degrees)
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ class Resampled:
 def fit(
     law: Law, start: np.ndarray, values: np.ndarray, delta: float, limits: Optional[np.ndarray] = None, most: int = 100
 ) -> Tuple[np.ndarray, np.ndarray]:
-    """Minimise the sum of Huber's loss of logarithms, by Levenberg and Marquardt with the analytic Jacobian.
+    """Minimize the sum of Huber's loss of logarithms, by Levenberg and Marquardt with the analytic Jacobian.
 
     Rows are independent: several starts for one data set, or one start for each of many.
 

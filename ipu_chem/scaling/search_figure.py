@@ -45,7 +45,7 @@ def options_of(names: Sequence[str]) -> Optional[Tuple[str, Dict[str, str]]]:
 
 
 def _curves(axis: Any, result: Result) -> None:
-    """Chosen candidates in shades of blue, the others of grey, diverged ones dotted; early evaluations are lines."""
+    """Chosen candidates in shades of blue, the others of gray, diverged ones dotted; early evaluations are lines."""
     kept = set(result.kept)
     diverged = {row.name for row in result.rows if row.status == "diverged"}
     styles = {  # last drawn is on top

@@ -92,10 +92,7 @@ class Calculator(AseCalculator):
         return changes + ["initial_charges"] * (self._charges_of(atoms) != self._charges)
 
     def calculate(
-        self,
-        atoms: Any = None,
-        properties: Optional[List[str]] = None,
-        system_changes: List[str] = all_changes,
+        self, atoms: Any = None, properties: Optional[List[str]] = None, system_changes: List[str] = all_changes
     ) -> None:
         """See ASE's; every call computes energy and forces.
 

@@ -207,10 +207,7 @@ class GraphTask(Task):
 
 
 def outputs_of(
-    config: RunConfig,
-    targets: List[Target],
-    standardizer: Optional[Standardizer] = None,
-    forces: Optional[bool] = None,
+    config: RunConfig, targets: List[Target], standardizer: Optional[Standardizer] = None, forces: Optional[bool] = None
 ) -> List[Any]:
     """`Labels`, and `Forces` where the run learns them or ``forces`` says so."""
     weight = config.force_share or 0.5

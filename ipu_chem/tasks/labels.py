@@ -62,11 +62,7 @@ class Labels(Output):
     known: KnownLabels
 
     def __init__(
-        self,
-        targets: List[Target],
-        loss_name: str,
-        standardizer: Optional[Standardizer] = None,
-        weight: float = 1.0,
+        self, targets: List[Target], loss_name: str, standardizer: Optional[Standardizer] = None, weight: float = 1.0
     ) -> None:
         """Bind targets to their standardization, see the class."""
         self.targets = targets

@@ -117,13 +117,7 @@ class LanguageTask(Task):
 
     def loader(self, split: str) -> TokenLoader:
         return TokenLoader(
-            self.ids,
-            self.plans[split],
-            self.budget,
-            self.batching,
-            self.vocab_size,
-            self.items[split],
-            self.world,
+            self.ids, self.plans[split], self.budget, self.batching, self.vocab_size, self.items[split], self.world
         )
 
     def random_loader(
@@ -275,5 +269,5 @@ def start_from(model: nn.Module, tokenizer: Tokenizer, folder: str) -> None:
     weights, wanted = earlier.model.state_dict(), model.state_dict()
     rows = "embedding.wpe.weight"
     if rows in weights and rows in wanted and len(weights[rows]) > len(wanted[rows]):
-        weights[rows] = weights[rows][: len(wanted[rows])]  # positions that no row has
+        weights[rows] = weights[rows][: len(wanted[rows])]  # positions that no packed sequence has
     load_weights(model, weights, folder)

@@ -24,7 +24,7 @@ def task_of(config: RunConfig) -> Type[Task]:
     """The class of the task that the options ask for.
 
     A graph model learns labels of molecules in 3D. A model of text learns labels where data.target names any or the
-    data set is SMILES with labels, else the next symbol.
+    data set is SMILES with labels, else the next token.
 
     Raises:
         ValueError: there is no such model.

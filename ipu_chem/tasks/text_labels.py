@@ -77,7 +77,7 @@ class TextPropertyTask(Task):
         if readout not in ("auto", *POOLINGS):
             raise ValueError(f"model.readout={readout!r}: choose one of auto, {', '.join(POOLINGS)}.")
         chemgpt, vocabulary = _earlier(config, state)
-        store = _labelled(config)
+        store = _labeled(config)
         targets = targets_of(store.info["targets"])
         if targets[0].extensive and readout not in ("auto", "sum"):
             raise ValueError(
@@ -248,7 +248,7 @@ def heavy_atoms_alike(heavy_atoms: np.ndarray) -> Ragged:
     """Atoms for a standardizer with references "none", which counts them and does not ask what they are.
 
     Extensive labels are shifted by so much for every heavy atom: a constant for every molecule would make two
-    molecules together differ from the sum of the two, and the number of symbols depends on how a molecule is written.
+    molecules together differ from the sum of the two, and the number of tokens depends on how a molecule is written.
     """
     offsets = np.append(0, np.cumsum(heavy_atoms, dtype=np.int64))
     return Ragged(np.zeros(offsets[-1], np.uint8), offsets)
@@ -261,7 +261,7 @@ def ended(ids: Ragged, eos_id: int) -> Ragged:
     return Ragged(values, ids.offsets)
 
 
-def _labelled(config: RunConfig) -> Store:
+def _labeled(config: RunConfig) -> Store:
     """A corpus store with the labels asked for, of a file or of a data set that is SMILES with labels."""
     data: DataConfig = config.data
     if is_smiles_table(data):

@@ -35,7 +35,7 @@ TRAIN = np.arange(0, 150)
 
 
 @pytest.mark.parametrize("references", ["none", "atoms", "linear", None])
-def test_standardised_training_labels_are_of_order_one(references):
+def test_standardized_training_labels_are_of_order_one(references):
     standardizer = Standardizer.fit(STORE, TRAIN, references)
     y = standardizer.apply(STORE.ragged("z").take(TRAIN), STORE["y"][TRAIN])
     np.testing.assert_allclose(np.sqrt(np.nanmean(y**2, axis=0)), 1, rtol=1e-9)

@@ -25,7 +25,7 @@ def tokenizer() -> Tokenizer:
 
 
 def random_model(vocab_size=12, max_positions=24, seed=0) -> ChemGPT:
-    """A model whose next symbol depends on all before it."""
+    """A model whose next token depends on all before it."""
     torch.manual_seed(seed)
     model = ChemGPT(
         size="", vocab_size=vocab_size, max_positions=max_positions, hidden_features=32, num_layers=2, num_heads=2

@@ -46,7 +46,7 @@ def _(compact, wrong):
 
 
 @mutation(
-    "atoms of other molecules are neighbours",
+    "atoms of other molecules are neighbors",
     "ipu_chem.models.device_edges",
     tests="tests/models/test_device_edges.py::test_edges_are_the_hosts_edges",
 )

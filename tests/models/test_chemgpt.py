@@ -216,8 +216,8 @@ def reference(model: ChemGPT, symbols: np.ndarray) -> np.ndarray:
     weights = {name: value.detach().numpy() for name, value in model.state_dict().items()}
 
     def normalized(x, name):
-        centred = x - x.mean()
-        return centred / np.sqrt((centred**2).mean() + 1e-5) * weights[name + ".weight"] + weights[name + ".bias"]
+        centered = x - x.mean()
+        return centered / np.sqrt((centered**2).mean() + 1e-5) * weights[name + ".weight"] + weights[name + ".bias"]
 
     def gelu(x):
         return 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))

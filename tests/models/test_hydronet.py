@@ -43,9 +43,9 @@ def energy_by_hand(state, z, pos, source, target):
     def activation(x):
         return functional.softplus(x) - math.log(2)
 
-    centres = state["basis_expansion.offset"]
+    centers = state["basis_expansion.offset"]
     distance = (pos[source] - pos[target]).norm(dim=1)
-    basis = torch.exp(-0.5 / (centres[1] - centres[0]) ** 2 * (distance[:, None] - centres) ** 2)
+    basis = torch.exp(-0.5 / (centers[1] - centers[0]) ** 2 * (distance[:, None] - centers) ** 2)
     wave = 0.5 * (torch.cos(distance * math.pi / CUTOFF) + 1)
     h = state["atom_embedding.weight"][z]
     for block in (f"interactions.{number}" for number in range(BLOCKS)):

@@ -65,7 +65,7 @@ def test_a_diverged_run_is_the_worst_and_says_so(value):
 
 
 def test_the_interval_covers_the_mean_of_correlated_losses():
-    """Nominal 95 %: neighbours that are alike make independent resampling cover far less."""
+    """Nominal 95 %: neighbors that are alike make independent resampling cover far less."""
     rng = np.random.default_rng(0)
     covered, naive = 0, 0
     for draw in range(200):
@@ -79,7 +79,7 @@ def test_the_interval_covers_the_mean_of_correlated_losses():
     assert covered >= 170 > naive + 15
 
 
-def test_bootstrap_is_seeded_and_centred():
+def test_bootstrap_is_seeded_and_centered():
     rng = np.random.default_rng(1)
     losses = np.linspace(3, 1, 400) + rng.normal(0, 0.1, 400)
     assert tail_mean(losses, seed=3) == tail_mean(losses, seed=3) != tail_mean(losses, seed=4)

@@ -61,7 +61,7 @@ def predictions(task, weights=None):
 
 
 @pytest.mark.parametrize("name", ["painn", "schnet"])
-def test_a_run_on_forces_begins_with_what_a_run_on_energies_has_learnt(frames, name, tmp_path):
+def test_a_run_on_forces_begins_with_what_a_run_on_energies_has_learned(frames, name, tmp_path):
     first = from_dict(with_options(frames, model={"name": name}))
     train(first)
     tensors, state = load_checkpoint(tmp_path / "first" / "checkpoints" / "best.safetensors")

@@ -55,5 +55,5 @@ def test_the_order_of_symbols_helps_the_pairs():
 def test_an_id_beyond_the_vocabulary_is_refused():
     with pytest.raises(ValueError, match="from 3 to 9, but vocab_size is 9"):
         unigram_nats(ragged([[1, 3, 2]]), ragged([[1, 3, 9]]), 9)
-    with pytest.raises(ValueError, match="no symbol to count"):
+    with pytest.raises(ValueError, match="no token to count"):
         bigram_nats(ragged([[1]]), ragged([[1, 2]]), 5)

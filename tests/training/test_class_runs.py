@@ -1,4 +1,4 @@
-"""Runs that learn classes, of graphs and of text: learnt, measured, predicted, reported, and what is refused."""
+"""Runs that learn classes, of graphs and of text: learned, measured, predicted, reported, and what is refused."""
 
 import csv
 import json
@@ -39,7 +39,7 @@ def class_options(request, options, text_options, tmp_path):
     return made
 
 
-def test_a_class_is_learnt_measured_predicted_and_reported(class_options, tmp_path, capsys):
+def test_a_class_is_learned_measured_predicted_and_reported(class_options, tmp_path, capsys):
     pytest.importorskip("matplotlib")
     class_options["training"]["report"] = True
     result = train(from_dict(class_options))
@@ -102,7 +102,7 @@ def test_what_cannot_work_is_refused_in_one_sentence(class_options, changed, wor
     assert not Path(class_options["out"]).exists()
 
 
-def test_classes_and_numbers_are_not_learnt_together(options, make_config):
+def test_classes_and_numbers_are_not_learned_together(options, make_config):
     from ipu_chem.metrics import Target
     from ipu_chem.tasks.labels import check_classes
 
@@ -114,7 +114,7 @@ def test_classes_and_numbers_are_not_learnt_together(options, make_config):
 
 @needs_ogb
 @pytest.mark.parametrize("model", ["schnet", "chemgpt"])
-def test_a_set_by_name_is_learnt_by_graphs_and_by_text(options, text_options, tmp_path, model, monkeypatch, capsys):
+def test_a_set_by_name_is_learned_by_graphs_and_by_text(options, text_options, tmp_path, model, monkeypatch, capsys):
     made_up(tmp_path / "raw")
     published = {"rocauc_p_np": {"somebody": 0.6}}
     monkeypatch.setitem(ogb.SETS, "ogbg-molbbbp", ogb.SETS["ogbg-molbbbp"]._replace(published=published))

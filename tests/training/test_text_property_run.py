@@ -1,4 +1,4 @@
-"""Runs that learn labels of molecules as text: labels of the right molecules, learnt, resumed, measured, predicted."""
+"""Runs that learn labels of molecules as text: labels of the right molecules, learned, resumed, measured, predicted."""
 
 import csv
 import gzip
@@ -81,8 +81,8 @@ def test_it_learns_labels_that_grow_and_labels_that_do_not(property_options, ext
     assert run["kind"] == "text property" and [one["name"] for one in run["targets"]] == target.split(",")
     for name in target.split(","):
         for kind in ("mae", "rmse"):
-            learnt, simple = (run[key]["test"][f"{kind}_{name}_u"] for key in ("results", "baseline"))
-            assert learnt < 0.5 * simple, name
+            learned, simple = (run[key]["test"][f"{kind}_{name}_u"] for key in ("results", "baseline"))
+            assert learned < 0.5 * simple, name
     losses = [row for row in rows_of(Path(property_options["out"]) / "metrics.csv") if row["kind"] == "train"]
     assert np.mean([float(row["loss"]) for row in losses[-4:]]) < 0.3 * float(losses[0]["loss"])
 

@@ -95,7 +95,7 @@ class Processes:
 
     @contextmanager
     def among_computing(self) -> Iterator[None]:
-        """Around computing that also hears from the others (`torch_fsdp`): other errors stay what they are."""
+        """Around computing that also hears from the others (`Shards`): other errors stay what they are."""
         try:
             yield
         except RuntimeError as error:

@@ -63,12 +63,7 @@ def corpus_of(chunks: Sequence[Chunk], stereo: bool = True) -> Store:
 
 
 def corpus_info(
-    name: str,
-    source: str,
-    licence: str,
-    citation: Sequence[str],
-    versions: Dict[str, str],
-    options: Dict[str, Any],
+    name: str, source: str, licence: str, citation: Sequence[str], versions: Dict[str, str], options: Dict[str, Any]
 ) -> Dict[str, Any]:
     """Entries of a corpus's info beside those that `assemble` has counted."""
     return {

@@ -1,4 +1,4 @@
-"""The corpora that have a name: where their file lies or is downloaded from, their licence, and what to cite."""
+"""The corpora that have a name: where their file lies or is downloaded from, their license, and what to cite."""
 
 import os
 from pathlib import Path

@@ -110,6 +110,6 @@ def known_options(what: str, function: Callable[..., Any], options: Dict[str, An
 
 
 def nearest(word: str, words: Any) -> str:
-    """A question after a word that is likely misspelt: " (did you mean ...?)"; empty if nothing is near."""
+    """A question after a word that is likely misspelled: " (did you mean ...?)"; empty if nothing is near."""
     close = difflib.get_close_matches(word, list(words), 1)
     return f" (did you mean {close[0]!r}?)" if close else ""

@@ -40,11 +40,7 @@ def inputs(path: Optional[Path], cache: Path, subset: Optional[str] = None) -> D
 
 
 def prepare(
-    path: Optional[Path],
-    cache: Path,
-    subset: Optional[str] = None,
-    limit: Optional[int] = None,
-    progress: bool = True,
+    path: Optional[Path], cache: Path, subset: Optional[str] = None, limit: Optional[int] = None, progress: bool = True
 ) -> Store:
     """Read clusters, the smallest first; 10,000 of them take about a second.
 

@@ -11,13 +11,7 @@ from typing import Any, Dict, List, NamedTuple, Optional
 import numpy as np
 
 from ipu_chem.data.datasets.info import check_limit, failures_info, target_info
-from ipu_chem.data.datasets.rmd17 import (
-    MOST_TRAINING,
-    check_formula,
-    check_molecule_name,
-    find_npz,
-    molecule_of,
-)
+from ipu_chem.data.datasets.rmd17 import MOST_TRAINING, check_formula, check_molecule_name, find_npz, molecule_of
 from ipu_chem.data.download import download, unpack
 from ipu_chem.data.trajectory import Frames, frames_to_store, read_frames
 from ipu_chem.units import KCAL_PER_MOL

@@ -13,15 +13,7 @@ from typing import IO, Deque, Iterator, List, NamedTuple, Optional, Sequence, Tu
 
 import numpy as np
 
-from ipu_chem.data.files.text import (
-    DAMAGE,
-    LONGEST,
-    existing_file,
-    open_lines,
-    plain_suffix,
-    read_lines,
-    text_suffix,
-)
+from ipu_chem.data.files.text import DAMAGE, LONGEST, existing_file, open_lines, plain_suffix, read_lines, text_suffix
 from packing.files import PathLike
 
 # Lines encoded at once: about a second of one core, which is what a kill costs each of them.

@@ -25,7 +25,7 @@ class ChemGPTTokenizer(Tokenizer):
 
     Attributes:
         stereo: the vocabulary has no chirality, directed bonds and isotopes. "drop" leaves them out, as the training
-            data did: [C@@H1] and [/C] are [C] (`selfies_dialect.without_stereo`). "error" refuses the molecule.
+            data did: [C@@H1] and [/C] are [C] (`dialect.without_stereo`). "error" refuses the molecule.
         fragments: the vocabulary has no dot. "error" refuses a molecule that has one, "largest" encodes its fragment
             of most symbols (the first of several), "map" reads the dot as [UNK], as the published tokenizer does.
     """
@@ -54,9 +54,7 @@ class ChemGPTTokenizer(Tokenizer):
 
         Args:
             path: the file, or the folder that holds it.
-            unknown: see `Tokenizer`.
-            stereo: see `ChemGPTTokenizer`.
-            fragments: see `ChemGPTTokenizer`.
+            unknown, stereo, fragments: see `Tokenizer` and `ChemGPTTokenizer`.
 
         Raises:
             ValueError: there is no such file, or it is another tokenizer.

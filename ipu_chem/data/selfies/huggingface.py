@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 _FILE = "tokenizer.json"
 _PLAIN = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
-# What `selfies_dialect.without_stereo` does, as replacements by nothing inside of a symbol.
+# What `dialect.without_stereo` does, as replacements by nothing inside of a symbol.
 _WITHOUT_STEREO = (
     r"(?<=\[)(?:[-/\\]{2}(?=Ring)|[/\\](?=[A-Z0-9]))",  # directions of bonds
     r"(?<=[BCNOSPFI]|Cl|Br)@{1,2}(?:H\d)?(?=\])",  # chirality of an uncharged organic atom, with its hydrogens

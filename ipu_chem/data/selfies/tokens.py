@@ -174,7 +174,7 @@ class Tokenizer:
         return self._join(kept)
 
     def save_huggingface(self, folder: PathLike) -> None:
-        """Write the files that transformers' ``AutoTokenizer`` loads, with the same ids (`selfies_huggingface`)."""
+        """Write the files that transformers' ``AutoTokenizer`` loads, with the same ids (see `huggingface`)."""
         from ipu_chem.data.selfies.huggingface import write_tokenizer
 
         write_tokenizer(self, folder)

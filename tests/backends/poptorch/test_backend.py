@@ -200,8 +200,8 @@ def test_wide_dtypes_travel_narrow(poptorch: Any) -> None:
     backend, expected = PopTorchBackend(), make("torch")
     backend.compile(small_schnet(), mse, ADAMW, BATCHING, wide)
     torch.testing.assert_close(backend.train_step(wide, 1e-3), expected.train_step(packs, 1e-3), rtol=0, atol=1e-6)
-    travelled = backend._training._compiled_args[0]
-    assert travelled.z.dtype == travelled.edge_index.dtype == torch.int32 and travelled.y.dtype == torch.float32
+    traveled = backend._training._compiled_args[0]
+    assert traveled.z.dtype == traveled.edge_index.dtype == torch.int32 and traveled.y.dtype == torch.float32
 
 
 def test_program_options_are_what_was_asked_for(poptorch: Any, tmp_path: Any) -> None:

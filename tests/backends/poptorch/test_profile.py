@@ -134,7 +134,7 @@ def test_tied_weights_stay_tied_and_count_once() -> None:
     ids = torch.zeros(1, 16, dtype=torch.int32)
     blocks = profile_blocks(Program(model, token_cross_entropy), TokenPack(ids, ids, ids, torch.ones(1, 16)))
     assert sum(block.parameters for block in blocks) == sum(parameter.numel() for parameter in model.parameters())
-    assert blocks[-1].parameters == 2 * 8  # the last normalisation; the tied weight is the embedding's
+    assert blocks[-1].parameters == 2 * 8  # the last normalization; the tied weight is the embedding's
 
 
 @pytest.mark.parametrize(
@@ -170,7 +170,7 @@ def test_chemgpt_layers_are_the_closed_form(size: str, tokens: int, weights: str
     layer = blocks[1]
     assert layer.parameters == 12 * hidden**2 + 10 * hidden
     if weights == "float32":
-        # Inputs and results of two normalisations with mean and deviation, query, key, value and what was seen;
+        # Inputs and results of two normalizations with mean and deviation, query, key, value and what was seen;
         # the wide features before and behind their activation; a share for every pair.
         kept = 4 * ((4 + 4 + 8) * tokens * hidden + 4 * tokens + heads * tokens**2)
         assert layer.activation_bytes == kept

@@ -28,7 +28,7 @@ def chemgpt_workload(size: str, tokens: int = 128, tied: bool = True) -> Workloa
 
 
 def graph_config(name: str, batching: Batching, nodes: int = 36, **sizes: Any) -> RunConfig:
-    """A model in the sizes of the published IPU SchNet study, with 28 neighbours of every atom."""
+    """A model in the sizes of the published IPU SchNet study, with 28 neighbors of every atom."""
     usual = dict(hidden_features=100, num_filters=100, num_interactions=4)
     model = ModelConfig(**model_values(name, **{**usual, **sizes}))
     return RunConfig(pack=PackConfig(nodes=nodes, edges=28 * nodes, graphs=8), model=model, batching=batching)

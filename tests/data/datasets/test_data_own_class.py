@@ -85,9 +85,15 @@ def test_half_precision_and_charges():
     ]
 
 
+def test_charges_of_atoms_are_not_the_molecules():
+    store = load_own("mine:partial", lambda: [water(0, charge=torch.tensor([-0.8, 0.4, 0.4]), spin=0)], {})
+    assert "charge" not in store and store["spin"].tolist() == [0]
+
+
 @pytest.mark.parametrize(
     "make, words",
     [
+        (lambda: [water(0, charge=0.5)], "mine:set 0: charge is 0.5; a molecule has a whole number of electrons"),
         (lambda: FakeDataset(num_graphs=2), "needs z .n. and pos .n, 3.; this Data has edge_index, x, y"),
         (lambda: [Data(z=Z.float(), pos=POS)], "mine:set 0: atomic numbers are integers, not float32"),
         (lambda: [water(0, y=torch.zeros(2, 3))], "y has shape .2, 3.; labels of one molecule are"),

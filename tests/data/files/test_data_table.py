@@ -77,7 +77,7 @@ def test_cells_with_line_breaks(tmp_path):
 
 
 @pytest.mark.parametrize("chunk", [1, 2, 1000])
-def test_a_stray_quote_costs_no_neighbour(tmp_path, monkeypatch, chunk):
+def test_a_stray_quote_costs_no_neighbor(tmp_path, monkeypatch, chunk):
     monkeypatch.setattr(lines, "CHUNK", chunk)
     path = tmp_path / "a.csv"
     path.write_text('smiles,name\nC,1/2" pipe\nCC,two\nCCC,1/4" pipe\n"CCCC,three\nO,four\nN,five\nOO,six\nNN,seven\n')

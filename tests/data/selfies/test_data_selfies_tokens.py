@@ -205,8 +205,8 @@ def test_other_files_are_no_tokenizers(tmp_path, text):
 
 def test_incomplete_descriptions_are_refused(tokenizer):
     whole = tokenizer.to_dict()
-    with pytest.raises(ValueError, match="unknown entries.*colour"):
-        tokenizer_from_dict({**whole, "colour": 1})
+    with pytest.raises(ValueError, match="unknown entries.*color"):
+        tokenizer_from_dict({**whole, "color": 1})
     with pytest.raises(ValueError, match="unknown='maybe' is none of error, map"):
         tokenizer_from_dict({**whole, "unknown": "maybe"})
     with pytest.raises(ValueError, match=r"'\[C\]' is in the vocabulary twice"):

@@ -116,7 +116,7 @@ class Rounding:
         if dtype != HALF or self._random is None or values.dtype != torch.float32:
             return values.to(dtype)
         nearest = values.to(HALF)
-        # The neighbour on the other side of the exact value; the nearer one is the likelier.
+        # The neighbor on the other side of the exact value; the nearer one is the likelier.
         side = torch.where(nearest.float() < values, 1.0, -1.0)
         other = _next(nearest, side)
         gap = (other.float() - nearest.float()).abs()

@@ -110,7 +110,7 @@ class Placement:
         for stage, ipus in self.ipu_of_stage.items():
             if len(ipus) > 1:
                 raise Error(f"stage {stage} has operators on IPUs {sorted(ipus)}: a stage is on one IPU")
-        # As in mergeConsecutivePipelineStages: neighbours on one IPU become one, numbers move up to close the
+        # As in mergeConsecutivePipelineStages: neighbors on one IPU become one, numbers move up to close the
         # gap that this leaves (and one before a first stage 1), then none may be missing.
         shift, previous, merged = 0, None, set()
         for stage in sorted(self.ipu_of_stage):

@@ -139,12 +139,7 @@ _REFUSALS: Tuple[Refusal, ...] = (
         "PopTorch does not broadcast index tensors of different shapes",
         "expand them to one shape",
     ),
-    _of(
-        "div",
-        _rounds,
-        "PopTorch ignores rounding_mode",
-        "use torch.floor, torch.trunc or floor_divide",
-    ),
+    _of("div", _rounds, "PopTorch ignores rounding_mode", "use torch.floor, torch.trunc or floor_divide"),
     _of("rsub", _scaled, "PopTorch ignores alpha", "multiply first"),
     _of(
         "embedding embedding_bag _embedding_bag",

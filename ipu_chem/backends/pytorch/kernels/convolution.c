@@ -2,7 +2,7 @@
 
    Nothing of the size of edges times features is ever stored: a filter lives for as long as its edge is worked
    on. Shapes as in ipu_chem/models/convolution.py: x and received [M, F], table [K + 1, 2 F] (values, then
-   slopes), low [P], weights 4 of [P] (value and slope of the grid point below, of the one above). All float32
+   derivatives), low [P], weights 4 of [P] (value and derivative of the grid point below, of the one above). All float32
    and int64, contiguous. Padding has four weights of 0 and is left out.
 
    Inner loops are functions of their own, because compilers believe `restrict` of arguments only. */
@@ -36,7 +36,7 @@ static void product(int64_t F, const float *restrict a, const float *restrict b,
     for (int64_t f = 0; f < F; f++) result[f] = a[f] * b[f];
 }
 
-/* Of a pair: x_one, x_other and what comes down to both; slopes are added to. */
+/* Of a pair: x_one, x_other and what comes down to both; derivatives are added to. */
 static void exchange_back(int64_t F, const float w[4], const float *restrict row, const float *restrict one,
                           const float *restrict other, const float *restrict down_one,
                           const float *restrict down_other, float *restrict grad_one, float *restrict grad_other,
@@ -193,7 +193,7 @@ void shifted_softplus(int64_t size, const float *restrict x, float *restrict res
     }
 }
 
-/* The slope, 1 / (1 + exp(-x)), times what comes from above. */
+/* The derivative, 1 / (1 + exp(-x)), times what comes from above. */
 void shifted_softplus_backward(int64_t size, const float *restrict x, const float *restrict grad,
                                float *restrict result) {
     for (int64_t i = 0; i < size; i++) {

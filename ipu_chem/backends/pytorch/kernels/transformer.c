@@ -259,7 +259,7 @@ void gelu(int64_t size, const float *restrict x, float *restrict result) {
     for (; i < size; i++) result[i] = x[i] * gate(all(x[i]))[0];
 }
 
-/* The slope times what comes from above. */
+/* The derivative times what comes from above. */
 void gelu_backward(int64_t size, const float *restrict x, const float *restrict grad, float *restrict result) {
     int64_t i = 0;
     for (; i + LANES <= size; i += LANES) store(result + i, load(grad + i) * gate_slope(load(x + i)));

@@ -1,6 +1,6 @@
 """Attention inside the molecules of a pack, and GELU, as native kernels, with their gradients.
 
-torch's own attention works on every pair of symbols of a pack, most of which are of two molecules; here those
+torch's own attention works on every pair of tokens of a pack, most of which are of two molecules; here those
 alone count that see each other, and nothing of the size of pairs is kept.
 """
 

@@ -84,7 +84,7 @@ def test_evaluates_as_on_one_ipu(poptorch: Any) -> None:
 
 @pytest.mark.parametrize(("ipus", "stages"), [([0, 1], 3), ([0, 1, 2], 5), ([0, 0, 1, 1], 3), ([0, 1, 0, 1], 7)])
 def test_accumulation_fills_the_pipeline(poptorch: Any, ipus: List[int], stages: int) -> None:
-    """An IPU that is visited again counts again; neighbours on one IPU are one."""
+    """An IPU that is visited again counts again; neighbors on one IPU are one."""
     program = program_of(poptorch, Layers(poptorch, ipus), in_order(poptorch, ipus), accumulation=stages - 1)
     message = refusal_of(poptorch, program, stages - 1)
     assert f"at least the number of pipeline stages ({stages})" in message

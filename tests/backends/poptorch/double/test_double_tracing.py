@@ -160,7 +160,7 @@ def test_buffers_changed_in_place(poptorch: Any) -> None:
         compiled(poptorch, lambda self, x: x.add_(1))
 
 
-def test_batch_normalisation_is_one_operator(poptorch: Any) -> None:
+def test_batch_normalization_is_one_operator(poptorch: Any) -> None:
     norm, x = nn.BatchNorm1d(3).train(), torch.randn(4, 3)
     program = poptorch.inferenceModel(norm)
     torch.testing.assert_close(program(x), nn.BatchNorm1d(3).train()(x).detach())
