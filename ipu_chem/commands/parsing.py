@@ -4,6 +4,7 @@ A command is a module with ``Options``, a dataclass whose fields are its flags, 
 are classes of `ipu_chem.options.Chosen` by the prefix of their flags; their options follow the name given.
 """
 
+import re
 from dataclasses import field, fields
 from pathlib import Path
 from typing import Any, Dict, List, Literal, Mapping, NoReturn, Optional, Sequence, Tuple, Union, get_args, get_origin
@@ -58,7 +59,9 @@ class Parser(ArgumentParser):
 
     def error(self, message: str, *args: Any, **kwargs: Any) -> NoReturn:
         """Print usage and message, and exit with status 2."""
-        super().error(" ".join(message.split()), *args, **kwargs)
+        message = " ".join(message.split())
+        wrong_type = r"Parser key \"([\w.]+)\": Expected a <class '(\w+)'>\. Got value: "
+        super().error(re.sub(wrong_type, r"--\1 expects \2, got ", message), *args, **kwargs)
 
 
 def parse(command: str, about: str, module: Any, argv: Sequence[str]) -> List[Any]:
@@ -264,7 +267,9 @@ def _unknown(name: str, known: Mapping[str, Any], classes: Mapping[str, Any]) ->
     kind: Any = classes.get(prefix)
     if kind is not None and kind.owners(option):
         return kind.unknown(kind.chosen, option)
-    return f"unknown option --{name}{nearest(name, list(known))}"
+    same = [f"--{other}" for other in known if other.rpartition(".")[2] == name]  # --epochs of --training.epochs
+    hint = f"; did you mean {' or '.join(same)}?" if same else nearest(f"--{name}", [f"--{other}" for other in known])
+    return f"unknown option --{name}{hint}"
 
 
 def _is_positional(option: Option) -> bool:

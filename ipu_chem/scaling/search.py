@@ -20,7 +20,7 @@ class SearchOptions:
         budget: fraction of its steps that every candidate trains for before the first early evaluation.
         keep: candidates that train to the end, 2 or more.
         halving: 0 is one early evaluation; else there is one more at this many times the steps, again and again, and
-            each time the best of this many go on: successive halving, see `rungs_of`.
+            each time the best fraction, one of this many, goes on: successive halving.
         estimator: what an early evaluation ranks by: tail, the mean training loss of the last steps; validation, the
             metric of the last evaluation, best with training.ema_decay; tse, tse_e, tse_ema.
         fraction: last fraction of the steps up to an early evaluation, whose mean loss is the estimate (tail).

@@ -53,7 +53,10 @@ def restored_task(folder: PathLike, accelerator: Optional[str] = None) -> Tuple[
         FileNotFoundError: there is no finished run.
         ValueError: the checkpoint is damaged, or the class of its model or data set is not found.
     """
-    tensors, state = load_checkpoint(Path(folder) / BEST)
+    path = Path(folder) / BEST
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no checkpoint {path}: give the --out folder of a trained run.")
+    tensors, state = load_checkpoint(path)
     config = from_dict(state["config"])
     config = replace(config, accelerator=accelerator or config.accelerator)
     task = task_of(config).restored(config, state)

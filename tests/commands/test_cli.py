@@ -118,14 +118,14 @@ def test_pack_says_what_is_wrong(tmp_path, capsys, argv, words):
 
 
 def test_unknown_flags_and_keys_name_the_nearest(tmp_path, capsys):
-    assert "did you mean optimizer.learning_rate?" in fails(capsys, "train", "--optimizer.learningrate", "1")
+    assert "did you mean --optimizer.learning_rate?" in fails(capsys, "train", "--optimizer.learningrate", "1")
     config = tmp_path / "config.yaml"
     config.write_text("optimizer:\n  learnin_rate: 0.1\n")
     message = fails(capsys, "train", "--config", str(config))
     assert "unknown option optimizer.learnin_rate; did you mean optimizer.learning_rate?" in message
     assert str(config) in message
     assert "the recipes are" in fails(capsys, "train", "--config", "qm8_u0")
-    assert "Expected a <class 'int'>" in fails(capsys, "train", "--training.epochs", "many")
+    assert "--training.epochs expects int, got many" in fails(capsys, "train", "--training.epochs", "many")
 
 
 def test_train_evaluate_predict_report(tmp_path, capsys):
@@ -179,6 +179,7 @@ def test_train_on_real_qm9(shared, tmp_path, capsys):
 def test_commands_without_their_run_say_so(tmp_path, capsys):
     assert "there is no checkpoint" in fails(capsys, "evaluate", str(tmp_path))
     assert "there is no checkpoint" in fails(capsys, "predict", str(tmp_path), "x.smi")
+    assert "give the --out folder of a trained run" in fails(capsys, "evaluate", str(tmp_path))
     assert "holds no run" in fails(capsys, "report", str(tmp_path))
     assert "holds no run to resume" in fails(capsys, "train", "--resume", str(tmp_path))
 

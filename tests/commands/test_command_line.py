@@ -101,7 +101,7 @@ def test_names_are_not_abbreviated(command, capsys):
     names.update(predict="output", md="thermostat", generate="temperature")
     name = names[command]
     said = refused(capsys, command, *needed.get(command, []), f"--{name[:-1]}", "3")
-    assert f"unknown option --{name[:-1]}; did you mean {name}?" in said
+    assert f"unknown option --{name[:-1]}; did you mean --{name}?" in said
     assert "unknown option" in refused(capsys, command, *needed.get(command, []), f"--{name[:-1]}=3")
 
 
@@ -139,6 +139,12 @@ def test_flags_win_over_files_and_later_files_over_earlier_ones(tmp_path, capsys
         capsys, "train", "--config", one, "--model.name", "schnet", "--model.num_radial", "3"
     )
     assert config_of("--config", "ogbg_molesol", "--model.name", "chemgpt").model.hidden_features == 64
+
+
+def test_an_option_without_its_section_is_answered_with_the_whole_name(capsys):
+    assert "unknown option --epochs; did you mean --training.epochs?" in refused(capsys, "train", "--epochs", "3")
+    said = refused(capsys, "train", "--name", "qm9")
+    assert "did you mean --data.name or --model.name" in said
 
 
 def test_what_is_wrong_is_said_in_a_sentence(capsys):
