@@ -44,7 +44,7 @@ def test_the_contract_of_graph_models_is_imported_by_others(tmp_path):
         (tmp_path / f"{name}.py").write_text(block)
     root = Path(__file__).resolve().parents[1]
     path = os.pathsep.join(map(str, [root, root / "tests" / "contracts", tmp_path]))
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_mine.py", "-k", "order or blocks"]
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "test_mine.py", "-k", "order or blocks"]
     done = subprocess.run(command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True)
     assert done.returncode == 0 and "6 passed" in done.stdout, done.stdout + done.stderr
 

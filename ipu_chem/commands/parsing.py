@@ -1,7 +1,8 @@
 """Words of a command line -> the options of a command, and of a run where it takes one.
 
 A command is a module with ``Options``, a dataclass whose fields are its flags, and ``run``. ``SECTIONS`` of a module
-are classes of `ipu_chem.options.Chosen` by the prefix of their flags; their options follow the name given.
+are classes of `ipu_chem.options.Chosen` by the prefix of their flags; their options follow the name given. Where it has
+``WITHOUT_RUN``, it also runs without any option of a run, and then takes None.
 """
 
 import re
@@ -105,7 +106,8 @@ def parse(command: str, about: str, module: Any, argv: Sequence[str]) -> List[An
         values, left_out = merge(KINDS, base, nested(given))
         if left_out:
             print(f"left out, as others have no such option: {', '.join(left_out)}")
-        arguments.append(from_dict(values))
+        absent = getattr(module, "WITHOUT_RUN", False) and not values
+        arguments.append(None if absent else from_dict(values))
     return arguments + [kind(**given) for kind in classes.values() if not takes_run]
 
 

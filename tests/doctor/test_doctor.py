@@ -41,6 +41,11 @@ def write(folder: Path, values: Dict[str, Any]) -> str:
     return str(file)
 
 
+def test_a_model_is_judged_without_a_file(capsys: Any) -> None:
+    code, output = doctor(capsys, "--model.name", "painn", "--model.hidden_features", "32")
+    assert code == 0 and pasted(output)["accelerator"] == "ipu"
+
+
 # Deep models take seconds each: a number of IPUs below and one above what the largest needs are enough.
 CASES = [(name, ipus) for name in recipes() for ipus in IPUS if not name.startswith("chemgpt") or ipus in (4, 16)]
 

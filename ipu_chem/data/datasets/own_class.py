@@ -63,7 +63,9 @@ def load_own(name: str, make: Any, options: Dict[str, Any], limit: Optional[int]
         "notes": [note for note in (_precision(given, *one) for one in _ROUNDED) if note],
     }
     if count and any(molecule.forces is not None for molecule in molecules):
-        info["forces_of"] = next((word for word in names if is_energy(word)), names[0])
+        energies = [word for word in names if is_energy(word)] or names
+        if len(names) == 1 or is_energy(energies[0]):  # of several labels that are no energies, nobody says whose
+            info["forces_of"] = energies[0]
     return molecules_to_store(molecules, info)
 
 
