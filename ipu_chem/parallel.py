@@ -3,12 +3,13 @@
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import traceback
 from collections import deque
 from concurrent.futures import Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from itertools import islice
 from typing import Any, Callable, Deque, Iterable, Iterator, List, Optional, Sequence, Tuple
 
@@ -81,11 +82,16 @@ def _answers(
     function: Callable[[Any], Any], items: Iterator[Any], workers: int, chunk: int, most: int
 ) -> Iterator[Answer]:
     """Answers of processes to chunks of items, in order; ``most`` chunks are given out at a time."""
-    pool = ProcessPoolExecutor(workers, initializer=start_worker)
+    # A fork of this process may wait forever for a lock that one of its threads (torch's, RDKit's) held.
+    context = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
+    module = getattr(function, "func", function).__module__  # a partial has none of its own
+    if sys.platform == "linux":
+        context.set_forkserver_preload([module])  # imported once, not by every worker
+    pool = ProcessPoolExecutor(workers, context, start_worker)
     pending: Deque["Future[Answer]"] = deque()
     try:
         for part in iter(lambda: list(islice(items, chunk)), []):
-            with _held_back():
+            with _held_back(), _main_left_out(module):
                 pending.append(pool.submit(_answer, function, part))
             if len(pending) >= most:
                 yield _next(pending)
@@ -94,8 +100,8 @@ def _answers(
     except BrokenProcessPool:
         raise WorkerDied("a process has died, perhaps for want of memory; call again with fewer workers.") from None
     finally:
-        for job in pending:
-            job.cancel()
+        with _held_back(), _main_left_out(module):
+            cancel(pool, pending)
         pool.shutdown()  # what is in work is finished
 
 
@@ -117,6 +123,28 @@ def _answer(function: Callable[[Any], Any], part: Sequence[Any]) -> Answer:
             shown = shown if len(shown) <= _SHOWN else shown[:_SHOWN] + "..."
             return results, error, f"{shown}\n{traceback.format_exc()}"
     return results, None, ""
+
+
+def cancel(pool: ProcessPoolExecutor, jobs: Iterable["Future[Any]"]) -> None:
+    """Cancel jobs that have not begun; until Python 3.11 a pool whose last jobs are canceled may wait forever."""
+    if any([job.cancel() for job in jobs]):
+        with suppress(BrokenProcessPool):
+            pool.submit(int)  # a last job that is not
+
+
+@contextmanager
+def _main_left_out(module: str) -> Iterator[None]:
+    """Keep processes that start inside from importing the script, which would run again if nothing guards it."""
+    main = sys.modules["__main__"]
+    names = [] if module == "__main__" else [name for name in ("__spec__", "__file__") if hasattr(main, name)]
+    kept = {name: getattr(main, name) for name in names}
+    for name in names:
+        setattr(main, name, None)
+    try:
+        yield
+    finally:
+        for name, value in kept.items():
+            setattr(main, name, value)
 
 
 @contextmanager

@@ -24,18 +24,29 @@ def note(item):
     time.sleep(60 if item == 5 and sys.argv[2] == "hang" else 0.02)
     return item
 
-signal.signal(signal.SIGINT, signal.default_int_handler)
-try:
-    for item in in_parallel(note, iter(range(500)), workers=3, chunk=1, title="noting"):
-        pass
-except KeyboardInterrupt:
-    sys.exit("stopped by Ctrl-C")
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        for item in in_parallel(note, iter(range(500)), workers=3, chunk=1, title="noting"):
+            pass
+    except KeyboardInterrupt:
+        sys.exit("stopped by Ctrl-C")
+"""
+# A script as people write it: nothing guards it, and a worker that imported it would start all over.
+UNGUARDED = """
+from ipu_chem.generation.molecules import canonical_smiles
+
+print(len(canonical_smiles(["OCC"] * 300, workers=2)))
 """
 
 
 def slow_to_begin(item):
     time.sleep(0.2 if item == 0 else 0)
     return item, os.getpid()
+
+
+def parent_of_worker(_):
+    return os.getppid()
 
 
 def fails_at_seven(item):
@@ -91,6 +102,18 @@ def test_a_worker_that_dies_is_an_error():
         list(in_parallel(dies_at_seven, range(20), workers=2, chunk=1, few=0))
 
 
+def test_a_script_that_nothing_guards_runs_once(tmp_path):
+    (tmp_path / "mine.py").write_text(UNGUARDED)
+    environment = dict(os.environ, PYTHONPATH=str(ROOT))
+    done = subprocess.run([sys.executable, "mine.py"], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "300\n"), done.stderr
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere workers are started anew")
+def test_workers_are_no_forks_of_a_process_with_threads():
+    assert os.getpid() not in set(in_parallel(parent_of_worker, range(20), workers=2, few=0))
+
+
 def test_progress(capsys):
     assert len(list(in_parallel(fails_at_seven, range(7), workers=1, title="counting"))) == 7
     assert "counting: 100%" in (shown := capsys.readouterr().err) and "7/7" in shown and "molecule/s" in shown
@@ -100,7 +123,10 @@ def test_progress(capsys):
 
 def started(folder, manner):
     """A process with three workers that have all begun, and their ids."""
-    process = subprocess.Popen([sys.executable, "-c", CODE, str(folder), manner], cwd=ROOT, stderr=subprocess.PIPE)
+    script = folder.parent / f"{folder.name}.py"
+    script.write_text(CODE)
+    environment = dict(os.environ, PYTHONPATH=str(ROOT))
+    process = subprocess.Popen([sys.executable, script, str(folder), manner], env=environment, stderr=subprocess.PIPE)
     deadline = time.monotonic() + 60
     while len(list(folder.iterdir())) < 3:
         assert process.poll() is None and time.monotonic() < deadline, process.stderr.read()

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from ipu_chem.config import KINDS, differences, from_dict, to_dict
 from ipu_chem.options import merge, nested
-from ipu_chem.parallel import start_worker
+from ipu_chem.parallel import cancel, start_worker
 from packing.files import atomic_file
 
 _SEED = "training.seed"
@@ -179,8 +179,7 @@ def train_all(
                         bar.update(1)
                 except BaseException:
                     stop.set()
-                    for future in futures:
-                        future.cancel()
+                    cancel(pool, futures)
                     raise
     return [done[index] for index in range(len(candidates))]
 

@@ -1,5 +1,4 @@
 import gzip
-import multiprocessing
 import os
 import signal
 import subprocess
@@ -176,9 +175,12 @@ def test_parts_of_other_lines_are_not_taken(smiles, tmp_path, capsys):
     assert f"{before - 1} of {COUNT // CHUNK} chunks were encoded before" in capsys.readouterr().out
 
 
-@pytest.mark.skipif(multiprocessing.get_start_method() != "fork", reason="the fault reaches workers by fork alone")
+def dies(*_, **__):
+    os._exit(9)
+
+
 def test_a_worker_that_dies_is_an_error(smiles, tmp_path, monkeypatch):
-    monkeypatch.setattr(build, "encode_records", lambda *_: os._exit(9))
+    monkeypatch.setattr(build, "_make_part", dies)
     with pytest.raises(ValueError, match="a process has died.*call again with fewer workers. What is encoded is kept"):
         load_corpus("file", smiles, tmp_path, workers=2, progress=False)
 
