@@ -15,7 +15,8 @@ from typing import Any, Dict, Iterable, Iterator, List, NamedTuple, Tuple, Union
 
 import numpy as np
 
-from ipu_chem.data.files.table import Failure, Layout, Line, Record, parse
+from ipu_chem.data.files.layout import Layout
+from ipu_chem.data.files.table import Failure, Line, Record, parse, smiles_doubt
 from ipu_chem.data.molecule import encode_texts
 from ipu_chem.data.selfies.symbols import DOT, split_symbols
 from packing.files import atomic_file
@@ -96,7 +97,7 @@ def encode_lines(lines: Iterable[Union[Line, Failure]], stereo: bool) -> Chunk:
             try:
                 canonical, found, heavy_atoms = _encode(line.smiles, stereo)
             except _NoMolecule as error:
-                failures.append(Failure(line.line, line.smiles, str(error)))
+                failures.append(Failure(line.line, line.smiles, str(error), line.name))
                 continue
             symbols.append([table.setdefault(symbol, len(table)) for symbol in found])
             texts.append(canonical)
@@ -186,8 +187,9 @@ def _encode(smiles: str, stereo: bool) -> Tuple[str, List[str], int]:
     import selfies
     from rdkit import Chem
 
-    if not smiles:
-        raise _NoMolecule("no SMILES")
+    doubt = smiles_doubt(smiles)
+    if doubt:
+        raise _NoMolecule(doubt)
     try:
         mol = Chem.MolFromSmiles(smiles)
         if mol is None:
