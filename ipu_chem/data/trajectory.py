@@ -83,10 +83,11 @@ def read_frames(path: PathLike, limit: Optional[int] = None, length_unit: str = 
     units = stated_units(more)
     length = _length(path, units, length_unit)
     energy = np.asarray(energy, np.float64).reshape(-1)
-    for key, array in zip(keys[1:], (pos, energy, forces)):
+    said = ("positions of frame {} are", "energy of frame {} is", "forces of frame {} are")
+    for what, array in zip(said, (pos, energy, forces)):
         good = np.isfinite(array).reshape(count, -1).all(1)
         if not good.all():
-            raise ValueError(f"{path}: {key} of frame {int(np.argmin(good))} is not finite; take that frame out.")
+            raise ValueError(f"{path}: the {what.format(int(np.argmin(good)))} not finite; take that frame out.")
     return Frames(
         z,
         np.asarray(pos[:limit], np.float64) * length,

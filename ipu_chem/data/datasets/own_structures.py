@@ -17,7 +17,7 @@ SUFFIXES = (".xyz", ".extxyz", ".db")  # of files that name forces
 
 
 class Said(NamedTuple):
-    """What the user says of a file of structures; see `own_file.prepare`."""
+    """Statements of the user on a file of structures; see `own_file.prepare`."""
 
     unit: str = ""
     force_key: str = ""
@@ -27,7 +27,7 @@ class Said(NamedTuple):
 
 
 def check_said(file: Path, names: List[str], said: Said, is_smiles: bool) -> None:
-    """Refuse what can be known to be wrong before the file is read.
+    """Refuse everything that can be known to be wrong before the file is read.
 
     Raises:
         ValueError: forces of nothing or of a file without names, an unknown unit of length, or a multiplicity below 1.

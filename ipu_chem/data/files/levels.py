@@ -42,7 +42,7 @@ def label(frame: Frame, targets: Sequence[str], option: str) -> np.ndarray:
 
 
 def _offer(frame: Frame, option: str) -> str:
-    """What a structure has instead of a label."""
+    """Labels that a structure has instead of a label."""
     names = [name for name in frame.values if name not in ("name",)]
     if names == ["comment"]:
         return f"its comment is the number {frame.values['comment']}: take it with {option} comment."
@@ -52,7 +52,7 @@ def _offer(frame: Frame, option: str) -> str:
 
 
 class ForceChoice:
-    """Which columns of forces belong to which energy.
+    """Choice of the columns of forces that belong to an energy.
 
     Attributes:
         key: that the user gives; "" takes those that the names of the energies mean.

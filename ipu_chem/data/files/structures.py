@@ -28,7 +28,7 @@ _READERS: Dict[str, Callable[[Path], Iterator[Frame]]] = {
 
 
 class Wanted(NamedTuple):
-    """What is read of a file, and what its user says of it.
+    """Labels to read of a file, and statements of its user on it.
 
     Attributes:
         targets: keys of an xyz frame's comment line, of a data base's row or its calculator, or SDF properties.
@@ -50,7 +50,7 @@ class Wanted(NamedTuple):
 
 
 class Structures(NamedTuple):
-    """What was read.
+    """Molecules of a file, and how they were read.
 
     Attributes:
         molecules: in the order of the file, positions in Å.
@@ -181,9 +181,7 @@ class _Units:
             raise ValueError(f"{frame.where}: {error}") from None
         if self._given is not None and found != self._given:
             option = f"{self._wanted.prefix}length_unit {self._wanted.length_unit}"
-            raise ValueError(
-                f"{frame.where} states {stated} as its unit of length, but {option} was given; leave that out."
-            )
+            raise ValueError(f"{frame.where} states {stated} as its unit of length, not {option}; leave that out.")
         self.states_length = True
         if found != 1.0:
             self._note(f"positions are converted from {stated}, as the file states, to Å")

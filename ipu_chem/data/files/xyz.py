@@ -197,7 +197,7 @@ def _check_row(row: List[str], columns: _Columns, layout: str, line: str, where:
 
 
 def _comment(text: str, where: str) -> Tuple[Dict[str, Any], FrozenSet[str]]:
-    """What a comment line says, and keys that it says more than once; a periodic cell is refused."""
+    """Statements of a comment line, and keys that it says more than once; a periodic cell is refused."""
     from ase.io.extxyz import key_val_str_to_dict
 
     values: Dict[str, Any] = {}

@@ -94,7 +94,7 @@ def test_sdf_refusals(tmp_path):
         read_molecules(write(tmp_path / "b.sdf", sdf("CCO", hydrogens=False, name="bare")[0]))
     assert len(read_molecules(write(tmp_path / "c.sdf", sdf("FC(F)(F)F", hydrogens=False)[0]))[0].z) == 5
     text = sdf("CCO")[0]
-    with pytest.raises(ValueError, match=r"record 2 \(line 26\) cannot be parsed"):
+    with pytest.raises(ValueError, match=r"record 2 \(line 24\) cannot be parsed"):
         read_molecules(write(tmp_path / "d.sdf", text + text.replace(" C  ", " ?? ", 1) + text))
     with pytest.raises(ValueError, match=r"record 1 \(line 1\) cannot be parsed"):
         read_molecules(write(tmp_path / "e.sdf", text[:200]))
