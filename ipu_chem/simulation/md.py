@@ -11,7 +11,7 @@ from tqdm import tqdm
 from ipu_chem.data.structures import read_structures
 from ipu_chem.simulation.batch import load_force_fields
 from ipu_chem.simulation.bonds import Bonds
-from ipu_chem.simulation.options import MdOptions
+from ipu_chem.simulation.options import MdOptions, said_of_structures
 from ipu_chem.simulation.records import COLUMNS, Records
 from ipu_chem.training.signals import StopSignals
 
@@ -220,7 +220,7 @@ def _dynamics(atoms: Any, options: MdOptions, random: np.random.RandomState) -> 
 
 def _start(options: MdOptions, calculator: Any) -> Any:
     """The structure asked for, if the calculator can take it."""
-    structures = read_structures(options.structure)
+    structures = read_structures(options.structure, **said_of_structures(options))
     if not -len(structures) <= options.frame < len(structures):
         raise ValueError(f"frame={options.frame}: {options.structure} has {len(structures)} structures, from 0 on.")
     atoms = structures[options.frame]
@@ -232,7 +232,7 @@ def _start(options: MdOptions, calculator: Any) -> Any:
 def _check_same(before: Dict[str, Any], now: Dict[str, Any]) -> None:
     """Refuse to go on with another simulation."""
     for name, value in now.items():
-        if name not in _MAY_CHANGE and before[name] != value:
+        if name not in _MAY_CHANGE and before.get(name, value) != value:
             raise ValueError(
                 f"--resume: the simulation was begun with {name}={before[name]}, not {value}; only "
                 f"{', '.join(_MAY_CHANGE)} may change."
