@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 _FEW = 256
 _POLL = 0.2  # seconds until Ctrl-C takes effect
+_SET_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of Linux
 _SHOWN = 200  # characters of an item in an error
 
 Answer = Tuple[List[Any], Optional[Exception], str]  # results, then what ended them and its traceback
@@ -169,8 +170,21 @@ def start_worker() -> None:
     """Leave Ctrl-C to the parent, and end with it even if it is killed: its end of the queue would stay open."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
+    if parent is not None and os.getppid() != parent.pid:
+        _end_with_server()
     if parent is not None:
         threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+
+def _end_with_server() -> None:
+    """Have the system end this process with the fork server: a thread cannot while C code computes.
+
+    Only there: the system asks for the end of the thread that has started a process, and a fork server has one.
+    """
+    import ctypes
+
+    with suppress(AttributeError, OSError, TypeError):
+        ctypes.CDLL(None).prctl(_SET_DEATH_SIGNAL, signal.SIGKILL)
 
 
 def _end_with(parent: Any) -> None:
