@@ -45,8 +45,9 @@ def locked(folder: PathLike) -> Iterator[None]:
     """
     folder = Path(folder)
     made = not folder.exists()
-    folder.mkdir(parents=True, exist_ok=True)
-    path, file = _first(folder / LOCK, folder)
+    with disk_full_named(folder / LOCK):
+        folder.mkdir(parents=True, exist_ok=True)
+        path, file = _first(folder / LOCK, folder)
     stop = threading.Event()
     try:
         with disk_full_named(path):

@@ -241,7 +241,8 @@ def _remove_left_over(folder: Path) -> None:
         for path in [Path(entry.path) for entry in entries if _OURS.fullmatch(entry.name)]:
             if _is_left_over(path):
                 if path.suffix == ".old":  # killed between two renames
-                    _put_back(path.with_name(path.name[1:].rpartition("@")[0].rpartition(".")[0]))
+                    for old in path.iterdir():
+                        _put_back(folder / old.name)
                 _remove(path)
 
 

@@ -162,7 +162,7 @@ class Campaign:
             shutil.rmtree(out)
             return "" if same and not left else f"other weights than those of a run not killed, or leftovers {left}"
 
-        self.kill("training", self.many(30), job, seconds, guarded(check))
+        self.kill("training", self.many(40), job, seconds, guarded(check))
 
     def searching(self) -> None:
         out = self.folder / "search"
@@ -180,7 +180,7 @@ class Campaign:
             return "" if found == whole else f"{found} instead of {whole}"
 
         job = lambda: cli("search", *words, "--budget", "0.5", "--out", out)  # noqa: E731
-        self.kill("search", self.many(15), job, seconds, guarded(check))
+        self.kill("search", self.many(10), job, seconds, guarded(check))
 
     def corpora(self) -> None:
         path, cache = self.folder / "many.smi", self.folder / "corpora"
@@ -211,7 +211,7 @@ class Campaign:
         def check(ended: bool) -> str:
             return "" if output.read_bytes() == whole else "the file of before is not whole"
 
-        self.kill("embeddings", self.many(15), lambda: job, seconds, guarded(check))
+        self.kill("embeddings", self.many(10), lambda: job, seconds, guarded(check))
 
     def replacing(self) -> None:
         """A writer that is killed and a reader that goes on, by both ways to replace a folder."""
@@ -222,7 +222,7 @@ class Campaign:
         reader = start(lambda: read_until(path, stop, report), self.folder / "reader.log")
         for trial in range(count):
             process = start(partial(replace_forever, path, trial % 2 == 0), self.folder / "log.txt")
-            code = wait(process, self.random.uniform(0.05, 1.0))
+            code = wait(process, self.random.uniform(0.05, 3.0))
             if code is None:
                 os.kill(process, signal.SIGKILL)
                 os.waitpid(process, 0)
