@@ -171,20 +171,17 @@ def start_worker() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     if parent is not None and os.getppid() != parent.pid:
-        _end_with_server()
+        signal_at_end_of_parent(signal.SIGKILL)  # of the fork server: a thread cannot while C code computes
     if parent is not None:
         threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
 
 
-def _end_with_server() -> None:
-    """Have the system end this process with the fork server: a thread cannot while C code computes.
-
-    Only there: the system asks for the end of the thread that has started a process, and a fork server has one.
-    """
+def signal_at_end_of_parent(number: int) -> None:
+    """Have Linux send this process a signal when the thread that has started it ends, be it killed."""
     import ctypes
 
-    with suppress(AttributeError, OSError, TypeError):
-        ctypes.CDLL(None).prctl(_SET_DEATH_SIGNAL, signal.SIGKILL)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_SET_DEATH_SIGNAL, number)
 
 
 def _end_with(parent: Any) -> None:
