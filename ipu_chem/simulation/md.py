@@ -9,6 +9,7 @@ import numpy as np
 from tqdm import tqdm
 
 from ipu_chem.data.structures import read_structures
+from ipu_chem.locks import locked
 from ipu_chem.simulation.batch import load_force_fields
 from ipu_chem.simulation.bonds import Bonds
 from ipu_chem.simulation.options import MdOptions, said_of_structures
@@ -36,6 +37,12 @@ def run_md(runs: List[str], options: MdOptions, resume: bool = False) -> Dict[st
     Raises:
         ValueError: runs, options or structure cannot work, or the simulation exploded; everything up to there is kept.
     """
+    with locked(options.out):
+        return _run(runs, options, resume)
+
+
+def _run(runs: List[str], options: MdOptions, resume: bool) -> Dict[str, Any]:
+    """`run_md`, alone in its folder."""
     from ipu_chem.simulation.calculator import Calculator
 
     members = load_force_fields(runs)

@@ -14,13 +14,14 @@ import numpy as np
 
 from ipu_chem.cache import cache_folder, content_key, open_prepared
 from ipu_chem.data.corpora.assemble import PartFiles, assemble, first_of_each, on_disk
-from ipu_chem.data.corpora.build import alone, encode_file
+from ipu_chem.data.corpora.build import encode_file
 from ipu_chem.data.corpora.encode import encode_smiles, libraries
 from ipu_chem.data.corpora.memory import corpus_in_memory, corpus_info
 from ipu_chem.data.corpora.sources import CORPORA, find_file
 from ipu_chem.data.datasets import known_options, nearest
 from ipu_chem.data.files.layout import TableOptions, read_layout
 from ipu_chem.data.molecule import decode_text
+from ipu_chem.locks import in_turn
 from packing.files import PathLike, file_digest
 from packing.store import Store
 
@@ -95,8 +96,9 @@ def load_corpus(
     store = open_prepared(folder, name)
     if store is not None:
         return store
-    with alone(parts):
-        if not (folder / "meta.json").is_file():  # else another process has made it meanwhile
+    with in_turn(parts / "lock", f"encoding into {parts}"):
+        store = open_prepared(folder, name, says_why=False)
+        if store is None:  # else another process has made it meanwhile
             try:
                 made = encode_file(file, layout, parts, limit, chosen.stereo, workers or None, progress)
             except KeyboardInterrupt:
