@@ -10,7 +10,7 @@ from typing import List, NamedTuple, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
-from ipu_chem.data.files.table import Failure, SmilesLine
+from ipu_chem.data.files.table import Entry, Failure, Line, smiles_doubt
 from ipu_chem.data.molecule import Molecule, from_rdkit
 from ipu_chem.parallel import in_parallel
 
@@ -49,6 +49,9 @@ def embed_smiles(
     from rdkit import Chem, rdBase
     from rdkit.Chem import ChemicalForceFields, rdDistGeom
 
+    doubt = smiles_doubt(smiles.strip())
+    if doubt:
+        raise ValueError(doubt)
     with rdBase.BlockLogs():
         mol = Chem.MolFromSmiles(smiles)
         if mol is None or mol.GetNumAtoms() == 0:
@@ -90,7 +93,7 @@ def embed_smiles(
 
 
 def embed_many(
-    smiles: Sequence[Union[str, SmilesLine]],
+    smiles: Sequence[Union[str, Entry]],
     seed: int = 0,
     workers: Optional[int] = None,
     progress: bool = True,
@@ -100,7 +103,7 @@ def embed_many(
     """Embed molecules in parallel processes; the result does not depend on how many there are.
 
     Args:
-        smiles: texts, or lines of `read_smiles_file`.
+        smiles: texts, or what `read_smiles_file` gives; failures are passed on.
         seed: of every embedding.
         workers: processes; None takes the cores this process may use.
         progress: show a bar on stderr.
@@ -114,8 +117,7 @@ def embed_many(
         ValueError: ``strict`` and a molecule failed; names the line, the SMILES and the reason.
     """
     lines = [
-        SmilesLine(index, item, str(index)) if isinstance(item, str) else item
-        for index, item in enumerate(smiles, start=1)
+        Line(index, item, str(index)) if isinstance(item, str) else item for index, item in enumerate(smiles, start=1)
     ]
     embed = partial(_embed_or_fail, seed=seed, max_atoms=max_atoms)
     title = "embedding" if progress else None
@@ -131,8 +133,10 @@ def embed_many(
     return embeddings, failures
 
 
-def _embed_or_fail(line: SmilesLine, seed: int, max_atoms: Optional[int]) -> Union[Embedding, Failure]:
+def _embed_or_fail(line: Entry, seed: int, max_atoms: Optional[int]) -> Union[Embedding, Failure]:
+    if isinstance(line, Failure):
+        return line
     try:
-        return embed_smiles(line.smiles, seed, line.name, line.line, max_atoms)
+        return embed_smiles(line.smiles, seed, line.name or str(line.line), line.line, max_atoms)
     except (ValueError, RuntimeError) as error:  # RDKit reports a violated invariant as RuntimeError
-        return Failure(line.line, line.smiles, str(error).strip().split("\n")[0])
+        return Failure(line.line, line.smiles, str(error).strip().split("\n")[0], line.name)

@@ -15,6 +15,7 @@ from ipu_chem.backends.options import Batching
 from ipu_chem.batches.tokens import TokenLoader
 from ipu_chem.config import ModelConfig, RunConfig
 from ipu_chem.data.corpora import load_corpus
+from ipu_chem.data.files.layout import TableOptions
 from ipu_chem.data.selfies.saved import tokenizer_from_dict
 from ipu_chem.data.selfies.tokens import Tokenizer
 from ipu_chem.losses import token_cross_entropy
@@ -65,7 +66,8 @@ class LanguageTask(Task):
         check_not_frozen(config.model)
         data, state = config.data, state or {}
         path = getattr(data, "path", "")  # data sets of a user's own have none
-        store = load_corpus(data.name, path or None, data.cache or None, limit=data.limit, workers=data.workers)
+        manner = {"limit": data.limit, "workers": data.workers, **TableOptions.of(data, "data.").given()}
+        store = load_corpus(data.name, path or None, data.cache or None, **manner)
         tokenizer = choose_tokenizer(config, store, state)
         ids = tokenizer.encode_store(store)
         length = config.pack.tokens or choose_length(

@@ -11,6 +11,7 @@ from ipu_chem.backends.options import Batching
 from ipu_chem.batches.text_labels import TextPropertyLoader
 from ipu_chem.config import DataConfig, ModelConfig, RunConfig
 from ipu_chem.data.corpora.labels import load_labeled_corpus, load_labeled_dataset
+from ipu_chem.data.files.layout import TableOptions
 from ipu_chem.data.molecule import decode_text
 from ipu_chem.data.selection import select_targets
 from ipu_chem.data.selfies.saved import tokenizer_from_dict
@@ -275,7 +276,8 @@ def _labeled(config: RunConfig) -> Store:
             "text itself."
         )
     manner = {"cache": data.cache, "limit": data.limit, "workers": data.workers}
-    return load_labeled_corpus(path, target_names(data), data.unit, data.extensive, data.kind, **manner)
+    table = TableOptions.of(data, "data.")
+    return load_labeled_corpus(path, target_names(data), data.unit, data.extensive, data.kind, table=table, **manner)
 
 
 def _earlier(config: RunConfig, state: Mapping[str, Any]) -> Tuple[Dict[str, Any], Optional[Tokenizer]]:

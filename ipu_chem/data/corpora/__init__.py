@@ -19,7 +19,7 @@ from ipu_chem.data.corpora.encode import Manner, encode_smiles, libraries
 from ipu_chem.data.corpora.memory import corpus_in_memory, corpus_info
 from ipu_chem.data.corpora.sources import CORPORA, find_file
 from ipu_chem.data.datasets import known_options, nearest
-from ipu_chem.data.files.table import read_layout
+from ipu_chem.data.files.layout import TableOptions, read_layout
 from ipu_chem.data.fragments import ERROR, KEEP, SEVERAL
 from ipu_chem.data.molecule import decode_text
 from packing.files import PathLike, file_digest
@@ -28,7 +28,7 @@ from packing.store import Store
 __all__ = ["CORPORA", "corpus_in_memory", "describe_corpus", "encode_smiles", "load_corpus"]
 
 # Raised whenever the same file and options would give another store.
-_FORMAT = 1
+_FORMAT = 2
 _REASONS, _SAMPLE = 5, 3  # of a description
 
 
@@ -37,13 +37,15 @@ class Options(NamedTuple):
 
     Attributes:
         stereo, fragments: see `Manner`.
-        smiles_column: of a table; None takes "smiles", whatever its case.
+        smiles_column, delimiter, encoding: see `TableOptions`.
         duplicates: keep molecules that the file has before, for whoever must choose among their labels.
     """
 
     stereo: bool = True
     smiles_column: Optional[str] = None
     duplicates: bool = False
+    delimiter: str = ""
+    encoding: str = ""
     fragments: str = KEEP
 
 
@@ -83,7 +85,8 @@ def load_corpus(
         raise ValueError(f"corpus {name}: limit={limit} and workers={workers} are 0 or more.")
     root, source, versions = cache_folder(cache), CORPORA[name], libraries()
     file = find_file(name, None if path is None else Path(path).expanduser(), root)
-    layout = read_layout(file, chosen.smiles_column, source.with_split)
+    table = TableOptions(chosen.smiles_column or "", chosen.delimiter, chosen.encoding, "data.")
+    layout = read_layout(file, table, source.with_split)
 
     manner = {"format": _FORMAT, "stereo": chosen.stereo, "layout": layout, **versions}
     if chosen.fragments != KEEP:
@@ -91,6 +94,7 @@ def load_corpus(
     kept = {"duplicates": True} if chosen.duplicates else {}
     folder = root / f"corpus-{name}-{content_key({**manner, **kept, 'limit': limit, 'file': file_digest(file)})}"
     # Not by content: what was encoded of a file that was cut serves the whole one, too.
+    manner["layout"] = layout._replace(encoding="")  # which the lines of a file that was cut may not have shown
     parts = root / f"corpus-{name}-parts-{content_key({**manner, 'path': str(file.resolve())})}"
     store = open_prepared(folder, name)
     if store is not None:

@@ -15,7 +15,8 @@ from typing import Iterator, List, NamedTuple, Optional, Tuple
 from tqdm import tqdm
 
 from ipu_chem.data.corpora.encode import Manner, encode_records, save_chunk
-from ipu_chem.data.files.table import Layout, Record, read_chunks
+from ipu_chem.data.files.layout import Layout
+from ipu_chem.data.files.table import Record, read_chunks
 from ipu_chem.data.files.text import DAMAGE, count_lines
 from ipu_chem.parallel import WorkerDied, in_parallel
 

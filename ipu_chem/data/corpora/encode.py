@@ -17,7 +17,8 @@ from typing import Any, Dict, Iterable, Iterator, List, NamedTuple, Tuple, Union
 
 import numpy as np
 
-from ipu_chem.data.files.table import Failure, Layout, Line, Record, parse
+from ipu_chem.data.files.layout import Layout
+from ipu_chem.data.files.table import Failure, Line, Record, parse, smiles_doubt
 from ipu_chem.data.fragments import ERROR, KEEP, SEVERAL, largest_fragment, without_maps
 from ipu_chem.data.molecule import encode_texts
 from ipu_chem.data.selfies.symbols import DOT, split_symbols
@@ -123,7 +124,7 @@ def encode_lines(lines: Iterable[Union[Line, Failure]], manner: Manner) -> Chunk
             try:
                 canonical, found, heavy_atoms, cut = _encode(line.smiles, manner)
             except _NoMolecule as error:
-                failures.append(Failure(line.line, line.smiles, str(error)))
+                failures.append(Failure(line.line, line.smiles, str(error), line.name))
                 continue
             symbols.append([table.setdefault(symbol, len(table)) for symbol in found])
             texts.append(canonical)
@@ -217,8 +218,9 @@ def _encode(smiles: str, manner: Manner) -> Tuple[str, List[str], int, bool]:
     """
     from rdkit import Chem
 
-    if not smiles:
-        raise _NoMolecule("no SMILES")
+    doubt = smiles_doubt(smiles)
+    if doubt:
+        raise _NoMolecule(doubt)
     cut = False
     try:
         mol = Chem.MolFromSmiles(without_maps(smiles))

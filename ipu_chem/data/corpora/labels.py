@@ -13,8 +13,11 @@ from ipu_chem.cache import cache_folder
 from ipu_chem.data.corpora import load_corpus
 from ipu_chem.data.datasets import DATASETS
 from ipu_chem.data.datasets.info import own_targets
-from ipu_chem.data.files.table import read_labels, read_layout, read_rows
+from ipu_chem.data.files.layout import FOUND, TableOptions, read_layout
+from ipu_chem.data.files.numbers import read_labels
+from ipu_chem.data.files.table import read_rows
 from ipu_chem.data.molecule import decode_texts
+from ipu_chem.metrics import BINARY
 from packing.files import PathLike
 from packing.store import Store
 
@@ -28,6 +31,7 @@ def load_labeled_corpus(
     cache: str = "",
     limit: int = 0,
     workers: int = 0,
+    table: TableOptions = FOUND,
 ) -> Store:
     """Molecules of a table as a corpus store with labels.
 
@@ -38,6 +42,7 @@ def load_labeled_corpus(
         names: T columns of numbers; empty cells are labels that are missing.
         unit, extensive, kind: of the labels; see `own_targets`.
         cache, limit, workers: see `load_corpus`.
+        table: what the user knows of the file.
 
     Returns:
         A corpus store with y [I, T] float64 and ``info["targets"]``; ``info["left out"]`` counts molecules without a
@@ -48,9 +53,9 @@ def load_labeled_corpus(
     """
     path = Path(path).expanduser()
     targets = own_targets(names, unit, extensive, kind)
-    layout = read_layout(path)
-    lines, labels = read_labels(path, layout, names, limit)
-    store = load_corpus("file", path, cache or None, limit=limit, workers=workers, duplicates=True)
+    layout = read_layout(path, table)
+    lines, labels = read_labels(path, layout, names, limit, kind == BINARY)
+    store = load_corpus("file", path, cache or None, limit=limit, workers=workers, duplicates=True, **table.given())
     places = np.searchsorted(lines, store.fields["line"])
     assert np.array_equal(lines[places], store.fields["line"]), "every molecule's line was read for its labels"
     y = labels[places]

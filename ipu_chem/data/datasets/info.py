@@ -52,6 +52,7 @@ def own_targets(names: Sequence[str], unit: str, extensive: bool, kind: str) -> 
 def failures_info(failures: Iterable[Failure]) -> Dict[str, Any]:
     """Molecules left out: how many, how many for which reason, and a list [line, molecule, reason] of them.
 
+    The molecule is its SMILES, or its name where there are none.
     The list ends after 100,000, so that a corpus read by its wrong column does not fill memory; the counts do not.
     """
     by_reason: Counter = Counter()
@@ -59,7 +60,7 @@ def failures_info(failures: Iterable[Failure]) -> Dict[str, Any]:
     for failure in failures:
         by_reason[failure.reason] += 1
         if len(listed) < _LISTED:
-            listed.append(list(failure))
+            listed.append([failure.line, failure.smiles or failure.name, failure.reason])
     return {"count": sum(by_reason.values()), "by_reason": dict(by_reason.most_common()), "list": listed}
 
 

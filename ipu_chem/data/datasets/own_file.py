@@ -12,26 +12,30 @@ import numpy as np
 
 from ipu_chem.data.datasets.info import failures_info, own_targets
 from ipu_chem.data.energy_units import is_energy, unit_doubts
+from ipu_chem.data.files.layout import TableOptions, read_layout
+from ipu_chem.data.files.numbers import read_labels
 from ipu_chem.data.files.structures import read_molecules
-from ipu_chem.data.files.table import Failure, read_labels, read_layout, read_smiles_file
-from ipu_chem.data.files.text import existing_file, plain_suffix
+from ipu_chem.data.files.table import Failure, read_smiles_file
+from ipu_chem.data.files.text import existing_file, holds_smiles, plain_suffix
 from ipu_chem.data.molecule import Molecule, molecules_to_store
 from ipu_chem.data.smiles import embed_many
 from ipu_chem.data.trajectory import read_frames
+from ipu_chem.metrics import BINARY
 from packing.files import file_digest
 from packing.store import Store
 
-_SMILES = (".csv", ".smi")
+# Raised whenever a file of SMILES would be read as others than before.
+_READER = 2
 
 
 def inputs(path: Optional[Path], cache: Path) -> Dict[str, Any]:
     """Checksum of the file, and of the RDKit that embeds its SMILES."""
     file = _file(path)
     found = {"file": file_digest(file)}
-    if plain_suffix(file) in _SMILES:
+    if holds_smiles(file):
         import rdkit
 
-        found["rdkit"] = rdkit.__version__
+        found.update(rdkit=rdkit.__version__, reader=_READER)
     return found
 
 
@@ -47,11 +51,15 @@ def prepare(
     seed: int = 0,
     workers: Optional[int] = None,
     progress: bool = True,
+    smiles_column: str = "",
+    delimiter: str = "",
+    encoding: str = "",
 ) -> Store:
     """Read a file of molecules, with labels for training, or without to see how they pack.
 
     Args:
-        path: .csv with a SMILES column, .smi, .sdf, .xyz or .extxyz, also gzipped, .db of ASE, .npz of sGDML's form.
+        path: .csv, .tsv or .txt with a SMILES column, .smi, .sdf, .xyz or .extxyz, also gzipped, .db of ASE, .npz of
+            sGDML's form.
         cache: not used.
         target: columns, properties or keys that hold the labels, separated by commas; None reads none.
         unit: of the labels.
@@ -63,6 +71,9 @@ def prepare(
         seed: of the embeddings.
         workers: processes that embed; None takes all cores.
         progress: show a bar.
+        smiles_column: column of a table that holds the molecules, if it is not called so.
+        delimiter: between the cells of a table: comma, semicolon, tab or another character; empty finds it.
+        encoding: of a file of SMILES, such as cp1252; empty finds it.
 
     Returns:
         z, pos, y [I, T] with labels, name, and smiles (canonical) for a file of SMILES; forces, charge and spin where
@@ -77,11 +88,13 @@ def prepare(
     names = [name.strip() for name in (target or "").split(",") if name.strip()]
     smiles: Optional[List[str]] = None
     failures: List[Failure] = []
-    if names and plain_suffix(file) == ".smi":
-        raise ValueError(f"{file}: a .smi file holds no labels; write SMILES and labels as columns of a .csv.")
+    table = TableOptions(smiles_column, delimiter, encoding, "data.")
+    if table.given() and not holds_smiles(file):
+        raise ValueError(f"{file}: data.smiles_column, data.delimiter and data.encoding are for files of SMILES.")
     forces_of = _forces_of(file, names, force_key)
-    if plain_suffix(file) in _SMILES:
-        molecules, smiles, failures = _from_smiles(file, names, limit, seed, workers, progress)
+    if holds_smiles(file):
+        manner = (limit or 0, seed, workers, progress)
+        molecules, smiles, failures = _from_smiles(file, table, names, kind == BINARY, *manner)
     elif plain_suffix(file) == ".npz":
         molecules = _from_npz(file, names, limit)
     else:
@@ -155,17 +168,27 @@ def _from_npz(file: Path, names: List[str], limit: Optional[int]) -> List[Molecu
 
 
 def _from_smiles(
-    file: Path, names: List[str], limit: Optional[int], seed: int, workers: Optional[int], progress: bool
+    file: Path,
+    table: TableOptions,
+    names: List[str],
+    classes: bool,
+    limit: int,
+    seed: int,
+    workers: Optional[int],
+    progress: bool,
 ) -> Tuple[List[Molecule], List[str], List[Failure]]:
     """Embedded molecules with the labels of their rows; an empty cell is a label that is missing."""
-    rows, labels = read_labels(file, read_layout(file), names) if names else ((), ())
-    embeddings, failures = embed_many(read_smiles_file(file)[:limit], seed, workers, progress)
+    lines, labels = read_labels(file, read_layout(file, table), names, limit, classes) if names else ((), ())
+    embeddings, failures = embed_many(read_smiles_file(file, table, limit), seed, workers, progress)
     if not embeddings:
         raise ValueError(f"{file}: no molecule could be embedded; the first failed with: {failures[0].reason}.")
+    smiles = [entry.smiles for entry in embeddings]
+    again = len(smiles) - len(set(smiles))
+    if again:
+        print(f"{file.name}: {again:,} rows are molecules that stand in rows before them; all are kept")
     # Without labels of the file there are none: the MMFF94 energy of the embedding is not the user's.
-    of_line = dict(zip(map(int, rows), labels))
-    molecules = [entry.molecule._replace(y=of_line.get(entry.line)) for entry in embeddings]
-    return molecules, [entry.smiles for entry in embeddings], failures
+    of_line = dict(zip(map(int, lines), labels))
+    return [entry.molecule._replace(y=of_line.get(entry.line)) for entry in embeddings], smiles, failures
 
 
 def _file(path: Optional[Path]) -> Path:

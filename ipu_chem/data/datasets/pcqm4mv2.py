@@ -20,7 +20,7 @@ from ipu_chem.data.datasets.info import LabelTable, check_limit, failures_info, 
 from ipu_chem.data.datasets.ogb import DAMAGE, ogb_module
 from ipu_chem.data.datasets.pcqm4mv2_geometries import GEOMETRIES_URL, Geometries, read_geometries
 from ipu_chem.data.download import download, fetch, find_file
-from ipu_chem.data.files.table import SmilesLine
+from ipu_chem.data.files.table import Line
 from ipu_chem.data.molecule import arrays_to_store
 from ipu_chem.data.smiles import Embedding, embed_many
 from packing.files import file_digest
@@ -92,7 +92,7 @@ def prepare(
         found = read_geometries(files.geometries, smiles, tqdm(None, "geometries", disable=not progress))
     wanted = known.copy()
     wanted[[*found.rows, *(failure.line - 2 for failure in found.failures)]] = False
-    lines = [] if geometry == "dft" else [SmilesLine(row + 2, smiles[row], str(row)) for row in np.flatnonzero(wanted)]
+    lines = [] if geometry == "dft" else [Line(row + 2, smiles[row], str(row)) for row in np.flatnonzero(wanted)]
     embedded, failures = embed_many(lines, seed, workers, progress) if lines else ([], [])
     rows = np.array([*found.rows, *(entry.line - 2 for entry in embedded)], np.int64)
     if not len(rows):
