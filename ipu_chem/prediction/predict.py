@@ -3,7 +3,7 @@
 import csv
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Tuple, Union
+from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Tuple
 
 from ipu_chem.data.corpora.memory import corpus_of, encode_in_memory
 from ipu_chem.data.files.layout import TableOptions

@@ -79,7 +79,8 @@ def assemble(
 
     Returns:
         "symbols" on the axis "tokens", "smiles", heavy_atoms [I] uint16, line [I] int64, split [I] uint8;
-        ``info`` holds symbols, symbol_counts, lines, duplicates and failures.
+        ``info`` holds symbols, symbol_counts, lines, duplicates, cut (molecules without their smaller fragments) and
+        failures.
 
     Raises:
         ValueError: no molecule is left, or there are more than 65,536 symbols.
@@ -102,8 +103,10 @@ def assemble(
         **({"split": allocate("split", (kept,), np.uint8)} if with_split else {}),
     }
     place = {symbol: index for index, symbol in enumerate(symbols)}
+    cut = 0
     for chunk, items, start in _kept(chunks, keep):
         stop = start + len(items)
+        cut += int(chunk.cut[items].sum())
         for field in set(fields) - {"symbols", "smiles"}:
             fields[field][start:stop] = getattr(chunk, field)[items]
         table = np.array([place.get(symbol, 0) for symbol in chunk.table] or [0], dtype)
@@ -115,6 +118,7 @@ def assemble(
         "symbol_counts": [counts[symbol] for symbol in symbols],
         "lines": len(keep) + failures["count"],
         "duplicates": len(keep) - kept,
+        "cut": cut,
         "failures": failures,
     }
     return Store(offsets, fields, {"symbols": "tokens", "smiles": "smiles"}, info)

@@ -12,7 +12,7 @@ from typing import Iterator, List, NamedTuple, Optional, Tuple
 
 from tqdm import tqdm
 
-from ipu_chem.data.corpora.encode import encode_records, save_chunk
+from ipu_chem.data.corpora.encode import Manner, encode_records, save_chunk
 from ipu_chem.data.files.layout import Layout
 from ipu_chem.data.files.table import Record, read_chunks
 from ipu_chem.data.files.text import DAMAGE, count_lines
@@ -27,7 +27,7 @@ class Parts(NamedTuple):
 
 
 def encode_file(
-    path: Path, layout: Layout, folder: Path, limit: int, stereo: bool, workers: Optional[int], progress: bool
+    path: Path, layout: Layout, folder: Path, limit: int, manner: Manner, workers: Optional[int], progress: bool
 ) -> Parts:
     """Make the part files that a folder lacks.
 
@@ -36,7 +36,7 @@ def encode_file(
         layout: of its lines.
         folder: of the parts, in which no other process is.
         limit: only so many lines; 0 takes all.
-        stereo: see `encode_smiles`.
+        manner: see `Manner`.
         workers: processes; None takes all cores, with 1 it is this one.
         progress: show a bar on stderr.
 
@@ -58,7 +58,7 @@ def encode_file(
                 else:
                     yield paths[-1], records
 
-        make = partial(_make_part, layout=layout, stereo=stereo)
+        make = partial(_make_part, layout=layout, manner=manner)
         try:
             for lines in in_parallel(make, missing(), workers, chunk=1):
                 made += 1
@@ -86,7 +86,7 @@ def _part_name(index: int, records: List[Record]) -> str:
     return f"{index:08d}-{digest}.npz"
 
 
-def _make_part(job: Tuple[Path, List[Record]], layout: Layout, stereo: bool) -> int:
+def _make_part(job: Tuple[Path, List[Record]], layout: Layout, manner: Manner) -> int:
     part, records = job
-    save_chunk(part, encode_records(records, layout, stereo))
+    save_chunk(part, encode_records(records, layout, manner))
     return len(records)
