@@ -13,14 +13,14 @@ from packing.verify import DamagedStore
 
 
 def cache_folder(cache: Optional[PathLike] = None) -> Path:
-    """The folder given, else IPU_CHEM_CACHE, else ~/.cache/ipu-chem, created if need be.
+    """The folder given, else IPU_CHEM_CACHE, else ~/.cache/ipu-chem, created for this user alone if need be.
 
     Raises:
         ValueError: it cannot be written, which is better known before anything is prepared.
     """
     root = Path(cache or os.environ.get("IPU_CHEM_CACHE") or "~/.cache/ipu-chem").expanduser()
     try:
-        root.mkdir(parents=True, exist_ok=True)
+        root.mkdir(0o700, parents=True, exist_ok=True)
     except OSError as error:
         raise ValueError(f"cache folder {root} cannot be made ({error}); set IPU_CHEM_CACHE or pass cache.") from None
     if not os.access(root, os.W_OK):

@@ -18,7 +18,7 @@ from ipu_chem.units import in_ev
 from packing.files import file_digest
 from packing.store import Store
 
-URL = "http://www.quantum-machine.org/gdml/data/npz"
+URL = "https://www.quantum-machine.org/gdml/data/npz"
 _DFT = "PBE+vdW-TS, frames of a simulation at 500 K"
 
 
