@@ -2,7 +2,8 @@
 
 import csv
 from pathlib import Path
-from typing import Any, Dict, List, NamedTuple, Optional, Tuple
+from types import MappingProxyType
+from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Tuple
 
 from ipu_chem.data.corpora.memory import corpus_of, encode_in_memory
 from ipu_chem.data.files.layout import TableOptions
@@ -49,6 +50,7 @@ def predict_file(
     strict: bool = False,
     workers: Optional[int] = None,
     accelerator: Optional[str] = None,
+    structures: Mapping[str, Any] = MappingProxyType({}),
 ) -> Tuple[int, List[Refused]]:
     """Predict every molecule of a file.
 
@@ -63,6 +65,7 @@ def predict_file(
         strict: stop at the first molecule that cannot be predicted instead of listing it.
         workers: processes that read SMILES; None takes all cores.
         accelerator: another device than the run was trained on.
+        structures: what a 3D file leaves unsaid, as of `read_molecules`.
 
     Returns:
         (molecules predicted, molecules refused).
@@ -76,7 +79,7 @@ def predict_file(
     if run.task.reads_text:
         read = _read_texts(Path(source), smiles_column, workers)
     else:
-        molecules, lines, refused = _read_molecules(source, smiles_column, strict, workers)
+        molecules, lines, refused = _read_molecules(source, smiles_column, strict, workers, structures)
         if Path(output).suffix == ".extxyz":
             return _predict_forces(run, output, molecules, lines, refused, strict)
         store = molecules_to_store(molecules) if molecules else None
@@ -120,11 +123,11 @@ def _predict_forces(
 
 
 def _read_molecules(
-    source: PathLike, smiles_column: Optional[str], strict: bool, workers: Optional[int]
+    source: PathLike, smiles_column: Optional[str], strict: bool, workers: Optional[int], structures: Mapping[str, Any]
 ) -> Tuple[List[Molecule], List[int], List[Refused]]:
     """Molecules in 3D, numbers of their lines or frames from 1, and those that could not be read."""
     if not holds_smiles(Path(source)):
-        molecules = read_molecules(source)
+        molecules = read_molecules(source, **structures)
         return molecules, list(range(1, len(molecules) + 1)), []
     table = read_table(source, TableOptions(smiles_column or "", prefix="--"))
     embeddings, failures = embed_many([row.entry for row in table.rows], workers=workers, strict=strict)

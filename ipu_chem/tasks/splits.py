@@ -89,7 +89,13 @@ def plans_of_splits(
     """
     used = {split: chosen for split, chosen in items.items() if len(chosen)}
     if folder is not None:
-        made = {split: PackingPlan.load(folder / f"{split}.npz") for split in used}
+        try:
+            made = {split: PackingPlan.load(folder / f"{split}.npz") for split in used}
+        except (ValueError, FileNotFoundError) as error:
+            raise ValueError(
+                f"{str(error).partition(';')[0]}; a run goes on with the plans of its start alone: begin again with "
+                "another --out (predict needs no plans)."
+            ) from None
         for split, plan in made.items():
             plan.check(sizes(used[split]))
         return made, next(iter(made.values())).budget

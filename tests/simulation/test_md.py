@@ -10,6 +10,7 @@ from ase import Atoms
 from ase.io import read, write
 
 from ipu_chem.cli import main
+from ipu_chem.locks import FolderInUse, locked
 from ipu_chem.simulation import records
 from ipu_chem.simulation.bonds import Bonds
 from ipu_chem.simulation.calculator import Calculator
@@ -213,6 +214,15 @@ def test_what_cannot_work_is_refused_before_anything_is_written(make_run, start,
     with pytest.raises(ValueError, match=sentence):
         run_md([make_run()], MdOptions(**{**vars(start()), **change}))
     assert not os.path.exists(start().out)
+
+
+def test_a_simulation_has_one_process_and_a_damaged_state_is_named(tmp_path, start):
+    with locked(tmp_path / "md"), pytest.raises(FolderInUse, match="md is in use by process"):
+        run_md(["no run"], start())
+    (tmp_path / "md").mkdir()
+    (tmp_path / "md" / "restart.npz").write_bytes(b"PK\3\4 and no more")
+    with pytest.raises(ValueError, match="restart.npz is damaged .* begin it again with another --out"):
+        records.read_state(tmp_path / "md")
 
 
 def test_another_simulation_is_not_resumed(springs, start):

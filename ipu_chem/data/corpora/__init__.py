@@ -14,13 +14,15 @@ import numpy as np
 
 from ipu_chem.cache import cache_folder, content_key, open_prepared
 from ipu_chem.data.corpora.assemble import PartFiles, assemble, first_of_each, on_disk
-from ipu_chem.data.corpora.build import alone, encode_file
-from ipu_chem.data.corpora.encode import encode_smiles, libraries
+from ipu_chem.data.corpora.build import encode_file
+from ipu_chem.data.corpora.encode import Manner, encode_smiles, libraries
 from ipu_chem.data.corpora.memory import corpus_in_memory, corpus_info
 from ipu_chem.data.corpora.sources import CORPORA, find_file
 from ipu_chem.data.datasets import known_options, nearest
 from ipu_chem.data.files.layout import TableOptions, read_layout
+from ipu_chem.data.fragments import ERROR, KEEP, SEVERAL
 from ipu_chem.data.molecule import decode_text
+from ipu_chem.locks import in_turn
 from packing.files import PathLike, file_digest
 from packing.store import Store
 
@@ -35,7 +37,7 @@ class Options(NamedTuple):
     """Options that decide what is in a corpus.
 
     Attributes:
-        stereo: keep what SMILES say about stereochemistry.
+        stereo, fragments: see `Manner`.
         smiles_column, delimiter, encoding: see `TableOptions`.
         duplicates: keep molecules that the file has before, for whoever must choose among their labels.
     """
@@ -45,6 +47,7 @@ class Options(NamedTuple):
     duplicates: bool = False
     delimiter: str = ""
     encoding: str = ""
+    fragments: str = KEEP
 
 
 def load_corpus(
@@ -87,6 +90,8 @@ def load_corpus(
     layout = read_layout(file, table, source.with_split)
 
     manner = {"format": _FORMAT, "stereo": chosen.stereo, "layout": layout, **versions}
+    if chosen.fragments != KEEP:
+        manner["fragments"] = chosen.fragments
     kept = {"duplicates": True} if chosen.duplicates else {}
     folder = root / f"corpus-{name}-{content_key({**manner, **kept, 'limit': limit, 'file': file_digest(file)})}"
     # Not by content: what was encoded of a file that was cut serves the whole one, too.
@@ -94,11 +99,13 @@ def load_corpus(
     parts = root / f"corpus-{name}-parts-{content_key({**manner, 'path': str(file.resolve())})}"
     store = open_prepared(folder, name)
     if store is not None:
-        return store
-    with alone(parts):
-        if not (folder / "meta.json").is_file():  # else another process has made it meanwhile
+        return _checked(store, file, chosen.fragments)
+    how = Manner(chosen.stereo, chosen.fragments)
+    with in_turn(parts / "lock", f"encoding into {parts}"):
+        store = open_prepared(folder, name, says_why=False)
+        if store is None:  # else another process has made it meanwhile
             try:
-                made = encode_file(file, layout, parts, limit, chosen.stereo, workers or None, progress)
+                made = encode_file(file, layout, parts, limit, how, workers or None, progress)
             except KeyboardInterrupt:
                 print(f"{name}: stopped; what is encoded lies in {parts}, the same call goes on there", file=sys.stderr)
                 raise
@@ -111,10 +118,25 @@ def load_corpus(
                 print(f"{name}: {len(made.paths) - made.made:,} of {len(made.paths):,} chunks were encoded before")
         shutil.rmtree(parts, ignore_errors=True)  # another process may have been faster
     store = Store.open(folder)
+    if store.info["cut"]:
+        print(f"{name}: of {store.info['cut']:,} molecules of several fragments the largest is taken")
     print(
         f"{name}: {len(store):,} molecules encoded, {store.info['duplicates']:,} duplicates and "
         f"{store.info['failures']['count']:,} failures left out (listed in {folder / 'meta.json'})"
     )
+    return _checked(store, file, chosen.fragments)
+
+
+def _checked(store: Store, file: Path, fragments: str) -> Store:
+    """The store, unless molecules of several fragments are an error and there are some."""
+    listed = store.info["failures"]["list"] if fragments == ERROR else []
+    several = [failure for failure in listed if failure[2].startswith(SEVERAL)]
+    if several:
+        line, smiles, reason, *_ = several[0]
+        raise ValueError(
+            f"{file} line {line} ({smiles}): {reason}, as {len(several):,} lines have; set data.fragments to largest "
+            "or keep, or correct them."
+        )
     return store
 
 

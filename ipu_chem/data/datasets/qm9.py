@@ -19,7 +19,7 @@ import numpy as np
 
 from ipu_chem.data.datasets.info import failures_info, target_info
 from ipu_chem.data.download import download, find_file, unpack
-from ipu_chem.data.files.structures import sdf_records
+from ipu_chem.data.files.sdf import sdf_records
 from ipu_chem.data.files.table import Failure
 from ipu_chem.data.files.text import open_text
 from ipu_chem.data.molecule import Molecule, molecules_to_store, rdkit_arrays
