@@ -1,6 +1,7 @@
 """Prepare a data set and its edges, and print what is in it."""
 
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, fields
 
 from ipu_chem.config import DataConfig
 
@@ -23,7 +24,15 @@ class Options:
 
 
 def run(options: Options, data: DataConfig) -> int:
-    """Prepare a data set and print its contents."""
+    """Prepare a data set and print its contents; complaints name its options as this command has them."""
+    try:
+        return _run(options, data)
+    except ValueError as error:
+        names = "|".join(one.name for one in fields(data))
+        raise ValueError(re.sub(rf"\bdata\.({names})\b(?!\.)", r"--\1", str(error))) from None
+
+
+def _run(options: Options, data: DataConfig) -> int:
     import numpy as np
 
     from ipu_chem.data.corpora import CORPORA, describe_corpus, load_corpus

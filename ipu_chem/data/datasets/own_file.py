@@ -8,6 +8,8 @@ user does.
 from pathlib import Path
 from typing import Any, Dict, List, Literal, Optional, Tuple
 
+import numpy as np
+
 from ipu_chem.data.datasets.info import failures_info, own_targets
 from ipu_chem.data.datasets.own_structures import Said, check_said, read_own
 from ipu_chem.data.energy_units import unit_doubts
@@ -133,6 +135,9 @@ def prepare(
         "failures": failures_info(failures),
         **forces,
     }
+    for molecule in molecules if kind == BINARY else ():
+        if molecule.y is not None and not np.isin(molecule.y[np.isfinite(molecule.y)], (0, 1)).all():
+            raise ValueError(f"{file}: {molecule.name} has {target}={molecule.y}, but a class is 0 or 1; write it so.")
     store = molecules_to_store(molecules, info, smiles)
     for doubt in unit_doubts(store):
         print(f"{file.name}: {doubt}")

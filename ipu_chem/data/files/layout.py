@@ -194,7 +194,7 @@ def _first_lines(path: Path, suffix: str, encoding: str) -> Tuple[List[str], int
 
 
 def _closed(lines: Sequence[str]) -> int:
-    """How many lines belong to a header: those up to the end of a quoted cell that is open."""
+    """Number of lines of a header: those up to the end of a quoted cell that is open."""
     for count in range(1, MOST_LINES + 1):
         if "".join(lines[:count]).count('"') % 2 == 0:
             return count
@@ -217,7 +217,7 @@ def _is_table(first: str, given: str, smiles_column: str) -> bool:
 
 
 def _choose_delimiter(text: str, given: str, smiles_column: str, usual: str) -> Tuple[str, List[str]]:
-    """What separates the cells of a header, and those: where there is a column of SMILES, else most columns."""
+    """Delimiter and cells of a header: the ones with a column of SMILES, else with most columns."""
     found = []
     for delimiter in given or f"{usual},;\t":
         reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True)

@@ -113,7 +113,9 @@ def find_encoding(path: Path, given: str = "", option: str = "encoding") -> str:
     """
     if given:
         try:
-            b"".decode(given)
+            b"a".decode(given)
+        except UnicodeError:  # of two bytes or more a letter
+            pass
         except LookupError:
             raise ValueError(f"{option}={given}: there is no such encoding; try utf-8, cp1252 or utf-16.") from None
         return given
@@ -172,7 +174,7 @@ class _AsItComes(io.RawIOBase):
         return count
 
     def _next(self, size: int) -> bytes:
-        """What comes next; empty at the end."""
+        """The next bytes; empty at the end."""
         while True:
             data = self.file.read1(size)
             ended = not data
