@@ -47,7 +47,7 @@ def read_labels(
     labels: List[List[float]] = []
     for number, cells in read_rows(path, layout, limit):
         if isinstance(cells, Failure):
-            raise ValueError(f"{path} line {number}: {cells.reason}")
+            raise ValueError(f"{path} line {number}: {cells.reason}.")
         try:
             labels.append([float(cells[place]) for place in places])
         except ValueError:

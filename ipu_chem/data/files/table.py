@@ -270,9 +270,9 @@ def _as_many(number: int, cells: List[str], layout: Layout) -> Union[List[str], 
     if len(cells) == layout.columns:
         return cells
     mark = {",": "a decimal comma, or a comma", ";": "a semicolon", "\t": "a tab"}.get(layout.delimiter, "a delimiter")
-    more = f"{mark} without quotes?" if len(cells) > layout.columns else "is the line cut?"
+    more = f"{mark} without quotes" if len(cells) > layout.columns else "a line that is cut"
     count = f"{len(cells)} cell{'s' if len(cells) > 1 else ''}"
-    reason = f"row has {count}, header {layout.columns}; {more}"
+    reason = f"row has {count}, header {layout.columns} ({more}?)"
     smiles = cells[layout.smiles] if layout.smiles < len(cells) else ""
     name = cells[layout.name] if 0 <= layout.name < len(cells) else ""
     return Failure(number, smiles or layout.delimiter.join(cells)[:_SHOWN], reason, name)

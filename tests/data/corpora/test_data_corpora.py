@@ -72,7 +72,7 @@ def test_failures_and_duplicates(tmp_path):
         [3, "C1CC", "RDKit cannot parse the SMILES"],
         [4, "", "no SMILES"],
         [6, "*", "selfies cannot encode the molecule"],
-        [7, "CC", "row has 1 cell, header 2; is the line cut?"],
+        [7, "CC", "row has 1 cell, header 2 (a line that is cut?)"],
         [10, "[CH5]", "RDKit cannot parse the SMILES"],
     ]
     assert selfies_of(store, 1) == "[Cl].[C][=C][C][=C][C][=C][Ring1][=Branch1]"

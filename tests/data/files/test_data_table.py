@@ -96,11 +96,11 @@ def test_damaged_lines_are_failures(tmp_path):
     path.write_bytes("smiles,ä\nC,ö\nCC\n".encode() + b"\xff\xfe,1\n" + long + b"C\x00C,1\nCCC,2\nCC")
     assert [line.smiles for line in read(path) if not isinstance(line, Failure)] == ["C", "CCC"]
     assert failures(path) == {
-        3: "row has 1 cell, header 2; is the line cut?",
+        3: "row has 1 cell, header 2 (a line that is cut?)",
         4: "damaged line: not UTF-8",
         5: "damaged line: 100,000 characters or more",
         6: "damaged line: a NUL byte",
-        8: "row has 1 cell, header 2; is the line cut?",
+        8: "row has 1 cell, header 2 (a line that is cut?)",
     }
     (tmp_path / "a.smi").write_bytes(b"C\n\xff\n" + long * 3 + b"CC\n")
     assert list(failures(tmp_path / "a.smi")) == [2, 3, 4, 5]

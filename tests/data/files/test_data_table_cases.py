@@ -61,13 +61,17 @@ READ = {
     "CXSMILES": ('smiles,logS\nCCO |$;;O$|,1\n"C[CH2] |^1:1|",2\n', "logS", ["CCO", "[CH2]C"], [1, 2]),
     "thousands of points": ("smiles;y\nCCO;1.250\nC;0.125\n", "y", ["CCO", "C"], [1.25, 0.125]),
 }
-ACROSS = "row has 3 cells, header 2; a decimal comma, or a comma without quotes"
+ACROSS = r"row has 3 cells, header 2 \(a decimal comma, or a comma without quotes\?\)\."
 # name -> (content, target, sentence)
 REFUSED = {
     "decimal comma": (HEADER + "CCO,-0,5\nC,1\n", "logS", f"a.csv line 2: {ACROSS}"),
     "thousands": (HEADER + "CCN,2\nCCO,1,250\n", "logS", f"a.csv line 3: {ACROSS}"),
-    "cut row": ("smiles,name,logS\nCCO,a,1\nC,1\n", "logS", "a.csv line 3: row has 2 cells, header 3; is the line cut"),
-    "semicolons": ("smiles;logS\nCCO;1;2\n", "logS", "line 2: row has 3 cells, header 2; a semicolon without quotes"),
+    "cut row": (
+        "smiles,name,logS\nCCO,a,1\nC,1\n",
+        "logS",
+        r"a.csv line 3: row has 2 cells, header 3 \(a line that is cut\?\)",
+    ),
+    "semicolons": ("smiles;logS\nCCO;1;2\n", "logS", r"line 2: row has 3 cells, header 2 \(a semicolon without"),
     "two columns": ("smiles,logS,logS\nCCO,1,2\n", "logS", r"a.csv has 2 columns 'logS' \(2 and 3\); rename or remove"),
     "two columns of SMILES": ("smiles,smiles,logS\nCCO,C,2\n", "logS", "a.csv has 2 columns 'smiles'"),
     "no such column": (HEADER + "CCO,1\n", "logP", "a.csv has no column 'logP'; it has smiles, logS"),
