@@ -172,7 +172,8 @@ def _kept(config: RunConfig, task: Task) -> Dict[str, Any]:
         "config": to_dict(config),
         **task.state(),
         "budget": task.budget.as_dict(),
-        "fingerprint": task.store.fingerprint(),
+        "fingerprint": task.fingerprint(),
+        "split": task.split_fingerprint,
         "version": ipu_chem.__version__,
     }
 
