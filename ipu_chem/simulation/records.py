@@ -8,6 +8,7 @@ from typing import Any, Dict, Mapping, Optional
 import numpy as np
 
 from ipu_chem.data.structures import with_results
+from packing.arrays import open_arrays
 from packing.files import PathLike, atomic_file
 
 COLUMNS = ("time_ps", "potential_eV", "kinetic_eV", "total_eV", "temperature_K", "largest_force_std_eV_per_A")
@@ -124,5 +125,5 @@ def read_state(folder: PathLike) -> Dict[str, Any]:
     file = Path(folder) / "restart.npz"
     if not file.is_file():
         raise ValueError(f"{folder} holds no simulation to resume (no restart.npz).")
-    with np.load(file, allow_pickle=False) as arrays:
+    with open_arrays(file) as arrays:
         return {**{name: arrays[name] for name in arrays.files}, **json.loads(str(arrays["json"]))}
