@@ -15,6 +15,7 @@ import threading
 import time
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from textwrap import shorten
 from typing import IO, Any, Dict, Iterator, Optional, Tuple
 
 from packing.files import PathLike, disk_full_named, host_name, is_alive
@@ -41,13 +42,17 @@ def locked(folder: PathLike) -> Iterator[None]:
 
     Raises:
         FolderInUse: another one is in it; says which, since when, and what to do.
-        OSError: the folder cannot be written.
+        ValueError: the folder cannot be written.
+        OSError: the disk is full.
     """
     folder = Path(folder)
     made = not folder.exists()
-    with disk_full_named(folder / LOCK):
-        folder.mkdir(parents=True, exist_ok=True)
-        path, file = _first(folder / LOCK, folder)
+    try:
+        with disk_full_named(folder / LOCK):
+            folder.mkdir(parents=True, exist_ok=True)
+            path, file = _first(folder / LOCK, folder)
+    except (FileExistsError, NotADirectoryError, PermissionError) as error:
+        raise ValueError(f"{folder} cannot be written ({error.strerror}); choose another --out.") from None
     stop = threading.Event()
     try:
         with disk_full_named(path):
@@ -158,7 +163,7 @@ def _write(file: IO[str]) -> None:
     """Say who has the lock."""
     words = sys.argv[1:] if Path(sys.argv[0]).name in ("cli.py", "__main__.py", "ipu-chem") else sys.argv
     name = [] if words is sys.argv else ["ipu-chem"]
-    command = " ".join(map(shlex.quote, [*name, *words]))[:_LONGEST]
+    command = shorten(" ".join(map(shlex.quote, [*name, *words])), _LONGEST, placeholder=" ...")
     holder = {"host": host_name(), "pid": os.getpid(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
     file.seek(0)
     file.truncate()

@@ -77,7 +77,7 @@ class Chosen:
         made = cls.of(name)
         for option in values:
             if option not in made.__dataclass_fields__:
-                raise ValueError(cls.unknown(made.chosen, option))
+                raise ValueError(cls.unknown_option(made.chosen, option))
         return object.__new__(made)
 
     def __post_init__(self) -> None:
@@ -117,7 +117,7 @@ class Chosen:
         return _made(base, name, known[name] if name in known else load(name, f"{cls.key}.name"))
 
     @classmethod
-    def unknown(cls, name: str, option: str) -> str:
+    def unknown_option(cls, name: str, option: str) -> str:
         """Sentence about an option that the section for a name does not have."""
         own, key = cls.of(name).own(), cls.key
         having = cls.owners(option)

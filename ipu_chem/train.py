@@ -22,6 +22,7 @@ Read in this order, from `ipu-chem train` on QM9 to the loss of SchNet:
 import time
 from contextlib import ExitStack, closing
 from pathlib import Path
+from shlex import quote
 from typing import Any, Dict, Optional, Sequence
 
 from torch import nn
@@ -147,13 +148,13 @@ def _check_folder(config: RunConfig, resume: bool) -> None:
     """Refuse to begin where a run is, and to go on where none is."""
     if _last(config).is_file() and not resume:
         raise ValueError(
-            f"{config.out} holds a run already; continue it with `ipu-chem train --resume {config.out}` "
-            f"or choose another --out."
+            f"{config.out} holds a run already; continue it with `ipu-chem train --resume {quote(config.out)}` or "
+            "choose another --out."
         )
     if resume and not _last(config).is_file():
         raise ValueError(
             f"{config.out} holds no checkpoint, as its run was stopped before the first one: start it again with "
-            f"`ipu-chem train --config {config.out}/config.yaml`."
+            f"`ipu-chem train --config {quote(f'{config.out}/config.yaml')}`."
         )
 
 
@@ -171,7 +172,8 @@ def _kept(config: RunConfig, task: Task) -> Dict[str, Any]:
         "config": to_dict(config),
         **task.state(),
         "budget": task.budget.as_dict(),
-        "fingerprint": task.store.fingerprint(),
+        "fingerprint": task.fingerprint(),
+        "split": task.split_fingerprint,
         "version": ipu_chem.__version__,
     }
 

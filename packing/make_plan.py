@@ -205,7 +205,8 @@ def _generate(
     """
     bound = continuous_bound(exact, budget)
     greedy = _best_fit(fine, budget, greedy_deadline)
-    if greedy.num_packs <= bound or not column_generation.affordable(coarse, budget):
+    too_many = len(coarse.counts) > MAX_CLASSES and len(budget.measured) > 1
+    if greedy.num_packs <= bound or too_many or not column_generation.affordable(coarse, budget):
         return greedy, fine, bound
     if coarse is not exact:
         bound = max(bound, _primary_bound(exact, budget, deadline))

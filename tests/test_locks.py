@@ -70,6 +70,13 @@ def test_a_folder_in_which_nothing_was_written_goes(tmp_path):
     assert list((tmp_path / "old").iterdir()) == []
 
 
+def test_a_folder_that_cannot_be_one_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    for folder in (tmp_path / "file", tmp_path / "file" / "run"):
+        with pytest.raises(ValueError, match=f"{folder} cannot be written .*; choose another --out"), locked(folder):
+            pass
+
+
 @pytest.mark.parametrize("flock", [True, False])
 def test_another_host_holds_a_folder_as_long_as_it_touches_the_lock(tmp_path, monkeypatch, capsys, flock):
     if not flock:

@@ -270,7 +270,7 @@ def _unknown(name: str, known: Mapping[str, Any], classes: Mapping[str, Any]) ->
     prefix, _, option = name.rpartition(".")
     kind: Any = classes.get(prefix)
     if kind is not None and kind.owners(option):
-        return kind.unknown(kind.chosen, option)
+        return kind.unknown_option(kind.chosen, option)
     same = [f"--{other}" for other in known if other.rpartition(".")[2] == name]  # --epochs of --training.epochs
     hint = f"; did you mean {' or '.join(same)}?" if same else nearest(f"--{name}", [f"--{other}" for other in known])
     return f"unknown option --{name}{hint}"

@@ -36,15 +36,13 @@ def _run(options: Options, data: DataConfig) -> int:
     import numpy as np
 
     from ipu_chem.data.corpora import CORPORA, describe_corpus, load_corpus
-    from ipu_chem.data.files.layout import TableOptions
     from ipu_chem.data.force_check import check_energy_forces, report
     from ipu_chem.metrics import is_binary
     from ipu_chem.tasks.graphs import load_store
 
     if options.text or (data.name in CORPORA and data.name != "file"):
         path = getattr(data, "path", "")
-        manner = {"limit": data.limit, "workers": data.workers, **TableOptions.of(data, "data.").given()}
-        corpus = load_corpus(data.name, path or None, data.cache or None, **manner)
+        corpus = load_corpus(data.name, path or None, data.cache or None, **data.corpus_options())
         print("\n".join(describe_corpus(corpus)))
         return 0
     store = load_store(data, options.cutoff)

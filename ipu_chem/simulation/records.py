@@ -11,6 +11,7 @@ from zlib import error as zlib_error
 import numpy as np
 
 from ipu_chem.data.structures import with_results
+from packing.arrays import open_arrays
 from packing.files import PathLike, atomic_file, disk_full_named, remove_leftovers
 
 COLUMNS = ("time_ps", "potential_eV", "kinetic_eV", "total_eV", "temperature_K", "largest_force_std_eV_per_A")
@@ -130,7 +131,7 @@ def read_state(folder: PathLike) -> Dict[str, Any]:
     if not file.is_file():
         raise ValueError(f"{folder} holds no simulation to resume (no restart.npz).")
     try:
-        with np.load(file, allow_pickle=False) as arrays:
+        with open_arrays(file) as arrays:
             return {**{name: arrays[name] for name in arrays.files}, **json.loads(str(arrays["json"]))}
     except (ValueError, KeyError, EOFError, OSError, BadZipFile, struct_error, zlib_error) as error:
         raise ValueError(

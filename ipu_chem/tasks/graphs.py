@@ -65,7 +65,7 @@ class GraphTask(Task):
         check_charges(store, model)
         if config.force_share:
             check_forces(store, targets)
-        items = split_items(store, data)
+        items = split_items(store, data, state or {})
         if model.freeze and not start:
             raise ValueError(
                 "model.freeze=true trains the head alone, on features that nobody has trained; name an earlier run "
@@ -282,7 +282,7 @@ def _warn_of_charges(store: Store, model: str) -> None:
 
 def load_store(data: DataConfig, cutoff: float) -> Store:
     """A data set with its edges and the labels asked for."""
-    store = load_chosen(data.name, data.arguments(), data.cache, data.limit, data.workers, data.target)
+    store = load_chosen(data.name, data.arguments(), data.cache, data.limit, data.workers, data.target, data.fragments)
     store = select_targets(store, data.target)
     known = np.flatnonzero(np.isfinite(store.fields["y"]).any(1))
     if len(known) < len(store):

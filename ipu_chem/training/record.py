@@ -13,9 +13,10 @@ from torch import nn
 import ipu_chem
 from ipu_chem.backends.base import Backend
 from ipu_chem.config import RunConfig, to_dict
+from ipu_chem.data.splits import describe
 from ipu_chem.models.registry import parameters_without_embeddings
 from ipu_chem.tasks.base import Task
-from ipu_chem.tasks.splits import describe_split
+from ipu_chem.tasks.splits import as_split
 from ipu_chem.training.callbacks import Callback
 from packing.files import atomic_file, remove_leftovers
 
@@ -121,8 +122,8 @@ def describe_run(config: RunConfig, task: Task, backend: Backend, model: nn.Modu
             "citation": "; ".join(info.get("citation", [])),
             "molecules": len(task.store),
             "left out": info.get("failures", {}).get("count", 0),
-            "split": describe_split(task.items),
-            "fingerprint": task.store.fingerprint(),
+            "split": describe(as_split(task.items), task.split_fingerprint),
+            "fingerprint": task.fingerprint(),
         },
         "packs": {
             "budget": task.budget.as_dict(),

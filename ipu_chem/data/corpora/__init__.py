@@ -20,13 +20,14 @@ from ipu_chem.data.corpora.memory import corpus_in_memory, corpus_info
 from ipu_chem.data.corpora.sources import CORPORA, find_file
 from ipu_chem.data.datasets import known_options, nearest
 from ipu_chem.data.files.layout import TableOptions, read_layout
+from ipu_chem.data.files.table import read_rows
 from ipu_chem.data.fragments import ERROR, KEEP, SEVERAL
 from ipu_chem.data.molecule import decode_text
 from ipu_chem.locks import in_turn
 from packing.files import PathLike, file_digest
 from packing.store import Store
 
-__all__ = ["CORPORA", "corpus_in_memory", "describe_corpus", "encode_smiles", "load_corpus"]
+__all__ = ["CORPORA", "corpus_in_memory", "describe_corpus", "encode_smiles", "load_corpus", "with_rows"]
 
 # Raised whenever the same file and options would give another store.
 _FORMAT = 2
@@ -153,6 +154,15 @@ def _save(
     store = assemble(chunks, keep, on_disk(scratch), with_split)
     store.info.update(info)
     store.save(folder)
+
+
+def with_rows(store: Store, path: PathLike) -> Store:
+    """A corpus of a file with row [I] int64, places of its molecules among all rows from 0, and info["rows"]."""
+    path, options = Path(path).expanduser(), store.info["options"]
+    table = TableOptions(*(options[name] or "" for name in TableOptions._fields[:3]), "data.")
+    lines = np.array([number for number, _ in read_rows(path, read_layout(path, table))], np.int64)
+    fields = {**store.fields, "row": np.searchsorted(lines, store.fields["line"])}
+    return Store(store.axes, fields, store.axis_of, {**store.info, "rows": len(lines)})
 
 
 def describe_corpus(store: Store) -> List[str]:

@@ -15,10 +15,11 @@ from ipu_chem.data.datasets.own_structures import Said, check_said, read_own
 from ipu_chem.data.energy_units import unit_doubts
 from ipu_chem.data.files.layout import TableOptions, read_layout
 from ipu_chem.data.files.numbers import read_labels
-from ipu_chem.data.files.table import Failure, read_smiles_file
+from ipu_chem.data.files.table import Entry, Failure, read_smiles_file
 from ipu_chem.data.files.text import existing_file, holds_smiles, plain_suffix
-from ipu_chem.data.molecule import Molecule, molecules_to_store
-from ipu_chem.data.smiles import embed_many
+from ipu_chem.data.fragments import ERROR, KEEP, SEVERAL
+from ipu_chem.data.molecule import molecules_to_store
+from ipu_chem.data.smiles import Embedding, embed_many
 from ipu_chem.metrics import BINARY
 from packing.files import file_digest
 from packing.store import Store
@@ -56,6 +57,7 @@ def prepare(
     smiles_column: str = "",
     delimiter: str = "",
     encoding: str = "",
+    fragments: str = KEEP,
 ) -> Store:
     """Read a file of molecules, with labels for training, or without to see how they pack.
 
@@ -82,10 +84,11 @@ def prepare(
         smiles_column: column of a table that holds the molecules, if it is not called so.
         delimiter: between the cells of a table: comma, semicolon, tab or another character; empty finds it.
         encoding: of a file of SMILES, such as cp1252; empty finds it.
+        fragments: keep (leave molecules of several out), largest or error.
 
     Returns:
         z, pos, y [I, T] with labels, name, and smiles (canonical) for a file of SMILES; forces, charge and spin where
-        the file has them.
+        the file has them; row [I] int64, the row or frame of the file from 0, and ``info["rows"]``, how many it has.
 
     Raises:
         ValueError: no file, an unknown column or property, forces without an energy, or nothing left; names it.
@@ -106,13 +109,20 @@ def prepare(
     check_said(file, names, said, holds_smiles(file))
     forces: Dict[str, Any] = {}
     if holds_smiles(file):
-        manner = (limit or 0, seed, workers, progress)
-        molecules, smiles, failures = _from_smiles(file, table, names, kind == BINARY, *manner)
+        entries = read_smiles_file(file, table)
+        count, entries = len(entries), entries[:limit]
+        of_line = _labels(file, table, names, limit or 0, kind == BINARY)
+        embeddings, failures = _embed(file, entries, fragments, seed, workers, progress)
+        # Without labels of the file there are none: the MMFF94 energy of the embedding is not the user's.
+        molecules = [one.molecule._replace(y=of_line.get(one.line)) for one in embeddings]
+        smiles = [one.smiles for one in embeddings]
+        rows = np.searchsorted([entry.line for entry in entries], [one.line for one in embeddings])
     else:
         found = read_own(file, names, said, limit)
         molecules = found.molecules
         targets = [{**one, "unit": stated or one["unit"]} for one, stated in zip(targets, found.units)]
         forces = {"forces_of": found.forces_of} if found.forces_of else {"other_forces": found.passed_over}
+        rows, count = np.arange(len(molecules)), len(molecules)  # frames, all of them
     info: Dict[str, Any] = {
         "name": file.name,
         "targets": targets,
@@ -131,41 +141,46 @@ def prepare(
             "multiplicity": multiplicity,
             "limit": limit,
             "seed": seed,
+            "fragments": fragments,
         },
+        "rows": count,
         "failures": failures_info(failures),
         **forces,
     }
     for molecule in molecules if kind == BINARY else ():
         if molecule.y is not None and not np.isin(molecule.y[np.isfinite(molecule.y)], (0, 1)).all():
             raise ValueError(f"{file}: {molecule.name} has {target}={molecule.y}, but a class is 0 or 1; write it so.")
-    store = molecules_to_store(molecules, info, smiles)
+    store = molecules_to_store(molecules, info, smiles, {"row": rows})
     for doubt in unit_doubts(store):
         print(f"{file.name}: {doubt}")
     return store
 
 
-def _from_smiles(
-    file: Path,
-    table: TableOptions,
-    names: List[str],
-    classes: bool,
-    limit: int,
-    seed: int,
-    workers: Optional[int],
-    progress: bool,
-) -> Tuple[List[Molecule], List[str], List[Failure]]:
-    """Embedded molecules with the labels of their rows; an empty cell is a label that is missing."""
-    lines, labels = read_labels(file, read_layout(file, table), names, limit, classes) if names else ((), ())
-    embeddings, failures = embed_many(read_smiles_file(file, table, limit), seed, workers, progress)
+def _embed(
+    file: Path, entries: List[Entry], fragments: str, seed: int, workers: Optional[int], progress: bool
+) -> Tuple[List[Embedding], List[Failure]]:
+    """Molecules in 3D, and rows without one; the first of several fragments is an error if that is asked for."""
+    embeddings, failures = embed_many(entries, seed, workers, progress, fragments=fragments)
+    several = [failure for failure in failures if failure.reason.startswith(SEVERAL)] if fragments == ERROR else []
+    if several:
+        raise ValueError(
+            f"{file} line {several[0].line} ({several[0].smiles}): {SEVERAL}, as {len(several):,} rows have; set "
+            "data.fragments to largest, or to keep, which leaves them out."
+        )
     if not embeddings:
         raise ValueError(f"{file}: no molecule could be embedded; the first failed with: {failures[0].reason}.")
-    smiles = [entry.smiles for entry in embeddings]
-    again = len(smiles) - len(set(smiles))
-    if again:
-        print(f"{file.name}: {again:,} rows are molecules that stand in rows before them; all are kept")
-    # Without labels of the file there are none: the MMFF94 energy of the embedding is not the user's.
-    of_line = dict(zip(map(int, lines), labels))
-    return [entry.molecule._replace(y=of_line.get(entry.line)) for entry in embeddings], smiles, failures
+    cut = sum(one.cut for one in embeddings)
+    if cut:
+        print(f"{file.name}: of {cut:,} molecules of several fragments the largest is taken")
+    return embeddings, failures
+
+
+def _labels(file: Path, table: TableOptions, names: List[str], limit: int, classes: bool) -> Dict[int, np.ndarray]:
+    """Line -> labels [T] of a table; an empty cell is a label that is missing."""
+    if not names:
+        return {}
+    lines, labels = read_labels(file, read_layout(file, table), names, limit, classes)
+    return dict(zip(map(int, lines), labels))
 
 
 def _file(path: Optional[Path]) -> Path:

@@ -2,7 +2,7 @@
 
 import sqlite3
 from pathlib import Path
-from typing import Any, Dict, Iterator, Mapping
+from typing import Any, Dict, Iterator, Mapping, Set
 
 import numpy as np
 
@@ -44,14 +44,14 @@ def _frame(row: Any, units: Mapping[str, str], where: str) -> Frame:
     pairs = {key: vars(row).get(key, value) for key, value in row.key_value_pairs.items()}
     results = atoms.calc.results if atoms.calc is not None else {}
     places = {"calculator": results, "key_value_pairs": pairs, "data": dict(row.data)}
-    known = electrons({**pairs, **places["data"]}, where)
     found: Dict[str, Any] = {}
-    twice = set()
+    twice: Set[str] = set()
     for values in places.values():
         for key, value in values.items():
             if key in found and not _equal(found[key], value):
                 twice.add(key)
             found.setdefault(key, value)
+    known = electrons({**pairs, **places["data"]}, frozenset(twice), where)
     if twice:  # then what belongs together stands in one place, and has its name in front
         for key in twice | {key for key, value in found.items() if _is_vectors(value, len(atoms))}:
             del found[key]

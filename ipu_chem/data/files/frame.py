@@ -105,8 +105,9 @@ def whole(values: Mapping[str, Any], keys: Sequence[str], where: str) -> Optiona
     """The whole number under one of some keys, in any case; None where there is none.
 
     Raises:
-        ValueError: it is not whole.
+        ValueError: it is not whole, or two keys disagree.
     """
+    result: Optional[int] = None
     for key, value in values.items():
         if key.lower() in keys:
             try:
@@ -115,16 +116,21 @@ def whole(values: Mapping[str, Any], keys: Sequence[str], where: str) -> Optiona
                 found = np.array([np.nan])
             if found.size != 1 or not float(found[0]).is_integer():
                 raise ValueError(f"{where}: {key}={value} is no whole number.")
-            return int(found[0])
-    return None
+            if result not in (None, int(found[0])):
+                raise ValueError(f"{where}: {key}={value}, but it also states {result}; leave one of them.")
+            result = int(found[0])
+    return result
 
 
-def electrons(values: Mapping[str, Any], where: str) -> Dict[str, Optional[int]]:
+def electrons(values: Mapping[str, Any], twice: FrozenSet[str], where: str) -> Dict[str, Optional[int]]:
     """``charge`` and ``spin`` from keys charge, spin and multiplicity.
 
     Raises:
-        ValueError: they are not whole, or spin and multiplicity disagree.
+        ValueError: they are not whole, stand there ``twice``, or spin and multiplicity disagree.
     """
+    for key in sorted(twice):
+        if key.lower() in ("charge", "total_charge", "spin", "multiplicity", "spin_multiplicity"):
+            raise ValueError(f"{where} states {key} more than once, with different values; leave one of them.")
     charge, spin = whole(values, ("charge", "total_charge"), where), whole(values, ("spin",), where)
     multiplicity = whole(values, ("multiplicity", "spin_multiplicity"), where)
     if multiplicity is not None:

@@ -205,7 +205,7 @@ def _found(path: Path, size: int, changed: int, option: str) -> str:
     """See `find_encoding`; looked for once for a file that stays as it is."""
     try:
         with _open_raw(path) as file:
-            start = file.read(_SCANNED)
+            start = file.read1(_SCANNED)  # type: ignore[attr-defined]
             _refuse_other_files(path, start)
             marked = next((name for mark, name in _MARKS if start.startswith(mark)), "") or _wide(start[:_BUFFER])
             if marked:
@@ -225,10 +225,11 @@ def _lines_of(file: IO[bytes], start: bytes) -> Tuple[int, int, str]:
     rest, block = b"", start
     while block:
         whole, newline, rest = (rest + block).rpartition(b"\n")
-        if not newline:  # a line of a megabyte, or those of an old Mac
-            whole, rest = rest, b""
+        if not newline:  # lines of an old Mac, or a very long one
+            whole, newline, rest = rest.rpartition(b"\r")
+            whole, rest = (whole, rest) if newline else (rest, b"")
         try:
-            block = file.read(_SCANNED)
+            block = file.read1(_SCANNED)  # type: ignore[attr-defined]
         except DAMAGE:
             block = b""
         if not block:

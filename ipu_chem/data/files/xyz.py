@@ -89,7 +89,7 @@ def xyz_frames(path: Path) -> Iterator[Frame]:
             isotopes += sum(row[columns.symbol].lower() in ISOTOPES for row in cells)
             if comment.startswith("gdb ") and "U0" in values:
                 lines.take(3)  # frequencies, SMILES and InChI
-            known = electrons(values, where)
+            known = electrons(values, twice, where)
             name = str(values.get("name", f"{path.name} frame {place}"))
             yield Frame(where, name, np.array(z, np.int64), pos, values, arrays, stated_units(values), twice, **known)
             place += 1

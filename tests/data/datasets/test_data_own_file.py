@@ -97,7 +97,7 @@ def test_labels_are_not_needed_to_look_at_molecules(tmp_path, xyz):
 def test_labels_that_are_not_there(tmp_path, xyz):
     smi = tmp_path / "a.smi"
     smi.write_text("C methane\n")
-    with pytest.raises(ValueError, match="a.smi holds no labels, only SMILES"):
+    with pytest.raises(ValueError, match="a .smi file holds no labels"):
         load_dataset("file", smi, tmp_path, target="energy")
     with pytest.raises(ValueError, match="waters.xyz frame 0 .line 1. has no 'dipole'; it has charge, energy, name"):
         load_dataset("file", xyz, tmp_path, target="dipole")

@@ -155,6 +155,12 @@ def test_two_energies_of_one_name(base, load):
     assert other["y"].tolist() == [[-99]] and "forces" not in other
 
 
+def test_two_charges(base, load):
+    path = base({"energy": -1.5}, pairs={"charge": 1}, charge=0)
+    with pytest.raises(ValueError, match="a.db row 1 states charge more than once"):
+        load(path, target="energy")
+
+
 def test_one_energy_in_two_places(base, load):
     path = base({"energy": -1.5, "forces": full(1)}, energy=np.array([-1.5]))
     store = load(path, target="energy")

@@ -7,7 +7,6 @@ import pytest
 
 from ipu_chem.data.corpora.labels import load_labeled_corpus
 from ipu_chem.data.datasets import load_dataset
-from ipu_chem.data.files.layout import TableOptions
 from ipu_chem.data.files.table import Failure, read_table
 from ipu_chem.data.molecule import decode_texts
 
@@ -19,8 +18,7 @@ def as_graphs(path, target, kind="number", **table):
 
 
 def as_text(path, target, kind="number", **table):
-    options = TableOptions(**table, prefix="data.")
-    return load_labeled_corpus(path, [target], kind=kind, cache=str(path.parent / "text"), workers=1, table=options)
+    return load_labeled_corpus(path, [target], kind=kind, cache=str(path.parent / "text"), workers=1, **table)
 
 
 PATHS = pytest.mark.parametrize("load", [as_graphs, as_text])
@@ -149,7 +147,7 @@ def test_what_is_given_is_taken(tmp_path, load, capsys):
 ROWS = "smiles,name,logS\nCCO,a,1\n,b,2\nCC OC,c,3\nCCO .Cl,d,4\nC1CC,e,5\nOCC,f,6\nC,g,\nC\xa0C,h,7\nCCC,i,8\n"
 
 
-def test_both_keep_and_leave_out_the_same_rows(tmp_path, capsys):
+def test_both_keep_and_leave_out_the_same_rows(tmp_path):
     path = write(tmp_path, ROWS)
     graphs, text = as_graphs(path, "logS"), as_text(path, "logS")
     failures = graphs.info["failures"]["list"]
@@ -160,10 +158,9 @@ def test_both_keep_and_leave_out_the_same_rows(tmp_path, capsys):
     blank = "a blank inside of the SMILES, and what stands behind it is no CXSMILES block |...|"
     reasons = ["no SMILES", blank, blank, "RDKit cannot parse the SMILES", "the SMILES have characters beyond ASCII"]
     assert [failure[2] for failure in failures] == reasons
-    left_out = text.info["left out"]
-    assert decode_texts(graphs, "smiles") == ["CCO", "CCO", "C", "CCC"] and left_out["without label"] == 1
-    assert len(text) == 3 - left_out.get("duplicates", 0)
-    assert "1 rows are molecules that stand in rows before them; all are kept" in capsys.readouterr().out
+    assert decode_texts(graphs, "smiles") == ["CCO", "CCO", "C", "CCC"]
+    assert decode_texts(text, "smiles") == ["CCO", "CCO", "CCC"] and text.info["left out"] == {"without label": 1}
+    assert np.asarray(text.fields["y"])[:, 0].tolist() == [1, 6, 8]
 
 
 def test_every_row_keeps_its_name_and_its_cells(tmp_path):
@@ -199,10 +196,8 @@ def test_a_table_that_is_cut(tmp_path):
     whole = gzip.compress((HEADER + "".join(f"{'C' * (1 + row % 90)},{row}\n" for row in range(20_000))).encode())
     path = write(tmp_path, whole[: len(whole) // 2], "a.csv.gz")
     for load in (as_graphs, as_text):
-        with pytest.raises(ValueError, match=r"a.csv.gz line \d+: the file is damaged from here on, or cut short"):
+        with pytest.raises(ValueError, match=r"a.csv.gz (line \d+: the file )?is damaged (from|or cut short after l)"):
             load(path, "logS")
-    with pytest.raises(ValueError, match=r"a.csv.gz is damaged or cut short after line \d+"):
-        load_dataset("file", path, tmp_path, progress=False)
 
 
 def test_the_best_of_several_columns_is_said(tmp_path, capsys):

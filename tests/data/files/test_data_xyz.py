@@ -64,6 +64,8 @@ def test_lines_as_other_systems_end_them(write):
         (H2.replace("energy=", 'Lattice="9 0 0 0 9 0 0 0 9" energy='), "has a periodic cell; .*write pbc=.F F F"),
         (H2 + "VEC1 9 0 0\n", r"frame 1 \(line 5\) has a periodic cell"),
         (H2.replace("energy=", "energy=-1 energy="), "states energy more than once, with different values; leave one"),
+        (H2.replace("energy=", "charge=0 charge=1 energy="), "states charge more than once, with different values"),
+        (H2.replace("energy=", "charge=0 total_charge=1 energy="), "total_charge=1, but it also states 0"),
         (H2.replace("energy=", "Properties=name:S:1:x:R:3 energy="), "names no columns species:S:1 and pos:R:3"),
         (
             H2.replace("energy=", "Properties=species:S:1:pos:R:3:forces:R:3 energy="),
