@@ -30,6 +30,7 @@ _DELIMITERS = {".csv": ",", ".tsv": "\t"}
 _WORDS = {"comma": ",", "semicolon": ";", "tab": "\t", "\\t": "\t", "space": " "}
 # Some tables write a line break after the SMILES, inside of quotes; a quote that is open for longer is damage.
 MOST_LINES = 3
+_NUMBER = re.compile(r"[+-]?\d+([.,]\d+)?")
 _SHOWN = 20  # columns in a message
 
 
@@ -221,7 +222,10 @@ def _choose_delimiter(text: str, given: str, smiles_column: str, usual: str) -> 
     found = []
     for delimiter in given or f"{usual},;\t":
         reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True)
-        columns = [" ".join(column.split()) for column in next(reader, [])]
+        try:
+            columns = [" ".join(column.split()) for column in next(reader, [])]
+        except csv.Error:  # a cell of more than 131,072 characters
+            columns = [text[:_SHOWN]]
         is_there = smiles_column in columns if smiles_column else any(map(is_smiles_header, columns))
         found.append((is_there, len(columns), delimiter == usual, delimiter, columns))
     return max(found)[3:]
@@ -241,8 +245,10 @@ def _smiles_place(columns: Sequence[str], path: PathLike, options: TableOptions)
     plain = [_plain(column) for column in columns]
     places = [place for name in _SMILES_COLUMNS for place, column in enumerate(plain) if column == name]
     if not places:
+        header = " (does it begin with a header?)" if any(map(_NUMBER.fullmatch, columns)) else ""
         raise ValueError(
-            f"{path} has no column named smiles; pass {options.prefix}smiles_column, one of: {_listed(columns)}."
+            f"{path} has no column named smiles{header}; pass {options.prefix}smiles_column, one of: "
+            f"{_listed(columns)}."
         )
     chosen = columns[places[0]]
     if len(places) > 1:

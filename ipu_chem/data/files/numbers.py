@@ -42,6 +42,7 @@ def read_labels(
     if not layout.delimiter:
         raise ValueError(f"{path} holds no labels, only SMILES; write SMILES and labels as columns of a .csv.")
     places = [place_of(" ".join(name.split()), layout.names, path) for name in names]
+    nameless = [place + 1 for place in places if layout.names[place + 1 : place + 2] == ("",)]
     with_commas: Set[int] = set()
     lines: List[int] = []
     labels: List[List[float]] = []
@@ -52,6 +53,11 @@ def read_labels(
             labels.append([float(cells[place]) for place in places])
         except ValueError:
             labels.append([_number(path, layout, number, cells[place], place, with_commas) for place in places])
+        if nameless and any(cells[place] for place in nameless):
+            raise ValueError(
+                f"{path} line {number}: a value stands behind {', '.join(names)} in a column without a name; a decimal "
+                "comma? Name the column, or remove it."
+            )
         if any("_" in cells[place] for place in places):  # 1_000 is a number of Python's alone
             place = next(place for place in places if "_" in cells[place])
             raise _no_number(path, layout, number, place, cells[place])

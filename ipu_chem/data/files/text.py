@@ -205,7 +205,9 @@ def _found(path: Path, size: int, changed: int, option: str) -> str:
     """See `find_encoding`; looked for once for a file that stays as it is."""
     try:
         with _open_raw(path) as file:
-            start = file.read1(_SCANNED)  # type: ignore[attr-defined]
+            start = _start(file)
+            if len(start) > LONGEST and b"\n" not in start and b"\r" not in start:  # nor are all others looked at
+                raise ValueError(f"{path} line 1 has more than {LONGEST:,} characters; is it what its name says?")
             _refuse_other_files(path, start)
             marked = next((name for mark, name in _MARKS if start.startswith(mark)), "") or _wide(start[:_BUFFER])
             if marked:
@@ -217,6 +219,20 @@ def _found(path: Path, size: int, changed: int, option: str) -> str:
         return "utf-8"
     print(f"{path.name} is no UTF-8 and is read as {name}; {option} gives another encoding", file=sys.stderr)
     return name
+
+
+def _start(file: IO[bytes]) -> bytes:
+    """The first bytes, as many as a line may have or more; those before any damage."""
+    start = b""
+    while len(start) <= LONGEST:
+        try:
+            piece = file.read1(_SCANNED)  # type: ignore[attr-defined]
+        except DAMAGE:
+            return start
+        if not piece:
+            break
+        start += piece
+    return start
 
 
 def _lines_of(file: IO[bytes], start: bytes) -> Tuple[int, int, str]:
