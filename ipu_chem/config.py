@@ -85,9 +85,11 @@ class DataConfig(Chosen):
         return {**sets, **{name: load_corpus for name in CORPORA if name not in sets}}
 
     def corpus_options(self) -> Dict[str, Any]:
-        """Options of `load_corpus` that all data have."""
+        """Options of `load_corpus`: those that all data have, and those of a table of one's own."""
         manner = {"stereo": self.stereo == "keep", "fragments": self.fragments}
-        return {"limit": self.limit, "workers": self.workers, **manner}
+        of_table = {name: getattr(self, name, "") for name in ("smiles_column", "delimiter", "encoding")}
+        given = {name: value for name, value in of_table.items() if value}
+        return {"limit": self.limit, "workers": self.workers, **manner, **given}
 
     @classmethod
     def unknown_option(cls, name: str, option: str) -> str:

@@ -5,6 +5,8 @@ import gzip
 import numpy as np
 import pytest
 
+from ipu_chem.config import DataConfig
+from ipu_chem.data.corpora import load_corpus
 from ipu_chem.data.corpora.labels import load_labeled_corpus
 from ipu_chem.data.datasets import load_dataset
 from ipu_chem.data.files.table import Failure, read_table
@@ -145,6 +147,13 @@ def test_what_is_given_is_taken(tmp_path, load, capsys):
     }.items():
         with pytest.raises(ValueError, match=sentence):
             load(path, "logS", **{choice: "xx"})
+
+
+def test_a_run_of_text_takes_what_is_given(tmp_path):
+    path = write(tmp_path, "Structure|caf\xe9\nCCO|\xe9\n".encode("cp1250"))
+    chosen = DataConfig("file", path=str(path), smiles_column="Structure", delimiter="|", encoding="cp1250", workers=1)
+    store = load_corpus("file", path, tmp_path / "cache", progress=False, **chosen.corpus_options())
+    assert decode_texts(store, "smiles") == ["CCO"]
 
 
 ROWS = "smiles,name,logS\nCCO,a,1\n,b,2\nCC OC,c,3\nCCO .Cl,d,4\nC1CC,e,5\nOCC,f,6\nC,g,\nC\xa0C,h,7\nCCC,i,8\n"
