@@ -169,10 +169,12 @@ class _Units:
         self.states_length = False
         self.notes: List[str] = []
         self._given = in_angstrom(wanted.length_unit) if wanted.length_unit else None
+        self._silent: Dict[str, str] = {}  # what -> the first structure that states no unit of it
 
     def length(self, frame: Frame) -> float:
         """Å of the structure's unit of length."""
         stated = frame.units.get("length")
+        self._all_or_none("length", stated, frame)
         if stated is None:
             return self._given or 1.0
         try:
@@ -189,8 +191,6 @@ class _Units:
 
     def labels(self, frame: Frame, y: np.ndarray) -> np.ndarray:
         """[T] in the unit that the user wants."""
-        if not frame.units:
-            return y
         factors = [self._energy(frame, place, name) for place, name in enumerate(self._wanted.targets)]
         return y * factors
 
@@ -205,7 +205,10 @@ class _Units:
 
     def _energy(self, frame: Frame, place: int, name: str) -> float:
         stated = frame.units.get(name) or (frame.units.get("energy") if is_energy(name) else None)
-        if stated is None or not is_energy(name):
+        if not is_energy(name):
+            return 1.0
+        self._all_or_none(name, stated, frame)
+        if stated is None:
             return 1.0
         found = energy_unit(stated)
         if found is None:
@@ -216,6 +219,15 @@ class _Units:
         if factor != 1.0:
             self._note(f"{name} is converted from {stated}, as the file states, to {unit}")
         return factor
+
+    def _all_or_none(self, what: str, stated: Optional[str], frame: Frame) -> None:
+        """Refuse a file some of whose structures state a unit and others do not."""
+        silent, said = f"{what} without", f"{what} with"
+        self._silent.setdefault(silent if stated is None else said, frame.where)
+        if silent in self._silent and said in self._silent:
+            raise ValueError(
+                f"{self._silent[said]} states a unit of {what}, but {self._silent[silent]} states none; state it in all."
+            )
 
     def _note(self, sentence: str) -> None:
         if sentence not in self.notes:
