@@ -193,7 +193,7 @@ def test_a_unit_that_some_frames_state(write, load, key, what):
     path = write(f"energy=-1 {key}")
     path.write_text(path.read_text() + path.read_text().replace(key, ""))
     with pytest.raises(
-        ValueError, match=rf"frame 0 .line 1. states a unit of {what}, but .* frame 1 .line 6. states none"
+        ValueError, match=rf"frame 0 .line 1. states a unit of {what}, but .* frame 1 .line 6. does not"
     ):
         load(path, target="energy", unit="eV")
 
