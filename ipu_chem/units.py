@@ -64,14 +64,23 @@ def in_ev(unit: str) -> float:
     return found
 
 
+def is_length(unit: str) -> bool:
+    """Test if a unit of length is known."""
+    return _length_word(unit) in LENGTHS
+
+
 def in_angstrom(unit: str) -> float:
     """Å in a unit of length, spelled as people do, such as "Ang" or "au"; capitals do not count.
 
     Raises:
         ValueError: it is none of those known.
     """
-    word = unicodedata.normalize("NFKC", unit.strip()).lower()
-    word = _LENGTH_WORDS.get(word, word)
+    word = _length_word(unit)
     if word not in LENGTHS:
         raise ValueError(f"{unit!r} is no unit of length that is known here; known are {KNOWN_LENGTHS}.")
     return LENGTHS[word]
+
+
+def _length_word(unit: str) -> str:
+    word = unicodedata.normalize("NFKC", unit.strip()).lower()
+    return _LENGTH_WORDS.get(word, word)

@@ -12,7 +12,7 @@ class Options(RelaxOptions):
     """Structures to relax.
 
     Attributes:
-        structures: .xyz, .extxyz, .sdf or .db file.
+        structures: .xyz, .extxyz, .sdf, .db or .npz file.
         structure: another spelling of structures, that of md.
     """
 
@@ -31,7 +31,7 @@ def run(options: Options) -> int:
     from ipu_chem.simulation.relax import relax_file
 
     if not options.structures:
-        raise ValueError("--structures is needed: an .xyz, .extxyz, .sdf or .db file.")
+        raise ValueError("--structures is needed: an .xyz, .extxyz, .sdf, .db or .npz file.")
     relaxed = relax_file(options.runs, options.structures, part(options, RelaxOptions))
     left = [one for one in relaxed if not one.converged]
     for one in left:

@@ -94,12 +94,15 @@ def _unit_of_totals(store: Store, labels: np.ndarray) -> Optional[str]:
 
 
 def _spread(store: Store, labels: np.ndarray) -> float:
-    """Standard deviation among molecules of the most common composition, per atom."""
+    """Standard deviation among molecules of the most common composition, charge and spin, per atom."""
     known = np.flatnonzero(np.isfinite(labels))
     sizes = store.sizes()["nodes"][known]
     # Number of atoms and sum of squared atomic numbers tell compositions apart well enough.
     squares = np.add.reduceat(np.asarray(store.fields["z"], np.int64) ** 2, store.axes["nodes"][:-1])[known]
-    _, group, counts = np.unique(np.stack([sizes, squares]), axis=1, return_inverse=True, return_counts=True)
+    electrons = [np.asarray(store.fields[key], np.int64)[known] for key in ("charge", "spin") if key in store]
+    _, group, counts = np.unique(
+        np.stack([sizes, squares, *electrons]), axis=1, return_inverse=True, return_counts=True
+    )
     if not len(known) or counts.max() < _ENOUGH:
         return 0.0
     chosen = group.reshape(-1) == counts.argmax()

@@ -12,7 +12,7 @@ class MdOptions:
     """A simulation.
 
     Attributes:
-        structure: .xyz, .extxyz or .sdf file with the molecule to start from.
+        structure: .xyz, .extxyz, .sdf, .db or .npz file with the molecule to start from.
         frame: which structure of the file, from 0; -1 is the last.
         thermostat: none keeps the energy (NVE, velocity Verlet); langevin keeps the temperature (NVT).
         temperature: K, that velocities are drawn for, and that langevin keeps.

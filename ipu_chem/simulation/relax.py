@@ -28,7 +28,7 @@ def relax_file(runs: Runs, source: PathLike, options: RelaxOptions) -> List[Rela
 
     Args:
         runs: folders of one run, or of several, whose mean forces move the atoms.
-        source: .xyz, .extxyz or .sdf file.
+        source: .xyz, .extxyz, .sdf, .db or .npz file.
         options: of the relaxations.
 
     Returns:

@@ -82,3 +82,13 @@ def test_the_unit_that_is_not_stated(write, tmp_path, capsys):
     store = load_dataset("file", path, tmp_path / "two", target="energy", length_unit="bohr", charge=0, multiplicity=1)
     np.testing.assert_allclose(store["pos"][0], POS, atol=1e-6)
     assert store["charge"].tolist() == [0, 0] and store["spin"].tolist() == [0, 0]
+
+
+def test_frames_to_predict_simulate_and_relax(write, capsys):
+    from ipu_chem.data.structures import read_structures
+
+    one, other = read_structures(write(R=USUAL["R"] / BOHR), length_unit="bohr", charge=0, multiplicity=1)
+    np.testing.assert_allclose(other.positions, 1.01 * POS)
+    assert one.info == {"name": "a_0", "charge": 0, "spin": 0} and one.numbers.tolist() == [8, 1, 1]
+    with pytest.raises(ValueError, match="a.npz frame 1: atoms 0 .O. and 1 .H. are 0.000 Å apart"):
+        read_structures(write(R=np.stack([POS, 0 * POS])))

@@ -6,12 +6,9 @@ from typing import List, NamedTuple, Optional
 
 import numpy as np
 
-from ipu_chem.data.energy_units import is_energy
-from ipu_chem.data.files.structures import Structures, Wanted, read_labeled, say_length_doubt
+from ipu_chem.data.files.structures import Structures, Wanted, read_labeled
 from ipu_chem.data.files.text import plain_suffix
-from ipu_chem.data.molecule import Molecule
-from ipu_chem.data.trajectory import read_frames
-from ipu_chem.units import energy_unit, in_angstrom, in_ev
+from ipu_chem.units import in_angstrom
 
 SUFFIXES = (".xyz", ".extxyz", ".db")  # of files that name forces
 
@@ -52,16 +49,12 @@ def read_own(file: Path, names: List[str], said: Said, limit: Optional[int]) -> 
     """Structures of a file, with labels and forces where it has them.
 
     Raises:
-        ValueError: as `read_labeled` and `read_frames`; also forces of a molecule without their energy.
+        ValueError: as `read_labeled`; also forces of a molecule without their energy.
     """
-    if plain_suffix(file) == ".npz":
-        found = _from_npz(file, names, said, limit)
-    else:
-        wanted = Wanted(
-            names, said.force_key, said.unit, said.length_unit, said.charge, said.multiplicity, prefix="--data."
-        )
-        found = read_labeled(file, wanted)
-        found = found._replace(molecules=found.molecules[:limit])
+    wanted = Wanted(
+        names, said.force_key, said.unit, said.length_unit, said.charge, said.multiplicity, prefix="--data."
+    )
+    found = read_labeled(file, wanted, limit)
     for molecule in found.molecules if names else ():
         if molecule.y is None or len(molecule.y) != len(names):
             raise ValueError(
@@ -76,36 +69,3 @@ def read_own(file: Path, names: List[str], said: Said, limit: Optional[int]) -> 
     if not any(molecule.forces is not None for molecule in found.molecules):
         found = found._replace(forces_of="")
     return found
-
-
-def _from_npz(file: Path, names: List[str], said: Said, limit: Optional[int]) -> Structures:
-    """Frames of one molecule; their one label is the energy."""
-    if len(names) > 1 or names and not is_energy(names[0]):
-        raise ValueError(f"{file}: an .npz of sGDML's form holds the label energy, not {', '.join(names)}.")
-    frames = read_frames(file, limit, said.length_unit)
-    notes = []
-    if not (said.length_unit or frames.length):
-        say_length_doubt(file.name, [frames.z] * len(frames.pos), list(frames.pos), "--data.")
-    elif frames.length and in_angstrom(frames.length) != 1.0:
-        notes.append(f"{file.name}: positions are converted from {frames.length}, as the file states, to Å")
-    unit, factor = said.unit or frames.unit, 1.0
-    if frames.unit and names:
-        if energy_unit(frames.unit) is None:
-            raise ValueError(f"{file} states {frames.unit!r} as its unit of energy, which is not known here.")
-        factor = in_ev(frames.unit) / in_ev(unit)
-        if factor != 1.0:
-            notes.append(f"{file.name}: energies are converted from {frames.unit}, as the file states, to {unit}")
-    spin = None if said.multiplicity is None else said.multiplicity - 1
-    molecules = [
-        Molecule(
-            frames.z,
-            frames.pos[index],
-            frames.energy[index : index + 1] * factor if names else None,
-            f"{file.stem}_{index}",
-            frames.forces[index] * factor if names else None,
-            said.charge,
-            spin,
-        )
-        for index in range(len(frames.energy))
-    ]
-    return Structures(molecules, names[0] if names else "", [frames.unit and unit] if names else [], [], notes)

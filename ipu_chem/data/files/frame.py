@@ -7,6 +7,7 @@ from typing import Any, Dict, FrozenSet, List, Mapping, NamedTuple, Optional, Se
 import numpy as np
 
 from ipu_chem.data.checks import MAX_Z, SYMBOLS
+from ipu_chem.units import energy_unit, is_length
 
 _NUMBERS = {symbol.lower(): number for number, symbol in enumerate(SYMBOLS) if number}
 ISOTOPES = ("d", "t")  # of hydrogen
@@ -74,7 +75,7 @@ def atomic_numbers(values: np.ndarray) -> np.ndarray:
 
 
 def number(text: Any) -> float:
-    """A number as programs write it: also Fortran's 1.0D+00 and Mathematica's 1.2*^-6.
+    """A number as programs write it: also Fortran's 1.0D+00 and 1.0-100 and Mathematica's 1.2*^-6.
 
     Raises:
         ValueError: it is none.
@@ -82,11 +83,11 @@ def number(text: Any) -> float:
     try:
         return float(text)
     except ValueError:
-        plain = re.fullmatch(r"\s*([-+]?(?:\d+\.?\d*|\.\d+))(?:[dD]|\*\^|[eE])([-+]?\d+)\s*", str(text))
+        plain = re.fullmatch(r"\s*([-+]?(?:\d+\.?\d*|\.\d+))(?:(?:[dDeE]|\*\^)([-+]?\d+)|([-+]\d{3}))\s*", str(text))
         if plain is None:
             hint = "; decimals stand behind a point" if re.fullmatch(r"[-+]?\d+,\d+", str(text).strip()) else ""
             raise ValueError(f"{str(text)[:40]!r} is no number{hint}") from None
-        return float(f"{plain.group(1)}e{plain.group(2)}")
+        return float(f"{plain.group(1)}e{plain.group(2) or plain.group(3)}")
 
 
 def numbers(value: Any) -> np.ndarray:
@@ -141,13 +142,17 @@ def electrons(values: Mapping[str, Any], twice: FrozenSet[str], where: str) -> D
 
 
 def stated_units(values: Mapping[str, Any]) -> Dict[str, str]:
-    """Units under the keys that programs write, such as r_unit, e_unit and _distance_unit."""
+    """Units under the keys that programs write, such as r_unit, e_unit, _distance_unit and units."""
     found: Dict[str, str] = {}
     for key, value in values.items():
-        word = re.sub("_units$", "_unit", key.lower().lstrip("_"))
-        if not word.endswith("_unit"):
+        word = re.sub("units$", "unit", key.lower().lstrip("_"))
+        if not (word.endswith("_unit") or word == "unit"):
             continue
         text = str(np.asarray(value).reshape(-1)[0] if np.size(value) == 1 else value).strip()
+        if word == "unit":  # of the energy, of lengths, or of both in atomic units
+            found.update({} if energy_unit(text) is None else {"energy": text})
+            found.update({"length": text} if is_length(text) else {})
+            continue
         for kind, keys in (("length", _LENGTH_KEYS), ("energy", _ENERGY_KEYS), ("forces", _FORCE_KEYS)):
             if word in keys:
                 found[kind] = text

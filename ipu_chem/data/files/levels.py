@@ -32,6 +32,8 @@ def label(frame: Frame, targets: Sequence[str], option: str) -> np.ndarray:
         if key not in frame.values:
             raise ValueError(f"{frame.where} has no {key!r}; {_offer(frame, option)}")
         try:
+            if is_energy(key) and isinstance(frame.values[key], (bool, np.bool_)):
+                raise ValueError
             values = numbers(frame.values[key])
         except (TypeError, ValueError):
             raise ValueError(f"{frame.where}: {key}={frame.values[key]!r} is not a number.") from None

@@ -1,4 +1,4 @@
-"""Molecules from 3D files: xyz and extxyz, ASE's data bases, and SDF; every structure is read, or named and refused."""
+"""Molecules of 3D files, xyz, extxyz, SDF, npz and ASE's data bases: every structure is read, or named and refused."""
 
 import sys
 from pathlib import Path
@@ -16,6 +16,7 @@ from ipu_chem.data.files.text import existing_file, plain_suffix
 from ipu_chem.data.files.xyz import xyz_frames
 from ipu_chem.data.lengths import length_doubt
 from ipu_chem.data.molecule import Molecule
+from ipu_chem.data.trajectory import read_frames
 from ipu_chem.units import energy_unit, in_angstrom, in_ev
 from packing.files import PathLike
 
@@ -80,19 +81,26 @@ def read_molecules(path: PathLike, target: Optional[str] = None, force_key: str 
     return read_labeled(path, Wanted(names, force_key, **wanted)).molecules
 
 
-def read_labeled(path: PathLike, wanted: Wanted) -> Structures:
-    """All molecules of a file; its suffix (.xyz, .extxyz, .sdf, also with .gz, or .db) says how to read it.
+def read_labeled(path: PathLike, wanted: Wanted, limit: Optional[int] = None) -> Structures:
+    """Molecules of a file; its suffix (.xyz, .extxyz, .sdf, also with .gz, .db or .npz) says how to read it.
+
+    Args:
+        path: the file, which is read and checked to its end.
+        wanted: labels, and statements of the user.
+        limit: give the first molecules only; None gives all.
 
     Raises:
         ValueError: no such file, nothing in it, another suffix, a structure that cannot be used, periodic or without a
             target, or units that contradict each other; names the structure and its line.
     """
     suffix = plain_suffix(Path(path))
-    if suffix not in _READERS:
+    if suffix not in (*_READERS, ".npz"):
         hint = "; SMILES have no coordinates, embed them first (ipu_chem.data.smiles)"
         hint = hint if suffix in (".smi", ".csv") else ""
-        raise ValueError(f"{path}: molecules are read from {', '.join(_READERS)} files, also gzipped{hint}.")
+        raise ValueError(f"{path}: molecules are read from {', '.join(_READERS)} (also gzipped) and .npz files{hint}.")
     path = existing_file(path)
+    if suffix == ".npz":
+        return _read_npz(path, wanted, limit)
     forces = ForceChoice(wanted.targets, wanted.force_key, f"{wanted.prefix}force_key")
     units = _Units(wanted)
     molecules: List[Molecule] = []
@@ -123,8 +131,43 @@ def read_labeled(path: PathLike, wanted: Wanted) -> Structures:
     note = forces.note(forces_of)
     notes = [f"{path.name}: {note}"] if note else []
     notes += [f"{path.name}: {one}" for one in units.notes]
-    typed = [one._replace(z=one.z.astype(np.uint8)) for one in molecules]
+    typed = [one._replace(z=one.z.astype(np.uint8)) for one in molecules[:limit]]
     return Structures(typed, forces_of, units.of_targets, forces.passed_over, notes)
+
+
+def _read_npz(path: Path, wanted: Wanted, limit: Optional[int]) -> Structures:
+    """Frames of one molecule; their one label is the energy."""
+    names = list(wanted.targets)
+    if len(names) > 1 or names and not is_energy(names[0]):
+        raise ValueError(f"{path}: an .npz of sGDML's form holds the label energy, not {', '.join(names)}.")
+    frames = read_frames(path, limit, wanted.length_unit)
+    notes = []
+    if not (wanted.length_unit or frames.length):
+        say_length_doubt(path.name, [frames.z] * len(frames.pos), list(frames.pos), wanted.prefix)
+    elif frames.length and in_angstrom(frames.length) != 1.0:
+        notes.append(f"{path.name}: positions are converted from {frames.length}, as the file states, to Å")
+    unit, factor = wanted.unit or frames.unit, 1.0
+    if frames.unit and names:
+        if energy_unit(frames.unit) is None:
+            raise ValueError(f"{path} states {frames.unit!r} as its unit of energy, which is not known here.")
+        factor = in_ev(frames.unit) / in_ev(unit)
+        if factor != 1.0:
+            notes.append(f"{path.name}: energies are converted from {frames.unit}, as the file states, to {unit}")
+    spin = None if wanted.multiplicity is None else wanted.multiplicity - 1
+    molecules = [
+        Molecule(
+            frames.z,
+            frames.pos[index],
+            frames.energy[index : index + 1] * factor if names else None,
+            f"{path.stem}_{index}",
+            frames.forces[index] * factor if names else None,
+            wanted.charge,
+            spin,
+        )
+        for index in range(len(frames.energy))
+    ]
+    _check(molecules, [f"{path.name} frame {index}" for index in range(len(molecules))])
+    return Structures(molecules, names[0] if names else "", [unit if frames.unit else ""] * len(names), [], notes)
 
 
 def say_length_doubt(file: str, z: Sequence[np.ndarray], pos: Sequence[np.ndarray], prefix: str) -> None:
@@ -169,10 +212,12 @@ class _Units:
         self.states_length = False
         self.notes: List[str] = []
         self._given = in_angstrom(wanted.length_unit) if wanted.length_unit else None
+        self._silent: Dict[str, str] = {}  # what -> the first structure that states no unit of it
 
     def length(self, frame: Frame) -> float:
         """Å of the structure's unit of length."""
         stated = frame.units.get("length")
+        self._all_or_none("length", stated, frame)
         if stated is None:
             return self._given or 1.0
         try:
@@ -189,8 +234,6 @@ class _Units:
 
     def labels(self, frame: Frame, y: np.ndarray) -> np.ndarray:
         """[T] in the unit that the user wants."""
-        if not frame.units:
-            return y
         factors = [self._energy(frame, place, name) for place, name in enumerate(self._wanted.targets)]
         return y * factors
 
@@ -205,7 +248,10 @@ class _Units:
 
     def _energy(self, frame: Frame, place: int, name: str) -> float:
         stated = frame.units.get(name) or (frame.units.get("energy") if is_energy(name) else None)
-        if stated is None or not is_energy(name):
+        if not is_energy(name):
+            return 1.0
+        self._all_or_none(name, stated, frame)
+        if stated is None:
             return 1.0
         found = energy_unit(stated)
         if found is None:
@@ -216,6 +262,15 @@ class _Units:
         if factor != 1.0:
             self._note(f"{name} is converted from {stated}, as the file states, to {unit}")
         return factor
+
+    def _all_or_none(self, what: str, stated: Optional[str], frame: Frame) -> None:
+        """Refuse a file some of whose structures state a unit and others do not."""
+        silent, said = f"{what} without", f"{what} with"
+        self._silent.setdefault(silent if stated is None else said, frame.where)
+        if silent in self._silent and said in self._silent:
+            raise ValueError(
+                f"{self._silent[said]} states a unit of {what}, but {self._silent[silent]} does not; state it in all."
+            )
 
     def _note(self, sentence: str) -> None:
         if sentence not in self.notes:

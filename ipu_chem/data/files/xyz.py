@@ -218,8 +218,11 @@ def _comment(text: str, where: str) -> Tuple[Dict[str, Any], FrozenSet[str]]:
         pairs = _WORD_NUMBER.findall(text)
         keys = [key for key, _ in pairs]
         values = {key: number(value) for key, value in pairs}
-    pbc = values.pop("pbc", "Lattice" in values)
-    values.pop("Lattice", None)
+    lower = {key.lower(): key for key in values}
+    if "properties" in lower:
+        values["Properties"] = values.pop(lower["properties"])
+    cells = [values.pop(lower[key]) for key in ("lattice", "cell") if key in lower]
+    pbc = values.pop(lower["pbc"]) if "pbc" in lower else any(np.size(cell) in (3, 6, 9) for cell in cells)
     if np.any(pbc):
         raise periodic(where)
     return values, frozenset(key for key in keys if len(keys) > len(set(keys)) and keys.count(key) > 1)

@@ -174,6 +174,15 @@ def test_energies_that_spread_too_far(write, load, capsys):
     assert "said to be" not in capsys.readouterr().out
 
 
+def test_ions_are_no_sign_of_another_unit(write, load, capsys):
+    frames = [frame(f"energy={-2067 + 13 * charge} charge={charge} spin={charge}") for charge in 15 * (0, 1)]
+    load(write(*frames), target="energy", unit="eV")
+    assert "said to be" not in capsys.readouterr().out
+    frames = [one.replace("charge=1 spin=1", "charge=0 spin=2") for one in frames]
+    load(write(*frames), target="energy", unit="eV")
+    assert "said to be" not in capsys.readouterr().out
+
+
 def test_real_files(shared_data, load, capsys):
     store = load(shared_data / "forces" / "3bpa_train_300K.xyz.gz", target="energy", unit="eV")
     assert len(store) == 500 and store.fields["forces"].shape == (500 * 27, 3)

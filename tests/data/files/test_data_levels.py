@@ -188,6 +188,16 @@ def test_periodic_rows(tmp_path, load):
         load(tmp_path / "p.db", target="energy_")
 
 
+@pytest.mark.parametrize("key, what", [("e_unit=Hartree", "energy"), ("r_unit=Bohr", "length")])
+def test_a_unit_that_some_frames_state(write, load, key, what):
+    path = write(f"energy=-1 {key}")
+    path.write_text(path.read_text() + path.read_text().replace(key, ""))
+    with pytest.raises(
+        ValueError, match=rf"frame 0 .line 1. states a unit of {what}, but .* frame 1 .line 6. does not"
+    ):
+        load(path, target="energy", unit="eV")
+
+
 def test_units_that_frames_state(write, load):
     store = load(write("energy=-2 e_unit=Hartree length_unit=nm", forces=1), target="energy", unit="eV")
     np.testing.assert_allclose(store["pos"][0], POS * 10, rtol=1e-6)
@@ -195,6 +205,9 @@ def test_units_that_frames_state(write, load):
     assert store.info["targets"] == [{"name": "energy", "unit": "eV", "extensive": True}]
     stated = load(write("energy=-2 energy_unit=kcal/mol", forces=1), target="energy")
     assert stated.info["targets"][0]["unit"] == "kcal/mol" and stated["y"].tolist() == [[-2]]
+    both = load(write("energy=-2 units=au", forces=1), target="energy", unit="eV")
+    np.testing.assert_allclose(both["forces"][0], full(51.42206747), rtol=1e-6)
+    assert load(write("energy=-2 unit=Hartree"), target="energy", unit="eV")["y"][0, 0] == pytest.approx(-54.42277249)
     with pytest.raises(ValueError, match="states 'furlong' as its unit of energy|'furlong' is no unit of length"):
         load(write("energy=-2 r_unit=furlong"), target="energy")
     with pytest.raises(ValueError, match="states 'furlong' as its unit of energy, which is not known"):

@@ -64,6 +64,9 @@ def test_lines_as_other_systems_end_them(write):
         (H2.replace("energy=", 'Lattice="9 0 0 0 9 0 0 0 9" energy='), "has a periodic cell; .*write pbc=.F F F"),
         (H2 + "VEC1 9 0 0\n", r"frame 1 \(line 5\) has a periodic cell"),
         (H2.replace("energy=", "energy=-1 energy="), "states energy more than once, with different values; leave one"),
+        (H2.replace("energy=", 'LATTICE="9 0 0 0 9 0 0 0 9" energy='), "has a periodic cell"),
+        (H2.replace("energy=", 'cell="9 0 0 0 9 0 0 0 9" energy='), "has a periodic cell"),
+        (H2.replace("{energy}", "True"), "energy=True is not a number"),
         (H2.replace("energy=", "charge=0 charge=1 energy="), "states charge more than once, with different values"),
         (H2.replace("energy=", "charge=0 total_charge=1 energy="), "total_charge=1, but it also states 0"),
         (H2.replace("energy=", "Properties=name:S:1:x:R:3 energy="), "names no columns species:S:1 and pos:R:3"),
@@ -98,7 +101,9 @@ def test_symbols_as_people_write_them(write, symbols, numbers, capsys):
     assert ("2 atoms are D or T and are read as hydrogen" in said) == ("D" in symbols) and said.count("warning") <= 1
 
 
-@pytest.mark.parametrize("text, value", [("1.0D+00", 1.0), ("7.4d-01", 0.74), ("1.2*^-1", 0.12), ("+.5E0", 0.5)])
+@pytest.mark.parametrize(
+    "text, value", [("1.0D+00", 1.0), ("7.4d-01", 0.74), ("1.2*^-1", 0.12), ("5.-001", 0.5), ("+.5E0", 0.5)]
+)
 def test_numbers_of_fortran_and_mathematica(write, text, value):
     path = write(f"2\nenergy={text}\nH 0 0 0.0D+00\nH 0 0 {text}\n")
     (molecule,) = read_molecules(path, "energy")
