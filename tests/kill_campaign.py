@@ -43,7 +43,7 @@ from packing import files
 from packing.store import Store
 
 ORPHANS_AFTER = 3.0  # seconds
-FREE_OF_A_FULL_DISK = (0, 4, 8, 16, 24, 32, 48, 64, 96, 160)  # kB
+FREE_OF_A_FULL_DISK = (0, 4, 8, 16, 24, 32, 48, 64, 80, 96)  # kB
 Job = Callable[[], Any]
 Argument = List[str]
 
