@@ -63,7 +63,8 @@ def locked(folder: PathLike) -> Iterator[None]:
         stop.set()
         with suppress(OSError):
             path.unlink()  # before others may have it, so that it is still this one
-        file.close()
+        with suppress(OSError):  # a full disk may still not take what it says
+            file.close()
         if made:
             with suppress(OSError):  # nothing has been written
                 folder.rmdir()

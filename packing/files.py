@@ -273,7 +273,7 @@ def _swap_in(temporary: Path, path: Path) -> None:
     else:
         return
     if _exchange(temporary, path):
-        shutil.rmtree(temporary, ignore_errors=True)
+        _remove(temporary)
         return
     # A folder cannot be renamed over a full one. Readers wait until it is there again (`_put_back`).
     aside = Path(tempfile.mkdtemp(prefix=_prefix(path), suffix=".old", dir=path.parent))
@@ -335,7 +335,7 @@ def _umask() -> int:
 
 
 def _remove(path: Path) -> None:
-    if path.is_dir():
+    if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
         _remove_quietly(str(path))

@@ -70,6 +70,25 @@ def test_a_folder_in_which_nothing_was_written_goes(tmp_path):
     assert list((tmp_path / "old").iterdir()) == []
 
 
+FULL = """
+import resource, sys
+from ipu_chem.locks import locked
+resource.setrlimit(resource.RLIMIT_FSIZE, (1, 1))
+try:
+    with locked(sys.argv[1]):
+        pass
+except OSError as error:
+    print(type(error).__name__, error)
+"""
+
+
+def test_a_full_disk_is_named(tmp_path):
+    command, environment = [sys.executable, "-c", FULL, str(tmp_path / "run")], dict(os.environ, PYTHONPATH=str(ROOT))
+    said = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True).stdout
+    assert said.startswith(f"DiskFull {tmp_path}/run/.lock could not be written (File too large, ")
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_folder_that_cannot_be_one_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     for folder in (tmp_path / "file", tmp_path / "file" / "run"):
