@@ -29,7 +29,7 @@ _METAVARS: Dict[Any, str] = {bool: "[true|false]", int: "INT", float: "FLOAT", s
 
 def positional(help: str, many: str = "") -> Any:
     """A field of ``Options`` that is given without a flag; ``many`` is "+" for one word or more, "*" also for none."""
-    how = {"default_factory": list} if many else {}
+    how = {"default_factory": list} if many == "*" else {}
     return field(metadata={"positional": True, "many": many, "help": help}, **how)
 
 

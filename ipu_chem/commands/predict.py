@@ -1,41 +1,53 @@
 """Predict the molecules of a file."""
 
 from dataclasses import dataclass
-from typing import Optional
+from typing import List, Optional
 
 from ipu_chem.commands.parsing import positional
 
 
 @dataclass(frozen=True)
 class Options:
-    """Run, molecules and output.
+    """Runs, molecules and output.
 
     Attributes:
         output: CSV to write, or .extxyz with forces.
-        smiles_column: column of a .csv file that holds SMILES.
+        columns: all also writes the input's columns.
+        smiles_column: column of a table that holds SMILES, if it is not called so.
+        delimiter: between the cells of a table: comma, semicolon, tab or another character; empty finds it.
+        encoding: of a file of SMILES, such as cp1252; empty finds it.
         strict: stop at the first molecule that fails.
         accelerator: auto, cpu, cuda or ipu; the run's own if not given.
     """
 
-    run: str = positional("folder of the run")
+    runs: List[str] = positional("folder of a run, or of several, whose mean and spread are written", "+")
     input: str = positional(".smi, .csv, .xyz, .extxyz or .sdf file, also gzipped")
     output: str = "predictions.csv"
+    columns: str = ""
     smiles_column: Optional[str] = None
+    delimiter: str = ""
+    encoding: str = ""
     strict: bool = False
     accelerator: Optional[str] = None
 
 
 def run(options: Options) -> int:
     """Predict, and list molecules that could not be."""
+    from ipu_chem.prediction.paths import check_paths
+
+    check_paths(options.input, options.output)  # before torch is loaded
+    from ipu_chem.data.files.layout import TableOptions
     from ipu_chem.prediction.predict import predict_file
 
     done, refused = predict_file(
-        options.run,
+        options.runs,
         options.input,
         options.output,
         options.smiles_column,
         options.strict,
         accelerator=options.accelerator,
+        columns=options.columns,
+        table=TableOptions.of(options, "--"),
     )
     for entry in refused:
         print(f"line {entry.line} ({entry.name}): {entry.reason}")
