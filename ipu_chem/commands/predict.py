@@ -21,7 +21,7 @@ class Options:
     """
 
     runs: List[str] = positional("folder of a run, or of several, whose mean and spread are written", "+")
-    input: str = positional(".smi, .csv, .xyz, .extxyz or .sdf file, also gzipped")
+    input: str = positional(".smi, .csv, .xyz, .extxyz or .sdf file, also gzipped", behind_many=True)
     output: str = "predictions.csv"
     columns: str = ""
     smiles_column: Optional[str] = None

@@ -91,7 +91,8 @@ class LanguageTask(Task):
         output = NextTokens(ids, store.fields["heavy_atoms"], items["train"], size)
         split = SplitData(store, items, made)
         common = (config.model, config.batching, config.training.seed, budget, [output], split)
-        return cls(*common, (), size, tokenizer, ids, {**fitted.counts, "unknown symbols": unknown}, start)
+        cut = {**fitted.counts, **({"unknown symbols": unknown} if unknown else {})}
+        return cls(*common, (), size, tokenizer, ids, cut, start)
 
     @classmethod
     def planned(cls, config: RunConfig) -> "LanguageTask":
