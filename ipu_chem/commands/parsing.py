@@ -86,7 +86,9 @@ def parse(command: str, about: str, module: Any, argv: Sequence[str]) -> List[An
     takes_run = "model" in sections
     own = list(walk(module.Options))
     mine = {one.name for one in own}
-    argv = list(argv)
+    # Options of a section without a prefix also go by the one that they have in a run, as messages spell them.
+    unprefixed = [kind.key for prefix, kind in sections.items() if not prefix]
+    argv = [re.sub(rf"^--({'|'.join(unprefixed)})\.", "--", word) for word in argv] if unprefixed else list(argv)
     names = {prefix: _value(argv, f"{prefix}.name" if prefix else "name") for prefix in sections}
     named = {prefix: {"name": name} for prefix, name in names.items() if name}
     base: Dict[str, Any] = {}

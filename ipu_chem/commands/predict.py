@@ -18,6 +18,9 @@ class Options:
         encoding: of a file of SMILES, such as cp1252; empty finds it.
         strict: stop at the first molecule that fails.
         accelerator: auto, cpu, cuda or ipu; the run's own if not given.
+        length_unit: of positions in a 3D file: A, bohr, nm or pm; empty takes what the file states, else Å.
+        charge: e, of structures whose file states none.
+        multiplicity: 2S + 1, of structures whose file states none.
     """
 
     runs: List[str] = positional("folder of a run, or of several, whose mean and spread are written", "+")
@@ -29,6 +32,9 @@ class Options:
     encoding: str = ""
     strict: bool = False
     accelerator: Optional[str] = None
+    length_unit: str = ""
+    charge: Optional[int] = None
+    multiplicity: Optional[int] = None
 
 
 def run(options: Options) -> int:
@@ -48,6 +54,7 @@ def run(options: Options) -> int:
         accelerator=options.accelerator,
         columns=options.columns,
         table=TableOptions.of(options, "--"),
+        structures={name: getattr(options, name) for name in ("length_unit", "charge", "multiplicity")},
     )
     for entry in refused:
         print(f"line {entry.line} ({entry.name}): {entry.reason}")

@@ -1,6 +1,7 @@
 """Options of dynamics and relaxation, in plain values. Imports nothing heavy."""
 
 from dataclasses import dataclass
+from typing import Any, Dict, Optional
 
 THERMOSTATS = ("none", "langevin")
 OPTIMIZERS = ("bfgs", "fire")
@@ -27,6 +28,9 @@ class MdOptions:
         skin: Å, by which pairs that are kept exceed the cutoff.
         threads: of torch; 0 is one for less than 200 atoms.
         progress: show a progress bar.
+        length_unit: of positions in the file: A, bohr, nm or pm; empty takes what the file states, else Å.
+        charge: e, of structures whose file states none.
+        multiplicity: 2S + 1, of structures whose file states none.
     """
 
     structure: str
@@ -45,6 +49,9 @@ class MdOptions:
     skin: float = 0.5
     threads: int = 0
     progress: bool = True
+    length_unit: str = ""
+    charge: Optional[int] = None
+    multiplicity: Optional[int] = None
 
     def __post_init__(self) -> None:
         if self.thermostat not in THERMOSTATS:
@@ -75,6 +82,9 @@ class RelaxOptions:
         accelerator: cpu or cuda.
         dtype: float32, or float64 for an fmax below 0.001.
         threads: of torch; 0 is one for less than 200 atoms.
+        length_unit: of positions in the file: A, bohr, nm or pm; empty takes what the file states, else Å.
+        charge: e, of structures whose file states none.
+        multiplicity: 2S + 1, of structures whose file states none.
     """
 
     output: str = "relaxed.extxyz"
@@ -84,9 +94,17 @@ class RelaxOptions:
     accelerator: str = "cpu"
     dtype: str = "float32"
     threads: int = 0
+    length_unit: str = ""
+    charge: Optional[int] = None
+    multiplicity: Optional[int] = None
 
     def __post_init__(self) -> None:
         if self.optimizer not in OPTIMIZERS:
             raise ValueError(f"optimizer={self.optimizer!r}: choose {' or '.join(OPTIMIZERS)}.")
         if not self.fmax > 0 or self.steps < 1:
             raise ValueError("fmax (eV/Å) is above 0 and steps 1 or more.")
+
+
+def said_of_structures(options: Any) -> Dict[str, Any]:
+    """The options among those of `read_molecules`."""
+    return {name: getattr(options, name) for name in ("length_unit", "charge", "multiplicity")}

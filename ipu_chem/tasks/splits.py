@@ -117,7 +117,13 @@ def plans_of_splits(
     """
     used = {split: chosen for split, chosen in items.items() if len(chosen)}
     if folder is not None:
-        made = {split: PackingPlan.load(folder / f"{split}.npz") for split in used}
+        try:
+            made = {split: PackingPlan.load(folder / f"{split}.npz") for split in used}
+        except (ValueError, FileNotFoundError) as error:
+            raise ValueError(
+                f"{str(error).partition(';')[0]}; a run goes on with the plans of its start alone: begin again with "
+                "another --out (predict needs no plans)."
+            ) from None
         for split, plan in made.items():
             plan.check(sizes(used[split]))
         return made, next(iter(made.values())).budget
@@ -155,7 +161,7 @@ def _groups(store: Store, data: DataConfig, state: Mapping[str, Any]) -> Optiona
 def _split_of_rows(store: Store, path: str) -> splits.Split:
     """The items of an index file, after saying which of its rows were left out."""
     rows = np.asarray(store.fields["row"])
-    wanted = splits.file_split(path, int(store.info["rows"]))
+    wanted = splits.file_split(path, int(store.info["rows"]) or 2**31 - 1)
     try:
         split, left = splits.items_of_rows(wanted, rows)
     except ValueError as error:

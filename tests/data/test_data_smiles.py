@@ -124,7 +124,7 @@ def test_missing_file_and_column_of_smi(tmp_path):
         read_smiles_file(tmp_path / "none.smi")
     (tmp_path / "a.smi").write_text("C\n")
     with pytest.raises(ValueError, match="is for tables; a .smi file has no columns"):
-        read_smiles_file(tmp_path / "a.smi", "smiles")
+        read_smiles_file(tmp_path / "a.smi", TableOptions("smiles"))
 
 
 def test_real_corpora(shared_data):

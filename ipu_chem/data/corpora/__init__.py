@@ -14,7 +14,7 @@ import numpy as np
 
 from ipu_chem.cache import cache_folder, content_key, open_prepared
 from ipu_chem.data.corpora.assemble import PartFiles, assemble, first_of_each, on_disk
-from ipu_chem.data.corpora.build import alone, encode_file
+from ipu_chem.data.corpora.build import encode_file
 from ipu_chem.data.corpora.encode import Manner, encode_smiles, libraries
 from ipu_chem.data.corpora.memory import corpus_in_memory, corpus_info
 from ipu_chem.data.corpora.sources import CORPORA, find_file
@@ -23,6 +23,7 @@ from ipu_chem.data.files.layout import TableOptions, read_layout
 from ipu_chem.data.files.table import read_rows
 from ipu_chem.data.fragments import ERROR, KEEP, SEVERAL
 from ipu_chem.data.molecule import decode_text
+from ipu_chem.locks import in_turn
 from packing.files import PathLike, file_digest
 from packing.store import Store
 
@@ -101,8 +102,9 @@ def load_corpus(
     if store is not None:
         return _checked(store, file, chosen.fragments)
     how = Manner(chosen.stereo, chosen.fragments)
-    with alone(parts):
-        if not (folder / "meta.json").is_file():  # else another process has made it meanwhile
+    with in_turn(parts / "lock", f"encoding into {parts}"):
+        store = open_prepared(folder, name, says_why=False)
+        if store is None:  # else another process has made it meanwhile
             try:
                 made = encode_file(file, layout, parts, limit, how, workers or None, progress)
             except KeyboardInterrupt:

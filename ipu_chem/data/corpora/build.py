@@ -6,8 +6,6 @@ was cut and is fetched anew goes on after its last whole chunk, and how many pro
 """
 
 import hashlib
-import sys
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Iterator, List, NamedTuple, Optional, Tuple
@@ -20,35 +18,12 @@ from ipu_chem.data.files.table import Record, read_chunks
 from ipu_chem.data.files.text import DAMAGE, count_lines
 from ipu_chem.parallel import WorkerDied, in_parallel
 
-_LOCK = "lock"
-
 
 class Parts(NamedTuple):
     """Part files in the order of the lines, and how many of them were made now."""
 
     paths: List[Path]
     made: int
-
-
-@contextmanager
-def alone(folder: Path) -> Iterator[None]:
-    """Make a folder of parts and keep other processes out of it; a second one waits for the first.
-
-    The system lifts the lock when the process and its workers end, however they do.
-    """
-    import fcntl
-
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / _LOCK, "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print(f"waiting for another process that is encoding into {folder}", file=sys.stderr)
-            fcntl.flock(file, fcntl.LOCK_EX)
-        try:
-            yield
-        finally:
-            fcntl.flock(file, fcntl.LOCK_UN)  # forked workers share it
 
 
 def encode_file(
@@ -59,7 +34,7 @@ def encode_file(
     Args:
         path: file of SMILES.
         layout: of its lines.
-        folder: of the parts; `alone` in it.
+        folder: of the parts, in which no other process is.
         limit: only so many lines; 0 takes all.
         manner: see `Manner`.
         workers: processes; None takes all cores, with 1 it is this one.

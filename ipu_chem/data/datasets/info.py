@@ -6,6 +6,7 @@ from typing import Any, Dict, Iterable, List, NamedTuple, Optional, Sequence
 
 import numpy as np
 
+from ipu_chem.data.energy_units import check_energy_unit
 from ipu_chem.data.files.table import Failure
 from ipu_chem.metrics import BINARY
 
@@ -42,10 +43,13 @@ def own_targets(names: Sequence[str], unit: str, extensive: bool, kind: str) -> 
     """``info["targets"]`` of labels that a user says what they are.
 
     Raises:
-        ValueError: a unit of classes.
+        ValueError: a unit of classes, or one that is unknown of an energy.
     """
     if kind == BINARY and unit:
         raise ValueError(f"data.unit={unit}: {', '.join(names)} are classes, which have no unit; leave it out.")
+    if kind != BINARY:
+        check_energy_unit(names, unit, extensive)
+        unit = "eV" if unit.strip().lower() == "ev" else unit
     return [class_info(name) if kind == BINARY else target_info(name, unit, extensive) for name in names]
 
 

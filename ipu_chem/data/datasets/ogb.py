@@ -213,7 +213,7 @@ def _meta(name: str) -> Any:
 def _find(name: str, path: Optional[Path], cache: Path) -> Path:
     """The folder with mapping/, raw/ and split/."""
     meta = _meta(name)
-    archive, url = meta["download_name"], meta["url"]
+    archive, url = meta["download_name"], meta["url"].replace("http://snap.stanford.edu", "https://snap.stanford.edu")
     if path is None:
         path = fetch(name, url, cache / f"{name}.zip", cache / f"{name}-raw")
     places = (path, path / name.replace("-", "_"), path / archive, path / "ogb" / name.replace("-", "_"))

@@ -11,16 +11,15 @@ from typing import Any, Dict, List, Literal, Optional, Tuple
 import numpy as np
 
 from ipu_chem.data.datasets.info import failures_info, own_targets
-from ipu_chem.data.energy_units import is_energy, unit_doubts
+from ipu_chem.data.datasets.own_structures import Said, check_said, read_own
+from ipu_chem.data.energy_units import unit_doubts
 from ipu_chem.data.files.layout import TableOptions, read_layout
 from ipu_chem.data.files.numbers import read_labels
-from ipu_chem.data.files.structures import read_molecules
 from ipu_chem.data.files.table import Entry, Failure, read_smiles_file
 from ipu_chem.data.files.text import existing_file, holds_smiles, plain_suffix
 from ipu_chem.data.fragments import ERROR, KEEP, SEVERAL
-from ipu_chem.data.molecule import Molecule, molecules_to_store
+from ipu_chem.data.molecule import molecules_to_store
 from ipu_chem.data.smiles import Embedding, embed_many
-from ipu_chem.data.trajectory import read_frames
 from ipu_chem.metrics import BINARY
 from packing.files import file_digest
 from packing.store import Store
@@ -48,6 +47,9 @@ def prepare(
     extensive: bool = True,
     kind: Literal["number", "binary"] = "number",
     force_key: str = "",
+    length_unit: str = "",
+    charge: Optional[int] = None,
+    multiplicity: Optional[int] = None,
     limit: Optional[int] = None,
     seed: int = 0,
     workers: Optional[int] = None,
@@ -64,11 +66,17 @@ def prepare(
             sGDML's form.
         cache: not used.
         target: columns, properties or keys that hold the labels, separated by commas; None reads none.
-        unit: of the labels.
+        unit: of the labels. Energies are in eV, meV, Hartree (Ha, Eh), kcal/mol, kJ/mol or cm-1, and a file that states
+            another one is converted; for anything else it is a word to print.
         extensive: whether they are sums over atoms.
         kind: number, or binary for classes that are 0 or 1.
-        force_key: what holds the forces of the first label; empty takes "forces", as those of the first label that is
-            called an energy, where the file has both.
+        force_key: name of the column of forces, of the first label; empty takes those that by their name belong to a
+            label that is called an energy: forces or force of energy, dft_forces of dft_energy.
+        length_unit: of the positions, and by which forces are: A, bohr, nm or pm; empty takes what the file states, or
+            else Å.
+        charge: e, of structures whose file states none; None leaves it unknown.
+        multiplicity: 2S + 1, 1 where all electrons are paired, of structures whose file states none; None leaves it
+            unknown.
         limit: take the first molecules only.
         seed: of the embeddings.
         workers: processes that embed; None takes all cores.
@@ -80,7 +88,8 @@ def prepare(
 
     Returns:
         z, pos, y [I, T] with labels, name, and smiles (canonical) for a file of SMILES; forces, charge and spin where
-        the file has them; row [I] int64, the row or frame of the file from 0, and ``info["rows"]``, how many it has.
+        the file has them; row [I] int64, the row or frame of the file from 0, and ``info["rows"]``, how many it has, 0
+        if the rest was not counted.
 
     Raises:
         ValueError: no file, an unknown column or property, forces without an energy, or nothing left; names it.
@@ -91,11 +100,15 @@ def prepare(
     names = [name.strip() for name in (target or "").split(",") if name.strip()]
     smiles: Optional[List[str]] = None
     failures: List[Failure] = []
-    rows: Optional[np.ndarray] = None
     table = TableOptions(smiles_column, delimiter, encoding, "data.")
     if table.given() and not holds_smiles(file):
         raise ValueError(f"{file}: data.smiles_column, data.delimiter and data.encoding are for files of SMILES.")
-    forces_of = _forces_of(file, names, force_key)
+    if names and plain_suffix(file) == ".smi":
+        raise ValueError(f"{file}: a .smi file holds no labels; write SMILES and labels as columns of a .csv.")
+    targets = own_targets(names, unit, extensive, kind)
+    said = Said(unit, force_key, length_unit, charge, multiplicity)
+    check_said(file, names, said, holds_smiles(file))
+    forces: Dict[str, Any] = {}
     if holds_smiles(file):
         entries = read_smiles_file(file, table)
         count, entries = len(entries), entries[:limit]
@@ -105,20 +118,16 @@ def prepare(
         molecules = [one.molecule._replace(y=of_line.get(one.line)) for one in embeddings]
         smiles = [one.smiles for one in embeddings]
         rows = np.searchsorted([entry.line for entry in entries], [one.line for one in embeddings])
-    elif plain_suffix(file) == ".npz":
-        molecules = _from_npz(file, names, limit)
     else:
-        key = (force_key or "forces") if forces_of else ""
-        molecules = read_molecules(file, ",".join(names) or None, key)[:limit]
-    for molecule in molecules if names else ():
-        if molecule.y is None or len(molecule.y) != len(names):
-            raise ValueError(f"{molecule.name}: {target} is one number each for a molecule, not a list of them.")
-    with_forces = _check_forces(file, molecules, names, forces_of, force_key)
-    if rows is None:  # frames, all of them
-        rows, count = np.arange(len(molecules)), len(molecules)
+        found = read_own(file, names, said, limit)
+        molecules = found.molecules
+        targets = [{**one, "unit": stated or one["unit"]} for one, stated in zip(targets, found.units)]
+        forces = {"forces_of": found.forces_of} if found.forces_of else {"other_forces": found.passed_over}
+        rows = np.arange(len(molecules))  # frames, none of which is left out
+        count = 0 if len(molecules) == limit else len(molecules)  # 0: nobody has counted the rest
     info: Dict[str, Any] = {
         "name": file.name,
-        "targets": own_targets(names, unit, extensive, kind),
+        "targets": targets,
         "level": "as given",
         "source": str(file),
         "licence": "the user's own",
@@ -129,56 +138,21 @@ def prepare(
             "extensive": extensive,
             "kind": kind,
             "force_key": force_key,
+            "length_unit": length_unit,
+            "charge": charge,
+            "multiplicity": multiplicity,
             "limit": limit,
             "seed": seed,
             "fragments": fragments,
         },
         "rows": count,
         "failures": failures_info(failures),
+        **forces,
     }
-    if with_forces:
-        info["forces_of"] = forces_of
     store = molecules_to_store(molecules, info, smiles, {"row": rows})
     for doubt in unit_doubts(store):
         print(f"{file.name}: {doubt}")
     return store
-
-
-def _forces_of(file: Path, names: List[str], force_key: str) -> str:
-    """The label that forces are of; "" if there are to be none."""
-    if force_key and not names:
-        raise ValueError(f"{file}: forces ({force_key}) are of an energy; name it with data.target.")
-    if force_key and plain_suffix(file) not in (".xyz", ".extxyz", ".db"):
-        raise ValueError(f"{file}: data.force_key={force_key} is for .xyz, .extxyz and .db files.")
-    return names[0] if force_key else next((name for name in names if is_energy(name)), "")
-
-
-def _check_forces(file: Path, molecules: List[Molecule], names: List[str], forces_of: str, force_key: str) -> bool:
-    """True if there are forces; refuses a molecule that has them but no energy."""
-    found = [molecule for molecule in molecules if molecule.forces is not None]
-    if force_key and not found:
-        raise ValueError(f"{file} has no forces called {force_key!r} (data.force_key).")
-    for molecule in found:
-        if molecule.y is not None and np.isnan(molecule.y[names.index(forces_of)]):
-            raise ValueError(f"{molecule.name} has forces but no {forces_of}; forces are learned with their energy.")
-    return bool(found)
-
-
-def _from_npz(file: Path, names: List[str], limit: Optional[int]) -> List[Molecule]:
-    """Frames of one molecule; their one label is the energy."""
-    if len(names) > 1 or names and not is_energy(names[0]):
-        raise ValueError(f"{file}: an .npz of sGDML's form holds the label energy, not {', '.join(names)}.")
-    frames = read_frames(file, limit)
-    return [
-        Molecule(
-            frames.z,
-            frames.pos[index],
-            frames.energy[index : index + 1] if names else None,
-            f"{file.stem}_{index}",
-            frames.forces[index] if names else None,
-        )
-        for index in range(len(frames.energy))
-    ]
 
 
 def _embed(

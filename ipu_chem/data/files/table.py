@@ -13,9 +13,9 @@ import re
 from collections import deque
 from itertools import islice
 from pathlib import Path
-from typing import IO, Deque, Iterator, List, NamedTuple, Optional, Tuple, Union
+from typing import IO, Deque, Iterator, List, NamedTuple, Optional, Sequence, Tuple, Union
 
-from ipu_chem.data.files.layout import FOUND, MOST_LINES, Layout, TableOptions, holds_something, read_layout, split_smi
+from ipu_chem.data.files.layout import FOUND, MOST_LINES, Layout, TableOptions, read_layout, split_smi
 from ipu_chem.data.files.text import DAMAGE, LONGEST, open_lines, read_lines
 from packing.files import PathLike
 
@@ -25,6 +25,7 @@ SPLITS = ("train", "test", "test_scaffolds")
 
 NO_SMILES = "no SMILES"
 _SHOWN = 200  # characters of a damaged line in the list of failures
+_SIMPLE = re.compile(r'"[^"]*"').fullmatch  # what csv need not be asked for
 _BLANK_BEHIND_QUOTE = re.compile(r'"[ \t]+(?=[,;\t\n]|$)')
 
 
@@ -112,9 +113,7 @@ def read_smiles_file(path: PathLike, options: TableOptions = FOUND, limit: int =
     entries: List[Entry] = []
     try:
         for records in read_chunks(path, layout, limit):
-            entries += [
-                line_of(number, cells, layout) for record in records for number, cells in cells_of(record, layout)
-            ]
+            entries += [entry for record in records for entry in parse(record, layout)]
     except DAMAGE as error:
         raise ValueError(f"{path} is damaged or cut short after line {_last(entries)} ({error}).") from None
     if not entries:
@@ -155,43 +154,43 @@ def read_rows(path: Path, layout: Layout, limit: int = 0) -> Iterator[Cells]:
         yield last + 1, Failure(last + 1, "", f"the file is damaged from here on, or cut short ({error})")
 
 
-def parse(record: Record, layout: Layout) -> Iterator[Entry]:
+def parse(record: Record, layout: Layout) -> Sequence[Entry]:
     """Content of a line, or why it cannot be used; several lines only where a quote was open by mistake."""
-    for number, cells in cells_of(record, layout):
-        yield line_of(number, cells, layout)
+    if not layout.delimiter:  # the same as below, for millions of lines
+        text = _text(*record)
+        if isinstance(text, Failure):
+            return (text,)
+        found = split_smi(text)
+        return (_in_smi(record[0], *found),) if found else ()
+    return [line_of(number, cells, layout) for number, cells in cells_of(record, layout)]
 
 
-def cells_of(record: Record, layout: Layout) -> Iterator[Cells]:
+def cells_of(record: Record, layout: Layout) -> Sequence[Cells]:
     """Number and cells of a line; those of a file that is no table are SMILES and name."""
     number, raw = record
-    try:
-        text = raw.decode("utf-8").rstrip("\n")
-    except UnicodeDecodeError:
-        yield number, _damaged(number, raw, "not UTF-8")
-        return
-    if len(raw) >= LONGEST:
-        yield number, _damaged(number, raw, f"{LONGEST:,} characters or more")
-    elif "\0" in text:
-        yield number, _damaged(number, raw, "a NUL byte")
-    elif not layout.delimiter:
+    text = _text(number, raw)
+    if isinstance(text, Failure):
+        return ((number, text),)
+    if not layout.delimiter:
         found = split_smi(text)
-        if found is not None:
-            yield number, list(found)
-    elif '"' not in text:
-        yield number, _as_many(number, [cell.strip() for cell in text.split(layout.delimiter)], layout)
-    else:
-        yield from _quoted(number, raw, text, layout)
+        return () if found is None else ((number, list(found)),)
+    cells = [cell.strip() for cell in text.split(layout.delimiter)]
+    if '"' not in text:
+        return ((number, _as_many(number, cells, layout)),)
+    if len(cells) == layout.columns and all('"' not in cell or _SIMPLE(cell) for cell in cells):
+        return ((number, [cell[1:-1].strip() if cell[:1] == '"' else cell for cell in cells]),)
+    return _quoted(number, raw, text, layout)
 
 
 def line_of(number: int, cells: Union[List[str], Failure], layout: Layout) -> Entry:
     """The molecule of a row of `cells_of`."""
     if isinstance(cells, Failure):
         return cells
+    if not layout.delimiter:
+        return _in_smi(number, *cells)
     smiles = cells[layout.smiles]
     name = cells[layout.name] if layout.name >= 0 else ""
     doubt = smiles_doubt(smiles)
-    if not doubt and name[:1] == "." and not layout.delimiter and re.match(r"\.[A-Za-z\[(]", name):
-        doubt = f"a blank inside of the SMILES? what stands behind it ({name.split()[0][:20]}) is no name"
     if doubt:
         return Failure(number, smiles, doubt, name)
     if layout.split < 0:
@@ -210,6 +209,8 @@ def smiles_doubt(smiles: str) -> str:
     """
     if not smiles:
         return NO_SMILES
+    if smiles.isascii() and smiles.isprintable() and " " not in smiles:
+        return ""
     if not smiles.isascii():
         return "the SMILES have characters beyond ASCII"
     words = smiles.split(None, 1)
@@ -218,16 +219,37 @@ def smiles_doubt(smiles: str) -> str:
     return "a blank inside of the SMILES, and what stands behind it is no CXSMILES block |...|"
 
 
+def _in_smi(number: int, smiles: str, name: str) -> Entry:
+    """The molecule of a line of a .smi file."""
+    if name[:1] != "." and smiles.isascii():
+        return Line(number, smiles, name)
+    doubt = smiles_doubt(smiles)
+    if re.match(r"\.[A-Za-z\[(]", name) and not doubt:
+        doubt = f"a blank inside of the SMILES? {name.split()[0][:20]} behind it is no name but a piece of a molecule"
+    return Failure(number, smiles, doubt, name) if doubt else Line(number, smiles, name)
+
+
+def _text(number: int, raw: bytes) -> Union[str, Failure]:
+    """A line as text, or why it is none."""
+    try:
+        text = raw.decode("utf-8").rstrip("\n")
+    except UnicodeDecodeError:
+        return _damaged(number, raw, "not UTF-8")
+    if len(raw) >= LONGEST:
+        return _damaged(number, raw, f"{LONGEST:,} characters or more")
+    return _damaged(number, raw, "a NUL byte") if "\0" in text else text
+
+
 def _last(entries: List[Entry]) -> int:
     return entries[-1].line if entries else 0
 
 
-def _quoted(number: int, raw: bytes, text: str, layout: Layout) -> Iterator[Cells]:
+def _quoted(number: int, raw: bytes, text: str, layout: Layout) -> List[Cells]:
     """Rows of a line with quotes, or of several that a quoted cell joins."""
     made: List[Tuple[int, List[str]]] = []
     for content in (text, _BLANK_BEHIND_QUOTE.sub('"', text)):
         made, start = [], number
-        lines = io.StringIO(content, newline="")
+        lines = io.StringIO(content, newline="\n") if "\n" in content else (content,)
         reader = csv.reader(lines, delimiter=layout.delimiter, strict=True, skipinitialspace=True)
         try:
             for row in reader:
@@ -236,13 +258,11 @@ def _quoted(number: int, raw: bytes, text: str, layout: Layout) -> Iterator[Cell
         except csv.Error as error:
             problem = str(error)
         else:
-            yield from ((line, _as_many(line, row, layout)) for line, row in made if row)
-            return
+            return [(line, _as_many(line, row, layout)) for line, row in made if row]
     pieces = raw.splitlines(keepends=True)
     if len(pieces) == 1:
-        yield number, _damaged(number, raw, problem)
-    for place, piece in enumerate(pieces if len(pieces) > 1 else ()):
-        yield from cells_of((number + place, piece), layout)
+        return [(number, _damaged(number, raw, problem))]
+    return [row for place, piece in enumerate(pieces) for row in cells_of((number + place, piece), layout)]
 
 
 def _as_many(number: int, cells: List[str], layout: Layout) -> Union[List[str], Failure]:
@@ -264,16 +284,20 @@ def _damaged(number: int, raw: bytes, why: str) -> Failure:
 
 def _records(file: IO[bytes], layout: Layout) -> Iterator[Record]:
     """Lines below the header; a row whose quoted cell holds line breaks is one."""
-    lines = ((number, line) for number, line in enumerate(read_lines(file), 1) if number > layout.header)
+    header, is_table = layout.header, bool(layout.delimiter)
+    lines = islice(enumerate(read_lines(file), 1), header, None)
+    if not is_table:
+        yield from ((number, line) for number, line in lines if line.lstrip()[:1] not in (b"", b"#"))
+        return
     ahead: Deque[Record] = deque()
     while True:
         record: Optional[Record] = ahead.popleft() if ahead else next(lines, None)
         if record is None:
             return
         number, line = record
-        if not holds_something(line, "" if layout.delimiter else ".smi"):
+        if not line.strip():
             continue
-        if layout.delimiter and line.count(b'"') % 2:
+        if line.count(b'"') % 2:
             for more in range(1, MOST_LINES):
                 while len(ahead) < more and (following := next(lines, None)) is not None:
                     ahead.append(following)
