@@ -274,8 +274,10 @@ def known_ids(tokenizer: Tokenizer, store: Store, drop: bool) -> Tuple[Ragged, n
         return tokenizer.encode_store(store), np.arange(len(store)), 0
     ids, known, unknown = encode_known(tokenizer, store)
     if unknown:
-        item, reason = next(iter(unknown.items()))
-        first = f"the first is {decode_text(store, 'smiles', item)}: {reason}"
+        item = min(unknown)
+        first = (
+            f"the first is {decode_text(store, 'smiles', item)} (line {store.fields['line'][item]}): {unknown[item]}"
+        )
         if not len(known):
             raise ValueError(f"the vocabulary can write none of the molecules; {first}")
         print(f"left out: {len(unknown):,} molecules that the vocabulary cannot write; {first}")
