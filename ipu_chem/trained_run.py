@@ -19,8 +19,10 @@ from ipu_chem.backends.options import Precision
 from ipu_chem.batches.loader import LabeledLoader, Loader
 from ipu_chem.config import RunConfig
 from ipu_chem.data.checks import SYMBOLS
+from ipu_chem.data.corpora.encode import Manner
 from ipu_chem.data.corpora.memory import corpus_in_memory
 from ipu_chem.data.edges import edges_in_memory
+from ipu_chem.data.fragments import ERROR, KEEP
 from ipu_chem.data.molecule import molecules_to_store
 from ipu_chem.data.selfies.store import encode_known
 from ipu_chem.data.standardize import Standardizer
@@ -118,6 +120,12 @@ class TrainedRun:
         labels: Any = self.task.outputs[0]
         return labels.standardizer
 
+    @property
+    def manner(self) -> Manner:
+        """Options by which it reads SMILES as text."""
+        data = self.config.data
+        return Manner(data.stereo == "keep", KEEP if data.fragments == ERROR else data.fragments)
+
     @cached_property
     def model(self) -> nn.Module:
         """The model on the CPU, in evaluation mode; it takes the inputs of a batch and gives standardized values."""
@@ -195,7 +203,7 @@ class TrainedRun:
         if not len(molecules):
             return Prepared(np.zeros(0, np.int64), {}, Ragged(np.zeros(0, np.uint8), np.zeros(1, np.int64)), None)
         if isinstance(self.task, TextPropertyTask):
-            return _prepare_texts(self.task, molecules, self.config.data.long)
+            return _prepare_texts(self.task, molecules, self.config.data.long, self.manner)
         assert isinstance(self.task, GraphTask)
         return _prepare_graphs(self.task, molecules)
 
@@ -333,52 +341,57 @@ def energies_forces(members: Sequence[ForceField], structures: Sequence[Any]) ->
 
 
 def _prepare_graphs(task: GraphTask, molecules: Union[Store, Sequence[Any]]) -> Prepared:
-    """Molecules with edges, in packs of the run's shape."""
+    """Molecules with edges, in packs of the run's shape, or larger ones where a molecule needs them."""
     if not isinstance(molecules, Store):
         molecules = molecules_to_store([to_molecule(one) for one in molecules])
     store = edges_in_memory(molecules, task.model_config.cutoff)
     check_charges(store, task.model_config)
     budget, sizes = task.budget, store.sizes()
     if "edges" not in budget:  # the run's device found edges itself; any pack's shall have room
-        most = (sizes["edges"] / sizes["nodes"]).max()
-        budget = budget.replace(edges=int(np.ceil(budget["nodes"] * most)) or 1)
-    reasons = unfit(store, task.labels.standardizer, budget)
+        share = (sizes["edges"] / sizes["nodes"]).max()
+        budget = budget.replace(edges=int(np.ceil(budget["nodes"] * share)) or 1)
+    reasons = unfit(store, task.labels.standardizer)
     items = np.array([item for item in range(len(store)) if item not in reasons], np.int64)
+    most = {axis: int(sizes[axis][items].max()) for axis in ("nodes", "edges")} if len(items) else {}
+    larger = {axis: size for axis, size in most.items() if size > budget[axis]}
+    if larger:
+        grown = {axis: larger.get(axis, budget[axis]) for axis in ("nodes", "edges")}
+        budget = Budget(**grown)  # with as many graphs as the fullest pack has
     loader = task.prediction_loader(store, items, budget) if len(items) else None
     return Prepared(items, reasons, store.ragged("z").take(items), loader)
 
 
-def unfit(store: Store, standardizer: Standardizer, budget: Optional[Budget] = None) -> Dict[int, str]:
-    """Molecules that a run cannot take, and why.
+def unfit(store: Store, standardizer: Standardizer) -> Dict[int, str]:
+    """Molecules that a run cannot take because of elements that no training molecule had, and which those are.
 
     Args:
         store: molecules.
         standardizer: of the run.
-        budget: of the run's packs; None where packs follow the molecules, and then elements must be known.
     """
-    reasons: Dict[int, str] = {}
-    for name in ("nodes", "edges") if budget is not None else ():
-        for item in np.flatnonzero(store.sizes()[name] > budget[name]).tolist():
-            reasons[item] = f"{store.sizes()[name][item]} {name} do not fit the run's packs of {budget[name]}"
-    if budget is None or any(kind != "none" for kind in standardizer.references):
-        for item in np.flatnonzero(standardizer.unseen(store.ragged("z"))).tolist():
-            reasons[item] = "it holds an element that no training molecule had"
+    z, reasons = store.ragged("z"), {}
+    for item in np.flatnonzero(standardizer.unseen(z)).tolist():
+        new = [SYMBOLS[number] for number in np.unique(z[item]).tolist() if number not in standardizer.elements]
+        reasons[item] = f"it holds {', '.join(new)}, which no training molecule had"
     return reasons
 
 
-def _prepare_texts(task: TextPropertyTask, molecules: Union[Store, Sequence[str]], long: str) -> Prepared:
+def _prepare_texts(
+    task: TextPropertyTask, molecules: Union[Store, Sequence[str]], long: str, manner: Manner
+) -> Prepared:
     """Molecules as tokens; those that are too long lose their end if the run did so with its own."""
     if not isinstance(molecules, Store):
-        molecules, failures = corpus_in_memory(molecules)
+        molecules, failures = corpus_in_memory(molecules, manner=manner)
         if failures:
             raise ValueError(f"molecule {failures[0].line - 1} ({failures[0].smiles}): {failures[0].reason}.")
     ids, kept, reasons = encode_known(task.tokenizer, molecules)
     reasons = dict(reasons)
-    limit = min(task.budget["tokens"], task.chemgpt["max_positions"])
-    if long != "truncate":
+    limit = task.chemgpt["max_positions"]
+    if long == "truncate":
+        limit = min(task.budget["tokens"], limit)
+    else:
         over = ids.lengths > limit
         for item, length in zip(kept[over].tolist(), ids.lengths[over].tolist()):
-            reasons[item] = f"{length} tokens with begin and end do not fit the run's packed sequences of {limit}"
+            reasons[item] = f"{length} tokens with begin and end, and the model reads up to {limit}"
         ids, kept = ids.take(np.flatnonzero(~over)), kept[~over]
     loader = None
     if len(kept):

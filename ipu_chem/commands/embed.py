@@ -20,6 +20,8 @@ class Options:
         long: molecules that are longer: error, drop or truncate.
         notation: smiles or selfies.
         stereo: keep stereochemistry.
+        fragments: of molecules of several: keep, largest or error.
+        unknown: symbols that the vocabulary lacks: error (no vector) or map (read as the unknown one).
         smiles_column: column of a table that holds the molecules, if it is not called so.
         delimiter: between the cells of a table: comma, semicolon, tab or another character; found if not given.
         encoding: of the file, such as cp1252; found if not given.
@@ -37,6 +39,8 @@ class Options:
     long: str = "error"
     notation: str = "smiles"
     stereo: bool = True
+    fragments: str = "keep"
+    unknown: str = "error"
     smiles_column: Optional[str] = None
     delimiter: str = ""
     encoding: str = ""

@@ -27,9 +27,12 @@ TRUTH = ("true", "false", "yes", "no")
 _METAVARS: Dict[Any, str] = {bool: "[true|false]", int: "INT", float: "FLOAT", str: "TEXT"}
 
 
-def positional(help: str, many: str = "") -> Any:
-    """A field of ``Options`` that is given without a flag; ``many`` is "+" for one word or more, "*" also for none."""
-    how = {"default_factory": list} if many else {}
+def positional(help: str, many: str = "", behind_many: bool = False) -> Any:
+    """A field of ``Options`` that is given without a flag; ``many`` is "+" for one word or more, "*" also for none.
+
+    One ``behind_many``, which have a default, has one for the dataclass alone.
+    """
+    how: Dict[str, Any] = {"default_factory": list} if many else {"default": ""} if behind_many else {}
     return field(metadata={"positional": True, "many": many, "help": help}, **how)
 
 

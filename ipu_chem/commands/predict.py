@@ -1,18 +1,21 @@
 """Predict the molecules of a file."""
 
 from dataclasses import dataclass
-from typing import Optional
+from typing import List, Optional
 
 from ipu_chem.commands.parsing import positional
 
 
 @dataclass(frozen=True)
 class Options:
-    """Run, molecules and output.
+    """Runs, molecules and output.
 
     Attributes:
         output: CSV to write, or .extxyz with forces.
-        smiles_column: column of a .csv file that holds SMILES.
+        columns: all also writes the input's columns.
+        smiles_column: column of a table that holds SMILES, if it is not called so.
+        delimiter: between the cells of a table: comma, semicolon, tab or another character; empty finds it.
+        encoding: of a file of SMILES, such as cp1252; empty finds it.
         strict: stop at the first molecule that fails.
         accelerator: auto, cpu, cuda or ipu; the run's own if not given.
         length_unit: of positions in a 3D file: A, bohr, nm or pm; empty takes what the file states, else Å.
@@ -20,10 +23,13 @@ class Options:
         multiplicity: 2S + 1, of structures whose file states none.
     """
 
-    run: str = positional("folder of the run")
-    input: str = positional(".smi, .csv, .xyz, .extxyz or .sdf file, also gzipped")
+    runs: List[str] = positional("folder of a run, or of several, whose mean and spread are written", "+")
+    input: str = positional(".smi, .csv, .xyz, .extxyz or .sdf file, also gzipped", behind_many=True)
     output: str = "predictions.csv"
+    columns: str = ""
     smiles_column: Optional[str] = None
+    delimiter: str = ""
+    encoding: str = ""
     strict: bool = False
     accelerator: Optional[str] = None
     length_unit: str = ""
@@ -33,15 +39,21 @@ class Options:
 
 def run(options: Options) -> int:
     """Predict, and list molecules that could not be."""
+    from ipu_chem.prediction.paths import check_paths
+
+    check_paths(options.input, options.output)  # before torch is loaded
+    from ipu_chem.data.files.layout import TableOptions
     from ipu_chem.prediction.predict import predict_file
 
     done, refused = predict_file(
-        options.run,
+        options.runs,
         options.input,
         options.output,
         options.smiles_column,
         options.strict,
         accelerator=options.accelerator,
+        columns=options.columns,
+        table=TableOptions.of(options, "--"),
         structures={name: getattr(options, name) for name in ("length_unit", "charge", "multiplicity")},
     )
     for entry in refused:

@@ -1,4 +1,4 @@
-"""Molecules of a store told apart: a number for each, and which of them are the same molecule."""
+"""Identity of molecules: a number for each of a store, and which of them are the same molecule."""
 
 from typing import List, Optional, Tuple
 

@@ -94,7 +94,8 @@ class Embedder:
         check_pooling(self.options.pooling)
         if self.options.notation == "smiles":
             libraries()
-        self.model, self.tokenizer = model, tokenizer
+        self.model = model
+        self.tokenizer = tokenizer.mapping_unknown() if self.options.unknown == "map" else tokenizer
         words = model.embedding.wte.num_embeddings
         if tokenizer.vocab_size > words:
             raise ValueError(f"the tokenizer has {tokenizer.vocab_size} tokens, the model {words}: take its own.")
@@ -135,7 +136,7 @@ class Embedder:
         if self.options.notation == "selfies":
             yield from ((part, [_unchanged(entry) for entry in part]) for part in parts)
             return
-        translate = partial(_translated, stereo=self.options.stereo)
+        translate = partial(_translated, manner=Manner(self.options.stereo, self.options.fragments))
         waiting: Deque[List[Entry]] = deque()
 
         def tasks() -> Iterator[List[Entry]]:
@@ -303,7 +304,7 @@ def _unchanged(entry: Entry) -> Text:
     return Text(entry.smiles.strip(), "" if entry.smiles.strip() else "no SELFIES")
 
 
-def _translated(entries: Sequence[Entry], stereo: bool) -> List[Text]:
+def _translated(entries: Sequence[Entry], manner: Manner) -> List[Text]:
     """SELFIES of SMILES."""
     texts = [Text("", entry.reason if isinstance(entry, Failure) else "") for entry in entries]
     lines = []
@@ -312,7 +313,7 @@ def _translated(entries: Sequence[Entry], stereo: bool) -> List[Text]:
             texts[row] = Text("", "looks like SELFIES; say notation=selfies")
         elif not text.reason:
             lines.append(Line(row, entry.smiles))
-    encoded = encode_lines(lines, Manner(stereo))
+    encoded = encode_lines(lines, manner)
     for failure in encoded.failures:
         texts[failure.line] = Text("", failure.reason)
     for index, row in enumerate(encoded.line.tolist()):

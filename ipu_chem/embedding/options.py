@@ -5,6 +5,8 @@ from typing import Optional
 
 NOTATIONS = ("smiles", "selfies")
 LONG = ("error", "drop", "truncate")
+FRAGMENTS = ("keep", "largest", "error")
+UNKNOWN = ("error", "map")
 _FEWEST_TOKENS = 3  # begin, one of the molecule, end
 
 
@@ -20,6 +22,9 @@ class EmbeddingOptions:
         long: policy for molecules longer than that: error, drop (it gets no vector) or truncate.
         notation: of the molecules, smiles or selfies.
         stereo: keep stereochemistry; turn it off for a model whose vocabulary has none.
+        fragments: of a salt or another molecule of several: keep all, the largest, or error (it gets no vector).
+        unknown: policy for symbols that the vocabulary lacks: error (the molecule gets no vector), or map, which reads
+            them as the unknown one.
         micro_batch_size: packed sequences that are computed at once.
         chunk: molecules that are encoded, packed and embedded together; decides how much memory it takes.
         workers: processes that translate SMILES; None takes the cores this process may use.
@@ -32,13 +37,15 @@ class EmbeddingOptions:
     long: str = "error"
     notation: str = "smiles"
     stereo: bool = True
+    fragments: str = "keep"
+    unknown: str = "error"
     micro_batch_size: int = 8
     chunk: int = 8192
     workers: Optional[int] = 1
     accelerator: str = "cpu"
 
     def __post_init__(self) -> None:
-        for name, allowed in (("long", LONG), ("notation", NOTATIONS)):
+        for name, allowed in (("long", LONG), ("notation", NOTATIONS), ("fragments", FRAGMENTS), ("unknown", UNKNOWN)):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name}={getattr(self, name)!r}: choose one of {', '.join(allowed)}.")
         if self.tokens is not None and self.tokens < _FEWEST_TOKENS:

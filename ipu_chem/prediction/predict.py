@@ -1,21 +1,29 @@
-"""Predictions of a trained run for the molecules of a file: one CSV row or one frame for each."""
+"""Predictions of a trained run, or the mean of several, for the molecules of a file: a CSV row or a frame for each."""
 
 import csv
+import os
+import sys
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Tuple
+from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
+
+import numpy as np
 
 from ipu_chem.data.corpora.memory import corpus_of, encode_in_memory
-from ipu_chem.data.files.layout import TableOptions
+from ipu_chem.data.files.layout import FOUND, TableOptions
 from ipu_chem.data.files.structures import read_molecules
 from ipu_chem.data.files.table import Table, read_table
 from ipu_chem.data.files.text import holds_smiles
 from ipu_chem.data.molecule import Molecule, molecules_to_store
 from ipu_chem.data.smiles import embed_many
 from ipu_chem.data.structures import to_atoms, with_results, write_extxyz
-from ipu_chem.trained_run import TrainedRun, unfit
+from ipu_chem.prediction.paths import check_paths
+from ipu_chem.tasks.seen import doubts
+from ipu_chem.trained_run import ForceField, TrainedRun, energies_forces, unfit
 from packing.files import PathLike, atomic_file
 from packing.store import Store
+
+Runs = Union[PathLike, Sequence[PathLike]]
 
 
 class Refused(NamedTuple):
@@ -26,24 +34,42 @@ class Refused(NamedTuple):
     reason: str
 
 
+class _Row(NamedTuple):
+    """A row of the output but for its values: line or frame of the input from 1, name, SMILES, and all its cells."""
+
+    line: int
+    name: str
+    smiles: str = ""
+    cells: Sequence[str] = ()
+
+
 class _Read(NamedTuple):
     """Molecules of a file.
 
     Attributes:
-        store: of those that can be read, in the order of ``lines``; None where there are none.
-        lines: numbers of their lines or frames, from 1.
-        names: theirs.
-        refused: the others.
+        rows: all of them.
+        store: those that can be read; None where there are none.
+        places: [K] the rows that those are.
+        reasons: row -> why it is none of them.
+        molecules: the K in 3D; none of text.
+        header: names of the input's columns.
     """
 
+    rows: List[_Row]
     store: Optional[Store]
-    lines: List[int]
-    names: List[str]
-    refused: List[Refused]
+    places: List[int]
+    reasons: Dict[int, str]
+    molecules: List[Molecule]
+    header: Sequence[str] = ()
+
+    def name(self, item: int) -> str:
+        """A molecule of the store in messages."""
+        row = self.rows[self.places[item]]
+        return f"line {row.line}" if row.name == str(row.line) else f"line {row.line} ({row.name})"
 
 
 def predict_file(
-    folder: PathLike,
+    runs: Runs,
     source: PathLike,
     output: PathLike,
     smiles_column: Optional[str] = None,
@@ -51,106 +77,175 @@ def predict_file(
     workers: Optional[int] = None,
     accelerator: Optional[str] = None,
     structures: Mapping[str, Any] = MappingProxyType({}),
+    columns: str = "",
+    table: TableOptions = FOUND,
 ) -> Tuple[int, List[Refused]]:
     """Predict every molecule of a file.
 
     Args:
-        folder: of a finished run.
+        runs: folder of a finished run, or of several that learned the same, whose mean is taken.
         source: .smi or .csv (SMILES, which graph models embed in 3D), for those also .xyz, .extxyz or .sdf; all also
             gzipped.
-        output: CSV to write: line, name, one column per target with its unit, or the probability of a class, and the
-            reason where a molecule could not be predicted. Or, of runs that learned an energy, an .extxyz file, which
-            has energies in eV and forces in eV/Å of the molecules that could be predicted.
-        smiles_column: of a .csv file.
+        output: CSV to write: line, name, SMILES, one column per target with its unit, or the probability of a class, of
+            several runs another with their standard deviation, and the reason where a molecule could not be predicted.
+            Or, of runs that learned an energy, an .extxyz file, which has energies in eV and forces in eV/Å of the
+            molecules that could be predicted.
+        smiles_column: of a table.
         strict: stop at the first molecule that cannot be predicted instead of listing it.
         workers: processes that read SMILES; None takes all cores.
         accelerator: another device than the run was trained on.
         structures: what a 3D file leaves unsaid, as of `read_molecules`.
+        columns: "all" also writes all columns of the input.
+        table: what the user knows of a file of SMILES.
 
     Returns:
         (molecules predicted, molecules refused).
 
     Raises:
         FileNotFoundError: no run or no such file.
-        ValueError: the file holds nothing usable, or ``strict`` and a molecule was refused.
+        ValueError: the file holds nothing usable, the output cannot be written or is the input, the runs learned
+            different things, or ``strict`` and a molecule was refused.
     """
-    run = TrainedRun.load(folder, accelerator)
-    run.standardizer  # noqa: B018 (refuses runs that have learned no labels)
-    if run.task.reads_text:
-        read = _read_texts(Path(source), smiles_column, workers)
+    check_paths(source, output)
+    if columns not in ("", "all"):
+        raise ValueError(f"--columns {columns}: give all, or leave it out.")
+    folders = [runs] if isinstance(runs, (str, os.PathLike)) else list(runs)
+    members = [TrainedRun.load(folder, accelerator) for folder in folders]
+    _check_alike(members)
+    with_forces = Path(output).suffix == ".extxyz"
+    fields = [member.force_field() for member in members] if with_forces else []
+    first = members[0]
+    table = table._replace(smiles_column=smiles_column or table.smiles_column, prefix="--")
+    if first.task.reads_text:
+        read = _read_texts(Path(source), first, table, workers)
     else:
-        molecules, lines, refused = _read_molecules(source, smiles_column, strict, workers, structures)
-        if Path(output).suffix == ".extxyz":
-            return _predict_forces(run, output, molecules, lines, refused, strict)
-        store = molecules_to_store(molecules) if molecules else None
-        read = _Read(store, lines, [molecule.name for molecule in molecules], refused)
-    return _predict(run, read, output, strict)
+        read = _read_molecules(Path(source), first, table, strict, workers, structures)
+    for member in members if read.store is not None else ():
+        for doubt in doubts(read.store, member.state, read.name):  # type: ignore[arg-type]
+            print(f"warning: {member.folder}: {doubt}", file=sys.stderr)
+    if with_forces:
+        return _predict_forces(fields, output, read, strict)
+    return _predict(members, read, output, strict, columns)
 
 
-def _predict(run: TrainedRun, read: _Read, output: PathLike, strict: bool) -> Tuple[int, List[Refused]]:
+def _check_alike(members: Sequence[TrainedRun]) -> None:
+    """Refuse runs without labels, and several that cannot be averaged.
+
+    Raises:
+        ValueError: see `TrainedRun.standardizer`; or names the two runs, and what differs.
+    """
+    learned = [
+        {
+            "targets": [(target["name"], target["unit"]) for target in member.standardizer.targets],
+            "molecules as text": member.task.reads_text,
+            "data.stereo and data.fragments": (member.config.data.stereo, member.config.data.fragments),
+        }
+        for member in members
+    ]
+    for member, other in zip(members[1:], learned[1:]):
+        for what, value in other.items():
+            if value != learned[0][what]:
+                raise ValueError(
+                    f"{member.folder} has {what} {value}, {members[0].folder} has {learned[0][what]}; runs that are "
+                    "averaged agree."
+                )
+
+
+def _predict(
+    members: Sequence[TrainedRun], read: _Read, output: PathLike, strict: bool, columns: str
+) -> Tuple[int, List[Refused]]:
     """Labels of the molecules that were read, and reasons for the others, in one table."""
-    prepared = run.prepare([] if read.store is None else read.store)
-    reasons = sorted(prepared.reasons.items())
-    refused = sorted(read.refused + [Refused(read.lines[item], read.names[item], why) for item, why in reasons])
+    prepared = [member.prepare([] if read.store is None else read.store) for member in members]
+    reasons = dict(read.reasons)
+    for one in reversed(prepared):
+        reasons.update({read.places[item]: why for item, why in one.reasons.items()})
+    refused = [Refused(read.rows[place].line, read.rows[place].name, why) for place, why in sorted(reasons.items())]
     _check_strict(refused, strict)
-    rows: Dict[int, Tuple[str, List[str], str]] = {}
-    for item, values in zip(prepared.items.tolist(), run.predict(prepared)):
-        rows[read.lines[item]] = read.names[item], [f"{value:.8g}" for value in values], ""
-    rows.update({one.line: (one.name, [""] * len(run.task.targets), one.reason) for one in refused})
-    units = [(target.name, "probability" if target.binary else target.unit) for target in run.task.targets]
+    found: Dict[int, List[np.ndarray]] = {}
+    for member, one in zip(members, prepared):
+        for item, values in zip(one.items.tolist(), member.predict(one)):
+            found.setdefault(read.places[item], []).append(values)
+    header = ["line", "name", "smiles"]
+    for target in members[0].task.targets:
+        unit = "probability" if target.binary else target.unit
+        kinds = ["", "_std"] if len(members) > 1 else [""]
+        header += [f"{target.name}{kind} ({unit})" if unit else f"{target.name}{kind}" for kind in kinds]
+    count = len(header) - 3
+    header.append("reason")
+    more = [name if name not in header else f"input_{name}" for name in read.header] if columns else []
     with atomic_file(output, "w") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["line", "name", *(f"{name} ({unit})" if unit else name for name, unit in units), "reason"])
-        writer.writerows([line, name, *shown, reason] for line, (name, shown, reason) in sorted(rows.items()))
-    return len(prepared.items), refused
+        writer.writerow([*header, *more])
+        for place, row in enumerate(read.rows):
+            why = reasons.get(place, "")
+            shown = [""] * count if why else _shown(found[place])
+            writer.writerow([row.line, row.name, row.smiles, *shown, why, *(row.cells if columns else ())])
+    return len(read.rows) - len(refused), refused
+
+
+def _shown(found: Sequence[np.ndarray]) -> List[str]:
+    """Values of one run, or means and standard deviations of several, in all their digits."""
+    mean = np.mean(found, 0)
+    values = mean if len(found) == 1 else np.stack([mean, np.std(found, 0)], 1).ravel()
+    return list(map(repr, values.tolist()))
 
 
 def _predict_forces(
-    run: TrainedRun, output: PathLike, molecules: List[Molecule], lines: List[int], refused: List[Refused], strict: bool
+    members: Sequence[ForceField], output: PathLike, read: _Read, strict: bool
 ) -> Tuple[int, List[Refused]]:
     """Energies and forces, in packs that the molecules themselves fit."""
-    reasons: Dict[int, str] = {}
-    if molecules:
-        reasons = unfit(molecules_to_store(molecules), run.standardizer)
-    refused = refused + [Refused(lines[item], molecules[item].name, why) for item, why in sorted(reasons.items())]
+    reasons = dict(read.reasons)
+    for member in reversed(members) if read.store is not None else ():
+        lacking = unfit(read.store, member.standardizer)  # type: ignore[arg-type]
+        reasons.update({read.places[item]: why for item, why in lacking.items()})
+    refused = [Refused(read.rows[place].line, read.rows[place].name, why) for place, why in sorted(reasons.items())]
     _check_strict(refused, strict)
-    taken = [molecule for item, molecule in enumerate(molecules) if item not in reasons]
+    taken = [molecule for place, molecule in zip(read.places, read.molecules) if place not in reasons]
     if taken:
-        found = run.energies_forces(taken)
+        found = energies_forces(members, taken)
         results = zip(taken, found.energies, found.forces)
         write_extxyz(output, [with_results(to_atoms(one), float(energy), forces) for one, energy, forces in results])
     return len(taken), refused
 
 
 def _read_molecules(
-    source: PathLike, smiles_column: Optional[str], strict: bool, workers: Optional[int], structures: Mapping[str, Any]
-) -> Tuple[List[Molecule], List[int], List[Refused]]:
-    """Molecules in 3D, numbers of their lines or frames from 1, and those that could not be read."""
-    if not holds_smiles(Path(source)):
+    source: Path,
+    run: TrainedRun,
+    table: TableOptions,
+    strict: bool,
+    workers: Optional[int],
+    structures: Mapping[str, Any],
+) -> _Read:
+    """Molecules in 3D, and rows of SMILES that cannot be embedded."""
+    if not holds_smiles(source):
         molecules = read_molecules(source, **structures)
-        return molecules, list(range(1, len(molecules) + 1)), []
-    table = read_table(source, TableOptions(smiles_column or "", prefix="--"))
-    embeddings, failures = embed_many([row.entry for row in table.rows], workers=workers, strict=strict)
-    names = _names(table)
-    refused = [Refused(failure.line, names[failure.line], failure.reason) for failure in failures]
-    named = [e.molecule._replace(y=None, name=e.molecule.name or e.smiles) for e in embeddings]
-    return named, [e.line for e in embeddings], refused
+        rows = [_Row(frame, molecule.name) for frame, molecule in enumerate(molecules, 1)]
+        return _Read(rows, molecules_to_store(molecules), list(range(len(rows))), {}, molecules)
+    content = read_table(source, table)
+    how: Dict[str, Any] = {"fragments": run.config.data.fragments, "title": "3D conformers"}
+    embeddings, failures = embed_many([row.entry for row in content.rows], 0, workers, True, strict, **how)
+    rows, place = _rows(content)
+    named = [one.molecule._replace(y=None, name=one.molecule.name or one.smiles) for one in embeddings]
+    reasons = {place[failure.line]: failure.reason for failure in failures}
+    store = molecules_to_store(named) if named else None
+    return _Read(rows, store, [place[one.line] for one in embeddings], reasons, named, content.header)
 
 
-def _read_texts(source: Path, smiles_column: Optional[str], workers: Optional[int]) -> _Read:
-    """Molecules as text, called by their names, else by the numbers of their lines."""
-    table = read_table(source, TableOptions(smiles_column or "", prefix="--"))
-    names = _names(table)
-    chunks = encode_in_memory([row.entry for row in table.rows], workers or 0)
-    refused = [Refused(one.line, names[one.line], one.reason) for chunk in chunks for one in chunk.failures]
-    store: Any = corpus_of(chunks) if any(len(chunk.line) for chunk in chunks) else None
+def _read_texts(source: Path, run: TrainedRun, table: TableOptions, workers: Optional[int]) -> _Read:
+    """Molecules as text."""
+    content = read_table(source, table)
+    chunks = encode_in_memory([row.entry for row in content.rows], workers or 0, run.manner)
+    rows, place = _rows(content)
+    reasons = {place[failure.line]: failure.reason for chunk in chunks for failure in chunk.failures}
+    store = corpus_of(chunks, run.manner) if any(len(chunk.line) for chunk in chunks) else None
     lines = [] if store is None else store.fields["line"].tolist()
-    return _Read(store, lines, [names[line] for line in lines], refused)
+    return _Read(rows, store, [place[line] for line in lines], reasons, [], content.header)
 
 
-def _names(table: Table) -> Dict[int, str]:
-    """Names by line; the number of the line where there is none."""
-    return {row.line: row.name for row in table.rows}
+def _rows(content: Table) -> Tuple[List[_Row], Dict[int, int]]:
+    """Rows of a table, and the place of each by its line."""
+    rows = [_Row(row.line, row.name, row.smiles, row.cells) for row in content.rows]
+    return rows, {row.line: place for place, row in enumerate(rows)}
 
 
 def _check_strict(refused: List[Refused], strict: bool) -> None:

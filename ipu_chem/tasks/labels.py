@@ -174,7 +174,7 @@ class SplitLabels(SplitOutput):
             writer.writerow(header)
             for item, *pair in zip(self.items.tolist(), self.known, predictions):
                 name = decode_text(store, field, item) if field in store else ""
-                writer.writerow([item, name, *(f"{value:.8g}" for value in np.stack(pair, 1).ravel())])
+                writer.writerow([item, name, *map(repr, np.stack(pair, 1).ravel().tolist())])
 
     @property
     def _divided(self) -> List[Target]:

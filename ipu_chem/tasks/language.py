@@ -91,7 +91,8 @@ class LanguageTask(Task):
         output = NextTokens(ids, store.fields["heavy_atoms"], items["train"], size)
         split = SplitData(store, items, made)
         common = (config.model, config.batching, config.training.seed, budget, [output], split)
-        return cls(*common, (), size, tokenizer, ids, {**fitted.counts, "unknown symbols": unknown}, start)
+        cut = {**fitted.counts, **({"unknown symbols": unknown} if unknown else {})}
+        return cls(*common, (), size, tokenizer, ids, cut, start)
 
     @classmethod
     def planned(cls, config: RunConfig) -> "LanguageTask":
@@ -273,8 +274,10 @@ def known_ids(tokenizer: Tokenizer, store: Store, drop: bool) -> Tuple[Ragged, n
         return tokenizer.encode_store(store), np.arange(len(store)), 0
     ids, known, unknown = encode_known(tokenizer, store)
     if unknown:
-        item, reason = next(iter(unknown.items()))
-        first = f"the first is {decode_text(store, 'smiles', item)}: {reason}"
+        item = min(unknown)
+        first = (
+            f"the first is {decode_text(store, 'smiles', item)} (line {store.fields['line'][item]}): {unknown[item]}"
+        )
         if not len(known):
             raise ValueError(f"the vocabulary can write none of the molecules; {first}")
         print(f"left out: {len(unknown):,} molecules that the vocabulary cannot write; {first}")

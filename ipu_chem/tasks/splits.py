@@ -161,7 +161,7 @@ def _groups(store: Store, data: DataConfig, state: Mapping[str, Any]) -> Optiona
 def _split_of_rows(store: Store, path: str) -> splits.Split:
     """The items of an index file, after saying which of its rows were left out."""
     rows = np.asarray(store.fields["row"])
-    wanted = splits.file_split(path, int(store.info["rows"]))
+    wanted = splits.file_split(path, int(store.info["rows"]) or 2**31 - 1)
     try:
         split, left = splits.items_of_rows(wanted, rows)
     except ValueError as error:

@@ -25,6 +25,7 @@ from ipu_chem.tasks.base import State, Task
 from ipu_chem.tasks.labels import KnownLabels, Labels, check_classes, is_smiles_table, planned_targets, target_names
 from ipu_chem.tasks.language import check_vocabulary, choose_tokenizer, known_ids
 from ipu_chem.tasks.language_model import load_language_model
+from ipu_chem.tasks.seen import seen
 from ipu_chem.tasks.sequences import (
     VOCABULARY,
     assumed_segments,
@@ -176,10 +177,12 @@ class TextPropertyTask(Task):
         )
 
     def prediction_loader(self, ids: Ragged) -> TextPropertyLoader:
-        """Batches of other molecules, for predictions; all of them fit the budget."""
-        plan = make_plan(ids.lengths, self.budget, "best_fit")
+        """Batches of other molecules, for predictions; packs are larger than the run's where one needs it."""
+        longest = int(ids.lengths.max())
+        budget = self.budget if longest <= self.budget["tokens"] else self.budget.replace(tokens=longest)
+        plan = make_plan(ids.lengths, budget, "best_fit")
         nothing = np.full((len(ids), len(self.targets)), np.nan)
-        return TextPropertyLoader(ids, plan, nothing, self.budget, self.batching, self.vocab_size)
+        return TextPropertyLoader(ids, plan, nothing, budget, self.batching, self.vocab_size)
 
     def random_loader(
         self, packs: int, batching: Batching, seed: int = 0, atoms: Optional[float] = None
@@ -190,7 +193,8 @@ class TextPropertyTask(Task):
 
     def state(self) -> Dict[str, Any]:
         standardizer = self.labels.standardizer.to_dict()
-        return {"standardizer": standardizer, "tokenizer": self.tokenizer.to_dict(), "chemgpt": self.chemgpt}
+        known = {"standardizer": standardizer, "seen": seen(self.store, self.items["train"])}
+        return {**known, "tokenizer": self.tokenizer.to_dict(), "chemgpt": self.chemgpt}
 
     def describe(self) -> Dict[str, Any]:
         described, lengths = self.labels.describe(self.targets, self.items), self.ids.lengths

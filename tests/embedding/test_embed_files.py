@@ -119,3 +119,21 @@ def test_what_cannot_be_written_is_refused_before_the_model_is_read(tmp_path, mo
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(ValueError, match="pip install pyarrow"):
         run(["no-run", "no-file.smi", "--output=out.parquet"])
+
+
+def test_salts_and_unknown_symbols_are_options_of_the_command(text_options, tmp_path):
+    from ipu_chem.cli import main
+    from ipu_chem.config import from_dict
+    from ipu_chem.train import train
+
+    text_options["training"]["epochs"] = 1
+    train(from_dict(text_options))
+    (tmp_path / "in.smi").write_text("CCO.Cl\nCCO\n[Ru+2]\n")
+    words = ["embed", text_options["out"], str(tmp_path / "in.smi"), "--output", str(tmp_path / "e.npy"), "--workers=1"]
+    assert main([*words, "--fragments", "largest", "--accelerator", "cpu"]) == 0
+    cut = np.load(tmp_path / "e.npy")
+    np.testing.assert_allclose(cut[0], cut[1], rtol=1e-5)
+    assert np.isnan(cut[2]).all()
+    assert main([*words, "--unknown", "map", "--fragments", "error", "--accelerator", "cpu"]) == 0
+    mapped = np.load(tmp_path / "e.npy")
+    assert np.isnan(mapped[0]).all() and np.isfinite(mapped[1:]).all()

@@ -88,7 +88,8 @@ def prepare(
 
     Returns:
         z, pos, y [I, T] with labels, name, and smiles (canonical) for a file of SMILES; forces, charge and spin where
-        the file has them; row [I] int64, the row or frame of the file from 0, and ``info["rows"]``, how many it has.
+        the file has them; row [I] int64, the row or frame of the file from 0, and ``info["rows"]``, how many it has, 0
+        if the rest was not counted.
 
     Raises:
         ValueError: no file, an unknown column or property, forces without an energy, or nothing left; names it.
@@ -122,7 +123,8 @@ def prepare(
         molecules = found.molecules
         targets = [{**one, "unit": stated or one["unit"]} for one, stated in zip(targets, found.units)]
         forces = {"forces_of": found.forces_of} if found.forces_of else {"other_forces": found.passed_over}
-        rows, count = np.arange(len(molecules)), len(molecules)  # frames, all of them
+        rows = np.arange(len(molecules))  # frames, none of which is left out
+        count = 0 if len(molecules) == limit else len(molecules)  # 0: nobody has counted the rest
     info: Dict[str, Any] = {
         "name": file.name,
         "targets": targets,
