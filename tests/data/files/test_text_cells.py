@@ -10,8 +10,6 @@ def test_what_a_spreadsheet_would_run_is_text(cell):
     assert as_text(cell) == f"'{cell}"
 
 
-@pytest.mark.parametrize(
-    "cell", ["", "CCO", "[Na+].[Cl-]", "C=O", "(-)-menthol", "-12.5", "+1e-3", "-inf", "'a", "1-2"]
-)
+@pytest.mark.parametrize("cell", ["", "CCO", "[Na+].[Cl-]", "C=O", "(-)-menthol", "-12.5", "+1e-3", "-inf", "1-2"])
 def test_smiles_names_and_numbers_stay(cell):
     assert as_text(cell) == cell
