@@ -6,6 +6,7 @@ size classes with a count; only at the end are real items dealt into the slots.
 
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 from typing import Dict, List, Optional, Tuple
 
 import numpy as np
@@ -194,14 +195,18 @@ def deal(types: PackTypes, of_item: np.ndarray, random: Optional[np.random.Gener
             random.shuffle(by_class[first[cls] : first[cls] + counts[cls]])
     offsets = np.zeros(types.num_packs + 1, np.int32)
     np.cumsum(np.repeat(types.sizes, types.counts), out=offsets[1:])
-    entries, _ = gather_index(types.starts, np.repeat(np.arange(len(types.counts)), types.counts))
-    of_slot = np.repeat(types.classes.astype(of_item.dtype)[entries], types.copies[entries])
-    # The slots of a class, in order, take its items in order.
-    slots = np.argsort(of_slot, kind="stable")
-    used = np.bincount(of_slot, minlength=types.num_classes)
-    taken = np.arange(len(slots)) + np.repeat(first - (np.cumsum(used) - used), used)
-    items = np.empty(len(slots), np.int32)
-    items[slots] = by_class[taken]
+    items = np.empty(offsets[-1], np.int32)
+    next_of_class, entries = first.tolist(), iter(zip(types.classes.tolist(), types.copies.tolist()))
+    end = 0
+    for count, width, held in zip(types.counts.tolist(), types.sizes.tolist(), np.diff(types.starts).tolist()):
+        block = items[end : end + count * width].reshape(count, width)
+        end += count * width
+        column = 0
+        for cls, times in islice(entries, held):
+            start = next_of_class[cls]
+            next_of_class[cls] += count * times
+            block[:, column : column + times] = by_class[start : start + count * times].reshape(count, times)
+            column += times
     return items, offsets
 
 

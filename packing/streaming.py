@@ -23,7 +23,7 @@ _MAX_PATTERNS = 1500
 _FIRST_ROUNDS = 100
 _LATER_ROUNDS = 1
 _NEARLY_FULL = 0.995
-_SECONDS = 5.0
+_SECONDS = 60.0  # for safety alone: packs of a stream must not depend on the clock
 # Packs of this many items have room for something small at the end: best fit fills them, while the tables of
 # the linear program grow with the pack.
 _MANY_ITEMS = 32

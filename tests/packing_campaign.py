@@ -25,8 +25,8 @@ from packing import ALGORITHMS, Budget, make_plan
 from packing.streaming import StreamPacker
 
 LARGEST = 2**31 - 1
-TIME_LIMIT = 1.0
-LATE = 2.0  # seconds that plans of a few items may take beyond their limit, on a busy machine
+TIME_LIMIT = 0.2
+LATE = 1.0  # seconds of this process that plans may take beyond their limit; a busy machine must not decide
 MEBIBYTES = 1024
 Sizes = Dict[str, np.ndarray]
 
@@ -54,15 +54,15 @@ def small_plans(count: int, seed: int) -> int:
         for algorithm in (*ALGORITHMS, "stream"):
             if algorithm == "lpfhp" and len(budget.measured) > 1:
                 continue
-            started = time.monotonic()
+            started = time.process_time()
             problem = problem_of(packs_of(sizes, budget, algorithm, index), sizes, budget)
-            seconds = time.monotonic() - started
+            seconds = time.process_time() - started
             made[algorithm] += 1
             slowest = max(slowest, seconds)
             if problem or (algorithm != "stream" and seconds > TIME_LIMIT + LATE):
                 wrong += 1
                 print(f"budget {index}, {algorithm}: {problem or f'{seconds:.1f} s'} ({budget})", flush=True)
-        if (index + 1 - seed) % 1000 == 0:
+        if (index + 1 - seed) % 100 == 0:
             print(f"{index + 1 - seed:,} budgets: {wrong} wrong, slowest {slowest:.2f} s", flush=True)
     per_algorithm = ", ".join(f"{name} {number:,}" for name, number in made.items())
     print(f"{count:,} budgets, {sum(made.values()):,} plans ({per_algorithm}): {wrong} wrong, slowest {slowest:.2f} s")
@@ -140,9 +140,9 @@ def _large_plan(items: int, dimensions: int, algorithm: str, sender: "object") -
     sizes = {f"d{place}": random.permutation(10**6)[:items] + 1 for place in range(dimensions)}
     budget = Budget(**{name: 2_500_000 for name in sizes})
     make_plan(np.arange(1, 20), Budget(nodes=30))  # import scipy outside the seconds
-    started = time.monotonic()
+    started = time.process_time()
     plan = make_plan(sizes, budget, algorithm)
-    seconds = time.monotonic() - started
+    seconds = time.process_time() - started
     problem = problem_of([pack.tolist() for pack in plan.in_order()], sizes, budget)
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     text = f"{plan.num_packs:,} packs, at least {plan.lower_bound:,}; {seconds:.1f} s of 10, {memory:.0f} MiB {problem}"

@@ -11,6 +11,7 @@ import numpy as np
 from ipu_chem.commands.parsing import several
 from packing import ALGORITHMS, Budget, PackingPlan, make_plan
 
+_MOST_ITEMS = 1 << 28
 _HEADER = ("budget", "algorithm", "packs", "lower bound", "gap", "filled", "items/pack", "closed by", "seconds")
 
 
@@ -113,12 +114,18 @@ def read_histogram(path: str, dataset: Optional[str]) -> Tuple[str, np.ndarray]:
             raise ValueError(f"{path} has no data set {dataset!r}; choose --dataset from {', '.join(content)}.")
         name, content = str(dataset), content[dataset]
     try:
-        sizes, counts = np.array([int(s) for s in content]), np.array([int(c) for c in content.values()])
-    except (TypeError, ValueError) as error:
+        pairs = [(int(size), int(count)) for size, count in content.items()]
+        broken = next((count for count in content.values() if count != int(count)), None)
+    except (OverflowError, TypeError, ValueError) as error:
         raise ValueError(f"{path}: sizes and counts of {name} must be integers ({error}).") from error
-    if (sizes < 1).any() or (counts < 0).any():
-        raise ValueError(f"{path}: sizes of {name} are 1 or more and counts 0 or more.")
-    return name, np.repeat(sizes, counts)
+    if broken is not None:
+        raise ValueError(f"{path}: sizes and counts of {name} must be integers (there is {broken}).")
+    if not all(1 <= size < 2**31 and count >= 0 for size, count in pairs):
+        raise ValueError(f"{path}: sizes of {name} are from 1 to 2**31 - 1 and counts 0 or more.")
+    total = sum(count for _, count in pairs)
+    if not 0 < total <= _MOST_ITEMS:
+        raise ValueError(f"{path}: {name} counts {total:,} molecules; 1 to {_MOST_ITEMS:,} can be packed.")
+    return name, np.repeat(*np.array(pairs).T)
 
 
 def _sizes(options: Options) -> Tuple[str, Dict[str, np.ndarray]]:

@@ -18,6 +18,9 @@ from ipu_chem.parallel import in_parallel
 # Attempts at an embedding, first from the distance bounds, then from random coordinates.
 _ATTEMPTS = (10, 20)
 _MINIMIZER_STEPS = 1000
+# Atoms of a molecule, hydrogens included: embedding takes seconds for 250, and a minute or more for twice as many.
+MOST_ATOMS = 500
+_MOST_FRAGMENTS = 10  # of such a size, of which the largest may be asked for
 # kcal/mol/Å; a converged minimization ends below 0.03, a broken one (a straight angle) at thousands.
 _LARGEST_FORCE = 0.1
 # Below this many molecules, starting processes costs more than it gains.
@@ -48,7 +51,7 @@ def embed_smiles(
         seed: of the embedding, 0 or more.
         name: of the molecule; the SMILES when empty.
         line: passed on.
-        max_atoms: refuse larger molecules, hydrogens included, before embedding them.
+        max_atoms: refuse larger molecules, hydrogens included, before embedding them; None stands for `MOST_ATOMS`.
         fragments: "largest" takes the one of most heavy atoms; else a molecule of several is refused.
 
     Raises:
@@ -64,6 +67,9 @@ def embed_smiles(
         mol = Chem.MolFromSmiles(without_maps(smiles))
         if mol is None or mol.GetNumAtoms() == 0:
             raise ValueError("RDKit cannot parse the SMILES")
+        most = MOST_ATOMS if max_atoms is None else max_atoms
+        if mol.GetNumHeavyAtoms() > _MOST_FRAGMENTS * most:  # before anything that takes long
+            raise ValueError(f"more than {most} atoms with hydrogens")
         count = len(Chem.GetMolFrags(mol))
         cut = count > 1 and fragments == LARGEST
         if count > 1 and not cut:
@@ -71,8 +77,8 @@ def embed_smiles(
         mol = largest_fragment(mol)[0] if cut else mol
         canonical = Chem.MolToSmiles(mol)
         mol = Chem.AddHs(mol)
-        if max_atoms is not None and mol.GetNumAtoms() > max_atoms:
-            raise ValueError(f"more than {max_atoms} atoms with hydrogens")
+        if mol.GetNumAtoms() > most:
+            raise ValueError(f"more than {most} atoms with hydrogens")
         if not ChemicalForceFields.MMFFHasAllMoleculeParams(mol):
             raise ValueError("no MMFF94 parameters")
 

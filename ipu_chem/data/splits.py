@@ -15,6 +15,7 @@ import numpy as np
 
 from ipu_chem.data.files.text import existing_file
 from ipu_chem.data.fragments import without_maps
+from packing.arrays import open_arrays
 from packing.files import PathLike
 
 # Names of the splits in the split files of the field (SchNetPack, PhysNet, TorchMD-Net, Cormorant).
@@ -25,6 +26,7 @@ _KEYS = {
 }
 
 # Names of published splits, and of the fields of a store that say which items are in them.
+_MOST_JSON = 1 << 28  # bytes; read as a whole, in some ten times as many
 OFFICIAL = re.compile(r"official(_\d\d)?")
 
 
@@ -295,9 +297,11 @@ def _count(n: int, size: Union[int, float], name: str) -> int:
 
 def _read_parts(path: Path) -> Dict[str, Any]:
     if path.suffix == ".npz":
-        with np.load(path, allow_pickle=False) as arrays:
+        with open_arrays(path) as arrays:
             return {name: arrays[name] for name in arrays.files}
     if path.suffix == ".json":
+        if path.stat().st_size > _MOST_JSON:
+            raise ValueError(f"{path.stat().st_size:,} bytes of JSON are too many; save the indices as .npz.")
         parts = json.loads(path.read_text(encoding="utf-8"))
         if isinstance(parts, dict):
             return parts

@@ -11,6 +11,7 @@ from ipu_chem.data.files.frame import ISOTOPES, atomic_number, periodic, say_iso
 from ipu_chem.data.files.text import existing_file
 from ipu_chem.data.molecule import arrays_to_store
 from ipu_chem.units import in_angstrom
+from packing.arrays import open_arrays
 from packing.files import PathLike
 from packing.store import Store
 
@@ -56,7 +57,7 @@ def read_frames(path: PathLike, limit: Optional[int] = None, length_unit: str = 
     """
     path = existing_file(path)
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with open_arrays(path) as arrays:
             keys = next((keys for keys in _KEYS if keys[0] in arrays.files), _KEYS[0])
             missing = [key for key in keys if key not in arrays.files]
             if missing:

@@ -16,7 +16,7 @@ import numpy as np
 
 from ipu_chem.data.files.layout import Layout, TableOptions, read_layout
 from ipu_chem.data.files.table import Failure, line_of, read_rows
-from ipu_chem.data.files.text import count_lines
+from ipu_chem.data.files.text import as_text, count_lines
 from ipu_chem.embedding.embed import Chunk, Embedder, Entry, failures_of, progress_bar
 from packing.files import PathLike, atomic_file
 
@@ -121,7 +121,8 @@ def _npy(path: Path, total: int, features: int, dtype: np.dtype) -> Iterator[Wri
         def write(chunk: Chunk) -> None:
             nonlocal rows
             file.write(chunk.values.tobytes())
-            writer.writerows((entry.line, entry.smiles, remark) for entry, remark in zip(chunk.entries, chunk.remarks))
+            rows_of = zip(chunk.entries, chunk.remarks)
+            writer.writerows((entry.line, as_text(entry.smiles), remark) for entry, remark in rows_of)
             rows += len(chunk.entries)
 
         yield write
@@ -139,7 +140,7 @@ def _csv(path: Path, total: int, features: int, dtype: np.dtype) -> Iterator[Wri
         def write(chunk: Chunk) -> None:
             for entry, values, remark in zip(chunk.entries, chunk.values.tolist(), chunk.remarks):
                 numbers = [f"{value:.{digits}g}" for value in values]
-                writer.writerow([entry.line, entry.smiles, *numbers, remark])
+                writer.writerow([entry.line, as_text(entry.smiles), *numbers, remark])
 
         yield write
 

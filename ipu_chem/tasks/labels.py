@@ -8,6 +8,7 @@ import numpy as np
 
 from ipu_chem.config import DataConfig
 from ipu_chem.data.datasets import DATASETS
+from ipu_chem.data.files.text import as_text
 from ipu_chem.data.molecule import decode_text
 from ipu_chem.data.standardize import Standardizer
 from ipu_chem.losses import Loss, loss_by_name
@@ -174,7 +175,7 @@ class SplitLabels(SplitOutput):
             writer.writerow(header)
             for item, *pair in zip(self.items.tolist(), self.known, predictions):
                 name = decode_text(store, field, item) if field in store else ""
-                writer.writerow([item, name, *map(repr, np.stack(pair, 1).ravel().tolist())])
+                writer.writerow([item, as_text(name), *map(repr, np.stack(pair, 1).ravel().tolist())])
 
     @property
     def _divided(self) -> List[Target]:

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -77,6 +78,23 @@ def test_pack_prints_the_published_and_the_best_packing(tmp_path, capsys):
     assert [row[0] for row in rows] == ["nodes=36"] * 3 + ["nodes=64"] * 3
     assert sum("auto (column_generation)" in line or "auto (best_fit)" in line for line in lines) == 2
     assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    "histogram, message",
+    [
+        ({"9": 10**12}, "counts 1,000,000,000,000 molecules; 1 to 268,435,456 can be packed"),
+        ({"9": 10**30}, "molecules; 1 to 268,435,456 can be packed"),
+        ({"9": 0}, "counts 0 molecules"),
+        ({str(2**31): 1}, r"are from 1 to 2\*\*31 - 1"),
+        ({"9": 2.5}, r"must be integers \(there is 2.5\)"),
+        ({"9": float("inf")}, "must be integers"),
+    ],
+)
+def test_histograms_that_cannot_be_packed(tmp_path, capsys, histogram, message):
+    (tmp_path / "sizes.json").write_text(json.dumps(histogram))
+    assert main(["pack", "--sizes", str(tmp_path / "sizes.json"), "--nodes", "36"]) == 1
+    assert re.search(message, capsys.readouterr().err)
 
 
 def test_pack_reproduces_golden_figures(shared, capsys):

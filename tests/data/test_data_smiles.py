@@ -131,3 +131,14 @@ def test_real_corpora(shared_data):
     assert len(read_smiles_file(shared_data / "smiles" / "zinc250k.smi.gz")) > 240_000
     moses = read_smiles_file(shared_data / "smiles" / "moses_test.csv.gz")
     assert moses[0].smiles == "CC1C2CCC(C2)C1CN(CCO)C(=O)c1ccc(Cl)cc1" and moses[0].line == 2
+
+
+def test_molecules_of_thousands_of_atoms_are_refused_before_they_are_embedded(monkeypatch):
+    from rdkit.Chem import rdDistGeom
+
+    monkeypatch.setattr(rdDistGeom, "EmbedMolecule", lambda *_: pytest.fail("it would take minutes"))
+    lines = ["C" * 167, "C" * 40_000, ".".join(["C" * 300, "O"])]
+    embeddings, failures = embed_many(lines, workers=1, progress=False)
+    assert not embeddings and failures[0].reason == failures[1].reason == "more than 500 atoms with hydrogens"
+    with pytest.raises(ValueError, match="more than 500 atoms with hydrogens"):
+        embed_smiles(lines[2], fragments="largest")

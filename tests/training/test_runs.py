@@ -354,3 +354,12 @@ def test_schedule_and_replicas_do_not_depend_on_how_a_step_is_cut(options, make_
         curves.append([row["loss"] for row in read_rows(options["out"]) if row["kind"] == "train"])
     np.testing.assert_allclose(curves[1], curves[0], rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(curves[2], curves[0], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["micro_batch_size", "gradient_accumulation", "device_iterations"])
+def test_calls_that_no_machine_holds_are_refused_before_anything_is_read(options, make_config, name):
+    options["batching"] = {name: 10**12}
+    options["data"]["cache"] = "/nowhere/that/is"  # it would be found missing
+    message = rf"batching.{name}=1000000000000: a call takes \d,[\d,]+ packs, \d[\d,]+ bytes at the least"
+    with pytest.raises(ValueError, match=message):
+        train(make_config(options))

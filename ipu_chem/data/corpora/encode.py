@@ -22,6 +22,7 @@ from ipu_chem.data.files.table import Failure, Line, Record, parse, smiles_doubt
 from ipu_chem.data.fragments import ERROR, KEEP, SEVERAL, largest_fragment, without_maps
 from ipu_chem.data.molecule import encode_texts
 from ipu_chem.data.selfies.symbols import DOT, split_symbols
+from packing.arrays import open_arrays
 from packing.files import atomic_file
 from packing.types import Ragged
 
@@ -201,7 +202,7 @@ def libraries() -> Dict[str, str]:
 def _part_file(path: Path) -> Iterator[Any]:
     """An open part file; one that turns out to be damaged is removed."""
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with open_arrays(path) as arrays:
             yield arrays
     except (ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
         path.unlink()

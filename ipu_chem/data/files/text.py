@@ -49,6 +49,7 @@ _OTHERS = (
     (b"<!doctype", "a web page; download the file itself"),
     (b"<html", "a web page; download the file itself"),
 )
+_FORMULAS = "=+-@\t\r\n"  # what a formula of a spreadsheet begins with
 
 
 def existing_file(path: PathLike) -> Path:
@@ -292,3 +293,18 @@ def _member(path: Path) -> zipfile.ZipInfo:
         held = ", ".join(one.filename for one in files) or "nothing"
         raise ValueError(f"{path} holds {held}; a .zip of SMILES holds one file, take out the one that is meant.")
     return files[0]
+
+
+def as_text(cell: str) -> str:
+    """A name or SMILES of a file for a cell of a table that is written: never a formula to a spreadsheet.
+
+    One that begins as formulas do gets an apostrophe in front, which spreadsheets take for "text"; numbers do not. No
+    SMILES begins so.
+    """
+    if cell[:1] not in _FORMULAS or not cell:
+        return cell
+    try:
+        float(cell.strip())
+    except ValueError:
+        return f"'{cell}"
+    return cell
