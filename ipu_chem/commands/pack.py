@@ -9,6 +9,8 @@ from typing import Dict, List, Optional, Sequence, Tuple
 import numpy as np
 
 from ipu_chem.commands.parsing import several
+from ipu_chem.outputs import check_file
+from ipu_chem.ranges import check_fields, check_number
 from packing import ALGORITHMS, Budget, PackingPlan, make_plan
 
 _HEADER = ("budget", "algorithm", "packs", "lower bound", "gap", "filled", "items/pack", "closed by", "seconds")
@@ -42,9 +44,16 @@ class Options:
     time_limit: float = 10.0
     plot: Optional[str] = None
 
+    def __post_init__(self) -> None:
+        check_fields(self, cutoff="above 0", edges="1 or more", graphs="1 or more", time_limit="0 or more")
+        for nodes in self.nodes:
+            check_number("nodes", nodes, "1 or more", whole=True)
+
 
 def run(options: Options) -> int:
     """Print the table."""
+    if options.plot:
+        check_file("--plot", options.plot)
     name, sizes = _sizes(options)
     total = ", ".join(f"{values.sum():,} {axis}" for axis, values in sizes.items())
     print(f"{name}: {len(sizes['nodes']):,} molecules, {total}, largest {sizes['nodes'].max()} nodes")
@@ -110,6 +119,10 @@ def read_histogram(path: str, dataset: Optional[str]) -> Tuple[str, np.ndarray]:
         sizes, counts = np.array([int(s) for s in content]), np.array([int(c) for c in content.values()])
     except (TypeError, ValueError) as error:
         raise ValueError(f"{path}: sizes and counts of {name} must be integers ({error}).") from error
+    if any(isinstance(count, float) and count != int(count) for count in content.values()):
+        raise ValueError(f"{path}: counts of {name} must be integers.")
+    if counts.sum() < 1:
+        raise ValueError(f"{path}: there are no molecules in {name}.")
     if (sizes < 1).any() or (counts < 0).any():
         raise ValueError(f"{path}: sizes of {name} are 1 or more and counts 0 or more.")
     return name, np.repeat(sizes, counts)

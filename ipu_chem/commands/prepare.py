@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from ipu_chem.config import DataConfig
+from ipu_chem.ranges import check_fields
 
 SECTIONS = {"": DataConfig}
 
@@ -21,6 +22,9 @@ class Options:
     text: bool = False
     check_forces: bool = False
 
+    def __post_init__(self) -> None:
+        check_fields(self, cutoff="above 0")
+
 
 def run(options: Options, data: DataConfig) -> int:
     """Prepare a data set and print its contents."""
@@ -29,8 +33,10 @@ def run(options: Options, data: DataConfig) -> int:
     from ipu_chem.data.corpora import CORPORA, describe_corpus, load_corpus
     from ipu_chem.data.force_check import check_energy_forces, report
     from ipu_chem.metrics import is_binary
+    from ipu_chem.tasks.early import check_data
     from ipu_chem.tasks.graphs import load_store
 
+    check_data(data)
     if options.text or (data.name in CORPORA and data.name != "file"):
         path = getattr(data, "path", "")
         corpus = load_corpus(data.name, path or None, data.cache or None, limit=data.limit, workers=data.workers)

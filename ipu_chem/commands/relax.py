@@ -21,10 +21,12 @@ class Options(RelaxOptions):
 
 def run(options: Options) -> int:
     """Relax every structure of a file and list those that did not come to rest."""
+    from ipu_chem.outputs import check_file
     from ipu_chem.simulation.relax import relax_file
 
     if not options.structures:
         raise ValueError("--structures is needed: an .xyz, .extxyz or .sdf file.")
+    check_file("--output", options.output, (".extxyz",), [options.structures])
     relaxed = relax_file(options.runs, options.structures, part(options, RelaxOptions))
     left = [one for one in relaxed if not one.converged]
     for one in left:
