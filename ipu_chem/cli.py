@@ -30,9 +30,6 @@ COMMANDS: Dict[str, str] = {
     "doctor": "Say what is installed and what is missing, or how a run fits on IPUs.",
 }
 
-# Errors on the user's side of the line: printed as one sentence, without a traceback.
-_USER_ERRORS = (ValueError, OSError, FloatingPointError)
-
 
 def main(argv: Optional[List[str]] = None) -> int:
     """Run one command; returns the exit status (0 done, 1 failed, 2 wrong arguments, 128 + n stopped by signal n)."""
@@ -46,17 +43,20 @@ def main(argv: Optional[List[str]] = None) -> int:
             if world.rank > 0:  # of several processes, one speaks
                 stack.enter_context(redirect_stdout(stack.enter_context(open(os.devnull, "w"))))
             module, arguments = parse(argv)
-            return module.run(*arguments)
-    except _USER_ERRORS as error:
-        return _fail(error)
-    except ModuleNotFoundError as error:
-        library = (error.name or "").split(".")[0]
-        if library in ("", "ipu_chem", "packing"):
-            raise
-        return _fail(ValueError(f"{library} is not installed: `ipu-chem doctor` says how to get what is missing."))
+            status = module.run(*arguments)
+            sys.stdout.flush()
+            return status
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         return 130
+    except BrokenPipeError as error:
+        if error.filename is not None:
+            return _fail(error)
+        # Whoever read what is printed has seen enough, as `| head` has; nor may the interpreter complain at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 141
+    except Exception as error:
+        return _fail(error)
 
 
 def parse(argv: List[str]) -> Tuple[Any, List[Any]]:
@@ -97,8 +97,13 @@ def _command(argv: List[str]) -> str:
     top.error(f"there is no command {argv[0]}{nearest(argv[0], list(COMMANDS))}")
 
 
-def _fail(error: BaseException) -> int:
-    print(f"ipu-chem: {error}", file=sys.stderr)
+def _fail(error: Exception) -> int:
+    """Print an error as one sentence."""
+    from ipu_chem.failures import TRACEBACK, sentence
+
+    if os.environ.get(TRACEBACK, "") not in ("", "0"):
+        raise error
+    print(f"ipu-chem: {sentence(error)}", file=sys.stderr)
     return 1
 
 

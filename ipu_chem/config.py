@@ -7,11 +7,13 @@ heavy, so that --help is instant.
 from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar, Dict, FrozenSet, List, Literal, Mapping, Tuple
 
-from ipu_chem.backends.options import Batching, Precision, TorchOptions
+from ipu_chem.backends.options import ACCELERATORS, Batching, Precision, TorchOptions
 from ipu_chem.backends.poptorch.options import IpuOptions
 from ipu_chem.models.registry import FILLED, LANGUAGE_MODELS, MODELS
 from ipu_chem.optim import OptimizerConfig, ScheduleConfig
 from ipu_chem.options import Chosen, make, nearest, walk
+from ipu_chem.ranges import check_choice, check_fields
+from packing import ALGORITHMS
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,26 @@ class DataConfig(Chosen):
     unknown: Literal["auto", "error", "drop", "map"] = "auto"
     fragments: Literal["keep", "largest", "error"] = "keep"
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        sizes = ("limit", "workers", "split_seed", "train", "validation", "test")
+        check_fields(self, "data", **dict.fromkeys(sizes, "0 or more"))
+        check_choice("data.references", self.references, REFERENCES)
+        for name in ("train", "validation", "test"):
+            value = getattr(self, name)
+            if value >= 1 and value != int(value):
+                raise ValueError(f"data.{name}={value}: give a fraction below 1, or a whole number of molecules.")
+        taken = sum(value for value in (self.train, self.validation, self.test) if value < 1)
+        if self.split in ("random", "scaffold") and taken > (1 + 1e-9 if self.train else 1 - 1e-9):
+            raise ValueError(
+                f"data.train={self.train}, data.validation={self.validation}, data.test={self.test}: fractions of all "
+                "molecules that leave none to train, or add up to more than 1; give smaller ones."
+            )
+        names = [name.strip() for name in self.target.split(",")]
+        twice = next((name for name in names if name and names.count(name) > 1), "")
+        if twice:
+            raise ValueError(f"data.target={self.target}: {twice} is named twice; name every label once.")
+
     @classmethod
     def registered(cls) -> Mapping[str, Any]:
         """Functions that prepare data sets, and those that read corpora."""
@@ -125,8 +147,14 @@ class PackConfig:
     time_limit: float = 10.0
 
     def __post_init__(self) -> None:
-        if self.positions not in ("auto", "int16", "float32"):
-            raise ValueError(f"pack.positions={self.positions!r}: choose auto, int16 or float32.")
+        check_choice("pack.positions", self.positions, ("auto", "int16", "float32"))
+        check_choice("pack.algorithm", self.algorithm, ALGORITHMS)
+        sizes = {name: "0 or more" for name in ("nodes", "edges", "graphs", "tokens", "time_limit")}
+        check_fields(self, "pack", **sizes, device_neighbors="-1 or more")
+        if self.device_neighbors and self.edges:
+            raise ValueError(
+                f"pack.device_neighbors={self.device_neighbors}: the host makes no edges then; leave pack.edges out."
+            )
 
 
 @dataclass(frozen=True)
@@ -160,8 +188,10 @@ class ModelConfig(Chosen):
         super().__post_init__()
         if self.name not in LANGUAGE_MODELS and not hasattr(self, "cutoff"):
             raise ValueError(f"{self.name} has no cutoff: give its constructor `cutoff: float = 5.0`, Å, for edges.")
+        check_fields(self, "model", cutoff="above 0")
 
 
+REFERENCES = ("auto", "none", "atoms", "linear")
 KINDS = (DataConfig, ModelConfig)
 
 
@@ -205,13 +235,9 @@ class TrainingConfig:
     samples: int = 1000
 
     def __post_init__(self) -> None:
-        if self.epochs < 1 or self.evaluate_every < 1 or self.log_every < 1:
-            raise ValueError("training.epochs, evaluate_every and log_every are 1 or more.")
-        if not 0 <= self.ema_decay < 1:
-            raise ValueError(f"training.ema_decay={self.ema_decay}: give 0 (none) or a value below 1 such as 0.999.")
-        for name in ("seed", "evaluate_calls", "early_stopping", "checkpoint_every", "prefetch", "samples"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"training.{name}={getattr(self, name)}: give 0 or more.")
+        counts = ("seed", "evaluate_calls", "early_stopping", "checkpoint_every", "prefetch", "samples")
+        ranges = {**dict.fromkeys(counts, "0 or more"), "ema_decay": "0 or more and below 1"}
+        check_fields(self, "training", **ranges, epochs="1 or more", evaluate_every="1 or more", log_every="1 or more")
 
 
 @dataclass(frozen=True)
@@ -252,8 +278,10 @@ class RunConfig:
     out: str = "runs/latest"
 
     def __post_init__(self) -> None:
-        if not 0 <= self.force_share <= 1:
-            raise ValueError(f"force_share={self.force_share}: give a weight from 0 (no forces) to 1, such as 0.95.")
+        check_fields(self, force_share="from 0 to 1")
+        check_choice("accelerator", self.accelerator, ACCELERATORS)
+        if not self.out.strip():
+            raise ValueError("out is empty: give the folder of the run, such as --out runs/first.")
 
     @property
     def short_positions(self) -> bool:
@@ -294,7 +322,11 @@ def chosen(values: Mapping[str, Any]) -> Dict[str, Any]:
         section = values.get(kind.key) or {}
         if not isinstance(section, Mapping):
             raise ValueError(f"{kind.key}: give options of it, such as `{kind.key}: {{name: {section}}}`.")
-        found[kind.key] = kind.of(section.get("name") or "")
+        name = section.get("name")
+        name = "" if name is None else name
+        if not isinstance(name, str):
+            raise ValueError(f"{kind.key}.name={section['name']!r}: give text.")
+        found[kind.key] = kind.of(name)
     return found
 
 
@@ -314,6 +346,23 @@ def keys(values: Mapping[str, Any] = {}) -> List[str]:
     """Every dotted key of a run with such values: "data", "data.name", ..."""
     names = [option.name for option in walk(RunConfig, chosen(values))]
     return sorted({name.rpartition(".")[0] for name in names} - {""}) + names
+
+
+def checked_sections(values: Mapping[str, Any]) -> Dict[str, Any]:
+    """Values of a run whose sections are mappings; those without any option are empty.
+
+    Raises:
+        ValueError: names the section or the option.
+    """
+    sections, result = {name.rpartition(".")[0] for name in keys() if "." in name}, dict(values)
+    for key, section in values.items():
+        if key in sections and section is None:
+            result[key] = {}
+        elif key in sections and not isinstance(section, Mapping):
+            raise ValueError(f"{key}: give options of it, such as `{key}: {{name: value}}`.")
+        elif key not in sections and isinstance(section, Mapping) and key in keys():
+            raise ValueError(f"{key}: give one value, not options of it.")
+    return result
 
 
 def check_keys(values: Mapping[str, Any]) -> None:

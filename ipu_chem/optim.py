@@ -4,6 +4,8 @@ import math
 from dataclasses import dataclass
 from typing import Any, Dict, List, Sequence, Tuple
 
+from ipu_chem.ranges import check_choice, check_fields, check_number
+
 OPTIMIZERS = ("adamw", "adam", "sgd")
 SCHEDULES = ("constant", "cosine", "plateau")
 
@@ -31,10 +33,21 @@ class OptimizerConfig:
     max_grad_norm: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.name not in OPTIMIZERS:
-            raise ValueError(f"optimizer {self.name!r}: choose one of {', '.join(OPTIMIZERS)}.")
-        if not self.learning_rate > 0 or self.weight_decay < 0 or self.max_grad_norm < 0:
-            raise ValueError("learning_rate must be above 0; weight_decay and max_grad_norm must not be negative.")
+        check_choice("optimizer.name", self.name, OPTIMIZERS)
+        least = "0 or more"
+        check_fields(
+            self,
+            "optimizer",
+            learning_rate="above 0",
+            weight_decay=least,
+            eps="above 0",
+            momentum="0 or more and below 1",
+            max_grad_norm=least,
+        )
+        if not isinstance(self.betas, (tuple, list)) or len(self.betas) != 2:
+            raise ValueError(f"optimizer.betas={self.betas!r}: give two numbers, such as [0.9, 0.999].")
+        for beta in self.betas:
+            check_number("optimizer.betas", beta, "0 or more and below 1")
 
 
 class ParameterGroups:
@@ -111,10 +124,15 @@ class ScheduleConfig:
     plateau_patience: int = 5
 
     def __post_init__(self) -> None:
-        if self.name not in SCHEDULES:
-            raise ValueError(f"schedule {self.name!r}: choose one of {', '.join(SCHEDULES)}.")
-        if self.warmup_steps < 0 or not 0 <= self.min_factor <= 1 or not 0 < self.plateau_factor <= 1:
-            raise ValueError("warmup_steps is 0 or more; min_factor and plateau_factor lie between 0 and 1.")
+        check_choice("schedule.name", self.name, SCHEDULES)
+        check_fields(
+            self,
+            "schedule",
+            warmup_steps="0 or more",
+            min_factor="from 0 to 1",
+            plateau_factor="above 0 and at most 1",
+            plateau_patience="1 or more",
+        )
 
 
 class Schedule:

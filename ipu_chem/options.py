@@ -5,6 +5,7 @@ Each option is written once, with its type, default and help, where it is used: 
 
 import difflib
 import inspect
+import re
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass, make_dataclass
 from functools import lru_cache
 from typing import (
@@ -22,6 +23,7 @@ from typing import (
     Sequence,
     Tuple,
     Type,
+    Union,
     get_args,
     get_origin,
 )
@@ -81,6 +83,8 @@ class Chosen:
         return object.__new__(made)
 
     def __post_init__(self) -> None:
+        if not self.name:  # type: ignore[attr-defined]
+            raise ValueError(f"{self.key}.name is empty: choose one of {', '.join(self.registered())}.")
         assert self.name == self.chosen, f"make a new {self.key} section for another name"  # type: ignore[attr-defined]
         for one in fields(self):
             value, choices = getattr(self, one.name), get_args(one.type)
@@ -219,11 +223,71 @@ def make(section: Any, values: Mapping[str, Any], chosen: Mapping[str, Any]) -> 
     """
     from jsonargparse import ArgumentError
 
+    kinds = {option.name: option.type for option in walk(section, chosen)}
+    for name, value in _flat(values):
+        if isinstance(value, str) and name in kinds:
+            try:
+                number_of(value, kinds[name])
+            except ValueError:
+                raise ValueError(f"{name}={value}: give {in_type_words(kinds[name])}.") from None
     try:
         parsed = _parser(section, tuple(chosen.items())).parse_object(dict(values))
     except ArgumentError as error:
-        raise ValueError(f"this is no run configuration: {error}") from error
+        raise ValueError(wrong_value(str(error), kinds, "{}={}")) from None
     return _built(section, parsed.as_dict(), chosen)
+
+
+def number_of(word: str, kind: Any) -> Any:
+    """The number that a word is for an option of that type: 010 is ten, and 1:30 none, which YAML 1.1 takes for 90.
+
+    Returns:
+        An int or a float; the word itself where the type is no number.
+
+    Raises:
+        ValueError: it is none of that type.
+    """
+    inner = next((one for one in get_args(kind) if one is not type(None)), kind) if get_origin(kind) is Union else kind
+    if inner not in (int, float) or (inner is not kind and word in ("null", "None")):
+        return word
+    text = word.strip().replace("_", "")
+    if inner is int:
+        return int(text, 0) if re.match(r"[-+]?0[xb]", text) else int(text)
+    return float(re.sub(r"^([-+]?)\.(inf|nan)$", r"\1\2", text, flags=re.IGNORECASE))
+
+
+def wrong_value(message: str, kinds: Mapping[str, Any], written: str) -> str:
+    """The sentence about a value of the wrong type, in place of jsonargparse's.
+
+    Args:
+        message: of jsonargparse.
+        kinds: types of all options.
+        written: how an option and its value are written, as in "{}={}".
+    """
+    message = " ".join(message.split())
+    named = re.search(r'(?:Parser key "|argument --)([\w.-]+)', message)
+    if named is None or named[1] not in kinds:
+        return message
+    value = re.search(r"(?:Got value|Given value|invalid choice): (.*?)(?: \(choose from .*)?$", message)
+    if value is None or value[1] == "None":
+        option = written.format(named[1], "").strip(" =")
+        return f"{option} needs a value: give {in_type_words(kinds[named[1]])}."
+    given = value[1].strip("'") or "''"
+    return f"{written.format(named[1], given)}: give {in_type_words(kinds[named[1]])}."
+
+
+def in_type_words(kind: Any) -> str:
+    """A type as a sentence says it, such as "an integer"."""
+    inner = [one for one in get_args(kind) if one is not type(None)]
+    if get_origin(kind) is Literal:
+        return f"one of {in_words([str(word) for word in inner], 'or')}"
+    if get_origin(kind) in (list, tuple, set):
+        of = {int: ("integers", "[2, 4]"), float: ("numbers", "[0.9, 0.999]"), str: ("words", "[one, two]")}
+        what, such = of.get(inner[0], ("values", "[...]"))
+        return f"a list of {what}, such as {such}"
+    if inner:
+        words = in_words([in_type_words(one) for one in inner], "or")
+        return words if len(inner) == len(get_args(kind)) else f"{words}, or null"
+    return {int: "an integer", float: "a number", bool: "true or false", str: "text"}.get(kind, "another value")
 
 
 @lru_cache(maxsize=8)
@@ -272,6 +336,14 @@ def _over(base: Mapping[str, Any], new: Mapping[str, Any]) -> Dict[str, Any]:
         key: _over(base.get(key) or {}, value) if isinstance(value, Mapping) else value for key, value in new.items()
     }
     return {**base, **inner}
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[Tuple[str, Any]]:
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
 
 
 def nested(values: Mapping[str, Any]) -> Dict[str, Any]:

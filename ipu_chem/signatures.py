@@ -111,7 +111,8 @@ def load(name: str, key: str) -> Any:
     if not callable(getattr(found, attribute, None)):
         close = difflib.get_close_matches(attribute, [word for word in vars(found) if not word.startswith("_")], 1)
         hint = f"; did you mean {module}:{close[0]}?" if close else "."
-        raise ValueError(f"{key}={name}: {found.__file__} has no class or function {attribute}{hint}")
+        file = getattr(found, "__file__", None) or module
+        raise ValueError(f"{key}={name}: {file} has no class or function {attribute}{hint}")
     return getattr(found, attribute)
 
 

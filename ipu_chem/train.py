@@ -37,6 +37,7 @@ from ipu_chem.config import RunConfig, check_resumable, from_dict, to_dict
 from ipu_chem.locks import locked
 from ipu_chem.optim import Schedule
 from ipu_chem.tasks.base import Task
+from ipu_chem.tasks.early import check_run
 from ipu_chem.tasks.registry import task_of
 from ipu_chem.trained_run import TrainedRun
 from ipu_chem.training.callbacks import Callback
@@ -139,6 +140,7 @@ def _last(config: RunConfig) -> Path:
 def _check(config: RunConfig) -> None:
     """Refuse what cannot work before molecules are read and processes wait for each other."""
     check_loggers(config.training.loggers)
+    check_run(config)
     if config.torch.fsdp and not task_of(config).may_be_sharded:
         raise ValueError(
             f"torch.fsdp=true is for language models that do not fit one device; {config.model.name} does, leave it "
@@ -176,6 +178,11 @@ def _check_folder(config: RunConfig, resume: bool) -> None:
 
 def _resumed_state(config: RunConfig) -> Dict[str, Any]:
     """State of the last checkpoint, if a run with this config can go on from there."""
+    if not _last(config).is_file():
+        raise ValueError(
+            f"{config.out} was stopped before its first checkpoint: start again with `ipu-chem train --config "
+            f"{Path(config.out) / 'config.yaml'}`."
+        )
     _, state = load_checkpoint(_last(config))
     # Options that are newer than the run had their default then.
     check_resumable(to_dict(from_dict(state["config"])), to_dict(config))

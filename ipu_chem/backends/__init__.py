@@ -3,12 +3,10 @@
 import importlib.util
 from typing import TYPE_CHECKING, Any, Optional
 
-from ipu_chem.backends.options import Precision, TorchOptions, world_of_torchrun
+from ipu_chem.backends.options import ACCELERATORS, Precision, TorchOptions, world_of_torchrun
 
 if TYPE_CHECKING:  # torch takes a second to import; --help must not wait for it
     from ipu_chem.backends.base import Backend
-
-ACCELERATORS = ("auto", "cpu", "cuda", "ipu")
 
 
 def get_backend(

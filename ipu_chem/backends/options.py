@@ -1,10 +1,12 @@
 """Options of the backends as plain values: read by the command line before anything heavy is imported."""
 
-import math
 import os
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+from ipu_chem.ranges import check_choice, check_fields
+
+ACCELERATORS = ("auto", "cpu", "cuda", "ipu")
 FLOATS = ("float32", "float16")
 AUTOCASTS = ("none", "bfloat16", "float16")
 
@@ -48,9 +50,7 @@ class Batching:
     device_iterations: int = 1
 
     def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"batching.{name}={value!r}: give an integer of 1 or more.")
+        check_fields(self, "batching", **dict.fromkeys(vars(self), "1 or more"))
 
     @property
     def packs_per_step(self) -> int:
@@ -103,13 +103,8 @@ class Precision:
 
     def __post_init__(self) -> None:
         for name in ("weights", "partials", "accumulation"):
-            if getattr(self, name) not in FLOATS:
-                raise ValueError(f"precision.{name}={getattr(self, name)!r}: choose one of {', '.join(FLOATS)}.")
-        scaling = self.loss_scaling
-        if isinstance(scaling, bool) or not isinstance(scaling, (int, float)) or not 0 < scaling < math.inf:
-            raise ValueError(f"precision.loss_scaling={scaling!r}: give a number above 0.")
-        if not isinstance(self.stochastic_rounding, bool):
-            raise ValueError(f"precision.stochastic_rounding={self.stochastic_rounding!r}: give true or false.")
+            check_choice(f"precision.{name}", getattr(self, name), FLOATS)
+        check_fields(self, "precision", loss_scaling="above 0")
         if self.weights == "float32" and "float16" in (self.partials, self.accumulation):
             raise ValueError("precision.partials and accumulation are float16 only with precision.weights=float16.")
 
@@ -149,8 +144,8 @@ class TorchOptions:
     timeout: float = 1800.0
 
     def __post_init__(self) -> None:
-        if self.autocast not in AUTOCASTS:
-            raise ValueError(f"torch.autocast={self.autocast!r}: choose one of {', '.join(AUTOCASTS)}.")
+        check_choice("torch.autocast", self.autocast, AUTOCASTS)
+        check_fields(self, "torch", threads="0 or more", timeout="above 0")
         for name in ("compile_blocks", "cuda_graphs"):
             if getattr(self, name) and not self.compile:
                 raise ValueError(f"torch.{name}=true is a way to compile: set torch.compile=true too.")
@@ -164,5 +159,3 @@ class TorchOptions:
             )
         if self.fsdp and self.autocast == "float16":
             raise ValueError("torch.fsdp=true does not go with torch.autocast=float16; use bfloat16 or none.")
-        if self.threads < 0 or not self.timeout > 0:
-            raise ValueError("torch.threads is 0 or more, torch.timeout above 0.")

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Optional
 
 from ipu_chem.config import DataConfig, ModelConfig, RunConfig
+from ipu_chem.ranges import check_fields
 
 SECTIONS = {"data": DataConfig, "model": ModelConfig}
 WITHOUT_RUN = True  # without an option of a run: what is installed
@@ -25,6 +26,9 @@ class Options:
     loader_seconds: float = 1.0
     atoms: Optional[float] = None
     link: Optional[float] = None
+
+    def __post_init__(self) -> None:
+        check_fields(self, ipus="1 or more", loader_seconds="0 or more", atoms="1 or more", link="above 0")
 
 
 def run(options: Options, config: Optional[RunConfig]) -> int:

@@ -4,6 +4,8 @@ from dataclasses import asdict, dataclass, fields
 from typing import Optional
 
 from ipu_chem.commands.parsing import positional
+from ipu_chem.outputs import check_file
+from ipu_chem.ranges import check_fields
 
 _SHOWN = 10  # molecules without a vector; the output lists all
 
@@ -48,6 +50,9 @@ class Options:
     workers: Optional[int] = None
     accelerator: str = "auto"
 
+    def __post_init__(self) -> None:
+        check_fields(self, micro_batch_size="1 or more", workers="1 or more")
+
 
 def run(options: Options) -> int:
     """Embed the molecules and say which could not be."""
@@ -56,6 +61,7 @@ def run(options: Options) -> int:
     from ipu_chem.tasks.language_model import load_language_model
 
     check_output(options.output)
+    check_file("--output", options.output, inputs=[options.input])
     names = {one.name for one in fields(EmbeddingOptions)}
     chosen = EmbeddingOptions(**{name: value for name, value in asdict(options).items() if name in names})
     language = load_language_model(options.run)

@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Literal
 
 from ipu_chem.commands.parsing import positional
+from ipu_chem.outputs import check_folder
+from ipu_chem.ranges import check_fields
 
 _SHAPE = ("nodes", "edges", "graphs", "tokens")
 
@@ -33,6 +35,9 @@ class Options:
     graphs: int = 0
     tokens: int = 0
 
+    def __post_init__(self) -> None:
+        check_fields(self, **dict.fromkeys(_SHAPE, "0 or more"))
+
 
 def run(options: Options) -> int:
     """Write the files and say where they are."""
@@ -40,6 +45,11 @@ def run(options: Options) -> int:
 
     output = options.output or str(Path(options.run) / "export" / options.format)
     shape = {name: getattr(options, name) for name in _SHAPE if getattr(options, name)}
+    if shape and options.format != "torch_export":
+        raise ValueError(
+            f"--{next(iter(shape))} is the shape of a program: give --format torch_export, or leave it out."
+        )
+    check_folder("--output", output)
     made = TrainedRun.load(options.run).export(output, options.format, overwrite=options.overwrite, **shape)
     print(f"{options.format}: {made}; README.md there says how to read it")
     return 0

@@ -1,10 +1,11 @@
 """Write new molecules with a trained language model, and compare them with known ones."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, List, Optional, Sequence
 
 from ipu_chem.commands.parsing import positional
+from ipu_chem.outputs import check_file
+from ipu_chem.ranges import check_fields
 
 if TYPE_CHECKING:
     from ipu_chem.generation.molecules import Decoded
@@ -57,12 +58,23 @@ class Options:
     workers: Optional[int] = None
     accelerator: str = "auto"
 
+    def __post_init__(self) -> None:
+        check_fields(
+            self,
+            count="1 or more",
+            temperature="above 0",
+            top_k="0 or more",
+            top_p="above 0 and at most 1",
+            max_length="2 or more",
+            batch="1 or more",
+            seed="0 or more",
+            workers="1 or more",
+        )
+
 
 def run(options: Options) -> int:
     """Write the molecules and print what they are."""
-    output = Path(options.output)
-    if output.suffix not in _SUFFIXES:
-        raise ValueError(f"--output {output}: give a file that ends in {' or '.join(_SUFFIXES)}.")
+    output = check_file("--output", options.output, _SUFFIXES)
     from ipu_chem.generation.molecules import decode_many, write_molecules
     from ipu_chem.generation.sampling import generate
     from ipu_chem.tasks.language_model import load_language_model

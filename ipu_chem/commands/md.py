@@ -51,10 +51,12 @@ def completed(given: Dict[str, Any]) -> Dict[str, Any]:
 
 def run(options: Options) -> int:
     """Simulate, and print how well energy and bonds were kept."""
+    from ipu_chem.outputs import check_folder
     from ipu_chem.simulation.md import run_md
 
     if not options.runs or not options.structure:
         raise ValueError("give folders of runs and --structure, or --resume and the folder of a simulation.")
+    check_folder("--out", options.out)
     summary = run_md(options.runs, part(options, MdOptions), bool(options.resume))
     print(f"{summary['steps']:,} steps, {summary['time_ps']:.4g} ps of {summary['atoms']} atoms in {options.out}")
     for name, what in _SHOWN:

@@ -9,6 +9,8 @@ from typing import Dict, List, Optional, Sequence, Tuple
 import numpy as np
 
 from ipu_chem.commands.parsing import several
+from ipu_chem.outputs import check_file
+from ipu_chem.ranges import check_fields, check_number
 from packing import ALGORITHMS, Budget, PackingPlan, make_plan
 
 _MOST_ITEMS = 1 << 28
@@ -49,9 +51,16 @@ class Options:
     time_limit: float = 10.0
     plot: Optional[str] = None
 
+    def __post_init__(self) -> None:
+        check_fields(self, cutoff="above 0", edges="1 or more", graphs="1 or more", time_limit="0 or more")
+        for nodes in self.nodes:
+            check_number("nodes", nodes, "1 or more", whole=True)
+
 
 def run(options: Options) -> int:
     """Print the table."""
+    if options.plot:
+        check_file("--plot", options.plot)
     name, sizes = _sizes(options)
     total = ", ".join(f"{values.sum():,} {axis}" for axis, values in sizes.items())
     print(f"{name}: {len(sizes['nodes']):,} molecules, {total}, largest {sizes['nodes'].max()} nodes")

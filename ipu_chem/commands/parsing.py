@@ -12,10 +12,11 @@ from typing import Any, Dict, List, Literal, Mapping, NoReturn, Optional, Sequen
 
 from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
-from ipu_chem.commands.recipes import config_path, read_yaml
-from ipu_chem.config import KINDS, RunConfig, check_keys, chosen, from_dict, of_any_version
-from ipu_chem.options import Option, merge, nearest, nested, walk
+from ipu_chem.commands.recipes import config_path
+from ipu_chem.config import KINDS, RunConfig, check_keys, checked_sections, chosen, from_dict, of_any_version
+from ipu_chem.options import Option, in_type_words, merge, nearest, nested, number_of, walk, wrong_value
 from ipu_chem.signatures import REQUIRED
+from ipu_chem.yaml_file import located, read_yaml
 
 _USUAL = (
     *("name", "path", "target", "data.name", "data.path", "data.target", "model.name", "training.epochs"),
@@ -59,13 +60,22 @@ class _Formatter(DefaultHelpFormatter):
 
 
 class Parser(ArgumentParser):
-    """A parser whose complaints fit a line."""
+    """A parser whose complaints fit a line.
+
+    Attributes:
+        kinds: types of the options by name.
+    """
+
+    kinds: Mapping[str, Any] = {}
 
     def error(self, message: str, *args: Any, **kwargs: Any) -> NoReturn:
         """Print usage and message, and exit with status 2."""
-        message = " ".join(message.split())
-        wrong_type = r"Parser key \"([\w.]+)\": Expected a <class '(\w+)'>\. Got value: "
-        super().error(re.sub(wrong_type, r"--\1 expects \2, got ", message), *args, **kwargs)
+        stray = re.match(r"[Uu]nrecognized arguments: (.*)", " ".join(message.split()))
+        if stray is not None:
+            message = f"{stray[1]}: no option takes this; a value stands behind its option, as in --name VALUE"
+        else:
+            message = wrong_value(message, self.kinds, "--{} {}")
+        super().error(message, *args, **kwargs)
 
 
 def parse(command: str, about: str, module: Any, argv: Sequence[str]) -> List[Any]:
@@ -92,8 +102,9 @@ def parse(command: str, about: str, module: Any, argv: Sequence[str]) -> List[An
     names = {prefix: _value(argv, f"{prefix}.name" if prefix else "name") for prefix in sections}
     named = {prefix: {"name": name} for prefix, name in names.items() if name}
     base: Dict[str, Any] = {}
+    paths: List[Path] = []
     if takes_run:
-        argv, base = _read_files(argv, "resume" in mine, named)
+        argv, base, paths = _read_files(argv, "resume" in mine, named)
         classes = chosen(merge(KINDS, base, named)[0])
         options = [_CONFIG, *own, *(one for one in walk(RunConfig, classes) if one.name not in mine)]
     else:
@@ -112,7 +123,10 @@ def parse(command: str, about: str, module: Any, argv: Sequence[str]) -> List[An
         if left_out:
             print(f"left out, as others have no such option: {', '.join(left_out)}")
         absent = getattr(module, "WITHOUT_RUN", False) and not values
-        arguments.append(None if absent else from_dict(values))
+        try:
+            arguments.append(None if absent else from_dict(values))
+        except ValueError as error:
+            raise located(paths, error, given) from None
     return arguments + [kind(**given) for kind in classes.values() if not takes_run]
 
 
@@ -129,6 +143,7 @@ def make_parser(command: str, about: str, options: Sequence[Option], epilog: str
         add_help=False,
         formatter_class=_Formatter,
     )
+    parser.kinds = {one.name: one.type for one in options}
     for one in options:
         how: Dict[str, Any] = {"type": one.type}
         if get_origin(one.type) is Literal and all(isinstance(word, str) for word in get_args(one.type)):
@@ -199,17 +214,22 @@ def _of_one(command: str, prefix: str, kind: Any, name: str) -> str:
     return make_parser(command, f"Options of {prefix}.name={name}.", options).format_help()
 
 
-def _read_files(argv: List[str], resumes: bool, named: Dict[str, Any]) -> Tuple[List[str], Dict[str, Any]]:
+def _read_files(argv: List[str], resumes: bool, named: Dict[str, Any]) -> Tuple[List[str], Dict[str, Any], List[Path]]:
     """The other words, and the values of the files of --config and of --resume's run, later ones over earlier ones."""
     rest: List[str] = []
     paths: List[Path] = []
     words = iter([part for word in argv for part in (word.split("=", 1) if _names_file(word) else [word])])
     for word in words:
         if word == "--config":
-            paths.append(config_path(next(words, "")))
+            word = next(words, "")
+            if not word or word.startswith("--"):
+                raise ValueError("--config needs a YAML file, or the name of one of `ipu-chem recipes`.")
+            paths.append(config_path(word))
         elif word == "--resume" and resumes:
             folder = next(words, "")
-            if not folder or not (Path(folder) / "config.yaml").is_file():
+            if not folder or folder.startswith("--"):
+                raise ValueError("--resume needs the folder of the run that it goes on with.")
+            if not (Path(folder) / "config.yaml").is_file():
                 raise ValueError(f"--resume {folder}: this folder holds no run to resume (no config.yaml).")
             if _value(argv, "out") not in (None, folder):
                 raise ValueError(ELSEWHERE)
@@ -220,7 +240,8 @@ def _read_files(argv: List[str], resumes: bool, named: Dict[str, Any]) -> Tuple[
     values: Dict[str, Any] = {}
     for path in paths:
         try:
-            values, _ = merge(KINDS, values, of_any_version(read_yaml(path)))
+            read = checked_sections(read_yaml(path))
+            values, _ = merge(KINDS, values, of_any_version(read))
             try:
                 check_keys(values)
             except ValueError:  # options of a name that a flag gives, where files give none
@@ -229,8 +250,8 @@ def _read_files(argv: List[str], resumes: bool, named: Dict[str, Any]) -> Tuple[
                 else:
                     raise
         except ValueError as error:
-            raise ValueError(f"{path}: {error}") from None
-    return rest, values
+            raise located([path], error) from None
+    return rest, values, paths
 
 
 def _names_file(word: str) -> bool:
@@ -252,7 +273,10 @@ def _checked(argv: Sequence[str], options: Sequence[Option], classes: Mapping[st
     """The words with whole names of flags that there are; a switch alone is true."""
     known = {one.name: one.type for one in options if not _is_positional(one)}
     result: List[str] = []
+    taken = -1
     for place, word in enumerate(argv):
+        if place == taken:
+            continue
         if not word.startswith("--") or word == "--":
             result.append(word)
             continue
@@ -264,7 +288,19 @@ def _checked(argv: Sequence[str], options: Sequence[Option], classes: Mapping[st
             parser.error(_unknown(plain, known, classes))
         if known[plain] in (bool, Optional[bool]) and not equals:
             following = argv[place + 1] if place + 1 < len(argv) else ""
-            equals, value = ("", "") if following.lower() in TRUTH else ("=", "true")
+            truths = TRUTH if known[plain] is bool else (*TRUTH, "null")
+            if following and following[0] != "-" and following.lower() not in truths and len(known) == len(options):
+                parser.error(f"--{name} {following}: give true or false.")
+            equals, value = ("", "") if following.lower() in truths else ("=", "true")
+        following = "".join(argv[place + 1 : place + 2])
+        if not equals and _inner(known[plain]) in (int, float) and following and following[:2] != "--":
+            equals, value, taken = "=", following, place + 1  # -1e-3 is no option
+        if equals:
+            try:
+                number = number_of(value, known[plain])
+                value = value if str(number) in ("inf", "-inf", "nan") else str(number)
+            except ValueError:
+                parser.error(f"--{name} {value}: give {in_type_words(known[plain])}.")
         result.append(f"--{name}{equals}{value}")
     return result
 

@@ -4,6 +4,7 @@ import re
 from dataclasses import dataclass, fields
 
 from ipu_chem.config import DataConfig
+from ipu_chem.ranges import check_fields
 
 SECTIONS = {"": DataConfig}
 
@@ -22,6 +23,9 @@ class Options:
     text: bool = False
     check_forces: bool = False
 
+    def __post_init__(self) -> None:
+        check_fields(self, cutoff="above 0")
+
 
 def run(options: Options, data: DataConfig) -> int:
     """Prepare a data set and print its contents; complaints name its options as this command has them."""
@@ -38,8 +42,10 @@ def _run(options: Options, data: DataConfig) -> int:
     from ipu_chem.data.corpora import CORPORA, describe_corpus, load_corpus
     from ipu_chem.data.force_check import check_energy_forces, report
     from ipu_chem.metrics import is_binary
+    from ipu_chem.tasks.early import check_data
     from ipu_chem.tasks.graphs import load_store
 
+    check_data(data)
     if options.text or (data.name in CORPORA and data.name != "file"):
         path = getattr(data, "path", "")
         corpus = load_corpus(data.name, path or None, data.cache or None, **data.corpus_options())

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
 from textwrap import shorten
-from typing import Any, Dict, List
+from typing import List
 
 from ipu_chem.options import nearest
 
@@ -64,23 +64,8 @@ def _path(word: str, flag: str, what: str, folder: Path) -> Path:
         return Path(word)
     if word in names:
         return folder / f"{word}.yaml"
+    if Path(word).is_dir():
+        raise ValueError(f"--{flag} {word} is a folder: give a file, such as {Path(word) / f'{flag}.yaml'}.")
     raise ValueError(
         f"--{flag} {word}: there is no such file, and the {what} are {', '.join(names)}{nearest(word, names)}"
     )
-
-
-def read_yaml(path: Path, holds: str = "options as `name: value` lines") -> Dict[str, Any]:
-    """Values of a YAML file.
-
-    Raises:
-        ValueError: it is no YAML mapping.
-    """
-    import yaml
-
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is no YAML: {error}") from error
-    if not isinstance(values, dict):
-        raise ValueError(f"{path} must hold {holds}.")
-    return {str(key): value for key, value in values.items()}

@@ -6,6 +6,7 @@ from pathlib import Path
 from ipu_chem.commands.parsing import part
 from ipu_chem.commands.search import read_grid
 from ipu_chem.config import DataConfig, ModelConfig, RunConfig, to_dict
+from ipu_chem.outputs import check_folder
 from ipu_chem.scaling.study import StudyOptions
 
 SECTIONS = {"data": DataConfig, "model": ModelConfig}
@@ -32,6 +33,7 @@ def run(options: Options, config: RunConfig) -> int:
     from ipu_chem.scaling.study_report import analyze, lines, write_study
 
     grid, out, options = read_grid(options.grid), Path(options.out), part(options, StudyOptions)
+    check_folder("--out", out)
     with locked(out):
         plan = make_plan(to_dict(config), grid, out, options)
         print("\n".join(plan.lines()), flush=True)

@@ -5,9 +5,11 @@ from pathlib import Path
 from typing import Any, Dict
 
 from ipu_chem.commands.parsing import part
-from ipu_chem.commands.recipes import grid_path, read_yaml
+from ipu_chem.commands.recipes import grid_path
 from ipu_chem.config import DataConfig, ModelConfig, RunConfig, to_dict
+from ipu_chem.outputs import check_folder
 from ipu_chem.scaling.search import SearchOptions
+from ipu_chem.yaml_file import located, read_yaml
 
 SECTIONS = {"data": DataConfig, "model": ModelConfig}
 
@@ -28,6 +30,7 @@ class Options(SearchOptions):
 def run(options: Options, config: RunConfig) -> int:
     """Search, print the table and say where everything is."""
     grid = read_grid(options.grid)
+    check_folder("--out", options.out)
     from ipu_chem.locks import locked
     from ipu_chem.scaling.candidates import make_candidates
     from ipu_chem.scaling.search import search
@@ -62,4 +65,8 @@ def read_grid(word: str) -> Dict[str, Any]:
     """
     if not word:
         raise ValueError("--grid is needed: a YAML file of options and their values, or one of `ipu-chem recipes`.")
-    return read_yaml(grid_path(word), "options and their values, such as `optimizer.learning_rate: [1e-3, 3e-3]`")
+    path = grid_path(word)
+    try:
+        return read_yaml(path, "options and their values, such as `optimizer.learning_rate: [1e-3, 3e-3]`")
+    except ValueError as error:
+        raise located([path], error) from None

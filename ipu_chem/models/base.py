@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ipu_chem.models.layers import as_index, flat_index, keep, take_rows
+from ipu_chem.ranges import check_number
 
 
 class Graph(NamedTuple):
@@ -132,5 +133,4 @@ def check_readout_and_cutoff(readout: str, cutoff: float) -> None:
     """
     if readout not in ("sum", "mean"):
         raise ValueError(f"readout={readout!r}: choose 'sum' or 'mean'.")
-    if not cutoff > 0:
-        raise ValueError(f"cutoff={cutoff}: the cutoff is a positive distance in Å.")
+    check_number("cutoff", cutoff, "above 0")

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ipu_chem.models.base import Model
 from ipu_chem.models.decoder_layers import Embedding, Head, Layer
+from ipu_chem.ranges import BLOCKS, check_number
 
 SIZES: Dict[str, int] = {"chemgpt-4.7m": 128, "chemgpt-19m": 256, "chemgpt-1.2b": 2048}  # name -> F
 POSITIONS = ("learned", "rope")
@@ -65,14 +66,15 @@ class ChemGPT(Model):
         """
         super().__init__()
         hidden_features = width_of(size, hidden_features)
-        for name, value in (("vocab_size", vocab_size), ("max_positions", max_positions), ("num_layers", num_layers)):
-            _check_count(name, value, 1)
+        for name, value in (("vocab_size", vocab_size), ("max_positions", max_positions)):
+            check_number(name, value, "1 or more", whole=True)
+        check_number("num_layers", num_layers, BLOCKS, whole=True)
         for name, value in (
             ("num_heads", num_heads),
             ("local_window", local_window),
             ("mup_base_width", mup_base_width),
         ):
-            _check_count(name, value, 0)
+            check_number(name, value, "0 or more", whole=True)
         if positions not in POSITIONS:
             raise ValueError(f"positions={positions!r}: choose one of {', '.join(POSITIONS)}.")
         is_rotary = positions == "rope"
@@ -187,15 +189,10 @@ def width_of(size: str, hidden_features: int) -> int:
         raise ValueError(
             f"size={size!r}: choose one of {', '.join(SIZES)}, or leave it empty and give hidden_features."
         )
-    _check_count("hidden_features", hidden_features, 1)
+    check_number("hidden_features", hidden_features, "from 1 to 1,000,000", whole=True)
     return SIZES[size] if size else hidden_features
 
 
 def _usual_heads(hidden_features: int) -> int:
     """The most heads of 32 features or more that share the features equally; 1 where there are fewer."""
     return next((n for n in range(hidden_features // _HEAD_FEATURES, 1, -1) if hidden_features % n == 0), 1)
-
-
-def _check_count(name: str, value: Any, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ValueError(f"{name}={value!r}: give an integer of {least} or more.")

@@ -17,6 +17,7 @@ from ipu_chem.models.base import Graph, check_readout_and_cutoff, edge_vectors, 
 from ipu_chem.models.layers import Silu, SincBasis, at_least_float32, look_up, read_out, sum_into, take_rows
 from ipu_chem.models.schnet import MAX_Z
 from ipu_chem.models.tables import DistanceTable, Tabulated, make_table
+from ipu_chem.ranges import BLOCKS, FEATURES, check_number
 
 
 class Edges(NamedTuple):
@@ -115,8 +116,10 @@ class PaiNN(Tabulated):
         """
         super().__init__()
         check_readout_and_cutoff(readout, cutoff)
-        if hidden_features < 2 or min(num_radial, num_interactions, num_targets) < 1:
-            raise ValueError("PaiNN needs 2 or more features and 1 or more radial functions, blocks and targets.")
+        check_number("hidden_features", hidden_features, FEATURES, whole=True)
+        check_number("num_radial", num_radial, "from 1 to 10,000", whole=True)
+        check_number("num_interactions", num_interactions, BLOCKS, whole=True)
+        check_number("num_targets", num_targets, "1 or more", whole=True)
         self.cutoff = float(cutoff)
         self.readout = readout
         self.undirected = undirected

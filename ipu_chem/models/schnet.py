@@ -14,6 +14,7 @@ from ipu_chem.models.base import Graph, check_readout_and_cutoff, edge_vectors, 
 from ipu_chem.models.convolution import Convolution, EdgeList
 from ipu_chem.models.layers import GaussianBasis, ShiftedSoftplus, at_least_float32, look_up, read_out
 from ipu_chem.models.tables import DistanceTable, Tabulated, make_table
+from ipu_chem.ranges import BLOCKS, FEATURES, FUNCTIONS, check_number
 
 MAX_Z = 100  # atomic numbers 0 (padding) to 99
 
@@ -96,8 +97,11 @@ class SchNet(Tabulated):
         """
         super().__init__()
         check_readout_and_cutoff(readout, cutoff)
-        if min(hidden_features, num_filters, num_gaussians) < 2 or min(num_interactions, num_targets) < 1:
-            raise ValueError("SchNet needs 2 or more features, filters and Gaussians and 1 or more blocks and targets.")
+        check_number("hidden_features", hidden_features, FEATURES, whole=True)
+        check_number("num_filters", num_filters, FEATURES, whole=True)
+        check_number("num_gaussians", num_gaussians, FUNCTIONS, whole=True)
+        check_number("num_interactions", num_interactions, BLOCKS, whole=True)
+        check_number("num_targets", num_targets, "1 or more", whole=True)
         self.cutoff = float(cutoff)
         self.readout = readout
         self.undirected = undirected

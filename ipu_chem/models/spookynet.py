@@ -23,6 +23,7 @@ from ipu_chem.models.layers import at_least_float32, flat_index, look_up, read_o
 from ipu_chem.models.physics import Electrostatics, ZblRepulsion, conserve_charge, others, pair_distances, same_molecule
 from ipu_chem.models.schnet import MAX_Z
 from ipu_chem.models.spooky_interaction import BernsteinBasis, SpookyEdges, SpookyInteraction, quadrupole
+from ipu_chem.ranges import BLOCKS, FEATURES, check_number
 
 
 class Atoms(NamedTuple):
@@ -103,8 +104,10 @@ class SpookyNet(GraphModel):
         super().__init__()
         physical = use_zbl or use_electrostatics or use_dispersion
         check_readout_and_cutoff(readout, cutoff)
-        if hidden_features < 2 or min(num_radial, num_interactions, num_targets) < 1:
-            raise ValueError("SpookyNet needs 2 or more features and 1 or more radial functions, blocks and targets.")
+        check_number("hidden_features", hidden_features, FEATURES, whole=True)
+        check_number("num_radial", num_radial, "from 1 to 10,000", whole=True)
+        check_number("num_interactions", num_interactions, BLOCKS, whole=True)
+        check_number("num_targets", num_targets, "1 or more", whole=True)
         if not energy_scale > 0:
             raise ValueError(f"energy_scale={energy_scale}: give the eV that a prediction of 1 stands for.")
         if physical and (num_targets != 1 or readout != "sum"):

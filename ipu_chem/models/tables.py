@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from ipu_chem.models.base import GraphModel
 from ipu_chem.models.convolution import EdgeList, convolve
 from ipu_chem.models.layers import as_index, cosine_cutoff, cosine_wave, take_rows
+from ipu_chem.ranges import check_number
 
 FILTERS = ("exact", "table", "chebyshev")
 # Intervals per width of the narrowest function that filters are made of: there the cubic's error is that of
@@ -36,8 +37,7 @@ class DistanceTable(nn.Module):
 
     def __init__(self, cutoff: float, points: int) -> None:
         super().__init__()
-        if points < 4:
-            raise ValueError(f"table_points={points}: a table needs 4 or more points.")
+        check_number("table_points", points, "from 4 to 1,000,000", whole=True)
         self.cutoff = float(cutoff)
         self.points = points
 

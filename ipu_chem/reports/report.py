@@ -47,7 +47,11 @@ def write_report(folder: PathLike) -> Path:
     if not (folder / "run.json").is_file():
         raise ValueError(f"{folder} holds no run (no run.json); give the --out folder of `ipu-chem train`.")
     pages = templates()
-    run = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    path = folder / "run.json"
+    try:
+        run = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged ({error}).") from None
     plans = _plans(folder, run)
     text = pages.get_template("run.html").render(
         run=run,

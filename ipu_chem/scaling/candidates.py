@@ -12,7 +12,7 @@ from contextlib import redirect_stderr, redirect_stdout
 from copy import deepcopy
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence
+from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Set
 
 from tqdm import tqdm
 
@@ -24,6 +24,7 @@ from packing.files import atomic_file, disk_full_named
 _SEED = "training.seed"
 # What a search sets itself, and what may differ when it goes on: where runs are and how they are computed.
 _SET = {"training.log_every": 1, "training.progress": False, "training.report": False, "training.samples": 0}
+_BUILT = ("data", "pack", "model", "loss", "force_share", "ipu")  # what the models of candidates are built from
 _FREE = ("out", "torch.threads", "data.cache", "data.workers")
 _stop: Any = None  # in a worker: the event by which the search stops its runs
 
@@ -89,13 +90,21 @@ def make_candidates(base: Mapping[str, Any], grid: Mapping[str, Sequence[Any]], 
     Raises:
         ValueError: an option is unknown or has no list of values, a combination cannot work, or two have one name.
     """
+    from ipu_chem.tasks.early import check_run  # loads torch
+
     if not grid:
         raise ValueError("the grid is empty: give options and their values, such as optimizer.learning_rate: [...].")
     for key, values in grid.items():
         if not isinstance(values, (list, tuple)) or not values:
-            raise ValueError(f"{key} of the grid needs a list of values, such as {key}: [{values}].")
+            such = values if isinstance(values, (int, float, str)) else "1, 2"
+            raise ValueError(f"{key} of the grid needs a list of values, such as {key}: [{such}].")
+        if "." not in key and isinstance(base.get(key), Mapping):
+            raise ValueError(f"{key} of the grid is a section: name its options, such as {key}.name: [...].")
+        if any(isinstance(value, Mapping) for value in values):
+            raise ValueError(f"{key} of the grid: values are numbers, words or lists of them.")
     short = _short_names(list(grid))
     candidates: List[Candidate] = []
+    checked: Set[str] = set()
     for combination in itertools.product(*grid.values()):
         chosen = dict(zip(grid, combination))
         values, _ = merge(KINDS, base, nested({**chosen, **_SET}))
@@ -105,9 +114,14 @@ def make_candidates(base: Mapping[str, Any], grid: Mapping[str, Sequence[Any]], 
         values["out"] = str(out / folder)
         try:
             config = from_dict(values)
+            made = to_dict(config)
+            sizes = json.dumps([made[name] for name in _BUILT], default=str)
+            if sizes not in checked:
+                check_run(config)
+            checked.add(sizes)
         except ValueError as error:
             raise ValueError(f"candidate {folder}: {error}") from error
-        candidates.append(Candidate(name, config.training.seed, to_dict(config)))
+        candidates.append(Candidate(name, config.training.seed, made))
     folders = [candidate.folder for candidate in candidates]
     for folder in folders:
         if folders.count(folder) > 1:

@@ -5,6 +5,7 @@ from typing import Dict, List, Sequence
 
 import numpy as np
 
+from ipu_chem.ranges import check_fields
 from ipu_chem.scaling.candidates import Candidate, Progress, train_all
 from ipu_chem.scaling.estimators import ESTIMATORS, TAIL, estimate_of
 from ipu_chem.scaling.selection import LEAST_KEPT, Rung, rungs_of, survivors
@@ -41,6 +42,7 @@ class SearchOptions:
     jobs: int = 1
 
     def __post_init__(self) -> None:
+        check_fields(self, halving="0 or more")
         if not 0 < self.budget < 1 or not 0 < self.fraction <= 1:
             raise ValueError(f"budget={self.budget}, fraction={self.fraction}: give fractions, such as 0.2 and 0.1.")
         if self.keep < LEAST_KEPT or self.jobs < 1:

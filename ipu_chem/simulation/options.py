@@ -3,8 +3,11 @@
 from dataclasses import dataclass
 from typing import Any, Dict, Optional
 
+from ipu_chem.ranges import check_choice, check_fields
+
 THERMOSTATS = ("none", "langevin")
 OPTIMIZERS = ("bfgs", "fire")
+_MOST_STEPS = 1e12
 
 
 @dataclass(frozen=True)
@@ -54,14 +57,23 @@ class MdOptions:
     multiplicity: Optional[int] = None
 
     def __post_init__(self) -> None:
-        if self.thermostat not in THERMOSTATS:
-            raise ValueError(f"thermostat={self.thermostat!r}: choose {' or '.join(THERMOSTATS)}.")
-        if self.trajectory not in ("extxyz", "traj"):
-            raise ValueError(f"trajectory={self.trajectory!r}: choose extxyz or traj.")
-        if min(self.timestep, self.time) <= 0 or self.temperature < 0 or self.friction < 0 or self.interval < 1:
+        check_choice("thermostat", self.thermostat, THERMOSTATS)
+        check_choice("trajectory", self.trajectory, ("extxyz", "traj"))
+        _check_device(self.accelerator, self.dtype)
+        check_fields(
+            self,
+            timestep="above 0",
+            time="above 0",
+            temperature="0 or more",
+            friction="0 or more",
+            interval="1 or more",
+            seed="0 or more and below 2**32",
+            skin="0 or more",
+            threads="0 or more",
+        )
+        if self.time * 1000 / self.timestep > _MOST_STEPS:
             raise ValueError(
-                "timestep (fs) and time (ps) are above 0, temperature (K) and friction (1/ps) 0 or more, interval 1 or "
-                "more."
+                f"time={self.time} ps are {self.time * 1000 / self.timestep:.2g} steps: give a shorter time."
             )
 
     @property
@@ -99,12 +111,17 @@ class RelaxOptions:
     multiplicity: Optional[int] = None
 
     def __post_init__(self) -> None:
-        if self.optimizer not in OPTIMIZERS:
-            raise ValueError(f"optimizer={self.optimizer!r}: choose {' or '.join(OPTIMIZERS)}.")
-        if not self.fmax > 0 or self.steps < 1:
-            raise ValueError("fmax (eV/Å) is above 0 and steps 1 or more.")
+        check_choice("optimizer", self.optimizer, OPTIMIZERS)
+        _check_device(self.accelerator, self.dtype)
+        check_fields(self, fmax="above 0", steps="1 or more", threads="0 or more")
 
 
 def said_of_structures(options: Any) -> Dict[str, Any]:
     """The options among those of `read_molecules`."""
     return {name: getattr(options, name) for name in ("length_unit", "charge", "multiplicity")}
+
+
+def _check_device(accelerator: str, dtype: str) -> None:
+    if accelerator not in ("cpu", "cuda"):
+        raise ValueError(f"accelerator={accelerator!r}: a calculator runs on cpu or cuda, one molecule at a time.")
+    check_choice("dtype", dtype, ("float32", "float64"))

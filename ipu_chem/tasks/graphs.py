@@ -59,6 +59,7 @@ class GraphTask(Task):
     @classmethod
     def load(cls, config: RunConfig, plans: Optional[Path] = None, state: Optional[State] = None) -> "GraphTask":
         model, data, start = model_section(config, state), config.data, config.training.start_from
+        check_features(model, start)
         store = load_store(data, model.cutoff)
         if config.short_positions:
             store = with_fixed_point(store, data.cache or None)
@@ -67,11 +68,6 @@ class GraphTask(Task):
         if config.force_share:
             check_forces(store, targets)
         items = split_items(store, data, state or {})
-        if model.freeze and not start:
-            raise ValueError(
-                "model.freeze=true trains the head alone, on features that nobody has trained; name an earlier run "
-                "with training.start_from, or leave it out."
-            )
         earlier: Optional[EarlierRun] = None
         if start and not state:
             earlier = earlier_run(config, targets, np.unique(store.fields["z"]))
@@ -101,6 +97,7 @@ class GraphTask(Task):
 
     @classmethod
     def planned(cls, config: RunConfig) -> "GraphTask":
+        check_features(config.model, config.training.start_from)
         budget, neighbors, assumed = assumed_shape(config.pack)
         step = step_for(config.model.cutoff) if config.short_positions else None
         outputs = outputs_of(config, planned_targets(config.data))
@@ -247,6 +244,19 @@ def _fit(
     if earlier is not None:
         fitted.scale = earlier.standardizer.scale
     return fitted
+
+
+def check_features(model: ModelConfig, start_from: str) -> None:
+    """Refuse to train a head alone on features that nobody has trained.
+
+    Raises:
+        ValueError: ``model.freeze`` of a run that begins with fresh weights.
+    """
+    if model.freeze and not start_from:
+        raise ValueError(
+            "model.freeze=true trains the head alone, on features that nobody has trained; name an earlier run "
+            "with training.start_from, or leave it out."
+        )
 
 
 def check_charges(store: Store, model: ModelConfig) -> None:

@@ -70,13 +70,8 @@ class TextPropertyTask(Task):
     @classmethod
     def load(cls, config: RunConfig, plans: Optional[Path] = None, state: Optional[State] = None) -> "TextPropertyTask":
         data, state = config.data, state or {}
-        if data.references not in ("auto", "none"):
-            raise ValueError(
-                f"data.references={data.references}: a model of text sees no elements to have references; leave it out."
-            )
+        check_text_options(config)
         readout = config.model.readout
-        if readout not in ("auto", *POOLINGS):
-            raise ValueError(f"model.readout={readout!r}: choose one of auto, {', '.join(POOLINGS)}.")
         chemgpt, vocabulary = _earlier(config, state)
         store = _labeled(config, by_molecules(state))
         targets = targets_of(store.info["targets"])
@@ -131,6 +126,7 @@ class TextPropertyTask(Task):
     @classmethod
     def planned(cls, config: RunConfig) -> "TextPropertyTask":
         """See `Task.planned`; weights are fresh, whatever a run starts from."""
+        check_text_options(config)
         tokens, assumed = assumed_tokens(config.pack, config.model.size, config.model.hidden_features)
         segments, more = assumed_segments(config.pack, tokens)
         if config.training.start_from:
@@ -230,6 +226,21 @@ def _known_labels(store: Store, labels: Labels, split: str) -> KnownLabels:
 
     atoms = heavy_atoms_alike(store.fields["heavy_atoms"])
     return KnownLabels(store, atoms, "smiles", "training-mean", mean, split)
+
+
+def check_text_options(config: RunConfig) -> None:
+    """Refuse options that labels of text do not have.
+
+    Raises:
+        ValueError: references of elements, or an unknown readout.
+    """
+    references, readout = config.data.references, config.model.readout
+    if references not in ("auto", "none"):
+        raise ValueError(
+            f"data.references={references}: a model of text sees no elements to have references; leave it out."
+        )
+    if readout not in ("auto", *POOLINGS):
+        raise ValueError(f"model.readout={readout!r}: choose one of auto, {', '.join(POOLINGS)}.")
 
 
 def fresh_arguments(config: RunConfig, vocab_size: int, max_positions: int) -> Dict[str, Any]:

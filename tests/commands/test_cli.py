@@ -143,7 +143,7 @@ def test_unknown_flags_and_keys_name_the_nearest(tmp_path, capsys):
     assert "unknown option optimizer.learnin_rate; did you mean optimizer.learning_rate?" in message
     assert str(config) in message
     assert "the recipes are" in fails(capsys, "train", "--config", "qm8_u0")
-    assert "--training.epochs expects int, got many" in fails(capsys, "train", "--training.epochs", "many")
+    assert "--training.epochs many: give an integer." in fails(capsys, "train", "--training.epochs", "many")
 
 
 def test_train_evaluate_predict_report(tmp_path, capsys):

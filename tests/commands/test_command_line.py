@@ -73,7 +73,7 @@ def test_resume_names_the_folder_everywhere(capsys, tmp_path):
     assert config_of(f"--resume={tmp_path}", "--out", str(tmp_path)) == resumed
     assert elsewhere in refused(capsys, "train", "--resume", str(tmp_path), "--out", "other")
     assert elsewhere in refused(capsys, "md", "--resume", str(tmp_path), "--out=other")
-    assert "holds no run to resume" in refused(capsys, "train", "--resume")
+    assert "--resume needs the folder of the run" in refused(capsys, "train", "--resume")
     assert "unknown option --resume" in refused(capsys, "search", "--grid", "demo_rates", "--resume", str(tmp_path))
 
 
@@ -131,7 +131,7 @@ def test_flags_win_over_files_and_later_files_over_earlier_ones(tmp_path, capsys
     both = config_of("--loss", "huber", "--config", one, f"--config={two}", "--model.cutoff", "3")
     assert both == from_dict({"model": {"name": "painn", "num_radial": 7, "cutoff": 3.0}, "loss": "huber"})
     assert config_of("--config", two, "--model.name", "painn").model.num_radial == 7, "a name given by flag"
-    assert f"{two}: model.num_radial belongs to painn" in refused(capsys, "train", "--config", two)
+    assert f"{two}, line 1: model.num_radial belongs to painn" in refused(capsys, "train", "--config", two)
     other = config_of("--config", one, "--model.name", "schnet")
     assert other.model.name == "schnet" and other.model.cutoff == 4.0
     assert "left out, as others have no such option: model.num_radial" in capsys.readouterr().out
@@ -158,7 +158,9 @@ def test_what_is_wrong_is_said_in_a_sentence(capsys):
     assert "give folders of runs and --structure, or --resume" in refused(capsys, "md")
     assert "--nodes is needed" in refused(capsys, "pack", "--sizes", "x")
     assert "holds no simulation to resume" in refused(capsys, "md", "--resume", "nowhere")
-    assert "invalid choice" in refused(capsys, "evaluate", "run", "--split", "tets")
+    assert "--split tets: give one of train, validation or test." in refused(
+        capsys, "evaluate", "run", "--split", "tets"
+    )
 
 
 def test_recipes_are_listed_with_a_line_each(capsys):

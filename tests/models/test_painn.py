@@ -151,7 +151,7 @@ def test_is_known_by_name_and_takes_its_own_sizes():
     [
         ({"readout": "max"}, "readout='max'"),
         ({"cutoff": -1.0}, "cutoff=-1.0"),
-        ({"num_radial": 0}, "1 or more radial functions"),
+        ({"num_radial": 0}, "num_radial=0: give an integer from 1 to 10,000"),
     ],
 )
 def test_bad_options_are_refused(options, words):

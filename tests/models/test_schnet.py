@@ -54,7 +54,7 @@ def test_blocks_are_submodules_in_order():
     [
         ({"readout": "max"}, "readout='max'"),
         ({"cutoff": -1.0}, "cutoff=-1.0"),
-        ({"num_interactions": 0}, "1 or more blocks"),
+        ({"num_interactions": 0}, "num_interactions=0: give an integer from 1 to 1,000"),
     ],
 )
 def test_bad_options_are_refused(options, words):

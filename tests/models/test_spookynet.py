@@ -146,7 +146,7 @@ def test_is_known_by_name_and_takes_its_own_sizes():
     [
         ({"readout": "max"}, "readout='max'"),
         ({"cutoff": -1.0}, "cutoff=-1.0"),
-        ({"num_radial": 0}, "1 or more radial functions"),
+        ({"num_radial": 0}, "num_radial=0: give an integer from 1 to 10,000"),
         ({"energy_scale": 0.0}, "energy_scale=0.0"),
         ({"num_targets": 2}, "2 targets with readout='sum': repulsion, electrostatics and dispersion add to one"),
         ({"readout": "mean", "use_zbl": False}, "1 targets with readout='mean'"),

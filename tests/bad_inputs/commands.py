@@ -1,0 +1,123 @@
+"""Words of the command line: commands, doctor, pack, search and scale."""
+
+from bad_inputs.harness import Table
+
+FILES = {
+    "sizes.json": '{"3": 10, "5": 4}',
+    "sets.json": '{"a": {"3": 10}, "b": {"4": 1}}',
+    "list.json": "[1, 2]",
+    "cut.json": '{"3": 1',
+    "words.json": '{"three": 10}',
+    "negative.json": '{"3": -10}',
+    "zero.json": '{"0": 10}',
+    "none.json": '{"3": 0}',
+    "huge.json": '{"3": 100000000000}',
+    "float.json": '{"3": 1.5}',
+    "empty.json": "",
+    "nofolder": "a file\n",
+    "ok.csv": "smiles,y\nCCO,1\nCCN,2\n",
+    "grid.yaml": "optimizer.learning_rate: [1e-3, 3e-3]\n",
+    "data_grid.yaml": "data.train: [0.1, 100]\n",
+}
+
+BAD = """
+trian
+Train
+--trian
+-v
+pack
+pack --nodes 10
+pack --nodes --sizes sizes.json
+pack --nodes 0 --sizes sizes.json
+pack --nodes -3 --sizes sizes.json
+pack --nodes x --sizes sizes.json
+pack --nodes 2 --sizes sizes.json
+pack --nodes 10.5 --sizes sizes.json
+pack --nodes 10 --sizes absent.json
+pack --nodes 10 --sizes list.json
+pack --nodes 10 --sizes cut.json
+pack --nodes 10 --sizes words.json
+pack --nodes 10 --sizes negative.json
+pack --nodes 10 --sizes zero.json
+pack --nodes 10 --sizes none.json
+pack --nodes 10 --sizes huge.json
+pack --nodes 10 --sizes float.json
+pack --nodes 10 --sizes empty.json
+pack --nodes 10 --sizes sets.json
+pack --nodes 10 --sizes sets.json --dataset c
+pack --nodes 10 --sizes sizes.json --data nci3d
+pack --nodes 10 --sizes sizes.json --algorithms magic
+pack --nodes 10 --sizes sizes.json --graphs 0
+pack --nodes 10 --sizes sizes.json --edges 0
+pack --nodes 10 --sizes sizes.json --edges 2
+pack --nodes 10 --sizes sizes.json --time_limit -1
+pack --nodes 10 --sizes sizes.json --time_limit .nan
+pack --nodes 10 --sizes sizes.json --plot nofolder/x.png
+pack --nodes 10 --sizes sizes.json --plot picture.doc
+pack --nodes 10 --data nothing
+pack --nodes 10 --data file
+pack --nodes 10 --data file --path absent.csv
+pack --nodes 10 --data nci3d --cutoff 0
+pack --nodes 10 --data nci3d --cutoff .nan
+doctor --ipus 4
+doctor --atoms 18
+doctor --model.name schnat
+doctor --model.name schnet --ipus 0
+doctor --model.name schnet --ipus -4
+doctor --model.name schnet --ipus 3
+doctor --model.name schnet --loader_seconds -1
+doctor --model.name schnet --loader_seconds .nan
+doctor --model.name schnet --atoms 0
+doctor --model.name schnet --atoms -5
+doctor --model.name schnet --link 0
+doctor --model.name schnet --link .nan
+doctor --model.hidden_features 0
+doctor --loss msee
+prepare --name nothing
+prepare --name file
+prepare --name file --path absent.csv
+prepare --name file --path ok.csv --target nothing
+prepare --cutoff 0
+prepare --cutoff -1
+prepare --cutoff .nan
+prepare --limit -1
+prepare --workers -1
+prepare --data.name qm9
+prepare --check_forces maybe
+search
+search --grid absent
+search --grid grid.yaml --budget 0
+search --grid grid.yaml --budget 1
+search --grid grid.yaml --budget .nan
+search --grid grid.yaml --keep 1
+search --grid grid.yaml --halving 1
+search --grid grid.yaml --fraction 0
+search --grid grid.yaml --estimator best
+search --grid grid.yaml --calibration curve
+search --grid grid.yaml --jobs 0
+search --grid grid.yaml --out nofolder
+search --grid grid.yaml --out nofolder/x
+search --grid grid.yaml --model.hidden_features 0
+search --grid grid.yaml --data.name file --data.path absent.csv
+search --grid grid.yaml --metric ""
+scale
+scale --grid absent
+scale --grid grid.yaml
+scale --grid data_grid.yaml
+scale --grid data_grid.yaml --rule both
+scale --grid data_grid.yaml --steps -1
+scale --grid data_grid.yaml --evaluations 0
+scale --grid data_grid.yaml --jobs 0
+scale --grid data_grid.yaml --steps 10 --rule epochs
+scale --grid data_grid.yaml --out nofolder
+recipes extra
+recipes --all
+"""
+
+GOOD = """
+--version
+pack --nodes 10 --sizes sizes.json
+pack --nodes 10 --sizes sets.json --dataset a
+"""
+
+TABLE = Table(BAD.replace('search --grid grid.yaml --metric ""\n', ""), GOOD, FILES)
