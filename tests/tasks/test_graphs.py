@@ -12,6 +12,7 @@ from ipu_chem.data.standardize import Standardizer
 from ipu_chem.metrics import Target
 from ipu_chem.models.base import GraphModel
 from ipu_chem.models.registry import build_model, graph_model_class
+from ipu_chem.tasks.forces import check_forces
 from ipu_chem.tasks.graphs import check_charges, make_model
 
 
@@ -99,3 +100,15 @@ def test_charges_that_a_model_ignores_are_named(charge, spin, sentence, capsys):
     else:
         with pytest.raises(ValueError, match="--data.charge 0 --data.multiplicity 1, or train schnet"):
             check_charges(molecules_to_store(molecules), options("spookynet"))
+
+
+@pytest.mark.parametrize("unit, is_known", [("hartre", False), ("furlong", False), ("kcal mol-1", True), ("", True)])
+def test_forces_need_an_energy_in_a_known_unit(unit, is_known):
+    molecule = Molecule(np.array([1, 1], np.uint8), np.eye(3)[:2], np.zeros(1), "h2", np.zeros((2, 3)))
+    target = {"name": "e", "unit": unit, "extensive": True}
+    store = molecules_to_store([molecule], {"targets": [target], "forces_of": "e"})
+    if is_known:
+        check_forces(store, [Target("e", unit)])
+    else:
+        with pytest.raises(ValueError, match=f"e is said to be in {unit}, which is no unit of energy .* known are eV"):
+            check_forces(store, [Target("e", unit)])
