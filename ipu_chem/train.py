@@ -39,6 +39,7 @@ from ipu_chem.optim import Schedule
 from ipu_chem.tasks.base import Task
 from ipu_chem.tasks.early import check_run
 from ipu_chem.tasks.registry import task_of
+from ipu_chem.tasks.seen import seen
 from ipu_chem.trained_run import TrainedRun
 from ipu_chem.training.callbacks import Callback
 from ipu_chem.training.filter_guard import FilterGuard
@@ -197,6 +198,7 @@ def _kept(config: RunConfig, task: Task) -> Dict[str, Any]:
         "budget": task.budget.as_dict(),
         "fingerprint": task.fingerprint(),
         "split": task.split_fingerprint,
+        **({"seen": seen(task.store, task.items["train"])} if "y" in task.store else {}),
         "version": ipu_chem.__version__,
     }
 

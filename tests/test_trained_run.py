@@ -75,7 +75,7 @@ def test_what_a_run_cannot_take_is_named(make_run):
     run = TrainedRun.load(make_run())
     strange = WATER._replace(z=np.array([16, 1, 1], np.uint8))
     big = Molecule(np.full(60, 6, np.uint8), np.arange(180).reshape(60, 3) * 1.0)
-    with pytest.raises(ValueError, match="molecule 1: it holds an element that no training molecule had"):
+    with pytest.raises(ValueError, match="molecule 1: it holds S, which no training molecule had"):
         run.predict([WATER, strange])
     with pytest.raises(ValueError, match="molecule 0: 60 nodes do not fit the run's packs of 45"):
         run.predict([big, WATER])

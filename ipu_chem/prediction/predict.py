@@ -65,7 +65,11 @@ class _Read(NamedTuple):
     def name(self, item: int) -> str:
         """A molecule of the store in messages."""
         row = self.rows[self.places[item]]
-        return f"line {row.line}" if row.name == str(row.line) else f"line {row.line} ({row.name})"
+        return f"line {row.line} ({_called(row)})"
+
+    def refused(self, reasons: Mapping[int, str]) -> List[Refused]:
+        """Rows without a prediction, in order."""
+        return [Refused(self.rows[place].line, _called(self.rows[place]), reasons[place]) for place in sorted(reasons)]
 
 
 def predict_file(
@@ -159,7 +163,7 @@ def _predict(
     reasons = dict(read.reasons)
     for one in reversed(prepared):
         reasons.update({read.places[item]: why for item, why in one.reasons.items()})
-    refused = [Refused(read.rows[place].line, read.rows[place].name, why) for place, why in sorted(reasons.items())]
+    refused = read.refused(reasons)
     _check_strict(refused, strict)
     found: Dict[int, List[np.ndarray]] = {}
     for member, one in zip(members, prepared):
@@ -198,7 +202,7 @@ def _predict_forces(
     for member in reversed(members) if read.store is not None else ():
         lacking = unfit(read.store, member.standardizer)  # type: ignore[arg-type]
         reasons.update({read.places[item]: why for item, why in lacking.items()})
-    refused = [Refused(read.rows[place].line, read.rows[place].name, why) for place, why in sorted(reasons.items())]
+    refused = read.refused(reasons)
     _check_strict(refused, strict)
     taken = [molecule for place, molecule in zip(read.places, read.molecules) if place not in reasons]
     if taken:
@@ -240,6 +244,11 @@ def _read_texts(source: Path, run: TrainedRun, table: TableOptions, workers: Opt
     store = corpus_of(chunks, run.manner) if any(len(chunk.line) for chunk in chunks) else None
     lines = [] if store is None else store.fields["line"].tolist()
     return _Read(rows, store, [place[line] for line in lines], reasons, [], content.header)
+
+
+def _called(row: _Row) -> str:
+    """Name of a row in messages, or its SMILES where it has none."""
+    return row.smiles if row.smiles and row.name == str(row.line) else row.name
 
 
 def _rows(content: Table) -> Tuple[List[_Row], Dict[int, int]]:

@@ -29,7 +29,6 @@ from ipu_chem.tasks.example_graphs import random_loader
 from ipu_chem.tasks.forces import Forces, check_forces, fit_with_forces
 from ipu_chem.tasks.graph_shape import assumed_shape, choose_budget, device_neighbors, pack_sizes
 from ipu_chem.tasks.labels import KnownLabels, Labels, check_classes, planned_targets
-from ipu_chem.tasks.seen import seen
 from ipu_chem.tasks.splits import SplitData, plans_of_splits, split_items
 from ipu_chem.tasks.start_from import EarlierRun, earlier_run, load_weights
 from packing import Budget, make_plan
@@ -195,7 +194,7 @@ class GraphTask(Task):
         )
 
     def state(self) -> Dict[str, Any]:
-        return {"standardizer": self.labels.standardizer.to_dict(), "seen": seen(self.store, self.items["train"])}
+        return {"standardizer": self.labels.standardizer.to_dict()}
 
     def describe(self) -> Dict[str, Any]:
         step = self.position_step

@@ -25,7 +25,6 @@ from ipu_chem.tasks.base import State, Task
 from ipu_chem.tasks.labels import KnownLabels, Labels, check_classes, is_smiles_table, planned_targets, target_names
 from ipu_chem.tasks.language import check_vocabulary, choose_tokenizer, known_ids
 from ipu_chem.tasks.language_model import load_language_model
-from ipu_chem.tasks.seen import seen
 from ipu_chem.tasks.sequences import (
     VOCABULARY,
     assumed_segments,
@@ -189,8 +188,7 @@ class TextPropertyTask(Task):
 
     def state(self) -> Dict[str, Any]:
         standardizer = self.labels.standardizer.to_dict()
-        known = {"standardizer": standardizer, "seen": seen(self.store, self.items["train"])}
-        return {**known, "tokenizer": self.tokenizer.to_dict(), "chemgpt": self.chemgpt}
+        return {"standardizer": standardizer, "tokenizer": self.tokenizer.to_dict(), "chemgpt": self.chemgpt}
 
     def describe(self) -> Dict[str, Any]:
         described, lengths = self.labels.describe(self.targets, self.items), self.ids.lengths
