@@ -20,6 +20,8 @@ _POLL = 0.2  # seconds until Ctrl-C takes effect
 _SET_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of Linux
 _SHOWN = 200  # characters of an item in an error
 
+_stop: Any = None  # in a worker: see `start_worker`
+
 Answer = Tuple[List[Any], Optional[Exception], str]  # results, then what ended them and its traceback
 
 
@@ -92,7 +94,7 @@ def _answers(
     pending: Deque["Future[Answer]"] = deque()
     try:
         for part in iter(lambda: list(islice(items, chunk)), []):
-            with _held_back(), _main_left_out(module):
+            with _held_back(), main_left_out(module):
                 pending.append(pool.submit(_answer, function, part))
             if len(pending) >= most:
                 yield _next(pending)
@@ -101,7 +103,7 @@ def _answers(
     except BrokenProcessPool:
         raise WorkerDied("a process has died, perhaps for want of memory; call again with fewer workers.") from None
     finally:
-        with _held_back(), _main_left_out(module):
+        with _held_back(), main_left_out(module):
             cancel(pool, pending)
         pool.shutdown()  # what is in work is finished
 
@@ -134,7 +136,7 @@ def cancel(pool: ProcessPoolExecutor, jobs: Iterable["Future[Any]"]) -> None:
 
 
 @contextmanager
-def _main_left_out(module: str) -> Iterator[None]:
+def main_left_out(module: str) -> Iterator[None]:
     """Keep processes that start inside from importing the script, which would run again if nothing guards it."""
     main = sys.modules["__main__"]
     names = [] if module == "__main__" else [name for name in ("__spec__", "__file__") if hasattr(main, name)]
@@ -166,14 +168,26 @@ def _held_back() -> Iterator[None]:
         handler(*asked[0])
 
 
-def start_worker() -> None:
-    """Leave Ctrl-C to the parent, and end with it even if it is killed: its end of the queue would stay open."""
+def start_worker(stop: Any = None) -> None:
+    """Leave Ctrl-C to the parent, and end with it even if it is killed: its end of the queue would stay open.
+
+    A worker comes here before it imports what it will run, which may take longer than its parent lives.
+
+    Args:
+        stop: event by which the parent stops what the worker does (`is_stopped`).
+    """
+    global _stop
+    _stop = stop
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
-    if parent is not None and os.getppid() != parent.pid:
-        signal_at_end_of_parent(signal.SIGKILL)  # of the fork server: a thread cannot while C code computes
     if parent is not None:
+        signal_at_end_of_parent(signal.SIGKILL)  # or of the fork server: a thread cannot while C code computes
         threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+
+def is_stopped() -> bool:
+    """True in a worker whose parent wants it to stop."""
+    return _stop is not None and _stop.is_set()
 
 
 def signal_at_end_of_parent(number: int) -> None:

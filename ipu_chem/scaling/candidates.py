@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from ipu_chem.config import KINDS, differences, from_dict, to_dict
 from ipu_chem.options import merge, nested
-from ipu_chem.parallel import cancel, start_worker
+from ipu_chem.parallel import cancel, is_stopped, main_left_out, start_worker
 from packing.files import atomic_file, disk_full_named
 
 _SEED = "training.seed"
@@ -26,7 +26,6 @@ _SEED = "training.seed"
 _SET = {"training.log_every": 1, "training.progress": False, "training.report": False, "training.samples": 0}
 _BUILT = ("data", "pack", "model", "loss", "force_share", "ipu")  # what the models of candidates are built from
 _FREE = ("out", "torch.threads", "data.cache", "data.workers")
-_stop: Any = None  # in a worker: the event by which the search stops its runs
 
 
 @dataclass(frozen=True)
@@ -184,8 +183,9 @@ def train_all(
         if left:
             context = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
             stop = context.Event()
-            with ProcessPoolExecutor(min(jobs, len(left)), context, _start, (stop,)) as pool:
-                futures = {pool.submit(_train, candidates[index], budget, _threads(jobs)): index for index in left}
+            with ProcessPoolExecutor(min(jobs, len(left)), context, start_worker, (stop,)) as pool:
+                with main_left_out(__name__):
+                    futures = {pool.submit(_train, candidates[index], budget, _threads(jobs)): index for index in left}
                 try:
                     for future in as_completed(futures):
                         done[futures[future]] = future.result()
@@ -198,19 +198,12 @@ def train_all(
     return [done[index] for index in range(len(candidates))]
 
 
-def _start(stop: Any) -> None:
-    """Start a worker: Ctrl-C is the search's, and so is the end."""
-    global _stop
-    _stop = stop
-    start_worker()
-
-
 def _train(candidate: Candidate, budget: float, threads: int) -> Progress:
     """In a worker: train one candidate and write down how far it came."""
     from ipu_chem.train import train
     from ipu_chem.training.callbacks import Callback
 
-    if _stop is not None and _stop.is_set():
+    if is_stopped():
         raise KeyboardInterrupt
     values = deepcopy(candidate.config)
     if not values["torch"]["threads"]:
@@ -224,7 +217,7 @@ def _train(candidate: Candidate, budget: float, threads: int) -> Progress:
         def on_step(self, step: int, total: int, losses: List[float]) -> bool:
             seen.update(step=step, total=total)
             enough = budget < 1 and step >= budget_steps(total, budget) and step < total
-            return enough or (_stop is not None and _stop.is_set())
+            return enough or is_stopped()
 
     started = time.monotonic()
     candidate.folder.mkdir(parents=True, exist_ok=True)

@@ -13,6 +13,7 @@ import pytest
 import torch
 import yaml
 
+from ipu_chem import parallel
 from ipu_chem.checkpoint import load_checkpoint
 from ipu_chem.cli import main
 from ipu_chem.locks import LOCK, locked
@@ -97,6 +98,7 @@ def test_a_search_from_the_command_line(options, make_config, tmp_path, capsys):
 COMMAND_LINE = """
 import signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)
+from ipu_chem import parallel
 from ipu_chem.cli import main
 from ipu_chem.locks import LOCK, locked
 if __name__ == "__main__":
@@ -186,14 +188,14 @@ class StopsLater:
 
 def test_a_stopped_search_leaves_runs_that_go_on(options, make_config, tmp_path, monkeypatch):
     (candidate,) = make_candidates(options, {"optimizer.learning_rate": [0.003]}, tmp_path / "search")
-    monkeypatch.setattr(module, "_stop", StopsLater())
+    monkeypatch.setattr(parallel, "_stop", StopsLater())
     with pytest.raises(KeyboardInterrupt):
         module._train(candidate, 0.5, 1)
     assert read_progress(candidate) is None and read_rows(candidate.folder)[-1]["step"] == 3
     with pytest.raises(KeyboardInterrupt):  # not even begun
         module._train(candidate, 0.5, 1)
     assert read_rows(candidate.folder)[-1]["step"] == 3
-    monkeypatch.setattr(module, "_stop", None)
+    monkeypatch.setattr(parallel, "_stop", None)
     reached = module._train(candidate, 0.5, 1)
     assert reached.status == "stopped" and reached.step == budget_steps(reached.total, 0.5)
     assert read_progress(candidate) == reached and reached.reaches(0.5) and not reached.reaches(1.0)
