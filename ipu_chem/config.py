@@ -36,7 +36,9 @@ class DataConfig(Chosen):
             linear (least squares over the training molecules) or auto (linear for extensive targets).
         split: random, scaffold (whole Bemis-Murcko scaffolds), official (parts as published; where those have
             no validation, it is taken from the training molecules; also official_02 to official_05 of rmd17), or the
-            path of an index file.
+            path of an index file (.npz or .json): rows of data.path from 0, its header not counted, whatever is left
+            out of them; of a data set that has a name, its molecules from 0.
+        replicates: rows of a file that are the same molecule, together on one side of a random split, or apart.
         train: training molecules, a fraction below 1 or a number; 0 takes what validation and test leave.
         validation: validation molecules, a fraction below 1 or a number.
         test: test molecules, a fraction below 1 or a number.
@@ -44,10 +46,17 @@ class DataConfig(Chosen):
         tokenizer: JSON file or Hugging Face folder of a vocabulary (chemgpt); empty makes one of the molecules'
             symbols and those that any molecule may need.
         long: what becomes of molecules longer than pack.tokens (chemgpt): error, drop, or truncate.
+        stereo: keep what SMILES say of stereochemistry, or drop it (chemgpt).
+        unknown: what becomes of molecules with symbols that the vocabulary lacks (chemgpt): error, drop (leave them
+            out), map (read such symbols as the unknown one), or auto (error, and drop where labels are learned).
+        fragments: what becomes of salts and other molecules of several fragments: keep (models of graphs leave them
+            out), largest (take the fragment of most heavy atoms), or error.
     """
 
     key: ClassVar[str] = "data"
-    filled: ClassVar[FrozenSet[str]] = frozenset("name cache target targets limit workers progress".split())
+    filled: ClassVar[FrozenSet[str]] = frozenset(
+        "name cache target targets limit workers progress stereo fragments".split()
+    )
     fills_own: ClassVar[bool] = False
 
     name: str = "nci3d"
@@ -57,12 +66,16 @@ class DataConfig(Chosen):
     workers: int = 0
     references: str = "auto"
     split: str = "random"
+    replicates: Literal["together", "apart"] = "together"
     train: float = 0.0
     validation: float = 0.1
     test: float = 0.1
     split_seed: int = 0
     tokenizer: str = ""
     long: Literal["error", "drop", "truncate"] = "error"
+    stereo: Literal["keep", "drop"] = "keep"
+    unknown: Literal["auto", "error", "drop", "map"] = "auto"
+    fragments: Literal["keep", "largest", "error"] = "keep"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -93,11 +106,16 @@ class DataConfig(Chosen):
         sets = {name: dataset.prepare for name, dataset in DATASETS.items()}
         return {**sets, **{name: load_corpus for name in CORPORA if name not in sets}}
 
+    def corpus_options(self) -> Dict[str, Any]:
+        """Options of `load_corpus` that all data have."""
+        manner = {"stereo": self.stereo == "keep", "fragments": self.fragments}
+        return {"limit": self.limit, "workers": self.workers, **manner}
+
     @classmethod
-    def unknown(cls, name: str, option: str) -> str:
+    def unknown_option(cls, name: str, option: str) -> str:
         if option in ("unit", "extensive", "kind"):
             return f"{name} knows what its labels are; data.unit, data.extensive and data.kind are for data.name=file."
-        return super().unknown(name, option)
+        return super().unknown_option(name, option)
 
 
 @dataclass(frozen=True)
@@ -303,10 +321,7 @@ def chosen(values: Mapping[str, Any]) -> Dict[str, Any]:
         if not isinstance(section, Mapping):
             raise ValueError(f"{kind.key}: give options of it, such as `{kind.key}: {{name: {section}}}`.")
         name = section.get("name")
-        name = "" if name is None else name
-        if not isinstance(name, str):
-            raise ValueError(f"{kind.key}.name={section['name']!r}: give text.")
-        found[kind.key] = kind.of(name)
+        found[kind.key] = kind.of("" if name is None else name)
     return found
 
 
@@ -355,7 +370,7 @@ def check_keys(values: Mapping[str, Any]) -> None:
     for section, value in values.items():
         for key in [section, *(f"{section}.{name}" for name in value)] if isinstance(value, Mapping) else [section]:
             if key not in known and section in classes:
-                raise ValueError(classes[section].unknown(classes[section].chosen, key.partition(".")[2]))
+                raise ValueError(classes[section].unknown_option(classes[section].chosen, key.partition(".")[2]))
             if key not in known:
                 raise ValueError(f"unknown option {key}{nearest(key, known)}")
 

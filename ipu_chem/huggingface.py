@@ -1,13 +1,12 @@
 """ChemGPT in folders of Hugging Face's libraries: published weights in, trained ones out."""
 
 import json
-import pickle
 from pathlib import Path
 from typing import Any, Dict, Optional, Tuple
 
-import torch
 from torch import Tensor
 
+from ipu_chem.data.files.torch_files import load_torch
 from ipu_chem.data.selfies.tokens import Tokenizer
 from ipu_chem.models.chemgpt import ChemGPT
 from ipu_chem.models.gpt_neo import from_gpt_neo, to_gpt_neo
@@ -102,10 +101,7 @@ def _read_weights(folder: Path) -> Dict[str, Tensor]:
     path = folder / _OLD_WEIGHTS
     if not path.is_file():
         raise ValueError(f"there are no weights; put {_WEIGHTS} or {_OLD_WEIGHTS} beside {_CONFIG}.")
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
-        raise ValueError(f"{_OLD_WEIGHTS} is damaged or no file of weights ({error}).") from error
+    state = load_torch(path, f"give {_WEIGHTS} instead.")
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise ValueError(f"{_OLD_WEIGHTS} holds something else than tensors by name.")
     return state

@@ -79,7 +79,7 @@ class Chosen:
         made = cls.of(name)
         for option in values:
             if option not in made.__dataclass_fields__:
-                raise ValueError(cls.unknown(made.chosen, option))
+                raise ValueError(cls.unknown_option(made.chosen, option))
         return object.__new__(made)
 
     def __post_init__(self) -> None:
@@ -110,6 +110,8 @@ class Chosen:
             ValueError: nothing has that name, a module cannot be imported, or a parameter can be no option.
         """
         base: Any = cls.__mro__[1] if cls.chosen else cls
+        if not isinstance(name, str):
+            raise ValueError(f"{cls.key}.name={name!r}: give one name.")
         name = name or base.name
         known = cls.registered()
         if name not in known and ":" not in str(name):
@@ -121,7 +123,7 @@ class Chosen:
         return _made(base, name, known[name] if name in known else load(name, f"{cls.key}.name"))
 
     @classmethod
-    def unknown(cls, name: str, option: str) -> str:
+    def unknown_option(cls, name: str, option: str) -> str:
         """Sentence about an option that the section for a name does not have."""
         own, key = cls.of(name).own(), cls.key
         having = cls.owners(option)

@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 _FEW = 256
 _POLL = 0.2  # seconds until Ctrl-C takes effect
+_SET_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of Linux
 _SHOWN = 200  # characters of an item in an error
 
 Answer = Tuple[List[Any], Optional[Exception], str]  # results, then what ended them and its traceback
@@ -169,8 +170,18 @@ def start_worker() -> None:
     """Leave Ctrl-C to the parent, and end with it even if it is killed: its end of the queue would stay open."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
+    if parent is not None and os.getppid() != parent.pid:
+        signal_at_end_of_parent(signal.SIGKILL)  # of the fork server: a thread cannot while C code computes
     if parent is not None:
         threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+
+def signal_at_end_of_parent(number: int) -> None:
+    """Have Linux send this process a signal when the thread that has started it ends, be it killed."""
+    import ctypes
+
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_SET_DEATH_SIGNAL, number)
 
 
 def _end_with(parent: Any) -> None:

@@ -20,8 +20,9 @@ Read in this order, from `ipu-chem train` on QM9 to the loss of SchNet:
 """
 
 import time
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
+from shlex import quote
 from typing import Any, Dict, Optional, Sequence
 
 from torch import nn
@@ -30,8 +31,9 @@ import ipu_chem
 from ipu_chem.backends import get_backend
 from ipu_chem.backends.base import Backend
 from ipu_chem.backends.options import world_of_torchrun
-from ipu_chem.checkpoint import load_checkpoint
+from ipu_chem.checkpoint import LAST, load_checkpoint
 from ipu_chem.config import RunConfig, check_resumable, from_dict, to_dict
+from ipu_chem.locks import locked
 from ipu_chem.optim import Schedule
 from ipu_chem.tasks.base import Task
 from ipu_chem.tasks.early import check_run
@@ -60,8 +62,14 @@ def train(config: RunConfig, resume: bool = False, callbacks: Sequence[Callback]
         ValueError: the config or the data cannot work; nothing has been trained then.
     """
     started = time.monotonic()
-    _check(config, resume)
-    with closing(get_backend(config.accelerator, config.torch, config.ipu, config.precision)) as backend:
+    _check(config)
+    with ExitStack() as stack:
+        backend = stack.enter_context(
+            closing(get_backend(config.accelerator, config.torch, config.ipu, config.precision))
+        )
+        if backend.world.rank == 0:  # of several processes, the one that writes
+            stack.enter_context(locked(config.out))
+        _check_folder(config, resume)
         state = _resumed_state(config) if resume else {}
         task = load_together(config, backend.world, state)
         if resume:
@@ -123,16 +131,11 @@ def evaluate(folder: Path, split: str = "test", accelerator: Optional[str] = Non
 
 
 def _last(config: RunConfig) -> Path:
-    return Path(config.out) / "checkpoints" / "last.safetensors"
+    return Path(config.out) / LAST
 
 
-def _check(config: RunConfig, resume: bool) -> None:
+def _check(config: RunConfig) -> None:
     """Refuse what cannot work before molecules are read and processes wait for each other."""
-    if _last(config).is_file() and not resume:
-        raise ValueError(
-            f"{config.out} holds a run already; continue it with `ipu-chem train --resume {config.out}` "
-            f"or choose another --out."
-        )
     check_loggers(config.training.loggers)
     check_run(config)
     if config.torch.fsdp and not task_of(config).may_be_sharded:
@@ -141,6 +144,20 @@ def _check(config: RunConfig, resume: bool) -> None:
             "out."
         )
     config.batching.for_one_of(world_of_torchrun())
+
+
+def _check_folder(config: RunConfig, resume: bool) -> None:
+    """Refuse to begin where a run is, and to go on where none is."""
+    if _last(config).is_file() and not resume:
+        raise ValueError(
+            f"{config.out} holds a run already; continue it with `ipu-chem train --resume {quote(config.out)}` or "
+            "choose another --out."
+        )
+    if resume and not _last(config).is_file():
+        raise ValueError(
+            f"{config.out} holds no checkpoint, as its run was stopped before the first one: start it again with "
+            f"`ipu-chem train --config {quote(f'{config.out}/config.yaml')}`."
+        )
 
 
 def _resumed_state(config: RunConfig) -> Dict[str, Any]:
@@ -162,7 +179,8 @@ def _kept(config: RunConfig, task: Task) -> Dict[str, Any]:
         "config": to_dict(config),
         **task.state(),
         "budget": task.budget.as_dict(),
-        "fingerprint": task.store.fingerprint(),
+        "fingerprint": task.fingerprint(),
+        "split": task.split_fingerprint,
         "version": ipu_chem.__version__,
     }
 

@@ -5,11 +5,12 @@ size classes with a count; only at the end are real items dealt into the slots.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Dict, List, Optional, Tuple
 
 import numpy as np
 
-from packing.types import COUNT_DIMENSIONS, Budget
+from packing.types import COUNT_DIMENSIONS, Budget, gather_index
 
 # (class, copies) of what a pack holds, classes rising: short however many classes there are.
 Held = Tuple[Tuple[int, int], ...]
@@ -33,15 +34,21 @@ class SizeClasses:
 
 @dataclass(frozen=True)
 class PackTypes:
-    """Contents of packs: type k occurs counts[k] times with multiplicity[k, c] items of class c.
+    """Contents of packs: packs of type k occur counts[k] times and hold its entries, (class, copies) each.
 
     Attributes:
-        multiplicity: [K, C] int32.
+        classes: [H] int64, class of every entry, type after type, rising within a type.
+        copies: [H] int64, items of that class in one pack, all positive.
+        starts: [K + 1] int64; type k has entries starts[k] .. starts[k + 1], at least one.
         counts: [K] int64, all positive.
+        num_classes: C.
     """
 
-    multiplicity: np.ndarray
+    classes: np.ndarray
+    copies: np.ndarray
+    starts: np.ndarray
     counts: np.ndarray
+    num_classes: int
 
     @property
     def num_packs(self) -> int:
@@ -51,20 +58,47 @@ class PackTypes:
     @property
     def items(self) -> np.ndarray:
         """Items of every class in all packs together, [C] int64."""
-        return self.counts @ self.multiplicity.astype(np.int64)
+        total = np.zeros(self.num_classes, np.int64)
+        np.add.at(total, self.classes, self.copies * np.repeat(self.counts, np.diff(self.starts)))
+        return total
+
+    @property
+    def sizes(self) -> np.ndarray:
+        """Items of one pack of every type, [K] int64."""
+        return np.add.reduceat(self.copies, self.starts[:-1]) if len(self.counts) else np.zeros(0, np.int64)
+
+    @cached_property
+    def multiplicity(self) -> np.ndarray:
+        """Items of every class in a pack of every type, [K, C] int32: for few classes, it is dense."""
+        table = np.zeros((len(self.counts), self.num_classes), np.int32)
+        table[np.repeat(np.arange(len(self.counts)), np.diff(self.starts)), self.classes] = self.copies
+        return table
+
+    def take(self, types: np.ndarray) -> "PackTypes":
+        """Some of the types, in the order given."""
+        entries, starts = gather_index(self.starts, types)
+        return PackTypes(self.classes[entries], self.copies[entries], starts, self.counts[types], self.num_classes)
+
+    @classmethod
+    def of_dense(cls, multiplicity: np.ndarray, counts: np.ndarray) -> "PackTypes":
+        """The types of a dense table [K, C] without empty rows."""
+        types, classes = np.nonzero(multiplicity)
+        starts = np.searchsorted(types, np.arange(len(multiplicity) + 1))
+        copies = multiplicity[types, classes].astype(np.int64)
+        return cls(classes, copies, starts, counts, multiplicity.shape[1])
 
     @classmethod
     def from_rows(cls, rows: List[Tuple[int, np.ndarray]], num_classes: int) -> "PackTypes":
         """Build from (count, multiplicity [C]) pairs; equal rows are merged, empty packs dropped."""
         if not rows:
-            return cls(np.zeros((0, num_classes), np.int32), np.zeros(0, np.int64))
+            return cls.of_dense(np.zeros((0, num_classes), np.int32), np.zeros(0, np.int64))
         table = np.array([row for _, row in rows], np.int32).reshape(len(rows), num_classes)
         counts = np.array([count for count, _ in rows], np.int64)
         used = (counts > 0) & (table.sum(1) > 0)
         unique, inverse = np.unique(table[used], axis=0, return_inverse=True)
         merged = np.bincount(inverse.ravel(), counts[used], minlength=len(unique))
         # Fullest first reads best in a table; np.unique sorts ascending.
-        return cls(unique[::-1].copy(), merged[::-1].round().astype(np.int64))
+        return cls.of_dense(unique[::-1], merged[::-1].round().astype(np.int64))
 
     @classmethod
     def from_held(cls, rows: List[Tuple[int, Held]], num_classes: int) -> "PackTypes":
@@ -74,54 +108,71 @@ class PackTypes:
             if count > 0 and held:
                 merged[held] = merged.get(held, 0) + count
         order = sorted(merged, key=lambda held: [(-index, copies) for index, copies in held], reverse=True)
-        table = np.zeros((len(order), num_classes), np.int32)
-        for row, held in zip(table, order):
-            for index, copies in held:
-                row[index] = copies
-        return cls(table, np.array([merged[held] for held in order], np.int64))
+        entries = np.array([entry for held in order for entry in held], np.int64).reshape(-1, 2)
+        starts = np.zeros(len(order) + 1, np.int64)
+        np.cumsum([len(held) for held in order], out=starts[1:])
+        return cls(
+            entries[:, 0], entries[:, 1], starts, np.array([merged[held] for held in order], np.int64), num_classes
+        )
 
 
-def size_classes(sizes: np.ndarray, budget: Budget, round_to: int = 1) -> SizeClasses:
+def size_classes(sizes: np.ndarray, budget: Budget) -> SizeClasses:
     """Group items of equal size.
 
     Args:
         sizes: [I, M] integer, the measured dimensions of the budget in order.
         budget: names and capacities.
-        round_to: sizes in all dimensions but the primary one are rounded up to a multiple of this (never
-            above the capacity), which merges classes; a pack of rounded sizes also holds the real ones.
     """
-    sizes = np.asarray(sizes, np.int64)
-    if round_to > 1 and sizes.shape[1] > 1:
-        limits = np.array([budget[name] for name in budget.measured[1:]], np.int64)
-        sizes = sizes.copy()
-        sizes[:, 1:] = np.minimum(-(-sizes[:, 1:] // round_to) * round_to, limits)
-    largest = sizes.max(0, initial=0)
-    # One integer key per item; the negated order below puts the largest primary size first.
-    key = sizes[:, 0].copy()
-    for dimension in range(1, sizes.shape[1]):
-        key = key * (largest[dimension] + 1) + sizes[:, dimension]
-    unique, counts, of_item = _group(key)
-    distinct = np.empty((len(unique), sizes.shape[1]), np.int64)
-    rest = unique
-    for dimension in range(sizes.shape[1] - 1, 0, -1):
-        rest, distinct[:, dimension] = np.divmod(rest, largest[dimension] + 1)
-    distinct[:, 0] = rest
+    distinct, counts, of_item = _distinct(np.asarray(sizes, np.int64))
     columns = dict(zip(budget.measured, distinct.T))
-    full = [np.ones(len(unique), np.int64) if name in COUNT_DIMENSIONS else columns[name] for name in budget]
+    full = [np.ones(len(counts), np.int64) if name in COUNT_DIMENSIONS else columns[name] for name in budget]
     return SizeClasses(np.stack(full, 1), counts, of_item)
 
 
-def _group(key: np.ndarray) -> Tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Distinct keys in falling order, how often each occurs, and the group of every element."""
-    if len(key) and 0 <= key.min() and key.max() < _LOOKUP_LIMIT:
+def round_sizes(classes: SizeClasses, budget: Budget, step: int) -> SizeClasses:
+    """Fewer classes: sizes in all measured dimensions but the primary one rounded up to a multiple of ``step``.
+
+    None is rounded above the capacity: a pack of rounded sizes also holds the real ones.
+    """
+    further = [budget.names.index(name) for name in budget.measured[1:]]
+    sizes = classes.sizes.copy()
+    sizes[:, further] = np.minimum(-(-sizes[:, further] // step) * step, budget.capacities()[further])
+    columns = [budget.names.index(name) for name in budget.measured]
+    _, merged_classes, merged = _distinct(sizes[:, columns])
+    counts = np.zeros(len(merged_classes), np.int64)
+    np.add.at(counts, merged, classes.counts)
+    distinct = np.empty((len(counts), sizes.shape[1]), np.int64)
+    distinct[merged] = sizes
+    return SizeClasses(distinct, counts, merged[classes.of_item])
+
+
+def _distinct(sizes: np.ndarray) -> Tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Distinct rows of [I, M], largest first, how often each occurs, and the row of every item."""
+    # One integer key per item, with the primary size in front.
+    key, largest = sizes[:, 0], int(sizes[:, 0].max(initial=0))
+    for column in sizes.T[1:]:
+        width = int(column.max(initial=0)) + 1
+        if (largest + 1) * width >= 2**63:  # keys must not wrap: their order is all that counts
+            unique, key = np.unique(key, return_inverse=True)
+            key, largest = key.reshape(-1), len(unique) - 1
+        key, largest = key * width + column, (largest + 1) * width - 1
+    counts, of_item = _group(key)
+    distinct = np.empty((len(counts), sizes.shape[1]), np.int64)
+    distinct[of_item] = sizes
+    return distinct, counts, of_item
+
+
+def _group(key: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
+    """Occurrences of every distinct key, in falling order of the keys, and the place of every element in it."""
+    if len(key) and key.max() < _LOOKUP_LIMIT:
         histogram = np.bincount(key)
         unique = np.flatnonzero(histogram)[::-1]
         table = np.zeros(len(histogram), np.uint16 if len(unique) <= 2**16 else np.int32)
         table[unique] = np.arange(len(unique))
-        return unique.astype(np.int64), histogram[unique], table[key]
+        return histogram[unique], table[key]
     unique, inverse, counts = np.unique(key, return_inverse=True, return_counts=True)
-    of_item = len(unique) - 1 - inverse.ravel()
-    return unique[::-1], counts[::-1], of_item.astype(np.uint16 if len(unique) <= 2**16 else np.int32)
+    of_item = len(unique) - 1 - inverse.reshape(-1)
+    return counts[::-1], of_item.astype(np.uint16 if len(unique) <= 2**16 else np.int32)
 
 
 def deal(types: PackTypes, of_item: np.ndarray, random: Optional[np.random.Generator]) -> Tuple[np.ndarray, np.ndarray]:
@@ -136,26 +187,21 @@ def deal(types: PackTypes, of_item: np.ndarray, random: Optional[np.random.Gener
         (items [S] int32, pack after pack; pack offsets [P + 1] int32).
     """
     by_class = np.argsort(of_item, kind="stable").astype(np.int32)
-    next_of_class = np.zeros(types.multiplicity.shape[1] + 1, np.int64)
-    np.cumsum(np.bincount(of_item, minlength=types.multiplicity.shape[1]), out=next_of_class[1:])
+    counts = np.bincount(of_item, minlength=types.num_classes)
+    first = np.cumsum(counts) - counts
     if random is not None:
-        for start, stop in zip(next_of_class[:-1], next_of_class[1:]):
-            random.shuffle(by_class[start:stop])
-    per_pack = types.multiplicity.sum(1)
+        for cls in np.flatnonzero(counts > 1).tolist():
+            random.shuffle(by_class[first[cls] : first[cls] + counts[cls]])
     offsets = np.zeros(types.num_packs + 1, np.int32)
-    np.cumsum(np.repeat(per_pack, types.counts), out=offsets[1:])
-    items = np.empty(offsets[-1], np.int32)
-    end = 0
-    for row, count, width in zip(types.multiplicity, types.counts.tolist(), per_pack.tolist()):
-        block = items[end : end + count * width].reshape(count, width)
-        end += count * width
-        column = 0
-        for cls in np.flatnonzero(row):
-            times = int(row[cls])
-            start = next_of_class[cls]
-            next_of_class[cls] += count * times
-            block[:, column : column + times] = by_class[start : start + count * times].reshape(count, times)
-            column += times
+    np.cumsum(np.repeat(types.sizes, types.counts), out=offsets[1:])
+    entries, _ = gather_index(types.starts, np.repeat(np.arange(len(types.counts)), types.counts))
+    of_slot = np.repeat(types.classes.astype(of_item.dtype)[entries], types.copies[entries])
+    # The slots of a class, in order, take its items in order.
+    slots = np.argsort(of_slot, kind="stable")
+    used = np.bincount(of_slot, minlength=types.num_classes)
+    taken = np.arange(len(slots)) + np.repeat(first - (np.cumsum(used) - used), used)
+    items = np.empty(len(slots), np.int32)
+    items[slots] = by_class[taken]
     return items, offsets
 
 

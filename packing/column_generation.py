@@ -22,7 +22,12 @@ from packing.types import Budget
 QUICK_COST = 16_000_000
 # ... and of the largest that is filled at all, to finish the proof (about 2 s).
 EXACT_COST = 250_000_000
+# Cells of that table: 12 bytes each, and as many again while a class is added.
+_MOST_CELLS = 1 << 24
+# Numbers in a table of patterns, of which there are a few copies, 128 MiB each.
+_MOST_PATTERNS = 1 << 25
 _COLUMNS_PER_ROUND = 40
+_LEAST_SECONDS = 0.1  # that a linear program is given, be the deadline what it may
 _TOLERANCE = 1e-7
 
 
@@ -51,9 +56,10 @@ def available() -> bool:
 
 
 def affordable(classes: SizeClasses, budget: Budget) -> bool:
-    """True if a round of pricing over these classes takes about a tenth of a second or less."""
+    """True if a round of pricing over these classes takes about a tenth of a second or less, and memory suffices."""
     columns = [budget.names.index(name) for name in budget.measured]
-    return Knapsack.cost(classes.sizes[:, columns], budget.capacities()[columns]) <= QUICK_COST
+    cost = Knapsack.cost(classes.sizes[:, columns], budget.capacities()[columns])
+    return cost <= QUICK_COST and len(classes.sizes) ** 2 <= _MOST_PATTERNS // 2
 
 
 def relax(
@@ -80,14 +86,21 @@ def relax(
     pricing = _Pricing(classes, budget, prove)
     patterns = _with_pure_patterns(start, pricing.exact)
     known = {row.tobytes() for row in patterns}
-    bound = 0.0
+    bound, amounts = 0.0, np.zeros(0)
     for rounds in range(max_rounds + 1):
-        amounts, prices = solve_master(patterns, classes.counts)
+        solved = solve_master(patterns, classes.counts, deadline - time.monotonic())
+        if solved is None:
+            amounts = amounts if len(amounts) else _any_amounts(patterns, classes.counts)
+            return Relaxation(patterns[: len(amounts)], amounts, bound)
+        amounts, prices = solved
+        if time.monotonic() > deadline:
+            break
         fresh, proven = pricing.improving(prices, classes.counts, known)
         bound = max(bound, proven)
         total = float(amounts.sum())
         finished = not fresh or np.ceil(bound - 1e-6) >= np.ceil(total - 1e-6) and total - bound < 1e-6 * total
-        if finished or rounds == max_rounds or total <= enough or time.monotonic() > deadline:
+        too_many = (len(patterns) + len(fresh)) * patterns.shape[1] > _MOST_PATTERNS
+        if finished or rounds == max_rounds or total <= enough or too_many or time.monotonic() > deadline:
             break
         patterns = np.concatenate([patterns, np.stack(fresh)])
     return Relaxation(patterns, amounts, bound)
@@ -104,6 +117,7 @@ class _Pricing:
         capacities = budget.capacities()
         self.exact = Knapsack(classes.sizes, capacities)
         self.exact_cost = Knapsack.cost(classes.sizes, capacities)
+        self.affordable = self.exact_cost <= min(EXACT_COST, _MOST_CELLS * len(classes.sizes))
         self.max_items = budget.max_items
         self.quick: Optional[Knapsack] = None
         if self.exact_cost > QUICK_COST // 4 and len(budget.measured) < len(budget.names):
@@ -122,7 +136,7 @@ class _Pricing:
             fresh = _worth_adding(within, prices, known)
             if fresh:
                 return fresh, 0.0
-        if self.exact_cost > EXACT_COST or not self.prove:
+        if not self.affordable or not self.prove:
             return [], 0.0
         value, packs = self.exact.solve(prices)
         # Prices scaled so that no pattern is worth more than one pack are a feasible dual (Farley 1990).
@@ -138,20 +152,33 @@ def _worth_adding(packs: List[np.ndarray], prices: np.ndarray, known: Set[bytes]
     return fresh
 
 
-def solve_master(patterns: np.ndarray, demand: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
+def solve_master(patterns: np.ndarray, demand: np.ndarray, seconds: float) -> Optional[Tuple[np.ndarray, np.ndarray]]:
     """Fewest packs, in fractions, of the given patterns that hold at least ``demand``.
 
     Returns:
-        (amounts [K], prices [C]).
+        (amounts [K], prices [C]); None if the solver gives up, or has not come to an end in ``seconds``.
     """
     from scipy.optimize import linprog
     from scipy.sparse import csr_matrix
 
-    matrix = csr_matrix(-patterns.T.astype(np.float64))
-    result = linprog(np.ones(len(patterns)), A_ub=matrix, b_ub=-demand.astype(np.float64), method="highs-ds")
-    if result.x is None:
-        raise RuntimeError(f"HiGHS gave up on the pattern program: {result.message}")
+    result = linprog(
+        np.ones(len(patterns)),
+        A_ub=-csr_matrix(patterns.T).astype(np.float64),
+        b_ub=-demand.astype(np.float64),
+        method="highs-ds",
+        options={"time_limit": max(seconds, _LEAST_SECONDS)},
+    )
+    if result.status != 0:
+        return None
     return result.x, np.maximum(-result.ineqlin.marginals, 0.0)
+
+
+def _any_amounts(patterns: np.ndarray, demand: np.ndarray) -> np.ndarray:
+    """Amounts [K] that hold ``demand``, without a solver: of every class in the pattern that holds most of it."""
+    amounts = np.zeros(len(patterns))
+    richest = patterns.argmax(0)
+    np.maximum.at(amounts, richest, demand / patterns[richest, np.arange(len(demand))])
+    return amounts
 
 
 def _with_pure_patterns(start: np.ndarray, knapsack: Knapsack) -> np.ndarray:

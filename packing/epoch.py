@@ -13,6 +13,8 @@ from packing.types import gather_index
 
 # Packs are moved so many at a time: what that takes in between stays in the cache and is used again.
 _BLOCK = 1 << 16
+# Empty packs that may be added: an offset of 8 bytes each, and no step is that long.
+_MOST_EMPTY = 1 << 26
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,7 +74,8 @@ class PackOrder:
             raise ValueError(f"seed {seed} and epoch {epoch} are 0 or more, multiple {multiple} is 1 or more.")
         random = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, epoch])))
         by_class = self.items[self.slot_by_class]
-        for start, stop in zip(self.bounds[:-1], self.bounds[1:]):
+        several = np.flatnonzero(np.diff(self.bounds) > 1)
+        for start, stop in zip(self.bounds[several], self.bounds[several + 1]):
             random.shuffle(by_class[start:stop])
         items = np.empty_like(self.items)
         items[self.slot_by_class] = by_class
@@ -80,7 +83,7 @@ class PackOrder:
 
     def planned(self, multiple: int) -> Epoch:
         """See `PackingPlan.in_order`."""
-        missing = -(len(self.offsets) - 1) % multiple
+        missing = _missing(len(self.offsets) - 1, multiple)
         return Epoch(self.items, np.concatenate([self.offsets, np.full(missing, self.offsets[-1])]))
 
 
@@ -91,10 +94,18 @@ def spread(order: np.ndarray, multiple: int) -> np.ndarray:
     fewer molecules than the others, or over none.
     """
     count = len(order)
-    total = -(-count // multiple) * multiple
+    total = count + _missing(count, multiple)
     slots = np.full(total, -1, np.int64)
     slots[np.arange(count) * total // max(count, 1)] = order
     return slots
+
+
+def _missing(count: int, multiple: int) -> int:
+    """Empty packs that round ``count`` up to a multiple."""
+    missing = -count % multiple
+    if missing > _MOST_EMPTY:
+        raise ValueError(f"{count:,} packs cannot be rounded up to a multiple of {multiple:,}; make the steps smaller.")
+    return missing
 
 
 def reorder(items: np.ndarray, offsets: np.ndarray, order: np.ndarray) -> Epoch:

@@ -1,5 +1,6 @@
 """Choosing an algorithm and making a plan: the one function most users call."""
 
+import math
 import time
 from typing import Callable, Mapping, Tuple, Union
 
@@ -7,7 +8,7 @@ import numpy as np
 
 from packing import column_generation, rounding
 from packing.best_fit import fit_decreasing
-from packing.classes import PackTypes, SizeClasses, deal, size_classes
+from packing.classes import PackTypes, SizeClasses, deal, round_sizes, size_classes
 from packing.histogram import longest_pack_first
 from packing.plan import PackingPlan, size_table
 from packing.types import COUNT_DIMENSIONS, Budget
@@ -18,6 +19,8 @@ ALGORITHMS = ("auto", "column_generation", "best_fit", "first_fit", "lpfhp")
 MAX_CLASSES = 400
 MAX_GREEDY_CLASSES = 10_000
 _ESTIMATE_ROUNDS = 200
+# Best fit on nearly as many sizes as items may take this fraction of the time, then a quicker rule ends it.
+_GREEDY_FRACTION = 0.5
 
 
 def make_plan(
@@ -38,27 +41,30 @@ def make_plan(
             one measured dimension).
         seed: decides which items of equal size share a pack in the plan itself.
         oversize: "error", or "skip" to leave out items larger than the budget (listed in the plan).
-        time_limit: seconds for column generation; the best packs and bound so far are used after it.
+        time_limit: seconds; after them the best packs and bound so far are used, and where best fit has not
+            placed all items by half of them (or one second), the smallest are packed by a quicker rule.
 
     Raises:
         ValueError: an item is larger than the budget, sizes are malformed, or the algorithm is unknown.
     """
+    started = time.monotonic()
+    deadline = started + time_limit
+    greedy_deadline = started + max(_GREEDY_FRACTION * time_limit, 1.0)
     if algorithm not in ALGORITHMS:
         raise ValueError(f"unknown packing algorithm {algorithm!r}; choose one of {', '.join(ALGORITHMS)}.")
     table = size_table(sizes, budget)
     kept, skipped = _within(table, budget, oversize)
-    deadline = time.monotonic() + time_limit
     exact = size_classes(table[kept], budget)
-    used = _rounded(table[kept], budget, exact, lambda classes: len(classes.counts) <= MAX_GREEDY_CLASSES)
+    used = _rounded(exact, budget, MAX_GREEDY_CLASSES, greedy_deadline)
     if algorithm == "auto":
         algorithm = "column_generation" if column_generation.available() else "best_fit"
     if algorithm == "column_generation" and not column_generation.available():
         raise ValueError("algorithm='column_generation' needs scipy >= 1.9: pip install scipy.")
     if algorithm == "column_generation":
-        coarse = _rounded(table[kept], budget, exact, lambda classes: _affordable(classes, budget))
-        types, used, bound = _generate(coarse, used, exact, budget, deadline)
+        coarse = _rounded(exact, budget, MAX_CLASSES, greedy_deadline, column_generation.affordable)
+        types, used, bound = _generate(coarse, used, exact, budget, deadline, greedy_deadline)
     else:
-        types, bound = _greedy(used, budget, algorithm), continuous_bound(exact, budget)
+        types, bound = _greedy(used, budget, algorithm, greedy_deadline), continuous_bound(exact, budget)
     items, offsets = deal(types, used.of_item, np.random.Generator(np.random.PCG64(seed)))
     classes = used.of_item
     if len(skipped):
@@ -74,27 +80,31 @@ def make_plan(
         algorithm=algorithm,
         lower_bound=min(bound, types.num_packs),
         skipped=skipped,
-    )
+    ).validate()
 
 
-def estimate_packs(sizes: Union[np.ndarray, Mapping[str, np.ndarray]], budget: Budget, enough: float = 0.0) -> float:
+def estimate_packs(
+    sizes: Union[np.ndarray, Mapping[str, np.ndarray]], budget: Budget, enough: float = 0.0, time_limit: float = 60.0
+) -> float:
     """About how many packs `make_plan` will need, without making them; the same on every machine.
 
     Args:
         sizes, budget: as for `make_plan`.
         enough: a value at or below this need not be improved further.
+        time_limit: seconds after which the value so far is returned.
 
     Returns:
         the value of the linear program after a bounded number of rounds, or best fit's packs without scipy.
     """
     table = size_table(sizes, budget)
     exact = size_classes(table, budget)
-    coarse = _rounded(table, budget, exact, lambda classes: _affordable(classes, budget))
-    start = fit_decreasing(coarse, budget.capacities())
+    deadline = time.monotonic() + time_limit
+    coarse = _rounded(exact, budget, MAX_CLASSES, deadline, column_generation.affordable)
+    start = fit_decreasing(coarse, budget.capacities(), deadline=deadline)
     if not column_generation.available() or not column_generation.affordable(coarse, budget):
         return float(start.num_packs)
     relaxation = column_generation.relax(
-        coarse, budget, start.multiplicity, 3600.0, _ESTIMATE_ROUNDS, prove=False, enough=enough
+        coarse, budget, start.multiplicity, deadline - time.monotonic(), _ESTIMATE_ROUNDS, prove=False, enough=enough
     )
     return float(relaxation.amounts.sum())
 
@@ -134,32 +144,59 @@ def _within(table: np.ndarray, budget: Budget, oversize: str) -> Tuple[np.ndarra
 
 
 def _rounded(
-    table: np.ndarray, budget: Budget, exact: SizeClasses, enough: Callable[[SizeClasses], bool]
+    exact: SizeClasses,
+    budget: Budget,
+    most: int,
+    deadline: float,
+    affordable: Callable[[SizeClasses, Budget], bool] = lambda classes, budget: True,
 ) -> SizeClasses:
-    """Round sizes up in the further dimensions, more and more, until there are few enough classes."""
+    """Round sizes up in the further dimensions, more and more, until ``most`` classes are left and affordable.
+
+    Where that cannot be reached, the primary dimension alone having more classes, nothing is rounded.
+    """
     step, classes = 1, exact
-    while not enough(classes) and step < max((budget[name] for name in budget.measured[1:]), default=0):
+    widest = max((budget[name] for name in budget.measured[1:]), default=0)
+    if len(np.unique(exact.sizes[:, budget.names.index(budget.measured[0])])) > most:
+        return exact
+    while not (len(classes.counts) <= most and affordable(classes, budget)) and step < widest:
+        if time.monotonic() > deadline:
+            return exact
         step *= 2
-        classes = size_classes(table, budget, round_to=step)
+        classes = round_sizes(exact, budget, step)
     return classes
 
 
-def _affordable(classes: SizeClasses, budget: Budget) -> bool:
-    """True if column generation is quick on these classes."""
-    return len(classes.counts) <= MAX_CLASSES and column_generation.affordable(classes, budget)
-
-
-def _greedy(classes: SizeClasses, budget: Budget, algorithm: str) -> PackTypes:
+def _greedy(classes: SizeClasses, budget: Budget, algorithm: str, deadline: float) -> PackTypes:
     if algorithm == "lpfhp":
-        primary, *others = budget.measured
-        if others:
+        if len(budget.measured) > 1:
             raise ValueError(f"lpfhp packs one measured dimension, not {', '.join(budget.measured)}; use best_fit.")
-        return longest_pack_first(classes, budget[primary], budget.max_items)
-    return fit_decreasing(classes, budget.capacities(), best=algorithm == "best_fit")
+        return _by_space(classes, budget, deadline)
+    if algorithm == "best_fit":
+        return _best_fit(classes, budget, deadline)
+    return fit_decreasing(classes, budget.capacities(), False, deadline)
+
+
+def _best_fit(classes: SizeClasses, budget: Budget, deadline: float) -> PackTypes:
+    """Best fit; of very many sizes in one dimension by space alone, which finds the pack without a search."""
+    if len(classes.counts) > MAX_GREEDY_CLASSES and len(budget.measured) == 1:
+        return _by_space(classes, budget, deadline)
+    return fit_decreasing(classes, budget.capacities(), deadline=deadline)
+
+
+def _by_space(classes: SizeClasses, budget: Budget, deadline: float) -> PackTypes:
+    primary = budget.measured[0]
+    columns = classes.sizes[:, [budget.names.index(primary)]]  # counts may stand before it
+    one = SizeClasses(columns, classes.counts, classes.of_item)
+    return longest_pack_first(one, budget[primary], budget.max_items, deadline)
 
 
 def _generate(
-    coarse: SizeClasses, fine: SizeClasses, exact: SizeClasses, budget: Budget, deadline: float
+    coarse: SizeClasses,
+    fine: SizeClasses,
+    exact: SizeClasses,
+    budget: Budget,
+    deadline: float,
+    greedy_deadline: float = math.inf,
 ) -> Tuple[PackTypes, SizeClasses, int]:
     """Column generation on the ``coarse`` classes or best fit on the ``fine`` ones, whichever needs fewer packs.
 
@@ -167,15 +204,16 @@ def _generate(
         (packs, the classes they are made of, lower bound for the ``exact`` classes).
     """
     bound = continuous_bound(exact, budget)
-    greedy = fit_decreasing(fine, budget.capacities())
-    if greedy.num_packs <= bound or not column_generation.affordable(coarse, budget):
+    greedy = _best_fit(fine, budget, greedy_deadline)
+    too_many = len(coarse.counts) > MAX_CLASSES and len(budget.measured) > 1
+    if greedy.num_packs <= bound or too_many or not column_generation.affordable(coarse, budget):
         return greedy, fine, bound
     if coarse is not exact:
         bound = max(bound, _primary_bound(exact, budget, deadline))
         # Rounding up can cost more than column generation gains: with large budgets, or many edge counts.
         if greedy.num_packs <= max(bound, continuous_bound(coarse, budget)):
             return greedy, fine, bound
-    start = greedy if coarse is fine else fit_decreasing(coarse, budget.capacities())
+    start = greedy if coarse is fine else fit_decreasing(coarse, budget.capacities(), deadline=deadline)
     relaxation = column_generation.relax(coarse, budget, start.multiplicity, deadline - time.monotonic())
     proven = int(np.ceil(relaxation.bound - 1e-6))
     bound = max(bound, proven) if coarse is exact else bound

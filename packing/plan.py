@@ -10,6 +10,7 @@ from typing import Dict, Mapping, Union
 
 import numpy as np
 
+from packing.arrays import open_arrays
 from packing.epoch import Epoch, PackOrder
 from packing.files import PathLike, atomic_file
 from packing.types import Budget
@@ -194,7 +195,7 @@ class PackingPlan:
             ValueError: the file is no plan, of another format, or damaged.
         """
         try:
-            with np.load(path, allow_pickle=False) as data:
+            with open_arrays(path) as data:
                 if int(data["format"]) != _FORMAT:
                     raise ValueError(f"format {int(data['format'])}, this version reads {_FORMAT}")
                 names, capacities = data["budget_names"].tolist(), data["budget_capacities"].tolist()

@@ -31,6 +31,8 @@ _LAST_PACKS = 2
 _SOME_CLASSES = 50
 _DIVE_SHARE = 0.05
 _DIVE_ROUNDS = 5
+# Packs times classes that the integer program's answer is written out over, 4 bytes each.
+_MOST_NUMBERS = 1 << 24
 
 
 def round_up(
@@ -159,7 +161,7 @@ def _widen(types: PackTypes, present: np.ndarray, num_classes: int) -> PackTypes
     """Pack types over some of the classes, written over all of them."""
     wide = np.zeros((len(types.counts), num_classes), np.int32)
     wide[:, present] = types.multiplicity
-    return PackTypes(wide, types.counts)
+    return PackTypes.of_dense(wide, types.counts)
 
 
 def _restrict(patterns: np.ndarray, present: np.ndarray) -> np.ndarray:
@@ -175,7 +177,7 @@ def _integer_program(patterns: np.ndarray, demand: np.ndarray, seconds: float, b
 
     result = milp(
         np.ones(len(patterns)),
-        constraints=LinearConstraint(csr_matrix(patterns.T.astype(np.float64)), demand, np.inf),  # pyright: ignore[reportArgumentType]
+        constraints=LinearConstraint(csr_matrix(patterns.T).astype(np.float64), demand, np.inf),  # pyright: ignore[reportArgumentType]
         integrality=np.ones(len(patterns)),
         bounds=Bounds(0, float(demand.max())),
         # Any answer within one pack of the bound is as good as the optimum of the whole problem.
@@ -184,6 +186,8 @@ def _integer_program(patterns: np.ndarray, demand: np.ndarray, seconds: float, b
     if result.x is None:
         return None
     amounts = np.round(result.x).astype(np.int64)
+    if amounts.sum() * len(demand) > _MOST_NUMBERS:
+        return None
     rows = [row for row, times in zip(patterns, amounts.tolist()) for _ in range(times)]
     held = np.array(rows, np.int32).reshape(len(rows), len(demand))
     surplus = held.sum(0) - demand

@@ -6,14 +6,14 @@ fields have one row per item. Plain numpy reads every file.
 """
 
 import hashlib
-import json
 from pathlib import Path
 from typing import Any, Dict, Mapping, Optional, Union
 
 import numpy as np
 
-from packing.files import PathLike, atomic_folder, file_digest
+from packing.files import PathLike, atomic_folder, read_folder
 from packing.types import Ragged
+from packing.verify import META, DamagedStore, describe, read_meta, verify_files
 
 _FORMAT = 1
 
@@ -101,50 +101,39 @@ class Store:
         arrays = {f"{name}.npy": values for name, values in self.fields.items()}
         arrays.update({f"{name}.offsets.npy": offsets for name, offsets in self.axes.items()})
         with atomic_folder(path) as folder:
-            files = {}
             for name, array in arrays.items():
                 np.save(folder / name, np.ascontiguousarray(array), allow_pickle=False)
-                files[name] = {"bytes": (folder / name).stat().st_size, "blake2b": file_digest(folder / name)}
-            meta = {
-                "format": _FORMAT,
-                "items": len(self),
-                "axes": sorted(self.axes),
-                "axis_of": self.axis_of,
-                "files": files,
-                "info": self.info,
-            }
-            (folder / "meta.json").write_text(json.dumps(meta, indent=1, sort_keys=True), encoding="utf-8")
+            meta = {"format": _FORMAT, "items": len(self), "axes": sorted(self.axes), "axis_of": self.axis_of}
+            describe(folder, {**meta, "info": self.info}, list(arrays))
 
     @classmethod
-    def open(cls, path: PathLike, verify: bool = False) -> "Store":
-        """Memory-map a stored folder.
+    def open(cls, path: PathLike, verify: Optional[bool] = None) -> "Store":
+        """Memory-map a stored folder, one and the same even if it is replaced meanwhile.
 
         Args:
             path: the folder.
-            verify: also compare every file with its checksum (reads everything once).
+            verify: compare every file with its checksum, which reads everything once; None does, but reads what is
+                large once for every content and machine.
 
         Raises:
             FileNotFoundError: no store there.
-            ValueError: another format, a file is missing, of the wrong length, or damaged.
+            ValueError: another format; `DamagedStore`, a file is missing, of the wrong length, or damaged.
         """
-        folder = Path(path)
-        if not (folder / "meta.json").is_file():
-            raise FileNotFoundError(f"{folder} holds no store (no meta.json); prepare the data first.")
-        meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
-        if meta.get("format") != _FORMAT:
-            raise ValueError(
-                f"{folder}: store format {meta.get('format')}, this version reads {_FORMAT}; prepare it again."
-            )
-        for name, expected in meta["files"].items():
-            file = folder / name
-            if not file.is_file() or file.stat().st_size != expected["bytes"]:
-                raise ValueError(f"{file} is missing or cut short; prepare the data again.")
-            if verify and file_digest(file) != expected["blake2b"]:
-                raise ValueError(f"{file} is damaged: its checksum does not match; prepare the data again.")
-        arrays = {name: _map(folder / name) for name in meta["files"]}
-        axes = {name: np.array(arrays[f"{name}.offsets.npy"]) for name in meta["axes"]}
-        fields = {name[:-4]: array for name, array in arrays.items() if not name.endswith(".offsets.npy")}
-        return cls(axes, fields, meta["axis_of"], meta["info"])
+        return read_folder(path, lambda folder: cls._open(folder, verify))
+
+    @classmethod
+    def _open(cls, folder: Path, verify: Optional[bool]) -> "Store":
+        if not (folder / META).is_file():
+            raise FileNotFoundError(f"{folder} holds no store (no {META}); prepare the data first.")
+        try:
+            meta = read_meta(folder, _FORMAT)
+            verify_files(folder, meta["files"], verify)
+            arrays = {name: _map(folder / name) for name in meta["files"]}
+            axes = {name: np.array(arrays[f"{name}.offsets.npy"]) for name in meta["axes"]}
+            fields = {name[:-4]: array for name, array in arrays.items() if not name.endswith(".offsets.npy")}
+            return cls(axes, fields, meta["axis_of"], meta["info"])
+        except (KeyError, TypeError, AttributeError) as error:
+            raise DamagedStore.of(folder, f"{folder / META} is damaged: {error!r}") from None
 
     def fingerprint(self) -> str:
         """16 hex digits that change with any value of any field."""

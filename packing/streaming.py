@@ -10,7 +10,7 @@ import numpy as np
 
 from packing import column_generation
 from packing.best_fit import fit_decreasing
-from packing.classes import PackTypes, SizeClasses, deal, distinct_rows, size_classes
+from packing.classes import PackTypes, SizeClasses, deal, distinct_rows, round_sizes, size_classes
 from packing.epoch import Epoch, reorder
 from packing.make_plan import continuous_bound
 from packing.plan import size_table
@@ -143,10 +143,10 @@ class StreamPacker:
         exact = size_classes(self._sizes, self.budget)
         bound = continuous_bound(exact, self.budget)
         linear = self.linear and len(self._ids) < _MANY_ITEMS * bound
-        classes = size_classes(self._sizes, self.budget, self._round_to) if linear and self._round_to > 1 else exact
+        classes = round_sizes(exact, self.budget, self._round_to) if linear and self._round_to > 1 else exact
         while linear and self._too_fine(classes):
             self._round_to *= 2
-            classes = size_classes(self._sizes, self.budget, self._round_to)
+            classes = round_sizes(exact, self.budget, self._round_to)
         types = None
         if continuous_bound(classes, self.budget) > _INFLATION * bound:
             classes = exact
@@ -202,13 +202,12 @@ class StreamPacker:
 
 def _fullest(types: PackTypes, classes: SizeClasses, budget: Budget) -> PackTypes:
     """The fullest packs: all that are nearly full, and as many as it takes to hold half of the items."""
-    primary = budget.names.index(budget.measured[0])
-    fill = types.multiplicity @ classes.sizes[:, primary] / budget[budget.measured[0]]
+    primary = classes.sizes[:, budget.names.index(budget.measured[0])]
+    fill = np.add.reduceat(types.copies * primary[types.classes], types.starts[:-1]) / budget[budget.measured[0]]
     order = np.argsort(-fill, kind="stable")
-    items = (types.multiplicity.sum(1) * types.counts)[order].cumsum()
+    items = (types.sizes * types.counts)[order].cumsum()
     enough = int(np.searchsorted(items, classes.counts.sum() / 2)) + 1
-    take = order[: max(enough, int((fill >= _NEARLY_FULL).sum()))]
-    return PackTypes(types.multiplicity[take], types.counts[take])
+    return types.take(order[: max(enough, int((fill >= _NEARLY_FULL).sum()))])
 
 
 def _join(pieces: List[Epoch]) -> Epoch:

@@ -22,7 +22,9 @@ class Options:
         long: molecules that are longer: error, drop or truncate.
         notation: smiles or selfies.
         stereo: keep stereochemistry.
-        smiles_column: column of a table that holds the molecules.
+        smiles_column: column of a table that holds the molecules, if it is not called so.
+        delimiter: between the cells of a table: comma, semicolon, tab or another character; found if not given.
+        encoding: of the file, such as cp1252; found if not given.
         micro_batch_size: packed sequences that are computed at once.
         workers: processes that translate SMILES; all cores if not given.
         accelerator: auto, cpu, cuda or ipu.
@@ -38,6 +40,8 @@ class Options:
     notation: str = "smiles"
     stereo: bool = True
     smiles_column: Optional[str] = None
+    delimiter: str = ""
+    encoding: str = ""
     micro_batch_size: int = 8
     workers: Optional[int] = None
     accelerator: str = "auto"
@@ -58,7 +62,8 @@ def run(options: Options) -> int:
     chosen = EmbeddingOptions(**{name: value for name, value in asdict(options).items() if name in names})
     language = load_language_model(options.run)
     with Embedder(language.model, language.tokenizer, chosen) as embedder:
-        summary = embed_file(embedder, options.input, options.output, options.smiles_column)
+        table = {"delimiter": options.delimiter, "encoding": options.encoding}
+        summary = embed_file(embedder, options.input, options.output, options.smiles_column, **table)
         features = embedder.features
     for failure in summary.failures[:_SHOWN]:
         print(f"line {failure.line} ({failure.smiles}): {failure.reason}")

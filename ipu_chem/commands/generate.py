@@ -32,6 +32,9 @@ class Options:
         metrics: compare with known molecules.
         train: SMILES file for novelty; the run's own if not given.
         reference: SMILES file to compare with; the run's held-out ones if not given.
+        smiles_column: column of these tables that holds SMILES, if it is not called so.
+        delimiter: between the cells of these tables: comma, semicolon, tab or another character; found if not given.
+        encoding: of these files, such as cp1252; found if not given.
         workers: processes of the metrics; all cores if not given.
         accelerator: auto, cpu or cuda.
     """
@@ -49,6 +52,9 @@ class Options:
     metrics: bool = False
     train: Optional[str] = None
     reference: Optional[str] = None
+    smiles_column: str = ""
+    delimiter: str = ""
+    encoding: str = ""
     workers: Optional[int] = None
     accelerator: str = "auto"
 
@@ -128,7 +134,7 @@ def _known(options: Options, is_run: bool) -> "Known":
         from ipu_chem.trained_run import TrainedRun
 
         known = known_molecules(TrainedRun.load(options.run).loaded_task())
-    given = {name: _read(path, options.workers) for name, path in files.items() if path}
+    given = {name: _read(path, options) for name, path in files.items() if path}
     if "reference" in given:
         given = {**given, "reference": some(given["reference"]), "origin": options.reference}
     known = known._replace(**given)
@@ -140,13 +146,18 @@ def _known(options: Options, is_run: bool) -> "Known":
     return known
 
 
-def _read(path: str, workers: Optional[int]) -> List[str]:
-    """Canonical SMILES of a file."""
-    from ipu_chem.data.files.table import read_smiles_file
+def _read(path: str, options: Options) -> List[str]:
+    """Canonical SMILES of a file; the others are counted."""
+    from ipu_chem.data.files.layout import TableOptions
+    from ipu_chem.data.files.table import Line, read_smiles_file
     from ipu_chem.generation.molecules import canonical_smiles
 
-    molecules = canonical_smiles([line.smiles for line in read_smiles_file(path)], workers)
-    return [molecule.smiles for molecule in molecules if molecule.smiles]
+    entries = read_smiles_file(path, TableOptions.of(options, "--"))
+    molecules = canonical_smiles([entry.smiles for entry in entries if isinstance(entry, Line)], options.workers)
+    found = [molecule.smiles for molecule in molecules if molecule.smiles]
+    if len(found) < len(entries):
+        print(f"{path}: {len(entries) - len(found):,} of {len(entries):,} rows hold no molecule and are left out")
+    return found
 
 
 def _device(accelerator: str) -> str:

@@ -22,16 +22,19 @@ class Options(MdOptions):
     """A simulation, or one to go on with.
 
     Attributes:
+        structures: another spelling of structure, that of relax.
         resume: folder of a simulation to go on with, up to --time; its options are those of its start.
     """
 
     structure: str = ""
+    structures: str = ""
     runs: List[str] = positional("folder of a run, or of several, whose mean forces move the atoms", "*")
     resume: str = ""
 
 
 def completed(given: Dict[str, Any]) -> Dict[str, Any]:
     """The options that were given, over those that a resumed simulation was begun with."""
+    given = {"structure" if name == "structures" else name: value for name, value in given.items()}
     folder = given.get("resume", "")
     if folder.lower() in TRUTH:
         print("--resume names the folder now, as in --resume md; --resume true goes with the next release.")

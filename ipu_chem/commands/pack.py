@@ -25,6 +25,9 @@ class Options:
         dataset: which histogram of --sizes.
         data: a data set by name, or file, instead of --sizes.
         path: where the raw files of --data lie, or the file.
+        smiles_column: column of the file that holds SMILES, if it is not called so.
+        delimiter: between the cells of the file: comma, semicolon, tab or another character; found if not given.
+        encoding: of the file, such as cp1252; found if not given.
         cutoff: longest edge of --data, in Å.
         edges: directed edges of a pack (all pairs for --sizes).
         graphs: molecules of a pack.
@@ -37,6 +40,9 @@ class Options:
     dataset: Optional[str] = None
     data: Optional[str] = None
     path: Optional[str] = None
+    smiles_column: str = ""
+    delimiter: str = ""
+    encoding: str = ""
     cutoff: float = 5.0
     edges: Optional[int] = None
     graphs: Optional[int] = None
@@ -139,8 +145,10 @@ def _sizes(options: Options) -> Tuple[str, Dict[str, np.ndarray]]:
         return name, sizes
     from ipu_chem.data.datasets import load_dataset
     from ipu_chem.data.edges import with_edges
+    from ipu_chem.data.files.layout import TableOptions
 
-    store = with_edges(load_dataset(options.data, options.path), options.cutoff)
+    given = TableOptions.of(options, "--").given()
+    store = with_edges(load_dataset(options.data, options.path, **given), options.cutoff)
     return options.data, {axis: store.sizes()[axis] for axis in ("nodes", "edges")}
 
 

@@ -93,7 +93,9 @@ def parse(command: str, about: str, module: Any, argv: Sequence[str]) -> List[An
     takes_run = "model" in sections
     own = list(walk(module.Options))
     mine = {one.name for one in own}
-    argv = list(argv)
+    # Options of a section without a prefix also go by the one that they have in a run, as messages spell them.
+    unprefixed = [kind.key for prefix, kind in sections.items() if not prefix]
+    argv = [re.sub(rf"^--({'|'.join(unprefixed)})\.", "--", word) for word in argv] if unprefixed else list(argv)
     names = {prefix: _value(argv, f"{prefix}.name" if prefix else "name") for prefix in sections}
     named = {prefix: {"name": name} for prefix, name in names.items() if name}
     base: Dict[str, Any] = {}
@@ -304,7 +306,7 @@ def _unknown(name: str, known: Mapping[str, Any], classes: Mapping[str, Any]) ->
     prefix, _, option = name.rpartition(".")
     kind: Any = classes.get(prefix)
     if kind is not None and kind.owners(option):
-        return kind.unknown(kind.chosen, option)
+        return kind.unknown_option(kind.chosen, option)
     same = [f"--{other}" for other in known if other.rpartition(".")[2] == name]  # --epochs of --training.epochs
     hint = f"; did you mean {' or '.join(same)}?" if same else nearest(f"--{name}", [f"--{other}" for other in known])
     return f"unknown option --{name}{hint}"

@@ -15,6 +15,9 @@ class Options:
         smiles_column: column of a .csv file that holds SMILES.
         strict: stop at the first molecule that fails.
         accelerator: auto, cpu, cuda or ipu; the run's own if not given.
+        length_unit: of positions in a 3D file: A, bohr, nm or pm; empty takes what the file states, else Å.
+        charge: e, of structures whose file states none.
+        multiplicity: 2S + 1, of structures whose file states none.
     """
 
     run: str = positional("folder of the run")
@@ -23,6 +26,9 @@ class Options:
     smiles_column: Optional[str] = None
     strict: bool = False
     accelerator: Optional[str] = None
+    length_unit: str = ""
+    charge: Optional[int] = None
+    multiplicity: Optional[int] = None
 
 
 def run(options: Options) -> int:
@@ -36,6 +42,7 @@ def run(options: Options) -> int:
         options.smiles_column,
         options.strict,
         accelerator=options.accelerator,
+        structures={name: getattr(options, name) for name in ("length_unit", "charge", "multiplicity")},
     )
     for entry in refused:
         print(f"line {entry.line} ({entry.name}): {entry.reason}")

@@ -39,7 +39,7 @@ def run(options: Options, data: DataConfig) -> int:
     check_data(data)
     if options.text or (data.name in CORPORA and data.name != "file"):
         path = getattr(data, "path", "")
-        corpus = load_corpus(data.name, path or None, data.cache or None, limit=data.limit, workers=data.workers)
+        corpus = load_corpus(data.name, path or None, data.cache or None, **data.corpus_options())
         print("\n".join(describe_corpus(corpus)))
         return 0
     store = load_store(data, options.cutoff)

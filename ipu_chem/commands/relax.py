@@ -1,7 +1,7 @@
 """Move the atoms of structures to where trained runs see no forces."""
 
 from dataclasses import dataclass
-from typing import List
+from typing import Any, Dict, List
 
 from ipu_chem.commands.parsing import part, positional
 from ipu_chem.simulation.options import RelaxOptions
@@ -12,11 +12,18 @@ class Options(RelaxOptions):
     """Structures to relax.
 
     Attributes:
-        structures: .xyz, .extxyz or .sdf file.
+        structures: .xyz, .extxyz, .sdf or .db file.
+        structure: another spelling of structures, that of md.
     """
 
     runs: List[str] = positional("folder of a run, or of several, whose mean forces move the atoms", "+")
     structures: str = ""
+    structure: str = ""
+
+
+def completed(given: Dict[str, Any]) -> Dict[str, Any]:
+    """The options that were given, under one spelling."""
+    return {"structures" if name == "structure" else name: value for name, value in given.items()}
 
 
 def run(options: Options) -> int:
@@ -25,7 +32,7 @@ def run(options: Options) -> int:
     from ipu_chem.simulation.relax import relax_file
 
     if not options.structures:
-        raise ValueError("--structures is needed: an .xyz, .extxyz or .sdf file.")
+        raise ValueError("--structures is needed: an .xyz, .extxyz, .sdf or .db file.")
     check_file("--output", options.output, (".extxyz",), [options.structures])
     relaxed = relax_file(options.runs, options.structures, part(options, RelaxOptions))
     left = [one for one in relaxed if not one.converged]

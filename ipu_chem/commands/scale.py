@@ -28,16 +28,18 @@ class Options(StudyOptions):
 
 def run(options: Options, config: RunConfig) -> int:
     """Train, fit, print and say where everything is."""
+    from ipu_chem.locks import locked
     from ipu_chem.scaling.study import make_plan, run_study
     from ipu_chem.scaling.study_report import analyze, lines, write_study
 
     grid, out, options = read_grid(options.grid), Path(options.out), part(options, StudyOptions)
     check_folder("--out", out)
-    plan = make_plan(to_dict(config), grid, out, options)
-    print("\n".join(plan.lines()), flush=True)
-    points = run_study(plan, out, options)
-    study = analyze(points)
-    paths = write_study(out, study)
+    with locked(out):
+        plan = make_plan(to_dict(config), grid, out, options)
+        print("\n".join(plan.lines()), flush=True)
+        points = run_study(plan, out, options)
+        study = analyze(points)
+        paths = write_study(out, study)
     print("\n".join(lines(study)))
     print(f"written: {', '.join(map(str, paths))}; each run in a folder beside them")
     return 0

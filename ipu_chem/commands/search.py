@@ -31,6 +31,7 @@ def run(options: Options, config: RunConfig) -> int:
     """Search, print the table and say where everything is."""
     grid = read_grid(options.grid)
     check_folder("--out", options.out)
+    from ipu_chem.locks import locked
     from ipu_chem.scaling.candidates import make_candidates
     from ipu_chem.scaling.search import search
     from ipu_chem.scaling.search_report import table, write_result
@@ -48,8 +49,9 @@ def run(options: Options, config: RunConfig) -> int:
         "the others too" if options.finish_all else f"about {cost_of_rungs(rungs).saving:.0%} of all steps saved"
     )
     print("; ".join(words), flush=True)
-    result = analyze(search(candidates, options), options)
-    paths = write_result(out, result, options)
+    with locked(out):
+        result = analyze(search(candidates, options), options)
+        paths = write_result(out, result, options)
     print("\n".join(table(result)))
     print(f"written: {', '.join(map(str, paths))}; each run in a folder beside them")
     return 0

@@ -60,7 +60,7 @@ def _check_apart(z: np.ndarray, pos: np.ndarray, bounds: np.ndarray, names: Sequ
         raise ValueError(
             f"{names[molecule] or f'molecule {first + molecule}'}: atoms {one} ({SYMBOLS[z[start + one]]}) and "
             f"{other} ({SYMBOLS[z[start + other]]}) are {distance:.3f} Å apart; two atoms at one place are "
-            "a duplicate or a wrong unit (coordinates are Å)."
+            "a duplicate or a wrong unit (coordinates are in Å, unless length_unit is bohr, nm or pm)."
         )
 
 

@@ -1,11 +1,11 @@
 """Doubts about the unit that the user says labels are in: printed once, they stop nothing."""
 
 import re
-from typing import List, Optional
+from typing import List, Optional, Sequence
 
 import numpy as np
 
-from ipu_chem.units import ENERGIES, HARTREE
+from ipu_chem.units import ENERGIES, HARTREE, KNOWN_ENERGIES, energy_unit
 from packing.store import Store
 
 # eV/Å, root mean square. Near 1 at room temperature and at 500 K (3BPA 0.9, rMD17 0.9 to 1.3), and it grows with the
@@ -31,7 +31,21 @@ def is_energy(name: str) -> bool:
 
 def unit_in_ev(unit: str) -> Optional[float]:
     """eV of a unit of energy; None if it is none that we know."""
-    return ENERGIES.get(unit.lower())
+    return energy_unit(unit)
+
+
+def check_energy_unit(names: Sequence[str], unit: str, extensive: bool) -> None:
+    """Refuse an unknown unit of an energy that adds up over atoms; that of anything else is a mere word.
+
+    Raises:
+        ValueError: lists the units that are known.
+    """
+    energies = [name for name in names if is_energy(name)]
+    if unit and extensive and energies and energy_unit(unit) is None:
+        raise ValueError(
+            f"data.unit={unit} is no unit of energy that is known here, but {energies[0]} is called an energy; known "
+            f"are {KNOWN_ENERGIES} (--data.extensive false, if it is no energy of the whole molecule, takes any word)."
+        )
 
 
 def unit_doubts(store: Store) -> List[str]:

@@ -11,7 +11,7 @@ from typing import Dict, Iterator, List, NamedTuple, Tuple
 
 import numpy as np
 
-from ipu_chem.units import BOHR, ENERGIES
+from ipu_chem.units import BOHR, ENERGIES, energy_unit
 from packing.store import Store
 
 # Å, largest step of any atom, and how far from 1 a ratio may be: up to the first, those of rMD17 and S66x8 are 0.93 to
@@ -167,7 +167,7 @@ def _explain(size: float, unit: str, slack: float) -> str:
         expected = ENERGIES[force.lower()] / ENERGIES[energy.lower()] / per
         off = abs(np.log(size / expected))
         if off < slack:
-            said = ENERGIES.get(unit.lower()) == ENERGIES[energy.lower()]
+            said = energy_unit(unit) == ENERGIES[energy.lower()]
             fits.append(
                 (not said, off, f", as energies in {energy} and forces in {force}/{length} do ({expected:.4g})")
             )

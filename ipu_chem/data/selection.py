@@ -8,12 +8,19 @@ import numpy as np
 
 from ipu_chem.data.datasets import DATASETS, load_dataset
 from ipu_chem.data.datasets.own_class import load_own
+from ipu_chem.data.fragments import KEEP
 from ipu_chem.signatures import load
 from packing.store import Store
 
 
 def load_chosen(
-    name: str, options: Mapping[str, Any], cache: str = "", limit: int = 0, workers: int = 0, target: str = ""
+    name: str,
+    options: Mapping[str, Any],
+    cache: str = "",
+    limit: int = 0,
+    workers: int = 0,
+    target: str = "",
+    fragments: str = KEEP,
 ) -> Store:
     """The data set that a run names.
 
@@ -24,13 +31,21 @@ def load_chosen(
         limit: first molecules only; 0 takes all.
         workers: processes; 0 takes one per core.
         target: names of labels, for data sets whose files hold any.
+        fragments: what becomes of molecules of several, for files of the user's own.
 
     Raises:
-        ValueError: see `load_dataset` and `load_own`.
+        ValueError: fragments are asked for of another data set, or see `load_dataset` and `load_own`.
     """
+    if fragments != KEEP and name != "file":
+        raise ValueError(
+            f"data.fragments={fragments} is for data.name=file and for models of text; {name} has its molecules as "
+            "they are, leave it out."
+        )
     if ":" in name:
         return load_own(name, load(name, "data.name"), dict(options), limit or None)
     given = {"limit": limit, "workers": workers, "target": target}
+    if fragments != KEEP:
+        given["fragments"] = fragments
     if name in DATASETS:  # load_dataset says what is wrong, and which there are
         known = inspect.signature(DATASETS[name].prepare).parameters
         options = {**options, **{word: value for word, value in given.items() if value and word in known}}

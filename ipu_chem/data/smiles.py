@@ -10,7 +10,8 @@ from typing import List, NamedTuple, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
-from ipu_chem.data.files.table import Failure, SmilesLine
+from ipu_chem.data.files.table import Entry, Failure, Line, smiles_doubt
+from ipu_chem.data.fragments import KEEP, LARGEST, SEVERAL, largest_fragment, without_maps
 from ipu_chem.data.molecule import Molecule, from_rdkit
 from ipu_chem.parallel import in_parallel
 
@@ -29,10 +30,16 @@ class Embedding(NamedTuple):
     molecule: Molecule
     smiles: str  # canonical
     line: int
+    cut: bool = False  # without its smaller fragments
 
 
 def embed_smiles(
-    smiles: str, seed: int = 0, name: str = "", line: int = 0, max_atoms: Optional[int] = None
+    smiles: str,
+    seed: int = 0,
+    name: str = "",
+    line: int = 0,
+    max_atoms: Optional[int] = None,
+    fragments: str = KEEP,
 ) -> Embedding:
     """A local minimum of MMFF94 and its energy; the same for the same SMILES, seed and RDKit version.
 
@@ -42,6 +49,7 @@ def embed_smiles(
         name: of the molecule; the SMILES when empty.
         line: passed on.
         max_atoms: refuse larger molecules, hydrogens included, before embedding them.
+        fragments: "largest" takes the one of most heavy atoms; else a molecule of several is refused.
 
     Raises:
         ValueError: the reason alone, such as "no MMFF94 parameters".
@@ -49,13 +57,18 @@ def embed_smiles(
     from rdkit import Chem, rdBase
     from rdkit.Chem import ChemicalForceFields, rdDistGeom
 
+    doubt = smiles_doubt(smiles.strip())
+    if doubt:
+        raise ValueError(doubt)
     with rdBase.BlockLogs():
-        mol = Chem.MolFromSmiles(smiles)
+        mol = Chem.MolFromSmiles(without_maps(smiles))
         if mol is None or mol.GetNumAtoms() == 0:
             raise ValueError("RDKit cannot parse the SMILES")
-        fragments = len(Chem.GetMolFrags(mol))
-        if fragments > 1:
-            raise ValueError(f"several fragments ({fragments}); give one molecule per line")
+        count = len(Chem.GetMolFrags(mol))
+        cut = count > 1 and fragments == LARGEST
+        if count > 1 and not cut:
+            raise ValueError(f"{SEVERAL} ({count}); give one molecule per line")
+        mol = largest_fragment(mol)[0] if cut else mol
         canonical = Chem.MolToSmiles(mol)
         mol = Chem.AddHs(mol)
         if max_atoms is not None and mol.GetNumAtoms() > max_atoms:
@@ -86,26 +99,30 @@ def embed_smiles(
             charge=Chem.GetFormalCharge(mol),
             spin=sum(atom.GetNumRadicalElectrons() for atom in mol.GetAtoms()),
         )
-        return Embedding(molecule, canonical, line)
+        return Embedding(molecule, canonical, line, cut)
 
 
 def embed_many(
-    smiles: Sequence[Union[str, SmilesLine]],
+    smiles: Sequence[Union[str, Entry]],
     seed: int = 0,
     workers: Optional[int] = None,
     progress: bool = True,
     strict: bool = False,
     max_atoms: Optional[int] = None,
+    fragments: str = KEEP,
+    title: str = "embedding",
 ) -> Tuple[List[Embedding], List[Failure]]:
     """Embed molecules in parallel processes; the result does not depend on how many there are.
 
     Args:
-        smiles: texts, or lines of `read_smiles_file`.
+        smiles: texts, or what `read_smiles_file` gives; failures are passed on.
         seed: of every embedding.
         workers: processes; None takes the cores this process may use.
         progress: show a bar on stderr.
         strict: stop at the first failure instead of listing it.
         max_atoms: list larger molecules, hydrogens included, as failures.
+        fragments: see `embed_smiles`.
+        title: of the bar.
 
     Returns:
         (embeddings, failures), each in the order given.
@@ -114,14 +131,12 @@ def embed_many(
         ValueError: ``strict`` and a molecule failed; names the line, the SMILES and the reason.
     """
     lines = [
-        SmilesLine(index, item, str(index)) if isinstance(item, str) else item
-        for index, item in enumerate(smiles, start=1)
+        Line(index, item, str(index)) if isinstance(item, str) else item for index, item in enumerate(smiles, start=1)
     ]
-    embed = partial(_embed_or_fail, seed=seed, max_atoms=max_atoms)
-    title = "embedding" if progress else None
+    embed = partial(_embed_or_fail, seed=seed, max_atoms=max_atoms, fragments=fragments)
     embeddings: List[Embedding] = []
     failures: List[Failure] = []
-    for result in in_parallel(embed, lines, workers, chunk=_FEW, few=_FEW, title=title):
+    for result in in_parallel(embed, lines, workers, chunk=_FEW, few=_FEW, title=title if progress else None):
         if isinstance(result, Embedding):
             embeddings.append(result)
         elif strict:
@@ -131,8 +146,10 @@ def embed_many(
     return embeddings, failures
 
 
-def _embed_or_fail(line: SmilesLine, seed: int, max_atoms: Optional[int]) -> Union[Embedding, Failure]:
+def _embed_or_fail(line: Entry, seed: int, max_atoms: Optional[int], fragments: str) -> Union[Embedding, Failure]:
+    if isinstance(line, Failure):
+        return line
     try:
-        return embed_smiles(line.smiles, seed, line.name, line.line, max_atoms)
+        return embed_smiles(line.smiles, seed, line.name or str(line.line), line.line, max_atoms, fragments)
     except (ValueError, RuntimeError) as error:  # RDKit reports a violated invariant as RuntimeError
-        return Failure(line.line, line.smiles, str(error).strip().split("\n")[0])
+        return Failure(line.line, line.smiles, str(error).strip().split("\n")[0], line.name)

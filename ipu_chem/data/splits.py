@@ -9,11 +9,12 @@ import json
 import re
 import zipfile
 from pathlib import Path
-from typing import Any, Dict, List, NamedTuple, Sequence, Union
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
 from ipu_chem.data.files.text import existing_file
+from ipu_chem.data.fragments import without_maps
 from packing.files import PathLike
 
 # Names of the splits in the split files of the field (SchNetPack, PhysNet, TorchMD-Net, Cormorant).
@@ -42,7 +43,12 @@ class Split(NamedTuple):
 
 
 def random_split(
-    n: int, val: Union[int, float], test: Union[int, float], seed: int = 0, train: Union[int, float, None] = None
+    n: int,
+    val: Union[int, float],
+    test: Union[int, float],
+    seed: int = 0,
+    train: Union[int, float, None] = None,
+    groups: Optional[np.ndarray] = None,
 ) -> Split:
     """Items at random; the same for the same arguments on every machine.
 
@@ -51,9 +57,11 @@ def random_split(
         val, test: a count (int) or a fraction below 1 (float), which gives at least one item unless 0.
         seed: 0 or more. The test and validation splits do not depend on ``train``.
         train: a count or a fraction, likewise; None takes the rest.
+        groups: [n] integer, the molecule that each item is, from 0. All items of one go to one side, that of the first
+            in the random order, and counts are hit as nearly as they let. All others go where they go without groups.
 
     Raises:
-        ValueError: a count is out of range, or nothing is left to train on.
+        ValueError: a count is out of range, nothing is left to train on, or there are too few groups.
     """
     if n < 1 or seed < 0:
         raise ValueError(f"random_split: n={n} is 1 or more and seed={seed} is 0 or more.")
@@ -66,6 +74,8 @@ def random_split(
             f"and train={train or 'at least 1'}."
         )
     order = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed]))).permutation(n)
+    if groups is not None:
+        return _grouped_split(order, groups, num_val, num_test, train)
     rest = order[num_test + num_val :]
     return check_split(rest[:train], order[num_test : num_test + num_val], order[:num_test], n)
 
@@ -75,7 +85,7 @@ def file_split(path: PathLike, n: int) -> Split:
 
     Args:
         path: the file.
-        n: items there are; the indices count from 0 in the order of the store.
+        n: rows there are; the indices count them from 0.
 
     Raises:
         ValueError: no such file, another format, a split is missing, or `check_split` refuses it.
@@ -97,8 +107,35 @@ def file_split(path: PathLike, n: int) -> Split:
         raise ValueError(f"{path}: {error}") from None
 
 
+def items_of_rows(split: Split, rows: np.ndarray) -> Tuple[Split, Dict[str, np.ndarray]]:
+    """The items of a split that names rows of a file, and the rows that are no items, by split.
+
+    Args:
+        split: of rows.
+        rows: [I] integer, the row of each item, all different.
+
+    Raises:
+        ValueError: none of the training rows is an item.
+    """
+    order = np.argsort(rows, kind="stable")
+    found, left = [], {}
+    for name, wanted in zip(Split._fields, split):
+        place = np.minimum(np.searchsorted(rows[order], wanted), len(rows) - 1)
+        there = rows[order][place] == wanted
+        found.append(order[place[there]])
+        if not there.all():
+            left[name] = wanted[~there]
+    if len(found[0]) == 0:
+        raise ValueError(f"all {len(split.train):,} rows of the train split were left out.")
+    return check_split(*found, len(rows)), left
+
+
 def official_split(
-    part: np.ndarray, val: Union[int, float], seed: int = 0, train: Union[int, float, None] = None
+    part: np.ndarray,
+    val: Union[int, float],
+    seed: int = 0,
+    train: Union[int, float, None] = None,
+    groups: Optional[np.ndarray] = None,
 ) -> Split:
     """Splits that a data set was published with; without one for validation, some training items are it.
 
@@ -107,6 +144,7 @@ def official_split(
         val: a count, or a fraction of the training items; not used where there is a split for validation.
         seed: of the choice for validation.
         train: likewise; None takes all that validation leaves.
+        groups: [I], see `random_split`; of the choice for validation.
 
     Raises:
         ValueError: there are not that many training items.
@@ -115,7 +153,8 @@ def official_split(
     if not len(items):
         raise ValueError("none of these molecules are of the official training split; was data.limit too small?")
     published = np.flatnonzero(part == 3)
-    inner = random_split(len(items), 0 if len(published) else val, 0, seed, train)
+    of_items = None if groups is None else numbered(groups[items])
+    inner = random_split(len(items), 0 if len(published) else val, 0, seed, train, of_items)
     validation = published if len(published) else items[inner.val]
     return check_split(items[inner.train], validation, np.flatnonzero(part == 1), len(part))
 
@@ -187,19 +226,62 @@ def check_split(train: Any, val: Any, test: Any, n: int) -> Split:
     return Split(*parts)
 
 
-def fingerprint(split: Split) -> str:
-    """16 hex digits that change with any item of any split."""
+def fingerprint(split: Split, molecules: Optional[np.ndarray] = None) -> str:
+    """16 hex digits that change with any molecule of any split.
+
+    Args:
+        split: items.
+        molecules: [I] uint64, a number for each (`ipu_chem.data.identity`); None takes the numbers of the items, which
+            mean nothing beyond one store.
+    """
     digest = hashlib.blake2b(digest_size=8)
     for name, items in zip(Split._fields, split):
+        numbers = np.asarray(items).astype("<i4") if molecules is None else molecules[items].astype("<u8")
         digest.update(f"{name} {len(items)} ".encode())
-        digest.update(np.sort(np.asarray(items)).astype("<i4").tobytes())
+        digest.update(np.sort(numbers).tobytes())
     return digest.hexdigest()
 
 
-def describe(split: Split) -> str:
-    """One line for logs and reports."""
+def describe(split: Split, known: str = "") -> str:
+    """One line for logs and reports, with the `fingerprint` that is known, or that of the items."""
     counts = ", ".join(f"{name} {len(items):,}" for name, items in zip(Split._fields, split))
-    return f"{counts} (split {fingerprint(split)})"
+    return f"{counts} (split {known or fingerprint(split)})"
+
+
+def numbered(molecules: np.ndarray) -> Optional[np.ndarray]:
+    """The same, numbered from 0, [I] int64; None if all are different."""
+    first, of_item = np.unique(molecules, return_inverse=True)
+    return None if len(first) == len(molecules) else of_item.reshape(-1)
+
+
+def _grouped_split(order: np.ndarray, groups: np.ndarray, num_val: int, num_test: int, train: Optional[int]) -> Split:
+    """Whole groups in the order of items; one that is larger than what is left of a side goes to the next side."""
+    sizes = np.bincount(groups)
+    left = list(dict.fromkeys(groups[order].tolist()))
+    wanted = {"test": num_test, "val": num_val, "train": len(groups) if train is None else train}
+    chosen: Dict[str, List[int]] = {}
+    for side, room in wanted.items():
+        taken: List[int] = []
+        passed: List[int] = []
+        for place, group in enumerate(left):
+            if room == 0:
+                passed += left[place:]
+                break
+            fits = sizes[group] <= room
+            (taken if fits else passed).append(group)
+            room -= int(sizes[group]) if fits else 0
+        if wanted[side] and not taken and passed:  # all are larger: the smallest oversteps least
+            taken = [min(passed, key=sizes.__getitem__)]
+            passed.remove(taken[0])
+        chosen[side], left = taken, passed
+    empty = [side for side in wanted if wanted[side] and not chosen[side]]
+    if empty:
+        raise ValueError(
+            f"{len(groups):,} molecules, of which {len(sizes):,} are different, leave the {' and '.join(empty)} split "
+            "empty if replicates stay on one side; set data.replicates=apart, or data.validation or data.test to 0."
+        )
+    parts = [np.flatnonzero(np.isin(groups, chosen[side])) for side in ("train", "val", "test")]
+    return check_split(*parts, len(groups))
 
 
 def _count(n: int, size: Union[int, float], name: str) -> int:
@@ -231,7 +313,7 @@ def _scaffold_groups(smiles: Sequence[str]) -> Dict[str, List[int]]:
     groups: Dict[str, List[int]] = {}
     with rdBase.BlockLogs():
         for item, text in enumerate(smiles):
-            mol = Chem.MolFromSmiles(text)
+            mol = Chem.MolFromSmiles(without_maps(text))
             if mol is None:
                 raise ValueError(f"scaffold_split: RDKit cannot parse SMILES {text!r} of item {item}.")
             groups.setdefault(MurckoScaffoldSmiles(mol=mol, includeChirality=False), []).append(item)

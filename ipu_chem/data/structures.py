@@ -10,9 +10,9 @@ from ipu_chem.data.molecule import Molecule
 from packing.files import PathLike, atomic_file
 
 
-def read_structures(path: PathLike) -> List[Any]:
-    """All structures of a file, ase.Atoms; errors as of `read_molecules`."""
-    return [to_atoms(molecule) for molecule in read_molecules(path)]
+def read_structures(path: PathLike, **wanted: Any) -> List[Any]:
+    """All structures of a file, ase.Atoms; arguments and errors as of `read_molecules`."""
+    return [to_atoms(molecule) for molecule in read_molecules(path, **wanted)]
 
 
 def to_atoms(molecule: Molecule) -> Any:

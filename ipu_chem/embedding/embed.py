@@ -19,7 +19,7 @@ from tqdm import tqdm
 from ipu_chem.backends import get_backend
 from ipu_chem.backends.options import Batching
 from ipu_chem.batches.text_labels import TextPropertyLoader
-from ipu_chem.data.corpora.encode import encode_lines, libraries
+from ipu_chem.data.corpora.encode import Manner, encode_lines, libraries
 from ipu_chem.data.files.table import Failure, Line
 from ipu_chem.embedding.options import EmbeddingOptions
 from ipu_chem.models.chemgpt import ChemGPT
@@ -312,7 +312,7 @@ def _translated(entries: Sequence[Entry], stereo: bool) -> List[Text]:
             texts[row] = Text("", "looks like SELFIES; say notation=selfies")
         elif not text.reason:
             lines.append(Line(row, entry.smiles))
-    encoded = encode_lines(lines, stereo)
+    encoded = encode_lines(lines, Manner(stereo))
     for failure in encoded.failures:
         texts[failure.line] = Text("", failure.reason)
     for index, row in enumerate(encoded.line.tolist()):

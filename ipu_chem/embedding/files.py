@@ -14,7 +14,8 @@ from typing import Any, Callable, ContextManager, Dict, Iterator, List, NamedTup
 
 import numpy as np
 
-from ipu_chem.data.files.table import Failure, Layout, line_of, read_layout, read_rows
+from ipu_chem.data.files.layout import Layout, TableOptions, read_layout
+from ipu_chem.data.files.table import Failure, line_of, read_rows
 from ipu_chem.data.files.text import count_lines
 from ipu_chem.embedding.embed import Chunk, Embedder, Entry, failures_of, progress_bar
 from packing.files import PathLike, atomic_file
@@ -41,7 +42,13 @@ class Summary(NamedTuple):
 
 
 def embed_file(
-    embedder: Embedder, source: PathLike, output: PathLike, smiles_column: Optional[str] = None, progress: bool = True
+    embedder: Embedder,
+    source: PathLike,
+    output: PathLike,
+    smiles_column: Optional[str] = None,
+    progress: bool = True,
+    delimiter: str = "",
+    encoding: str = "",
 ) -> Summary:
     """Embed every molecule of a file.
 
@@ -49,7 +56,7 @@ def embed_file(
         embedder: model and options; it stays open.
         source: .smi, .csv, .tsv or .txt, also in .gz or .zip.
         output: .npy, .csv or .parquet.
-        smiles_column: of a table; None takes "smiles".
+        smiles_column, delimiter, encoding: of a table; see `TableOptions`.
         progress: show a bar on stderr.
 
     Raises:
@@ -59,7 +66,7 @@ def embed_file(
     """
     check_output(output)
     source, output = Path(source), Path(output)
-    layout = read_layout(source, smiles_column)
+    layout = read_layout(source, TableOptions(smiles_column or "", delimiter, encoding, "--"))
     # A .npy begins with its number of rows, and a file does not say how many it has.
     exact = output.suffix == ".npy"
     total = sum(1 for _ in _entries(source, layout)) if exact else count_lines(source)

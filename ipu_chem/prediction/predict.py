@@ -2,21 +2,14 @@
 
 import csv
 from pathlib import Path
-from typing import Any, Dict, List, NamedTuple, Optional, Tuple, Union
+from types import MappingProxyType
+from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Tuple
 
 from ipu_chem.data.corpora.memory import corpus_of, encode_in_memory
+from ipu_chem.data.files.layout import TableOptions
 from ipu_chem.data.files.structures import read_molecules
-from ipu_chem.data.files.table import (
-    Failure,
-    Line,
-    column_names,
-    find_columns,
-    line_of,
-    read_layout,
-    read_rows,
-    read_smiles_file,
-)
-from ipu_chem.data.files.text import plain_suffix
+from ipu_chem.data.files.table import Table, read_table
+from ipu_chem.data.files.text import holds_smiles
 from ipu_chem.data.molecule import Molecule, molecules_to_store
 from ipu_chem.data.smiles import embed_many
 from ipu_chem.data.structures import to_atoms, with_results, write_extxyz
@@ -57,6 +50,7 @@ def predict_file(
     strict: bool = False,
     workers: Optional[int] = None,
     accelerator: Optional[str] = None,
+    structures: Mapping[str, Any] = MappingProxyType({}),
 ) -> Tuple[int, List[Refused]]:
     """Predict every molecule of a file.
 
@@ -71,6 +65,7 @@ def predict_file(
         strict: stop at the first molecule that cannot be predicted instead of listing it.
         workers: processes that read SMILES; None takes all cores.
         accelerator: another device than the run was trained on.
+        structures: what a 3D file leaves unsaid, as of `read_molecules`.
 
     Returns:
         (molecules predicted, molecules refused).
@@ -84,7 +79,7 @@ def predict_file(
     if run.task.reads_text:
         read = _read_texts(Path(source), smiles_column, workers)
     else:
-        molecules, lines, refused = _read_molecules(source, smiles_column, strict, workers)
+        molecules, lines, refused = _read_molecules(source, smiles_column, strict, workers, structures)
         if Path(output).suffix == ".extxyz":
             return _predict_forces(run, output, molecules, lines, refused, strict)
         store = molecules_to_store(molecules) if molecules else None
@@ -128,35 +123,34 @@ def _predict_forces(
 
 
 def _read_molecules(
-    source: PathLike, smiles_column: Optional[str], strict: bool, workers: Optional[int]
+    source: PathLike, smiles_column: Optional[str], strict: bool, workers: Optional[int], structures: Mapping[str, Any]
 ) -> Tuple[List[Molecule], List[int], List[Refused]]:
     """Molecules in 3D, numbers of their lines or frames from 1, and those that could not be read."""
-    if plain_suffix(Path(source)) not in (".smi", ".csv"):
-        molecules = read_molecules(source)
+    if not holds_smiles(Path(source)):
+        molecules = read_molecules(source, **structures)
         return molecules, list(range(1, len(molecules) + 1)), []
-    embeddings, failures = embed_many(read_smiles_file(source, smiles_column), workers=workers, strict=strict)
-    refused = [Refused(failure.line, failure.smiles, failure.reason) for failure in failures]
+    table = read_table(source, TableOptions(smiles_column or "", prefix="--"))
+    embeddings, failures = embed_many([row.entry for row in table.rows], workers=workers, strict=strict)
+    names = _names(table)
+    refused = [Refused(failure.line, names[failure.line], failure.reason) for failure in failures]
     named = [e.molecule._replace(y=None, name=e.molecule.name or e.smiles) for e in embeddings]
     return named, [e.line for e in embeddings], refused
 
 
 def _read_texts(source: Path, smiles_column: Optional[str], workers: Optional[int]) -> _Read:
     """Molecules as text, called by their names, else by the numbers of their lines."""
-    layout = read_layout(source, smiles_column)
-    _, place = find_columns(column_names(source, layout), source, smiles_column)
-    entries: List[Union[Line, Failure]] = []
-    names: Dict[int, str] = {}
-    for number, cells in read_rows(source, layout):
-        entries.append(line_of(number, cells, layout))
-        name = "" if isinstance(cells, Failure) or not 0 <= place < len(cells) else cells[place].strip()
-        names[number] = name or str(number)
-    if not entries:
-        raise ValueError(f"{source} holds no SMILES.")
-    chunks = encode_in_memory(entries, workers or 0)
-    refused = [Refused(*failure) for chunk in chunks for failure in chunk.failures]
+    table = read_table(source, TableOptions(smiles_column or "", prefix="--"))
+    names = _names(table)
+    chunks = encode_in_memory([row.entry for row in table.rows], workers or 0)
+    refused = [Refused(one.line, names[one.line], one.reason) for chunk in chunks for one in chunk.failures]
     store: Any = corpus_of(chunks) if any(len(chunk.line) for chunk in chunks) else None
     lines = [] if store is None else store.fields["line"].tolist()
     return _Read(store, lines, [names[line] for line in lines], refused)
+
+
+def _names(table: Table) -> Dict[int, str]:
+    """Names by line; the number of the line where there is none."""
+    return {row.line: row.name for row in table.rows}
 
 
 def _check_strict(refused: List[Refused], strict: bool) -> None:

@@ -17,6 +17,7 @@ from ipu_chem.metrics import FORCES
 from ipu_chem.reports.run_figures import baselines, class_figure, learning_figure, packing_figure, parity_figure
 from ipu_chem.training.logging import read_rows
 from packing import PackingPlan
+from packing.arrays import open_arrays
 from packing.files import PathLike, atomic_file
 
 _DRAWN = 16  # molecules that a language model has written
@@ -140,7 +141,7 @@ def _predictions(folder: Path, run: Mapping[str, Any]) -> List[Picture]:
 def _labels(folder: Path, split: str, name: str, column: str = "prediction") -> List[np.ndarray]:
     """Labels and predictions of a target of molecules, or of components of forces."""
     if name == FORCES:
-        with np.load(folder / f"forces_{split}.npz") as arrays:
+        with open_arrays(folder / f"forces_{split}.npz") as arrays:
             return [arrays["label"].ravel(), arrays["prediction"].ravel()]
     with open(folder / f"predictions_{split}.csv", encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from ipu_chem.config import KINDS, differences, from_dict, to_dict
 from ipu_chem.options import merge, nested
 from ipu_chem.parallel import cancel, start_worker
-from packing.files import atomic_file
+from packing.files import atomic_file, disk_full_named
 
 _SEED = "training.seed"
 # What a search sets itself, and what may differ when it goes on: where runs are and how they are computed.
@@ -230,7 +230,8 @@ def _train(candidate: Candidate, budget: float, threads: int) -> Progress:
     candidate.folder.mkdir(parents=True, exist_ok=True)
     status, message = "stopped", ""
     metrics: Dict[str, float] = {}
-    with open(candidate.folder / "log.txt", "a", encoding="utf-8") as log, redirect_stdout(log), redirect_stderr(log):
+    path = candidate.folder / "log.txt"
+    with disk_full_named(path), open(path, "a", encoding="utf-8") as log, redirect_stdout(log), redirect_stderr(log):
         try:
             resume = (candidate.folder / "checkpoints" / "last.safetensors").is_file()
             result = train(from_dict(values), resume, [Follow()])

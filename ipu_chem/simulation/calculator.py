@@ -153,7 +153,8 @@ class Calculator(AseCalculator):
         if lacking:
             raise ValueError(
                 f"{self.members[0].config.model.name} takes the charge and the unpaired electrons of a molecule: set "
-                f"atoms.info[{lacking[0]!r}], 0 for neutral molecules with all electrons paired."
+                f"atoms.info[{lacking[0]!r}], 0 for neutral molecules with all electrons paired; of a file, give "
+                "--charge 0 --multiplicity 1."
             )
         return [int(atoms.info["charge"]), int(atoms.info["spin"])]
 

@@ -9,9 +9,10 @@ import numpy as np
 from tqdm import tqdm
 
 from ipu_chem.data.structures import read_structures
+from ipu_chem.locks import locked
 from ipu_chem.simulation.batch import load_force_fields
 from ipu_chem.simulation.bonds import Bonds
-from ipu_chem.simulation.options import MdOptions
+from ipu_chem.simulation.options import MdOptions, said_of_structures
 from ipu_chem.simulation.records import COLUMNS, Records
 from ipu_chem.training.signals import StopSignals
 
@@ -36,6 +37,12 @@ def run_md(runs: List[str], options: MdOptions, resume: bool = False) -> Dict[st
     Raises:
         ValueError: runs, options or structure cannot work, or the simulation exploded; everything up to there is kept.
     """
+    with locked(options.out):
+        return _run(runs, options, resume)
+
+
+def _run(runs: List[str], options: MdOptions, resume: bool) -> Dict[str, Any]:
+    """`run_md`, alone in its folder."""
     from ipu_chem.simulation.calculator import Calculator
 
     members = load_force_fields(runs)
@@ -220,7 +227,7 @@ def _dynamics(atoms: Any, options: MdOptions, random: np.random.RandomState) -> 
 
 def _start(options: MdOptions, calculator: Any) -> Any:
     """The structure asked for, if the calculator can take it."""
-    structures = read_structures(options.structure)
+    structures = read_structures(options.structure, **said_of_structures(options))
     if not -len(structures) <= options.frame < len(structures):
         raise ValueError(f"frame={options.frame}: {options.structure} has {len(structures)} structures, from 0 on.")
     atoms = structures[options.frame]
@@ -232,7 +239,7 @@ def _start(options: MdOptions, calculator: Any) -> Any:
 def _check_same(before: Dict[str, Any], now: Dict[str, Any]) -> None:
     """Refuse to go on with another simulation."""
     for name, value in now.items():
-        if name not in _MAY_CHANGE and before[name] != value:
+        if name not in _MAY_CHANGE and before.get(name, value) != value:
             raise ValueError(
                 f"--resume: the simulation was begun with {name}={before[name]}, not {value}; only "
                 f"{', '.join(_MAY_CHANGE)} may change."

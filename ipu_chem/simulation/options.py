@@ -1,6 +1,7 @@
 """Options of dynamics and relaxation, in plain values. Imports nothing heavy."""
 
 from dataclasses import dataclass
+from typing import Any, Dict, Optional
 
 from ipu_chem.ranges import check_choice, check_fields
 
@@ -30,6 +31,9 @@ class MdOptions:
         skin: Å, by which pairs that are kept exceed the cutoff.
         threads: of torch; 0 is one for less than 200 atoms.
         progress: show a progress bar.
+        length_unit: of positions in the file: A, bohr, nm or pm; empty takes what the file states, else Å.
+        charge: e, of structures whose file states none.
+        multiplicity: 2S + 1, of structures whose file states none.
     """
 
     structure: str
@@ -48,6 +52,9 @@ class MdOptions:
     skin: float = 0.5
     threads: int = 0
     progress: bool = True
+    length_unit: str = ""
+    charge: Optional[int] = None
+    multiplicity: Optional[int] = None
 
     def __post_init__(self) -> None:
         check_choice("thermostat", self.thermostat, THERMOSTATS)
@@ -60,7 +67,7 @@ class MdOptions:
             temperature="0 or more",
             friction="0 or more",
             interval="1 or more",
-            seed="0 or more and below 2**32",
+            seed="from 0 to 4,294,967,295",
             skin="0 or more",
             threads="0 or more",
         )
@@ -87,6 +94,9 @@ class RelaxOptions:
         accelerator: cpu or cuda.
         dtype: float32, or float64 for an fmax below 0.001.
         threads: of torch; 0 is one for less than 200 atoms.
+        length_unit: of positions in the file: A, bohr, nm or pm; empty takes what the file states, else Å.
+        charge: e, of structures whose file states none.
+        multiplicity: 2S + 1, of structures whose file states none.
     """
 
     output: str = "relaxed.extxyz"
@@ -96,6 +106,9 @@ class RelaxOptions:
     accelerator: str = "cpu"
     dtype: str = "float32"
     threads: int = 0
+    length_unit: str = ""
+    charge: Optional[int] = None
+    multiplicity: Optional[int] = None
 
     def __post_init__(self) -> None:
         check_choice("optimizer", self.optimizer, OPTIMIZERS)
@@ -107,3 +120,8 @@ def _check_device(accelerator: str, dtype: str) -> None:
     if accelerator not in ("cpu", "cuda"):
         raise ValueError(f"accelerator={accelerator!r}: a calculator runs on cpu or cuda, one molecule at a time.")
     check_choice("dtype", dtype, ("float32", "float64"))
+
+
+def said_of_structures(options: Any) -> Dict[str, Any]:
+    """The options among those of `read_molecules`."""
+    return {name: getattr(options, name) for name in ("length_unit", "charge", "multiplicity")}

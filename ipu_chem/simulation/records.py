@@ -3,12 +3,16 @@
 import json
 import time
 from pathlib import Path
+from struct import error as struct_error
 from typing import Any, Dict, Mapping, Optional
+from zipfile import BadZipFile
+from zlib import error as zlib_error
 
 import numpy as np
 
 from ipu_chem.data.structures import with_results
-from packing.files import PathLike, atomic_file
+from packing.arrays import open_arrays
+from packing.files import PathLike, atomic_file, disk_full_named, remove_leftovers
 
 COLUMNS = ("time_ps", "potential_eV", "kinetic_eV", "total_eV", "temperature_K", "largest_force_std_eV_per_A")
 _SECONDS = 1.0  # between states on disk: they cost more than a frame
@@ -35,6 +39,7 @@ class Records:
         self._latest: Dict[str, np.ndarray] = {}
         self._kept = float("-inf")
         if resume:
+            remove_leftovers(folder)
             self.state = read_state(folder)
             for path, size in ((self.log, self.state["log"]), (self.trajectory, self.state["trajectory"])):
                 if not path.is_file():
@@ -49,7 +54,8 @@ class Records:
             )
         else:
             folder.mkdir(parents=True, exist_ok=True)
-            self.log.write_text(",".join(COLUMNS) + "\n", encoding="utf-8")
+            with disk_full_named(self.log):
+                self.log.write_text(",".join(COLUMNS) + "\n", encoding="utf-8")
             self.trajectory.unlink() if self.trajectory.exists() else None
 
     def frame(self, atoms: Any, row: Mapping[str, float], state: Mapping[str, Any], **arrays: np.ndarray) -> None:
@@ -66,14 +72,14 @@ class Records:
         if self.suffix == "extxyz":
             from ase.io import write
 
-            with open(self.trajectory, "a", encoding="utf-8") as file:
+            with disk_full_named(self.trajectory), open(self.trajectory, "a", encoding="utf-8") as file:
                 write(file, frame, format="extxyz")
         else:
             from ase.io.trajectory import Trajectory
 
-            with Trajectory(str(self.trajectory), "a") as trajectory:
+            with disk_full_named(self.trajectory), Trajectory(str(self.trajectory), "a") as trajectory:
                 trajectory.write(frame)
-        with open(self.log, "a", encoding="utf-8") as file:
+        with disk_full_named(self.log), open(self.log, "a", encoding="utf-8") as file:
             file.write(",".join(f"{row[name]:.10g}" for name in COLUMNS) + "\n")
         sizes = {"log": self.log.stat().st_size, "trajectory": self.trajectory.stat().st_size}
         self._latest = {"json": np.array(json.dumps({**state, **sizes})), **arrays}
@@ -124,5 +130,10 @@ def read_state(folder: PathLike) -> Dict[str, Any]:
     file = Path(folder) / "restart.npz"
     if not file.is_file():
         raise ValueError(f"{folder} holds no simulation to resume (no restart.npz).")
-    with np.load(file, allow_pickle=False) as arrays:
-        return {**{name: arrays[name] for name in arrays.files}, **json.loads(str(arrays["json"]))}
+    try:
+        with open_arrays(file) as arrays:
+            return {**{name: arrays[name] for name in arrays.files}, **json.loads(str(arrays["json"]))}
+    except (ValueError, KeyError, EOFError, OSError, BadZipFile, struct_error, zlib_error) as error:
+        raise ValueError(
+            f"{file} is damaged ({error}), so the simulation cannot go on: begin it again with another --out."
+        ) from None

@@ -8,7 +8,7 @@ from tqdm import tqdm
 
 from ipu_chem.data.structures import read_structures, with_results, write_extxyz
 from ipu_chem.simulation.batch import Runs, load_force_fields
-from ipu_chem.simulation.options import RelaxOptions
+from ipu_chem.simulation.options import RelaxOptions, said_of_structures
 from packing.files import PathLike
 
 
@@ -43,7 +43,7 @@ def relax_file(runs: Runs, source: PathLike, options: RelaxOptions) -> List[Rela
     from ipu_chem.simulation.calculator import Calculator
 
     calculator = Calculator(load_force_fields(runs), options.accelerator, threads=options.threads, dtype=options.dtype)
-    structures = read_structures(source)
+    structures = read_structures(source, **said_of_structures(options))
     for atoms in structures:
         try:
             calculator.check(atoms)

@@ -7,6 +7,7 @@ keeps, for predictions.
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Callable, ClassVar, Dict, List, Mapping, Optional, Sequence
 
@@ -16,9 +17,10 @@ from ipu_chem.backends.base import Backend
 from ipu_chem.backends.options import ALONE, Batching, World
 from ipu_chem.batches.loader import Loader
 from ipu_chem.config import ModelConfig, RunConfig
+from ipu_chem.data.identity import without_rows
 from ipu_chem.metrics import Target
 from ipu_chem.tasks.evaluation import Evaluator, Output
-from ipu_chem.tasks.splits import NO_DATA, SplitData
+from ipu_chem.tasks.splits import NO_DATA, SplitData, split_fingerprint
 from packing import Budget
 
 State = Mapping[str, Any]  # of a checkpoint
@@ -190,13 +192,22 @@ class Task(ABC):
                 found.setdefault(key, {})[split] = values
         return found
 
+    def fingerprint(self) -> str:
+        """Fingerprint of the molecules, whatever rows of a file they were."""
+        return without_rows(self.store).fingerprint()
+
+    @cached_property
+    def split_fingerprint(self) -> str:
+        """Fingerprint of the molecules of every split."""
+        return split_fingerprint(self.store, self.items)
+
     def check_same(self, state: State) -> None:
         """Refuse other molecules than a checkpoint's: items and plans are numbers, and would mean another split.
 
         Raises:
             ValueError: says what may have changed.
         """
-        if state["fingerprint"] != self.store.fingerprint():
+        if state["fingerprint"] != self.fingerprint():
             raise ValueError(
                 "the molecules are not those that the run was trained on (other raw files, or another version of the "
                 "library that prepared them); bring those back or start a new run with another --out."

@@ -106,9 +106,12 @@ def check_forces(store: Store, targets: Sequence[Target]) -> None:
     """
     names = ", ".join(target.name for target in targets)
     if "forces" not in store:
+        other = store.info.get("other_forces") or []
+        having = f", but {', '.join(other)} of another name" if other else ""
+        ways = f"name them with --data.force_key {' or '.join(other)}, " if other else ""
         raise ValueError(
-            f"force_share trains on forces, but the data have none for {names}; choose the energy that they belong "
-            "to with data.target, or set force_share to 0."
+            f"force_share trains on forces, but the data have none for {names}{having}; {ways}choose the energy that "
+            "they belong to with --data.target, or set --force_share 0."
         )
     if len(targets) != 1 or targets[0].name != store.info.get("forces_of") or not targets[0].extensive:
         raise ValueError(

@@ -1,5 +1,6 @@
 """Graph tasks: molecules in 3D with edges within a cutoff, labels of molecules and forces on atoms as outputs."""
 
+import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional
@@ -21,7 +22,7 @@ from ipu_chem.metrics import Target, targets_of
 from ipu_chem.models.compact import CompactInputs
 from ipu_chem.models.device_edges import DeviceEdges
 from ipu_chem.models.forces import EnergyForces
-from ipu_chem.models.registry import build_model, graph_model_class, needs_charge
+from ipu_chem.models.registry import MODELS, build_model, graph_model_class, needs_charge
 from ipu_chem.models.wrapper import wrapped_name
 from ipu_chem.tasks.base import FILTERS, State, Task
 from ipu_chem.tasks.example_graphs import random_loader
@@ -65,7 +66,7 @@ class GraphTask(Task):
         check_charges(store, model)
         if config.force_share:
             check_forces(store, targets)
-        items = split_items(store, data)
+        items = split_items(store, data, state or {})
         earlier: Optional[EarlierRun] = None
         if start and not state:
             earlier = earlier_run(config, targets, np.unique(store.fields["z"]))
@@ -258,22 +259,40 @@ def check_features(model: ModelConfig, start_from: str) -> None:
 
 
 def check_charges(store: Store, model: ModelConfig) -> None:
-    """Refuse molecules that a model with charges cannot take.
+    """Refuse molecules that a model with charges cannot take, and warn of charges that a model without ignores.
 
     Raises:
         ValueError: their charges are not known, which says how to give them, or dispersion does not know an element.
     """
-    if needs_charge(model.name) and not ("charge" in store and "spin" in store):
+    if not needs_charge(model.name):
+        _warn_of_charges(store, model.name)
+    elif not ("charge" in store and "spin" in store):
         raise ValueError(
             f"{model.name} takes the charge and the unpaired electrons of every molecule, which these data lack; "
-            "write charge and spin into the comment lines of an .extxyz file, or train schnet or painn."
+            "write charge and spin into the comment lines of an .extxyz file, say those of all that lack them with "
+            "--data.charge 0 --data.multiplicity 1, or train schnet or painn."
         )
     graph_model_class(model.name).check_elements(np.unique(store.fields["z"]).tolist(), **model.arguments())
 
 
+def _warn_of_charges(store: Store, model: str) -> None:
+    """Say on stderr that charges, or else unpaired electrons, vary and the model does not know."""
+    for field, what in (("charge", "charges"), ("spin", "numbers of unpaired electrons")):
+        values = np.unique(store.fields[field]).tolist() if field in store else []
+        if len(values) > 1:
+            shown = ", ".join(map(str, values[:6])) + (", ..." if len(values) > 6 else "")
+            takes = [name for name in MODELS if needs_charge(name)]
+            print(
+                f"warning: {model} ignores {field}; {what} {shown} vary among {len(store):,} molecules, which are the "
+                f"same to it but for their energies; use {' or '.join(takes)}.",
+                file=sys.stderr,
+            )
+            return
+
+
 def load_store(data: DataConfig, cutoff: float) -> Store:
     """A data set with its edges and the labels asked for."""
-    store = load_chosen(data.name, data.arguments(), data.cache, data.limit, data.workers, data.target)
+    store = load_chosen(data.name, data.arguments(), data.cache, data.limit, data.workers, data.target, data.fragments)
     store = select_targets(store, data.target)
     known = np.flatnonzero(np.isfinite(store.fields["y"]).any(1))
     if len(known) < len(store):

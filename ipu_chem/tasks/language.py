@@ -5,7 +5,7 @@ Nats per token compare only models of one vocabulary; nats per heavy atom compar
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence
+from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
 import torch
@@ -14,8 +14,10 @@ from torch import Tensor, nn
 from ipu_chem.backends.options import Batching
 from ipu_chem.batches.tokens import TokenLoader
 from ipu_chem.config import ModelConfig, RunConfig
-from ipu_chem.data.corpora import load_corpus
+from ipu_chem.data.corpora import load_corpus, with_rows
+from ipu_chem.data.molecule import decode_text
 from ipu_chem.data.selfies.saved import tokenizer_from_dict
+from ipu_chem.data.selfies.store import encode_known
 from ipu_chem.data.selfies.tokens import Tokenizer
 from ipu_chem.losses import token_cross_entropy
 from ipu_chem.metrics import Target
@@ -25,7 +27,7 @@ from ipu_chem.tasks.base import State, Task
 from ipu_chem.tasks.evaluation import Output, SplitOutput
 from ipu_chem.tasks.language_model import load_language_model, load_tokenizer
 from ipu_chem.tasks.sequences import VOCABULARY, assumed_tokens, choose_length, fit_sequences, random_tokens
-from ipu_chem.tasks.splits import SplitData, plans_of_splits, split_items
+from ipu_chem.tasks.splits import SplitData, plans_of_splits, reads_rows, split_items
 from ipu_chem.tasks.start_from import load_weights
 from ipu_chem.tasks.token_baselines import bigram_nats, unigram_nats
 from packing import Budget, Ragged
@@ -43,7 +45,7 @@ class LanguageTask(Task):
         vocab_size: tokens of the vocabulary.
         tokenizer: token <-> id; None before there are data.
         ids: tokens of every molecule of the store, BOS and EOS included; of a loaded task alone.
-        cut: {"dropped": ..., "truncated": ...}, molecules longer than a pack.
+        cut: molecules that are "dropped" or "truncated" because they are longer than a pack, or of "unknown symbols".
         start_from: folder of the weights to begin with; empty begins with fresh ones.
     """
 
@@ -65,15 +67,18 @@ class LanguageTask(Task):
         check_not_frozen(config.model)
         data, state = config.data, state or {}
         path = getattr(data, "path", "")  # data sets of a user's own have none
-        store = load_corpus(data.name, path or None, data.cache or None, limit=data.limit, workers=data.workers)
+        store = load_corpus(data.name, path or None, data.cache or None, **data.corpus_options())
+        if reads_rows(data):
+            store = with_rows(store, path)
         tokenizer = choose_tokenizer(config, store, state)
-        ids = tokenizer.encode_store(store)
+        ids, known, unknown = known_ids(tokenizer, store, data.unknown == "drop")
+        store = store if len(known) == len(store) else store.take(known)
         length = config.pack.tokens or choose_length(
             ids.lengths, width_of(config.model.size, config.model.hidden_features)
         )
         fitted = fit_sequences(ids, length, data.long)
         ids, store = fitted.ids, store if len(fitted.kept) == len(store) else store.take(fitted.kept)
-        items = split_items(store, data)
+        items = split_items(store, data, state)
         made, budget = plans_of_splits(
             items,
             lambda chosen: {"tokens": ids.lengths[chosen]},
@@ -85,8 +90,8 @@ class LanguageTask(Task):
         size, start = tokenizer.vocab_size, "" if state else config.training.start_from
         output = NextTokens(ids, store.fields["heavy_atoms"], items["train"], size)
         split = SplitData(store, items, made)
-        known = (config.model, config.batching, config.training.seed, budget, [output], split)
-        return cls(*known, (), size, tokenizer, ids, fitted.counts, start)
+        common = (config.model, config.batching, config.training.seed, budget, [output], split)
+        return cls(*common, (), size, tokenizer, ids, {**fitted.counts, "unknown symbols": unknown}, start)
 
     @classmethod
     def planned(cls, config: RunConfig) -> "LanguageTask":
@@ -243,7 +248,37 @@ def choose_tokenizer(config: RunConfig, store: Store, state: Mapping[str, Any]) 
     if "tokenizer" in state:
         return tokenizer_from_dict(state["tokenizer"])
     path = config.data.tokenizer or config.training.start_from
-    return load_tokenizer(path) if path else Tokenizer.build(store.info["symbols"])
+    tokenizer = load_tokenizer(path) if path else Tokenizer.build(store.info["symbols"])
+    return tokenizer.mapping_unknown() if config.data.unknown == "map" else tokenizer
+
+
+def known_ids(tokenizer: Tokenizer, store: Store, drop: bool) -> Tuple[Ragged, np.ndarray, int]:
+    """Ids of the molecules of a corpus.
+
+    Args:
+        tokenizer: the vocabulary.
+        store: the corpus.
+        drop: leave out molecules with symbols that the vocabulary lacks.
+
+    Returns:
+        (ids of K molecules, which those are [K], how many were left out).
+
+    Raises:
+        ValueError: a symbol is missing, or all molecules have one; names molecule and symbol.
+    """
+    lossy = tokenizer.without_stereo_of(store)
+    if lossy:
+        print(f"{lossy:,} molecules lose stereochemistry or isotopes, which the vocabulary has no symbols for")
+    if not drop:
+        return tokenizer.encode_store(store), np.arange(len(store)), 0
+    ids, known, unknown = encode_known(tokenizer, store)
+    if unknown:
+        item, reason = next(iter(unknown.items()))
+        first = f"the first is {decode_text(store, 'smiles', item)}: {reason}"
+        if not len(known):
+            raise ValueError(f"the vocabulary can write none of the molecules; {first}")
+        print(f"left out: {len(unknown):,} molecules that the vocabulary cannot write; {first}")
+    return ids, known, len(unknown)
 
 
 def check_vocabulary(earlier: Tokenizer, tokenizer: Tokenizer, folder: str) -> None:

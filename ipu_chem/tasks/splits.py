@@ -7,11 +7,13 @@ import numpy as np
 
 from ipu_chem.config import DataConfig, PackConfig
 from ipu_chem.data import splits
+from ipu_chem.data.identity import molecule_digests, replicates, without_rows
 from ipu_chem.data.molecule import decode_text, decode_texts
 from packing import Budget, PackingPlan, make_plan
 from packing.store import Store
 
 SPLITS = ("train", "validation", "test")
+_SHOWN = 10  # rows that are named
 
 
 class SplitData(NamedTuple):
@@ -31,22 +33,33 @@ class SplitData(NamedTuple):
 NO_DATA = SplitData(cast(Store, None), {}, {})
 
 
-def describe_split(items: Mapping[str, np.ndarray]) -> str:
-    """The sizes of the splits in words."""
-    return splits.describe(splits.Split(*(items[name] for name in SPLITS)))
+def as_split(items: Mapping[str, np.ndarray]) -> splits.Split:
+    """Items by the names of their splits as a split."""
+    return splits.Split(*(items[name] for name in SPLITS))
 
 
-def split_items(store: Store, data: DataConfig) -> Dict[str, np.ndarray]:
+def by_molecules(state: Mapping[str, Any]) -> bool:
+    """Tell runs whose splits go by molecules; earlier ones counted items, and must find theirs again."""
+    return not state or "split" in state
+
+
+def split_items(store: Store, data: DataConfig, state: Mapping[str, Any] = {}) -> Dict[str, np.ndarray]:
     """Store items of the training, validation and test split.
 
+    Args:
+        store: molecules; of a file with their rows, and with ``info["rows"]``, how many those are.
+        data: of the run.
+        state: of the checkpoint that the run goes on from.
+
     Raises:
-        ValueError: sizes do not add up, the index file is wrong, a scaffold split lacks SMILES, or there is no official
-            split.
+        ValueError: sizes do not add up, the index file is wrong, a scaffold split lacks SMILES, there is no official
+            split, or the split is not the one that the checkpoint's run had.
     """
     validation, test = _fraction_or_count(data.validation), _fraction_or_count(data.test)
     train = _fraction_or_count(data.train) or None
     if data.split == "random":
-        split = splits.random_split(len(store), validation, test, data.split_seed, train)
+        groups = _groups(store, data, state)
+        split = splits.random_split(len(store), validation, test, data.split_seed, train, groups)
     elif splits.OFFICIAL.fullmatch(data.split):
         if data.split not in store:
             there = [field for field in sorted(store.fields) if splits.OFFICIAL.fullmatch(field)]
@@ -54,18 +67,33 @@ def split_items(store: Store, data: DataConfig) -> Dict[str, np.ndarray]:
                 f"data set {data.name} has no split {data.split!r} here; "
                 + (f"it has {', '.join(there)}." if there else "use random, or the path of an index file.")
             )
-        split = splits.official_split(store.fields[data.split], validation, data.split_seed, train)
+        groups = _groups(store, data, state)
+        split = splits.official_split(store.fields[data.split], validation, data.split_seed, train, groups)
     elif data.split == "scaffold":
         if "smiles" not in store:
             raise ValueError(f"data set {data.name} has no SMILES, which data.split=scaffold needs; use random.")
         split = splits.scaffold_split(decode_texts(store, "smiles"), validation, test, data.split_seed)
+    elif "row" in store and by_molecules(state):
+        split = _split_of_rows(store, data.split)
     else:
         split = splits.file_split(data.split, len(store))
     most = store.info.get("most_training")
     if most and len(split.train) > most:
         print(f"{data.name}: {len(split.train):,} frames train; its authors advise against more than {most:,}, because")
         print("  frames of one trajectory are so alike that a test among them would say little")
-    return dict(zip(SPLITS, split))
+    items = dict(zip(SPLITS, split))
+    same = state and state.get("fingerprint") == without_rows(store).fingerprint()  # else that is what is refused
+    if same and state.get("split", "") not in ("", split_fingerprint(store, items)):
+        raise ValueError(
+            "the split is not that of the run (another index file, or another version of the library that made it); "
+            "bring that back or start a new run with another --out."
+        )
+    return items
+
+
+def split_fingerprint(store: Store, items: Mapping[str, np.ndarray]) -> str:
+    """Fingerprint of the molecules of every split."""
+    return splits.fingerprint(as_split(items), molecule_digests(store))
 
 
 def plans_of_splits(
@@ -89,7 +117,13 @@ def plans_of_splits(
     """
     used = {split: chosen for split, chosen in items.items() if len(chosen)}
     if folder is not None:
-        made = {split: PackingPlan.load(folder / f"{split}.npz") for split in used}
+        try:
+            made = {split: PackingPlan.load(folder / f"{split}.npz") for split in used}
+        except (ValueError, FileNotFoundError) as error:
+            raise ValueError(
+                f"{str(error).partition(';')[0]}; a run goes on with the plans of its start alone: begin again with "
+                "another --out (predict needs no plans)."
+            ) from None
         for split, plan in made.items():
             plan.check(sizes(used[split]))
         return made, next(iter(made.values())).budget
@@ -100,6 +134,43 @@ def plans_of_splits(
         for split, chosen in used.items()
     }
     return made, budget
+
+
+def reads_rows(data: DataConfig) -> bool:
+    """Tell runs whose split is an index file of rows of a user's own file."""
+    return (
+        data.name == "file" and data.split not in ("random", "scaffold") and not splits.OFFICIAL.fullmatch(data.split)
+    )
+
+
+def _groups(store: Store, data: DataConfig, state: Mapping[str, Any]) -> Optional[np.ndarray]:
+    """Replicates that stay together, said; None where there are none, or they need not."""
+    if data.replicates == "apart" or not by_molecules(state):
+        return None
+    groups = replicates(store)
+    if groups is not None:
+        counts = np.bincount(groups)
+        several = counts[counts > 1]
+        print(
+            f"replicates: {int(several.sum()):,} of {len(groups):,} molecules are {len(several):,} different ones, "
+            "each on one side of the split (data.replicates=apart lets them straddle)"
+        )
+    return groups
+
+
+def _split_of_rows(store: Store, path: str) -> splits.Split:
+    """The items of an index file, after saying which of its rows were left out."""
+    rows = np.asarray(store.fields["row"])
+    wanted = splits.file_split(path, int(store.info["rows"]))
+    try:
+        split, left = splits.items_of_rows(wanted, rows)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    for name, missing in left.items():
+        shown = ", ".join(map(str, missing[:_SHOWN].tolist())) + (" ..." if len(missing) > _SHOWN else "")
+        count = len(getattr(wanted, name))
+        print(f"{path}: {len(missing):,} of the {count:,} rows of the {name} split were left out: rows {shown}")
+    return split
 
 
 def molecule_name(store: Store, item: int) -> str:

@@ -10,11 +10,11 @@ import torch
 from ipu_chem.backends.options import Batching
 from ipu_chem.batches.text_labels import TextPropertyLoader
 from ipu_chem.config import DataConfig, ModelConfig, RunConfig
+from ipu_chem.data.corpora import with_rows
 from ipu_chem.data.corpora.labels import load_labeled_corpus, load_labeled_dataset
 from ipu_chem.data.molecule import decode_text
 from ipu_chem.data.selection import select_targets
 from ipu_chem.data.selfies.saved import tokenizer_from_dict
-from ipu_chem.data.selfies.store import encode_known
 from ipu_chem.data.selfies.tokens import Tokenizer
 from ipu_chem.data.standardize import Standardizer
 from ipu_chem.metrics import label_metrics, targets_of
@@ -23,7 +23,7 @@ from ipu_chem.models.pooling import POOLINGS
 from ipu_chem.models.property_head import ChemGPTProperty
 from ipu_chem.tasks.base import State, Task
 from ipu_chem.tasks.labels import KnownLabels, Labels, check_classes, is_smiles_table, planned_targets, target_names
-from ipu_chem.tasks.language import check_vocabulary, choose_tokenizer
+from ipu_chem.tasks.language import check_vocabulary, choose_tokenizer, known_ids
 from ipu_chem.tasks.language_model import load_language_model
 from ipu_chem.tasks.sequences import (
     VOCABULARY,
@@ -34,7 +34,7 @@ from ipu_chem.tasks.sequences import (
     random_labels,
     random_tokens,
 )
-from ipu_chem.tasks.splits import SplitData, plans_of_splits, split_items
+from ipu_chem.tasks.splits import SplitData, by_molecules, plans_of_splits, reads_rows, split_items
 from packing import Budget, Ragged, make_plan
 from packing.store import Store
 
@@ -72,7 +72,7 @@ class TextPropertyTask(Task):
         check_text_options(config)
         readout = config.model.readout
         chemgpt, vocabulary = _earlier(config, state)
-        store = _labeled(config)
+        store = _labeled(config, by_molecules(state))
         targets = targets_of(store.info["targets"])
         if targets[0].extensive and readout not in ("auto", "sum"):
             raise ValueError(
@@ -82,13 +82,7 @@ class TextPropertyTask(Task):
         tokenizer = choose_tokenizer(config, store, state)
         if vocabulary is not None:
             check_vocabulary(vocabulary, tokenizer, config.training.start_from)
-        ids, known, unknown = encode_known(tokenizer, store)
-        if unknown:
-            item, reason = next(iter(unknown.items()))
-            first = f"the first is {decode_text(store, 'smiles', item)}: {reason}"
-            if not len(known):
-                raise ValueError(f"the vocabulary can write none of the molecules; {first}")
-            print(f"left out: {len(unknown):,} molecules that the vocabulary cannot write; {first}")
+        ids, known, unknown = known_ids(tokenizer, store, data.unknown in ("auto", "drop"))
         width = chemgpt["hidden_features"] if chemgpt else width_of(config.model.size, config.model.hidden_features)
         longest = chemgpt["max_positions"] if chemgpt else int(ids.lengths.max())
         length = config.pack.tokens or choose_length(np.minimum(ids.lengths, longest), width)
@@ -105,7 +99,7 @@ class TextPropertyTask(Task):
         ids = ended(text.ids, tokenizer.eos_id)
         if len(text.kept) < len(store):
             store = store.take(known[text.kept])
-        items = split_items(store, data)
+        items = split_items(store, data, state)
         if "standardizer" in state:
             fitted = Standardizer.from_dict(state["standardizer"])
         else:
@@ -125,7 +119,7 @@ class TextPropertyTask(Task):
         check_classes(targets, labels.known.y, items)
         budget, split = budget.replace(segments=segments), SplitData(store, items, made)
         known = (config.model, config.batching, config.training.seed, budget, [labels], split)
-        cut = {**text.counts, "unknown symbols": len(unknown)}
+        cut = {**text.counts, "unknown symbols": unknown}
         return cls(*known, (), chemgpt, tokenizer, ids, cut, config.training.start_from, bool(state))
 
     @classmethod
@@ -272,11 +266,15 @@ def ended(ids: Ragged, eos_id: int) -> Ragged:
     return Ragged(values, ids.offsets)
 
 
-def _labeled(config: RunConfig) -> Store:
-    """A corpus store with the labels asked for, of a file or of a data set that is SMILES with labels."""
+def _labeled(config: RunConfig, replicates: bool) -> Store:
+    """A corpus store with the labels asked for, of a file or of a data set that is SMILES with labels.
+
+    Runs of earlier versions took a molecule that a file has several times once, which is without ``replicates``.
+    """
     data: DataConfig = config.data
+    manner = {"cache": data.cache, **data.corpus_options()}
     if is_smiles_table(data):
-        store = load_labeled_dataset(data.name, data.path, data.cache, data.limit, data.workers)
+        store = load_labeled_dataset(data.name, data.path, **manner)
         return select_targets(store, data.target)
     path = getattr(data, "path", "")  # data sets of a user's own have none
     if data.name != "file" or not path:
@@ -285,8 +283,9 @@ def _labeled(config: RunConfig) -> Store:
             "own or a data set of SMILES; give data.name=file and its path, or leave data.target empty to learn the "
             "text itself."
         )
-    manner = {"cache": data.cache, "limit": data.limit, "workers": data.workers}
-    return load_labeled_corpus(path, target_names(data), data.unit, data.extensive, data.kind, **manner)
+    what = {"unit": data.unit, "extensive": data.extensive, "kind": data.kind, "replicates": replicates}
+    store = load_labeled_corpus(path, target_names(data), **what, **manner)
+    return with_rows(store, path) if reads_rows(data) else store
 
 
 def _earlier(config: RunConfig, state: Mapping[str, Any]) -> Tuple[Dict[str, Any], Optional[Tokenizer]]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Dict, List, Sequence
 
 from ipu_chem.training.callbacks import Callback
-from packing.files import PathLike, atomic_file
+from packing.files import PathLike, atomic_file, disk_full_named
 
 LOGGERS = ("tensorboard", "wandb")
 
@@ -44,10 +44,10 @@ class MetricsLog(Callback):
         """Append one row, on disk when this returns."""
         row: Dict[str, Any] = {"kind": kind, "step": step, "epoch": epoch}
         row.update({name: None if isinstance(v, float) and not math.isfinite(v) else v for name, v in values.items()})
-        with open(self.folder / "metrics.jsonl", "a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
-        with open(self.folder / "metrics.csv", "a", encoding="utf-8") as file:
-            file.write(self._csv_lines([row]))
+        for name, line in (("metrics.jsonl", json.dumps(row) + "\n"), ("metrics.csv", self._csv_lines([row]))):
+            path = self.folder / name
+            with disk_full_named(path), open(path, "a", encoding="utf-8") as file:
+                file.write(line)
         for writer in self._writers:
             writer(kind, step, values)
 

@@ -13,9 +13,10 @@ from torch import nn
 import ipu_chem
 from ipu_chem.backends.base import Backend
 from ipu_chem.config import RunConfig, to_dict
+from ipu_chem.data.splits import describe
 from ipu_chem.models.registry import parameters_without_embeddings
 from ipu_chem.tasks.base import Task
-from ipu_chem.tasks.splits import describe_split
+from ipu_chem.tasks.splits import as_split
 from ipu_chem.training.callbacks import Callback
 from packing.files import atomic_file, remove_leftovers
 
@@ -47,6 +48,7 @@ class RunRecord(Callback):
         self._started = started
         self._writes = backend.world.rank == 0
         self._resumes = False
+        self._before: Dict[str, float] = {}  # seconds of earlier starts
 
     def start(self, resume: bool) -> None:
         """Write the run's folder, unless it is there to be resumed, and print the facts worth reading at the start."""
@@ -55,6 +57,8 @@ class RunRecord(Callback):
             return
         if resume:
             remove_leftovers(self.folder)
+            self._before = _seconds_of(self.folder / "run.json")
+            self.values.update({"seconds": self._before} if self._before else {})
         else:
             import yaml
 
@@ -75,7 +79,8 @@ class RunRecord(Callback):
 
     def on_first_call(self, seconds: float) -> None:
         whole = time.monotonic() - self._started
-        self.values["seconds"] = {"to first step": whole, "first call": seconds}
+        now = {"to first step": whole, "first call": seconds}
+        self.values["seconds"] = {name: value + self._before.get(name, 0.0) for name, value in now.items()}
         if self._writes:
             compiles = " and compilation" if self._config.torch.compile else ""
             print(f"first step after {whole:.1f} s, {seconds:.1f} s of them its call{compiles}", flush=True)
@@ -91,6 +96,14 @@ class RunRecord(Callback):
     def _write(self) -> None:
         with atomic_file(self.folder / "run.json", "w") as file:
             json.dump(self.values, file, indent=1)
+
+
+def _seconds_of(path: Path) -> Dict[str, float]:
+    """Seconds that a run has noted so far, to which those of this start are added."""
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8"))["seconds"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
 
 
 def describe_run(config: RunConfig, task: Task, backend: Backend, model: nn.Module) -> Dict[str, Any]:
@@ -109,8 +122,8 @@ def describe_run(config: RunConfig, task: Task, backend: Backend, model: nn.Modu
             "citation": "; ".join(info.get("citation", [])),
             "molecules": len(task.store),
             "left out": info.get("failures", {}).get("count", 0),
-            "split": describe_split(task.items),
-            "fingerprint": task.store.fingerprint(),
+            "split": describe(as_split(task.items), task.split_fingerprint),
+            "fingerprint": task.fingerprint(),
         },
         "packs": {
             "budget": task.budget.as_dict(),

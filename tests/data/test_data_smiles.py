@@ -6,7 +6,8 @@ from rdkit import Chem
 from rdkit.Chem import ChemicalForceFields
 from rdkit.Geometry import Point3D
 
-from ipu_chem.data.files.table import SmilesLine, read_smiles_file
+from ipu_chem.data.files.layout import TableOptions
+from ipu_chem.data.files.table import Failure, Line, read_smiles_file
 from ipu_chem.data.molecule import check_molecule
 from ipu_chem.data.smiles import embed_many, embed_smiles
 
@@ -54,7 +55,7 @@ def test_workers_do_not_change_the_result():
 FAULTY = {
     "C1CC": "RDKit cannot parse",
     "c1ccc1(": "RDKit cannot parse",
-    "": "RDKit cannot parse",
+    "": "no SMILES",
     "CC(=O)[O-].[Na+]": "several fragments (2)",
     "[He]": "no MMFF94 parameters",
     "C[As](C)C": "no MMFF94 parameters",
@@ -76,13 +77,13 @@ def test_failures_are_listed_with_their_reason(workers, capfd):
 
 def test_strict_stops():
     with pytest.raises(ValueError, match=r"line 7 \(C1CC\): RDKit cannot parse"):
-        embed_many([SmilesLine(5, "C", "a"), SmilesLine(7, "C1CC", "b")], strict=True, progress=False)
+        embed_many([Line(5, "C", "a"), Line(7, "C1CC", "b")], strict=True, progress=False)
 
 
 def test_read_smi(tmp_path):
     path = tmp_path / "a.smi"
     path.write_text("SMILES name\nCCO\tethanol, dry\n\n# a comment\nC\n", encoding="utf-8")
-    expected = [SmilesLine(2, "CCO", "ethanol, dry"), SmilesLine(5, "C", "5")]
+    expected = [Line(2, "CCO", "ethanol, dry"), Line(5, "C")]
     assert read_smiles_file(path) == expected
     with gzip.open(tmp_path / "a.smi.gz", "wt") as file:
         file.write(path.read_text())
@@ -92,13 +93,13 @@ def test_read_smi(tmp_path):
 def test_read_csv(tmp_path):
     path = tmp_path / "a.csv"
     path.write_text('mol_id,Smiles,x\nm1,"CCO",1\nm2,,2\n,C,3\n', encoding="utf-8")
-    assert read_smiles_file(path) == [SmilesLine(2, "CCO", "m1"), SmilesLine(4, "C", "4")]
+    assert read_smiles_file(path) == [Line(2, "CCO", "m1"), Failure(3, "", "no SMILES", "m2"), Line(4, "C")]
     path.write_text("structure,y\nCCO,1\n")
-    assert read_smiles_file(path, "structure") == [SmilesLine(2, "CCO", "2")]
+    assert read_smiles_file(path, TableOptions("structure")) == [Line(2, "CCO")]
     with pytest.raises(ValueError, match="no column named smiles; .* one of: structure, y"):
         read_smiles_file(path)
     with pytest.raises(ValueError, match="no column 'struct'; .* one of: structure, y"):
-        read_smiles_file(path, "struct")
+        read_smiles_file(path, TableOptions("struct"))
 
 
 @pytest.mark.parametrize(
@@ -107,8 +108,8 @@ def test_read_csv(tmp_path):
         ("empty.smi", b"", "is empty"),
         ("blank.smi", b"\n# nothing\n", "holds no SMILES"),
         ("header.csv", b"smiles,name\n", "holds no SMILES"),
-        ("a.txt", b"CCO\n", "from .smi or .csv files"),
-        ("binary.smi", b"\xff\xfe\x00", "cannot be read as text"),
+        ("a.dat", b"CCO\n", "SMILES are read from .csv, .tsv, .smi, .txt files"),
+        ("binary.smi", b"\xff\xfe\x00", "cannot be read .it is no text in utf-16"),
         ("notgzip.smi.gz", b"CCO\n", "cannot be read .*is it what its name says"),
     ],
 )
@@ -123,7 +124,7 @@ def test_missing_file_and_column_of_smi(tmp_path):
         read_smiles_file(tmp_path / "none.smi")
     (tmp_path / "a.smi").write_text("C\n")
     with pytest.raises(ValueError, match="is for tables; a .smi file has no columns"):
-        read_smiles_file(tmp_path / "a.smi", "smiles")
+        read_smiles_file(tmp_path / "a.smi", TableOptions("smiles"))
 
 
 def test_real_corpora(shared_data):

@@ -72,7 +72,7 @@ def test_tables_in_gzip_are_read_and_a_cut_file_ends_with_a_reason(chemgpt, toke
     for name, content in (("all.csv.gz", whole), ("cut.csv.gz", whole[: len(whole) // 2])):
         (tmp_path / name).write_bytes(content)
     with Embedder(chemgpt, tokenizer, EmbeddingOptions(notation="selfies")) as embedder:  # fast: all are refused
-        with pytest.raises(ValueError, match="no column named smiles; pass smiles_column, one of: id, Molecule"):
+        with pytest.raises(ValueError, match="no column named smiles; pass --smiles_column, one of: id, Molecule"):
             embed_file(embedder, tmp_path / "all.csv.gz", tmp_path / "out.npy", progress=False)
         summary = embed_file(embedder, tmp_path / "all.csv.gz", tmp_path / "out.npy", "Molecule", progress=False)
         assert summary.embedded + summary.failed == 6000 and len(summary.failures) == 100

@@ -7,7 +7,7 @@ from packing_cases import instances, rows_of, table_classes
 
 from packing import Budget
 from packing import classes as classes_module
-from packing.classes import PackTypes, deal, size_classes
+from packing.classes import PackTypes, deal, round_sizes, size_classes
 
 
 @given(instances())
@@ -46,7 +46,7 @@ def test_many_classes_need_more_than_two_bytes():
 def test_rounded_sizes_hold_the_real_ones_within_the_capacity(case, step):
     sizes, budget = case
     table = np.stack([sizes[name] for name in budget.measured], 1)
-    rounded = size_classes(table, budget, round_to=step)
+    rounded = round_sizes(size_classes(table, budget), budget, step)
     columns = [budget.names.index(name) for name in budget.measured]
     held = rounded.sizes[:, columns][rounded.of_item]
     assert (held >= table).all() and (held - table < step).all()

@@ -11,7 +11,7 @@ from packing_cases import check_packs, fewest_packs, instances, rows_of
 
 from packing import ALGORITHMS, Budget, make_plan
 from packing.best_fit import fit_decreasing
-from packing.classes import size_classes
+from packing.classes import round_sizes, size_classes
 
 module = sys.modules["packing.make_plan"]  # the package has a function of the same name
 
@@ -51,7 +51,7 @@ def test_bound_is_never_above_the_optimum(algorithm, case):
 def test_bound_is_never_above_the_optimum_when_sizes_are_rounded_up(case, step):
     sizes, budget = case
     table = np.stack([sizes[name] for name in budget.measured], 1)
-    exact, coarse = size_classes(table, budget), size_classes(table, budget, round_to=step)
+    exact, coarse = size_classes(table, budget), round_sizes(size_classes(table, budget), budget, step)
     types, used, bound = module._generate(coarse, exact, exact, budget, time.monotonic() + 10)
     optimum = fewest_packs(rows_of(sizes, budget), budget.capacities().tolist())
     assert bound <= optimum <= types.num_packs and np.array_equal(types.items, used.counts)
@@ -60,7 +60,7 @@ def test_bound_is_never_above_the_optimum_when_sizes_are_rounded_up(case, step):
 def test_the_bound_of_rounded_sizes_is_not_the_bound_of_the_real_ones():
     budget = Budget(nodes=24, edges=12)
     table = np.array([[1, 7]] * 6 + [[1, 5]])  # 7 + 5 fill a pack; rounded up to 8 + 8 they need two
-    exact, coarse = size_classes(table, budget), size_classes(table, budget, round_to=4)
+    exact, coarse = size_classes(table, budget), round_sizes(size_classes(table, budget), budget, 4)
     types, _, bound = module._generate(coarse, exact, exact, budget, time.monotonic() + 10)
     assert types.num_packs == 6 and bound <= 6
 
@@ -70,7 +70,7 @@ def test_the_bound_of_rounded_sizes_is_not_the_bound_of_the_real_ones():
 def test_rounded_sizes_are_used_only_where_they_do_not_need_more_packs(case, step):
     sizes, budget = case
     table = np.stack([sizes[name] for name in budget.measured], 1)
-    exact, coarse = size_classes(table, budget), size_classes(table, budget, round_to=step)
+    exact, coarse = size_classes(table, budget), round_sizes(size_classes(table, budget), budget, step)
     types, _, _ = module._generate(coarse, exact, exact, budget, time.monotonic() + 10)
     assert types.num_packs <= fit_decreasing(exact, budget.capacities()).num_packs
 

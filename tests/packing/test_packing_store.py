@@ -1,15 +1,18 @@
 """Stores: flat arrays on disk that come back unchanged or not at all."""
 
 import json
+import pickle
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import packing.verify
 from packing import Budget, Ragged, make_plan
 from packing.collate import collate_graphs
 from packing.store import Store
+from packing.verify import DamagedStore
 
 
 def make_store(lengths=(3, 1, 2), edges=(2, 0, 1), seed=0) -> Store:
@@ -139,10 +142,75 @@ def test_a_flipped_byte_in_any_file_is_found(tmp_path):
             broken = bytearray(content)
             broken[position] ^= 1
             file.write_bytes(broken)
-            with pytest.raises(ValueError, match=f"{file.name} is damaged"):
+            with pytest.raises(ValueError, match=f"{file.name} is damaged: the checksum of its array"):
                 Store.open(tmp_path / "data", verify=True)
         file.write_bytes(content)
     Store.open(tmp_path / "data", verify=True)
+
+
+def flip(file, position):
+    content = bytearray(file.read_bytes())
+    content[position] ^= 1
+    file.write_bytes(content)
+
+
+def test_any_byte_of_what_is_said_of_the_arrays_is_checked(tmp_path):
+    folder = tmp_path / "data"
+    make_store().save(folder)
+    for file in (folder / "meta.json", folder / "meta.blake2b"):
+        for position in range(0, file.stat().st_size, 13):
+            flip(file, position)
+            with pytest.raises(ValueError, match="meta.json is damaged|store format .* prepare it again"):
+                Store.open(folder)
+            flip(file, position)
+    Store.open(folder)
+
+
+def test_damage_is_named_with_a_remedy_when_a_store_is_opened(tmp_path):
+    folder = tmp_path / "data"
+    make_store().save(folder)
+    flip(folder / "pos.npy", -1)
+    with pytest.raises(
+        DamagedStore, match="its array pos does not match; delete the folder .*data and prepare"
+    ) as error:
+        Store.open(folder)
+    assert "delete" not in error.value.what and str(pickle.loads(pickle.dumps(error.value))) == str(error.value)
+    assert len(Store.open(folder, verify=False)) == 3
+
+
+def test_a_large_store_is_read_once_for_every_content(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(packing.verify, "_SMALL", 0)
+    monkeypatch.setattr(packing.verify, "_LONG", 0.0)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    folder, read = tmp_path / "data", []
+    digest = packing.verify.file_digest
+    monkeypatch.setattr(packing.verify, "file_digest", lambda path: (read.append(path.name), digest(path))[1])
+    make_store().save(folder)
+    del read[:]
+    for _ in range(2):
+        Store.open(folder)
+    assert len(read) == 6
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 1 and "not read again on this machine until it changes" in said[0]
+    flip(folder / "z.npy", -1)
+    with pytest.raises(DamagedStore, match="z.npy is damaged"):
+        Store.open(folder)
+    make_store(seed=4).save(folder)
+    assert_equal(Store.open(folder), make_store(seed=4))
+
+
+def test_a_store_of_an_earlier_version_is_read_and_sealed(tmp_path, capsys):
+    folder = tmp_path / "data"
+    make_store().save(folder)
+    (folder / "meta.blake2b").unlink()
+    assert_equal(Store.open(folder), make_store())
+    assert "is of an earlier version" in capsys.readouterr().err
+    assert_equal(Store.open(folder), make_store())
+    assert capsys.readouterr().err == ""
+    (folder / "meta.blake2b").unlink()
+    flip(folder / "y.npy", -1)
+    with pytest.raises(DamagedStore, match="y.npy is damaged"):
+        Store.open(folder)
 
 
 def test_a_file_cut_short_or_missing_is_found_without_reading_it(tmp_path):

@@ -52,6 +52,31 @@ def test_the_best_go_on_whatever_the_sampler(sampler, keep):
         assert sum(estimate_at(one.intermediate_values, 10, 0.2) < own for one in before) >= keep
 
 
+@pytest.mark.parametrize("direction, first", [("minimize", 1), ("maximize", 1), ("minimize", 0), ("maximize", 0)])
+def test_direction_and_first_step_are_the_study_s(direction, first):
+    """The same runs as losses and as scores, counted from 1 or 0: the same trials go on."""
+    sign = -1 if direction == "maximize" else 1
+    study = optuna.create_study(direction=direction, pruner=estimate_pruner(10, 2, fraction=0.2))
+    stopped = {}
+    for x in (0.5, 0.1, 0.9, 0.05, 0.7):
+        trial = study.ask()
+        for step, loss in enumerate(curve(x), first):
+            trial.report(sign * loss, step)
+            if trial.should_prune():
+                stopped[x] = step
+                break
+        study.tell(trial, state=State.PRUNED if x in stopped else None, values=None if x in stopped else sign * x)
+    assert stopped == {0.9: 9 + first, 0.7: 9 + first}
+    assert study.best_value == sign * 0.05
+
+
+def test_reporter_reports_scores_to_a_study_that_maximizes():
+    study = optuna.create_study(direction="maximize", pruner=estimate_pruner(10, 2))
+    trial = study.ask()
+    TrialReporter(trial).on_step(2, 50, [3.0, 2.0])
+    assert study.trials[0].intermediate_values == {1: -3.0, 2: -2.0}
+
+
 def test_a_trial_that_diverges_is_pruned_at_once():
     study = optuna.create_study(pruner=estimate_pruner(10, 2))
     trial = study.ask()

@@ -15,6 +15,7 @@ import yaml
 
 from ipu_chem.checkpoint import load_checkpoint
 from ipu_chem.cli import main
+from ipu_chem.locks import LOCK, locked
 from ipu_chem.scaling import candidates as module
 from ipu_chem.scaling.candidates import Progress, budget_steps, make_candidates, read_progress
 from ipu_chem.scaling.estimators import estimate_of
@@ -97,6 +98,7 @@ COMMAND_LINE = """
 import signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)
 from ipu_chem.cli import main
+from ipu_chem.locks import LOCK, locked
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))
 """
@@ -115,6 +117,17 @@ def stop_when(command, script, number, reached):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("command", ["search", "scale"])
+def test_a_folder_has_one_process(command, options, tmp_path, capsys):
+    config, grid, out = tmp_path / "config.yaml", tmp_path / "grid.yaml", tmp_path / "out"
+    config.write_text(yaml.safe_dump(options))
+    grid.write_text(yaml.safe_dump({"model.hidden_features": [8, 16], "training.seed": [0]}))
+    with locked(out):
+        assert main([command, "--config", str(config), "--grid", str(grid), "--out", str(out)]) == 1
+        assert [path.name for path in out.iterdir()] == [LOCK]
+    assert f"{out} is in use by process" in capsys.readouterr().err
+
+
 def test_a_search_that_halves_and_is_stopped_twice_finds_what_one_in_one_piece_does(options, tmp_path, capsys):
     options["training"].update(epochs=5, evaluate_every=5, checkpoint_every=5)
     grid = {"batching.micro_batch_size": [1, 2], "optimizer.learning_rate": [0.001, 0.003, 1e30]}

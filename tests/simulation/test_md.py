@@ -10,11 +10,13 @@ from ase import Atoms
 from ase.io import read, write
 
 from ipu_chem.cli import main
+from ipu_chem.locks import FolderInUse, locked
 from ipu_chem.simulation import records
 from ipu_chem.simulation.bonds import Bonds
 from ipu_chem.simulation.calculator import Calculator
 from ipu_chem.simulation.md import degrees_of_freedom, run_md
 from ipu_chem.simulation.options import MdOptions
+from ipu_chem.units import BOHR
 
 
 @pytest.fixture
@@ -202,7 +204,7 @@ def test_directions_that_take_up_heat():
 @pytest.mark.parametrize(
     "change, sentence",
     [
-        ({"thermostat": "bussi"}, "choose none or langevin"),
+        ({"thermostat": "bussi"}, "choose one of none, langevin"),
         ({"trajectory": "xtc"}, "choose extxyz or traj"),
         ({"timestep": 0.0}, "timestep"),
         ({"frame": 3}, "has 1 structures"),
@@ -213,6 +215,28 @@ def test_what_cannot_work_is_refused_before_anything_is_written(make_run, start,
     with pytest.raises(ValueError, match=sentence):
         run_md([make_run()], MdOptions(**{**vars(start()), **change}))
     assert not os.path.exists(start().out)
+
+
+def test_a_simulation_has_one_process_and_a_damaged_state_is_named(tmp_path, start):
+    with locked(tmp_path / "md"), pytest.raises(FolderInUse, match="md is in use by process"):
+        run_md(["no run"], start())
+    (tmp_path / "md").mkdir()
+    (tmp_path / "md" / "restart.npz").write_bytes(b"PK\3\4 and no more")
+    with pytest.raises(ValueError, match="restart.npz is damaged .* begin it again with another --out"):
+        records.read_state(tmp_path / "md")
+
+
+@pytest.mark.parametrize("flag", ["--structure", "--structures"])
+def test_a_start_in_another_unit(springs, start, flag, ethanol, tmp_path, capsys):
+    moved = ethanol.copy()
+    moved.positions /= BOHR
+    write(tmp_path / "bohr.xyz", moved, format="extxyz")
+    arguments = ["md", str(springs), "--time", "0.001", "--interval", "1", "--progress", "false", "--out"]
+    assert main([*arguments, str(tmp_path / "right"), flag, str(start().structure)]) == 0
+    assert main([*arguments, str(tmp_path / "bohr"), flag, str(tmp_path / "bohr.xyz"), "--length_unit", "bohr"]) == 0
+    assert "warning" not in capsys.readouterr().err
+    one, other = (read(tmp_path / name / "trajectory.extxyz", "0").positions for name in ("right", "bohr"))
+    np.testing.assert_allclose(one, other, atol=1e-6)
 
 
 def test_another_simulation_is_not_resumed(springs, start):

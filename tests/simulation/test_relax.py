@@ -9,6 +9,7 @@ from ipu_chem.cli import main
 from ipu_chem.simulation.calculator import Calculator
 from ipu_chem.simulation.options import RelaxOptions
 from ipu_chem.simulation.relax import relax_file
+from ipu_chem.units import BOHR
 
 
 @pytest.fixture
@@ -45,6 +46,24 @@ def test_what_did_not_come_to_rest_is_written_and_listed(make_run, structures, t
     printed = capsys.readouterr().out
     assert "water: the largest force is" in printed and "after 2 steps" in printed and "0 structures relaxed" in printed
     assert [atoms.info["converged"] for atoms in read(tmp_path / "out.extxyz", ":")] == [False, False]
+
+
+@pytest.mark.parametrize("flag", ["--structures", "--structure"])
+def test_structures_in_another_unit(make_run, structures, flag, tmp_path, capsys):
+    moved = read(structures, ":")
+    for atoms in moved:
+        atoms.positions /= BOHR
+    write(tmp_path / "bohr.xyz", moved, format="extxyz", columns=["symbols", "positions"])
+    for path, more in ((structures, []), (tmp_path / "bohr.xyz", ["--length_unit", "bohr"])):
+        arguments = ["relax", str(make_run()), flag, str(path), "--steps", "1", "--fmax", "0.001"]
+        assert main([*arguments, "--output", str(tmp_path / f"{path.stem}.extxyz"), *more]) == 1
+        assert "warning" not in capsys.readouterr().err
+    one, other = (read(tmp_path / f"{name}.extxyz", ":") for name in (structures.stem, "bohr"))
+    for mine, theirs in zip(one, other):
+        np.testing.assert_allclose(mine.positions, theirs.positions, atol=1e-4)
+    main([*arguments, "--output", str(tmp_path / "o.extxyz")])
+    said = capsys.readouterr().err
+    assert said.count("warning") == 1 and "positions look like bohr: give --length_unit bohr" in said
 
 
 def test_what_cannot_work_is_refused(make_run, structures, tmp_path, capsys):

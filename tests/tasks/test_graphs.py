@@ -7,11 +7,12 @@ import pytest
 from torch import nn
 
 from ipu_chem.config import ModelConfig, from_dict
+from ipu_chem.data.molecule import Molecule, molecules_to_store
 from ipu_chem.data.standardize import Standardizer
 from ipu_chem.metrics import Target
 from ipu_chem.models.base import GraphModel
 from ipu_chem.models.registry import build_model, graph_model_class
-from ipu_chem.tasks.graphs import make_model
+from ipu_chem.tasks.graphs import check_charges, make_model
 
 
 class Plain(nn.Module):
@@ -71,3 +72,30 @@ def test_energies_that_a_model_adds_are_scaled_to_its_predictions(name, switch):
     ):
         make_model(options(name), 0, targets, standardizer=standardizer)
     make_model(options(name, **switch), 0, targets, standardizer=standardizer)
+
+
+@pytest.mark.parametrize(
+    "charge, spin, sentence",
+    [
+        ([0, -1, 1], [0, 1, 1], "schnet ignores charge; charges -1, 0, 1 vary among 3 molecules"),
+        ([0, 0, 0], [0, 2, 0], "schnet ignores spin; numbers of unpaired electrons 0, 2 vary among 3 molecules"),
+        ([1, 1, 1], [1, 1, 1], ""),
+        (None, None, ""),
+    ],
+)
+def test_charges_that_a_model_ignores_are_named(charge, spin, sentence, capsys):
+    made = {"charge": charge, "spin": spin}
+    molecules = [
+        Molecule(np.array([8, 1, 1], np.uint8), np.eye(3), **{key: one and one[i] for key, one in made.items()})
+        for i in range(3)
+    ]
+    check_charges(molecules_to_store(molecules), options("schnet"))
+    said = capsys.readouterr().err
+    assert sentence in said and said.count("warning") == bool(sentence)
+    assert ("use spookynet" in said) == bool(sentence)
+    if charge is not None:
+        check_charges(molecules_to_store(molecules), options("spookynet"))
+        assert capsys.readouterr().err == ""
+    else:
+        with pytest.raises(ValueError, match="--data.charge 0 --data.multiplicity 1, or train schnet"):
+            check_charges(molecules_to_store(molecules), options("spookynet"))

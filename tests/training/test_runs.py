@@ -16,6 +16,7 @@ import yaml
 from support import StopAt
 
 from ipu_chem.checkpoint import load_checkpoint, random_state, save_checkpoint
+from ipu_chem.locks import FolderInUse, locked
 from ipu_chem.train import evaluate, train
 from ipu_chem.training.callbacks import Callback
 from ipu_chem.training.logging import read_rows
@@ -121,6 +122,38 @@ def test_a_run_that_a_callback_stops_goes_on_as_if_it_had_not(options, make_conf
     assert_same_state(whole, last(options["out"]))
     rows = [row for row in read_rows(options["out"]) if row["kind"] == "train"]
     assert [(row["step"], row["loss"]) for row in rows] == [(row[0], row[2]) for row in seen]
+
+
+def test_a_run_has_one_process(options, make_config):
+    options["training"]["epochs"] = 1
+    with locked(options["out"]):
+        for resume in (False, True):
+            with pytest.raises(FolderInUse, match=f"run is in use by process {os.getpid()} on "):
+                train(make_config(options), resume)
+    assert not Path(options["out"]).exists()
+
+
+def test_a_run_without_a_checkpoint_is_begun_again_as_the_error_says(options, make_config, capsys):
+    from ipu_chem.cli import main
+
+    options["training"]["epochs"] = 1
+    train(make_config(options))
+    for path in (Path(options["out"]) / "checkpoints").iterdir():
+        path.unlink()
+    assert main(["train", "--resume", options["out"]]) == 1
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "stopped before the first one: start it again with `ipu-chem train --config" in said
+    assert main(said.split("`")[1].split()[1:]) == 0
+    assert last(options["out"])[1]["progress"]["epoch"] == 1
+
+
+def test_seconds_of_all_starts_are_kept(options, make_config):
+    seconds = []
+    for stop, resume in ((2, False), (4, True), (None, True), (None, True)):
+        train(make_config(options), resume, [StopAt(stop)] if stop else [])
+        seconds.append(json.loads((Path(options["out"]) / "run.json").read_text())["seconds"])
+    first, second, third, nothing_left = (one["to first step"] for one in seconds)
+    assert first <= second < third == nothing_left
 
 
 def start(options, tmp_path, *flags):

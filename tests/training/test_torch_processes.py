@@ -103,6 +103,22 @@ def test_the_end_of_one_process_ends_the_other_with_a_sentence(options, tmp_path
     assert "ipu-chem: process 1" not in output
 
 
+def test_a_killed_torchrun_ends_its_processes_with_a_checkpoint(options, tmp_path):
+    options["training"].update(epochs=2000, checkpoint_every=0)
+    process = start(options, tmp_path)
+    rows, deadline = Path(options["out"]) / "metrics.jsonl", time.monotonic() + 120
+    while not (rows.is_file() and rows.stat().st_size):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+    started = workers(process)
+    process.kill()
+    process.wait()
+    while any(Path(f"/proc/{one}").exists() for one in started):
+        assert time.monotonic() < deadline + 60, "processes of a killed torchrun live on"
+        time.sleep(0.05)
+    assert step_reached(options["out"]) > 0
+
+
 def test_replicas_that_cannot_be_shared_out_are_refused(options, make_config, as_second_of_two):
     options["batching"]["replication_factor"] = 3
     with pytest.raises(ValueError, match="batching.replication_factor=3 counts the replicas of all 2 processes; use a"):

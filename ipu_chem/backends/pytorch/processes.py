@@ -1,5 +1,6 @@
 """Processes that train together on CPUs or GPUs, started by torchrun: their collectives."""
 
+import signal
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, Iterator, Optional, Sequence
@@ -10,6 +11,7 @@ from torch import Tensor
 from torch import distributed as dist
 
 from ipu_chem.backends.options import World
+from ipu_chem.parallel import signal_at_end_of_parent
 
 
 class Processes:
@@ -35,6 +37,7 @@ class Processes:
         self._owned = False
         if world.size == 1:
             return
+        signal_at_end_of_parent(signal.SIGTERM)  # of torchrun, if it is killed: a checkpoint, then the end
         with self._answered():
             if not dist.is_initialized():
                 dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(seconds=timeout))

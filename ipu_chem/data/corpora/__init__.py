@@ -14,20 +14,23 @@ import numpy as np
 
 from ipu_chem.cache import cache_folder, content_key, open_prepared
 from ipu_chem.data.corpora.assemble import PartFiles, assemble, first_of_each, on_disk
-from ipu_chem.data.corpora.build import alone, encode_file
-from ipu_chem.data.corpora.encode import encode_smiles, libraries
+from ipu_chem.data.corpora.build import encode_file
+from ipu_chem.data.corpora.encode import Manner, encode_smiles, libraries
 from ipu_chem.data.corpora.memory import corpus_in_memory, corpus_info
 from ipu_chem.data.corpora.sources import CORPORA, find_file
 from ipu_chem.data.datasets import known_options, nearest
-from ipu_chem.data.files.table import read_layout
+from ipu_chem.data.files.layout import TableOptions, read_layout
+from ipu_chem.data.files.table import read_rows
+from ipu_chem.data.fragments import ERROR, KEEP, SEVERAL
 from ipu_chem.data.molecule import decode_text
+from ipu_chem.locks import in_turn
 from packing.files import PathLike, file_digest
 from packing.store import Store
 
-__all__ = ["CORPORA", "corpus_in_memory", "describe_corpus", "encode_smiles", "load_corpus"]
+__all__ = ["CORPORA", "corpus_in_memory", "describe_corpus", "encode_smiles", "load_corpus", "with_rows"]
 
 # Raised whenever the same file and options would give another store.
-_FORMAT = 1
+_FORMAT = 2
 _REASONS, _SAMPLE = 5, 3  # of a description
 
 
@@ -35,14 +38,17 @@ class Options(NamedTuple):
     """Options that decide what is in a corpus.
 
     Attributes:
-        stereo: keep what SMILES say about stereochemistry.
-        smiles_column: of a table; None takes "smiles", whatever its case.
+        stereo, fragments: see `Manner`.
+        smiles_column, delimiter, encoding: see `TableOptions`.
         duplicates: keep molecules that the file has before, for whoever must choose among their labels.
     """
 
     stereo: bool = True
     smiles_column: Optional[str] = None
     duplicates: bool = False
+    delimiter: str = ""
+    encoding: str = ""
+    fragments: str = KEEP
 
 
 def load_corpus(
@@ -81,20 +87,26 @@ def load_corpus(
         raise ValueError(f"corpus {name}: limit={limit} and workers={workers} are 0 or more.")
     root, source, versions = cache_folder(cache), CORPORA[name], libraries()
     file = find_file(name, None if path is None else Path(path).expanduser(), root)
-    layout = read_layout(file, chosen.smiles_column, source.with_split)
+    table = TableOptions(chosen.smiles_column or "", chosen.delimiter, chosen.encoding, "data.")
+    layout = read_layout(file, table, source.with_split)
 
     manner = {"format": _FORMAT, "stereo": chosen.stereo, "layout": layout, **versions}
+    if chosen.fragments != KEEP:
+        manner["fragments"] = chosen.fragments
     kept = {"duplicates": True} if chosen.duplicates else {}
     folder = root / f"corpus-{name}-{content_key({**manner, **kept, 'limit': limit, 'file': file_digest(file)})}"
     # Not by content: what was encoded of a file that was cut serves the whole one, too.
+    manner["layout"] = layout._replace(encoding="")  # which the lines of a file that was cut may not have shown
     parts = root / f"corpus-{name}-parts-{content_key({**manner, 'path': str(file.resolve())})}"
     store = open_prepared(folder, name)
     if store is not None:
-        return store
-    with alone(parts):
-        if not (folder / "meta.json").is_file():  # else another process has made it meanwhile
+        return _checked(store, file, chosen.fragments)
+    how = Manner(chosen.stereo, chosen.fragments)
+    with in_turn(parts / "lock", f"encoding into {parts}"):
+        store = open_prepared(folder, name, says_why=False)
+        if store is None:  # else another process has made it meanwhile
             try:
-                made = encode_file(file, layout, parts, limit, chosen.stereo, workers or None, progress)
+                made = encode_file(file, layout, parts, limit, how, workers or None, progress)
             except KeyboardInterrupt:
                 print(f"{name}: stopped; what is encoded lies in {parts}, the same call goes on there", file=sys.stderr)
                 raise
@@ -107,10 +119,25 @@ def load_corpus(
                 print(f"{name}: {len(made.paths) - made.made:,} of {len(made.paths):,} chunks were encoded before")
         shutil.rmtree(parts, ignore_errors=True)  # another process may have been faster
     store = Store.open(folder)
+    if store.info["cut"]:
+        print(f"{name}: of {store.info['cut']:,} molecules of several fragments the largest is taken")
     print(
         f"{name}: {len(store):,} molecules encoded, {store.info['duplicates']:,} duplicates and "
         f"{store.info['failures']['count']:,} failures left out (listed in {folder / 'meta.json'})"
     )
+    return _checked(store, file, chosen.fragments)
+
+
+def _checked(store: Store, file: Path, fragments: str) -> Store:
+    """The store, unless molecules of several fragments are an error and there are some."""
+    listed = store.info["failures"]["list"] if fragments == ERROR else []
+    several = [failure for failure in listed if failure[2].startswith(SEVERAL)]
+    if several:
+        line, smiles, reason, *_ = several[0]
+        raise ValueError(
+            f"{file} line {line} ({smiles}): {reason}, as {len(several):,} lines have; set data.fragments to largest "
+            "or keep, or correct them."
+        )
     return store
 
 
@@ -127,6 +154,15 @@ def _save(
     store = assemble(chunks, keep, on_disk(scratch), with_split)
     store.info.update(info)
     store.save(folder)
+
+
+def with_rows(store: Store, path: PathLike) -> Store:
+    """A corpus of a file with row [I] int64, places of its molecules among all rows from 0, and info["rows"]."""
+    path, options = Path(path).expanduser(), store.info["options"]
+    table = TableOptions(*(options[name] or "" for name in TableOptions._fields[:3]), "data.")
+    lines = np.array([number for number, _ in read_rows(path, read_layout(path, table))], np.int64)
+    fields = {**store.fields, "row": np.searchsorted(lines, store.fields["line"])}
+    return Store(store.axes, fields, store.axis_of, {**store.info, "rows": len(lines)})
 
 
 def describe_corpus(store: Store) -> List[str]:

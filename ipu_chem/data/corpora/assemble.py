@@ -4,6 +4,7 @@ Chunks are read one after the other and the flat arrays lie on disk, so the corp
 is held of a molecule is its digest and two lengths, about 50 bytes while duplicates are looked for.
 """
 
+import os
 from collections import Counter
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterable, Iterator, List, Sequence, Tuple
@@ -13,6 +14,7 @@ import numpy as np
 from ipu_chem.data.corpora.encode import Chunk, load_chunk, load_digests
 from ipu_chem.data.datasets.info import failures_info
 from ipu_chem.data.files.table import Failure
+from packing.files import disk_full_named
 from packing.store import Store
 
 # (name, shape, dtype) -> array to fill
@@ -42,7 +44,12 @@ def on_disk(folder: Path) -> Allocate:
     """Arrays of a large corpus: files in a folder."""
 
     def allocate(name: str, shape: Tuple[int, ...], dtype: Any) -> np.ndarray:
-        return np.lib.format.open_memmap(folder / f"{name}.npy", "w+", dtype, shape)
+        path = folder / f"{name}.npy"
+        array = np.lib.format.open_memmap(path, "w+", dtype, shape)
+        if hasattr(os, "posix_fallocate"):  # a full disk would end the process where the array is filled
+            with disk_full_named(path), open(path, "r+b") as file:
+                os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+        return array
 
     return allocate
 
@@ -72,7 +79,8 @@ def assemble(
 
     Returns:
         "symbols" on the axis "tokens", "smiles", heavy_atoms [I] uint16, line [I] int64, split [I] uint8;
-        ``info`` holds symbols, symbol_counts, lines, duplicates and failures.
+        ``info`` holds symbols, symbol_counts, lines, duplicates, cut (molecules without their smaller fragments) and
+        failures.
 
     Raises:
         ValueError: no molecule is left, or there are more than 65,536 symbols.
@@ -95,8 +103,10 @@ def assemble(
         **({"split": allocate("split", (kept,), np.uint8)} if with_split else {}),
     }
     place = {symbol: index for index, symbol in enumerate(symbols)}
+    cut = 0
     for chunk, items, start in _kept(chunks, keep):
         stop = start + len(items)
+        cut += int(chunk.cut[items].sum())
         for field in set(fields) - {"symbols", "smiles"}:
             fields[field][start:stop] = getattr(chunk, field)[items]
         table = np.array([place.get(symbol, 0) for symbol in chunk.table] or [0], dtype)
@@ -108,6 +118,7 @@ def assemble(
         "symbol_counts": [counts[symbol] for symbol in symbols],
         "lines": len(keep) + failures["count"],
         "duplicates": len(keep) - kept,
+        "cut": cut,
         "failures": failures,
     }
     return Store(offsets, fields, {"symbols": "tokens", "smiles": "smiles"}, info)

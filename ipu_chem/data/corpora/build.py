@@ -6,20 +6,17 @@ was cut and is fetched anew goes on after its last whole chunk, and how many pro
 """
 
 import hashlib
-import sys
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Iterator, List, NamedTuple, Optional, Tuple
 
 from tqdm import tqdm
 
-from ipu_chem.data.corpora.encode import encode_records, save_chunk
-from ipu_chem.data.files.table import Layout, Record, read_chunks
+from ipu_chem.data.corpora.encode import Manner, encode_records, save_chunk
+from ipu_chem.data.files.layout import Layout
+from ipu_chem.data.files.table import Record, read_chunks
 from ipu_chem.data.files.text import DAMAGE, count_lines
 from ipu_chem.parallel import WorkerDied, in_parallel
-
-_LOCK = "lock"
 
 
 class Parts(NamedTuple):
@@ -29,38 +26,17 @@ class Parts(NamedTuple):
     made: int
 
 
-@contextmanager
-def alone(folder: Path) -> Iterator[None]:
-    """Make a folder of parts and keep other processes out of it; a second one waits for the first.
-
-    The system lifts the lock when the process and its workers end, however they do.
-    """
-    import fcntl
-
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / _LOCK, "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print(f"waiting for another process that is encoding into {folder}", file=sys.stderr)
-            fcntl.flock(file, fcntl.LOCK_EX)
-        try:
-            yield
-        finally:
-            fcntl.flock(file, fcntl.LOCK_UN)  # forked workers share it
-
-
 def encode_file(
-    path: Path, layout: Layout, folder: Path, limit: int, stereo: bool, workers: Optional[int], progress: bool
+    path: Path, layout: Layout, folder: Path, limit: int, manner: Manner, workers: Optional[int], progress: bool
 ) -> Parts:
     """Make the part files that a folder lacks.
 
     Args:
         path: file of SMILES.
         layout: of its lines.
-        folder: of the parts; `alone` in it.
+        folder: of the parts, in which no other process is.
         limit: only so many lines; 0 takes all.
-        stereo: see `encode_smiles`.
+        manner: see `Manner`.
         workers: processes; None takes all cores, with 1 it is this one.
         progress: show a bar on stderr.
 
@@ -82,7 +58,7 @@ def encode_file(
                 else:
                     yield paths[-1], records
 
-        make = partial(_make_part, layout=layout, stereo=stereo)
+        make = partial(_make_part, layout=layout, manner=manner)
         try:
             for lines in in_parallel(make, missing(), workers, chunk=1):
                 made += 1
@@ -110,7 +86,7 @@ def _part_name(index: int, records: List[Record]) -> str:
     return f"{index:08d}-{digest}.npz"
 
 
-def _make_part(job: Tuple[Path, List[Record]], layout: Layout, stereo: bool) -> int:
+def _make_part(job: Tuple[Path, List[Record]], layout: Layout, manner: Manner) -> int:
     part, records = job
-    save_chunk(part, encode_records(records, layout, stereo))
+    save_chunk(part, encode_records(records, layout, manner))
     return len(records)

@@ -2,11 +2,13 @@
 
 M. Krenn et al., "Self-referencing embedded strings (SELFIES): A 100% robust molecular string representation", Mach.
 Learn.: Sci. Technol. 1, 045024 (2020). RDKit writes the canonical SMILES, selfies (2.x, its default constraints)
-encodes that, and every symbol of the result is one that the decoder takes.
+encodes that, and the result is kept only if it stands for the same molecule: what is decoded has the same canonical
+SMILES. Iodine with three bonds and ferrocene, for which SELFIES have no room, are failures.
 """
 
 import hashlib
 import json
+import re
 import zipfile
 from contextlib import contextmanager
 from functools import lru_cache
@@ -15,7 +17,9 @@ from typing import Any, Dict, Iterable, Iterator, List, NamedTuple, Tuple, Union
 
 import numpy as np
 
-from ipu_chem.data.files.table import Failure, Layout, Line, Record, parse
+from ipu_chem.data.files.layout import Layout
+from ipu_chem.data.files.table import Failure, Line, Record, parse, smiles_doubt
+from ipu_chem.data.fragments import ERROR, KEEP, SEVERAL, largest_fragment, without_maps
 from ipu_chem.data.molecule import encode_texts
 from ipu_chem.data.selfies.symbols import DOT, split_symbols
 from packing.files import atomic_file
@@ -23,6 +27,28 @@ from packing.types import Ragged
 
 _MOST_ATOMS = 2**16 - 1
 _MOST_SYMBOLS = 2**16
+OTHER = "SELFIES stand for another molecule"
+# Molecules without stereochemistry, of atoms and charges that organic chemistry is made of. Where their bonds keep to
+# the constraints of selfies, which its strict encoder tests, the decoder makes the same graph bond by bond, and no
+# choice of double bonds in a ring changes what RDKit takes for aromatic. All others are decoded.
+_PLAIN = re.compile(
+    r"(?:[BCNOPSFIbcnops0-9()=#%.-]|Cl|Br|\[(?:nH|n\+|N\+|NH\+|NH2\+|NH3\+|O-|S-|N-|Na\+|K\+|Cl-|Br-)\])+"
+)
+
+
+class Manner(NamedTuple):
+    """Options of what a SMILES is encoded as.
+
+    Attributes:
+        stereo: keep what it says about stereochemistry; isotopes stay in any case.
+        fragments: "keep" all, "largest" of them by heavy atoms, or "error" for molecules of several.
+    """
+
+    stereo: bool = True
+    fragments: str = KEEP
+
+
+USUAL = Manner()
 
 
 class Chunk(NamedTuple):
@@ -36,6 +62,7 @@ class Chunk(NamedTuple):
         line: [n] int64, number of the line.
         split: [n] uint8, index in `lines.SPLITS`.
         digest: [n, 2] uint64, equal where the canonical SMILES are.
+        cut: [n] bool, molecules of which only the largest fragment is there.
         failures: lines without a molecule.
     """
 
@@ -46,6 +73,7 @@ class Chunk(NamedTuple):
     line: np.ndarray
     split: np.ndarray
     digest: np.ndarray
+    cut: np.ndarray
     failures: List[Failure]
 
 
@@ -68,25 +96,25 @@ def encode_smiles(smiles: str, stereo: bool = True) -> Tuple[str, str]:
 
     try:
         with rdBase.BlockLogs():
-            canonical, symbols, _ = _encode(smiles, stereo)
+            canonical, symbols, *_ = _encode(smiles, Manner(stereo))
     except _NoMolecule as error:
         raise ValueError(f"{smiles!r}: {error}.") from None
     return canonical, "".join(symbols)
 
 
-def encode_records(records: Iterable[Record], layout: Layout, stereo: bool) -> Chunk:
+def encode_records(records: Iterable[Record], layout: Layout, manner: Manner) -> Chunk:
     """Encode lines of a file."""
-    return encode_lines((found for record in records for found in parse(record, layout)), stereo)
+    return encode_lines((found for record in records for found in parse(record, layout)), manner)
 
 
-def encode_lines(lines: Iterable[Union[Line, Failure]], stereo: bool) -> Chunk:
+def encode_lines(lines: Iterable[Union[Line, Failure]], manner: Manner) -> Chunk:
     """Encode lines that are parsed already; failures among them are passed on."""
     from rdkit import rdBase
 
     texts: List[str] = []
     table: Dict[str, int] = {}
     symbols: List[List[int]] = []
-    molecules: List[Tuple[int, int, int]] = []  # heavy atoms, line, split
+    molecules: List[Tuple[int, int, int, int]] = []  # heavy atoms, line, split, cut
     failures: List[Failure] = []
     with rdBase.BlockLogs():
         for line in lines:
@@ -94,14 +122,14 @@ def encode_lines(lines: Iterable[Union[Line, Failure]], stereo: bool) -> Chunk:
                 failures.append(line)
                 continue
             try:
-                canonical, found, heavy_atoms = _encode(line.smiles, stereo)
+                canonical, found, heavy_atoms, cut = _encode(line.smiles, manner)
             except _NoMolecule as error:
-                failures.append(Failure(line.line, line.smiles, str(error)))
+                failures.append(Failure(line.line, line.smiles, str(error), line.name))
                 continue
             symbols.append([table.setdefault(symbol, len(table)) for symbol in found])
             texts.append(canonical)
-            molecules.append((heavy_atoms, line.line, line.split))
-    columns = np.array(molecules, np.int64).reshape(-1, 3)
+            molecules.append((heavy_atoms, line.line, line.split, cut))
+    columns = np.array(molecules, np.int64).reshape(-1, 4)
     digests = b"".join(hashlib.blake2b(text.encode("utf-8"), digest_size=16).digest() for text in texts)
     flat = np.array([index for molecule in symbols for index in molecule], np.uint16)
     return Chunk(
@@ -112,6 +140,7 @@ def encode_lines(lines: Iterable[Union[Line, Failure]], stereo: bool) -> Chunk:
         columns[:, 1],
         columns[:, 2].astype(np.uint8),
         np.frombuffer(digests, np.uint64).reshape(-1, 2),
+        columns[:, 3].astype(bool),
         failures,
     )
 
@@ -140,7 +169,7 @@ def load_chunk(path: Path) -> Chunk:
     with _part_file(path) as arrays:
         table, failures = json.loads(arrays["texts"].tobytes().decode("utf-8"))
         ragged = {name: Ragged(arrays[name], arrays[f"{name}.offsets"]) for name in ("symbols", "smiles")}
-        plain = {name: arrays[name] for name in ("heavy_atoms", "line", "split", "digest")}
+        plain = {name: arrays[name] for name in ("heavy_atoms", "line", "split", "digest", "cut")}
         return Chunk(table=table, failures=[Failure(*one) for one in failures], **ragged, **plain)
 
 
@@ -181,32 +210,80 @@ def _part_file(path: Path) -> Iterator[Any]:
         ) from None
 
 
-def _encode(smiles: str, stereo: bool) -> Tuple[str, List[str], int]:
-    """(canonical SMILES, symbols of the SELFIES, number of heavy atoms); `_NoMolecule` with the reason alone."""
-    import selfies
+def _encode(smiles: str, manner: Manner) -> Tuple[str, List[str], int, bool]:
+    """(canonical SMILES, symbols of the SELFIES, number of heavy atoms, fragments are left out).
+
+    Raises:
+        _NoMolecule: the reason alone.
+    """
     from rdkit import Chem
 
-    if not smiles:
-        raise _NoMolecule("no SMILES")
+    doubt = smiles_doubt(smiles)
+    if doubt:
+        raise _NoMolecule(doubt)
+    cut = False
     try:
-        mol = Chem.MolFromSmiles(smiles)
+        mol = Chem.MolFromSmiles(without_maps(smiles))
         if mol is None:
             raise _NoMolecule("RDKit cannot parse the SMILES")
-        if not stereo:
+        if not manner.stereo:
             Chem.RemoveStereochemistry(mol)
+        if manner.fragments != KEEP and DOT in smiles:
+            whole, (mol, count) = mol, largest_fragment(mol)
+            if manner.fragments == ERROR and count > 1:
+                raise _NoMolecule(f"{SEVERAL} ({count})")
+            cut = mol is not whole
         canonical = Chem.MolToSmiles(mol)
     except RuntimeError:  # an invariant of RDKit is violated
         raise _NoMolecule("RDKit cannot parse the SMILES") from None
     if not 0 < mol.GetNumAtoms() <= _MOST_ATOMS:
         raise _NoMolecule("no atoms" if mol.GetNumAtoms() == 0 else f"more than {_MOST_ATOMS:,} atoms")
+    return canonical, _symbols(canonical), mol.GetNumHeavyAtoms(), cut
+
+
+def _symbols(canonical: str) -> List[str]:
+    """Symbols of the SELFIES of a canonical SMILES.
+
+    Raises:
+        _NoMolecule: there are none, or they stand for another molecule.
+    """
+    import selfies
+
+    if _PLAIN.fullmatch(canonical):
+        try:
+            return _decodable(split_symbols(selfies.encoder(canonical)))
+        except (selfies.EncoderError, RecursionError):
+            pass  # beyond the constraints
     try:
-        symbols = split_symbols(selfies.encoder(canonical, strict=False))
+        text = selfies.encoder(canonical, strict=False)
+        symbols = split_symbols(text)
     except Exception:  # also IndexError, KeyError or RecursionError for what its parser does not foresee
         raise _NoMolecule("selfies cannot encode the molecule") from None
+    _decodable(symbols)
+    if not _stands_for(text, canonical):
+        raise _NoMolecule(OTHER)
+    return symbols
+
+
+def _stands_for(text: str, canonical: str) -> bool:
+    """Test if SELFIES are decoded to the molecule of a canonical SMILES."""
+    import selfies
+    from rdkit import Chem
+
+    try:
+        mol = Chem.MolFromSmiles(selfies.decoder(text))
+        # Of a few molecules RDKit's canonical SMILES is not its own.
+        return mol is not None and Chem.MolToSmiles(mol) in (canonical, Chem.CanonSmiles(canonical))
+    except Exception:  # as in `_symbols`
+        return False
+
+
+def _decodable(symbols: List[str]) -> List[str]:
+    """The same symbols, if the decoder takes all of them."""
     for symbol in set(symbols):
         if not _decodes(symbol):
             raise _NoMolecule(f"selfies cannot decode its own symbol {symbol}")
-    return canonical, symbols, mol.GetNumHeavyAtoms()
+    return symbols
 
 
 @lru_cache(maxsize=_MOST_SYMBOLS)

@@ -5,7 +5,8 @@ that no failure, blank line or line break inside of quotes can shift a label to 
 """
 
 from pathlib import Path
-from typing import Dict, List, Sequence
+from types import SimpleNamespace
+from typing import Any, Dict, List, Sequence
 
 import numpy as np
 
@@ -13,8 +14,11 @@ from ipu_chem.cache import cache_folder
 from ipu_chem.data.corpora import load_corpus
 from ipu_chem.data.datasets import DATASETS
 from ipu_chem.data.datasets.info import own_targets
-from ipu_chem.data.files.table import read_labels, read_layout, read_rows
+from ipu_chem.data.files.layout import TableOptions, read_layout
+from ipu_chem.data.files.numbers import read_labels
+from ipu_chem.data.files.table import read_rows
 from ipu_chem.data.molecule import decode_texts
+from ipu_chem.metrics import BINARY
 from packing.files import PathLike
 from packing.store import Store
 
@@ -26,61 +30,61 @@ def load_labeled_corpus(
     extensive: bool = True,
     kind: str = "number",
     cache: str = "",
+    replicates: bool = True,
     limit: int = 0,
-    workers: int = 0,
+    **options: Any,
 ) -> Store:
     """Molecules of a table as a corpus store with labels.
 
-    Molecules without any label are left out; of one that stands there several times, the first with a label is taken.
+    Molecules without any label are left out.
 
     Args:
         path: .csv, .tsv or .txt with a column of SMILES, also in .gz or .zip.
         names: T columns of numbers; empty cells are labels that are missing.
         unit, extensive, kind: of the labels; see `own_targets`.
-        cache, limit, workers: see `load_corpus`.
+        cache, limit, options: see `load_corpus`.
+        replicates: keep all rows that are the same molecule; else the first with a label is taken.
 
     Returns:
         A corpus store with y [I, T] float64 and ``info["targets"]``; ``info["left out"]`` counts molecules without a
-        label, duplicates, and how many of those have other labels than the one that is taken.
+        label, and, without ``replicates``, duplicates, and how many of those have other labels than the one taken.
 
     Raises:
         ValueError: a column is missing or holds something else than numbers, no label is left, or see `load_corpus`.
     """
     path = Path(path).expanduser()
     targets = own_targets(names, unit, extensive, kind)
-    layout = read_layout(path)
-    lines, labels = read_labels(path, layout, names, limit)
-    store = load_corpus("file", path, cache or None, limit=limit, workers=workers, duplicates=True)
+    layout = read_layout(path, TableOptions.of(SimpleNamespace(**options), "data."))
+    lines, labels = read_labels(path, layout, names, limit, kind == BINARY)
+    store = load_corpus("file", path, cache or None, limit=limit, duplicates=True, **options)
     places = np.searchsorted(lines, store.fields["line"])
     assert np.array_equal(lines[places], store.fields["line"]), "every molecule's line was read for its labels"
     y = labels[places]
     labeled = np.flatnonzero(np.isfinite(y).any(1))
     if not len(labeled):
         raise ValueError(f"{path}: no molecule has a label in {', '.join(names)}.")
-    first = _first_of_each(decode_texts(store, "smiles"), labeled)
-    again = labeled[first != labeled]
-    differ = ~((y[again] == y[first[first != labeled]]) | (np.isnan(y[again]) & np.isnan(y[first[first != labeled]])))
-    counts = {
-        "without label": len(store) - len(labeled),
-        "duplicates": len(again),
-        "of them with other labels": int(differ.any(1).sum()),
-    }
+    counts = {"without label": len(store) - len(labeled)}
+    if not replicates:
+        first = _first_of_each(decode_texts(store, "smiles"), labeled)
+        again, taken = labeled[first != labeled], first[first != labeled]
+        differ = ~((y[again] == y[taken]) | (np.isnan(y[again]) & np.isnan(y[taken]))).all(1)
+        counts.update({"duplicates": len(again), "of them with other labels": int(differ.sum())})
+        labeled = labeled[first == labeled]
     if any(counts.values()):
         listed = ", ".join(f"{count:,} {what}" for what, count in counts.items() if count)
-        print(f"{path.name}: left out: {listed}; of duplicates the first is kept")
-    kept = labeled[first == labeled]
+        print(f"{path.name}: left out: {listed}{'' if replicates else '; of duplicates the first is kept'}")
     info = {"name": path.name, "targets": targets, "left out": counts}
-    chosen = store.take(kept)
-    return Store(chosen.axes, {**chosen.fields, "y": y[kept]}, chosen.axis_of, {**store.info, **info})
+    chosen = store.take(labeled)
+    return Store(chosen.axes, {**chosen.fields, "y": y[labeled]}, chosen.axis_of, {**store.info, **info})
 
 
-def load_labeled_dataset(name: str, path: str = "", cache: str = "", limit: int = 0, workers: int = 0) -> Store:
+def load_labeled_dataset(name: str, path: str = "", cache: str = "", **options: Any) -> Store:
     """The molecules of a data set that is SMILES with labels, as a corpus store; duplicates count, as in its figures.
 
     Args:
         name: one of `DATASETS` that has a table.
         path: where its raw files lie; empty lets it find or download them.
-        cache, limit, workers: see `load_corpus`.
+        cache, options: see `load_corpus`.
 
     Returns:
         As `load_labeled_corpus`, with the fields of the data set's table, such as "official".
@@ -90,11 +94,12 @@ def load_labeled_dataset(name: str, path: str = "", cache: str = "", limit: int 
     """
     read = DATASETS[name].table
     assert read is not None, f"{name} has no table"
+    limit = options.get("limit", 0)
     table = read(Path(path).expanduser() if path else None, cache_folder(cache or None), limit or None)
     lines = np.array([number for number, _ in read_rows(table.file, read_layout(table.file), limit)], np.int64)
     if len(lines) != len(table.y):
         raise ValueError(f"{table.file} has {len(lines):,} rows for {len(table.y):,} molecules; fetch it again.")
-    store = load_corpus("file", table.file, cache or None, limit=limit, workers=workers, duplicates=True)
+    store = load_corpus("file", table.file, cache or None, duplicates=True, **options)
     rows = np.searchsorted(lines, store.fields["line"])
     kept = np.flatnonzero(np.isfinite(table.y[rows]).any(1))
     store, rows, failed = store.take(kept), rows[kept], store.info["failures"]["count"]

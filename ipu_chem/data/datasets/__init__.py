@@ -13,6 +13,7 @@ from typing import Any, Callable, Dict, NamedTuple, Optional
 from ipu_chem.cache import cache_folder, content_key, open_prepared
 from ipu_chem.data.datasets import hydronet, md17, nci3d, ogb, own_file, pcqm4mv2, qm9, rmd17
 from ipu_chem.data.datasets.info import LabelTable
+from ipu_chem.locks import in_turn
 from packing.files import PathLike
 from packing.store import Store
 
@@ -84,9 +85,13 @@ def load_dataset(name: str, path: Optional[PathLike] = None, cache: Optional[Pat
     store = open_prepared(folder, name)
     if store is not None:
         return store
-    store = dataset.prepare(path, root, **settings)
-    store.info.setdefault("reference_energies", {})
-    store.save(folder)
+    with in_turn(root / f".{folder.name}.lock", f"preparing {name}"):
+        store = open_prepared(folder, name, says_why=False)
+        if store is not None:  # another process has made it meanwhile
+            return store
+        store = dataset.prepare(path, root, **settings)
+        store.info.setdefault("reference_energies", {})
+        store.save(folder)
     left_out = store.info["failures"]["count"]
     print(f"{name}: {len(store):,} molecules prepared, {left_out:,} left out (listed in {folder / 'meta.json'})")
     return Store.open(folder)

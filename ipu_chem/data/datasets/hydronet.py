@@ -18,6 +18,7 @@ from ipu_chem.data.download import fetch, find_file
 from ipu_chem.data.molecule import arrays_to_store
 from ipu_chem.data.water_xyz import Clusters, read_clusters
 from ipu_chem.units import KCAL_PER_MOL
+from packing.arrays import open_arrays
 from packing.files import file_digest
 from packing.store import Store
 
@@ -180,7 +181,7 @@ def _official(split: Path, count: int, expected: int) -> np.ndarray:
         raise ValueError(f"{split} numbers the {expected:,} published clusters, but {count:,} are here.")
     part = np.full(count, 2, np.uint8)
     try:
-        with np.load(split, allow_pickle=False) as indices:
+        with open_arrays(split) as indices:
             for value, key in enumerate(("train_idx", "val_idx")):
                 part[indices[key]] = value
     except (OSError, KeyError, IndexError, ValueError, zipfile.BadZipFile) as error:

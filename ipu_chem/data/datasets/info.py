@@ -6,6 +6,7 @@ from typing import Any, Dict, Iterable, List, NamedTuple, Optional, Sequence
 
 import numpy as np
 
+from ipu_chem.data.energy_units import check_energy_unit
 from ipu_chem.data.files.table import Failure
 from ipu_chem.metrics import BINARY
 
@@ -42,16 +43,20 @@ def own_targets(names: Sequence[str], unit: str, extensive: bool, kind: str) -> 
     """``info["targets"]`` of labels that a user says what they are.
 
     Raises:
-        ValueError: a unit of classes.
+        ValueError: a unit of classes, or one that is unknown of an energy.
     """
     if kind == BINARY and unit:
         raise ValueError(f"data.unit={unit}: {', '.join(names)} are classes, which have no unit; leave it out.")
+    if kind != BINARY:
+        check_energy_unit(names, unit, extensive)
+        unit = "eV" if unit.strip().lower() == "ev" else unit
     return [class_info(name) if kind == BINARY else target_info(name, unit, extensive) for name in names]
 
 
 def failures_info(failures: Iterable[Failure]) -> Dict[str, Any]:
     """Molecules left out: how many, how many for which reason, and a list [line, molecule, reason] of them.
 
+    The molecule is its SMILES, or its name where there are none.
     The list ends after 100,000, so that a corpus read by its wrong column does not fill memory; the counts do not.
     """
     by_reason: Counter = Counter()
@@ -59,7 +64,7 @@ def failures_info(failures: Iterable[Failure]) -> Dict[str, Any]:
     for failure in failures:
         by_reason[failure.reason] += 1
         if len(listed) < _LISTED:
-            listed.append(list(failure))
+            listed.append([failure.line, failure.smiles or failure.name, failure.reason])
     return {"count": sum(by_reason.values()), "by_reason": dict(by_reason.most_common()), "list": listed}
 
 

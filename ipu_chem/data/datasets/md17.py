@@ -14,11 +14,11 @@ from ipu_chem.data.datasets.info import check_limit, failures_info, target_info
 from ipu_chem.data.datasets.rmd17 import MOST_TRAINING, check_formula, check_molecule_name, find_npz, molecule_of
 from ipu_chem.data.download import download, unpack
 from ipu_chem.data.trajectory import Frames, frames_to_store, read_frames
-from ipu_chem.units import KCAL_PER_MOL
+from ipu_chem.units import in_ev
 from packing.files import file_digest
 from packing.store import Store
 
-URL = "http://www.quantum-machine.org/gdml/data/npz"
+URL = "https://www.quantum-machine.org/gdml/data/npz"
 _DFT = "PBE+vdW-TS, frames of a simulation at 500 K"
 
 
@@ -92,7 +92,10 @@ def prepare(path: Optional[Path], cache: Path, molecule: Optional[str] = None, l
         np.concatenate([part.energy for part in parts]),
         np.concatenate([part.forces for part in parts]),
         np.concatenate(old) if len(old) == len(parts) else None,
+        parts[0].unit,
     )
+    if any(part.unit != parts[0].unit for part in parts):
+        raise ValueError(f"{files[0]} states {parts[0].unit!r} as its unit of energy, the other file another one.")
     info = {
         "name": f"md17 {name}".strip(),
         "targets": [target_info("energy", "eV", True)],
@@ -112,7 +115,7 @@ def prepare(path: Optional[Path], cache: Path, molecule: Optional[str] = None, l
     fields = {}
     if len(parts) == 2:
         fields["official"] = np.repeat(np.array([0, 1], np.uint8), [len(part.energy) for part in parts])
-    store = frames_to_store(frames, name or files[0].stem, KCAL_PER_MOL, info, fields)
+    store = frames_to_store(frames, name or files[0].stem, in_ev(frames.unit or "kcal/mol"), info, fields)
     return store if limit is None else store.take(np.arange(min(limit, len(store))))
 
 

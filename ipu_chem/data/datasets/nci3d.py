@@ -68,7 +68,7 @@ def prepare(
             f"nci3d: limit={limit}, max_atoms={max_atoms}, min_element_count={min_element_count} are 1 or more "
             f"and seed={seed} is 0 or more."
         )
-    lines = read_smiles_file(_smiles_file(path))[:limit]
+    lines = read_smiles_file(_smiles_file(path), limit=limit or 0)
     embeddings, failures = embed_many(lines, seed, workers, progress, max_atoms=max_atoms)
     embeddings, rare = _without_rare_elements(embeddings, min_element_count)
     failures = sorted(failures + rare)

@@ -16,7 +16,8 @@ import numpy as np
 
 from ipu_chem.data.datasets.info import LabelTable, check_limit, class_info, failures_info, target_info
 from ipu_chem.data.download import fetch
-from ipu_chem.data.files.table import Failure, SmilesLine, find_columns
+from ipu_chem.data.files.layout import find_columns
+from ipu_chem.data.files.table import Failure, Line
 from ipu_chem.data.molecule import molecules_to_store
 from ipu_chem.data.smiles import embed_many
 from packing.files import file_digest
@@ -212,7 +213,7 @@ def _meta(name: str) -> Any:
 def _find(name: str, path: Optional[Path], cache: Path) -> Path:
     """The folder with mapping/, raw/ and split/."""
     meta = _meta(name)
-    archive, url = meta["download_name"], meta["url"]
+    archive, url = meta["download_name"], meta["url"].replace("http://snap.stanford.edu", "https://snap.stanford.edu")
     if path is None:
         path = fetch(name, url, cache / f"{name}.zip", cache / f"{name}-raw")
     places = (path, path / name.replace("-", "_"), path / archive, path / "ogb" / name.replace("-", "_"))
@@ -225,7 +226,7 @@ def _find(name: str, path: Optional[Path], cache: Path) -> Path:
     return folder
 
 
-def _molecules(file: Path) -> Tuple[List[SmilesLine], List[str]]:
+def _molecules(file: Path) -> Tuple[List[Line], List[str]]:
     """SMILES with the number of their line and their mol_id, or number, as name; and the names of the other columns."""
     frame = _frame(file, dtype=str, na_filter=False)
     columns = [str(column) for column in frame.columns]
@@ -236,7 +237,7 @@ def _molecules(file: Path) -> Tuple[List[SmilesLine], List[str]]:
     if not texts:
         raise ValueError(f"{file} holds no SMILES.")
     names = list(map(str.strip, map(str, frame.iloc[:, name]))) if name >= 0 else [""] * len(texts)
-    lines = [SmilesLine(row + 2, *pair) for row, pair in enumerate(zip(texts, names))]
+    lines = [Line(row + 2, *pair) for row, pair in enumerate(zip(texts, names))]
     others = [column.replace(",", "") for place, column in enumerate(columns) if place not in (smiles, name)]
     return [line if line.name else line._replace(name=f"mol_{row}") for row, line in enumerate(lines)], others
 

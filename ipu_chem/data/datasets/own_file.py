@@ -11,27 +11,31 @@ from typing import Any, Dict, List, Literal, Optional, Tuple
 import numpy as np
 
 from ipu_chem.data.datasets.info import failures_info, own_targets
-from ipu_chem.data.energy_units import is_energy, unit_doubts
-from ipu_chem.data.files.structures import read_molecules
-from ipu_chem.data.files.table import Failure, read_labels, read_layout, read_smiles_file
-from ipu_chem.data.files.text import existing_file, plain_suffix
-from ipu_chem.data.molecule import Molecule, molecules_to_store
-from ipu_chem.data.smiles import embed_many
-from ipu_chem.data.trajectory import read_frames
+from ipu_chem.data.datasets.own_structures import Said, check_said, read_own
+from ipu_chem.data.energy_units import unit_doubts
+from ipu_chem.data.files.layout import TableOptions, read_layout
+from ipu_chem.data.files.numbers import read_labels
+from ipu_chem.data.files.table import Entry, Failure, read_smiles_file
+from ipu_chem.data.files.text import existing_file, holds_smiles, plain_suffix
+from ipu_chem.data.fragments import ERROR, KEEP, SEVERAL
+from ipu_chem.data.molecule import molecules_to_store
+from ipu_chem.data.smiles import Embedding, embed_many
+from ipu_chem.metrics import BINARY
 from packing.files import file_digest
 from packing.store import Store
 
-_SMILES = (".csv", ".smi")
+# Raised whenever a file of SMILES would be read as others than before.
+_READER = 2
 
 
 def inputs(path: Optional[Path], cache: Path) -> Dict[str, Any]:
     """Checksum of the file, and of the RDKit that embeds its SMILES."""
     file = _file(path)
     found = {"file": file_digest(file)}
-    if plain_suffix(file) in _SMILES:
+    if holds_smiles(file):
         import rdkit
 
-        found["rdkit"] = rdkit.__version__
+        found.update(rdkit=rdkit.__version__, reader=_READER)
     return found
 
 
@@ -43,30 +47,48 @@ def prepare(
     extensive: bool = True,
     kind: Literal["number", "binary"] = "number",
     force_key: str = "",
+    length_unit: str = "",
+    charge: Optional[int] = None,
+    multiplicity: Optional[int] = None,
     limit: Optional[int] = None,
     seed: int = 0,
     workers: Optional[int] = None,
     progress: bool = True,
+    smiles_column: str = "",
+    delimiter: str = "",
+    encoding: str = "",
+    fragments: str = KEEP,
 ) -> Store:
     """Read a file of molecules, with labels for training, or without to see how they pack.
 
     Args:
-        path: .csv with a SMILES column, .smi, .sdf, .xyz or .extxyz, also gzipped, .db of ASE, .npz of sGDML's form.
+        path: .csv, .tsv or .txt with a SMILES column, .smi, .sdf, .xyz or .extxyz, also gzipped, .db of ASE, .npz of
+            sGDML's form.
         cache: not used.
         target: columns, properties or keys that hold the labels, separated by commas; None reads none.
-        unit: of the labels.
+        unit: of the labels. Energies are in eV, meV, Hartree (Ha, Eh), kcal/mol, kJ/mol or cm-1, and a file that states
+            another one is converted; for anything else it is a word to print.
         extensive: whether they are sums over atoms.
         kind: number, or binary for classes that are 0 or 1.
-        force_key: what holds the forces of the first label; empty takes "forces", as those of the first label that is
-            called an energy, where the file has both.
+        force_key: name of the column of forces, of the first label; empty takes those that by their name belong to a
+            label that is called an energy: forces or force of energy, dft_forces of dft_energy.
+        length_unit: of the positions, and by which forces are: A, bohr, nm or pm; empty takes what the file states, or
+            else Å.
+        charge: e, of structures whose file states none; None leaves it unknown.
+        multiplicity: 2S + 1, 1 where all electrons are paired, of structures whose file states none; None leaves it
+            unknown.
         limit: take the first molecules only.
         seed: of the embeddings.
         workers: processes that embed; None takes all cores.
         progress: show a bar.
+        smiles_column: column of a table that holds the molecules, if it is not called so.
+        delimiter: between the cells of a table: comma, semicolon, tab or another character; empty finds it.
+        encoding: of a file of SMILES, such as cp1252; empty finds it.
+        fragments: keep (leave molecules of several out), largest or error.
 
     Returns:
         z, pos, y [I, T] with labels, name, and smiles (canonical) for a file of SMILES; forces, charge and spin where
-        the file has them.
+        the file has them; row [I] int64, the row or frame of the file from 0, and ``info["rows"]``, how many it has.
 
     Raises:
         ValueError: no file, an unknown column or property, forces without an energy, or nothing left; names it.
@@ -77,23 +99,33 @@ def prepare(
     names = [name.strip() for name in (target or "").split(",") if name.strip()]
     smiles: Optional[List[str]] = None
     failures: List[Failure] = []
+    table = TableOptions(smiles_column, delimiter, encoding, "data.")
+    if table.given() and not holds_smiles(file):
+        raise ValueError(f"{file}: data.smiles_column, data.delimiter and data.encoding are for files of SMILES.")
     if names and plain_suffix(file) == ".smi":
         raise ValueError(f"{file}: a .smi file holds no labels; write SMILES and labels as columns of a .csv.")
-    forces_of = _forces_of(file, names, force_key)
-    if plain_suffix(file) in _SMILES:
-        molecules, smiles, failures = _from_smiles(file, names, limit, seed, workers, progress)
-    elif plain_suffix(file) == ".npz":
-        molecules = _from_npz(file, names, limit)
+    targets = own_targets(names, unit, extensive, kind)
+    said = Said(unit, force_key, length_unit, charge, multiplicity)
+    check_said(file, names, said, holds_smiles(file))
+    forces: Dict[str, Any] = {}
+    if holds_smiles(file):
+        entries = read_smiles_file(file, table)
+        count, entries = len(entries), entries[:limit]
+        of_line = _labels(file, table, names, limit or 0, kind == BINARY)
+        embeddings, failures = _embed(file, entries, fragments, seed, workers, progress)
+        # Without labels of the file there are none: the MMFF94 energy of the embedding is not the user's.
+        molecules = [one.molecule._replace(y=of_line.get(one.line)) for one in embeddings]
+        smiles = [one.smiles for one in embeddings]
+        rows = np.searchsorted([entry.line for entry in entries], [one.line for one in embeddings])
     else:
-        key = (force_key or "forces") if forces_of else ""
-        molecules = read_molecules(file, ",".join(names) or None, key)[:limit]
-    for molecule in molecules if names else ():
-        if molecule.y is None or len(molecule.y) != len(names):
-            raise ValueError(f"{molecule.name}: {target} is one number each for a molecule, not a list of them.")
-    with_forces = _check_forces(file, molecules, names, forces_of, force_key)
+        found = read_own(file, names, said, limit)
+        molecules = found.molecules
+        targets = [{**one, "unit": stated or one["unit"]} for one, stated in zip(targets, found.units)]
+        forces = {"forces_of": found.forces_of} if found.forces_of else {"other_forces": found.passed_over}
+        rows, count = np.arange(len(molecules)), len(molecules)  # frames, all of them
     info: Dict[str, Any] = {
         "name": file.name,
-        "targets": own_targets(names, unit, extensive, kind),
+        "targets": targets,
         "level": "as given",
         "source": str(file),
         "licence": "the user's own",
@@ -104,68 +136,48 @@ def prepare(
             "extensive": extensive,
             "kind": kind,
             "force_key": force_key,
+            "length_unit": length_unit,
+            "charge": charge,
+            "multiplicity": multiplicity,
             "limit": limit,
             "seed": seed,
+            "fragments": fragments,
         },
+        "rows": count,
         "failures": failures_info(failures),
+        **forces,
     }
-    if with_forces:
-        info["forces_of"] = forces_of
-    store = molecules_to_store(molecules, info, smiles)
+    store = molecules_to_store(molecules, info, smiles, {"row": rows})
     for doubt in unit_doubts(store):
         print(f"{file.name}: {doubt}")
     return store
 
 
-def _forces_of(file: Path, names: List[str], force_key: str) -> str:
-    """The label that forces are of; "" if there are to be none."""
-    if force_key and not names:
-        raise ValueError(f"{file}: forces ({force_key}) are of an energy; name it with data.target.")
-    if force_key and plain_suffix(file) not in (".xyz", ".extxyz", ".db"):
-        raise ValueError(f"{file}: data.force_key={force_key} is for .xyz, .extxyz and .db files.")
-    return names[0] if force_key else next((name for name in names if is_energy(name)), "")
-
-
-def _check_forces(file: Path, molecules: List[Molecule], names: List[str], forces_of: str, force_key: str) -> bool:
-    """True if there are forces; refuses a molecule that has them but no energy."""
-    found = [molecule for molecule in molecules if molecule.forces is not None]
-    if force_key and not found:
-        raise ValueError(f"{file} has no forces called {force_key!r} (data.force_key).")
-    for molecule in found:
-        if molecule.y is not None and np.isnan(molecule.y[names.index(forces_of)]):
-            raise ValueError(f"{molecule.name} has forces but no {forces_of}; forces are learned with their energy.")
-    return bool(found)
-
-
-def _from_npz(file: Path, names: List[str], limit: Optional[int]) -> List[Molecule]:
-    """Frames of one molecule; their one label is the energy."""
-    if len(names) > 1 or names and not is_energy(names[0]):
-        raise ValueError(f"{file}: an .npz of sGDML's form holds the label energy, not {', '.join(names)}.")
-    frames = read_frames(file, limit)
-    return [
-        Molecule(
-            frames.z,
-            frames.pos[index],
-            frames.energy[index : index + 1] if names else None,
-            f"{file.stem}_{index}",
-            frames.forces[index] if names else None,
+def _embed(
+    file: Path, entries: List[Entry], fragments: str, seed: int, workers: Optional[int], progress: bool
+) -> Tuple[List[Embedding], List[Failure]]:
+    """Molecules in 3D, and rows without one; the first of several fragments is an error if that is asked for."""
+    embeddings, failures = embed_many(entries, seed, workers, progress, fragments=fragments)
+    several = [failure for failure in failures if failure.reason.startswith(SEVERAL)] if fragments == ERROR else []
+    if several:
+        raise ValueError(
+            f"{file} line {several[0].line} ({several[0].smiles}): {SEVERAL}, as {len(several):,} rows have; set "
+            "data.fragments to largest, or to keep, which leaves them out."
         )
-        for index in range(len(frames.energy))
-    ]
-
-
-def _from_smiles(
-    file: Path, names: List[str], limit: Optional[int], seed: int, workers: Optional[int], progress: bool
-) -> Tuple[List[Molecule], List[str], List[Failure]]:
-    """Embedded molecules with the labels of their rows; an empty cell is a label that is missing."""
-    rows, labels = read_labels(file, read_layout(file), names) if names else ((), ())
-    embeddings, failures = embed_many(read_smiles_file(file)[:limit], seed, workers, progress)
     if not embeddings:
         raise ValueError(f"{file}: no molecule could be embedded; the first failed with: {failures[0].reason}.")
-    # Without labels of the file there are none: the MMFF94 energy of the embedding is not the user's.
-    of_line = dict(zip(map(int, rows), labels))
-    molecules = [entry.molecule._replace(y=of_line.get(entry.line)) for entry in embeddings]
-    return molecules, [entry.smiles for entry in embeddings], failures
+    cut = sum(one.cut for one in embeddings)
+    if cut:
+        print(f"{file.name}: of {cut:,} molecules of several fragments the largest is taken")
+    return embeddings, failures
+
+
+def _labels(file: Path, table: TableOptions, names: List[str], limit: int, classes: bool) -> Dict[int, np.ndarray]:
+    """Line -> labels [T] of a table; an empty cell is a label that is missing."""
+    if not names:
+        return {}
+    lines, labels = read_labels(file, read_layout(file, table), names, limit, classes)
+    return dict(zip(map(int, lines), labels))
 
 
 def _file(path: Optional[Path]) -> Path:

@@ -6,10 +6,6 @@ is that of every run. Gaps of its two test splits were never published: the offi
 the split "official" here, and validation is taken from the training ones.
 """
 
-import codecs
-import pickle
-import re
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
@@ -20,7 +16,8 @@ from ipu_chem.data.datasets.info import LabelTable, check_limit, failures_info, 
 from ipu_chem.data.datasets.ogb import DAMAGE, ogb_module
 from ipu_chem.data.datasets.pcqm4mv2_geometries import GEOMETRIES_URL, Geometries, read_geometries
 from ipu_chem.data.download import download, fetch, find_file
-from ipu_chem.data.files.table import SmilesLine
+from ipu_chem.data.files.table import Line
+from ipu_chem.data.files.torch_files import load_torch
 from ipu_chem.data.molecule import arrays_to_store
 from ipu_chem.data.smiles import Embedding, embed_many
 from packing.files import file_digest
@@ -92,7 +89,7 @@ def prepare(
         found = read_geometries(files.geometries, smiles, tqdm(None, "geometries", disable=not progress))
     wanted = known.copy()
     wanted[[*found.rows, *(failure.line - 2 for failure in found.failures)]] = False
-    lines = [] if geometry == "dft" else [SmilesLine(row + 2, smiles[row], str(row)) for row in np.flatnonzero(wanted)]
+    lines = [] if geometry == "dft" else [Line(row + 2, smiles[row], str(row)) for row in np.flatnonzero(wanted)]
     embedded, failures = embed_many(lines, seed, workers, progress) if lines else ([], [])
     rows = np.array([*found.rows, *(entry.line - 2 for entry in embedded)], np.int64)
     if not len(rows):
@@ -201,31 +198,14 @@ def load_split(file: Path) -> Dict[str, np.ndarray]:
     Raises:
         ValueError: it is damaged, or asks for anything but tensors (before torch 2.6 also for numpy's arrays).
     """
-    import torch
-
-    serialization: Any = torch.serialization
-    allowed: Any = nullcontext()
-    if hasattr(serialization, "get_unsafe_globals_in_checkpoint"):  # since torch 2.6
-        array, make = np.zeros(1), np.zeros(1).__reduce__()[0]  # numpy renames the function's module
-        kinds = {type(np.dtype(kind)) for kind in "bBhHiIlLqQfd"}
-        names = [(make, f"numpy.{core}.multiarray._reconstruct") for core in ("core", "_core")]
-        allowed = serialization.safe_globals([type(array), np.dtype, codecs.encode, *kinds, *names])
+    code = f"d = torch.load({str(file)!r}, weights_only=False); "
+    code += f"torch.save({{k: torch.as_tensor(v) for k, v in d.items()}}, {str(file)!r})"
+    remedy = f'fetch it again, or, if you trust it, make tensors of its arrays: python -c "import torch; {code}"'
+    found = load_torch(file, remedy)
     try:
-        with allowed:
-            found = torch.load(str(file), map_location="cpu", weights_only=True)
         return {str(name): np.asarray(values) for name, values in found.items()}
-    except (OSError, EOFError, RuntimeError, AttributeError, TypeError, pickle.UnpicklingError) as error:
-        if "nsupported" not in str(error):
-            reason = " ".join(str(error).split())[:200]
-            raise ValueError(f"{file} is no file of tensors ({reason}); fetch it again.") from None
-        asked = re.search(r"(?i)unsupported (?:global: )?(?:global|class|operand) [\w.]+", str(error))
-        what = asked.group().rpartition(" ")[2] if asked else "more"
-        code = f"d = torch.load({str(file)!r}, weights_only=False); "
-        code += f"torch.save({{k: torch.as_tensor(v) for k, v in d.items()}}, {str(file)!r})"
-        raise ValueError(
-            f"{file} asks for {what} beside tensors, which may run code; fetch it again, or, if you trust it, make "
-            f'tensors of its arrays: python -c "import torch; {code}"'
-        ) from None
+    except (AttributeError, RuntimeError, TypeError, ValueError) as error:
+        raise ValueError(f"{file} is no file of tensors ({error}); fetch it again.") from None
 
 
 def _find(path: Optional[Path], cache: Path, geometry: str) -> _Files:

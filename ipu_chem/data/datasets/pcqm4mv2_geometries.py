@@ -14,7 +14,8 @@ from typing import IO, TYPE_CHECKING, Any, Iterator, List, Sequence, cast
 
 import numpy as np
 
-from ipu_chem.data.files.table import Failure, find_columns
+from ipu_chem.data.files.layout import find_columns
+from ipu_chem.data.files.table import Failure
 from ipu_chem.data.files.text import open_bytes, open_text
 from ipu_chem.data.molecule import checked, rdkit_arrays
 

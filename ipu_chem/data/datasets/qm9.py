@@ -19,10 +19,11 @@ import numpy as np
 
 from ipu_chem.data.datasets.info import failures_info, target_info
 from ipu_chem.data.download import download, find_file, unpack
-from ipu_chem.data.files.structures import sdf_records
+from ipu_chem.data.files.sdf import sdf_records
 from ipu_chem.data.files.table import Failure
 from ipu_chem.data.files.text import open_text
 from ipu_chem.data.molecule import Molecule, molecules_to_store, rdkit_arrays
+from packing.arrays import open_arrays
 from packing.files import atomic_folder, file_digest
 from packing.store import Store
 
@@ -211,7 +212,7 @@ def _read_sdf(files: _Files, limit: Optional[int], keep_uncharacterized: bool) -
 
 def _read_npz(files: _Files, limit: Optional[int]) -> _Raw:
     """Geometries with electronic energies, and all 19 properties for the molecules of a table."""
-    with np.load(cast(Path, files.geometries), allow_pickle=False) as arrays:
+    with open_arrays(cast(Path, files.geometries)) as arrays:
         data = {name: arrays[name] for name in arrays.files}
     ids = data["id"].astype(np.int64)[:limit]
     offsets = np.concatenate([[0], np.cumsum(data["N"], dtype=np.int64)])

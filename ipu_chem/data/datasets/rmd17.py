@@ -13,7 +13,7 @@ import numpy as np
 from ipu_chem.data.datasets.info import check_limit, failures_info, target_info
 from ipu_chem.data.download import fetch, find_file
 from ipu_chem.data.trajectory import Frames, frames_to_store, read_frames
-from ipu_chem.units import KCAL_PER_MOL
+from ipu_chem.units import KCAL_PER_MOL, in_ev
 from packing.files import file_digest
 from packing.store import Store
 
@@ -95,7 +95,7 @@ def prepare(path: Optional[Path], cache: Path, molecule: Optional[str] = None, l
         "most_training": MOST_TRAINING,
         "published": _published(name),
     }
-    store = frames_to_store(frames, name, KCAL_PER_MOL, info, _official(file, frames))
+    store = frames_to_store(frames, name, in_ev(frames.unit or "kcal/mol"), info, _official(file, frames))
     return store if limit is None else store.take(np.arange(min(limit, len(store))))
 
 

@@ -1,206 +1,222 @@
-"""Molecules from 3D files: xyz, extxyz and ASE's data bases through ASE, SDF through RDKit."""
+"""Molecules from 3D files: xyz and extxyz, ASE's data bases, and SDF; every structure is read, or named and refused."""
 
-import sqlite3
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Dict, Iterator, List, Optional, cast
+from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence
 
 import numpy as np
 
-from ipu_chem.data.files.text import existing_file, open_bytes, plain_suffix
-from ipu_chem.data.molecule import Molecule, checked, from_rdkit
+from ipu_chem.data.checks import check_atoms, check_electrons, check_forces
+from ipu_chem.data.energy_units import is_energy
+from ipu_chem.data.files.ase_db import db_frames
+from ipu_chem.data.files.frame import Frame, listed
+from ipu_chem.data.files.levels import ForceChoice, label
+from ipu_chem.data.files.sdf import sdf_frames
+from ipu_chem.data.files.text import existing_file, plain_suffix
+from ipu_chem.data.files.xyz import xyz_frames
+from ipu_chem.data.lengths import length_doubt
+from ipu_chem.data.molecule import Molecule
+from ipu_chem.units import energy_unit, in_angstrom, in_ev
 from packing.files import PathLike
 
-if TYPE_CHECKING:
-    from rdkit.Chem import Mol
+_READERS: Dict[str, Callable[[Path], Iterator[Frame]]] = {
+    ".xyz": xyz_frames,
+    ".extxyz": xyz_frames,
+    ".sdf": sdf_frames,
+    ".db": db_frames,
+}
 
-_SUFFIXES = (".xyz", ".extxyz", ".sdf", ".db")
+
+class Wanted(NamedTuple):
+    """Labels to read of a file, and statements of its user on it.
+
+    Attributes:
+        targets: keys of an xyz frame's comment line, of a data base's row or its calculator, or SDF properties.
+        force_key: what holds the forces of the first target; "" takes those that by name belong to a target.
+        unit: of energies, to which those are converted that the file states another unit of.
+        length_unit: of positions; "" takes what the file states, else Å.
+        charge: e, of structures whose file does not say.
+        multiplicity: 2S + 1, likewise.
+        prefix: of these options on the command line, for messages.
+    """
+
+    targets: Sequence[str] = ()
+    force_key: str = ""
+    unit: str = ""
+    length_unit: str = ""
+    charge: Optional[int] = None
+    multiplicity: Optional[int] = None
+    prefix: str = "--"
 
 
-def read_molecules(path: PathLike, target: Optional[str] = None, force_key: str = "") -> List[Molecule]:
+class Structures(NamedTuple):
+    """Molecules of a file, and how they were read.
+
+    Attributes:
+        molecules: in the order of the file, positions in Å.
+        forces_of: the target that forces are of; "" if there are none.
+        units: of targets, where they are converted or the file states them; else "".
+        passed_over: columns of forces that belong to none of the targets.
+        notes: sentences on what was converted or passed over.
+    """
+
+    molecules: List[Molecule]
+    forces_of: str
+    units: List[str]
+    passed_over: List[str]
+    notes: List[str]
+
+
+def read_molecules(path: PathLike, target: Optional[str] = None, force_key: str = "", **wanted: Any) -> List[Molecule]:
+    """All molecules of a file; see `read_labeled`.
+
+    Args:
+        path: the file.
+        target: labels y, separated by commas; None reads none.
+        force_key: of `Wanted`.
+        wanted: other fields of `Wanted`.
+    """
+    names = [one.strip() for one in (target or "").split(",") if one.strip()]
+    return read_labeled(path, Wanted(names, force_key, **wanted)).molecules
+
+
+def read_labeled(path: PathLike, wanted: Wanted) -> Structures:
     """All molecules of a file; its suffix (.xyz, .extxyz, .sdf, also with .gz, or .db) says how to read it.
 
-    Args:
-        path: the file.
-        target: what to take as labels y: keys of an xyz frame's comment line or calculator, of a data base's rows, or
-            SDF properties, separated by commas. None reads no labels.
-        force_key: what to take as forces where a frame or row has it; SDF files have none. Empty reads none.
-
     Raises:
-        ValueError: no such file, nothing in it, another suffix, a molecule that cannot be used, or one
-            without ``target``.
+        ValueError: no such file, nothing in it, another suffix, a structure that cannot be used, periodic or without a
+            target, or units that contradict each other; names the structure and its line.
     """
     suffix = plain_suffix(Path(path))
-    if suffix in (".xyz", ".extxyz"):
-        return read_xyz(path, target, force_key)
-    if suffix == ".db":
-        return read_db(path, target, force_key)
-    if suffix == ".sdf":
-        return read_sdf(path, target)
-    hint = "; SMILES have no coordinates, embed them first (ipu_chem.data.smiles)" if suffix in (".smi", ".csv") else ""
-    raise ValueError(f"{path}: molecules are read from {', '.join(_SUFFIXES)} files, also gzipped{hint}.")
-
-
-def read_xyz(path: PathLike, target: Optional[str] = None, force_key: str = "") -> List[Molecule]:
-    """All frames of an xyz or extxyz file; ``charge``, and ``spin`` or ``multiplicity``, of its comment lines count.
-
-    Args:
-        path: the file, coordinates in Å.
-        target: keys of the comment line or of the calculator ASE makes of it, such as "energy".
-        force_key: column of forces, or their key in the calculator; empty reads none.
-
-    Raises:
-        ValueError: as `read_molecules`; also for periodic cells, which only some models could take.
-    """
-    import ase.io
-
+    if suffix not in _READERS:
+        hint = "; SMILES have no coordinates, embed them first (ipu_chem.data.smiles)"
+        hint = hint if suffix in (".smi", ".csv") else ""
+        raise ValueError(f"{path}: molecules are read from {', '.join(_READERS)} files, also gzipped{hint}.")
     path = existing_file(path)
+    forces = ForceChoice(wanted.targets, wanted.force_key, f"{wanted.prefix}force_key")
+    units = _Units(wanted)
     molecules: List[Molecule] = []
-    frames = ase.io.iread(str(path), index=":", format="extxyz")
-    while True:
-        name = f"{path.name} frame {len(molecules)}"
-        try:
-            # With a format given, ASE yields Atoms, never a list of them.
-            atoms = cast(Any, next(frames, None))
-        except Exception as error:  # ASE has no common class of its parse errors
-            raise ValueError(f"{name} cannot be read ({type(error).__name__}: {error}); is the file cut?") from None
-        if atoms is None:
-            break
-        molecules.append(_from_ase(atoms, atoms.info, target, force_key, name))
-    if not molecules:
-        raise ValueError(f"{path} holds no frames.")
-    return molecules
+    wheres: List[str] = []
+    forces_of = ""
+    for frame in _READERS[suffix](path):
+        y = label(frame, wanted.targets, f"{wanted.prefix}target") if wanted.targets else None
+        length = units.length(frame)
+        found = forces.of(frame) if wanted.targets else {}
+        forces_of = forces_of or next((name for name in forces.energies if name in found), "")
+        column = found.get(forces_of, "")
+        force = frame.arrays.get(column)
+        if y is not None and len(y) == len(wanted.targets):
+            y = units.labels(frame, y)
+            if force is not None:
+                force = force * units.force(frame, forces_of, column, length)
+        spin = frame.spin if frame.spin is not None or wanted.multiplicity is None else wanted.multiplicity - 1
+        charge = frame.charge if frame.charge is not None else wanted.charge
+        pos = frame.pos if length == 1.0 else frame.pos * length
+        molecules.append(Molecule(frame.z, pos, y, frame.name, force, charge, spin))
+        wheres.append(frame.where if frame.where.startswith(frame.name) else f"{frame.name} ({frame.where})")
+    if wanted.force_key and not any(one.forces is not None for one in molecules):
+        having = f"its columns are {listed(forces.columns)}" if forces.columns else "it has none under any name"
+        raise ValueError(f"{path} has no forces called {wanted.force_key!r} ({wanted.prefix}force_key); {having}.")
+    if not (wanted.length_unit or units.states_length):
+        say_length_doubt(path.name, [one.z for one in molecules], [one.pos for one in molecules], wanted.prefix)
+    _check(molecules, wheres)
+    note = forces.note(forces_of)
+    notes = [f"{path.name}: {note}"] if note else []
+    notes += [f"{path.name}: {one}" for one in units.notes]
+    typed = [one._replace(z=one.z.astype(np.uint8)) for one in molecules]
+    return Structures(typed, forces_of, units.of_targets, forces.passed_over, notes)
 
 
-def read_db(path: PathLike, target: Optional[str] = None, force_key: str = "") -> List[Molecule]:
-    """All rows of an ASE data base (SQLite), also SchNetPack's, whose labels are in the data of the rows.
-
-    Args:
-        path: the file, coordinates in Å.
-        target: keys of a row or of its data, such as "energy".
-        force_key: likewise, of forces; empty reads none.
-
-    Raises:
-        ValueError: as `read_xyz`.
-    """
-    import ase.db
-
-    path = existing_file(path)
-    molecules: List[Molecule] = []
-    try:
-        with ase.db.connect(str(path)) as base:
-            for row in cast(Any, base).select():
-                # ASE's own property "charge", a sum over atoms, hides a key of that name but for the row's __dict__.
-                values = {key: vars(row).get(key, value) for key, value in row.key_value_pairs.items()}
-                values.update(row.data)
-                molecules.append(_from_ase(row.toatoms(), values, target, force_key, f"{path.name} row {row.id}"))
-    except sqlite3.Error as error:
-        raise ValueError(f"{path} is no ASE data base ({error}).") from None
-    if not molecules:
-        raise ValueError(f"{path} holds no rows.")
-    return molecules
-
-
-def _from_ase(atoms: Any, info: Dict[str, Any], target: Optional[str], force_key: str, name: str) -> Molecule:
-    """One frame or row."""
-    if atoms.pbc.any():
-        raise ValueError(
-            f'{name} has a periodic cell; only free molecules are supported (write pbc="F F F" if it is one).'
+def say_length_doubt(file: str, z: Sequence[np.ndarray], pos: Sequence[np.ndarray], prefix: str) -> None:
+    """Warn on stderr if positions are likely not in Å."""
+    doubt = length_doubt(z, pos)
+    if doubt is not None:
+        unit, sentence = doubt
+        print(
+            f"warning: {file}: {sentence}: give {prefix}length_unit {unit}, or {prefix}length_unit A if they are in Å.",
+            file=sys.stderr,
         )
-    values = {**info, **(atoms.calc.results if atoms.calc is not None else {})}
-    y = _label(values, target, name) if target is not None else None
-    forces = atoms.arrays[force_key] if force_key in atoms.arrays else values.get(force_key)
-    charge, spin = _whole(info, "charge", name), _whole(info, "spin", name)
-    multiplicity = _whole(info, "multiplicity", name)
-    if multiplicity is not None:
-        if spin is not None and spin != multiplicity - 1:
-            raise ValueError(f"{name}: spin={spin} and multiplicity={multiplicity}; spin is the multiplicity less 1.")
-        spin = multiplicity - 1
-    name = str(info.get("name", name))
-    return checked(atoms.numbers, atoms.positions, y, name, forces, charge, spin)
 
 
-def _whole(values: Dict[str, Any], key: str, name: str) -> Optional[int]:
-    """A whole number of a comment line or row; None where it is not there."""
-    if key not in values:
-        return None
-    try:
-        number = float(np.asarray(values[key], np.float64).reshape(()))
-    except (TypeError, ValueError):
-        number = np.nan
-    if not number.is_integer():
-        raise ValueError(f"{name}: {key}={values[key]} is no whole number.")
-    return int(number)
+def _check(molecules: Sequence[Molecule], wheres: Sequence[str]) -> None:
+    """All checks of molecules, of many at once."""
+    offsets = np.zeros(len(molecules) + 1, np.int64)
+    np.cumsum([len(one.z) for one in molecules], out=offsets[1:])
+    check_atoms(
+        np.concatenate([one.z for one in molecules]), np.concatenate([one.pos for one in molecules]), offsets, wheres
+    )
+    if any(one.forces is not None for one in molecules):
+        rows = [np.full(one.pos.shape, np.nan) if one.forces is None else one.forces for one in molecules]
+        check_forces(np.concatenate(rows), offsets, wheres)
+    for one, where in zip(molecules, wheres):
+        if one.charge is not None or one.spin is not None:
+            charge, spin = (None if value is None else np.array([value]) for value in (one.charge, one.spin))
+            check_electrons(one.z, np.array([0, len(one.z)]), charge, spin, [where])
 
 
-def read_sdf(path: PathLike, target: Optional[str] = None) -> List[Molecule]:
-    """All records of an SDF file; only elements and coordinates are used, so odd valences do no harm.
+class _Units:
+    """Units that a file states, against those that its user says.
 
-    Args:
-        path: the file.
-        target: properties of every record.
-
-    Raises:
-        ValueError: as `read_molecules`; also for 2D drawings and records without their hydrogens.
+    Attributes:
+        of_targets: [T] units of labels after conversion; "" where the file states none.
+        states_length: some structure states the unit of its positions.
+        notes: what was converted.
     """
-    path = existing_file(path)
-    molecules = []
-    for index, mol in enumerate(sdf_records(path), start=1):
-        title = mol.GetProp("_Name").strip()
-        name = title or f"{path.name} record {index}"
-        _check_complete(mol, name)
-        y = _label(mol.GetPropsAsDict(), target, name) if target is not None else None
-        molecules.append(from_rdkit(mol, name)._replace(y=y))
-    if not molecules:
-        raise ValueError(f"{path} holds no records.")
-    return molecules
 
+    def __init__(self, wanted: Wanted) -> None:
+        self._wanted = wanted
+        self.of_targets = [""] * len(wanted.targets)
+        self.states_length = False
+        self.notes: List[str] = []
+        self._given = in_angstrom(wanted.length_unit) if wanted.length_unit else None
 
-def sdf_records(path: Path) -> Iterator["Mol"]:
-    """RDKit molecules of an SDF file as written: not sanitized, hydrogens kept.
-
-    Raises:
-        ValueError: a record cannot be parsed.
-    """
-    from rdkit import Chem, rdBase
-
-    # RDKit's log would say it again, and a generator must not hold the log blocked between two records.
-    with open_bytes(path) as file:
-        supplier = Chem.ForwardSDMolSupplier(file, sanitize=False, removeHs=False)
-        index = 0
-        while True:
-            index += 1
-            with rdBase.BlockLogs():
-                mol = next(supplier, "end")
-            if mol == "end":
-                return
-            if mol is None:
-                raise ValueError(f"{path}: record {index} cannot be parsed; repair it or take it out.")
-            yield mol
-
-
-def _check_complete(mol: "Mol", name: str) -> None:
-    """Refuse drawings and bare skeletons: they would be predicted without any complaint."""
-    info = mol.GetProp("_MolFileInfo") if mol.HasProp("_MolFileInfo") else ""
-    if info[20:22] == "2D":
-        raise ValueError(f"{name} is a 2D drawing; write 3D coordinates (RDKit: AddHs, EmbedMolecule).")
-    if mol.GetNumAtoms() > 1 and all(atom.GetAtomicNum() != 1 for atom in mol.GetAtoms()):
-        mol.UpdatePropertyCache(strict=False)
-        missing = sum(atom.GetTotalNumHs() for atom in mol.GetAtoms())
-        if missing:
-            raise ValueError(
-                f"{name} holds no hydrogens but has room for {missing}; write the file with explicit hydrogens."
-            )
-
-
-def _label(values: Dict[str, Any], target: str, name: str) -> np.ndarray:
-    """[T] float64 from the keys in ``target``, separated by commas."""
-    labels = []
-    for key in target.split(","):
-        key = key.strip()
-        if key not in values:
-            raise ValueError(f"{name} has no {key!r}; it has {', '.join(sorted(values)) or 'no labels at all'}.")
+    def length(self, frame: Frame) -> float:
+        """Å of the structure's unit of length."""
+        stated = frame.units.get("length")
+        if stated is None:
+            return self._given or 1.0
         try:
-            labels.append(np.asarray(values[key], np.float64).reshape(-1))
-        except (TypeError, ValueError):
-            raise ValueError(f"{name}: {key}={values[key]!r} is not a number.") from None
-    return np.concatenate(labels)
+            found = in_angstrom(stated)
+        except ValueError as error:
+            raise ValueError(f"{frame.where}: {error}") from None
+        if self._given is not None and found != self._given:
+            option = f"{self._wanted.prefix}length_unit {self._wanted.length_unit}"
+            raise ValueError(f"{frame.where} states {stated} as its unit of length, not {option}; leave that out.")
+        self.states_length = True
+        if found != 1.0:
+            self._note(f"positions are converted from {stated}, as the file states, to Å")
+        return found
+
+    def labels(self, frame: Frame, y: np.ndarray) -> np.ndarray:
+        """[T] in the unit that the user wants."""
+        if not frame.units:
+            return y
+        factors = [self._energy(frame, place, name) for place, name in enumerate(self._wanted.targets)]
+        return y * factors
+
+    def force(self, frame: Frame, energy: str, column: str, length: float) -> float:
+        """Factor of forces: to the unit of their energy by Å."""
+        place = self._wanted.targets.index(energy)
+        stated = frame.units.get(column) or frame.units.get("forces") or ""
+        if "/" in stated and self.of_targets[place]:
+            of, _, by = stated.rpartition("/")
+            return in_ev(of) / in_ev(self.of_targets[place]) / in_angstrom(by)
+        return self._energy(frame, place, energy) / length
+
+    def _energy(self, frame: Frame, place: int, name: str) -> float:
+        stated = frame.units.get(name) or (frame.units.get("energy") if is_energy(name) else None)
+        if stated is None or not is_energy(name):
+            return 1.0
+        found = energy_unit(stated)
+        if found is None:
+            raise ValueError(f"{frame.where} states {stated!r} as its unit of energy, which is not known here.")
+        self.of_targets[place] = self.of_targets[place] or self._wanted.unit or stated
+        unit = self.of_targets[place]
+        factor = found / in_ev(unit)
+        if factor != 1.0:
+            self._note(f"{name} is converted from {stated}, as the file states, to {unit}")
+        return factor
+
+    def _note(self, sentence: str) -> None:
+        if sentence not in self.notes:
+            self.notes.append(sentence)

@@ -1,118 +1,124 @@
-"""Tables of SMILES of any size: their columns, their lines in chunks, and the content of a line.
+"""Tables of SMILES of any size, read in the same way by every command, for graphs and for text.
 
-Only a chunk is in memory at a time. A line that cannot be used is a `Failure`, never an exception; a file that ends
-before its time (a cut .gz) is one, after the last whole chunk.
+Only a chunk is in memory at a time. A row that cannot be used is a `Failure` with its line, never an exception and
+never passed over: one with more or fewer cells than the header, without SMILES, with a blank inside of them, damaged.
+They are counted and listed with the molecules that cannot be encoded or embedded. Where labels are asked for
+(`numbers.read_labels`) the whole table is refused at a row with another number of cells or damage, for a value may have
+slipped into another column. A file that ends before its time (a cut .gz) is a failure after the last whole chunk.
 """
 
 import csv
 import io
+import re
 from collections import deque
 from itertools import islice
 from pathlib import Path
 from typing import IO, Deque, Iterator, List, NamedTuple, Optional, Sequence, Tuple, Union
 
-import numpy as np
-
-from ipu_chem.data.files.text import DAMAGE, LONGEST, existing_file, open_lines, plain_suffix, read_lines, text_suffix
+from ipu_chem.data.files.layout import FOUND, MOST_LINES, Layout, TableOptions, read_layout, split_smi
+from ipu_chem.data.files.text import DAMAGE, LONGEST, open_lines, read_lines
 from packing.files import PathLike
 
 # Lines encoded at once: about a second of one core, which is what a kill costs each of them.
 CHUNK = 1000
 SPLITS = ("train", "test", "test_scaffolds")
 
-# Below which SMILES and names stand.
-_SMILES_COLUMNS = ("smiles", "canonical_smiles", "smile")
-_NAME_COLUMNS = ("name", "id", "mol_id", "molecule_id")
-_DELIMITERS = {".csv": ",", ".tsv": "\t"}
-# Some tables write a line break after the SMILES, inside of quotes; a quote that is open for longer is damage.
-_MOST_LINES = 3
+NO_SMILES = "no SMILES"
 _SHOWN = 200  # characters of a damaged line in the list of failures
+_SIMPLE = re.compile(r'"[^"]*"').fullmatch  # what csv need not be asked for
+_BLANK_BEHIND_QUOTE = re.compile(r'"[ \t]+(?=[,;\t\n]|$)')
 
 
-class SmilesLine(NamedTuple):
-    """One molecule of a SMILES file: line number from 1, SMILES, and its name (the line number without one)."""
+class Line(NamedTuple):
+    """One molecule of a file: number of its line from 1, SMILES, name ("" without one), and the index of its split."""
 
     line: int
     smiles: str
-    name: str
+    name: str = ""
+    split: int = 0
 
 
 class Failure(NamedTuple):
-    """One molecule that was left out, and why."""
+    """One molecule that was left out, and why; its SMILES, or what stands there instead."""
 
     line: int
     smiles: str
     reason: str
+    name: str = ""
 
 
+Entry = Union[Line, Failure]
 # Number of a line from 1, and its bytes.
 Record = Tuple[int, bytes]
-# The same number, and what stands in its columns or why that cannot be read.
-Row = Tuple[int, Union[List[str], Failure]]
+# The same number, and what stands in its columns, without blanks around it, or why that cannot be read.
+Cells = Tuple[int, Union[List[str], Failure]]
 
 
-class Layout(NamedTuple):
-    """Columns of a file of SMILES.
+class Row(NamedTuple):
+    """One row of a file, whether or not its molecule can be used.
 
     Attributes:
-        delimiter: between columns; "" where a line is SMILES, blank, anything.
-        header: number of the line that names the columns; 0 without one.
-        columns: how many a row has at least.
-        smiles: place of the SMILES.
-        split: place of the split (train, test, ...); -1 without one.
+        line: its number, from 1.
+        smiles: its SMILES; "" where there are none.
+        name: its name; the number of the line without one.
+        cells: as many as the header has; those of a damaged row are empty.
+        entry: the molecule, or why there is none.
     """
-
-    delimiter: str = ""
-    header: int = 0
-    columns: int = 1
-    smiles: int = 0
-    split: int = -1
-
-
-class Line(NamedTuple):
-    """Content of a line: its number, a SMILES, and the index of its split in `SPLITS`."""
 
     line: int
     smiles: str
-    split: int = 0
+    name: str
+    cells: List[str]
+    entry: Entry
 
 
-def read_layout(path: Path, smiles_column: Optional[str] = None, with_split: bool = False) -> Layout:
-    """Find out how a file of SMILES is to be read, from its name and its first line.
+class Table(NamedTuple):
+    """Names of the columns, without blanks around them, and rows."""
+
+    header: List[str]
+    rows: List[Row]
+
+
+def read_table(path: PathLike, options: TableOptions = FOUND, limit: int = 0) -> Table:
+    """Every row of a file, those that cannot be used included.
 
     Args:
-        path: .smi, .csv, .tsv or .txt (a .smi, or a table with tabs and a header), each also in .gz or .zip.
-        smiles_column: of a table; None takes "smiles", whatever its case.
-        with_split: look for a column "split", too.
+        path: .smi, .csv, .tsv or .txt, also in .gz or .zip.
+        options: what the user knows of it.
+        limit: only so many rows; 0 takes all.
 
     Raises:
-        ValueError: no such file, nothing in it, another kind of file, or no such column; names the columns there are.
+        ValueError: see `read_layout`, or there are no rows.
     """
-    existing_file(path)
-    try:
-        suffix = text_suffix(path)
-        with open_lines(path) as file:
-            number, raw = next(
-                ((number, line) for number, line in enumerate(read_lines(file), 1) if _holds_something(line, suffix)),
-                (0, b""),
-            )
-    except (*DAMAGE, RuntimeError) as error:  # RuntimeError: a zip with a password
-        raise ValueError(f"{path} cannot be read ({error}); is it what its name says?") from None
-    first = raw.decode("utf-8-sig", errors="replace").rstrip("\r\n")
-    if not first:
+    path = Path(path)
+    layout = read_layout(path, options)
+    rows = []
+    for number, cells in read_rows(path, layout, limit):
+        entry = line_of(number, cells, layout)
+        shown = [""] * layout.columns if isinstance(cells, Failure) else cells
+        rows.append(Row(number, entry.smiles, entry.name or str(number), shown, entry))
+    if not rows:
         raise ValueError(f"{path} holds no SMILES.")
-    delimiter = _DELIMITERS.get(suffix, "")
-    if suffix == ".txt" and any(map(is_smiles_header, first.split("\t"))):
-        delimiter = "\t"
-    if not delimiter:
-        if smiles_column is not None:
-            raise ValueError(f"{path}: smiles_column={smiles_column!r} is for tables; a {suffix} file has no columns.")
-        return Layout(header=number if is_smiles_header((split_smi(first) or ("", ""))[0]) else 0)
-    columns = next(csv.reader([first], delimiter=delimiter))
-    smiles, _ = find_columns(columns, path, smiles_column)
-    lower = [column.strip().lower() for column in columns]
-    split = lower.index("split") if with_split and "split" in lower else -1
-    return Layout(delimiter, number, len(columns), smiles, split)
+    return Table(list(layout.names), rows)
+
+
+def read_smiles_file(path: PathLike, options: TableOptions = FOUND, limit: int = 0) -> List[Entry]:
+    """Molecules of a file in the order of its lines, and failures where one cannot be used; see `read_table`.
+
+    Raises:
+        ValueError: see `read_layout`, there are no rows, or the file is cut short or damaged; names the line.
+    """
+    path = Path(path)
+    layout = read_layout(path, options)
+    entries: List[Entry] = []
+    try:
+        for records in read_chunks(path, layout, limit):
+            entries += [entry for record in records for entry in parse(record, layout)]
+    except DAMAGE as error:
+        raise ValueError(f"{path} is damaged or cut short after line {_last(entries)} ({error}).") from None
+    if not entries:
+        raise ValueError(f"{path} holds no SMILES.")
+    return entries
 
 
 def read_chunks(path: Path, layout: Layout, limit: int = 0) -> Iterator[List[Record]]:
@@ -126,7 +132,7 @@ def read_chunks(path: Path, layout: Layout, limit: int = 0) -> Iterator[List[Rec
     Raises:
         One of `DAMAGE`, after all whole chunks: the file is cut short or damaged.
     """
-    with open_lines(path) as file:
+    with open_lines(path, layout.encoding) as file:
         records = islice(_records(file, layout), limit or None)
         while True:
             chunk = list(islice(records, CHUNK))
@@ -135,99 +141,164 @@ def read_chunks(path: Path, layout: Layout, limit: int = 0) -> Iterator[List[Rec
             yield chunk
 
 
-def read_rows(path: Path, layout: Layout, limit: int = 0) -> Iterator[Row]:
-    """Rows of a file, see `rows` and `read_chunks`; one that ends before its time ends with a failure."""
+def read_rows(path: Path, layout: Layout, limit: int = 0) -> Iterator[Cells]:
+    """Rows of a file, see `cells_of` and `read_chunks`; one that ends before its time ends with a failure."""
     last = 0
     try:
         for records in read_chunks(path, layout, limit):
             for record in records:
-                for row in rows(record, layout):
+                for row in cells_of(record, layout):
                     last = row[0]
                     yield row
     except DAMAGE as error:
         yield last + 1, Failure(last + 1, "", f"the file is damaged from here on, or cut short ({error})")
 
 
-def column_names(path: Path, layout: Layout) -> List[str]:
-    """Names in the header of a table; "smiles" and "name" for files that are no tables."""
-    if not layout.delimiter:
-        return ["smiles", "name"]
-    with open_lines(path) as file:
-        header = next(line for number, line in enumerate(read_lines(file), 1) if number == layout.header)
-    text = header.decode("utf-8-sig", errors="replace").rstrip("\r\n")
-    return [name.strip() for name in next(csv.reader([text], delimiter=layout.delimiter))]
-
-
-def parse(record: Record, layout: Layout) -> Iterator[Union[Line, Failure]]:
+def parse(record: Record, layout: Layout) -> Sequence[Entry]:
     """Content of a line, or why it cannot be used; several lines only where a quote was open by mistake."""
-    for number, cells in rows(record, layout):
-        yield line_of(number, cells, layout)
-
-
-def rows(record: Record, layout: Layout) -> Iterator[Row]:
-    """Number and cells of a line, as `parse` reads it; those of a file that is no table are SMILES and name."""
-    number, raw = record
-    try:
-        text = raw.decode("utf-8-sig" if number == 1 else "utf-8").strip("\r\n")
-    except UnicodeDecodeError:
-        yield number, Failure(number, _shown(raw), "damaged line: not UTF-8")
-        return
-    if len(raw) >= LONGEST:
-        yield number, Failure(number, _shown(raw), f"damaged line: {LONGEST:,} characters or more")
-    elif not layout.delimiter:
+    if not layout.delimiter:  # the same as below, for millions of lines
+        text = _text(*record)
+        if isinstance(text, Failure):
+            return (text,)
         found = split_smi(text)
-        if found is not None:
-            yield number, list(found)
-    else:
-        reader = csv.reader(io.StringIO(text, newline=""), delimiter=layout.delimiter, strict=True)
-        made: List[Row] = []
-        start = number
-        try:
-            for row in reader:
-                made.append((start, row))
-                start = number + reader.line_num
-        except csv.Error as error:
-            pieces = raw.splitlines(keepends=True)
-            if len(pieces) == 1:
-                yield number, Failure(number, _shown(raw), f"damaged line: {error}")
-            for place, piece in enumerate(pieces if len(pieces) > 1 else ()):
-                yield from rows((number + place, piece), layout)
-        else:
-            yield from (row for row in made if row[1])
+        return (_in_smi(record[0], *found),) if found else ()
+    return [line_of(number, cells, layout) for number, cells in cells_of(record, layout)]
 
 
-def line_of(number: int, cells: Union[List[str], Failure], layout: Layout) -> Union[Line, Failure]:
-    """The molecule of a row of `rows`."""
+def cells_of(record: Record, layout: Layout) -> Sequence[Cells]:
+    """Number and cells of a line; those of a file that is no table are SMILES and name."""
+    number, raw = record
+    text = _text(number, raw)
+    if isinstance(text, Failure):
+        return ((number, text),)
+    if not layout.delimiter:
+        found = split_smi(text)
+        return () if found is None else ((number, list(found)),)
+    cells = [cell.strip() for cell in text.split(layout.delimiter)]
+    if '"' not in text:
+        return ((number, _as_many(number, cells, layout)),)
+    if len(cells) == layout.columns and all('"' not in cell or _SIMPLE(cell) for cell in cells):
+        return ((number, [cell[1:-1].strip() if cell[:1] == '"' else cell for cell in cells]),)
+    return _quoted(number, raw, text, layout)
+
+
+def line_of(number: int, cells: Union[List[str], Failure], layout: Layout) -> Entry:
+    """The molecule of a row of `cells_of`."""
     if isinstance(cells, Failure):
         return cells
-    if len(cells) < layout.columns:
-        return Failure(number, layout.delimiter.join(cells)[:_SHOWN], "damaged line: fewer columns than the header")
-    smiles = cells[layout.smiles].strip()
+    if not layout.delimiter:
+        return _in_smi(number, *cells)
+    smiles = cells[layout.smiles]
+    name = cells[layout.name] if layout.name >= 0 else ""
+    doubt = smiles_doubt(smiles)
+    if doubt:
+        return Failure(number, smiles, doubt, name)
     if layout.split < 0:
-        return Line(number, smiles)
-    split = cells[layout.split].strip()
+        return Line(number, smiles, name)
+    split = cells[layout.split]
     if split not in SPLITS:
-        return Failure(number, smiles, f"damaged line: its split is none of {', '.join(SPLITS)}")
-    return Line(number, smiles, SPLITS.index(split))
+        return Failure(number, smiles, f"damaged line: its split is none of {', '.join(SPLITS)}", name)
+    return Line(number, smiles, name, SPLITS.index(split))
 
 
-def _shown(raw: bytes) -> str:
-    return raw[:_SHOWN].decode("utf-8", errors="replace").strip()
+def smiles_doubt(smiles: str) -> str:
+    """Reason why a text is no SMILES before any chemistry; "" for most.
+
+    RDKit takes what stands behind a blank for a name, and so half a molecule for the whole. Only a block of CXSMILES,
+    "CCO |...|", belongs to the SMILES.
+    """
+    if not smiles:
+        return NO_SMILES
+    if smiles.isascii() and smiles.isprintable() and " " not in smiles:
+        return ""
+    if not smiles.isascii():
+        return "the SMILES have characters beyond ASCII"
+    words = smiles.split(None, 1)
+    if len(words) < 2 or re.fullmatch(r"\|.*\|", words[1]):
+        return ""
+    return "a blank inside of the SMILES, and what stands behind it is no CXSMILES block |...|"
+
+
+def _in_smi(number: int, smiles: str, name: str) -> Entry:
+    """The molecule of a line of a .smi file."""
+    if name[:1] != "." and smiles.isascii():
+        return Line(number, smiles, name)
+    doubt = smiles_doubt(smiles)
+    if re.match(r"\.[A-Za-z\[(]", name) and not doubt:
+        doubt = f"a blank inside of the SMILES? {name.split()[0][:20]} behind it is no name but a piece of a molecule"
+    return Failure(number, smiles, doubt, name) if doubt else Line(number, smiles, name)
+
+
+def _text(number: int, raw: bytes) -> Union[str, Failure]:
+    """A line as text, or why it is none."""
+    try:
+        text = raw.decode("utf-8").rstrip("\n")
+    except UnicodeDecodeError:
+        return _damaged(number, raw, "not UTF-8")
+    if len(raw) >= LONGEST:
+        return _damaged(number, raw, f"{LONGEST:,} characters or more")
+    return _damaged(number, raw, "a NUL byte") if "\0" in text else text
+
+
+def _last(entries: List[Entry]) -> int:
+    return entries[-1].line if entries else 0
+
+
+def _quoted(number: int, raw: bytes, text: str, layout: Layout) -> List[Cells]:
+    """Rows of a line with quotes, or of several that a quoted cell joins."""
+    made: List[Tuple[int, List[str]]] = []
+    for content in (text, _BLANK_BEHIND_QUOTE.sub('"', text)):
+        made, start = [], number
+        lines = io.StringIO(content, newline="\n") if "\n" in content else (content,)
+        reader = csv.reader(lines, delimiter=layout.delimiter, strict=True, skipinitialspace=True)
+        try:
+            for row in reader:
+                made.append((start, [cell.strip() for cell in row]))
+                start = number + reader.line_num
+        except csv.Error as error:
+            problem = str(error)
+        else:
+            return [(line, _as_many(line, row, layout)) for line, row in made if row]
+    pieces = raw.splitlines(keepends=True)
+    if len(pieces) == 1:
+        return [(number, _damaged(number, raw, problem))]
+    return [row for place, piece in enumerate(pieces) for row in cells_of((number + place, piece), layout)]
+
+
+def _as_many(number: int, cells: List[str], layout: Layout) -> Union[List[str], Failure]:
+    """The cells, if they are as many as the header has."""
+    if len(cells) == layout.columns:
+        return cells
+    mark = {",": "a decimal comma, or a comma", ";": "a semicolon", "\t": "a tab"}.get(layout.delimiter, "a delimiter")
+    more = f"{mark} without quotes?" if len(cells) > layout.columns else "is the line cut?"
+    count = f"{len(cells)} cell{'s' if len(cells) > 1 else ''}"
+    reason = f"row has {count}, header {layout.columns}; {more}"
+    smiles = cells[layout.smiles] if layout.smiles < len(cells) else ""
+    name = cells[layout.name] if 0 <= layout.name < len(cells) else ""
+    return Failure(number, smiles or layout.delimiter.join(cells)[:_SHOWN], reason, name)
+
+
+def _damaged(number: int, raw: bytes, why: str) -> Failure:
+    return Failure(number, raw[:_SHOWN].decode("utf-8", errors="replace").strip(), f"damaged line: {why}")
 
 
 def _records(file: IO[bytes], layout: Layout) -> Iterator[Record]:
-    """Lines without the header; a row whose quoted cell holds line breaks is one."""
-    lines = ((number, line) for number, line in enumerate(read_lines(file), 1) if number != layout.header)
+    """Lines below the header; a row whose quoted cell holds line breaks is one."""
+    header, is_table = layout.header, bool(layout.delimiter)
+    lines = islice(enumerate(read_lines(file), 1), header, None)
+    if not is_table:
+        yield from ((number, line) for number, line in lines if line.lstrip()[:1] not in (b"", b"#"))
+        return
     ahead: Deque[Record] = deque()
     while True:
-        record = ahead.popleft() if ahead else next(lines, None)
+        record: Optional[Record] = ahead.popleft() if ahead else next(lines, None)
         if record is None:
             return
         number, line = record
-        if not _holds_something(line, "" if layout.delimiter else ".smi"):
+        if not line.strip():
             continue
-        if layout.delimiter and line.count(b'"') % 2:
-            for more in range(1, _MOST_LINES):
+        if line.count(b'"') % 2:
+            for more in range(1, MOST_LINES):
                 while len(ahead) < more and (following := next(lines, None)) is not None:
                     ahead.append(following)
                 joined = b"".join([line, *(other for _, other in islice(ahead, more))])
@@ -237,117 +308,3 @@ def _records(file: IO[bytes], layout: Layout) -> Iterator[Record]:
                         ahead.popleft()
                     break
         yield number, line
-
-
-def _holds_something(line: bytes, suffix: str) -> bool:
-    """Test if a line is neither blank nor, outside of tables, a comment."""
-    text = line.strip()
-    return bool(text) and not (text[:1] == b"#" and suffix in (".smi", ".txt"))
-
-
-def read_smiles_file(path: PathLike, smiles_column: Optional[str] = None) -> List[SmilesLine]:
-    """Lines of a .smi (SMILES, blank, name) or .csv file with a header, either also as .gz; see `read_layout`.
-
-    Args:
-        path: the file.
-        smiles_column: of a .csv; None takes "smiles", whatever its case.
-
-    Raises:
-        ValueError: no such file, nothing in it, another suffix, no such column, or a line that is damaged; names it.
-    """
-    path = existing_file(path)
-    if plain_suffix(path) not in (".smi", ".csv"):
-        raise ValueError(f"{path}: SMILES are read from .smi or .csv files, also gzipped (.smi.gz, .csv.gz).")
-    layout = read_layout(path, smiles_column)
-    place = find_columns(column_names(path, layout), path, smiles_column if layout.delimiter else None)[1]
-    lines: List[SmilesLine] = []
-    for number, cells in read_rows(path, layout):
-        if isinstance(cells, Failure):
-            raise ValueError(
-                f"{path} cannot be read as text (line {number}: {cells.reason}); is it what its name says?"
-            )
-        smiles = cells[layout.smiles].strip() if layout.smiles < len(cells) else ""
-        if smiles:
-            name = cells[place].strip() if 0 <= place < len(cells) else ""
-            lines.append(SmilesLine(number, smiles, name or str(number)))
-    if not lines:
-        raise ValueError(f"{path} holds no SMILES.")
-    return lines
-
-
-def read_labels(path: Path, layout: Layout, names: Sequence[str], limit: int = 0) -> Tuple[np.ndarray, np.ndarray]:
-    """Numbers of a table by line.
-
-    Args:
-        path: the table.
-        layout: from `read_layout`.
-        names: T columns.
-        limit: only so many lines; 0 takes all.
-
-    Returns:
-        (lines [n] int64, ascending; labels [n, T] float64, NaN where a cell is empty).
-
-    Raises:
-        ValueError: it is no table, has no such column, or a cell holds something else than a number.
-    """
-    if not layout.delimiter:
-        raise ValueError(f"{path} holds no labels, only SMILES; write SMILES and labels as columns of a .csv.")
-    columns = column_names(path, layout)
-    for name in names:
-        if name not in columns:
-            raise ValueError(f"{path} has no column {name!r}; it has {', '.join(columns)}.")
-    places = [columns.index(name) for name in names]
-    lines: List[int] = []
-    labels: List[List[float]] = []
-    for number, cells in read_rows(path, layout, limit):
-        if isinstance(cells, Failure) or len(cells) < layout.columns:
-            continue  # no molecule of the corpus either
-        lines.append(number)
-        labels.append([_number(cells[place], f"{path} line {number}: {columns[place]}") for place in places])
-    return np.array(lines, np.int64), np.array(labels, np.float64).reshape(-1, len(names))
-
-
-def _number(cell: str, what: str) -> float:
-    """Number in a cell; NaN for an empty one."""
-    try:
-        value = float(cell.strip() or "nan")
-    except ValueError:
-        value = float("inf")
-    if np.isinf(value):
-        raise ValueError(f"{what} is {cell!r}, no number; correct it, or empty the cell to leave that label out.")
-    return value
-
-
-def split_smi(text: str) -> Optional[Tuple[str, str]]:
-    """(SMILES, name or "") of one line of a .smi file; None for a blank line and a "#" comment."""
-    words = text.split(None, 1)
-    if not words or words[0].startswith("#"):
-        return None
-    return words[0], words[1].strip() if len(words) > 1 else ""
-
-
-def is_smiles_header(word: str) -> bool:
-    """Test if a column, or the first word of a .smi file, names SMILES below it."""
-    return word.strip().lower() in _SMILES_COLUMNS
-
-
-def find_columns(columns: Sequence[str], path: PathLike, smiles_column: Optional[str] = None) -> Tuple[int, int]:
-    """Places of the SMILES and of the name among the columns of a table; -1 for no name.
-
-    Raises:
-        ValueError: there is no such column of SMILES; names the columns there are.
-    """
-    lower = [column.strip().lower() for column in columns]
-    if smiles_column is None:
-        smiles_place = _place(_SMILES_COLUMNS, lower)
-    else:
-        smiles_place = _place([smiles_column], columns)
-    if smiles_place < 0:
-        asked = "no column named smiles" if smiles_column is None else f"no column {smiles_column!r}"
-        raise ValueError(f"{path} has {asked}; pass smiles_column, one of: {', '.join(columns)}.")
-    return smiles_place, _place(_NAME_COLUMNS, lower)
-
-
-def _place(names: Sequence[str], columns: Sequence[str]) -> int:
-    """Index of the first of the names that is there; -1 if none is."""
-    return next((columns.index(name) for name in names if name in columns), -1)

@@ -9,10 +9,13 @@ one that the published file gives to its 1.0.4 spelling.
 import re
 from typing import Any, Dict, Iterable, List, Tuple
 
+import numpy as np
+
 from ipu_chem.data.selfies.dialect import to_version_1, to_version_2, without_stereo
 from ipu_chem.data.selfies.symbols import DOT
 from ipu_chem.data.selfies.tokens import Tokenizer, check_choice
 from packing.files import PathLike
+from packing.store import Store
 
 _PIECE = "##"  # begins a piece that continues a symbol
 
@@ -80,6 +83,18 @@ class ChemGPTTokenizer(Tokenizer):
         start, end = max(zip(borders, borders[1:]), key=lambda pair: pair[1] - pair[0])
         return symbols[start + 1 : end]
 
+    def mapping_unknown(self) -> "ChemGPTTokenizer":
+        fragments = "map" if self.fragments == "error" else self.fragments
+        return ChemGPTTokenizer(self.symbols, "map", self.stereo, fragments)
+
+    def without_stereo_of(self, store: Store) -> int:
+        symbols = store.info["symbols"] if self.stereo == "drop" else []
+        lossy = np.array([self._lookup.find(one) is None and without_stereo(one) != one for one in symbols], bool)
+        if not lossy.any():
+            return 0
+        ids = store.ragged("symbols")
+        return len(np.unique(np.searchsorted(ids.offsets, np.flatnonzero(lossy[ids.values]), side="right")))
+
     def _settings(self) -> Dict[str, Any]:
         return {**super()._settings(), "stereo": self.stereo, "fragments": self.fragments}
 
@@ -88,8 +103,8 @@ class ChemGPTTokenizer(Tokenizer):
             if self.fragments == "map":
                 return self.unk_id
             raise ValueError(
-                "it has several fragments and the published vocabulary no dot; take fragments='largest' to encode one "
-                "of them, or fragments='map' to read the dot as [UNK]."
+                "it has several fragments and the published vocabulary no dot; set data.fragments=largest to encode "
+                "one of them, or data.unknown=map to read the dot as [UNK]."
             )
         plain = without_stereo(symbol)
         if plain != symbol and self.stereo == "error":

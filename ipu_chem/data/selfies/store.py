@@ -98,4 +98,5 @@ def _cut_fragments(tokenizer: "Tokenizer", symbols: Ragged, dot: int) -> Ragged:
 
 
 def _name_in(store: Store, item: int) -> str:
-    return f"molecule {item}" + (f" ({decode_text(store, 'smiles', item)})" if "smiles" in store else "")
+    on_line = f", line {store.fields['line'][item]}" if "line" in store and store.info.get("name") != "memory" else ""
+    return f"molecule {item}" + (f" ({decode_text(store, 'smiles', item)}{on_line})" if "smiles" in store else "")

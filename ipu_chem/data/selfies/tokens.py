@@ -191,6 +191,14 @@ class Tokenizer:
             self._lookup.add(symbol, index)
         return index
 
+    def mapping_unknown(self: _Self) -> _Self:
+        """The same vocabulary, which reads what it lacks as ``unk_id``."""
+        return type(self)(self.symbols, **{**self._settings(), "unknown": "map"})
+
+    def without_stereo_of(self, store: Store) -> int:
+        """Molecules of a corpus store of which it leaves out stereochemistry."""
+        return 0
+
     def counted(self, ids: Ragged) -> Ragged:
         """The same ids, after adding to ``unknown_count``."""
         self.unknown_count += int(np.count_nonzero(ids.values == self.unk_id))
@@ -213,8 +221,8 @@ class Tokenizer:
         if self.unknown == "map":
             return self.unk_id
         raise ValueError(
-            f"symbol {symbol!r} is not in the vocabulary; build the tokenizer from a corpus that has it, or take "
-            f"unknown='map' to read it as {self.special[3]} (SELFIES are those of selfies 2.x, not SMILES)."
+            f"symbol {symbol!r} is not in the vocabulary; set data.unknown=drop to leave such molecules out, or "
+            f"data.unknown=map to read it as {self.special[3]} (SELFIES are those of selfies 2.x, not SMILES)."
         )
 
     def _encode_block(self, texts: Sequence[str], names: Sequence[str], first: int) -> Tuple[np.ndarray, np.ndarray]:

@@ -72,7 +72,7 @@ def test_failures_and_duplicates(tmp_path):
         [3, "C1CC", "RDKit cannot parse the SMILES"],
         [4, "", "no SMILES"],
         [6, "*", "selfies cannot encode the molecule"],
-        [7, "CC", "damaged line: fewer columns than the header"],
+        [7, "CC", "row has 1 cell, header 2; is the line cut?"],
         [10, "[CH5]", "RDKit cannot parse the SMILES"],
     ]
     assert selfies_of(store, 1) == "[Cl].[C][=C][C][=C][C][=C][Ring1][=Branch1]"
@@ -229,7 +229,7 @@ def test_download(tmp_path, monkeypatch, server):
     source = Source("two molecules", "none", (), "x.smi", f"{url}/x.smi", 6)
     load = partial(load_corpus, "small", cache=tmp_path / "cache", **QUIET)
     wrong = {
-        "SHA-256 differs": source._replace(sha256=digest),
+        "its checksum is sha256:": source._replace(sha256=digest),
         "6 bytes came, not 7": source._replace(bytes=7),
         "404": source._replace(url=f"{url}/y.smi"),
         "refused": source._replace(url="http://127.0.0.1:9/x.smi"),

@@ -46,6 +46,17 @@ def test_nci3d_is_molecules_with_energies(nci3d_small):
     assert nci3d_small["y"][0, 0] == pytest.approx(energy, abs=1e-4)  # float32 coordinates
 
 
+def test_a_damaged_data_set_is_prepared_again(tmp_path, capsys):
+    options = dict(cache=tmp_path, limit=10, min_element_count=1, workers=1, progress=False)
+    before = load_dataset("nci3d", **options).fingerprint()
+    (file,) = tmp_path.glob("nci3d-*/pos.npy")
+    file.write_bytes(file.read_bytes()[:-1] + b"\xff")
+    assert load_dataset("nci3d", **options).fingerprint() == before
+    said = capsys.readouterr().out
+    assert said.count("preparing again, because") == 1 and "the checksum of its array pos does not match" in said
+    assert [path.name for path in tmp_path.iterdir()] == [file.parent.name]
+
+
 def test_nci3d_leaves_out_and_lists(tmp_path):
     store = load_dataset("nci3d", cache=tmp_path, limit=60, max_atoms=24, min_element_count=5, progress=False)
     reasons = store.info["failures"]["by_reason"]

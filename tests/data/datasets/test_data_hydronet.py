@@ -7,7 +7,7 @@ import pytest
 from ipu_chem.config import DataConfig
 from ipu_chem.data import water_xyz
 from ipu_chem.data.datasets import hydronet, load_dataset
-from ipu_chem.data.files.structures import read_xyz
+from ipu_chem.data.files.structures import read_molecules
 from ipu_chem.data.molecule import decode_text, decode_texts
 from ipu_chem.data.water_xyz import read_clusters
 from ipu_chem.tasks.graphs import load_store
@@ -58,7 +58,7 @@ def test_blocks_are_the_frames_that_ase_reads(tmp_path, monkeypatch, at_once):
     if at_once == 11:  # no more than one of the smallest
         text = "".join(cluster(3, seed=seed) for seed in range(5)) + "\n"
     (tmp_path / "a.xyz").write_text(text.replace("Ord_Energy  ", "energy="))
-    theirs = read_xyz(tmp_path / "a.xyz", None)
+    theirs = read_molecules(tmp_path / "a.xyz", None)
     blocks = list(read_clusters(io.BytesIO(text.encode()), "a"))
     ours = [pos for block in blocks for pos in block.pos]
     assert len(ours) == len(theirs) and sum(len(block.energy) for block in blocks) == len(theirs)

@@ -97,9 +97,9 @@ def test_labels_are_not_needed_to_look_at_molecules(tmp_path, xyz):
 def test_labels_that_are_not_there(tmp_path, xyz):
     smi = tmp_path / "a.smi"
     smi.write_text("C methane\n")
-    with pytest.raises(ValueError, match="a .smi file holds no labels"):
+    with pytest.raises(ValueError, match="a.smi holds no labels, only SMILES"):
         load_dataset("file", smi, tmp_path, target="energy")
-    with pytest.raises(ValueError, match="waters.xyz frame 0 has no 'dipole'; it has charge, energy, name"):
+    with pytest.raises(ValueError, match="waters.xyz frame 0 .line 1. has no 'dipole'; it has charge, energy, name"):
         load_dataset("file", xyz, tmp_path, target="dipole")
     forces = tmp_path / "vector.xyz"
     forces.write_text('1\nmu="1 2 3" name=he\nHe 0 0 0\n')

@@ -118,7 +118,7 @@ def test_more_frames_than_are_advised(tmp_path, capsys):
         (dict(forces=np.zeros((40, 8, 3))), r"forces \[40, 8, 3\] do not belong together"),
         (dict(old_indices=np.arange(3)), r"old_indices has shape \[3\] for 40 frames"),
         (dict(energies=np.full(40, np.nan)), "the energy of frame 0 is not finite"),
-        (dict(forces=np.full((40, 9, 3), np.inf)), "ethanol_0: the force on atom 0 is not finite"),
+        (dict(forces=np.full((40, 9, 3), np.inf)), "the forces of frame 0 are not finite"),
         (dict(coords=np.zeros((40, 9, 3))), r"ethanol_0: atoms 0 \(C\) and 1 \(C\) are 0.000 Å apart"),
     ],
 )

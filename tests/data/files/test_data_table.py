@@ -4,13 +4,14 @@ import zipfile
 import pytest
 
 from ipu_chem.data.files import table as lines
-from ipu_chem.data.files.table import Failure, Layout, parse, read_chunks, read_layout, read_smiles_file
+from ipu_chem.data.files.layout import Layout, TableOptions, read_layout
+from ipu_chem.data.files.table import Failure, parse, read_chunks, read_smiles_file
 from ipu_chem.data.files.text import DAMAGE, LONGEST, count_lines
 
 
-def read(path, limit=0, **options):
+def read(path, limit=0, with_split=False, **options):
     """Every line of a file as parsed."""
-    layout = read_layout(path, **options)
+    layout = read_layout(path, TableOptions(**options), with_split)
     return [found for chunk in read_chunks(path, layout, limit) for record in chunk for found in parse(record, layout)]
 
 
@@ -92,13 +93,15 @@ def test_a_stray_quote_costs_no_neighbor(tmp_path, monkeypatch, chunk):
 def test_damaged_lines_are_failures(tmp_path):
     path = tmp_path / "a.csv"
     long = b"C" * LONGEST + b",1\n"
-    path.write_bytes(b"smiles,y\nC,1\nCC\n\xff\xfe,1\n" + long + b"C\x00C,1\nCCC,2\nCC")
-    found = failures(path)
-    assert [line.smiles for line in read(path) if not isinstance(line, Failure)][0] == "C"
-    assert found[3] == found[8] == "damaged line: fewer columns than the header"
-    assert found[4] == "damaged line: not UTF-8"
-    assert found[5] == "damaged line: 100,000 characters or more"
-    assert 2 not in found and 7 not in found
+    path.write_bytes("smiles,ä\nC,ö\nCC\n".encode() + b"\xff\xfe,1\n" + long + b"C\x00C,1\nCCC,2\nCC")
+    assert [line.smiles for line in read(path) if not isinstance(line, Failure)] == ["C", "CCC"]
+    assert failures(path) == {
+        3: "row has 1 cell, header 2; is the line cut?",
+        4: "damaged line: not UTF-8",
+        5: "damaged line: 100,000 characters or more",
+        6: "damaged line: a NUL byte",
+        8: "row has 1 cell, header 2; is the line cut?",
+    }
     (tmp_path / "a.smi").write_bytes(b"C\n\xff\n" + long * 3 + b"CC\n")
     assert list(failures(tmp_path / "a.smi")) == [2, 3, 4, 5]
 
@@ -134,8 +137,8 @@ def test_bad_choices(tmp_path):
     with pytest.raises(ValueError, match="there is no file"):
         read_layout(tmp_path / "none.smi")
     (tmp_path / "a.smi").write_text("C\n")
-    with pytest.raises(ValueError, match="smiles_column='x' is for tables; a .smi file has no columns"):
-        read_layout(tmp_path / "a.smi", "x")
+    with pytest.raises(ValueError, match="smiles_column=x is for tables; a .smi file has no columns"):
+        read_layout(tmp_path / "a.smi", TableOptions("x"))
     with zipfile.ZipFile(tmp_path / "two.zip", "w") as archive:
         archive.writestr("a.smi", "C\n")
         archive.writestr("b.smi", "C\n")
@@ -157,4 +160,4 @@ def test_a_cut_file_gives_its_whole_chunks_first(tmp_path, monkeypatch):
 def test_the_same_lines_as_the_reader_of_small_files(shared_data):
     for name in ("chembl30_valid.csv.gz", "moses_train5k.smi.gz"):
         path = shared_data / "smiles" / name
-        assert smiles(path) == [(line.line, line.smiles) for line in read_smiles_file(path)]
+        assert read(path) == read_smiles_file(path) and not failures(path)

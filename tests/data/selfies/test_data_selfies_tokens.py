@@ -107,7 +107,7 @@ def test_a_text_is_encoded_or_refused_wherever_it_stands(text, before):
         ("[=C]C[Ring1]", "is damaged, no symbol begins at character 4"),
         (None, "ibuprofen is no text but NoneType None"),
         (1.5, "ibuprofen is no text but float 1.5"),
-        ("[C][Xe][C]", r"ibuprofen: symbol '\[Xe\]' is not in the vocabulary; .*unknown='map'"),
+        ("[C][Xe][C]", r"ibuprofen: symbol '\[Xe\]' is not in the vocabulary; .*data.unknown=map"),
         ("[C][PAD]", r"symbol '\[PAD\]' is not in the vocabulary"),
         ("[Na+].[Cl-]", r"symbol '\[Na\+\]' is not .* not SMILES"),
     ],

@@ -1,7 +1,8 @@
 """Native kernels: compiled once per machine with the C compiler that is there, kept in the cache folder.
 
 There is no Python header and no C++ in it, so that compiling takes a second, needs nothing but `cc`, and one library
-serves every Python.
+serves every Python. A library runs as the user who loads it: it is taken only from a folder and a file that nobody
+else can write, and only if its digest is that of the one that was compiled.
 """
 
 import ctypes
@@ -9,13 +10,15 @@ import hashlib
 import os
 import platform
 import shutil
+import stat
 import subprocess
+import sys
 import tempfile
 from functools import lru_cache
 from pathlib import Path
 from typing import List, Optional
 
-from packing.files import atomic_file
+from packing.files import atomic_file, file_digest
 
 _SOURCES = [Path(__file__).with_name(name) for name in ("convolution.c", "transformer.c")]
 # Without the promise that numbers are finite and sums may be reordered, loops are not turned into vectors. The
@@ -33,13 +36,16 @@ def library() -> ctypes.CDLL:
     """The compiled kernels.
 
     Raises:
-        NativeError: there is no C compiler, or it refuses.
+        NativeError: there is no C compiler, it refuses, or others can write where the kernels are kept.
     """
     compiler = find_compiler()
     if compiler is None:
         raise NativeError("no C compiler here (cc, gcc or clang, or the one that $CC names)")
-    path = _cache_folder() / f"kernels-{_key(compiler)}.so"
-    if not path.is_file():
+    path = _own_folder() / f"kernels-{_key(compiler)}.so"
+    problem = _problem(path)
+    if problem:
+        if path.exists():
+            print(f"native kernels: {path} {problem} and is compiled again", file=sys.stderr)
         _compile(compiler, path)
     try:
         return ctypes.CDLL(str(path))
@@ -56,10 +62,46 @@ def find_compiler() -> Optional[str]:
     return None
 
 
-def _cache_folder() -> Path:
+def _own_folder() -> Path:
+    """A folder of the cache for this user alone: others may share the cache.
+
+    Raises:
+        NativeError: it is another's, or others can write it.
+    """
     from ipu_chem.cache import cache_folder
 
-    return cache_folder(None)
+    folder = cache_folder(None) / f"kernels-{os.getuid()}"
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        problem = _not_ours(folder.lstat())
+    except OSError as error:
+        raise NativeError(f"{folder} cannot be made: {error}") from error
+    if problem or folder.is_symlink():
+        problem = problem or "is a link"
+        raise NativeError(f"{folder} {problem}, so its kernels are not loaded; delete it, or set IPU_CHEM_CACHE")
+    return folder
+
+
+def _not_ours(status: os.stat_result) -> str:
+    """In words, why somebody else could have written a file or folder; "" if nobody could."""
+    if status.st_uid != os.getuid():
+        return f"belongs to user {status.st_uid}"
+    return "can be written by other users" if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH) else ""
+
+
+def _problem(path: Path) -> str:
+    """In words, why a library is not loaded; "" if it is the one that was compiled here."""
+    try:
+        if path.is_symlink():
+            return "is a link"
+        digest = _digest_file(path).read_text(encoding="utf-8")
+        return _not_ours(path.stat()) or ("" if file_digest(path) == digest else "is damaged")
+    except (OSError, ValueError):
+        return "is not whole"
+
+
+def _digest_file(path: Path) -> Path:
+    return path.with_suffix(".digest")
 
 
 def _key(compiler: str) -> str:
@@ -91,5 +133,8 @@ def _compile(compiler: str, path: Path) -> None:
         try:
             with atomic_file(path, "wb") as file:
                 file.write(linked.read_bytes())
+            os.chmod(path, 0o600)  # whatever the umask
+            with atomic_file(_digest_file(path), "w") as file:
+                file.write(file_digest(linked))
         except OSError as error:
             raise NativeError(f"the compiled kernels cannot be kept in {path.parent}: {error}") from error

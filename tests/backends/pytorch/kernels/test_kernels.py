@@ -151,7 +151,7 @@ def test_says_why_there_are_no_kernels(monkeypatch, tmp_path):
     monkeypatch.setattr(native, "_COMPILE", ["--no-such-option"])
     with pytest.raises(native.NativeError, match="failed"):
         use_kernels(small_schnet())
-    assert not list(tmp_path.glob("*.so"))
+    assert not list(tmp_path.rglob("*.so"))
     native.library.cache_clear()
 
 
@@ -159,9 +159,9 @@ def test_compiled_code_is_kept_and_found_again(monkeypatch, tmp_path):
     monkeypatch.setenv("IPU_CHEM_CACHE", str(tmp_path))
     native.library.cache_clear()
     native.library()
-    (kept,) = tmp_path.glob("kernels-*.so")
+    (kept,) = tmp_path.rglob("kernels-*.so")
     native.library.cache_clear()
     monkeypatch.setattr(native, "_compile", None)  # would fail if it were needed
     native.library()
-    assert list(tmp_path.glob("*")) == [kept]
+    assert list(tmp_path.rglob("*.so")) == [kept]
     native.library.cache_clear()

@@ -1,0 +1,111 @@
+"""The 3D half of data.name=file: structures with labels, and the forces of the one that they belong to."""
+
+import sys
+from pathlib import Path
+from typing import List, NamedTuple, Optional
+
+import numpy as np
+
+from ipu_chem.data.energy_units import is_energy
+from ipu_chem.data.files.structures import Structures, Wanted, read_labeled, say_length_doubt
+from ipu_chem.data.files.text import plain_suffix
+from ipu_chem.data.molecule import Molecule
+from ipu_chem.data.trajectory import read_frames
+from ipu_chem.units import energy_unit, in_angstrom, in_ev
+
+SUFFIXES = (".xyz", ".extxyz", ".db")  # of files that name forces
+
+
+class Said(NamedTuple):
+    """Statements of the user on a file of structures; see `own_file.prepare`."""
+
+    unit: str = ""
+    force_key: str = ""
+    length_unit: str = ""
+    charge: Optional[int] = None
+    multiplicity: Optional[int] = None
+
+
+def check_said(file: Path, names: List[str], said: Said, is_smiles: bool) -> None:
+    """Refuse everything that can be known to be wrong before the file is read.
+
+    Raises:
+        ValueError: forces of nothing or of a file without names, an unknown unit of length, or a multiplicity below 1.
+    """
+    if said.force_key and not names:
+        raise ValueError(f"{file}: forces ({said.force_key}) are of an energy; name it with data.target.")
+    if said.force_key and plain_suffix(file) not in SUFFIXES:
+        raise ValueError(f"{file}: data.force_key={said.force_key} is for .xyz, .extxyz and .db files.")
+    given = [key for key in ("length_unit", "charge", "multiplicity") if getattr(said, key) not in ("", None)]
+    if is_smiles and given:
+        raise ValueError(f"{file}: data.{given[0]} is for files of structures; SMILES say it themselves.")
+    if said.length_unit:
+        try:
+            in_angstrom(said.length_unit)
+        except ValueError as error:
+            raise ValueError(f"data.length_unit: {error}") from None
+    if said.multiplicity is not None and said.multiplicity < 1:
+        raise ValueError(f"data.multiplicity={said.multiplicity} is 2S + 1: 1 where all electrons are paired, or more.")
+
+
+def read_own(file: Path, names: List[str], said: Said, limit: Optional[int]) -> Structures:
+    """Structures of a file, with labels and forces where it has them.
+
+    Raises:
+        ValueError: as `read_labeled` and `read_frames`; also forces of a molecule without their energy.
+    """
+    if plain_suffix(file) == ".npz":
+        found = _from_npz(file, names, said, limit)
+    else:
+        wanted = Wanted(
+            names, said.force_key, said.unit, said.length_unit, said.charge, said.multiplicity, prefix="--data."
+        )
+        found = read_labeled(file, wanted)
+        found = found._replace(molecules=found.molecules[:limit])
+    for molecule in found.molecules if names else ():
+        if molecule.y is None or len(molecule.y) != len(names):
+            raise ValueError(
+                f"{molecule.name}: {', '.join(names)} is one number each for a molecule, not a list of them."
+            )
+        if molecule.forces is not None and np.isnan(molecule.y[names.index(found.forces_of)]):
+            raise ValueError(
+                f"{molecule.name} has forces but no {found.forces_of}; forces are learned with their energy."
+            )
+    for note in found.notes:
+        print(f"note: {note}", file=sys.stderr)
+    if not any(molecule.forces is not None for molecule in found.molecules):
+        found = found._replace(forces_of="")
+    return found
+
+
+def _from_npz(file: Path, names: List[str], said: Said, limit: Optional[int]) -> Structures:
+    """Frames of one molecule; their one label is the energy."""
+    if len(names) > 1 or names and not is_energy(names[0]):
+        raise ValueError(f"{file}: an .npz of sGDML's form holds the label energy, not {', '.join(names)}.")
+    frames = read_frames(file, limit, said.length_unit)
+    notes = []
+    if not (said.length_unit or frames.length):
+        say_length_doubt(file.name, [frames.z] * len(frames.pos), list(frames.pos), "--data.")
+    elif frames.length and in_angstrom(frames.length) != 1.0:
+        notes.append(f"{file.name}: positions are converted from {frames.length}, as the file states, to Å")
+    unit, factor = said.unit or frames.unit, 1.0
+    if frames.unit and names:
+        if energy_unit(frames.unit) is None:
+            raise ValueError(f"{file} states {frames.unit!r} as its unit of energy, which is not known here.")
+        factor = in_ev(frames.unit) / in_ev(unit)
+        if factor != 1.0:
+            notes.append(f"{file.name}: energies are converted from {frames.unit}, as the file states, to {unit}")
+    spin = None if said.multiplicity is None else said.multiplicity - 1
+    molecules = [
+        Molecule(
+            frames.z,
+            frames.pos[index],
+            frames.energy[index : index + 1] * factor if names else None,
+            f"{file.stem}_{index}",
+            frames.forces[index] * factor if names else None,
+            said.charge,
+            spin,
+        )
+        for index in range(len(frames.energy))
+    ]
+    return Structures(molecules, names[0] if names else "", [frames.unit and unit] if names else [], [], notes)

@@ -1,0 +1,61 @@
+"""Native kernels run as the user: none is loaded that somebody else could have written, or that is damaged."""
+
+import os
+
+import pytest
+
+from ipu_chem.backends.pytorch.kernels import native
+
+pytestmark = pytest.mark.skipif(native.find_compiler() is None, reason="no C compiler")
+
+
+@pytest.fixture()
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("IPU_CHEM_CACHE", str(tmp_path / "cache"))
+    native.library.cache_clear()
+    yield tmp_path / "cache" / f"kernels-{os.getuid()}"
+    native.library.cache_clear()
+
+
+def test_a_damaged_library_is_compiled_again_and_that_is_said_once(folder, capsys):
+    def load() -> str:
+        native.library.cache_clear()
+        native.library()
+        return capsys.readouterr().err
+
+    assert load() == ""
+    assert folder.stat().st_mode & 0o777 == folder.parent.stat().st_mode & 0o777 == 0o700
+    (path,) = folder.glob("*.so")
+    whole = path.read_bytes()
+    path.unlink()  # what is loaded already must not change under this process
+    path.write_bytes(whole[:2000] + bytes([whole[2000] ^ 1]) + whole[2001:])
+    path.chmod(0o600)
+    assert load() == f"native kernels: {path} is damaged and is compiled again\n"
+    assert load() == "" and len(path.read_bytes()) == len(whole)
+    path.chmod(0o666)
+    assert load() == f"native kernels: {path} can be written by other users and is compiled again\n"
+    assert path.stat().st_mode & 0o777 == 0o600
+    path.with_suffix(".digest").unlink()
+    assert native._problem(path) == "is not whole"
+
+
+def test_a_folder_that_others_can_write_is_not_used(folder):
+    folder.mkdir(parents=True)
+    for mode in (0o770, 0o707):
+        folder.chmod(mode)
+        with pytest.raises(native.NativeError, match=f"{folder} can be written by other users.*IPU_CHEM_CACHE"):
+            native.library()
+    folder.rmdir()
+    folder.parent.joinpath("elsewhere").mkdir(mode=0o700)
+    folder.symlink_to("elsewhere")
+    with pytest.raises(native.NativeError, match="is not loaded|are not loaded"):
+        native.library()
+
+
+def test_a_folder_of_another_user_is_not_used(folder, monkeypatch):
+    folder.mkdir(parents=True, mode=0o700)
+    someone = os.getuid() + 1
+    monkeypatch.setattr(os, "getuid", lambda: someone)
+    folder.rename(folder.with_name(f"kernels-{someone}"))
+    with pytest.raises(native.NativeError, match=rf"belongs to user {someone - 1}, so its kernels are not loaded"):
+        native.library()
