@@ -323,10 +323,7 @@ def chosen(values: Mapping[str, Any]) -> Dict[str, Any]:
         if not isinstance(section, Mapping):
             raise ValueError(f"{kind.key}: give options of it, such as `{kind.key}: {{name: {section}}}`.")
         name = section.get("name")
-        name = "" if name is None else name
-        if not isinstance(name, str):
-            raise ValueError(f"{kind.key}.name={section['name']!r}: give text.")
-        found[kind.key] = kind.of(name)
+        found[kind.key] = kind.of("" if name is None else name)
     return found
 
 

@@ -110,6 +110,8 @@ class Chosen:
             ValueError: nothing has that name, a module cannot be imported, or a parameter can be no option.
         """
         base: Any = cls.__mro__[1] if cls.chosen else cls
+        if not isinstance(name, str):
+            raise ValueError(f"{cls.key}.name={name!r}: give one name.")
         name = name or base.name
         known = cls.registered()
         if name not in known and ":" not in str(name):

@@ -67,7 +67,7 @@ class MdOptions:
             temperature="0 or more",
             friction="0 or more",
             interval="1 or more",
-            seed="0 or more and below 2**32",
+            seed="from 0 to 4,294,967,295",
             skin="0 or more",
             threads="0 or more",
         )
@@ -116,12 +116,12 @@ class RelaxOptions:
         check_fields(self, fmax="above 0", steps="1 or more", threads="0 or more")
 
 
-def said_of_structures(options: Any) -> Dict[str, Any]:
-    """The options among those of `read_molecules`."""
-    return {name: getattr(options, name) for name in ("length_unit", "charge", "multiplicity")}
-
-
 def _check_device(accelerator: str, dtype: str) -> None:
     if accelerator not in ("cpu", "cuda"):
         raise ValueError(f"accelerator={accelerator!r}: a calculator runs on cpu or cuda, one molecule at a time.")
     check_choice("dtype", dtype, ("float32", "float64"))
+
+
+def said_of_structures(options: Any) -> Dict[str, Any]:
+    """The options among those of `read_molecules`."""
+    return {name: getattr(options, name) for name in ("length_unit", "charge", "multiplicity")}

@@ -77,5 +77,4 @@ predict run water.xyz --output out.csv
 export run --format state_dict --output exported
 """
 
-RUNS = ("run",)
-TABLE = Table(BAD, GOOD, FILES)
+TABLE = Table(BAD, GOOD, FILES, runs=("run",))

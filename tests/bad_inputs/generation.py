@@ -93,5 +93,4 @@ generate text --count 3 --workers 1
 embed text ok.smi --workers 1
 """
 
-RUNS = ("run", "text")
-TABLE = Table(BAD, GOOD, FILES)
+TABLE = Table(BAD, GOOD, FILES, runs=("run", "text"))

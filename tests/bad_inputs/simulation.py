@@ -89,5 +89,4 @@ md run --structure water.xyz --time 0.001 --progress false --out md1
 relax run --structures water.xyz --steps 200 --fmax 1.0 --output relaxed.extxyz
 """
 
-RUNS = ("run",)
-TABLE = Table(BAD, GOOD, FILES)
+TABLE = Table(BAD, GOOD, FILES, runs=("run",))

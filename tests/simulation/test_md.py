@@ -204,7 +204,7 @@ def test_directions_that_take_up_heat():
 @pytest.mark.parametrize(
     "change, sentence",
     [
-        ({"thermostat": "bussi"}, "choose none or langevin"),
+        ({"thermostat": "bussi"}, "choose one of none, langevin"),
         ({"trajectory": "xtc"}, "choose extxyz or traj"),
         ({"timestep": 0.0}, "timestep"),
         ({"frame": 3}, "has 1 structures"),
