@@ -389,22 +389,6 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = ""
     return result
 
 
-def check_resumable(saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Refuse to resume a run with another model, other data or another optimizer.
-
-    Raises:
-        ValueError: names the first option that differs and both values.
-    """
-    changed = [change for change in differences(saved, now) if change[0].split(".")[0] in FIXED]
-    changed = [change for change in changed if change[0] not in ("data.cache", "data.workers")]
-    if changed:
-        key, before, after = changed[0]
-        raise ValueError(
-            f"the checkpoint was made with {key}={before!r}, this run asks for {after!r}; resume with the saved "
-            f"value or start a new run with another --out."
-        )
-
-
 def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _plain(inner) for key, inner in value.items()}

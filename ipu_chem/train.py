@@ -24,7 +24,7 @@ import time
 from contextlib import ExitStack, closing
 from pathlib import Path
 from shlex import quote
-from typing import Any, Dict, Optional, Sequence
+from typing import Any, Dict, Mapping, Optional, Sequence
 
 from torch import nn
 
@@ -33,7 +33,7 @@ from ipu_chem.backends import get_backend
 from ipu_chem.backends.base import Backend
 from ipu_chem.backends.options import Batching, world_of_torchrun
 from ipu_chem.checkpoint import LAST, load_checkpoint
-from ipu_chem.config import RunConfig, check_resumable, from_dict, to_dict
+from ipu_chem.config import FIXED, RunConfig, differences, from_dict, to_dict
 from ipu_chem.locks import locked
 from ipu_chem.optim import Schedule
 from ipu_chem.tasks.base import Task
@@ -186,7 +186,7 @@ def _resumed_state(config: RunConfig) -> Dict[str, Any]:
         )
     _, state = load_checkpoint(_last(config))
     # Options that are newer than the run had their default then.
-    check_resumable(to_dict(from_dict(state["config"])), to_dict(config))
+    _check_resumable(to_dict(from_dict(state["config"])), to_dict(config))
     return state
 
 
@@ -225,3 +225,19 @@ def _report(config: RunConfig, folder: Path) -> str:
         return ""
     print(f"report: {path}")
     return str(path)
+
+
+def _check_resumable(saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Refuse to resume a run with another model, other data or another optimizer.
+
+    Raises:
+        ValueError: names the first option that differs and both values.
+    """
+    changed = [change for change in differences(saved, now) if change[0].split(".")[0] in FIXED]
+    changed = [change for change in changed if change[0] not in ("data.cache", "data.workers")]
+    if changed:
+        key, before, after = changed[0]
+        raise ValueError(
+            f"the checkpoint was made with {key}={before!r}, this run asks for {after!r}; resume with the saved "
+            f"value or start a new run with another --out."
+        )

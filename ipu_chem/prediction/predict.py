@@ -13,7 +13,7 @@ from ipu_chem.data.corpora.memory import corpus_of, encode_in_memory
 from ipu_chem.data.files.layout import FOUND, TableOptions
 from ipu_chem.data.files.structures import read_molecules
 from ipu_chem.data.files.table import Table, read_table
-from ipu_chem.data.files.text import holds_smiles
+from ipu_chem.data.files.text import as_text, holds_smiles
 from ipu_chem.data.molecule import Molecule, molecules_to_store
 from ipu_chem.data.smiles import embed_many
 from ipu_chem.data.structures import to_atoms, with_results, write_extxyz
@@ -183,7 +183,8 @@ def _predict(
         for place, row in enumerate(read.rows):
             why = reasons.get(place, "")
             shown = [""] * count if why else _shown(found[place])
-            writer.writerow([row.line, row.name, row.smiles, *shown, why, *(row.cells if columns else ())])
+            texts = map(as_text, row.cells if columns else ())
+            writer.writerow([row.line, as_text(row.name), as_text(row.smiles), *shown, why, *texts])
     return len(read.rows) - len(refused), refused
 
 
