@@ -1,8 +1,8 @@
 """Sentences about exceptions: the answers of the command line, in place of tracebacks."""
 
+import dis
 import errno
 import json
-import linecache
 import os
 import sysconfig
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Iterator, List, Optional, Tuple
 TRACEBACK = "IPU_CHEM_TRACEBACK"  # set in the environment, exceptions are shown whole
 _OURS = tuple(str(Path(__file__).parents[1] / name) + os.sep for name in ("ipu_chem", "packing"))
 _INSTALLED = tuple(sysconfig.get_path(name) + os.sep for name in ("stdlib", "purelib", "platlib"))
+_RAISES = {dis.opmap[name] for name in ("RAISE_VARARGS", "RERAISE") if name in dis.opmap}
 _MEMORY = ("not enough memory", "can't allocate memory", "out of memory", "Invalid buffer size")
 _PATHS = (
     "path",
@@ -92,11 +93,14 @@ def _frames(error: BaseException) -> Iterator[Tuple[FrameType, int]]:
 
 def _is_meant(error: BaseException) -> bool:
     """True for an exception that was raised by a line of ours or of a user's own class, with words for the user."""
-    for frame, line in _frames(error):
-        file = frame.f_code.co_filename
-        raised = linecache.getline(file, line).lstrip().startswith("raise")
-        return raised and (file.startswith(_OURS) or not file.startswith(_INSTALLED))
-    return True
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    if trace is None:
+        return True
+    code = trace.tb_frame.f_code
+    raised = code.co_code[trace.tb_lasti] in _RAISES  # else a call that our code makes has failed
+    return raised and (code.co_filename.startswith(_OURS) or not code.co_filename.startswith(_INSTALLED))
 
 
 def _place(error: BaseException) -> str:

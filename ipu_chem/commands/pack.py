@@ -60,7 +60,7 @@ class Options:
 def run(options: Options) -> int:
     """Print the table."""
     if options.plot:
-        check_file("--plot", options.plot)
+        check_file("--plot", options.plot, (".png", ".svg", ".pdf"))
     name, sizes = _sizes(options)
     total = ", ".join(f"{values.sum():,} {axis}" for axis, values in sizes.items())
     print(f"{name}: {len(sizes['nodes']):,} molecules, {total}, largest {sizes['nodes'].max()} nodes")

@@ -23,7 +23,8 @@ class SearchOptions:
         halving: 0 is one early evaluation; else there is one more at this many times the steps, again and again, and
             each time the best fraction, one of this many, goes on: successive halving.
         estimator: what an early evaluation ranks by: tail, the mean training loss of the last steps; validation, the
-            metric of the last evaluation, best with training.ema_decay; tse, tse_e, tse_ema.
+            metric of the last evaluation, best with training.ema_decay; tse, the sum over epochs of their mean training
+            loss; tse_e, that sum without the first epochs; tse_ema, with later epochs counting more.
         fraction: last fraction of the steps up to an early evaluation, whose mean loss is the estimate (tail).
         calibration: of final values by estimates: line, or power where they span a decade.
         finish_all: train all candidates to the end, to judge the estimates.

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import Dict, List, NamedTuple, Optional
+from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from ipu_chem.scaling.tpe import Assessment, Calibration, Trial, assess, calibra
 from ipu_chem.scaling.tse import step_losses, tail_mean
 from ipu_chem.training.logging import read_rows
 
+_ENOUGH = 5  # points of a line that is believed beyond them
 _FROM, _POINTS = 0.01, 60  # of the steps, and evenly spaced in their logarithm
 
 
@@ -39,7 +40,7 @@ class Row:
     Attributes:
         name: of its options.
         estimate: mean over seeds at the first early evaluation, inf if one diverged.
-        predicted: final metric by the calibration; None without one.
+        predicted: final metric by the calibration; None without one, and where it cannot be believed (`predict`).
         final: metric at the end; None if it was not trained to the end, inf if it diverged.
         steps: that its runs took.
         total: that they take to the end.
@@ -128,11 +129,14 @@ def analyze(found: Searched, options: SearchOptions) -> Result:
             notes.append("how well the estimates rank is seen with --finish_all true, which trains all to the end")
     except ValueError as error:
         notes.append(str(error))
+    known = [one for one, final in zip(means, finals) if final is not None and math.isfinite(final)]
     rows = []
     for index, name in enumerate(names):
         own = [p for one, p in runs if one.name == name]
         worst = next((status for status in ("diverged", "stopped") if status in {p.status for p in own}), "finished")
-        predicted = None if calibration is None else float(calibration([means[index]])[0])
+        predicted, reason = (None, "") if calibration is None else predict(calibration, means[index], known)
+        if reason and reason not in notes:
+            notes.append(reason)
         steps, total = sum(p.step for p in own), sum(p.total for p in own)
         rows.append(Row(name, means[index], predicted, finals[index], steps, total, worst))
     rows.sort(key=lambda row: (math.inf if row.final is None else row.final, row.estimate))
@@ -151,6 +155,30 @@ def analyze(found: Searched, options: SearchOptions) -> Result:
         curves_of(found, options.fraction),
         notes,
     )
+
+
+def predict(calibration: Calibration, estimate: float, known: Sequence[float]) -> Tuple[Optional[float], str]:
+    """Predicted final value, or None and why there is none: a line says nothing where it cannot be believed.
+
+    Args:
+        calibration: the line.
+        estimate: of the candidate.
+        known: estimates of the candidates that the line was fitted to.
+    """
+    finite = [one for one in known if math.isfinite(one)]
+    if calibration.coefficient <= 0:
+        return None, "no predictions: by the line, a worse estimate means a better end"
+    if not math.isfinite(estimate):
+        return math.inf, ""
+    if len(finite) < _ENOUGH and not min(finite) <= estimate <= max(finite):
+        return None, (
+            f"no prediction where the estimate lies outside those of the {len(finite)} candidates that the line was "
+            f"fitted to: that takes {_ENOUGH} or more; --keep says how many train to the end"
+        )
+    value = float(calibration([estimate])[0])
+    if value <= 0:
+        return None, "no prediction where the line falls to 0 or below, which no error does"
+    return value, ""
 
 
 def _compared(

@@ -319,6 +319,7 @@ def _in_order(values: "set[float]") -> List[float]:
 
 
 def _width(config: Mapping[str, Any]) -> int:
-    from ipu_chem.models.chemgpt import width_of
+    """Weights of the model, by which the widest is known whatever its options are called."""
+    from ipu_chem.tasks.early import count_weights
 
-    return width_of(config["model"].get("size", ""), config["model"].get("hidden_features", 0))
+    return count_weights(from_dict(dict(config)))

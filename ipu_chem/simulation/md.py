@@ -155,13 +155,14 @@ class _Simulation:
         """Figures of the whole simulation, resumed parts included."""
         table, atoms = self.records.table(), len(self.atoms)
         total = table["total_eV"] / atoms * 1000
-        several = len(total) > 1
+        # A thermostat exchanges energy with the molecule: its total is not conserved, and has no drift.
+        conserved = self.options.thermostat == "none"
         return {
             "atoms": atoms,
             "steps": self.step,
             "time_ps": float(table["time_ps"][-1]),
-            "drift_meV_per_atom_per_ps": float(np.polyfit(table["time_ps"], total, 1)[0]) if several else 0.0,
-            "largest_deviation_meV_per_atom": float(np.abs(total - total[0]).max()),
+            "drift_meV_per_atom_per_ps": _drift(table["time_ps"], total) if conserved else None,
+            "largest_deviation_meV_per_atom": float(np.abs(total - total[0]).max()) if conserved else None,
             "total_energy_std_meV_per_atom": float(total.std()),
             "temperature_mean_K": float(table["temperature_K"].mean()),
             "temperature_std_K": float(table["temperature_K"].std()),
@@ -174,6 +175,10 @@ class _Simulation:
             "stopped": stopped,
             "options": self._asked,
         }
+
+
+def _drift(time: np.ndarray, total: np.ndarray) -> float:
+    return float(np.polyfit(time, total, 1)[0]) if len(total) > 1 else 0.0
 
 
 class _Exploded(Exception):

@@ -54,6 +54,12 @@ def check_run(config: RunConfig) -> None:
         )
 
 
+def count_weights(config: RunConfig) -> int:
+    """Weights of a run's model, built without values."""
+    model = _without_values(task_of(config).planned(config), config.model)
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
 def check_data(data: DataConfig) -> None:
     """Refuse a data section that cannot work: files that are not there, and splits that leave nothing.
 

@@ -11,7 +11,7 @@ FILES = {
     "negative.json": '{"3": -10}',
     "zero.json": '{"0": 10}',
     "none.json": '{"3": 0}',
-    "huge.json": '{"3": 100000000000}',
+    "huge.json": '{"3": 1000000000000000}',
     "float.json": '{"3": 1.5}',
     "empty.json": "",
     "nofolder": "a file\n",
@@ -82,7 +82,6 @@ prepare --cutoff -1
 prepare --cutoff .nan
 prepare --limit -1
 prepare --workers -1
-prepare --data.name qm9
 prepare --check_forces maybe
 search
 search --grid absent

@@ -25,7 +25,7 @@ from ipu_chem.cli import main
 
 ANSWERS = Path(__file__).with_name("answers.txt")
 SECONDS = 5.0  # of the processor, after which a case counts as hanging
-WALL = 8  # times as many by the clock, for a machine that does other things and for processes that are waited for
+WALL = 24  # times as many by the clock, for a machine that does other things and for processes that are waited for
 PYTHON = ">>> "  # before an expression; other lines are command lines
 HANGS, FAILS, ACCEPTED = "HANGS", "TRACEBACK", "ACCEPTED"
 

@@ -55,3 +55,14 @@ def test_options_in_messages_exist(file):
         named |= {f"torch.{name}" for name in re.findall(r"(?<![\w.])torch\.([a-z_]+)=", text)}
         unknown += [(line, name) for name in named if name not in OPTIONS]
     assert not unknown
+
+
+@pytest.mark.parametrize("file", sorted(PACKAGE.rglob("*.py")), ids=lambda file: str(file.relative_to(PACKAGE)))
+def test_extras_in_messages_exist(file):
+    extras = (
+        (PACKAGE.parent / "pyproject.toml").read_text(encoding="utf-8").partition("[project.optional-dependencies]")
+    )
+    known = set(re.findall(r"^([a-z]+) = \[", extras[2].partition("[project.")[0], re.M))
+    assert {"cpu", "log", "plot"} <= known
+    named = [extra for _, text in texts(file) for extra in re.findall(r"(?:ipu-chem|'\.)\[([a-z,]+)\]", text)]
+    assert {extra for words in named for extra in words.split(",")} <= known
