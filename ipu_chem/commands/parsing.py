@@ -70,7 +70,12 @@ class Parser(ArgumentParser):
 
     def error(self, message: str, *args: Any, **kwargs: Any) -> NoReturn:
         """Print usage and message, and exit with status 2."""
-        stray = re.match(r"[Uu]nrecognized arguments: (.*)", " ".join(message.split()))
+        message = " ".join(message.split())
+        if re.search(
+            r"arguments are required|is required but not included", message
+        ):  # as versions of jsonargparse say
+            message = f"words are missing: {self.usage}"
+        stray = re.match(r"[Uu]nrecognized arguments: (.*)", message)
         if stray is not None:
             message = f"{stray[1]}: no option takes this; a value stands behind its option, as in --name VALUE"
         else:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import List, Optional
 
 from ipu_chem.commands.parsing import positional
+from ipu_chem.outputs import check_file
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ def run(options: Options) -> int:
     from ipu_chem.prediction.paths import check_paths
 
     check_paths(options.input, options.output)  # before torch is loaded
+    check_file("--output", options.output)
     from ipu_chem.data.files.layout import TableOptions
     from ipu_chem.prediction.predict import predict_file
 

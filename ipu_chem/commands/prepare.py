@@ -33,7 +33,7 @@ def run(options: Options, data: DataConfig) -> int:
         return _run(options, data)
     except ValueError as error:
         names = "|".join(one.name for one in fields(data))
-        raise ValueError(re.sub(rf"\bdata\.({names})\b(?!\.\w)", r"--\1", str(error))) from None
+        raise ValueError(re.sub(rf"(?:--|\b)data\.({names})\b(?!\.\w)", r"--\1", str(error))) from None
 
 
 def _run(options: Options, data: DataConfig) -> int:

@@ -295,6 +295,10 @@ def load_store(data: DataConfig, cutoff: float) -> Store:
     store = load_chosen(data.name, data.arguments(), data.cache, data.limit, data.workers, data.target, data.fragments)
     store = select_targets(store, data.target)
     known = np.flatnonzero(np.isfinite(store.fields["y"]).any(1))
+    if not len(known):
+        raise ValueError(
+            f"{data.name}: no molecule has a label for {data.target or 'any target'}; is the column empty?"
+        )
     if len(known) < len(store):
         print(f"{data.name}: {len(store) - len(known):,} molecules without a label for {data.target} left out")
         store = store.take(known)

@@ -7,7 +7,10 @@ import pytest
 
 from bad_inputs.harness import answer, lines, read_answers, write_answers, write_files
 
-TABLES = ("options", "yaml_files", "commands", "checkpoints", "simulation", "generation")
+TABLES = (
+    *("options", "yaml_files", "commands", "checkpoints", "simulation", "generation"),
+    *("tables", "structures", "packing_api"),
+)
 LEAST = 300
 WRITES = os.environ.get("IPU_CHEM_WRITE_ANSWERS", "") not in ("", "0")
 _found = {}
