@@ -33,7 +33,10 @@ def run(options: Options, data: DataConfig) -> int:
         return _run(options, data)
     except ValueError as error:
         names = "|".join(one.name for one in fields(data))
-        raise ValueError(re.sub(rf"(?:--|\b)data\.({names})\b(?!\.\w)", r"--\1", str(error))) from None
+        said = re.sub(rf"(?:--|\b)data\.({names})\b(?!\.\w)", r"--\1", str(error))
+        if said == str(error):
+            raise
+        raise ValueError(said) from None
 
 
 def _run(options: Options, data: DataConfig) -> int:
