@@ -66,7 +66,7 @@ def train(config: RunConfig, resume: bool = False, callbacks: Sequence[Callback]
         ValueError: the config or the data cannot work; nothing has been trained then.
     """
     started = time.monotonic()
-    _check(config)
+    _check(config, resume)
     with ExitStack() as stack:
         backend = stack.enter_context(
             closing(get_backend(config.accelerator, config.torch, config.ipu, config.precision))
@@ -138,10 +138,10 @@ def _last(config: RunConfig) -> Path:
     return Path(config.out) / LAST
 
 
-def _check(config: RunConfig) -> None:
+def _check(config: RunConfig, resumed: bool) -> None:
     """Refuse what cannot work before molecules are read and processes wait for each other."""
     check_loggers(config.training.loggers)
-    check_run(config)
+    check_run(config, resumed)
     if config.torch.fsdp and not task_of(config).may_be_sharded:
         raise ValueError(
             f"torch.fsdp=true is for language models that do not fit one device; {config.model.name} does, leave it "

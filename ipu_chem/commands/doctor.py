@@ -28,7 +28,7 @@ class Options:
     link: Optional[float] = None
 
     def __post_init__(self) -> None:
-        check_fields(self, ipus="1 or more", loader_seconds="0 or more", atoms="1 or more", link="above 0")
+        check_fields(self, atoms="1 or more")  # the others with their meaning, further on
 
 
 def run(options: Options, config: Optional[RunConfig]) -> int:

@@ -22,15 +22,19 @@ from ipu_chem.tasks.registry import task_of
 _NO_FILES = ("random", "scaffold")
 
 
-def check_run(config: RunConfig) -> None:
+def check_run(config: RunConfig, resumed: bool = False) -> None:
     """Refuse a run that cannot work.
+
+    Args:
+        config: of the run.
+        resumed: it goes on from its own checkpoint, and needs no earlier run any more.
 
     Raises:
         ValueError: names the option and what would do.
     """
     check_folder("--out", config.out)
     check_data(config.data)
-    start = config.training.start_from
+    start = "" if resumed else config.training.start_from
     if start and not any((Path(start) / name).is_file() for name in (BEST, "config.json")):
         raise ValueError(
             f"training.start_from={start}: there is no checkpoint in it; give the folder of a finished run, or one of "

@@ -17,7 +17,7 @@ from ipu_chem.data.selection import select_targets
 from ipu_chem.data.selfies.saved import tokenizer_from_dict
 from ipu_chem.data.selfies.tokens import Tokenizer
 from ipu_chem.data.standardize import Standardizer
-from ipu_chem.metrics import label_metrics, targets_of
+from ipu_chem.metrics import Target, label_metrics, targets_of
 from ipu_chem.models.chemgpt import ChemGPT, width_of
 from ipu_chem.models.pooling import POOLINGS
 from ipu_chem.models.property_head import ChemGPTProperty
@@ -74,11 +74,7 @@ class TextPropertyTask(Task):
         chemgpt, vocabulary = _earlier(config, state)
         store = _labeled(config, by_molecules(state))
         targets = targets_of(store.info["targets"])
-        if targets[0].extensive and readout not in ("auto", "sum"):
-            raise ValueError(
-                f"model.readout={readout}: only a sum grows with the molecule; leave it out, or set data.extensive="
-                "false for labels that do not grow."
-            )
+        _check_readout(targets[0], readout)
         tokenizer = choose_tokenizer(config, store, state)
         if vocabulary is not None:
             check_vocabulary(vocabulary, tokenizer, config.training.start_from)
@@ -131,6 +127,7 @@ class TextPropertyTask(Task):
         if config.training.start_from:
             more = [*more, "model: sizes of the configuration assumed, a run takes those of training.start_from"]
         labels = Labels(planned_targets(config.data), config.loss)
+        _check_readout(labels.targets[0], config.model.readout)
         chemgpt, budget = fresh_arguments(config, VOCABULARY, tokens), Budget(tokens=tokens, segments=segments)
         known = (config.model, config.batching, config.training.seed, budget, [labels])
         return cls(*known, assumed=[*assumed, *more], chemgpt=chemgpt)
@@ -306,3 +303,11 @@ def _fit(store: Store, train: np.ndarray) -> Standardizer:
     fields = {"z": atoms.values, "y": store.fields["y"]}
     known = Store({"nodes": atoms.offsets}, fields, {"z": "nodes"}, {"targets": store.info["targets"]})
     return Standardizer.fit(known, train, "none")
+
+
+def _check_readout(target: Target, readout: str) -> None:
+    if target.extensive and readout not in ("auto", "sum"):
+        raise ValueError(
+            f"model.readout={readout}: only a sum grows with the molecule; leave it out, or set data.extensive=false "
+            "for labels that do not grow."
+        )

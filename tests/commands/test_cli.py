@@ -196,7 +196,9 @@ def test_train_on_real_qm9(shared, tmp_path, capsys):
 
 def test_commands_without_their_run_say_so(tmp_path, capsys):
     assert "there is no checkpoint" in fails(capsys, "evaluate", str(tmp_path))
-    assert "there is no checkpoint" in fails(capsys, "predict", str(tmp_path), "x.smi")
+    assert "there is no file x.smi" in fails(capsys, "predict", str(tmp_path), "x.smi")
+    (tmp_path / "in.smi").write_text("CCO\n")
+    assert "there is no checkpoint" in fails(capsys, "predict", str(tmp_path), str(tmp_path / "in.smi"))
     assert "give the --out folder of a trained run" in fails(capsys, "evaluate", str(tmp_path))
     assert "holds no run" in fails(capsys, "report", str(tmp_path))
     assert "holds no run to resume" in fails(capsys, "train", "--resume", str(tmp_path))

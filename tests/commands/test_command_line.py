@@ -46,7 +46,7 @@ def test_help_fits_a_screen_and_says_where_the_rest_is(capsys):
     assert "--model.num_heads" in of_one and "--model.cutoff" not in of_one and "--model.freeze" not in of_one
     assert "--data.molecule" in shown(capsys, "search", "--data.help=rmd17")
     assert "--model.num_radial" in shown(capsys, "train", "--model.name", "painn", "--help-all")
-    assert shown(capsys, "predict", "-h").startswith("usage: ipu-chem predict RUN INPUT [options]")
+    assert shown(capsys, "predict", "-h").startswith("usage: ipu-chem predict RUNS ... INPUT [options]")
     assert all(command in shown(capsys, "--help") for command in COMMANDS)
 
 

@@ -94,7 +94,7 @@ def test_metrics_against_files(folder, tmp_path, capsys):
         ({"output": "m.txt"}, "ends in .csv or .smi"),
         ({"accelerator": "ipu"}, "on cpu or cuda"),
         ({"metrics": True}, "give --reference FILE"),
-        ({"temperature": 0}, "temperature=0.0: it is above 0"),
+        ({"temperature": 0}, "temperature=0.0: give a number above 0"),
         ({"prefix": "CCl"}, r"\[Cl\]"),
     ],
 )

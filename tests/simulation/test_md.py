@@ -205,7 +205,7 @@ def test_directions_that_take_up_heat():
     "change, sentence",
     [
         ({"thermostat": "bussi"}, "choose one of none, langevin"),
-        ({"trajectory": "xtc"}, "choose extxyz or traj"),
+        ({"trajectory": "xtc"}, "choose one of extxyz, traj"),
         ({"timestep": 0.0}, "timestep"),
         ({"frame": 3}, "has 1 structures"),
         ({"structure": "nowhere.xyz"}, "no file nowhere.xyz"),

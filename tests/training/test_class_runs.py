@@ -85,7 +85,10 @@ def test_several_classes_some_missing(class_options):
 @pytest.mark.parametrize(
     ("changed", "words"),
     [
-        ({"data": {"target": "nitrogen,weight"}}, "a class is 0 or 1, but molecule 0 has weight=3; is it a number"),
+        (
+            {"data": {"target": "nitrogen,weight"}},
+            "classes.csv line 2: weight is 3, but a class is 0 or 1; .*leave data.kind out to learn numbers",
+        ),
         ({"loss": "mse"}, "loss=mse is for labels that are numbers, and these are classes; leave it at auto"),
         ({"data": {"kind": "number"}, "loss": "bce"}, r"loss=bce is for labels that are classes \(0 and 1\)"),
         ({"data": {"kind": "class"}}, "data.kind='class': choose number or binary"),

@@ -27,7 +27,7 @@ def weights(folder: str) -> Any:
 
 def predictions(path: Path) -> List[float]:
     with open(path, newline="") as file:
-        return [float(row[2]) for row in list(csv.reader(file))[1:]]
+        return [float(row[3]) for row in list(csv.reader(file))[1:]]
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "plateau"])

@@ -114,8 +114,8 @@ def test_a_run_of_forces_predicts_energies_of_new_frames(options, tmp_path):
     done, refused = predict_file(tmp_path / "run", tmp_path / "one.extxyz", tmp_path / "out.csv")
     assert done == 1 and not refused
     header, row = (line.split(",") for line in (tmp_path / "out.csv").read_text().splitlines())
-    assert len(header) == len(row) == 4 and header[2].startswith("energy (") and header[3] == "reason"
-    assert abs(float(row[2]) + 97000 * 0.0433641) < 5
+    assert len(header) == len(row) == 5 and header[3].startswith("energy (") and header[4] == "reason"
+    assert abs(float(row[3]) + 97000 * 0.0433641) < 5
 
 
 @pytest.mark.parametrize(

@@ -312,7 +312,7 @@ def test_it_writes_and_embeds_no_molecules_and_nothing_starts_from_it(property_o
     ("changed", "words"),
     [
         ({"data": {"name": "nci"}}, "labels of molecules as text come from a .csv of your own"),
-        ({"data": {"path": ""}}, "labels of molecules as text come from a .csv of your own"),
+        ({"data": {"path": ""}}, "data.name=file needs data.path: the file with your molecules"),
         ({"data": {"references": "linear"}}, "data.references=linear: .*leave it out"),
         ({"data": {"target": "shares"}}, "has no column 'shares'; it has id, smiles, weight, hetero, share"),
         ({"data": {"target": "id"}}, "chains.csv line 2: id is 'm0', no number"),
