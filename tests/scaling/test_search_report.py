@@ -15,7 +15,8 @@ from ipu_chem.scaling.candidates import Candidate, Progress
 from ipu_chem.scaling.search import SearchOptions, search
 from ipu_chem.scaling.search_figure import options_of, search_figure
 from ipu_chem.scaling.search_report import table, write_result
-from ipu_chem.scaling.search_result import analyze
+from ipu_chem.scaling.search_result import analyze, predict
+from ipu_chem.scaling.tpe import calibrate
 
 SECONDS = 61.370333675650606  # times 80 and divided by 80 it is less: rounding must not make a run take more than all
 HALVING = SearchOptions(budget=0.125, halving=2, keep=2, fraction=0.01)
@@ -202,3 +203,17 @@ def test_the_option_that_candidates_differ_in_most():
         {"rate=1e-3,name=a": "a", "rate=1e-3,name=b": "b"},
     )
     assert options_of(["base"]) is None and options_of([f"rate={place}" for place in range(9)]) is None
+
+
+def test_a_line_predicts_nothing_that_it_cannot_know():
+    few, many = [1.0, 2.0, 3.0], [1.0, 2.0, 3.0, 4.0, 5.0]
+    line = calibrate(few, [0.1, 0.2, 0.3])
+    assert predict(line, 2.5, few) == (pytest.approx(0.25), "")
+    value, reason = predict(line, 4.0, few)
+    assert value is None and "outside those of the 3 candidates" in reason and "--keep" in reason
+    assert predict(calibrate(many, [0.1, 0.2, 0.3, 0.4, 0.5]), 8.0, many)[0] == pytest.approx(0.8)
+    value, reason = predict(calibrate(many, [0.5, 0.4, 0.3, 0.2, 0.1]), 2.5, many)
+    assert value is None and "a worse estimate means a better end" in reason
+    value, reason = predict(calibrate(many, [0.1, 1.1, 2.1, 3.1, 4.1]), 0.5, many)
+    assert value is None and "falls to 0 or below" in reason
+    assert predict(line, math.inf, few) == (math.inf, "")

@@ -108,8 +108,9 @@ def test_the_same_seed_gives_the_same_trajectory(springs, start, thermostat, tmp
 
 def test_langevin_brings_the_temperature_to_what_it_shall_be(springs, start):
     options = start(thermostat="langevin", friction=200.0, temperature=600.0, time=0.3, timestep=1.0, interval=1)
-    run_md([springs], options)
+    summary = run_md([springs], options)
     rows = table(options.out)
+    assert summary["drift_meV_per_atom_per_ps"] is summary["largest_deviation_meV_per_atom"] is None
     assert 450 < rows["temperature_K"][100:].mean() < 750
     assert np.abs(rows["total_eV"] - rows["total_eV"][0]).max() > 0.1
 
