@@ -19,7 +19,8 @@ class StopSignals:
 
         Args:
             echo: seconds in which a second signal is the first one again: a launcher passes on what the terminal
-                has sent to its processes already.
+                has sent to its processes already. It also ends them all once one has failed, so that signals stay
+                noted while an error is on its way to the user.
         """
         self.received = 0
         self._echo = echo
@@ -35,6 +36,8 @@ class StopSignals:
     def __exit__(
         self, kind: Optional[Type[BaseException]], error: Optional[BaseException], trace: Optional[TracebackType]
     ) -> None:
+        if error is not None and self._echo:
+            return
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 

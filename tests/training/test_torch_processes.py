@@ -18,6 +18,7 @@ from ipu_chem.checkpoint import load_checkpoint
 from ipu_chem.cli import main
 from ipu_chem.train import train
 from ipu_chem.training.logging import read_rows
+from ipu_chem.training.signals import StopSignals
 
 
 @pytest.fixture
@@ -101,6 +102,21 @@ def test_the_end_of_one_process_ends_the_other_with_a_sentence(options, tmp_path
     assert process.returncode
     assert "ipu-chem: process 0 of 2 gets no answer from the others: one of them has ended" in output, output
     assert "ipu-chem: process 1" not in output
+
+
+def test_a_launcher_that_ends_a_failed_process_does_not_cut_its_sentence():
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        with pytest.raises(ConnectionError), StopSignals(echo=1.0) as stop:
+            raise ConnectionError
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.received == signal.SIGTERM
+        with pytest.raises(ConnectionError), StopSignals():
+            raise ConnectionError
+        assert signal.getsignal(signal.SIGTERM) == stop._note  # alone, what was before comes back
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 def test_a_killed_torchrun_ends_its_processes_with_a_checkpoint(options, tmp_path):
