@@ -95,7 +95,7 @@ def relax(
         amounts, prices = solved
         if time.monotonic() > deadline:
             break
-        fresh, proven = pricing.improving(prices, classes.counts, known)
+        fresh, proven = pricing.improving(prices, classes.counts, known, deadline)
         bound = max(bound, proven)
         total = float(amounts.sum())
         finished = not fresh or np.ceil(bound - 1e-6) >= np.ceil(total - 1e-6) and total - bound < 1e-6 * total
@@ -126,10 +126,12 @@ class _Pricing:
         self.toll = 0.0
         self.prove = prove or self.quick is None
 
-    def improving(self, prices: np.ndarray, counts: np.ndarray, known: Set[bytes]) -> Tuple[List[np.ndarray], float]:
-        """New patterns worth more than one pack (also added to ``known``) and a proven lower bound."""
+    def improving(
+        self, prices: np.ndarray, counts: np.ndarray, known: Set[bytes], deadline: float
+    ) -> Tuple[List[np.ndarray], float]:
+        """New patterns worth more than one pack (also added to ``known``) and a proven lower bound, until then."""
         if self.quick is not None:
-            _, packs = self.quick.solve(prices - self.toll)
+            _, packs = self.quick.solve(prices - self.toll, deadline)
             within = [row for row in packs if row.sum() <= self.max_items]
             # Aim for half of the packs within the limit: there the toll separates the two kinds best.
             self.toll = max(self.toll, 1e-3) * (1.5 if 2 * len(within) < len(packs) else 0.7)
@@ -138,7 +140,7 @@ class _Pricing:
                 return fresh, 0.0
         if not self.affordable or not self.prove:
             return [], 0.0
-        value, packs = self.exact.solve(prices)
+        value, packs = self.exact.solve(prices, deadline)
         # Prices scaled so that no pattern is worth more than one pack are a feasible dual (Farley 1990).
         return _worth_adding(packs, prices, known), float(prices @ counts) / max(value, 1.0)
 

@@ -3,6 +3,7 @@ generation (which pack would pay best at the current prices?).
 """
 
 import math
+import time
 from typing import List, Tuple
 
 import numpy as np
@@ -50,24 +51,26 @@ class Knapsack:
         units = np.maximum(np.gcd.reduce(sizes, axis=0), 1)
         return math.prod((capacities // units + 1).tolist()) * len(sizes)  # Python integers cannot overflow
 
-    def solve(self, prices: np.ndarray) -> Tuple[float, List[np.ndarray]]:
+    def solve(self, prices: np.ndarray, deadline: float = math.inf) -> Tuple[float, List[np.ndarray]]:
         """Most valuable packs.
 
         Args:
             prices: [C] float64; classes with a price of zero or less are left out.
+            deadline: time.monotonic() at which to give up.
 
         Returns:
             (value of the best pack, packs as multiplicity rows [C]: for every class the best pack that
-            holds it, best first, without repetition).
+            holds it, best first, without repetition); (infinity, no packs) after the deadline.
         """
         value = np.zeros(self.shape)
         chosen = np.full(self.shape, _NONE, np.int32)
         paying = np.flatnonzero(prices > 1e-12)
         if self.layered:
-            self._add_layers(value, chosen, paying, prices)
+            in_time = self._add_layers(value, chosen, paying, prices, deadline)
         else:
-            for cls in paying:
-                self._add_class(value, chosen, int(cls), prices[cls])
+            in_time = all(self._add_class(value, chosen, cls, prices[cls], deadline) for cls in paying.tolist())
+        if not in_time:
+            return math.inf, []
         flat_value, flat_chosen = value.ravel(), chosen.ravel()
         corner = value.size - 1
         held = prices + flat_value[corner - self.steps]  # best pack with at least one of each class
@@ -80,27 +83,41 @@ class Knapsack:
                 packs.append(row)
         return float(flat_value[corner]), packs
 
-    def _add_class(self, value: np.ndarray, chosen: np.ndarray, cls: int, price: float) -> None:
-        """Let every cell take copies of one class; doubling reaches any number in log2(copies) passes."""
+    def _add_class(self, value: np.ndarray, chosen: np.ndarray, cls: int, price: float, deadline: float) -> bool:
+        """Let every cell take copies of one class; doubling reaches any number in log2(copies) passes.
+
+        Returns whether that was done before the deadline.
+        """
         copies = 1
         while copies <= self.most[cls]:
+            if time.monotonic() > deadline:
+                return False
             shift = self.sizes[cls] * copies
             into = tuple(slice(s, None) for s in shift)
             without = value[tuple(slice(0, n - s) for n, s in zip(self.shape, shift))]
             _improve(value[into], chosen[into], without + copies * price, cls * 64 + copies.bit_length() - 1)
             copies *= 2
+        return True
 
-    def _add_layers(self, value: np.ndarray, chosen: np.ndarray, classes: np.ndarray, prices: np.ndarray) -> None:
-        """Best packs of up to k items from those of up to k - 1 and one item of any class."""
+    def _add_layers(
+        self, value: np.ndarray, chosen: np.ndarray, classes: np.ndarray, prices: np.ndarray, deadline: float
+    ) -> bool:
+        """Best packs of up to k items from those of up to k - 1 and one item of any class.
+
+        Returns whether that was done before the deadline.
+        """
         moves = []
         for cls in classes.tolist():
             shift = self.sizes[cls, 1:]
             into = tuple(slice(s, None) for s in shift)
             moves.append((into, tuple(slice(0, n - s) for n, s in zip(self.shape[1:], shift)), prices[cls], cls * 64))
         for layer in range(1, self.shape[0]):
+            if time.monotonic() > deadline:
+                return False
             value[layer], chosen[layer] = value[layer - 1], chosen[layer - 1]
             for into, out_of, price, code in moves:
                 _improve(value[layer][into], chosen[layer][into], value[layer - 1][out_of] + price, code)
+        return True
 
     def _trace(self, chosen: np.ndarray, cell: int) -> np.ndarray:
         """Follow the choices from a cell down to the empty pack."""

@@ -1,6 +1,7 @@
 """The pricing table against trying every multiset."""
 
 import itertools
+import time
 from unittest.mock import patch
 
 import numpy as np
@@ -73,3 +74,12 @@ def test_capacity_that_the_item_limit_leaves_unused_costs_nothing():
 def test_cost_of_a_huge_table_does_not_overflow():
     sizes = np.array([[3, 5, 7], [4, 6, 9]])
     assert Knapsack.cost(sizes, np.array([2**30] * 3)) == 2 * (2**30 + 1) ** 3
+
+
+@pytest.mark.parametrize("small_table", [0, 10**9])
+def test_a_table_that_comes_too_late_claims_nothing(small_table):
+    sizes = np.array([[3, 1], [4, 1]])
+    with patch.object(knapsack, "_SMALL_TABLE", small_table):
+        table = Knapsack(sizes, np.array([1000, 2]))
+    assert table.solve(np.array([0.4, 0.6]), time.monotonic() - 1) == (np.inf, [])
+    assert table.solve(np.array([0.4, 0.6]), time.monotonic() + 60)[0] == pytest.approx(1.2)
