@@ -208,7 +208,7 @@ class PackingPlan:
                 stored = str(data["fingerprint"])
         except FileNotFoundError:
             raise
-        except Exception as error:  # a damaged zip raises whatever the first wrong byte makes it raise
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{path} is not a packing plan ({error}); make it again.") from error
         if plan.fingerprint != stored:
             raise ValueError(f"{path} is damaged: its fingerprint does not match; make the plan again.")

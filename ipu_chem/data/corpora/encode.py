@@ -9,7 +9,6 @@ SMILES. Iodine with three bonds and ferrocene, for which SELFIES have no room, a
 import hashlib
 import json
 import re
-import zipfile
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -204,7 +203,7 @@ def _part_file(path: Path) -> Iterator[Any]:
     try:
         with open_arrays(path) as arrays:
             yield arrays
-    except (ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+    except (ValueError, KeyError, TypeError) as error:
         path.unlink()
         raise ValueError(
             f"{path} is damaged ({error}) and was removed; call again, only its lines are encoded anew."

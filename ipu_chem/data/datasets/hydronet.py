@@ -184,6 +184,6 @@ def _official(split: Path, count: int, expected: int) -> np.ndarray:
         with open_arrays(split) as indices:
             for value, key in enumerate(("train_idx", "val_idx")):
                 part[indices[key]] = value
-    except (OSError, KeyError, IndexError, ValueError, zipfile.BadZipFile) as error:
+    except (OSError, KeyError, IndexError, ValueError) as error:
         raise ValueError(f"{split} is no index file with train_idx and val_idx ({error}).") from None
     return part
