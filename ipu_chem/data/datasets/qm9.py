@@ -17,7 +17,7 @@ from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Union, cast
 
 import numpy as np
 
-from ipu_chem.data.datasets.info import failures_info, target_info
+from ipu_chem.data.datasets.info import check_limit, failures_info, target_info
 from ipu_chem.data.download import download, find_file, unpack
 from ipu_chem.data.files.sdf import sdf_records
 from ipu_chem.data.files.table import Failure
@@ -137,8 +137,7 @@ def prepare(
     files = _find(path, cache)
     known = TARGETS if files.geometries is None else (*TARGETS, _E_EL)
     chosen = _choose(targets, [target.name for target in known])
-    if limit is not None and limit < 1:
-        raise ValueError(f"qm9: limit={limit} is 1 or more.")
+    check_limit("qm9", limit)
     raw = _read_npz(files, limit) if files.geometries else _read_sdf(files, limit, keep_uncharacterized)
 
     labels = raw.labels[:, chosen]
