@@ -16,6 +16,7 @@ from ipu_chem.data.datasets.info import failures_info
 from ipu_chem.data.files.table import Failure
 from packing.files import disk_full_named
 from packing.store import Store
+from packing.types import offsets_of
 
 # (name, shape, dtype) -> array to fill
 Allocate = Callable[[str, Tuple[int, ...], Any], np.ndarray]
@@ -94,7 +95,7 @@ def assemble(
     if len(symbols) > 2**16:
         raise ValueError(f"the corpus has {len(symbols):,} different symbols; 65,536 is the most.")
     dtype = np.uint8 if len(symbols) <= 2**8 else np.uint16
-    offsets = {axis: np.append(0, np.cumsum(np.concatenate(parts))) for axis, parts in lengths.items()}
+    offsets = {axis: offsets_of(np.concatenate(parts)) for axis, parts in lengths.items()}
     fields = {
         "symbols": allocate("symbols", (int(offsets["tokens"][-1]),), dtype),
         "smiles": allocate("smiles", (int(offsets["smiles"][-1]),), np.uint8),

@@ -23,7 +23,7 @@ from ipu_chem.data.molecule import encode_texts
 from ipu_chem.data.selfies.symbols import DOT, split_symbols
 from packing.arrays import open_arrays
 from packing.files import atomic_file
-from packing.types import Ragged
+from packing.types import Ragged, offsets_of
 
 _MOST_ATOMS = 2**16 - 1
 _MOST_SYMBOLS = 2**16
@@ -134,7 +134,7 @@ def encode_lines(lines: Iterable[Union[Line, Failure]], manner: Manner) -> Chunk
     flat = np.array([index for molecule in symbols for index in molecule], np.uint16)
     return Chunk(
         list(table),
-        Ragged(flat, np.cumsum([0, *map(len, symbols)], dtype=np.int64)),
+        Ragged(flat, offsets_of([len(one) for one in symbols])),
         Ragged(*encode_texts(texts)),
         columns[:, 0].astype(np.uint16),
         columns[:, 1],
@@ -257,6 +257,8 @@ def _symbols(canonical: str) -> List[str]:
     try:
         text = selfies.encoder(canonical, strict=False)
         symbols = split_symbols(text)
+    except MemoryError:
+        raise
     except Exception:  # also IndexError, KeyError or RecursionError for what its parser does not foresee
         raise _NoMolecule("selfies cannot encode the molecule") from None
     _decodable(symbols)
@@ -274,13 +276,15 @@ def _stands_for(text: str, canonical: str) -> bool:
         mol = Chem.MolFromSmiles(selfies.decoder(text))
         # Of a few molecules RDKit's canonical SMILES is not its own.
         return mol is not None and Chem.MolToSmiles(mol) in (canonical, Chem.CanonSmiles(canonical))
+    except MemoryError:
+        raise
     except Exception:  # as in `_symbols`
         return False
 
 
 def _decodable(symbols: List[str]) -> List[str]:
     """The same symbols, if the decoder takes all of them."""
-    for symbol in set(symbols):
+    for symbol in dict.fromkeys(symbols):  # in their order: of several the first is named, always
         if not _decodes(symbol):
             raise _NoMolecule(f"selfies cannot decode its own symbol {symbol}")
     return symbols

@@ -26,6 +26,7 @@ from ipu_chem.data.molecule import Molecule, molecules_to_store, rdkit_arrays
 from packing.arrays import open_arrays
 from packing.files import atomic_folder, file_digest
 from packing.store import Store
+from packing.types import offsets_of
 
 # As torch_geometric.datasets.qm9 has them, so that figures can be compared to the last digit.
 _HARTREE = 27.211386246  # eV
@@ -214,7 +215,7 @@ def _read_npz(files: _Files, limit: Optional[int]) -> _Raw:
     with open_arrays(cast(Path, files.geometries)) as arrays:
         data = {name: arrays[name] for name in arrays.files}
     ids = data["id"].astype(np.int64)[:limit]
-    offsets = np.concatenate([[0], np.cumsum(data["N"], dtype=np.int64)])
+    offsets = offsets_of(data["N"])
     # Coordinates are kept as 24-bit integers of 1e-4 Å.
     pos = ((data["R_hi"].astype(np.int32) << 16) | data["R_lo"]) / 1e4
     molecules = [

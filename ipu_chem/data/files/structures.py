@@ -19,6 +19,7 @@ from ipu_chem.data.molecule import Molecule
 from ipu_chem.data.trajectory import read_frames
 from ipu_chem.units import energy_unit, in_angstrom, in_ev
 from packing.files import PathLike
+from packing.types import offsets_of
 
 _READERS: Dict[str, Callable[[Path], Iterator[Frame]]] = {
     ".xyz": xyz_frames,
@@ -183,8 +184,7 @@ def say_length_doubt(file: str, z: Sequence[np.ndarray], pos: Sequence[np.ndarra
 
 def _check(molecules: Sequence[Molecule], wheres: Sequence[str]) -> None:
     """All checks of molecules, of many at once."""
-    offsets = np.zeros(len(molecules) + 1, np.int64)
-    np.cumsum([len(one.z) for one in molecules], out=offsets[1:])
+    offsets = offsets_of([len(one.z) for one in molecules])
     check_atoms(
         np.concatenate([one.z for one in molecules]), np.concatenate([one.pos for one in molecules]), offsets, wheres
     )
