@@ -13,11 +13,12 @@ from ipu_chem.data.corpora.memory import corpus_of, encode_in_memory
 from ipu_chem.data.files.layout import FOUND, TableOptions
 from ipu_chem.data.files.structures import read_molecules
 from ipu_chem.data.files.table import Table, read_table
-from ipu_chem.data.files.text import as_text, holds_smiles
+from ipu_chem.data.files.text import as_text, existing_file, holds_smiles
 from ipu_chem.data.molecule import Molecule, molecules_to_store
 from ipu_chem.data.smiles import embed_many
 from ipu_chem.data.structures import to_atoms, with_results, write_extxyz
-from ipu_chem.prediction.paths import check_paths
+from ipu_chem.outputs import check_file
+from ipu_chem.prediction import SUFFIXES
 from ipu_chem.tasks.seen import doubts
 from ipu_chem.trained_run import ForceField, TrainedRun, energies_forces, unfit
 from packing.files import PathLike, atomic_file
@@ -110,7 +111,7 @@ def predict_file(
         ValueError: the file holds nothing usable, the output cannot be written or is the input, the runs learned
             different things, or ``strict`` and a molecule was refused.
     """
-    check_paths(source, output)
+    check_file("--output", output, SUFFIXES, [existing_file(source)])
     if columns not in ("", "all"):
         raise ValueError(f"--columns {columns}: give all, or leave it out.")
     folders = [runs] if isinstance(runs, (str, os.PathLike)) else list(runs)
