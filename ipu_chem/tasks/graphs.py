@@ -237,9 +237,9 @@ def _fit(
     """A standardizer for the training molecules, or what an earlier run's makes of them."""
     if earlier is not None and config.data.references == "auto":
         return earlier.standardizer
-    references = None if config.data.references == "auto" else config.data.references
+    usual = {target.name: "linear" if target.extensive else "none" for target in targets}
     fit = fit_with_forces if config.force_share else Standardizer.fit
-    fitted = fit(store, train, references or _usual_references(targets))
+    fitted = fit(store, train, usual if config.data.references == "auto" else config.data.references)
     if earlier is not None:
         fitted.scale = earlier.standardizer.scale
     return fitted
@@ -368,8 +368,3 @@ def _energy_scale(options: ModelConfig, targets: List[Target], standardizer: Opt
             f"{targets[0].unit or 'no unit'}; set data.unit to an energy's, or {' and '.join(terms)} to false."
         )
     return 1.0
-
-
-def _usual_references(targets: List[Target]) -> Dict[str, str]:
-    """Least squares over the training molecules for whatever grows with them."""
-    return {target.name: "linear" if target.extensive else "none" for target in targets}

@@ -16,8 +16,7 @@ from typing import Any, Dict, Iterable, Iterator, List, NamedTuple, Tuple, Union
 
 import numpy as np
 
-from ipu_chem.data.files.layout import Layout
-from ipu_chem.data.files.table import Failure, Line, Record, parse, smiles_doubt
+from ipu_chem.data.files.table import Failure, Line, smiles_doubt
 from ipu_chem.data.fragments import ERROR, KEEP, SEVERAL, largest_fragment, without_maps
 from ipu_chem.data.molecule import encode_texts
 from ipu_chem.data.selfies.symbols import DOT, split_symbols
@@ -100,11 +99,6 @@ def encode_smiles(smiles: str, stereo: bool = True) -> Tuple[str, str]:
     except _NoMolecule as error:
         raise ValueError(f"{smiles!r}: {error}.") from None
     return canonical, "".join(symbols)
-
-
-def encode_records(records: Iterable[Record], layout: Layout, manner: Manner) -> Chunk:
-    """Encode lines of a file."""
-    return encode_lines((found for record in records for found in parse(record, layout)), manner)
 
 
 def encode_lines(lines: Iterable[Union[Line, Failure]], manner: Manner) -> Chunk:
