@@ -41,7 +41,7 @@ def main(argv: Optional[List[str]] = None) -> int:
     try:
         with ExitStack() as stack:
             if world.rank > 0:  # of several processes, one speaks
-                stack.enter_context(redirect_stdout(stack.enter_context(open(os.devnull, "w"))))
+                stack.enter_context(redirect_stdout(stack.enter_context(open(os.devnull, "w", encoding="utf-8"))))
             module, arguments = parse(argv)
             status = module.run(*arguments)
             sys.stdout.flush()

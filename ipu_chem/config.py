@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Dict, FrozenSet, List, Literal, Mapping, Tuple
 
 from ipu_chem.backends.options import ACCELERATORS, Batching, Precision, TorchOptions
 from ipu_chem.backends.poptorch.options import IpuOptions
+from ipu_chem.data.files.layout import TableOptions
 from ipu_chem.models.registry import FILLED, LANGUAGE_MODELS, MODELS
 from ipu_chem.optim import OptimizerConfig, ScheduleConfig
 from ipu_chem.options import Chosen, make, nearest, walk
@@ -109,9 +110,7 @@ class DataConfig(Chosen):
     def corpus_options(self) -> Dict[str, Any]:
         """Options of `load_corpus`: those that all data have, and those of a table of one's own."""
         manner = {"stereo": self.stereo == "keep", "fragments": self.fragments}
-        of_table = {name: getattr(self, name, "") for name in ("smiles_column", "delimiter", "encoding")}
-        given = {name: value for name, value in of_table.items() if value}
-        return {"limit": self.limit, "workers": self.workers, **manner, **given}
+        return {"limit": self.limit, "workers": self.workers, **manner, **TableOptions.of(self, "data.").given()}
 
     @classmethod
     def unknown_option(cls, name: str, option: str) -> str:

@@ -212,7 +212,9 @@ program = torch.export.load("{_PROGRAM}").module()
 # program(*inputs), in the order of export.json
 """
     cutoff = {} if run.task.reads_text else {"cutoff": run.config.model.cutoff}
-    return {"inputs": said, **cutoff, **_units(run), **_vocabulary(run)}, code
+    tokenizer = getattr(run.task, "tokenizer", None)
+    vocabulary = {"tokenizer": tokenizer.to_dict()} if isinstance(tokenizer, Tokenizer) else {}
+    return {"inputs": said, **cutoff, **_units(run), **vocabulary}, code
 
 
 def _example(run: "TrainedRun", shape: Mapping[str, int]) -> Tuple[List[str], Tuple[Tensor, ...]]:
@@ -306,11 +308,6 @@ def _units(run: "TrainedRun", undone: bool = True) -> Dict[str, Any]:
     ]
     how = {} if undone else {"undo": _UNDO}
     return {"outputs": outputs, "units_undone": undone, **how, "standardizer": run.standardizer.to_dict()}
-
-
-def _vocabulary(run: "TrainedRun") -> Dict[str, Any]:
-    tokenizer = getattr(run.task, "tokenizer", None)
-    return {"tokenizer": tokenizer.to_dict()} if isinstance(tokenizer, Tokenizer) else {}
 
 
 def _readme(run: "TrainedRun", about: Mapping[str, Any], code: str) -> str:

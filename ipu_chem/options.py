@@ -115,10 +115,9 @@ class Chosen:
         name = name or base.name
         known = cls.registered()
         if name not in known and ":" not in str(name):
-            close = difflib.get_close_matches(str(name), known, 1)
-            hint = f" (did you mean {close[0]!r}?)" if close else ""
             raise ValueError(
-                f"{cls.key}.name={name!r}{hint}: choose one of {', '.join(known)}, or package.module:Class of your own."
+                f"{cls.key}.name={name!r}{meant(name, known)}: choose one of {', '.join(known)}, or "
+                "package.module:Class of your own."
             )
         return _made(base, name, known[name] if name in known else load(name, f"{cls.key}.name"))
 
@@ -364,6 +363,12 @@ def nearest(word: str, words: Sequence[str]) -> str:
     siblings = [other for other in words if other.rpartition(".")[0] == parent]
     close = difflib.get_close_matches(word, siblings, 1) or difflib.get_close_matches(word, list(words), 1)
     return f"; did you mean {close[0]}?" if close else "."
+
+
+def meant(word: str, words: Iterable[str]) -> str:
+    """A question in brackets behind a word that is likely misspelled; "" if none of the words is close."""
+    close = difflib.get_close_matches(word, list(words), 1)
+    return f" (did you mean {close[0]!r}?)" if close else ""
 
 
 def in_words(words: Sequence[str], last: str = "and") -> str:

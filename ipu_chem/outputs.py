@@ -2,9 +2,9 @@
 
 import os
 from pathlib import Path
-from typing import Sequence, Union
+from typing import Sequence
 
-PathLike = Union[str, "os.PathLike[str]"]
+from packing.files import PathLike
 
 
 def check_folder(option: str, path: PathLike) -> Path:

@@ -179,11 +179,6 @@ def _check_folder(config: RunConfig, resume: bool) -> None:
 
 def _resumed_state(config: RunConfig) -> Dict[str, Any]:
     """State of the last checkpoint, if a run with this config can go on from there."""
-    if not _last(config).is_file():
-        raise ValueError(
-            f"{config.out} was stopped before its first checkpoint: start again with `ipu-chem train --config "
-            f"{Path(config.out) / 'config.yaml'}`."
-        )
     _, state = load_checkpoint(_last(config))
     # Options that are newer than the run had their default then.
     _check_resumable(to_dict(from_dict(state["config"])), to_dict(config))

@@ -30,7 +30,7 @@ def open_arrays(path: PathLike) -> Iterator[Any]:
         _check_claims(path)
         with np.load(path, allow_pickle=False) as arrays:
             yield arrays
-    except (EOFError, NotImplementedError, zlib.error, zipfile.BadZipFile) as error:
+    except (EOFError, RuntimeError, zlib.error, zipfile.BadZipFile) as error:  # RuntimeError: a password, it says
         raise ValueError(f"{path} is damaged ({error}).") from error
 
 

@@ -13,6 +13,7 @@ from typing import Any, List, Optional, Tuple
 import numpy as np
 
 from packing.classes import Held, PackTypes, SizeClasses
+from packing.types import offsets_of
 
 # (class, copies, the same of what was put in before): short to extend, and types that were split share it.
 Chain = Tuple[int, int, Any]
@@ -127,8 +128,7 @@ def next_fit(classes: SizeClasses, start: int, capacities: np.ndarray) -> List[T
     of_item = np.repeat(np.arange(start, len(classes.counts)), classes.counts[start:])
     stops = np.full(len(of_item), len(of_item))
     for size, capacity in zip(classes.sizes.T, capacities):
-        used = np.zeros(len(of_item) + 1, np.int64)
-        np.cumsum(size[of_item], out=used[1:])
+        used = offsets_of(size[of_item])
         np.minimum(stops, np.searchsorted(used, used[:-1] + capacity, side="right") - 1, out=stops)
     cuts, stop_of = [0], stops.tolist()
     while cuts[-1] < len(of_item):

@@ -11,7 +11,7 @@ from typing import Dict, List, Optional, Tuple
 
 import numpy as np
 
-from packing.types import COUNT_DIMENSIONS, Budget, gather_index
+from packing.types import COUNT_DIMENSIONS, Budget, gather_index, offsets_of
 
 # (class, copies) of what a pack holds, classes rising: short however many classes there are.
 Held = Tuple[Tuple[int, int], ...]
@@ -110,8 +110,7 @@ class PackTypes:
                 merged[held] = merged.get(held, 0) + count
         order = sorted(merged, key=lambda held: [(-index, copies) for index, copies in held], reverse=True)
         entries = np.array([entry for held in order for entry in held], np.int64).reshape(-1, 2)
-        starts = np.zeros(len(order) + 1, np.int64)
-        np.cumsum([len(held) for held in order], out=starts[1:])
+        starts = offsets_of([len(held) for held in order])
         return cls(
             entries[:, 0], entries[:, 1], starts, np.array([merged[held] for held in order], np.int64), num_classes
         )

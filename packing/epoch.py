@@ -9,7 +9,7 @@ from typing import Tuple
 
 import numpy as np
 
-from packing.types import gather_index
+from packing.types import gather_index, offsets_of
 
 # Packs are moved so many at a time: what that takes in between stays in the cache and is used again.
 _BLOCK = 1 << 16
@@ -65,8 +65,7 @@ class PackOrder:
         self.offsets = offsets.astype(np.int64)
         of_slot = classes[items]
         self.slot_by_class = np.argsort(of_slot, kind="stable").astype(np.int32)
-        self.bounds = np.zeros(int(of_slot.max(initial=0)) + 2, np.int64)
-        np.cumsum(np.bincount(of_slot, minlength=len(self.bounds) - 1), out=self.bounds[1:])
+        self.bounds = offsets_of(np.bincount(of_slot, minlength=1))
 
     def shuffled(self, seed: int, epoch: int, multiple: int) -> Epoch:
         """See `PackingPlan.epoch`."""
@@ -113,8 +112,7 @@ def reorder(items: np.ndarray, offsets: np.ndarray, order: np.ndarray) -> Epoch:
     # One more, empty, pack at the end of the table is what -1 points to.
     padded = np.append(offsets, offsets[-1])
     order = np.where(order < 0, len(offsets) - 1, order)
-    new_offsets = np.zeros(len(order) + 1, np.int64)
-    np.cumsum(np.diff(padded)[order], out=new_offsets[1:])
+    new_offsets = offsets_of(np.diff(padded)[order])
     moved = np.empty(new_offsets[-1], items.dtype)
     for start in range(0, len(order), _BLOCK):
         block = order[start : start + _BLOCK]

@@ -13,7 +13,7 @@ import numpy as np
 from packing.arrays import open_arrays
 from packing.epoch import Epoch, PackOrder
 from packing.files import PathLike, atomic_file
-from packing.types import Budget
+from packing.types import Budget, offsets_of
 
 _FORMAT = 1
 
@@ -64,8 +64,7 @@ class PackingPlan:
         for name in self.budget:
             if name in self.budget.measured:
                 used = self.sizes[:, self.budget.measured.index(name)][self.items]
-                sums = np.zeros(len(used) + 1, np.int64)
-                np.cumsum(used, out=sums[1:])
+                sums = offsets_of(used)
                 result[name] = sums[self.offsets[1:]] - sums[self.offsets[:-1]]
             else:
                 result[name] = np.diff(self.offsets).astype(np.int64)
@@ -208,7 +207,7 @@ class PackingPlan:
                 stored = str(data["fingerprint"])
         except FileNotFoundError:
             raise
-        except Exception as error:  # a damaged zip raises whatever the first wrong byte makes it raise
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{path} is not a packing plan ({error}); make it again.") from error
         if plan.fingerprint != stored:
             raise ValueError(f"{path} is damaged: its fingerprint does not match; make the plan again.")
@@ -241,8 +240,3 @@ def size_table(sizes: Union[np.ndarray, Mapping[str, np.ndarray]], budget: Budge
         if len(column) and column.max() >= 2**31:
             raise ValueError(f"item {int(column.argmax())} has {column.max()} {name}; sizes stay below 2**31.")
     return np.stack(columns, 1).astype(np.int32)
-
-
-def summarize(shares: Mapping[str, float]) -> str:
-    """Shares as text: ``nodes 99.1 %, none 0.9 %``."""
-    return ", ".join(f"{name} {share:.1%}" for name, share in shares.items())

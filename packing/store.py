@@ -12,7 +12,7 @@ from typing import Any, Dict, Mapping, Optional, Union
 import numpy as np
 
 from packing.files import PathLike, atomic_folder, read_folder
-from packing.types import Ragged
+from packing.types import Ragged, offsets_of
 from packing.verify import META, DamagedStore, describe, read_meta, verify_files
 
 _FORMAT = 1
@@ -80,7 +80,7 @@ class Store:
         }
         axes = {}
         for name, offsets in self.axes.items():
-            axes[name] = np.concatenate([[0], np.cumsum(np.diff(offsets)[items])])
+            axes[name] = offsets_of(np.diff(offsets)[items])
         return Store(axes, fields, self.axis_of, self.info)
 
     def join(self, other: "Store") -> "Store":

@@ -15,7 +15,7 @@ from packing.epoch import Epoch, reorder
 from packing.make_plan import continuous_bound
 from packing.plan import size_table
 from packing.rounding import round_up, without_surplus
-from packing.types import Budget
+from packing.types import Budget, offsets_of
 
 # More size classes than this would cost more time than a few microseconds per item.
 _MAX_CLASSES = 250
@@ -214,4 +214,4 @@ def _join(pieces: List[Epoch]) -> Epoch:
     """One run of packs out of several."""
     items = np.concatenate([piece.items for piece in pieces] or [np.zeros(0, np.int64)])
     lengths = np.concatenate([np.diff(piece.offsets) for piece in pieces] or [np.zeros(0, np.int64)])
-    return Epoch(items, np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64))
+    return Epoch(items, offsets_of(lengths))

@@ -1,7 +1,7 @@
 """The two nouns of packing: what a pack may hold (Budget) and variable-size items in flat arrays (Ragged)."""
 
 from dataclasses import dataclass
-from typing import Dict, Iterator, List, Sequence, Tuple
+from typing import Any, Dict, Iterator, List, Sequence, Tuple
 
 import numpy as np
 
@@ -101,6 +101,14 @@ def index_dtype(count: int) -> np.dtype:
     raise ValueError(f"an index below {count} does not fit int32; use a smaller budget.")
 
 
+def offsets_of(lengths: Any) -> np.ndarray:
+    """Bounds of items of these lengths [I] that follow each other: [I + 1] int64, from 0 to their sum."""
+    lengths = np.asarray(lengths, np.int64)
+    offsets = np.zeros(len(lengths) + 1, np.int64)
+    np.cumsum(lengths, out=offsets[1:])
+    return offsets
+
+
 def gather_index(offsets: np.ndarray, items: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
     """Flat positions of the values of ``items``, one item after the other.
 
@@ -113,8 +121,7 @@ def gather_index(offsets: np.ndarray, items: np.ndarray) -> Tuple[np.ndarray, np
     """
     starts = offsets[items].astype(np.int64)
     lengths = offsets[items + 1] - starts
-    ends = np.zeros(len(items) + 1, np.int64)
-    np.cumsum(lengths, out=ends[1:])
+    ends = offsets_of(lengths)
     positions = np.repeat(starts - ends[:-1], lengths)
     positions += np.arange(ends[-1])
     return positions, ends
@@ -156,9 +163,7 @@ class Ragged:
         if len(items) == 0:
             raise ValueError("a Ragged needs at least one item to know its dtype and shape.")
         arrays: List[np.ndarray] = [np.asarray(item) for item in items]
-        offsets = np.zeros(len(arrays) + 1, np.int64)
-        np.cumsum([len(array) for array in arrays], out=offsets[1:])
-        return cls(np.concatenate(arrays), offsets)
+        return cls(np.concatenate(arrays), offsets_of([len(array) for array in arrays]))
 
     @property
     def lengths(self) -> np.ndarray:
@@ -169,8 +174,7 @@ class Ragged:
         """The given items in the given order, copied into new flat arrays."""
         items = np.asarray(items)
         starts, ends = self.offsets[items], self.offsets[items + 1]
-        offsets = np.zeros(len(items) + 1, np.int64)
-        np.cumsum(ends - starts, out=offsets[1:])
+        offsets = offsets_of(ends - starts)
         if offsets[-1] > _LONG_ITEM * len(items) and self.values.flags.c_contiguous:
             # Joining bytes costs a third of np.concatenate, and a fifth of an index for every value.
             row = self.values.nbytes // len(self.values)

@@ -86,7 +86,8 @@ class Loader(ABC):
             packs = order.slice(first * size, (first + calls) * size)
             molecules = np.diff(packs[1][::size]).tolist()
             batch = self._training_batch(packs, calls)
-            yield from zip(_equal_parts(batch, calls), molecules)
+            parts = zip(*(field.chunk(calls) for field in batch))  # nothing is copied
+            yield from zip((type(batch)(*fields) for fields in parts), molecules)
 
     def evaluation(self, part: World = ALONE) -> Iterator[Tuple[Any, np.ndarray]]:
         """Every molecule once, each batch with the positions of its molecules in the split.
@@ -254,12 +255,6 @@ def _weigh_forces(arrays: Dict[str, np.ndarray], labels_of_steps: np.ndarray) ->
     known = real & np.isfinite(forces).all(2)
     forces[~known] = 0.0
     arrays["force_weight"] = weights_of(known[:, :, None], labels_of_steps)
-
-
-def _equal_parts(batch: Any, parts: int) -> Iterator[Any]:
-    """A batch in equal parts along its packs; nothing is copied."""
-    pieces = [field.chunk(parts) for field in batch]
-    return (type(batch)(*fields) for fields in zip(*pieces))
 
 
 def weights_of(counts: np.ndarray, labels_of_steps: np.ndarray) -> np.ndarray:

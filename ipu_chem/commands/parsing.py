@@ -7,12 +7,13 @@ are classes of `ipu_chem.options.Chosen` by the prefix of their flags; their opt
 
 import re
 from dataclasses import field, fields
+from itertools import chain
 from pathlib import Path
 from typing import Any, Dict, List, Literal, Mapping, NoReturn, Optional, Sequence, Tuple, Union, get_args, get_origin
 
 from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
-from ipu_chem.commands.recipes import config_path
+from ipu_chem.commands.recipes import path_of
 from ipu_chem.config import KINDS, RunConfig, check_keys, checked_sections, chosen, from_dict, of_any_version
 from ipu_chem.options import Option, in_type_words, merge, nearest, nested, number_of, walk, wrong_value
 from ipu_chem.signatures import REQUIRED
@@ -176,11 +177,8 @@ def _in_usage(option: Option) -> str:
 
 def _inner(kind: Any) -> Any:
     """T of Optional[T]."""
-    return next((one for one in get_args(kind) if one is not type(None)), kind) if _may_be_none(kind) else kind
-
-
-def _may_be_none(kind: Any) -> bool:
-    return get_origin(kind) is Union and type(None) in get_args(kind)
+    inner = [one for one in get_args(kind) if one is not type(None)]
+    return inner[0] if get_origin(kind) is Union and len(inner) < len(get_args(kind)) else kind
 
 
 def _as_typed(value: Any) -> str:
@@ -223,13 +221,14 @@ def _read_files(argv: List[str], resumes: bool, named: Dict[str, Any]) -> Tuple[
     """The other words, and the values of the files of --config and of --resume's run, later ones over earlier ones."""
     rest: List[str] = []
     paths: List[Path] = []
-    words = iter([part for word in argv for part in (word.split("=", 1) if _names_file(word) else [word])])
+    split = (word.split("=", 1) if word.startswith(("--config=", "--resume=")) else [word] for word in argv)
+    words = chain.from_iterable(split)
     for word in words:
         if word == "--config":
             word = next(words, "")
             if not word or word.startswith("--"):
                 raise ValueError("--config needs a YAML file, or the name of one of `ipu-chem recipes`.")
-            paths.append(config_path(word))
+            paths.append(path_of("config", word))
         elif word == "--resume" and resumes:
             folder = next(words, "")
             if not folder or folder.startswith("--"):
@@ -257,10 +256,6 @@ def _read_files(argv: List[str], resumes: bool, named: Dict[str, Any]) -> Tuple[
         except ValueError as error:
             raise located([path], error) from None
     return rest, values, paths
-
-
-def _names_file(word: str) -> bool:
-    return word.startswith(("--config=", "--resume="))
 
 
 def _value(argv: Sequence[str], name: str) -> Optional[str]:

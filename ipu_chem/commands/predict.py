@@ -5,6 +5,7 @@ from typing import List, Optional
 
 from ipu_chem.commands.parsing import positional
 from ipu_chem.outputs import check_file
+from ipu_chem.prediction import SUFFIXES
 
 
 @dataclass(frozen=True)
@@ -40,11 +41,10 @@ class Options:
 
 def run(options: Options) -> int:
     """Predict, and list molecules that could not be."""
-    from ipu_chem.prediction.paths import check_paths
-
-    check_paths(options.input, options.output)  # before torch is loaded
-    check_file("--output", options.output)
     from ipu_chem.data.files.layout import TableOptions
+    from ipu_chem.data.files.text import existing_file
+
+    check_file("--output", options.output, SUFFIXES, [existing_file(options.input)])  # before torch is loaded
     from ipu_chem.prediction.predict import predict_file
 
     done, refused = predict_file(

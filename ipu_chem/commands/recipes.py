@@ -40,25 +40,13 @@ def recipes() -> List[str]:
     return sorted(path.stem for path in _RECIPES.glob("*.yaml"))
 
 
-def config_path(word: str) -> Path:
-    """A file as it is, or a recipe by name.
+def path_of(flag: str, word: str) -> Path:
+    """A file as it is, or what is shipped under a name: a recipe for --config, a grid for --grid.
 
     Raises:
         ValueError: there is neither.
     """
-    return _path(word, "config", "recipes", _RECIPES)
-
-
-def grid_path(word: str) -> Path:
-    """A file as it is, or a shipped grid by name.
-
-    Raises:
-        ValueError: there is neither.
-    """
-    return _path(word, "grid", "grids", _RECIPES / "grids")
-
-
-def _path(word: str, flag: str, what: str, folder: Path) -> Path:
+    what, folder = ("grids", _RECIPES / "grids") if flag == "grid" else ("recipes", _RECIPES)
     names = sorted(path.stem for path in folder.glob("*.yaml"))
     if Path(word).is_file():
         return Path(word)

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, Dict
 
 from ipu_chem.commands.parsing import part
-from ipu_chem.commands.recipes import grid_path
+from ipu_chem.commands.recipes import path_of
 from ipu_chem.config import DataConfig, ModelConfig, RunConfig, to_dict
 from ipu_chem.outputs import check_folder
 from ipu_chem.scaling.search import SearchOptions
@@ -65,7 +65,7 @@ def read_grid(word: str) -> Dict[str, Any]:
     """
     if not word:
         raise ValueError("--grid is needed: a YAML file of options and their values, or one of `ipu-chem recipes`.")
-    path = grid_path(word)
+    path = path_of("grid", word)
     try:
         return read_yaml(path, "options and their values, such as `optimizer.learning_rate: [1e-3, 3e-3]`")
     except ValueError as error:

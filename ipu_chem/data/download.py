@@ -59,7 +59,8 @@ def download(name: str, url: str, file: Path, size: int = 0, sha256: str = "") -
     kind = expected.partition(":")[0] or "sha256"
     digest = hashlib.new(kind)
     try:
-        with _opener().open(url, timeout=_TIMEOUT) as answer, atomic_file(file) as out:
+        opener = urllib.request.build_opener(_Redirects)
+        with opener.open(url, timeout=_TIMEOUT) as answer, atomic_file(file) as out:
             total = size or int(answer.headers.get("Content-Length") or 0)
             received = 0
             with tqdm(None, name, total or None, unit="B", unit_scale=True, mininterval=0.5) as bar:
@@ -91,10 +92,6 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
         if req.full_url.startswith("https:") and not newurl.startswith("https:"):
             raise OSError(f"it redirects to {newurl}, which is not https")
         return super().redirect_request(req, fp, code, msg, headers, newurl)
-
-
-def _opener() -> urllib.request.OpenerDirector:
-    return urllib.request.build_opener(_Redirects)
 
 
 def _compare(name: str, file: Path, expected: str) -> None:

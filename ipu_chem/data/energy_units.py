@@ -29,11 +29,6 @@ def is_energy(name: str) -> bool:
     return _ENERGY_NAME.search(name) is not None
 
 
-def unit_in_ev(unit: str) -> Optional[float]:
-    """eV of a unit of energy; None if it is none that we know."""
-    return energy_unit(unit)
-
-
 def check_energy_unit(names: Sequence[str], unit: str, extensive: bool) -> None:
     """Refuse an unknown unit of an energy that adds up over atoms; that of anything else is a mere word.
 
@@ -56,7 +51,7 @@ def unit_doubts(store: Store) -> List[str]:
     """
     doubts = []
     for column, target in enumerate(store.info["targets"]):
-        name, unit = target["name"], unit_in_ev(target["unit"])
+        name, unit = target["name"], energy_unit(target["unit"])
         if unit is None or not target["extensive"] or not is_energy(name):
             continue
         labels = np.asarray(store.fields["y"], np.float64)[:, column]

@@ -6,6 +6,7 @@ import numpy as np
 
 from ipu_chem.data.checks import check_atoms, check_electrons, check_forces
 from packing.store import Store
+from packing.types import offsets_of
 
 if TYPE_CHECKING:
     from rdkit.Chem import Mol
@@ -159,12 +160,10 @@ def molecules_to_store(
         shapes = {np.shape(array) for array in (molecule.pos, molecule.forces) if array is not None}
         if shapes != {(len(molecule.z), 3)}:
             check_molecule(molecule._replace(name=molecule.name or f"molecule {index}"))
-    offsets = np.zeros(len(molecules) + 1, np.int64)
-    np.cumsum([len(molecule.z) for molecule in molecules], out=offsets[1:])
     return arrays_to_store(
         np.concatenate([molecule.z for molecule in molecules]),
         np.concatenate([molecule.pos for molecule in molecules]),
-        offsets,
+        offsets_of([len(molecule.z) for molecule in molecules]),
         [molecule.name for molecule in molecules],
         _labels(molecules),
         _forces(molecules),
@@ -264,9 +263,7 @@ def _labels(molecules: Sequence[Molecule]) -> Optional[np.ndarray]:
 def encode_texts(texts: Sequence[str]) -> Tuple[np.ndarray, np.ndarray]:
     """Texts as UTF-8 bytes one after the other: (values [total] uint8, offsets [I + 1] int64)."""
     encoded = [text.encode("utf-8") for text in texts]
-    offsets = np.zeros(len(encoded) + 1, np.int64)
-    np.cumsum([len(text) for text in encoded], out=offsets[1:])
-    return np.frombuffer(b"".join(encoded), np.uint8).copy(), offsets
+    return np.frombuffer(b"".join(encoded), np.uint8).copy(), offsets_of([len(text) for text in encoded])
 
 
 def decode_text(store: Store, field: str, item: int) -> str:

@@ -11,7 +11,7 @@ from typing import Callable, Iterator, List, Optional, Tuple
 
 import numpy as np
 
-from packing.types import Ragged, gather_index, index_dtype
+from packing.types import Ragged, gather_index, index_dtype, offsets_of
 
 # Pairs of atoms whose distances are held at once: 4 MB of float64 stays in the cache of a core.
 _CHUNK_PAIRS = 1 << 19
@@ -125,8 +125,7 @@ def _edges(pos: np.ndarray, offsets: np.ndarray, select: _Select, search: _Searc
         large.append((molecule, search(pos[offsets[molecule] : offsets[molecule + 1]])))
         counts[molecule] = len(large[-1][1])
 
-    edge_offsets = np.zeros(len(counts) + 1, np.int64)
-    np.cumsum(counts, out=edge_offsets[1:])
+    edge_offsets = offsets_of(counts)
     values = np.empty((edge_offsets[-1], 2), index_dtype(int(lengths.max(initial=1))))
     for molecules, n, bits in dense:
         near = np.unpackbits(bits, count=len(molecules) * n * n).reshape(-1, n)

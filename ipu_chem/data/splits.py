@@ -7,7 +7,6 @@ another split of the same data set do not compare.
 import hashlib
 import json
 import re
-import zipfile
 from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
 
@@ -25,8 +24,8 @@ _KEYS = {
     "test": ("test", "idx_test", "test_idx", "test_indices"),
 }
 
-# Names of published splits, and of the fields of a store that say which items are in them.
 _MOST_JSON = 1 << 28  # bytes; read as a whole, in some ten times as many
+# Names of published splits, and of the fields of a store that say which items are in them.
 OFFICIAL = re.compile(r"official(_\d\d)?")
 
 
@@ -95,7 +94,7 @@ def file_split(path: PathLike, n: int) -> Split:
     path = existing_file(path)
     try:
         parts = _read_parts(path)
-    except (OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError) as error:
         raise ValueError(f"{path} is no split file (.npz or .json with train, val and test): {error}") from None
     found = []
     for part, keys in _KEYS.items():

@@ -1,7 +1,6 @@
 """Frames of one molecule: geometries of a simulation with their energies and forces, as .npz files hold them."""
 
 import re
-import zipfile
 from pathlib import Path
 from typing import Any, Dict, Mapping, NamedTuple, Optional
 
@@ -65,7 +64,7 @@ def read_frames(path: PathLike, limit: Optional[int] = None, length_unit: str = 
             z = _plain(arrays, keys[0])
             pos, energy, forces = (_floats(arrays, key) for key in keys[1:])
             more = {key.lower(): _plain(arrays, key) for key in arrays.files if _MORE.fullmatch(key)}
-    except (OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError) as error:
         raise ValueError(f"{path} holds no frames with energies and forces ({error}).") from None
     old_indices = more.get("old_indices")
     count = len(pos) if pos.ndim else 0

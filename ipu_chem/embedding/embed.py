@@ -20,7 +20,7 @@ from ipu_chem.backends import get_backend
 from ipu_chem.backends.options import Batching
 from ipu_chem.batches.text_labels import TextPropertyLoader
 from ipu_chem.data.corpora.encode import Manner, encode_lines, libraries
-from ipu_chem.data.files.table import Failure, Line
+from ipu_chem.data.files.table import Entry, Failure, Line
 from ipu_chem.embedding.options import EmbeddingOptions
 from ipu_chem.models.chemgpt import ChemGPT
 from ipu_chem.models.pooling import PooledChemGPT, check_pooling
@@ -34,9 +34,6 @@ _IT = "the molecule"
 _PER_TASK = 64  # molecules that a process is sent at a time
 # All brackets, and [C] among them: as SMILES that is a bare carbon, at which RDKit would not complain.
 _BRACKETS = re.compile(r"(\[[^\]]*\])+")
-
-
-Entry = Union[Line, Failure]  # a molecule, or a place where one should be; `Failure` says why it is not
 
 
 class Text(NamedTuple):

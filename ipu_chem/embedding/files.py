@@ -15,9 +15,9 @@ from typing import Any, Callable, ContextManager, Dict, Iterator, List, NamedTup
 import numpy as np
 
 from ipu_chem.data.files.layout import Layout, TableOptions, read_layout
-from ipu_chem.data.files.table import Failure, line_of, read_rows
+from ipu_chem.data.files.table import Entry, Failure, line_of, read_rows
 from ipu_chem.data.files.text import as_text, count_lines
-from ipu_chem.embedding.embed import Chunk, Embedder, Entry, failures_of, progress_bar
+from ipu_chem.embedding.embed import Chunk, Embedder, failures_of, progress_bar
 from packing.files import PathLike, atomic_file
 
 _LISTED = 100  # failures that `embed_file` gives back; the output lists them all

@@ -10,7 +10,8 @@ from typing import Any, Dict, List, Optional
 
 import numpy as np
 
-from ipu_chem.embedding.embed import Embedder, Entry, embed_entries, entries_of
+from ipu_chem.data.files.table import Entry
+from ipu_chem.embedding.embed import Embedder, embed_entries, entries_of
 from ipu_chem.embedding.options import EmbeddingOptions
 
 INVALID = ("error", "nan")

@@ -57,6 +57,8 @@ def score(
     Raises:
         ValueError: no valid generated or reference molecule, or training SMILES that are not canonical.
     """
+    from scipy.stats import wasserstein_distance
+
     if train is not None:
         _check_canonical(train)
     mine = describe(generated, workers, "generated" if progress else None)
@@ -79,7 +81,7 @@ def score(
     for column, name in enumerate(PROPERTIES):
         values = [side.properties[:, column] for side in (mine, theirs)]
         if not np.isnan(values[0]).all():
-            result[f"W1_{name}"] = wasserstein(*values)
+            result[f"W1_{name}"] = float(wasserstein_distance(*values))
     result["Frechet_descriptors"] = frechet_distance(mine.descriptors, theirs.descriptors)
     return result
 
@@ -140,13 +142,6 @@ def cosine_similarity(one: Mapping[str, int], other: Mapping[str, int]) -> float
     product = sum(count * other.get(name, 0) for name, count in one.items())
     # One root of an exact product, so that equal tables have exactly 1.
     return product / math.sqrt(sum(c * c for c in one.values()) * sum(c * c for c in other.values()))
-
-
-def wasserstein(values: np.ndarray, reference: np.ndarray) -> float:
-    """Wasserstein-1 distance of two samples [N], [M], in their unit."""
-    from scipy.stats import wasserstein_distance
-
-    return float(wasserstein_distance(values, reference))
 
 
 def frechet_distance(values: np.ndarray, reference: np.ndarray) -> float:

@@ -78,7 +78,10 @@ class ChemGPT(Model):
         if positions not in POSITIONS:
             raise ValueError(f"positions={positions!r}: choose one of {', '.join(POSITIONS)}.")
         is_rotary = positions == "rope"
-        num_heads = num_heads or (_HEADS if size else _usual_heads(hidden_features))
+        # The most heads of 32 features or more that share the features equally; 1 where there are fewer.
+        counts = range(hidden_features // _HEAD_FEATURES, 1, -1)
+        usual = _HEADS if size else next((count for count in counts if hidden_features % count == 0), 1)
+        num_heads = num_heads or usual
         if hidden_features % num_heads:
             raise ValueError(
                 f"hidden_features={hidden_features} cannot be shared by num_heads={num_heads}: give a multiple."
@@ -191,8 +194,3 @@ def width_of(size: str, hidden_features: int) -> int:
         )
     check_number("hidden_features", hidden_features, "from 1 to 1,000,000", whole=True)
     return SIZES[size] if size else hidden_features
-
-
-def _usual_heads(hidden_features: int) -> int:
-    """The most heads of 32 features or more that share the features equally; 1 where there are fewer."""
-    return next((n for n in range(hidden_features // _HEAD_FEATURES, 1, -1) if hidden_features % n == 0), 1)

@@ -12,12 +12,13 @@ import numpy as np
 from ipu_chem.data.corpora.memory import corpus_of, encode_in_memory
 from ipu_chem.data.files.layout import FOUND, TableOptions
 from ipu_chem.data.files.structures import read_molecules
-from ipu_chem.data.files.table import Table, read_table
-from ipu_chem.data.files.text import as_text, holds_smiles
+from ipu_chem.data.files.table import Line, Row, read_table
+from ipu_chem.data.files.text import as_text, existing_file, holds_smiles
 from ipu_chem.data.molecule import Molecule, molecules_to_store
 from ipu_chem.data.smiles import embed_many
 from ipu_chem.data.structures import to_atoms, with_results, write_extxyz
-from ipu_chem.prediction.paths import check_paths
+from ipu_chem.outputs import check_file
+from ipu_chem.prediction import SUFFIXES
 from ipu_chem.tasks.seen import doubts
 from ipu_chem.trained_run import ForceField, TrainedRun, energies_forces, unfit
 from packing.files import PathLike, atomic_file
@@ -34,20 +35,11 @@ class Refused(NamedTuple):
     reason: str
 
 
-class _Row(NamedTuple):
-    """A row of the output but for its values: line or frame of the input from 1, name, SMILES, and all its cells."""
-
-    line: int
-    name: str
-    smiles: str = ""
-    cells: Sequence[str] = ()
-
-
 class _Read(NamedTuple):
     """Molecules of a file.
 
     Attributes:
-        rows: all of them.
+        rows: all of them; the line of a structure is its frame, from 1.
         store: those that can be read; None where there are none.
         places: [K] the rows that those are.
         reasons: row -> why it is none of them.
@@ -55,7 +47,7 @@ class _Read(NamedTuple):
         header: names of the input's columns.
     """
 
-    rows: List[_Row]
+    rows: List[Row]
     store: Optional[Store]
     places: List[int]
     reasons: Dict[int, str]
@@ -110,7 +102,7 @@ def predict_file(
         ValueError: the file holds nothing usable, the output cannot be written or is the input, the runs learned
             different things, or ``strict`` and a molecule was refused.
     """
-    check_paths(source, output)
+    check_file("--output", output, SUFFIXES, [existing_file(source)])
     if columns not in ("", "all"):
         raise ValueError(f"--columns {columns}: give all, or leave it out.")
     folders = [runs] if isinstance(runs, (str, os.PathLike)) else list(runs)
@@ -224,38 +216,33 @@ def _read_molecules(
     """Molecules in 3D, and rows of SMILES that cannot be embedded."""
     if not holds_smiles(source):
         molecules = read_molecules(source, **structures)
-        rows = [_Row(frame, molecule.name) for frame, molecule in enumerate(molecules, 1)]
+        lines = [Line(frame, "", molecule.name) for frame, molecule in enumerate(molecules, 1)]
+        rows = [Row(line.line, "", line.name, [], line) for line in lines]
         return _Read(rows, molecules_to_store(molecules), list(range(len(rows))), {}, molecules)
     content = read_table(source, table)
     how: Dict[str, Any] = {"fragments": run.config.data.fragments, "title": "3D conformers"}
     embeddings, failures = embed_many([row.entry for row in content.rows], 0, workers, True, strict, **how)
-    rows, place = _rows(content)
+    place = {row.line: place for place, row in enumerate(content.rows)}
     named = [one.molecule._replace(y=None, name=one.molecule.name or one.smiles) for one in embeddings]
     reasons = {place[failure.line]: failure.reason for failure in failures}
     store = molecules_to_store(named) if named else None
-    return _Read(rows, store, [place[one.line] for one in embeddings], reasons, named, content.header)
+    return _Read(content.rows, store, [place[one.line] for one in embeddings], reasons, named, content.header)
 
 
 def _read_texts(source: Path, run: TrainedRun, table: TableOptions, workers: Optional[int]) -> _Read:
     """Molecules as text."""
     content = read_table(source, table)
     chunks = encode_in_memory([row.entry for row in content.rows], workers or 0, run.manner)
-    rows, place = _rows(content)
+    place = {row.line: place for place, row in enumerate(content.rows)}
     reasons = {place[failure.line]: failure.reason for chunk in chunks for failure in chunk.failures}
     store = corpus_of(chunks, run.manner) if any(len(chunk.line) for chunk in chunks) else None
     lines = [] if store is None else store.fields["line"].tolist()
-    return _Read(rows, store, [place[line] for line in lines], reasons, [], content.header)
+    return _Read(content.rows, store, [place[line] for line in lines], reasons, [], content.header)
 
 
-def _called(row: _Row) -> str:
+def _called(row: Row) -> str:
     """Name of a row in messages, or its SMILES where it has none."""
     return row.smiles if row.smiles and row.name == str(row.line) else row.name
-
-
-def _rows(content: Table) -> Tuple[List[_Row], Dict[int, int]]:
-    """Rows of a table, and the place of each by its line."""
-    rows = [_Row(row.line, row.name, row.smiles, row.cells) for row in content.rows]
-    return rows, {row.line: place for place, row in enumerate(rows)}
 
 
 def _check_strict(refused: List[Refused], strict: bool) -> None:

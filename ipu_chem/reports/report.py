@@ -6,7 +6,7 @@ import io
 import json
 from functools import partial
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Tuple
+from typing import Any, Callable, List, Mapping, NamedTuple, Tuple
 
 import numpy as np
 
@@ -52,7 +52,8 @@ def write_report(folder: PathLike) -> Path:
         run = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{path} is damaged ({error}).") from None
-    plans = _plans(folder, run)
+    paths = {split: folder / "plans" / f"{split}.npz" for split in run["splits"]}
+    plans = {split: PackingPlan.load(path) for split, path in paths.items() if path.is_file()}
     text = pages.get_template("run.html").render(
         run=run,
         results=_results(run),
@@ -156,9 +157,3 @@ def _molecules(folder: Path, run: Mapping[str, Any]) -> str:
         written = [row for row in csv.DictReader(file) if row["smiles"]][:_DRAWN]
     legends = [f"{float(row['log_likelihood']):.1f} nats" for row in written]
     return grid_svg([row["smiles"] for row in written], legends) if written else ""
-
-
-def _plans(folder: Path, run: Mapping[str, Any]) -> Dict[str, PackingPlan]:
-    """The packs of each split."""
-    paths = {split: folder / "plans" / f"{split}.npz" for split in run["splits"]}
-    return {split: PackingPlan.load(path) for split, path in paths.items() if path.is_file()}

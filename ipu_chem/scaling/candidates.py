@@ -183,9 +183,10 @@ def train_all(
         if left:
             context = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
             stop = context.Event()
+            threads = 0 if jobs == 1 else max(1, (os.cpu_count() or 1) // jobs)  # 0 leaves all cores to one run
             with ProcessPoolExecutor(min(jobs, len(left)), context, start_worker, (stop,)) as pool:
                 with main_left_out(__name__):
-                    futures = {pool.submit(_train, candidates[index], budget, _threads(jobs)): index for index in left}
+                    futures = {pool.submit(_train, candidates[index], budget, threads): index for index in left}
                 try:
                     for future in as_completed(futures):
                         done[futures[future]] = future.result()
@@ -242,11 +243,6 @@ def _train(candidate: Candidate, budget: float, threads: int) -> Progress:
     with atomic_file(candidate.folder / "candidate.json", "w") as file:
         json.dump({**asdict(reached), "config": candidate.config}, file, indent=1)
     return reached
-
-
-def _threads(jobs: int) -> int:
-    """Threads of each of several runs that use the same cores; 0 leaves them all to one."""
-    return 0 if jobs == 1 else max(1, (os.cpu_count() or 1) // jobs)
 
 
 def _short_names(names: Sequence[str]) -> Dict[str, str]:

@@ -33,12 +33,10 @@ def compute_frontier(flops: np.ndarray, loss: np.ndarray) -> np.ndarray:
     for index in np.lexsort((y, x)):
         if hull and y[index] >= y[hull[-1]]:  # dearer and no better
             continue
-        while len(hull) > 1 and _above(x, y, hull[-2], hull[-1], index):
-            hull.pop()
+        while len(hull) > 1:
+            first, middle = hull[-2:]
+            if (y[middle] - y[first]) * (x[index] - x[first]) < (y[index] - y[first]) * (x[middle] - x[first]):
+                break
+            hull.pop()  # on or above the line between its neighbors
         hull.append(int(index))
     return np.array(hull, np.int64)
-
-
-def _above(x: np.ndarray, y: np.ndarray, first: int, middle: int, last: int) -> bool:
-    """True where the middle point lies on or above the line between the others."""
-    return bool((y[middle] - y[first]) * (x[last] - x[first]) >= (y[last] - y[first]) * (x[middle] - x[first]))

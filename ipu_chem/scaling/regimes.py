@@ -1,7 +1,7 @@
 """Regimes of a study: local exponents between neighbors of a grid, and breaks along each of its lines."""
 
 import math
-from typing import Any, Dict, List, NamedTuple, Sequence, Tuple
+from typing import Dict, List, NamedTuple, Sequence, Tuple
 
 import numpy as np
 
@@ -91,7 +91,9 @@ def regimes_of(points: Sequence[Point]) -> List[Regime]:
             means[row, column] = np.mean(logs[size, amount])
     error = _error_of_means(list(logs.values()))
     exponents = np.gradient(-means, np.log(sizes), np.log(amounts))
-    errors = [_error_of_exponents(np.log(values), error) for values in (sizes, amounts)]
+    # Of a gradient of values that have this error each.
+    weights = [[np.gradient(one, np.log(values)) for one in np.eye(len(values))] for values in (sizes, amounts)]
+    errors = [error * np.sqrt(np.square(one).sum(0)) for one in weights]
     found = []
     for row, size in enumerate(sizes):
         for column, amount in enumerate(amounts):
@@ -131,9 +133,3 @@ def _error_of_means(groups: Sequence[Sequence[float]]) -> float:
         return 0.0
     squares = sum(float(np.square(np.array(group) - np.mean(group)).sum()) for group in groups)
     return math.sqrt(squares / degrees / min(len(group) for group in groups))
-
-
-def _error_of_exponents(x: Any, error: float) -> np.ndarray:
-    """[K] standard error of `np.gradient` over x [K] of values that have this error each."""
-    weights = np.stack([np.gradient(one, x) for one in np.eye(len(x))])
-    return error * np.sqrt(np.square(weights).sum(0))

@@ -12,6 +12,7 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 
+from ipu_chem.scaling.power_law import r_squared
 from ipu_chem.scaling.selection import worst_if_not_finite
 from ipu_chem.scaling.tse import Values
 
@@ -128,10 +129,9 @@ def calibrate(
         coefficient = float(center @ y / (center @ center))
         intercept = float(y.mean() - coefficient * x.mean())
     line = intercept + coefficient * x
-    errors = true - (np.exp(line) if is_power else line)
-    total = float(np.square(true - true.mean()).sum())
-    r2 = 1 - float(np.square(errors).sum()) / total if total > 0 else math.nan
-    return Calibration(intercept, coefficient, r2, float(np.sqrt(np.square(errors).mean())), len(x), diverged, is_power)
+    fitted = np.exp(line) if is_power else line
+    r2, rmse = r_squared(true, fitted), float(np.sqrt(np.square(true - fitted).mean()))
+    return Calibration(intercept, coefficient, r2, rmse, len(x), diverged, is_power)
 
 
 def assess(estimates: Values, finals: Sequence[Optional[float]], kept: Sequence[int]) -> Assessment:

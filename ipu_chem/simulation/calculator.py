@@ -12,6 +12,7 @@ from ipu_chem.data.checks import check_atoms, check_electrons
 from ipu_chem.data.neighbors import radius_pairs
 from ipu_chem.models.registry import needs_charge
 from ipu_chem.simulation.batch import Runs, load_force_fields
+from ipu_chem.simulation.options import check_device
 from ipu_chem.simulation.program import OneMolecule
 from ipu_chem.trained_run import ForceField
 from packing.types import Ragged
@@ -53,12 +54,9 @@ class Calculator(AseCalculator):
             ValueError: no such accelerator or format, or a skin below 0.
         """
         super().__init__()
-        if dtype not in _DTYPES:
-            raise ValueError(f"dtype={dtype!r}: choose float32 or float64.")
+        check_device(accelerator, dtype)
         if not skin >= 0:
             raise ValueError(f"skin={skin}: give a length in Å, 0 or more.")
-        if accelerator not in ("cpu", "cuda"):
-            raise ValueError(f"accelerator={accelerator!r}: a calculator runs on cpu or cuda, one molecule at a time.")
         if accelerator == "cuda" and not torch.cuda.is_available():
             raise ValueError("accelerator=cuda, but torch sees no CUDA device; use cpu.")
         self.members = list(members)

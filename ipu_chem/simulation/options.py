@@ -59,7 +59,7 @@ class MdOptions:
     def __post_init__(self) -> None:
         check_choice("thermostat", self.thermostat, THERMOSTATS)
         check_choice("trajectory", self.trajectory, ("extxyz", "traj"))
-        _check_device(self.accelerator, self.dtype)
+        check_device(self.accelerator, self.dtype)
         check_fields(
             self,
             timestep="above 0",
@@ -112,11 +112,16 @@ class RelaxOptions:
 
     def __post_init__(self) -> None:
         check_choice("optimizer", self.optimizer, OPTIMIZERS)
-        _check_device(self.accelerator, self.dtype)
+        check_device(self.accelerator, self.dtype)
         check_fields(self, fmax="above 0", steps="1 or more", threads="0 or more")
 
 
-def _check_device(accelerator: str, dtype: str) -> None:
+def check_device(accelerator: str, dtype: str) -> None:
+    """Refuse a device or a number format that a calculator does not have.
+
+    Raises:
+        ValueError: names the option and what there is.
+    """
     if accelerator not in ("cpu", "cuda"):
         raise ValueError(f"accelerator={accelerator!r}: a calculator runs on cpu or cuda, one molecule at a time.")
     check_choice("dtype", dtype, ("float32", "float64"))

@@ -3,10 +3,7 @@
 import json
 import time
 from pathlib import Path
-from struct import error as struct_error
 from typing import Any, Dict, Mapping, Optional
-from zipfile import BadZipFile
-from zlib import error as zlib_error
 
 import numpy as np
 
@@ -133,7 +130,7 @@ def read_state(folder: PathLike) -> Dict[str, Any]:
     try:
         with open_arrays(file) as arrays:
             return {**{name: arrays[name] for name in arrays.files}, **json.loads(str(arrays["json"]))}
-    except (ValueError, KeyError, EOFError, OSError, BadZipFile, struct_error, zlib_error) as error:
+    except (OSError, ValueError, KeyError) as error:
         raise ValueError(
             f"{file} is damaged ({error}), so the simulation cannot go on: begin it again with another --out."
         ) from None

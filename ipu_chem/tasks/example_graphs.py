@@ -13,6 +13,7 @@ from ipu_chem.batches.loader import PackLoader
 from ipu_chem.data.fixed_point import FIELD, to_fixed_point
 from packing import Budget, make_plan
 from packing.store import Store
+from packing.types import offsets_of
 
 MEAN_ATOMS = 18.0  # of a molecule where nobody says: QM9's
 _SPREAD = 1 / 6  # of sizes, relative; QM9's, too
@@ -72,7 +73,7 @@ def _random_store(
         raise ValueError(f"atoms={mean:g}: give the atoms of a molecule on average, from 1 to the {nodes} of a pack.")
     rng = np.random.default_rng(seed)
     sizes = _sizes(rng, packs, nodes, budget["graphs"], mean)
-    offsets = np.append(0, np.cumsum(sizes))
+    offsets = offsets_of(sizes)
     pos = _positions(rng, sizes, offsets, cutoff)
     axes, axis_of = {"nodes": offsets}, {"z": "nodes", "pos": "nodes", FIELD: "nodes", "edge_index": "edges"}
     fields: Dict[str, Any] = {"z": rng.choice(_ELEMENTS, offsets[-1]), "pos": pos}
@@ -109,7 +110,7 @@ def _ring_edges(sizes: np.ndarray, nodes: int, edges: int) -> Tuple[np.ndarray, 
     degree = np.minimum(sizes - 1, max(edges // nodes, 1))
     degree = np.where(sizes * degree <= edges, degree, 0)
     pairs = sizes * degree
-    bounds = np.append(0, np.cumsum(pairs))
+    bounds = offsets_of(pairs)
     of = np.repeat(np.arange(len(sizes)), pairs)
     place = np.arange(bounds[-1]) - bounds[of]
     target, step = place // degree[of], place % degree[of] + 1

@@ -9,13 +9,12 @@ from typing import Any, Dict, List, Mapping, Sequence
 
 import numpy as np
 
-from ipu_chem.data.energy_units import unit_in_ev
 from ipu_chem.data.standardize import Standardizer
 from ipu_chem.losses import Loss
 from ipu_chem.metrics import FORCES, Target, regression_metrics
 from ipu_chem.tasks.evaluation import Output, PerAtom, SplitOutput
 from ipu_chem.tasks.labels import Labels, beside
-from ipu_chem.units import KNOWN_ENERGIES
+from ipu_chem.units import KNOWN_ENERGIES, energy_unit
 from packing.files import atomic_file
 from packing.store import Store
 from packing.types import Ragged
@@ -121,7 +120,7 @@ def check_forces(store: Store, targets: Sequence[Target]) -> None:
             f"forces are those of the energy {store.info.get('forces_of')!r}, the run learns {names}; with "
             "force_share it learns that one energy and no other label."
         )
-    if targets[0].unit and unit_in_ev(targets[0].unit) is None:
+    if targets[0].unit and energy_unit(targets[0].unit) is None:
         raise ValueError(
             f"{names} is said to be in {targets[0].unit}, which is no unit of energy that is known here, so that its "
             f"forces cannot be used; known are {KNOWN_ENERGIES}."

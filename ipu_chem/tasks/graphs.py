@@ -13,7 +13,6 @@ from ipu_chem.backends.options import Batching
 from ipu_chem.batches.loader import PackLoader
 from ipu_chem.config import DataConfig, ModelConfig, RunConfig
 from ipu_chem.data.edges import with_edges
-from ipu_chem.data.energy_units import unit_in_ev
 from ipu_chem.data.fixed_point import STEP, step_for, with_fixed_point
 from ipu_chem.data.selection import load_chosen, select_targets
 from ipu_chem.data.standardize import Standardizer, composition_baseline
@@ -31,6 +30,7 @@ from ipu_chem.tasks.graph_shape import assumed_shape, choose_budget, device_neig
 from ipu_chem.tasks.labels import KnownLabels, Labels, check_classes, planned_targets
 from ipu_chem.tasks.splits import SplitData, plans_of_splits, split_items
 from ipu_chem.tasks.start_from import EarlierRun, earlier_run, load_weights
+from ipu_chem.units import energy_unit
 from packing import Budget, make_plan
 from packing.store import Store
 
@@ -237,9 +237,9 @@ def _fit(
     """A standardizer for the training molecules, or what an earlier run's makes of them."""
     if earlier is not None and config.data.references == "auto":
         return earlier.standardizer
-    references = None if config.data.references == "auto" else config.data.references
+    usual = {target.name: "linear" if target.extensive else "none" for target in targets}
     fit = fit_with_forces if config.force_share else Standardizer.fit
-    fitted = fit(store, train, references or _usual_references(targets))
+    fitted = fit(store, train, usual if config.data.references == "auto" else config.data.references)
     if earlier is not None:
         fitted.scale = earlier.standardizer.scale
     return fitted
@@ -357,7 +357,7 @@ def _energy_scale(options: ModelConfig, targets: List[Target], standardizer: Opt
     """
     if standardizer is None:
         return 1.0
-    unit = unit_in_ev(targets[0].unit)
+    unit = energy_unit(targets[0].unit)
     if unit is not None:
         return float(standardizer.scale[0]) * unit
     name, own = options.name, options.arguments()
@@ -368,8 +368,3 @@ def _energy_scale(options: ModelConfig, targets: List[Target], standardizer: Opt
             f"{targets[0].unit or 'no unit'}; set data.unit to an energy's, or {' and '.join(terms)} to false."
         )
     return 1.0
-
-
-def _usual_references(targets: List[Target]) -> Dict[str, str]:
-    """Least squares over the training molecules for whatever grows with them."""
-    return {target.name: "linear" if target.extensive else "none" for target in targets}

@@ -7,6 +7,7 @@ import numpy as np
 from ipu_chem.config import PackConfig
 from ipu_chem.models.chemgpt import width_of
 from packing import Budget, PackingPlan, Ragged, make_plan
+from packing.types import offsets_of
 
 # The published vocabulary; one made of a corpus and the symbols that any molecule may need has about 200.
 VOCABULARY = 684
@@ -82,7 +83,7 @@ def fit_sequences(ids: Ragged, length: int, long: str) -> Fitted:
         return Fitted(ids.take(everything[~over]), everything[~over], {"dropped": int(over.sum()), "truncated": 0})
     short = np.minimum(ids.lengths, length)
     place = np.arange(len(ids.values)) - np.repeat(ids.offsets[:-1], ids.lengths)
-    kept = Ragged(ids.values[place < length], np.append(0, np.cumsum(short)))
+    kept = Ragged(ids.values[place < length], offsets_of(short))
     return Fitted(kept, everything, {"dropped": 0, "truncated": int(over.sum())})
 
 
@@ -116,7 +117,7 @@ def random_tokens(
     rng = np.random.default_rng(seed)
     shortest, longest = (min(length, budget["tokens"]) for length in _LENGTHS)
     lengths = rng.integers(shortest, longest + 1, 2 * packs * -(-budget["tokens"] // longest))
-    ids = Ragged(rng.integers(0, vocab_size, lengths.sum()), np.append(0, np.cumsum(lengths)))
+    ids = Ragged(rng.integers(0, vocab_size, lengths.sum()), offsets_of(lengths))
     return ids, make_plan(lengths, budget)
 
 

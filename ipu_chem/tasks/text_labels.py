@@ -37,6 +37,7 @@ from ipu_chem.tasks.sequences import (
 from ipu_chem.tasks.splits import SplitData, by_molecules, plans_of_splits, reads_rows, split_items
 from packing import Budget, Ragged, make_plan
 from packing.store import Store
+from packing.types import offsets_of
 
 
 @dataclass
@@ -254,7 +255,7 @@ def heavy_atoms_alike(heavy_atoms: np.ndarray) -> Ragged:
     Extensive labels are shifted by so much for every heavy atom: a constant for every molecule would make two
     molecules together differ from the sum of the two, and the number of tokens depends on how a molecule is written.
     """
-    offsets = np.append(0, np.cumsum(heavy_atoms, dtype=np.int64))
+    offsets = offsets_of(heavy_atoms)
     return Ragged(np.zeros(offsets[-1], np.uint8), offsets)
 
 

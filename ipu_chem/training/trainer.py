@@ -145,8 +145,9 @@ class Trainer:
         total = self.config.epochs * self.train.calls_per_epoch
         done = state.epoch * self.train.calls_per_epoch + state.call
         launched = self.backend.world.size > 1
+        hidden = None if self.config.progress and self._writes else True  # None leaves it to tqdm: a bar on terminals
         with StopSignals(echo=1.0 if launched else 0.0) as stop, tqdm(
-            total=total, initial=done, unit="call", disable=self._bar_disabled(), smoothing=0.05
+            total=total, initial=done, unit="call", disable=hidden, smoothing=0.05
         ) as bar, printed_above(bar):
             while state.epoch < self.config.epochs and not self._patience_lost():
                 self._train_epoch(bar, stop)
@@ -264,10 +265,6 @@ class Trainer:
             save_checkpoint(self.best, weights, self._state())
         else:
             self._best_weights = weights["model"]
-
-    def _bar_disabled(self) -> Optional[bool]:
-        """None leaves it to tqdm: a bar on terminals."""
-        return None if self.config.progress and self._writes else True
 
     def _state(self) -> Dict[str, Any]:
         progress = dict(vars(self.progress))

@@ -54,6 +54,10 @@ def test_damaged_files_raise_a_sentence(tmp_path):
         file.write_bytes(damaged)
         with pytest.raises(ValueError, match="a.npz"), open_arrays(file) as arrays:
             arrays["a"]
+    central = whole.index(b"PK\x01\x02")
+    file.write_bytes(whole[: central + 8] + b"\x01" + whole[central + 9 :])  # a flipped bit: "is encrypted"
+    with pytest.raises(ValueError, match="a.npz is damaged .*encrypted"), open_arrays(file) as arrays:
+        arrays["a"]
     np.save(tmp_path / "b.npy", np.arange(3))
     (tmp_path / "b.npy").rename(file)
     with pytest.raises(ValueError, match="a.npz is no .npz archive"), open_arrays(file):

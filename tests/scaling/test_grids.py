@@ -5,7 +5,7 @@ import math
 import pytest
 
 from ipu_chem.cli import parse
-from ipu_chem.commands.recipes import grid_path
+from ipu_chem.commands.recipes import path_of
 from ipu_chem.commands.search import read_grid
 from ipu_chem.config import check_keys, to_dict
 from ipu_chem.options import nested
@@ -25,7 +25,7 @@ SHIPPED = {
 
 
 def test_every_shipped_grid_is_known():
-    folder = grid_path("demo_rates").parent
+    folder = path_of("grid", "demo_rates").parent
     assert {path.stem for path in folder.glob("*.yaml")} == set(SHIPPED)
 
 
@@ -38,7 +38,7 @@ def test_shipped_grids_fit_their_recipes(name, tmp_path):
     for key in grid:
         check_keys(nested({"model.name": base["model"]["name"], key: None}))
     assert math.prod(len(values) for values in grid.values()) == count
-    words = grid_path(name).read_text().splitlines()[0]
+    words = path_of("grid", name).read_text().splitlines()[0]
     assert f" {count} " in words, "its first line says how many runs it is"
     ends = {key: [values[0], values[-1]] for key, values in grid.items() if len(values) > 1}  # the largest, the least
     assert make_candidates(base, ends, tmp_path)

@@ -247,7 +247,7 @@ def test_atoms_that_no_model_can_take_are_refused_in_one_sentence(make_run, etha
         ({"targets": 2}, {}, "learned energy, energy1; forces are derivatives of one energy"),
         ({"extensive": False}, {}, "one energy that adds up"),
         ({"model": {"readout": "mean"}}, {}, "one energy that adds up"),
-        ({}, {"dtype": "float16"}, "float32 or float64"),
+        ({}, {"dtype": "float16"}, "choose one of float32, float64"),
         ({}, {"skin": -1.0}, "skin=-1.0"),
         ({}, {"accelerator": "ipu"}, "cpu or cuda"),
     ],

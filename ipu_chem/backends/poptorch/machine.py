@@ -11,11 +11,6 @@ LARGEST_MACHINE = 256  # IPUs of the largest pod that was sold; where searches e
 MIB = 1 << 20
 
 
-def compute_bytes(io_tiles: int = 0) -> int:
-    """Bytes of one IPU's tiles that compute, when some only move data."""
-    return (TILES - io_tiles) * TILE_BYTES
-
-
 def machines(ipus: int) -> str:
     """The smallest installation with that many IPUs, in words."""
     if ipus == 1:
@@ -23,8 +18,3 @@ def machines(ipus: int) -> str:
     count = -(-ipus // IPUS_PER_MACHINE)
     pod = next((f" of a POD{size}" for size in PODS if size >= ipus), "")
     return f"{ipus} IPUs: {count} machine{'s' if count > 1 else ''}{pod}"
-
-
-def is_power_of_two(count: int) -> bool:
-    """IPUs are lent in powers of two."""
-    return count >= 1 and count & (count - 1) == 0

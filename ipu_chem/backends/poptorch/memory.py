@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import List, NamedTuple, Sequence, Tuple
 
 from ipu_chem.backends.options import Batching, Precision
-from ipu_chem.backends.poptorch.machine import MIB, compute_bytes
+from ipu_chem.backends.poptorch.machine import MIB, TILE_BYTES, TILES
 from ipu_chem.backends.poptorch.options import IpuOptions
 from ipu_chem.backends.poptorch.profile import BlockProfile
 from ipu_chem.backends.poptorch.stages import Stage
@@ -121,7 +121,7 @@ class MemoryModel:
         """
         profiles = [profile for _, first, stop in spans for profile in self.profiles[first:stop]]
         parameters = sum(profile.parameters for profile in profiles)
-        capacity = compute_bytes(self.options.io_tiles)
+        capacity = (TILES - self.options.io_tiles) * TILE_BYTES  # of tiles that compute
         shares = self.options.available_memory_proportion
         proportion = _DEFAULT_PROPORTION if shares is None else shares[ipu]
         pieces = self._pieces(spans)
@@ -141,10 +141,6 @@ class MemoryModel:
             program=PROGRAM_BYTES,
             capacity=capacity,
         )
-
-    @property
-    def _recomputes(self) -> bool:
-        return self.options.is_pipeline and self.options.recompute
 
     def _pieces(self, spans: Sequence[Span]) -> List[Span]:
         """Activations that recomputation computes again at once."""
@@ -167,8 +163,8 @@ class MemoryModel:
     def _activations(self, pieces: Sequence[Span], num_stages: int) -> int:
         """Live at the fullest moment."""
         each = [sum(profile.activation_bytes for profile in self.profiles[first:stop]) for _, first, stop in pieces]
-        if self._recomputes:  # a backward pass begins with its forward pass, and is done before the next one
-            return max(each)
+        if self.options.is_pipeline and self.options.recompute:
+            return max(each)  # a backward pass begins with its forward pass, and is done before the next one
         return sum(size * self._in_flight(piece[0], num_stages) for size, piece in zip(each, pieces))
 
     def _stash(self, piece: Span, num_stages: int) -> int:

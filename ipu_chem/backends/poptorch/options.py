@@ -70,7 +70,9 @@ class IpuOptions:
         self._check_layout()
         shares = self.available_memory_proportion
         if shares is not None:
-            if not isinstance(shares, (tuple, list)) or not all(_is_fraction(share) for share in shares):
+            if not isinstance(shares, (tuple, list)) or not all(
+                isinstance(one, (int, float)) and not isinstance(one, bool) and 0 < one <= 1 for one in shares
+            ):
                 raise ValueError(
                     f"ipu.available_memory_proportion={shares!r}: give a list of numbers above 0, up to 1."
                 )
@@ -126,7 +128,3 @@ class IpuOptions:
 
 def _is_integer(value: Any, lowest: int) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= lowest
-
-
-def _is_fraction(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value <= 1

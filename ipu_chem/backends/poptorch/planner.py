@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ipu_chem.backends.base import Program
 from ipu_chem.backends.options import Batching, Precision
 from ipu_chem.backends.poptorch.layout import Layout, Refusal, advice, complaint, counted
-from ipu_chem.backends.poptorch.machine import LARGEST_MACHINE, is_power_of_two
+from ipu_chem.backends.poptorch.machine import LARGEST_MACHINE
 from ipu_chem.backends.poptorch.memory import COMFORTABLE_FRACTION, MemoryModel
 from ipu_chem.backends.poptorch.meta import meta_copy, to_meta
 from ipu_chem.backends.poptorch.options import IpuOptions
@@ -155,7 +155,7 @@ def check_layout(
 
 
 def _check_count(ipus: int) -> None:
-    if not is_power_of_two(ipus):
+    if ipus < 1 or ipus & (ipus - 1):
         raise ValueError(f"{ipus} IPUs: they are lent in powers of two; use 1, 2, 4, 8, 16, 32, 64, ...")
 
 

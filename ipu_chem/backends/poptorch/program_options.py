@@ -44,7 +44,10 @@ def program_options(
     if training:
         _set_training(poptorch, options, ours, precision, batching)
     if len(ipus_of_stages) > 1 or ours.io_tiles:  # without a pipeline, overlapped I/O needs sharded execution
-        pipelined = len(ipus_of_stages) > 1 and runs_as_pipeline(ours, batching, len(ipus_of_stages), training)
+        # Evaluation has no accumulation to fill a pipeline with, only device iterations: with fewer of them than stages
+        # PopTorch refuses, and its IPUs take turns instead.
+        filled = training or batching.device_iterations >= len(ipus_of_stages)
+        pipelined = len(ipus_of_stages) > 1 and ours.execution == "pipelined" and filled
         kind = poptorch.PipelinedExecution if pipelined else poptorch.ShardedExecution
         stages = [poptorch.Stage(stage_name(stage)).ipu(ipu) for stage, ipu in enumerate(ipus_of_stages)]
         options.setExecutionStrategy(kind(*stages) if len(stages) > 1 else kind())
@@ -92,15 +95,6 @@ def _set_training(poptorch: Any, options: Any, ours: IpuOptions, precision: Prec
         options.Precision.enableStochasticRounding(True)
     if ours.seed is not None:  # it seeds the host too, which must not happen in mid-run
         options.randomSeed(ours.seed)
-
-
-def runs_as_pipeline(ours: IpuOptions, batching: Batching, stages: int, training: bool) -> bool:
-    """True if a program keeps its IPUs busy at once.
-
-    Evaluation has no accumulation to fill a pipeline with, only device iterations: with fewer than stages
-    PopTorch refuses, and its IPUs take turns instead.
-    """
-    return ours.execution == "pipelined" and (training or batching.device_iterations >= stages)
 
 
 def stage_name(stage: int) -> str:

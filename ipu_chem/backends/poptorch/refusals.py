@@ -15,7 +15,7 @@ from torch import nn
 
 from ipu_chem.backends.half import HalfOnCpu
 from ipu_chem.backends.poptorch.meta import meta_copy, to_meta
-from ipu_chem.backends.poptorch.operators.check import Finding, Report, check_program
+from ipu_chem.backends.poptorch.operators.check import Report, check_program
 
 _LONGEST = 200  # letters of an exception's message that are repeated; the exception itself is chained
 _BACKENDS = os.path.dirname(os.path.abspath(__file__)) + os.sep
@@ -43,7 +43,8 @@ def check_operators(module: nn.Module, example: Any, training: bool) -> None:
     if report is None:
         with _left_as_it_is(module):
             report = _report(module, call, training)
-    report = report._replace(findings=tuple(one for one in report.findings if not _is_of_poptorch(one)))
+    # PopTorch's own operators a model may use, if it knows the device.
+    report = report._replace(findings=tuple(one for one in report.findings if "poptorch::" not in one.operator))
     report.raise_if_refused()
 
 
@@ -78,11 +79,6 @@ def _left_as_it_is(module: nn.Module) -> Iterator[None]:
         with torch.no_grad():
             for buffer, before in buffers:
                 buffer.copy_(before)
-
-
-def _is_of_poptorch(finding: Finding) -> bool:
-    """True for an operator of PopTorch's own, which a model may use if it knows the device."""
-    return "poptorch::" in finding.operator
 
 
 def compile_error(kind: str, error: BaseException, poptorch: Any) -> str:

@@ -19,7 +19,7 @@ _SMALLEST_NORMAL = torch.finfo(torch.float32).tiny
 def cpu_flags() -> FrozenSet[str]:
     """Flags of the first CPU; empty where the system has none to show."""
     try:
-        lines = _CPUINFO.read_text().splitlines()
+        lines = _CPUINFO.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return frozenset()
     found = [line.split(":", 1)[1].split() for line in lines if line.split(":")[0].strip() in ("flags", "Features")]

@@ -16,14 +16,15 @@ from ipu_chem.cache import cache_folder, content_key, open_prepared
 from ipu_chem.data.corpora.assemble import PartFiles, assemble, first_of_each, on_disk
 from ipu_chem.data.corpora.build import encode_file
 from ipu_chem.data.corpora.encode import Manner, encode_smiles, libraries
-from ipu_chem.data.corpora.memory import corpus_in_memory, corpus_info
+from ipu_chem.data.corpora.memory import corpus_in_memory
 from ipu_chem.data.corpora.sources import CORPORA, find_file
-from ipu_chem.data.datasets import known_options, nearest
+from ipu_chem.data.datasets import known_options
 from ipu_chem.data.files.layout import TableOptions, read_layout
 from ipu_chem.data.files.table import read_rows
 from ipu_chem.data.fragments import ERROR, KEEP, SEVERAL
 from ipu_chem.data.molecule import decode_text
 from ipu_chem.locks import in_turn
+from ipu_chem.options import meant
 from packing.files import PathLike, file_digest
 from packing.store import Store
 
@@ -81,7 +82,7 @@ def load_corpus(
         OSError: the disk is full.
     """
     if name not in CORPORA:
-        raise ValueError(f"there is no corpus {name!r}{nearest(name, CORPORA)}; there are {', '.join(CORPORA)}.")
+        raise ValueError(f"there is no corpus {name!r}{meant(name, CORPORA)}; there are {', '.join(CORPORA)}.")
     chosen = Options(**{**known_options(f"corpus {name}", Options, options), **options})
     if limit < 0 or workers < 0:
         raise ValueError(f"corpus {name}: limit={limit} and workers={workers} are 0 or more.")
@@ -111,9 +112,8 @@ def load_corpus(
                 print(f"{name}: stopped; what is encoded lies in {parts}, the same call goes on there", file=sys.stderr)
                 raise
             source_text = str(file) if name == "file" else f"{source.what}; {file.name}"
-            info = corpus_info(
-                name, source_text, source.licence, source.citation, versions, {"limit": limit, **chosen._asdict()}
-            )
+            info = {"name": name, "source": source_text, "licence": source.licence, "citation": list(source.citation)}
+            info.update(versions=versions, options={"limit": limit, **chosen._asdict()})
             _save(made.paths, chosen.duplicates, layout.split >= 0, info, parts / "store", folder)
             if made.made < len(made.paths):
                 print(f"{name}: {len(made.paths) - made.made:,} of {len(made.paths):,} chunks were encoded before")

@@ -7,7 +7,7 @@ is held of a molecule is its digest and two lengths, about 50 bytes while duplic
 import os
 from collections import Counter
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterable, Iterator, List, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from ipu_chem.data.datasets.info import failures_info
 from ipu_chem.data.files.table import Failure
 from packing.files import disk_full_named
 from packing.store import Store
+from packing.types import offsets_of
 
 # (name, shape, dtype) -> array to fill
 Allocate = Callable[[str, Tuple[int, ...], Any], np.ndarray]
@@ -33,11 +34,6 @@ class PartFiles:
     def digests(self) -> List[np.ndarray]:
         """Those of every chunk, [n, 2] uint64 each."""
         return [load_digests(path) for path in self.paths]
-
-
-def in_memory(name: str, shape: Tuple[int, ...], dtype: Any) -> np.ndarray:
-    """Arrays of a small corpus."""
-    return np.empty(shape, dtype)
 
 
 def on_disk(folder: Path) -> Allocate:
@@ -67,14 +63,14 @@ def first_of_each(digests: np.ndarray) -> np.ndarray:
 
 
 def assemble(
-    chunks: Iterable[Chunk], keep: np.ndarray, allocate: Allocate = in_memory, with_split: bool = False
+    chunks: Iterable[Chunk], keep: np.ndarray, allocate: Optional[Allocate] = None, with_split: bool = False
 ) -> Store:
     """Put chunks together.
 
     Args:
         chunks: gone through twice.
         keep: [I] bool over the molecules of all chunks; the others are counted as duplicates.
-        allocate: where the arrays of the store lie.
+        allocate: makes the arrays of the store; None makes them in memory.
         with_split: keep the field "split".
 
     Returns:
@@ -93,8 +89,9 @@ def assemble(
     symbols = sorted(counts, key=lambda symbol: (-counts[symbol], symbol))
     if len(symbols) > 2**16:
         raise ValueError(f"the corpus has {len(symbols):,} different symbols; 65,536 is the most.")
+    allocate = allocate or (lambda name, shape, dtype: np.empty(shape, dtype))
     dtype = np.uint8 if len(symbols) <= 2**8 else np.uint16
-    offsets = {axis: np.append(0, np.cumsum(np.concatenate(parts))) for axis, parts in lengths.items()}
+    offsets = {axis: offsets_of(np.concatenate(parts)) for axis, parts in lengths.items()}
     fields = {
         "symbols": allocate("symbols", (int(offsets["tokens"][-1]),), dtype),
         "smiles": allocate("smiles", (int(offsets["smiles"][-1]),), np.uint8),

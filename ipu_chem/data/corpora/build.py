@@ -12,9 +12,9 @@ from typing import Iterator, List, NamedTuple, Optional, Tuple
 
 from tqdm import tqdm
 
-from ipu_chem.data.corpora.encode import Manner, encode_records, save_chunk
+from ipu_chem.data.corpora.encode import Manner, encode_lines, save_chunk
 from ipu_chem.data.files.layout import Layout
-from ipu_chem.data.files.table import Record, read_chunks
+from ipu_chem.data.files.table import Record, parse, read_chunks
 from ipu_chem.data.files.text import DAMAGE, count_lines
 from ipu_chem.parallel import WorkerDied, in_parallel
 
@@ -52,7 +52,8 @@ def encode_file(
 
         def missing() -> Iterator[Tuple[Path, List[Record]]]:
             for records in _until_damage(read_chunks(path, layout, limit), damage):
-                paths.append(folder / _part_name(len(paths), records))
+                digest = hashlib.blake2b(repr(records).encode(), digest_size=16).hexdigest()
+                paths.append(folder / f"{len(paths):08d}-{digest}.npz")
                 if paths[-1].is_file():
                     bar.update(len(records))
                 else:
@@ -81,12 +82,8 @@ def _until_damage(chunks: Iterator[List[Record]], damage: List[str]) -> Iterator
         damage.append(f"{type(error).__name__}: {error}")
 
 
-def _part_name(index: int, records: List[Record]) -> str:
-    digest = hashlib.blake2b(repr(records).encode(), digest_size=16).hexdigest()
-    return f"{index:08d}-{digest}.npz"
-
-
 def _make_part(job: Tuple[Path, List[Record]], layout: Layout, manner: Manner) -> int:
     part, records = job
-    save_chunk(part, encode_records(records, layout, manner))
+    lines = (found for record in records for found in parse(record, layout))
+    save_chunk(part, encode_lines(lines, manner))
     return len(records)

@@ -9,7 +9,6 @@ SMILES. Iodine with three bonds and ferrocene, for which SELFIES have no room, a
 import hashlib
 import json
 import re
-import zipfile
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -17,14 +16,13 @@ from typing import Any, Dict, Iterable, Iterator, List, NamedTuple, Tuple, Union
 
 import numpy as np
 
-from ipu_chem.data.files.layout import Layout
-from ipu_chem.data.files.table import Failure, Line, Record, parse, smiles_doubt
+from ipu_chem.data.files.table import Failure, Line, smiles_doubt
 from ipu_chem.data.fragments import ERROR, KEEP, SEVERAL, largest_fragment, without_maps
 from ipu_chem.data.molecule import encode_texts
 from ipu_chem.data.selfies.symbols import DOT, split_symbols
 from packing.arrays import open_arrays
 from packing.files import atomic_file
-from packing.types import Ragged
+from packing.types import Ragged, offsets_of
 
 _MOST_ATOMS = 2**16 - 1
 _MOST_SYMBOLS = 2**16
@@ -103,11 +101,6 @@ def encode_smiles(smiles: str, stereo: bool = True) -> Tuple[str, str]:
     return canonical, "".join(symbols)
 
 
-def encode_records(records: Iterable[Record], layout: Layout, manner: Manner) -> Chunk:
-    """Encode lines of a file."""
-    return encode_lines((found for record in records for found in parse(record, layout)), manner)
-
-
 def encode_lines(lines: Iterable[Union[Line, Failure]], manner: Manner) -> Chunk:
     """Encode lines that are parsed already; failures among them are passed on."""
     from rdkit import rdBase
@@ -135,7 +128,7 @@ def encode_lines(lines: Iterable[Union[Line, Failure]], manner: Manner) -> Chunk
     flat = np.array([index for molecule in symbols for index in molecule], np.uint16)
     return Chunk(
         list(table),
-        Ragged(flat, np.cumsum([0, *map(len, symbols)], dtype=np.int64)),
+        Ragged(flat, offsets_of([len(one) for one in symbols])),
         Ragged(*encode_texts(texts)),
         columns[:, 0].astype(np.uint16),
         columns[:, 1],
@@ -204,7 +197,7 @@ def _part_file(path: Path) -> Iterator[Any]:
     try:
         with open_arrays(path) as arrays:
             yield arrays
-    except (ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+    except (ValueError, KeyError, TypeError) as error:
         path.unlink()
         raise ValueError(
             f"{path} is damaged ({error}) and was removed; call again, only its lines are encoded anew."
@@ -258,6 +251,8 @@ def _symbols(canonical: str) -> List[str]:
     try:
         text = selfies.encoder(canonical, strict=False)
         symbols = split_symbols(text)
+    except MemoryError:
+        raise
     except Exception:  # also IndexError, KeyError or RecursionError for what its parser does not foresee
         raise _NoMolecule("selfies cannot encode the molecule") from None
     _decodable(symbols)
@@ -275,13 +270,15 @@ def _stands_for(text: str, canonical: str) -> bool:
         mol = Chem.MolFromSmiles(selfies.decoder(text))
         # Of a few molecules RDKit's canonical SMILES is not its own.
         return mol is not None and Chem.MolToSmiles(mol) in (canonical, Chem.CanonSmiles(canonical))
+    except MemoryError:
+        raise
     except Exception:  # as in `_symbols`
         return False
 
 
 def _decodable(symbols: List[str]) -> List[str]:
     """The same symbols, if the decoder takes all of them."""
-    for symbol in set(symbols):
+    for symbol in dict.fromkeys(symbols):  # in their order: of several the first is named, always
         if not _decodes(symbol):
             raise _NoMolecule(f"selfies cannot decode its own symbol {symbol}")
     return symbols

@@ -6,7 +6,7 @@ that no failure, blank line or line break inside of quotes can shift a label to 
 
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Dict, List, Sequence
+from typing import Any, Sequence
 
 import numpy as np
 
@@ -65,7 +65,8 @@ def load_labeled_corpus(
         raise ValueError(f"{path}: no molecule has a label in {', '.join(names)}.")
     counts = {"without label": len(store) - len(labeled)}
     if not replicates:
-        first = _first_of_each(decode_texts(store, "smiles"), labeled)
+        smiles, seen = decode_texts(store, "smiles"), {}
+        first = np.array([seen.setdefault(smiles[item], item) for item in labeled.tolist()], np.int64)
         again, taken = labeled[first != labeled], first[first != labeled]
         differ = ~((y[again] == y[taken]) | (np.isnan(y[again]) & np.isnan(y[taken]))).all(1)
         counts.update({"duplicates": len(again), "of them with other labels": int(differ.sum())})
@@ -107,9 +108,3 @@ def load_labeled_dataset(name: str, path: str = "", cache: str = "", **options: 
     counts = {"without label": int((~np.isfinite(table.y).any(1)).sum()), "no SELFIES": failed}
     info = {**store.info, **table.info, "failures": store.info["failures"], "left out": counts}
     return Store(store.axes, fields, store.axis_of, info)
-
-
-def _first_of_each(smiles: List[str], items: np.ndarray) -> np.ndarray:
-    """For each of ``items``, the first of them that is the same molecule."""
-    seen: Dict[str, int] = {}
-    return np.array([seen.setdefault(smiles[item], item) for item in items.tolist()], np.int64)

@@ -1,7 +1,7 @@
 """A few thousand SMILES as a corpus store in memory, for generated molecules and requests for embeddings."""
 
 from functools import partial
-from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
+from typing import Any, List, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
@@ -57,22 +57,9 @@ def corpus_of(chunks: Sequence[Chunk], manner: Manner = USUAL) -> Store:
         ValueError: there is none.
     """
     store = assemble(chunks, np.ones(sum(len(chunk.line) for chunk in chunks), bool))
-    store.info.update(corpus_info("memory", "a list of SMILES", "the user's own", (), libraries(), manner._asdict()))
+    store.info.update(name="memory", source="a list of SMILES", licence="the user's own", citation=[])
+    store.info.update(versions=libraries(), options=manner._asdict())
     return store
-
-
-def corpus_info(
-    name: str, source: str, licence: str, citation: Sequence[str], versions: Dict[str, str], options: Dict[str, Any]
-) -> Dict[str, Any]:
-    """Entries of a corpus's info beside those that `assemble` has counted."""
-    return {
-        "name": name,
-        "source": source,
-        "licence": licence,
-        "citation": list(citation),
-        "versions": versions,
-        "options": options,
-    }
 
 
 def _line(number: int, text: Any) -> Union[Line, Failure]:

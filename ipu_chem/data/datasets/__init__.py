@@ -4,7 +4,6 @@ A prepared store lies in the cache folder (argument, else IPU_CHEM_CACHE, else ~
 name that changes with the input files, the options and the format, so a stale one is never taken.
 """
 
-import difflib
 import inspect
 from functools import partial
 from pathlib import Path
@@ -14,6 +13,7 @@ from ipu_chem.cache import cache_folder, content_key, open_prepared
 from ipu_chem.data.datasets import hydronet, md17, nci3d, ogb, own_file, pcqm4mv2, qm9, rmd17
 from ipu_chem.data.datasets.info import LabelTable
 from ipu_chem.locks import in_turn
+from ipu_chem.options import meant
 from packing.files import PathLike
 from packing.store import Store
 
@@ -72,7 +72,7 @@ def load_dataset(name: str, path: Optional[PathLike] = None, cache: Optional[Pat
         OSError: the cache folder cannot be written.
     """
     if name not in DATASETS:
-        raise ValueError(f"there is no data set {name!r}{nearest(name, DATASETS)}; there are {', '.join(DATASETS)}.")
+        raise ValueError(f"there is no data set {name!r}{meant(name, DATASETS)}; there are {', '.join(DATASETS)}.")
     dataset = DATASETS[name]
     settings = {**known_options(f"data set {name}", dataset.prepare, options), **options}
     root = cache_folder(cache)
@@ -110,11 +110,5 @@ def known_options(what: str, function: Callable[..., Any], options: Dict[str, An
     }
     for option in options:
         if option not in known:
-            raise ValueError(f"{what} has no option {option!r}{nearest(option, known)}; it has {', '.join(known)}.")
+            raise ValueError(f"{what} has no option {option!r}{meant(option, known)}; it has {', '.join(known)}.")
     return known
-
-
-def nearest(word: str, words: Any) -> str:
-    """A question after a word that is likely misspelled: " (did you mean ...?)"; empty if nothing is near."""
-    close = difflib.get_close_matches(word, list(words), 1)
-    return f" (did you mean {close[0]!r}?)" if close else ""

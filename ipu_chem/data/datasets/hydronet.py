@@ -21,6 +21,7 @@ from ipu_chem.units import KCAL_PER_MOL
 from packing.arrays import open_arrays
 from packing.files import file_digest
 from packing.store import Store
+from packing.types import offsets_of
 
 URL = "https://figshare.com/ndownloader/files/38063847"
 SPLITS_URL = "https://figshare.com/ndownloader/files/38075904"
@@ -65,8 +66,7 @@ def prepare(
     # An index file numbers all clusters, so that all have to be read to find those it names.
     blocks, names = _read(files, None if split else limit, progress)
     lengths = np.repeat([block.pos.shape[1] for block in blocks], [len(block.energy) for block in blocks])
-    offsets = np.zeros(len(lengths) + 1, np.int64)
-    np.cumsum(lengths, out=offsets[1:])
+    offsets = offsets_of(lengths)
     energy = np.concatenate([block.energy for block in blocks])
     zeros = np.zeros(len(lengths), np.int8)
     store = arrays_to_store(
@@ -184,6 +184,6 @@ def _official(split: Path, count: int, expected: int) -> np.ndarray:
         with open_arrays(split) as indices:
             for value, key in enumerate(("train_idx", "val_idx")):
                 part[indices[key]] = value
-    except (OSError, KeyError, IndexError, ValueError, zipfile.BadZipFile) as error:
+    except (OSError, KeyError, IndexError, ValueError) as error:
         raise ValueError(f"{split} is no index file with train_idx and val_idx ({error}).") from None
     return part

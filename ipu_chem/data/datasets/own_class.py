@@ -39,7 +39,8 @@ def load_own(name: str, make: Any, options: Dict[str, Any], limit: Optional[int]
         items = make(**options)
     except OSError as error:  # such as a download
         raise ValueError(f"{name} cannot be made: {error}; put its files where it looks for them.") from error
-    given = list(islice(_each(items), limit))
+    each = (items[place] for place in range(len(items))) if hasattr(items, "__getitem__") else items
+    given = list(islice(each, limit))
     called = [str(getattr(item, "name", None) or f"{name} {place}") for place, item in enumerate(given)]
     molecules = list(map(from_item, given, called))
     count = next((len(molecule.y) for molecule in molecules if molecule.y is not None), 0)
@@ -67,11 +68,6 @@ def load_own(name: str, make: Any, options: Dict[str, Any], limit: Optional[int]
         if len(names) == 1 or is_energy(energies[0]):  # of several labels that are no energies, nobody says whose
             info["forces_of"] = energies[0]
     return molecules_to_store(molecules, info)
-
-
-def _each(items: Any) -> Any:
-    """Items in order; ``__len__`` and ``__getitem__`` are enough."""
-    return (items[place] for place in range(len(items))) if hasattr(items, "__getitem__") else iter(items)
 
 
 def _precision(items: Sequence[Any], what: str, words: Sequence[str], enough: int) -> str:

@@ -10,11 +10,12 @@ from typing import Any, Dict, List, Literal, Optional, Tuple
 
 import numpy as np
 
-from ipu_chem.data.datasets.info import failures_info, own_targets
-from ipu_chem.data.datasets.own_structures import Said, check_said, read_own
+from ipu_chem.data.datasets.info import check_limit, failures_info, own_targets
+from ipu_chem.data.datasets.own_structures import check_wanted, read_own
 from ipu_chem.data.energy_units import unit_doubts
 from ipu_chem.data.files.layout import TableOptions, read_layout
 from ipu_chem.data.files.numbers import read_labels
+from ipu_chem.data.files.structures import Wanted
 from ipu_chem.data.files.table import Entry, Failure, read_smiles_file
 from ipu_chem.data.files.text import existing_file, holds_smiles, plain_suffix
 from ipu_chem.data.fragments import ERROR, KEEP, SEVERAL
@@ -95,8 +96,7 @@ def prepare(
         ValueError: no file, an unknown column or property, forces without an energy, or nothing left; names it.
     """
     file = _file(path)
-    if limit is not None and limit < 1:
-        raise ValueError(f"{file}: limit={limit} is 1 or more.")
+    check_limit(str(file), limit)
     names = [name.strip() for name in (target or "").split(",") if name.strip()]
     smiles: Optional[List[str]] = None
     failures: List[Failure] = []
@@ -106,8 +106,8 @@ def prepare(
     if names and plain_suffix(file) == ".smi":
         raise ValueError(f"{file}: a .smi file holds no labels; write SMILES and labels as columns of a .csv.")
     targets = own_targets(names, unit, extensive, kind)
-    said = Said(unit, force_key, length_unit, charge, multiplicity)
-    check_said(file, names, said, holds_smiles(file))
+    wanted = Wanted(names, force_key, unit, length_unit, charge, multiplicity, "--data.")
+    check_wanted(file, wanted, holds_smiles(file))
     forces: Dict[str, Any] = {}
     if holds_smiles(file):
         entries = read_smiles_file(file, table)
@@ -119,7 +119,7 @@ def prepare(
         smiles = [one.smiles for one in embeddings]
         rows = np.searchsorted([entry.line for entry in entries], [one.line for one in embeddings])
     else:
-        found = read_own(file, names, said, limit)
+        found = read_own(file, wanted, limit)
         molecules = found.molecules
         targets = [{**one, "unit": stated or one["unit"]} for one, stated in zip(targets, found.units)]
         forces = {"forces_of": found.forces_of} if found.forces_of else {"other_forces": found.passed_over}

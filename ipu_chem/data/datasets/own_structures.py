@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import List, NamedTuple, Optional
+from typing import Optional
 
 import numpy as np
 
@@ -13,48 +13,37 @@ from ipu_chem.units import in_angstrom
 SUFFIXES = (".xyz", ".extxyz", ".db")  # of files that name forces
 
 
-class Said(NamedTuple):
-    """Statements of the user on a file of structures; see `own_file.prepare`."""
-
-    unit: str = ""
-    force_key: str = ""
-    length_unit: str = ""
-    charge: Optional[int] = None
-    multiplicity: Optional[int] = None
-
-
-def check_said(file: Path, names: List[str], said: Said, is_smiles: bool) -> None:
+def check_wanted(file: Path, wanted: Wanted, is_smiles: bool) -> None:
     """Refuse everything that can be known to be wrong before the file is read.
 
     Raises:
         ValueError: forces of nothing or of a file without names, an unknown unit of length, or a multiplicity below 1.
     """
-    if said.force_key and not names:
-        raise ValueError(f"{file}: forces ({said.force_key}) are of an energy; name it with data.target.")
-    if said.force_key and plain_suffix(file) not in SUFFIXES:
-        raise ValueError(f"{file}: data.force_key={said.force_key} is for .xyz, .extxyz and .db files.")
-    given = [key for key in ("length_unit", "charge", "multiplicity") if getattr(said, key) not in ("", None)]
+    if wanted.force_key and not wanted.targets:
+        raise ValueError(f"{file}: forces ({wanted.force_key}) are of an energy; name it with data.target.")
+    if wanted.force_key and plain_suffix(file) not in SUFFIXES:
+        raise ValueError(f"{file}: data.force_key={wanted.force_key} is for .xyz, .extxyz and .db files.")
+    given = [key for key in ("length_unit", "charge", "multiplicity") if getattr(wanted, key) not in ("", None)]
     if is_smiles and given:
         raise ValueError(f"{file}: data.{given[0]} is for files of structures; SMILES say it themselves.")
-    if said.length_unit:
+    if wanted.length_unit:
         try:
-            in_angstrom(said.length_unit)
+            in_angstrom(wanted.length_unit)
         except ValueError as error:
             raise ValueError(f"data.length_unit: {error}") from None
-    if said.multiplicity is not None and said.multiplicity < 1:
-        raise ValueError(f"data.multiplicity={said.multiplicity} is 2S + 1: 1 where all electrons are paired, or more.")
+    if wanted.multiplicity is not None and wanted.multiplicity < 1:
+        raise ValueError(
+            f"data.multiplicity={wanted.multiplicity} is 2S + 1: 1 where all electrons are paired, or more."
+        )
 
 
-def read_own(file: Path, names: List[str], said: Said, limit: Optional[int]) -> Structures:
+def read_own(file: Path, wanted: Wanted, limit: Optional[int]) -> Structures:
     """Structures of a file, with labels and forces where it has them.
 
     Raises:
         ValueError: as `read_labeled`; also forces of a molecule without their energy.
     """
-    wanted = Wanted(
-        names, said.force_key, said.unit, said.length_unit, said.charge, said.multiplicity, prefix="--data."
-    )
-    found = read_labeled(file, wanted, limit)
+    found, names = read_labeled(file, wanted, limit), wanted.targets
     for molecule in found.molecules if names else ():
         if molecule.y is None or len(molecule.y) != len(names):
             raise ValueError(

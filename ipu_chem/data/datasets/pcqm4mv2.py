@@ -22,6 +22,7 @@ from ipu_chem.data.molecule import arrays_to_store
 from ipu_chem.data.smiles import Embedding, embed_many
 from packing.files import file_digest
 from packing.store import Store
+from packing.types import offsets_of
 
 URL = "https://dgl-data.s3-accelerate.amazonaws.com/dataset/OGB-LSC/pcqm4m-v2.zip"
 TARGET = "homolumogap"
@@ -166,12 +167,10 @@ def _store(
     molecules = [entry.molecule for entry in embedded]
     z = [np.frombuffer(found.z, np.uint8), *(one.z for one in molecules)]
     pos = [np.frombuffer(found.pos, np.float32).reshape(-1, 3), *(one.pos.astype(np.float32) for one in molecules)]
-    offsets = np.zeros(len(rows) + 1, np.int64)
-    np.cumsum([*found.counts, *(len(one.z) for one in molecules)], out=offsets[1:])
     return arrays_to_store(
         np.concatenate(z),
         np.concatenate(pos),
-        offsets,
+        offsets_of([*found.counts, *(len(one.z) for one in molecules)]),
         [str(row) for row in rows],
         read.y[rows],
         info=read.info,

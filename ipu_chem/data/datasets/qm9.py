@@ -17,7 +17,7 @@ from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Union, cast
 
 import numpy as np
 
-from ipu_chem.data.datasets.info import failures_info, target_info
+from ipu_chem.data.datasets.info import check_limit, failures_info, target_info
 from ipu_chem.data.download import download, find_file, unpack
 from ipu_chem.data.files.sdf import sdf_records
 from ipu_chem.data.files.table import Failure
@@ -26,6 +26,7 @@ from ipu_chem.data.molecule import Molecule, molecules_to_store, rdkit_arrays
 from packing.arrays import open_arrays
 from packing.files import atomic_folder, file_digest
 from packing.store import Store
+from packing.types import offsets_of
 
 # As torch_geometric.datasets.qm9 has them, so that figures can be compared to the last digit.
 _HARTREE = 27.211386246  # eV
@@ -137,8 +138,7 @@ def prepare(
     files = _find(path, cache)
     known = TARGETS if files.geometries is None else (*TARGETS, _E_EL)
     chosen = _choose(targets, [target.name for target in known])
-    if limit is not None and limit < 1:
-        raise ValueError(f"qm9: limit={limit} is 1 or more.")
+    check_limit("qm9", limit)
     raw = _read_npz(files, limit) if files.geometries else _read_sdf(files, limit, keep_uncharacterized)
 
     labels = raw.labels[:, chosen]
@@ -215,7 +215,7 @@ def _read_npz(files: _Files, limit: Optional[int]) -> _Raw:
     with open_arrays(cast(Path, files.geometries)) as arrays:
         data = {name: arrays[name] for name in arrays.files}
     ids = data["id"].astype(np.int64)[:limit]
-    offsets = np.concatenate([[0], np.cumsum(data["N"], dtype=np.int64)])
+    offsets = offsets_of(data["N"])
     # Coordinates are kept as 24-bit integers of 1e-4 Å.
     pos = ((data["R_hi"].astype(np.int32) << 16) | data["R_lo"]) / 1e4
     molecules = [

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Iterator, List, Tuple
 import numpy as np
 
 from ipu_chem.data.files.frame import Frame, say_isotopes
-from ipu_chem.data.files.text import DAMAGE, open_bytes
+from ipu_chem.data.files.text import DAMAGE, decoded, open_bytes
 from ipu_chem.data.molecule import rdkit_arrays
 
 if TYPE_CHECKING:
@@ -81,22 +81,12 @@ def _texts(path: Path) -> Iterator[Tuple[str, int, bool]]:
             for number, line in enumerate(file, start=1):
                 lines.append(line)
                 if line.startswith(b"$$$$"):
-                    yield _decoded(lines), start, True
+                    yield decoded(b"".join(lines)), start, True
                     lines, start = [], number + 1
         except DAMAGE as error:
             raise ValueError(f"{path} is cut or damaged behind line {number:,} ({error}).") from None
     if any(line.strip() for line in lines):
-        yield _decoded(lines), start, False
-
-
-def _decoded(lines: List[bytes]) -> str:
-    """UTF-8, else as an older Windows writes names."""
-    text = b"".join(lines)
-    text = text[3:] if text.startswith(b"\xef\xbb\xbf") else text
-    try:
-        return text.decode()
-    except UnicodeDecodeError:
-        return text.decode("latin-1")
+        yield decoded(b"".join(lines)), start, False
 
 
 def _check_complete(mol: "Mol", name: str) -> None:

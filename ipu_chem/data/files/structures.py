@@ -19,6 +19,7 @@ from ipu_chem.data.molecule import Molecule
 from ipu_chem.data.trajectory import read_frames
 from ipu_chem.units import energy_unit, in_angstrom, in_ev
 from packing.files import PathLike
+from packing.types import offsets_of
 
 _READERS: Dict[str, Callable[[Path], Iterator[Frame]]] = {
     ".xyz": xyz_frames,
@@ -29,7 +30,7 @@ _READERS: Dict[str, Callable[[Path], Iterator[Frame]]] = {
 
 
 class Wanted(NamedTuple):
-    """Labels to read of a file, and statements of its user on it.
+    """Labels to read of a file, and what its user says of it.
 
     Attributes:
         targets: keys of an xyz frame's comment line, of a data base's row or its calculator, or SDF properties.
@@ -183,8 +184,7 @@ def say_length_doubt(file: str, z: Sequence[np.ndarray], pos: Sequence[np.ndarra
 
 def _check(molecules: Sequence[Molecule], wheres: Sequence[str]) -> None:
     """All checks of molecules, of many at once."""
-    offsets = np.zeros(len(molecules) + 1, np.int64)
-    np.cumsum([len(one.z) for one in molecules], out=offsets[1:])
+    offsets = offsets_of([len(one.z) for one in molecules])
     check_atoms(
         np.concatenate([one.z for one in molecules]), np.concatenate([one.pos for one in molecules]), offsets, wheres
     )
@@ -240,11 +240,18 @@ class _Units:
     def force(self, frame: Frame, energy: str, column: str, length: float) -> float:
         """Factor of forces: to the unit of their energy by Å."""
         place = self._wanted.targets.index(energy)
-        stated = frame.units.get(column) or frame.units.get("forces") or ""
-        if "/" in stated and self.of_targets[place]:
-            of, _, by = stated.rpartition("/")
-            return in_ev(of) / in_ev(self.of_targets[place]) / in_angstrom(by)
-        return self._energy(frame, place, energy) / length
+        stated = frame.units.get(column) or frame.units.get("forces")
+        if not stated:
+            return self._energy(frame, place, energy) / length
+        # That of an energy alone is by the unit of length of the file.
+        of, _, by = (stated, "", "") if energy_unit(stated) is not None else stated.rpartition("/")
+        try:
+            factor = in_ev(of) / (in_angstrom(by) if by else length)
+        except ValueError:
+            raise ValueError(
+                f"{frame.where} states {stated!r} as its unit of forces, which is not known here; write it as eV/Å."
+            ) from None
+        return factor / in_ev(self.of_targets[place] or self._wanted.unit or of)
 
     def _energy(self, frame: Frame, place: int, name: str) -> float:
         stated = frame.units.get(name) or (frame.units.get("energy") if is_energy(name) else None)

@@ -115,7 +115,8 @@ def read_smiles_file(path: PathLike, options: TableOptions = FOUND, limit: int =
         for records in read_chunks(path, layout, limit):
             entries += [entry for record in records for entry in parse(record, layout)]
     except DAMAGE as error:
-        raise ValueError(f"{path} is damaged or cut short after line {_last(entries)} ({error}).") from None
+        last = entries[-1].line if entries else 0
+        raise ValueError(f"{path} is damaged or cut short after line {last} ({error}).") from None
     if not entries:
         raise ValueError(f"{path} holds no SMILES.")
     return entries
@@ -238,10 +239,6 @@ def _text(number: int, raw: bytes) -> Union[str, Failure]:
     if len(raw) >= LONGEST:
         return _damaged(number, raw, f"{LONGEST:,} characters or more")
     return _damaged(number, raw, "a NUL byte") if "\0" in text else text
-
-
-def _last(entries: List[Entry]) -> int:
-    return entries[-1].line if entries else 0
 
 
 def _quoted(number: int, raw: bytes, text: str, layout: Layout) -> List[Cells]:

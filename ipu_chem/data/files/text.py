@@ -86,6 +86,15 @@ def open_text(path: Path) -> IO[str]:
     return io.TextIOWrapper(open_bytes(path), encoding="utf-8-sig", newline="")
 
 
+def decoded(raw: bytes) -> str:
+    """Text of a few lines: UTF-8, without a mark before it, else as an older Windows writes names."""
+    raw = raw[len(codecs.BOM_UTF8) :] if raw.startswith(codecs.BOM_UTF8) else raw
+    try:
+        return raw.decode()
+    except UnicodeDecodeError:
+        return raw.decode("latin-1")
+
+
 def text_suffix(path: Path) -> str:
     """Suffix that says how the text is laid out, of the file inside for a .gz or .zip.
 

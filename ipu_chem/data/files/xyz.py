@@ -23,7 +23,7 @@ from ipu_chem.data.files.frame import (
     say_isotopes,
     stated_units,
 )
-from ipu_chem.data.files.text import DAMAGE, open_bytes
+from ipu_chem.data.files.text import DAMAGE, decoded, open_bytes
 
 _PLAIN = "species:S:1:pos:R:3"
 _NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:(?:[eEdD]|\*\^)[-+]?\d+)?"
@@ -66,7 +66,7 @@ def xyz_frames(path: Path) -> Iterator[Frame]:
                     f"{where} says {count:,} atoms, but the file ends after {len(rows):,} of them; it is cut, or the "
                     "number is wrong."
                 )
-            values, twice = _comment(_readable(comment).strip(), where)
+            values, twice = _comment(decoded(comment.encode("utf-8", "surrogateescape")).strip(), where)
             layout = str(values.pop("Properties", _PLAIN))
             if layout not in layouts:
                 layouts[layout] = _columns(layout, where)
@@ -131,15 +131,6 @@ class _Lines:
             taken[0] = taken[0].lstrip("\ufeff")
         self.number += len(taken)
         return taken
-
-
-def _readable(text: str) -> str:
-    """A comment whose bytes are no UTF-8 as an older Windows means them."""
-    raw = text.encode("utf-8", "surrogateescape")
-    try:
-        return raw.decode()
-    except UnicodeDecodeError:
-        return raw.decode("latin-1")
 
 
 def _count(text: str, lines: _Lines, where: str, place: int) -> int:

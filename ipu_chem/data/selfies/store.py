@@ -8,7 +8,7 @@ from ipu_chem.data.molecule import decode_text
 from ipu_chem.data.selfies.lookup import bordered
 from ipu_chem.data.selfies.symbols import DOT
 from packing.store import Store
-from packing.types import Ragged, index_dtype
+from packing.types import Ragged, index_dtype, offsets_of
 
 if TYPE_CHECKING:
     from ipu_chem.data.selfies.tokens import Tokenizer
@@ -94,7 +94,7 @@ def _cut_fragments(tokenizer: "Tokenizer", symbols: Ragged, dot: int) -> Ragged:
         values[start : start + len(kept)] = kept
         inside[start + len(kept) : end] = False
         lengths[item] = len(kept)
-    return Ragged(values[inside], np.append(0, np.cumsum(lengths)))
+    return Ragged(values[inside], offsets_of(lengths))
 
 
 def _name_in(store: Store, item: int) -> str:

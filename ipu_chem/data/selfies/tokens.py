@@ -15,7 +15,7 @@ from ipu_chem.data.selfies.lookup import Lookup, bordered
 from ipu_chem.data.selfies.symbols import DOT, is_symbol, shown, split_symbols
 from packing.files import PathLike, atomic_file
 from packing.store import Store
-from packing.types import Ragged, index_dtype
+from packing.types import Ragged, index_dtype, offsets_of
 
 __all__ = ["BOS", "EOS", "PAD", "UNK", "Tokenizer", "split_symbols"]
 PAD, BOS, EOS, UNK = "[PAD]", "[BOS]", "[EOS]", "[UNK]"
@@ -142,7 +142,7 @@ class Tokenizer:
             ids = bordered(ids, counts, self.bos_id, self.eos_id)
             blocks.append(ids.astype(index_dtype(self.vocab_size)))
             lengths.append(counts + 2)
-        return self.counted(Ragged(np.concatenate(blocks), np.append(0, np.cumsum(np.concatenate(lengths)))))
+        return self.counted(Ragged(np.concatenate(blocks), offsets_of(np.concatenate(lengths))))
 
     def encode_store(self, store: Store) -> Ragged:
         """Ids of all molecules of a corpus store, each with BOS and EOS.

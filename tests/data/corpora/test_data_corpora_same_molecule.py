@@ -1,8 +1,10 @@
 """What is encoded stands for the molecule: decoded, it has the same canonical SMILES, or its line is a failure."""
 
+import re
+
 import pytest
 
-from ipu_chem.data.corpora import encode_smiles, load_corpus
+from ipu_chem.data.corpora import encode, encode_smiles, load_corpus
 from ipu_chem.data.corpora.encode import OTHER, Manner, encode_lines
 from ipu_chem.data.files.table import Line
 from ipu_chem.data.molecule import decode_texts
@@ -98,3 +100,11 @@ def test_fragments(tmp_path, capsys):
     for _ in range(2):  # also when it is prepared already
         with pytest.raises(ValueError, match=r"a\.smi line 1 .*several fragments \(2\), as 4 lines have; set"):
             load["error"]()
+
+
+def test_of_several_symbols_that_cannot_be_decoded_the_first_is_named():
+    symbols = ["[C]", *(f"[{a}{b}]" for a in "QJ" for b in "qjzw")]  # no elements; in a set, any may come first
+    for wrong in (symbols, symbols[::-1]):
+        first = next(symbol for symbol in wrong if symbol != "[C]")
+        with pytest.raises(ValueError, match=re.escape(f"selfies cannot decode its own symbol {first}")):
+            encode._decodable(wrong)

@@ -75,10 +75,6 @@ def _unequal_indices(arguments: Arguments) -> bool:
     return torch.broadcast_shapes(*shapes) != next(shape for shape in shapes if len(shape) == most)
 
 
-def _one_of_both(arguments: Arguments) -> bool:
-    return (arguments.get("weight") is None) != (arguments.get("bias") is None)
-
-
 def _rounds(arguments: Arguments) -> bool:
     return arguments.get("rounding_mode") is not None
 
@@ -87,21 +83,9 @@ def _scaled(arguments: Arguments) -> bool:
     return arguments.get("alpha", 1) != 1
 
 
-def _sparse(arguments: Arguments) -> bool:
-    return bool(arguments.get("scale_grad_by_freq") or arguments.get("sparse"))
-
-
 def _padded(arguments: Arguments) -> bool:
     padding = arguments.get("padding_idx")
     return padding is not None and padding >= 0
-
-
-def _correction(arguments: Arguments) -> bool:
-    return arguments.get("correction", 1) not in (None, 0, 1)
-
-
-def _unequal_shapes(arguments: Arguments) -> bool:
-    return arguments["self"].shape != arguments["other"].shape
 
 
 def _zero_norm(arguments: Arguments) -> bool:
@@ -143,7 +127,7 @@ _REFUSALS: Tuple[Refusal, ...] = (
     _of("rsub", _scaled, "PopTorch ignores alpha", "multiply first"),
     _of(
         "embedding embedding_bag _embedding_bag",
-        _sparse,
+        lambda arguments: bool(arguments.get("scale_grad_by_freq") or arguments.get("sparse")),
         "PopTorch has no scale_grad_by_freq and no sparse",
         "leave them out",
     ),
@@ -156,7 +140,7 @@ _REFUSALS: Tuple[Refusal, ...] = (
     ),
     _of(
         "native_layer_norm native_group_norm native_batch_norm",
-        _one_of_both,
+        lambda arguments: (arguments.get("weight") is None) != (arguments.get("bias") is None),
         "PopTorch takes both weight and bias, or neither",
         "add the other as a constant parameter",
     ),
@@ -168,7 +152,7 @@ _REFUSALS: Tuple[Refusal, ...] = (
     ),
     _of(
         "var std var_mean std_mean",
-        _correction,
+        lambda arguments: arguments.get("correction", 1) not in (None, 0, 1),
         "PopTorch knows a correction of 0 and of 1",
         "write mean((x - mean) ** 2) and the factor",
     ),
@@ -180,7 +164,7 @@ _REFUSALS: Tuple[Refusal, ...] = (
     ),
     _of(
         "cross linalg_cross",
-        _unequal_shapes,
+        lambda arguments: arguments["self"].shape != arguments["other"].shape,
         "PopTorch does not broadcast the vectors of a cross product",
         "expand both to one shape",
     ),

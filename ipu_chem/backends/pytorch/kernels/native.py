@@ -115,7 +115,7 @@ def _key(compiler: str) -> str:
 def _processor() -> List[str]:
     """Lines that distinguish processors that need other code: a cache folder may be shared by several machines."""
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return [platform.processor()]
     return sorted({line for line in lines if line.startswith(("model name", "flags", "Features"))})
@@ -127,7 +127,7 @@ def _compile(compiler: str, path: Path) -> None:
         compiled = [str(Path(folder) / f"{source.stem}.o") for source in _SOURCES]
         commands = [[compiler, *_COMPILE, str(source), "-o", made] for source, made in zip(_SOURCES, compiled)]
         for command in (*commands, [compiler, *compiled, *_LINK, "-o", str(linked)]):
-            done = subprocess.run(command, capture_output=True, text=True)
+            done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace")
             if done.returncode:
                 raise NativeError(f"{' '.join(command)} failed: {done.stderr.strip()[-500:]}")
         try:
