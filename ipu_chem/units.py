@@ -24,9 +24,10 @@ ENERGIES = {
     "cm-1": _PER_CM,
     "ry": HARTREE / 2,
 }
+_ATOMIC = ("atomic", "atomic units", "atomic_units")
 _ENERGY_WORDS = {
     **{word: "ev" for word in ("electronvolt", "electronvolts", "electron_volt")},
-    **{word: "hartree" for word in ("hartrees", "eh", "e_h", "au", "a.u.")},
+    **{word: "hartree" for word in ("hartrees", "eh", "e_h", "au", "a.u.", *_ATOMIC)},
     **{word: "mha" for word in ("mhartree", "millihartree", "meh")},
     **{word: "cm-1" for word in ("1/cm", "/cm", "wavenumber", "wavenumbers")},
     **{word: "ry" for word in ("rydberg", "rydbergs")},
@@ -34,7 +35,7 @@ _ENERGY_WORDS = {
 LENGTHS = {"å": 1.0, "bohr": BOHR, "nm": 10.0, "pm": 0.01}
 _LENGTH_WORDS = {
     **{word: "å" for word in ("a", "ang", "angs", "angstrom", "angstroms", "ångström", "ångstrom", "ångströms")},
-    **{word: "bohr" for word in ("bohrs", "au", "a.u.", "a0", "a_0", "atomic")},
+    **{word: "bohr" for word in ("bohrs", "au", "a.u.", "a0", "a_0", *_ATOMIC)},
     **{word: "nm" for word in ("nanometer", "nanometers", "nanometre", "nanometres")},
     **{word: "pm" for word in ("picometer", "picometers", "picometre", "picometres")},
 }
@@ -62,6 +63,18 @@ def in_ev(unit: str) -> float:
     if found is None:
         raise ValueError(f"{unit!r} is no unit of energy that is known here; known are {KNOWN_ENERGIES}.")
     return found
+
+
+def force_unit(unit: str) -> Optional[float]:
+    """eV/Å in a unit of force, such as "kcal/mol/Å", "Hartree/bohr", "eV Å^-1" or "au"; None if it is none known."""
+    word = re.sub(r"\^|\*\*|[{}()]", "", unicodedata.normalize("NFKC", unit.strip()).replace("−", "-"))
+    if word.lower() in ("au", "a.u.", *_ATOMIC):
+        return HARTREE / BOHR
+    found = re.fullmatch(r"(.+?)\s*(?:/|per\s|[\s*·⋅])\s*([^\W\d]+0?)(?:-1)?", word)
+    energy = energy_unit(found.group(1)) if found else None
+    if found is None or energy is None or not is_length(found.group(2)):
+        return None
+    return energy / in_angstrom(found.group(2))
 
 
 def is_length(unit: str) -> bool:

@@ -21,6 +21,7 @@ _ATOMS = "0 .5 2.9 7.5 14.7 24.6 37.8 54.6 75.0 99.7 128.9 162.2 200.0 242.3 289
 _ATOM_ENERGIES = -np.array(_ATOMS.split(), np.float64)
 _TOTAL = 0.05  # how near a total energy is to its atoms'
 
+_UNIT_IN_NAME = re.compile(r"[_\s(\[]([A-Za-z]+(?:[/_]mol)?)[)\]]?$")  # "energy_eV", "E (kcal/mol)"
 _ENERGY_NAME = re.compile(r"energy|energies|^e$|^e[_0-9]|^u0?$|_e$", re.IGNORECASE)
 
 
@@ -33,9 +34,16 @@ def check_energy_unit(names: Sequence[str], unit: str, extensive: bool) -> None:
     """Refuse an unknown unit of an energy that adds up over atoms; that of anything else is a mere word.
 
     Raises:
-        ValueError: lists the units that are known.
+        ValueError: lists the units that are known; or the name of an energy says another one.
     """
     energies = [name for name in names if is_energy(name)]
+    for name in energies if energy_unit(unit) is not None else ():
+        said = _UNIT_IN_NAME.search(name)
+        own = said.group(1).replace("_", "/") if said else unit
+        if energy_unit(own) not in (None, energy_unit(unit)):
+            raise ValueError(
+                f"data.unit={unit}, but {name} is by its name in {own}; give --data.unit {own}, or rename it."
+            )
     if unit and extensive and energies and energy_unit(unit) is None:
         raise ValueError(
             f"data.unit={unit} is no unit of energy that is known here, but {energies[0]} is called an energy; known "

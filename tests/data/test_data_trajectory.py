@@ -37,19 +37,18 @@ def test_symbols_and_numbers(write, z):
         (dict(z=np.array([-1, 1, 1])), "'-1' is no atomic number"),
         (dict(z=np.array(["Xx", "H", "H"])), "z: 'Xx' is no element"),
         (dict(z=np.array([8, "H", None], object)), "z holds Python objects; write it as an array of numbers or texts"),
-        (dict(E=np.array(["a", "b"])), "E holds <U1, no numbers"),
+        (dict(E=np.array(["a", "b"])), r"E <U1 \[2\] and R \[2, 3, 3\] do not belong together"),
         (dict(lattice=8 * np.eye(3)), "a.npz has a periodic cell"),
         (dict(cell=8 * np.eye(3)), "a.npz has a periodic cell; .*write the file without lattice, or with pbc=False"),
         (dict(pbc=np.array([True, False, False])), "a.npz has a periodic cell"),
         (dict(r_unit="feet"), "a.npz: 'feet' is no unit of length"),
         (dict(E=np.array([1, np.inf])), "the energy of frame 1 is not finite"),
-        (dict(F=np.array([USUAL["F"][0], np.nan * USUAL["F"][0]])), "the forces of frame 1 are not finite"),
-        (dict(R=np.array([np.inf * POS, POS])), "the positions of frame 0 are not finite"),
-        (dict(R=POS), r"z \[3\], R \[3, 3\], E \[2\], F \[2, 3, 3\] do not belong together"),
-        (dict(z=np.array([[8, 1, 1], [8, 1, 1]])), r"z \[2, 3\], R \[2, 3, 3\].* do not belong together"),
+        (dict(F=np.array([USUAL["F"][0], np.full((3, 3), np.nan)])), "the forces of frame 1 are not finite"),
+        (dict(R=np.array([np.full((3, 3), np.inf), POS])), "the positions of frame 0 are not finite"),
+        (dict(R=POS), r"E float64 \[2\] and R \[1, 3, 3\] do not belong together"),
+        (dict(z=np.array([[8, 1, 1], [8, 1, 1]])), "holds no frames of one molecule"),
     ],
 )
-@pytest.mark.filterwarnings("ignore:invalid value")
 def test_refused(write, arrays, sentence):
     with pytest.raises(ValueError, match=sentence):
         read_frames(write(**arrays))
@@ -71,7 +70,7 @@ def test_units_that_are_stated(write, tmp_path, length, energy):
     np.testing.assert_allclose(store["forces"][0], USUAL["F"][0] * HARTREE / BOHR, rtol=1e-6)
     stated = load_dataset("file", path, tmp_path / "cache", target="energy")
     assert stated.info["targets"][0]["unit"] == "Hartree" and stated["y"][0, 0] == -76.4
-    with pytest.raises(ValueError, match="states Bohr as its unit of length, not nm; leave data.length_unit out"):
+    with pytest.raises(ValueError, match="states Bohr as its unit of length, not --data.length_unit nm; leave"):
         load_dataset("file", path, tmp_path / "cache", target="energy", length_unit="nm")
 
 
@@ -90,5 +89,5 @@ def test_frames_to_predict_simulate_and_relax(write, capsys):
     one, other = read_structures(write(R=USUAL["R"] / BOHR), length_unit="bohr", charge=0, multiplicity=1)
     np.testing.assert_allclose(other.positions, 1.01 * POS)
     assert one.info == {"name": "a_0", "charge": 0, "spin": 0} and one.numbers.tolist() == [8, 1, 1]
-    with pytest.raises(ValueError, match="a.npz frame 1: atoms 0 .O. and 1 .H. are 0.000 Å apart"):
+    with pytest.raises(ValueError, match=r"a_1 \(a.npz frame 1\): atoms 0 .O. and 1 .H. are 0.000 Å apart"):
         read_structures(write(R=np.stack([POS, 0 * POS])))

@@ -10,7 +10,7 @@ from ipu_chem.data.files.structures import Structures, Wanted, read_labeled
 from ipu_chem.data.files.text import plain_suffix
 from ipu_chem.units import in_angstrom
 
-SUFFIXES = (".xyz", ".extxyz", ".db")  # of files that name forces
+SUFFIXES = (".xyz", ".extxyz", ".db", ".npz")  # of files that name forces
 
 
 def check_wanted(file: Path, wanted: Wanted, is_smiles: bool) -> None:
@@ -22,7 +22,7 @@ def check_wanted(file: Path, wanted: Wanted, is_smiles: bool) -> None:
     if wanted.force_key and not wanted.targets:
         raise ValueError(f"{file}: forces ({wanted.force_key}) are of an energy; name it with data.target.")
     if wanted.force_key and plain_suffix(file) not in SUFFIXES:
-        raise ValueError(f"{file}: data.force_key={wanted.force_key} is for .xyz, .extxyz and .db files.")
+        raise ValueError(f"{file}: data.force_key={wanted.force_key} is for {', '.join(SUFFIXES)} files.")
     given = [key for key in ("length_unit", "charge", "multiplicity") if getattr(wanted, key) not in ("", None)]
     if is_smiles and given:
         raise ValueError(f"{file}: data.{given[0]} is for files of structures; SMILES say it themselves.")

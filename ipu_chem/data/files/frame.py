@@ -10,9 +10,17 @@ from ipu_chem.data.checks import MAX_Z, SYMBOLS
 from ipu_chem.units import energy_unit, is_length
 
 _NUMBERS = {symbol.lower(): number for number, symbol in enumerate(SYMBOLS) if number}
+MISSING = frozenset(("", "na", "nan", "n/a", "#n/a", "<na>", "null", "none"))  # words for no label
 ISOTOPES = ("d", "t")  # of hydrogen
-_LENGTH_KEYS = "r_unit distance_unit length_unit pos_unit position_unit positions_unit coords_unit".split()
+_LENGTH_KEYS = [
+    f"{word}_unit"
+    for word in "r distance length pos position positions coord coords coordinate coordinates geometry xyz".split()
+]
 _ENERGY_KEYS = "e_unit energy_unit energies_unit".split()
+_CHARGE = ("charge", "total_charge")
+_SPIN = ("spin", "uhf", "nunpaired", "unpaired_electrons")
+_MULTIPLICITY = ("multiplicity", "spin_multiplicity", "mult")
+ELECTRONS = (*_CHARGE, *_SPIN, *_MULTIPLICITY)
 _FORCE_KEYS = "f_unit force_unit forces_unit".split()
 
 
@@ -53,7 +61,7 @@ def atomic_number(symbol: str) -> int:
     if word in _NUMBERS or word in ISOTOPES:
         return _NUMBERS.get(word, 1)
     try:
-        value = float(word)
+        value = number(word)
     except ValueError:
         raise ValueError(
             f"{symbol!r} is no element; write its symbol, such as C or Cl, or its atomic number, and take ghost atoms "
@@ -81,6 +89,8 @@ def number(text: Any) -> float:
         ValueError: it is none.
     """
     try:
+        if "_" in str(text):  # which Python alone passes over
+            raise ValueError
         return float(text)
     except ValueError:
         plain = re.fullmatch(r"\s*([-+]?(?:\d+\.?\d*|\.\d+))(?:(?:[dDeE]|\*\^)([-+]?\d+)|([-+]\d{3}))\s*", str(text))
@@ -124,16 +134,15 @@ def whole(values: Mapping[str, Any], keys: Sequence[str], where: str) -> Optiona
 
 
 def electrons(values: Mapping[str, Any], twice: FrozenSet[str], where: str) -> Dict[str, Optional[int]]:
-    """``charge`` and ``spin`` from keys charge, spin and multiplicity.
+    """``charge`` and ``spin`` from keys such as charge, spin, uhf and multiplicity.
 
     Raises:
         ValueError: they are not whole, stand there ``twice``, or spin and multiplicity disagree.
     """
     for key in sorted(twice):
-        if key.lower() in ("charge", "total_charge", "spin", "multiplicity", "spin_multiplicity"):
+        if key.lower() in ELECTRONS:
             raise ValueError(f"{where} states {key} more than once, with different values; leave one of them.")
-    charge, spin = whole(values, ("charge", "total_charge"), where), whole(values, ("spin",), where)
-    multiplicity = whole(values, ("multiplicity", "spin_multiplicity"), where)
+    charge, spin, multiplicity = (whole(values, keys, where) for keys in (_CHARGE, _SPIN, _MULTIPLICITY))
     if multiplicity is not None:
         if spin is not None and spin != multiplicity - 1:
             raise ValueError(f"{where}: spin={spin} and multiplicity={multiplicity}; spin is the multiplicity less 1.")
@@ -145,20 +154,22 @@ def stated_units(values: Mapping[str, Any]) -> Dict[str, str]:
     """Units under the keys that programs write, such as r_unit, e_unit, _distance_unit and units."""
     found: Dict[str, str] = {}
     for key, value in values.items():
-        word = re.sub("units$", "unit", key.lower().lstrip("_"))
+        word = re.sub("^units?_(.+)", r"\1_unit", re.sub("units$", "unit", key.lower().lstrip("_")))
         if not (word.endswith("_unit") or word == "unit"):
             continue
-        text = str(np.asarray(value).reshape(-1)[0] if np.size(value) == 1 else value).strip()
-        if word == "unit":  # of the energy, of lengths, or of both in atomic units
-            found.update({} if energy_unit(text) is None else {"energy": text})
-            found.update({"length": text} if is_length(text) else {})
+        plain = np.asarray(value).reshape(-1)[0] if np.size(value) == 1 else value
+        text = (plain.decode() if isinstance(plain, bytes) else str(plain)).strip()
+        if word == "unit":  # of the energy, of lengths, or of both, as "atomic" and "eV, Å" say
+            for one in [text, *re.split(r"[\s,;]+", text)]:
+                found.update({} if energy_unit(one) is None else {"energy": one})
+                found.update({"length": one} if is_length(one) else {})
             continue
         for kind, keys in (("length", _LENGTH_KEYS), ("energy", _ENERGY_KEYS), ("forces", _FORCE_KEYS)):
             if word in keys:
                 found[kind] = text
                 break
         else:
-            found[key.rpartition("_")[0]] = text
+            found[re.sub(r"^_*units?_|_units?$", "", key, flags=re.IGNORECASE)] = text
     return found
 
 

@@ -1,12 +1,12 @@
 """Labels of a structure, and the forces that belong to an energy: those of its level, never another's."""
 
 import re
-from typing import Dict, List, Sequence, Tuple
+from typing import Any, Dict, List, Sequence, Tuple
 
 import numpy as np
 
 from ipu_chem.data.energy_units import is_energy
-from ipu_chem.data.files.frame import Frame, listed, numbers
+from ipu_chem.data.files.frame import MISSING, Frame, listed, numbers
 
 # What an energy may be called beside its level.
 _WIDER = re.compile(r"^(?:total|tot|potential|free)_?|_?(?:total|tot)$")
@@ -34,13 +34,18 @@ def label(frame: Frame, targets: Sequence[str], option: str) -> np.ndarray:
         try:
             if is_energy(key) and isinstance(frame.values[key], (bool, np.bool_)):
                 raise ValueError
-            values = numbers(frame.values[key])
+            values = np.array([np.nan]) if _is_missing(frame.values[key]) else numbers(frame.values[key])
         except (TypeError, ValueError):
             raise ValueError(f"{frame.where}: {key}={frame.values[key]!r} is not a number.") from None
         if np.isinf(values).any():
             raise ValueError(f"{frame.where}: {key} is infinite; correct it, or write nan where it is missing.")
         found.append(values)
     return np.concatenate(found)
+
+
+def _is_missing(value: Any) -> bool:
+    """Test if a label is a word for none, as in tables."""
+    return isinstance(value, str) and value.strip().lower() in MISSING
 
 
 def _offer(frame: Frame, option: str) -> str:
@@ -94,7 +99,7 @@ class ForceChoice:
         return self._seen[have]
 
     def _pairs(self, frame: Frame) -> Dict[str, str]:
-        columns = {name: _stem(name, "forces?|f") for name in frame.arrays if is_forces(name)}
+        columns = {name: _stem(name, "forces?|f") for name in frame.arrays if is_forces(name) and not is_gradient(name)}
         stems = {name: _stem(name, "energies|energy|e|u0?") for name in frame.values if is_energy(name)}
         found: Dict[str, str] = {}
         for name in self.energies:
@@ -110,7 +115,8 @@ class ForceChoice:
                 )
             if fits:
                 found[name] = fits[0]
-        self.passed_over += [one for one in columns if one not in found.values() and one not in self.passed_over]
+        others = [name for name in frame.arrays if is_gradient(name) or name in columns and name not in found.values()]
+        self.passed_over += [one for one in others if one not in self.passed_over]
         return found
 
     def note(self, forces_of: str) -> str:
@@ -121,13 +127,18 @@ class ForceChoice:
         ways = " or ".join(f"{self._option} {name}" for name in self.passed_over[:4])
         return (
             f"no forces are taken for {self.energies[0]}: the file has {other}, which by name belong to another "
-            f"energy; {ways} takes them."
+            f"energy or are gradients; {ways} takes them."
         )
 
 
 def is_forces(name: str) -> bool:
     """Test if a column of this name holds forces."""
     return re.search(r"forces?|(?:^|[_.])f(?:$|_)", name, re.IGNORECASE) is not None
+
+
+def is_gradient(name: str) -> bool:
+    """Test if a column of this name holds gradients of an energy, which are forces with the other sign."""
+    return re.search(r"grad(?:ient)?s?(?:$|_)", name, re.IGNORECASE) is not None
 
 
 def _stem(name: str, word: str) -> str:

@@ -12,10 +12,10 @@ from typing import List, Sequence, Set, Tuple
 
 import numpy as np
 
+from ipu_chem.data.files.frame import MISSING
 from ipu_chem.data.files.layout import Layout, place_of
 from ipu_chem.data.files.table import Failure, read_rows
 
-_MISSING = frozenset(("", "na", "nan", "n/a", "#n/a", "<na>", "null", "none"))
 _COMMA = re.compile(r"[+-]?\d*,\d+([eE][+-]?\d+)?")
 _GROUPS = re.compile(r"[+-]?[1-9]\d{0,2}([,.]\d{3})+")  # thousands, as far as one can see
 
@@ -73,7 +73,7 @@ def read_labels(
 
 def _number(path: Path, layout: Layout, number: int, cell: str, place: int, with_commas: Set[int]) -> float:
     """Number in a cell that is missing, has a decimal comma, or is none; columns with commas are noted."""
-    if cell.lower() in _MISSING:
+    if cell.lower() in MISSING:
         return np.nan
     if _COMMA.fullmatch(cell) or _GROUPS.fullmatch(cell):
         with_commas.add(place)

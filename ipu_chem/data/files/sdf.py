@@ -1,22 +1,27 @@
 """Records of SDF files through RDKit, refused where they are drawings or lack hydrogens."""
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Iterator, List, Tuple
 
 import numpy as np
 
-from ipu_chem.data.files.frame import Frame, say_isotopes
+from ipu_chem.data.files.frame import Frame, electrons, say_isotopes
 from ipu_chem.data.files.text import DAMAGE, decoded, open_bytes
 from ipu_chem.data.molecule import rdkit_arrays
 
 if TYPE_CHECKING:
     from rdkit.Chem import Mol
 
+_TWICE = "_twice"  # names of properties that a record has more than once
+_TAG = re.compile(r"^>.*<([^>\n]+)>", re.MULTILINE)
 _FLAT = 1e-3  # Å, standard deviation from a plane
 # Of the length of a hydrogen's bond to the sum of covalent radii: C-H 1.02. A drawing's has 1.4.
 _SHORTEST, _LONGEST = 0.7, 1.3
+# Longest bond by shortest, of different elements, in a drawing; O=C=S has 1.35.
+_ALIKE = 1.01
 # Elements that four neighbors surround in a tetrahedron, never in a plane.
-_TETRAHEDRAL = (5, 6, 7, 13, 14, 15, 31, 32, 33)
+_TETRAHEDRAL = (5, 6, 7, 13, 14, 15, 16, 31, 32, 33, 34)
 
 
 def sdf_frames(path: Path) -> Iterator[Frame]:
@@ -40,8 +45,16 @@ def sdf_frames(path: Path) -> Iterator[Frame]:
         isotopes += sum(atom.GetAtomicNum() == 1 and atom.GetIsotope() > 1 for atom in atoms)
         charge = sum(atom.GetFormalCharge() for atom in atoms)
         spin = sum(atom.GetNumRadicalElectrons() for atom in atoms)
-        charged, radical = charged or charge != 0, radical or spin != 0
-        frames.append(Frame(where, name, z, pos, mol.GetPropsAsDict(), {}, charge=charge, spin=spin))
+        values, twice = mol.GetPropsAsDict(), frozenset(mol.GetProp(_TWICE).split("\n")) - {""}
+        said = electrons(values, twice, where)
+        for what, drawn in (("charge", charge), ("spin", spin)):
+            if drawn and said[what] not in (None, drawn):
+                raise ValueError(
+                    f"{where}: its property says a {what} of {said[what]}, its atoms have {drawn}; correct one of them."
+                )
+        charge, spin = charge or said["charge"] or 0, spin or said["spin"] or 0
+        charged, radical = charged or said["charge"] is not None or charge != 0, radical or spin != 0
+        frames.append(Frame(where, name, z, pos, values, {}, twice=twice, charge=charge, spin=spin))
     if not place:
         raise ValueError(f"{path} holds no records.")
     say_isotopes(path.name, isotopes)
@@ -69,6 +82,8 @@ def sdf_records(path: Path) -> Iterator["Mol"]:
             )
         if not is_whole and list(mol.GetPropNames()):
             raise ValueError(f"{path}: record {index} (line {line}) is cut: the file ends without its line $$$$.")
+        tags = _TAG.findall(text)
+        mol.SetProp(_TWICE, "\n".join({tag for tag in tags if tags.count(tag) > 1}))
         yield mol
 
 
@@ -79,6 +94,8 @@ def _texts(path: Path) -> Iterator[Tuple[str, int, bool]]:
     with open_bytes(path) as file:
         try:
             for number, line in enumerate(file, start=1):
+                if number == 1 and line.startswith((b"\xff\xfe", b"\xfe\xff")):
+                    raise ValueError(f"{path} is text in UTF-16; write it in UTF-8 (iconv -f UTF-16 -t UTF-8).")
                 lines.append(line)
                 if line.startswith(b"$$$$"):
                     yield decoded(b"".join(lines)), start, True
@@ -119,15 +136,20 @@ def _too_many(atom: Any) -> int:
 
 
 def _is_drawing(mol: "Mol", dimension: str) -> bool:
-    """Test if a molecule lies in a plane although it cannot, or most of its hydrogens are too far away."""
+    """Test if a molecule lies in a plane although it cannot, or there has bonds as drawings have them."""
     from rdkit import Chem
 
     pos = mol.GetConformer().GetPositions()
     if np.linalg.svd(pos - pos.mean(0), compute_uv=False)[-1] > _FLAT * np.sqrt(len(pos)):
         return False
     if dimension == "2D" or any(
-        atom.GetDegree() >= 4 and atom.GetAtomicNum() in _TETRAHEDRAL for atom in mol.GetAtoms()
+        atom.GetDegree() > 4 or atom.GetDegree() == 4 and atom.GetAtomicNum() in _TETRAHEDRAL for atom in mol.GetAtoms()
     ):
+        return True
+    ends = [(bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()) for bond in mol.GetBonds()]
+    elements = {frozenset(mol.GetAtomWithIdx(atom).GetAtomicNum() for atom in pair) for pair in ends}
+    lengths = [np.linalg.norm(pos[one] - pos[other]) for one, other in ends]
+    if len(elements) > 1 and max(lengths) < _ALIKE * min(lengths):
         return True
     table = Chem.GetPeriodicTable()
     off = []

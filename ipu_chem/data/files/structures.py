@@ -10,14 +10,14 @@ from ipu_chem.data.checks import check_atoms, check_electrons, check_forces
 from ipu_chem.data.energy_units import is_energy
 from ipu_chem.data.files.ase_db import db_frames
 from ipu_chem.data.files.frame import Frame, listed
-from ipu_chem.data.files.levels import ForceChoice, label
+from ipu_chem.data.files.levels import ForceChoice, is_gradient, label
+from ipu_chem.data.files.npz import npz_frames
 from ipu_chem.data.files.sdf import sdf_frames
 from ipu_chem.data.files.text import existing_file, plain_suffix
 from ipu_chem.data.files.xyz import xyz_frames
 from ipu_chem.data.lengths import length_doubt
 from ipu_chem.data.molecule import Molecule
-from ipu_chem.data.trajectory import read_frames
-from ipu_chem.units import energy_unit, in_angstrom, in_ev
+from ipu_chem.units import energy_unit, force_unit, in_angstrom, in_ev
 from packing.files import PathLike
 from packing.types import offsets_of
 
@@ -26,6 +26,7 @@ _READERS: Dict[str, Callable[[Path], Iterator[Frame]]] = {
     ".extxyz": xyz_frames,
     ".sdf": sdf_frames,
     ".db": db_frames,
+    ".npz": npz_frames,
 }
 
 
@@ -95,17 +96,18 @@ def read_labeled(path: PathLike, wanted: Wanted, limit: Optional[int] = None) ->
             target, or units that contradict each other; names the structure and its line.
     """
     suffix = plain_suffix(Path(path))
-    if suffix not in (*_READERS, ".npz"):
+    if suffix not in _READERS:
         hint = "; SMILES have no coordinates, embed them first (ipu_chem.data.smiles)"
         hint = hint if suffix in (".smi", ".csv") else ""
-        raise ValueError(f"{path}: molecules are read from {', '.join(_READERS)} (also gzipped) and .npz files{hint}.")
+        raise ValueError(
+            f"{path}: molecules are read from .xyz, .extxyz, .sdf (also gzipped), .db and .npz files{hint}."
+        )
     path = existing_file(path)
-    if suffix == ".npz":
-        return _read_npz(path, wanted, limit)
     forces = ForceChoice(wanted.targets, wanted.force_key, f"{wanted.prefix}force_key")
     units = _Units(wanted)
     molecules: List[Molecule] = []
     wheres: List[str] = []
+    known: Dict[str, Dict[bool, str]] = {"charge": {}, "multiplicity": {}}  # stated or not -> the first such structure
     forces_of = ""
     for frame in _READERS[suffix](path):
         y = label(frame, wanted.targets, f"{wanted.prefix}target") if wanted.targets else None
@@ -118,11 +120,18 @@ def read_labeled(path: PathLike, wanted: Wanted, limit: Optional[int] = None) ->
             y = units.labels(frame, y)
             if force is not None:
                 force = force * units.force(frame, forces_of, column, length)
+                if is_gradient(column):
+                    force = -force
+                    units.note(f"{column} is by its name the gradient of {forces_of}; forces are its negative")
         spin = frame.spin if frame.spin is not None or wanted.multiplicity is None else wanted.multiplicity - 1
         charge = frame.charge if frame.charge is not None else wanted.charge
+        for what, value in (("charge", charge), ("multiplicity", spin)):
+            if value != 0 or value is None:
+                known[what].setdefault(value is not None, frame.where)
         pos = frame.pos if length == 1.0 else frame.pos * length
         molecules.append(Molecule(frame.z, pos, y, frame.name, force, charge, spin))
         wheres.append(frame.where if frame.where.startswith(frame.name) else f"{frame.name} ({frame.where})")
+    _check_known(known, wanted.prefix)
     if wanted.force_key and not any(one.forces is not None for one in molecules):
         having = f"its columns are {listed(forces.columns)}" if forces.columns else "it has none under any name"
         raise ValueError(f"{path} has no forces called {wanted.force_key!r} ({wanted.prefix}force_key); {having}.")
@@ -136,39 +145,14 @@ def read_labeled(path: PathLike, wanted: Wanted, limit: Optional[int] = None) ->
     return Structures(typed, forces_of, units.of_targets, forces.passed_over, notes)
 
 
-def _read_npz(path: Path, wanted: Wanted, limit: Optional[int]) -> Structures:
-    """Frames of one molecule; their one label is the energy."""
-    names = list(wanted.targets)
-    if len(names) > 1 or names and not is_energy(names[0]):
-        raise ValueError(f"{path}: an .npz of sGDML's form holds the label energy, not {', '.join(names)}.")
-    frames = read_frames(path, limit, wanted.length_unit)
-    notes = []
-    if not (wanted.length_unit or frames.length):
-        say_length_doubt(path.name, [frames.z] * len(frames.pos), list(frames.pos), wanted.prefix)
-    elif frames.length and in_angstrom(frames.length) != 1.0:
-        notes.append(f"{path.name}: positions are converted from {frames.length}, as the file states, to Å")
-    unit, factor = wanted.unit or frames.unit, 1.0
-    if frames.unit and names:
-        if energy_unit(frames.unit) is None:
-            raise ValueError(f"{path} states {frames.unit!r} as its unit of energy, which is not known here.")
-        factor = in_ev(frames.unit) / in_ev(unit)
-        if factor != 1.0:
-            notes.append(f"{path.name}: energies are converted from {frames.unit}, as the file states, to {unit}")
-    spin = None if wanted.multiplicity is None else wanted.multiplicity - 1
-    molecules = [
-        Molecule(
-            frames.z,
-            frames.pos[index],
-            frames.energy[index : index + 1] * factor if names else None,
-            f"{path.stem}_{index}",
-            frames.forces[index] * factor if names else None,
-            wanted.charge,
-            spin,
-        )
-        for index in range(len(frames.energy))
-    ]
-    _check(molecules, [f"{path.name} frame {index}" for index in range(len(molecules))])
-    return Structures(molecules, names[0] if names else "", [unit if frames.unit else ""] * len(names), [], notes)
+def _check_known(known: Dict[str, Dict[bool, str]], prefix: str) -> None:
+    """Refuse a file of which some structures state a charge or unpaired electrons, and others nothing."""
+    for (what, where), usual in zip(known.items(), ("0", "1")):
+        if len(where) == 2:
+            raise ValueError(
+                f"{where[True]} states its {what}, but {where[False]} does not; state it in all, or give "
+                f"{prefix}{what} {usual} if that is meant where nothing stands."
+            )
 
 
 def say_length_doubt(file: str, z: Sequence[np.ndarray], pos: Sequence[np.ndarray], prefix: str) -> None:
@@ -229,7 +213,7 @@ class _Units:
             raise ValueError(f"{frame.where} states {stated} as its unit of length, not {option}; leave that out.")
         self.states_length = True
         if found != 1.0:
-            self._note(f"positions are converted from {stated}, as the file states, to Å")
+            self.note(f"positions are converted from {stated}, as the file states, to Å")
         return found
 
     def labels(self, frame: Frame, y: np.ndarray) -> np.ndarray:
@@ -241,17 +225,23 @@ class _Units:
         """Factor of forces: to the unit of their energy by Å."""
         place = self._wanted.targets.index(energy)
         stated = frame.units.get(column) or frame.units.get("forces")
-        if not stated:
+        if stated is None:
             return self._energy(frame, place, energy) / length
-        # That of an energy alone is by the unit of length of the file.
-        of, _, by = (stated, "", "") if energy_unit(stated) is not None else stated.rpartition("/")
-        try:
-            factor = in_ev(of) / (in_angstrom(by) if by else length)
-        except ValueError:
+        factor, unit = force_unit(stated), self.of_targets[place] or self._wanted.unit
+        if factor is None:
             raise ValueError(
-                f"{frame.where} states {stated!r} as its unit of forces, which is not known here; write it as eV/Å."
-            ) from None
-        return factor / in_ev(self.of_targets[place] or self._wanted.unit or of)
+                f"{frame.where} states {stated!r} as its unit of forces, which is not known here; write energy/length, "
+                "such as eV/Å or Hartree/bohr."
+            )
+        if energy_unit(unit) is None:
+            raise ValueError(
+                f"{frame.where} states {stated} as its unit of forces, but none of {energy}; give it: "
+                f"{self._wanted.prefix}unit eV, if it is in eV."
+            )
+        factor /= in_ev(unit)
+        if abs(factor - 1.0) > 1e-9:
+            self.note(f"forces are converted from {stated}, as the file states, to {unit}/Å")
+        return factor
 
     def _energy(self, frame: Frame, place: int, name: str) -> float:
         stated = frame.units.get(name) or (frame.units.get("energy") if is_energy(name) else None)
@@ -267,7 +257,7 @@ class _Units:
         unit = self.of_targets[place]
         factor = found / in_ev(unit)
         if factor != 1.0:
-            self._note(f"{name} is converted from {stated}, as the file states, to {unit}")
+            self.note(f"{name} is converted from {stated}, as the file states, to {unit}")
         return factor
 
     def _all_or_none(self, what: str, stated: Optional[str], frame: Frame) -> None:
@@ -279,6 +269,7 @@ class _Units:
                 f"{self._silent[said]} states a unit of {what}, but {self._silent[silent]} does not; state it in all."
             )
 
-    def _note(self, sentence: str) -> None:
+    def note(self, sentence: str) -> None:
+        """Keep a sentence, once."""
         if sentence not in self.notes:
             self.notes.append(sentence)

@@ -7,12 +7,14 @@ files write them.
 
 import io
 import re
+import sys
 from itertools import chain, islice
 from pathlib import Path
 from typing import IO, Any, Dict, FrozenSet, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 
+from ipu_chem.data.energy_units import is_energy
 from ipu_chem.data.files.frame import (
     ISOTOPES,
     Frame,
@@ -24,11 +26,14 @@ from ipu_chem.data.files.frame import (
     stated_units,
 )
 from ipu_chem.data.files.text import DAMAGE, decoded, open_bytes
+from ipu_chem.units import energy_unit
 
 _PLAIN = "species:S:1:pos:R:3"
 _NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:(?:[eEdD]|\*\^)[-+]?\d+)?"
 _WORD_NUMBER = re.compile(rf"([A-Za-z_]\w*)\s*:?\s+({_NUMBER})(?=[\s,;]|$)")  # as in "E -76.4" and "energy: -5.1"
 _BARE_NUMBER = re.compile(_NUMBER)
+_UNIT = re.compile(rf"([A-Za-z_]\w*)\s*[=:]?\s*{_NUMBER}\s+\(?([A-Za-z][\w/.]*)\)?(?=[\s,;]|$)")  # "E=-76.4 Eh"
+_UNDERSCORE = re.compile(r"([^\s=]+)=([-+\d.]*\d_\d[-+\d._eE]*)(?=\s|$)")  # which Python passes over in numbers
 # Of the raw files of QM9 (R. Ramakrishnan et al., Sci. Data 1, 140022 (2014)), behind "gdb" and the number.
 _QM9 = "A B C mu alpha homo lumo gap r2 zpve U0 U H G Cv".split()
 
@@ -50,7 +55,7 @@ def xyz_frames(path: Path) -> Iterator[Frame]:
     """
     symbols: Dict[str, int] = {}
     layouts: Dict[str, _Columns] = {}
-    isotopes, place = 0, 0
+    isotopes, unnamed, place = 0, 0, 0
     lines = _Lines(path)
     with lines.file:
         while True:
@@ -73,8 +78,8 @@ def xyz_frames(path: Path) -> Iterator[Frame]:
             columns = layouts[layout]
             cells = [row.split() for row in rows]
             try:
-                for row in cells:
-                    if len(row) != columns.width and (layout != _PLAIN or len(row) < columns.width):
+                for row, text in zip(cells, rows):
+                    if len(row) != columns.width and (layout != _PLAIN or len(row) < columns.width) or "_" in text:
                         raise ValueError
                 z = [symbols[row[columns.symbol]] for row in cells]
                 pos = _vectors(cells, columns.pos)
@@ -86,6 +91,7 @@ def xyz_frames(path: Path) -> Iterator[Frame]:
                 z = [symbols[row[columns.symbol]] for row in cells]
                 pos = _vectors(cells, columns.pos, number)
                 arrays = {name: _vectors(cells, at, number) for name, at in columns.vectors.items()}
+            unnamed += min(map(len, cells)) >= columns.width + 3
             isotopes += sum(row[columns.symbol].lower() in ISOTOPES for row in cells)
             if comment.startswith("gdb ") and "U0" in values:
                 lines.take(3)  # frequencies, SMILES and InChI
@@ -96,6 +102,12 @@ def xyz_frames(path: Path) -> Iterator[Frame]:
     if not place:
         raise ValueError(f"{path} holds no frames.")
     say_isotopes(path.name, isotopes)
+    if unnamed:
+        print(
+            f"warning: {path.name}: atoms of {unnamed:,} structures have columns behind their positions that nothing "
+            f"names, and which are passed over; forces need Properties={_PLAIN}:forces:R:3 in the comment.",
+            file=sys.stderr,
+        )
 
 
 class _Lines:
@@ -159,6 +171,10 @@ def _columns(layout: str, where: str) -> _Columns:
         if kind in "RI" and size == "3" and name.lower() not in ("pos", "positions"):
             vectors[name] = width
         width += int(size)
+    for word in ("f{}", "force_{}", "forces_{}"):  # three columns of one number each
+        places = [found.get(word.format(axis), (-9, 0)) for axis in "xyz"]
+        if [(at - places[0][0], size) for at, size in places] == [(0, 1), (1, 1), (2, 1)]:
+            vectors["forces"] = places[0][0]
     symbol = next((found[key][0] for key in ("species", "symbols", "element", "z", "numbers") if key in found), None)
     pos = next((found[key] for key in ("pos", "positions") if key in found), (0, 0))
     if len(words) % 3 or symbol is None or pos[1] != 3:
@@ -201,19 +217,24 @@ def _comment(text: str, where: str) -> Tuple[Dict[str, Any], FrozenSet[str]]:
         # ASE calls words without a value true.
         keys = re.findall(r"([^\s=\"'{\[]+)\s*=", re.sub(r"\"[^\"]*\"|'[^']*'", "''", text))
         values = {key: value for key, value in values.items() if key in keys}
-    elif _BARE_NUMBER.fullmatch(text):
-        values = {"comment": number(text)}
+        values.update({key: raw for key, raw in _UNDERSCORE.findall(text) if key in values})
+    elif _BARE_NUMBER.fullmatch(text.partition("!")[0].strip()):  # CREST writes "-76.4 !CONF1"
+        values = {"comment": number(text.partition("!")[0])}
     elif text.startswith("gdb ") and len(text.split()) == 2 + len(_QM9):
         return {**dict(zip(_QM9, map(number, text.split()[2:]))), "name": "gdb " + text.split()[1]}, frozenset()
     else:
         pairs = _WORD_NUMBER.findall(text)
         keys = [key for key, _ in pairs]
         values = {key: number(value) for key, value in pairs}
+    for key, unit in _UNIT.findall(text):
+        if key in values and is_energy(key) and energy_unit(unit) is not None:
+            values.setdefault(f"{key}_unit", unit)
     lower = {key.lower(): key for key in values}
     if "properties" in lower:
         values["Properties"] = values.pop(lower["properties"])
     cells = [values.pop(lower[key]) for key in ("lattice", "cell") if key in lower]
-    pbc = values.pop(lower["pbc"]) if "pbc" in lower else any(np.size(cell) in (3, 6, 9) for cell in cells)
+    is_cell = any(np.size(cell) in (3, 6, 9) and np.any(cell) for cell in cells)
+    pbc = values.pop(lower["pbc"]) if "pbc" in lower else is_cell
     if np.any(pbc):
         raise periodic(where)
     return values, frozenset(key for key in keys if len(keys) > len(set(keys)) and keys.count(key) > 1)

@@ -101,7 +101,7 @@ def test_bad_input(write, load, frames, options, sentence):
 
 
 def test_smiles_have_no_forces(write, load):
-    with pytest.raises(ValueError, match="data.force_key=f is for .xyz, .extxyz and .db files"):
+    with pytest.raises(ValueError, match="data.force_key=f is for .xyz, .extxyz, .db, .npz files"):
         load(write("smiles,e\nC,1\n", name="a.csv"), target="e", force_key="f")
 
 
@@ -143,7 +143,7 @@ def test_npz_of_sgdml(tmp_path, load):
     np.testing.assert_array_equal(store["forces"][1], -FORCES)
     assert len(load(path, target="energy", limit=1)) == 1
     assert "y" not in load(path) and "forces" not in load(path)
-    with pytest.raises(ValueError, match="an .npz of sGDML's form holds the label energy, not dipole"):
+    with pytest.raises(ValueError, match="water.npz frame 0 has no 'dipole'; it has E, energy;"):
         load(path, target="dipole")
 
 

@@ -173,6 +173,9 @@ def test_charge_and_multiplicity_that_a_file_does_not_state(write, key):
     path = write(f"2\nenergy=1\nH 0 0 0\nH 0 0 0.74\n2\nenergy=1 {key}=1 multiplicity=2\nH 0 0 0\nH 0 0 1.1\n")
     found = read_molecules(path, charge=0, multiplicity=1)
     assert [(one.charge, one.spin) for one in found] == [(0, 0), (1, 1)]
-    assert [one.charge for one in read_molecules(path)] == [None, 1]
+    with pytest.raises(ValueError, match=r"frame 1 \(line 5\) states its charge, but a.xyz frame 0 .* give --charge 0"):
+        read_molecules(path)
+    with pytest.raises(ValueError, match="states its multiplicity, but .* give --multiplicity 1 if that is meant"):
+        read_molecules(path, charge=0)
     with pytest.raises(ValueError, match=r"a.xyz frame 0 \(line 1\) has 2 electrons .*, of which 1 cannot be unpaired"):
         read_molecules(path, charge=0, multiplicity=2)
