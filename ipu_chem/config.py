@@ -13,7 +13,7 @@ from ipu_chem.data.files.layout import TableOptions
 from ipu_chem.models.registry import FILLED, LANGUAGE_MODELS, MODELS
 from ipu_chem.optim import OptimizerConfig, ScheduleConfig
 from ipu_chem.options import Chosen, make, nearest, walk
-from ipu_chem.ranges import check_choice, check_fields
+from ipu_chem.ranges import CUTOFF, SLOTS, THREADS, check_choice, check_fields
 from packing import ALGORITHMS
 
 
@@ -80,8 +80,8 @@ class DataConfig(Chosen):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        sizes = ("limit", "workers", "split_seed", "train", "validation", "test")
-        check_fields(self, "data", **dict.fromkeys(sizes, "0 or more"))
+        sizes = ("limit", "split_seed", "train", "validation", "test")
+        check_fields(self, "data", **dict.fromkeys(sizes, "0 or more"), workers=THREADS)
         check_choice("data.references", self.references, REFERENCES)
         for name in ("train", "validation", "test"):
             value = getattr(self, name)
@@ -148,8 +148,8 @@ class PackConfig:
     def __post_init__(self) -> None:
         check_choice("pack.positions", self.positions, ("auto", "int16", "float32"))
         check_choice("pack.algorithm", self.algorithm, ALGORITHMS)
-        sizes = {name: "0 or more" for name in ("nodes", "edges", "graphs", "tokens", "time_limit")}
-        check_fields(self, "pack", **sizes, device_neighbors="-1 or more")
+        sizes = dict.fromkeys(("nodes", "edges", "graphs", "tokens"), SLOTS)
+        check_fields(self, "pack", **sizes, time_limit="0 or more", device_neighbors="-1 or more")
         if self.device_neighbors and self.edges:
             raise ValueError(
                 f"pack.device_neighbors={self.device_neighbors}: the host makes no edges then; leave pack.edges out."
@@ -187,7 +187,7 @@ class ModelConfig(Chosen):
         super().__post_init__()
         if self.name not in LANGUAGE_MODELS and not hasattr(self, "cutoff"):
             raise ValueError(f"{self.name} has no cutoff: give its constructor `cutoff: float = 5.0`, Å, for edges.")
-        check_fields(self, "model", cutoff="above 0")
+        check_fields(self, "model", cutoff=CUTOFF)
 
 
 REFERENCES = ("auto", "none", "atoms", "linear")
@@ -234,8 +234,9 @@ class TrainingConfig:
     samples: int = 1000
 
     def __post_init__(self) -> None:
-        counts = ("seed", "evaluate_calls", "early_stopping", "checkpoint_every", "prefetch", "samples")
+        counts = ("seed", "evaluate_calls", "early_stopping", "checkpoint_every")
         ranges = {**dict.fromkeys(counts, "0 or more"), "ema_decay": "0 or more and below 1"}
+        ranges.update(prefetch="from 0 to 1,000", samples="from 0 to 10,000,000")  # all of which are held in memory
         check_fields(self, "training", **ranges, epochs="1 or more", evaluate_every="1 or more", log_every="1 or more")
 
 

@@ -1,8 +1,8 @@
 """Sentences about exceptions: the answers of the command line, in place of tracebacks."""
 
-import dis
 import errno
 import json
+import linecache
 import os
 import sysconfig
 from pathlib import Path
@@ -12,18 +12,8 @@ from typing import Iterator, List, Optional, Tuple
 TRACEBACK = "IPU_CHEM_TRACEBACK"  # set in the environment, exceptions are shown whole
 _OURS = tuple(str(Path(__file__).parents[1] / name) + os.sep for name in ("ipu_chem", "packing"))
 _INSTALLED = tuple(sysconfig.get_path(name) + os.sep for name in ("stdlib", "purelib", "platlib"))
-_RAISES = {dis.opmap[name] for name in ("RAISE_VARARGS", "RERAISE") if name in dis.opmap}
 _MEMORY = ("not enough memory", "can't allocate memory", "out of memory", "Invalid buffer size")
-_PATHS = (
-    "path",
-    "file",
-    "source",
-    "filename",
-    "name",
-    "input",
-    "structures",
-    "folder",
-)  # likeliest first
+_PATHS = ("path", "file", "source", "filename", "name", "input", "structures", "folder")  # likeliest first
 _DISK = {
     errno.ENOSPC: "the disk is full; free some space",
     errno.EDQUOT: "the quota of the disk is used up; free some space",
@@ -98,9 +88,9 @@ def _is_meant(error: BaseException) -> bool:
         trace = trace.tb_next
     if trace is None:
         return True
-    code = trace.tb_frame.f_code
-    raised = code.co_code[trace.tb_lasti] in _RAISES  # else a call that our code makes has failed
-    return raised and (code.co_filename.startswith(_OURS) or not code.co_filename.startswith(_INSTALLED))
+    file = trace.tb_frame.f_code.co_filename
+    raised = linecache.getline(file, trace.tb_lineno).lstrip().startswith("raise ")  # else a call in it has failed
+    return raised and (file.startswith(_OURS) or not file.startswith(_INSTALLED))
 
 
 def _place(error: BaseException) -> str:

@@ -20,7 +20,10 @@ RANGES: Dict[str, Callable[[float], bool]] = {
 }
 # Of models: more would be built for minutes, and trained by nobody.
 FEATURES, FUNCTIONS, BLOCKS = "from 2 to 1,000,000", "from 2 to 10,000", "from 1 to 1,000"
-_BETWEEN = re.compile(r"from ([\d,]+) to ([\d,]+)")
+CUTOFF = "from 0.1 to 1,000"  # Å; in float32 the square of much more is infinite, and of much less 0
+THREADS = "from 0 to 1,024"  # also processes; of many more OpenMP dies with a segmentation fault
+SLOTS = "from 0 to 10,000,000"  # of a pack
+_BETWEEN = re.compile(r"from ([\d.,]+) to ([\d.,]+)")
 _MOST = 2**63 - 1  # of what 64 bits hold
 
 
@@ -55,7 +58,7 @@ def _in_range(value: Any, words: str) -> bool:
     ends = _BETWEEN.fullmatch(words)
     if ends is None:
         return RANGES[words](value)
-    return int(ends[1].replace(",", "")) <= value <= int(ends[2].replace(",", ""))
+    return float(ends[1].replace(",", "")) <= value <= float(ends[2].replace(",", ""))
 
 
 def check_fields(section: Any, key: str = "", **ranges: str) -> None:

@@ -19,7 +19,6 @@ Read in this order, from `ipu-chem train` on QM9 to the loss of SchNet:
     ipu_chem/losses.py                    predictions, targets, weights -> loss
 """
 
-import os
 import time
 from contextlib import ExitStack, closing
 from pathlib import Path
@@ -31,7 +30,6 @@ from torch import nn
 import ipu_chem
 from ipu_chem.backends import get_backend
 from ipu_chem.backends.base import Backend
-from ipu_chem.backends.options import Batching, world_of_torchrun
 from ipu_chem.checkpoint import LAST, load_checkpoint
 from ipu_chem.config import FIXED, RunConfig, differences, from_dict, to_dict
 from ipu_chem.locks import locked
@@ -47,8 +45,6 @@ from ipu_chem.training.logging import check_loggers
 from ipu_chem.training.record import RunRecord
 from ipu_chem.training.shared_plans import load_together
 from ipu_chem.training.trainer import Trainer
-
-_BYTES_OF_PACK = 256  # less than those of a pack of one small molecule
 
 
 def train(config: RunConfig, resume: bool = False, callbacks: Sequence[Callback] = ()) -> Dict[str, Any]:
@@ -146,20 +142,6 @@ def _check(config: RunConfig, resumed: bool) -> None:
         raise ValueError(
             f"torch.fsdp=true is for language models that do not fit one device; {config.model.name} does, leave it "
             "out."
-        )
-    _check_call(config, config.batching.for_one_of(world_of_torchrun()))
-
-
-def _check_call(config: RunConfig, batching: Batching) -> None:
-    """Refuse calls whose packs this machine cannot hold, by the least that they can take: nothing is known of data."""
-    pack = config.pack
-    of_pack = max(7 * pack.nodes + 2 * pack.edges, 2 * pack.tokens, _BYTES_OF_PACK)
-    needed, memory = of_pack * batching.packs_per_call, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if needed > memory:
-        name, value = max(vars(batching).items(), key=lambda item: item[1])
-        raise ValueError(
-            f"batching.{name}={value}: a call takes {batching.packs_per_call:,} packs, {needed:,} bytes at the least, "
-            f"and this machine has {memory:,}; make it smaller."
         )
 
 

@@ -112,7 +112,7 @@ def verify_files(folder: Path, files: Mapping[str, Mapping[str, Any]], verify: O
         with suppress(OSError), atomic_file(note, "w") as file:
             json.dump(now, file)
             kept = "; it is not read again on this machine until it changes"
-    if seconds > _LONG:
+    if note is not None and seconds > _LONG:
         print(f"{folder}: {size / 1e9:.2f} GB compared with their checksums in {seconds:.1f} s{kept}", file=sys.stderr)
 
 

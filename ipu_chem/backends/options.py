@@ -4,7 +4,7 @@ import os
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from ipu_chem.ranges import check_choice, check_fields
+from ipu_chem.ranges import THREADS, check_choice, check_fields
 
 ACCELERATORS = ("auto", "cpu", "cuda", "ipu")
 FLOATS = ("float32", "float16")
@@ -145,7 +145,7 @@ class TorchOptions:
 
     def __post_init__(self) -> None:
         check_choice("torch.autocast", self.autocast, AUTOCASTS)
-        check_fields(self, "torch", threads="0 or more", timeout="above 0")
+        check_fields(self, "torch", threads=THREADS, timeout="from 1 to 10,000,000")
         for name in ("compile_blocks", "cuda_graphs"):
             if getattr(self, name) and not self.compile:
                 raise ValueError(f"torch.{name}=true is a way to compile: set torch.compile=true too.")

@@ -51,7 +51,7 @@ class Options:
     accelerator: str = "auto"
 
     def __post_init__(self) -> None:
-        check_fields(self, micro_batch_size="1 or more", workers="1 or more")
+        check_fields(self, micro_batch_size="1 or more", workers="from 1 to 1,024")
 
 
 def run(options: Options) -> int:

@@ -61,14 +61,14 @@ class Options:
     def __post_init__(self) -> None:
         check_fields(
             self,
-            count="1 or more",
+            count="from 1 to 100,000,000",
             temperature="above 0",
             top_k="0 or more",
             top_p="above 0 and at most 1",
             max_length="2 or more",
-            batch="1 or more",
+            batch="from 1 to 1,000,000",
             seed="0 or more",
-            workers="1 or more",
+            workers="from 1 to 1,024",
         )
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from ipu_chem.commands.parsing import several
 from ipu_chem.outputs import check_file
-from ipu_chem.ranges import check_fields, check_number
+from ipu_chem.ranges import CUTOFF, check_fields, check_number
 from packing import ALGORITHMS, Budget, PackingPlan, make_plan
 
 _MOST_ITEMS = 1 << 28
@@ -52,7 +52,7 @@ class Options:
     plot: Optional[str] = None
 
     def __post_init__(self) -> None:
-        check_fields(self, cutoff="above 0", edges="1 or more", graphs="1 or more", time_limit="0 or more")
+        check_fields(self, cutoff=CUTOFF, edges="1 or more", graphs="1 or more", time_limit="0 or more")
         for nodes in self.nodes:
             check_number("nodes", nodes, "1 or more", whole=True)
 

@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass, fields
 
 from ipu_chem.config import DataConfig
-from ipu_chem.ranges import check_fields
+from ipu_chem.ranges import CUTOFF, check_fields
 
 SECTIONS = {"": DataConfig}
 
@@ -24,7 +24,7 @@ class Options:
     check_forces: bool = False
 
     def __post_init__(self) -> None:
-        check_fields(self, cutoff="above 0")
+        check_fields(self, cutoff=CUTOFF)
 
 
 def run(options: Options, data: DataConfig) -> int:

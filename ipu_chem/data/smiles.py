@@ -15,6 +15,7 @@ from ipu_chem.data.files.table import Entry, Failure, Line, smiles_doubt
 from ipu_chem.data.fragments import KEEP, LARGEST, SEVERAL, largest_fragment, without_maps
 from ipu_chem.data.molecule import Molecule, from_rdkit
 from ipu_chem.parallel import in_parallel
+from ipu_chem.ranges import check_number
 
 # Attempts at an embedding, first from the distance bounds, then from random coordinates.
 _ATTEMPTS = (10, 20)
@@ -140,6 +141,7 @@ def embed_many(
     Raises:
         ValueError: ``strict`` and a molecule failed; names the line, the SMILES and the reason.
     """
+    check_number("data.seed", seed, "from 0 to 2,147,483,646", whole=True)  # RDKit's are 32 bits, and random below 0
     lines = [
         Line(index, item, str(index)) if isinstance(item, str) else item for index, item in enumerate(smiles, start=1)
     ]

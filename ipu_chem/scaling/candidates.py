@@ -24,7 +24,8 @@ from packing.files import atomic_file, disk_full_named
 _SEED = "training.seed"
 # What a search sets itself, and what may differ when it goes on: where runs are and how they are computed.
 _SET = {"training.log_every": 1, "training.progress": False, "training.report": False, "training.samples": 0}
-_BUILT = ("data", "pack", "model", "loss", "force_share", "ipu")  # what the models of candidates are built from
+# What the models and packs of candidates are built from.
+_BUILT = ("data", "pack", "model", "loss", "force_share", "batching", "ipu")
 _FREE = ("out", "torch.threads", "data.cache", "data.workers")
 
 

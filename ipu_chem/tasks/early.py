@@ -12,14 +12,18 @@ from typing import Any
 import torch
 from torch import nn
 
+from ipu_chem.backends.options import Batching, world_of_torchrun
 from ipu_chem.checkpoint import BEST
 from ipu_chem.config import DataConfig, ModelConfig, RunConfig
 from ipu_chem.data.splits import OFFICIAL
+from ipu_chem.models.base import blocks_of
 from ipu_chem.optim import ParameterGroups
 from ipu_chem.outputs import check_folder
 from ipu_chem.tasks.registry import task_of
 
 _NO_FILES = ("random", "scaffold")
+_BYTES_OF_PACK = 256  # less than those of a pack of one small molecule
+_USUAL_SLOTS = 128
 
 
 def check_run(config: RunConfig, resumed: bool = False) -> None:
@@ -34,6 +38,7 @@ def check_run(config: RunConfig, resumed: bool = False) -> None:
     """
     check_folder("--out", config.out)
     check_data(config.data)
+    _check_call(config, config.batching.for_one_of(world_of_torchrun()))
     start = "" if resumed else config.training.start_from
     if start and not any((Path(start) / name).is_file() for name in (BEST, "config.json")):
         raise ValueError(
@@ -50,6 +55,8 @@ def check_run(config: RunConfig, resumed: bool = False) -> None:
     if not trained:
         raise ValueError(f"model.name={config.model.name}: nothing of this model is trained; leave model.freeze out.")
     ParameterGroups(config.optimizer, model, trained)
+    if config.accelerator in ("auto", "ipu"):
+        config.ipu.check_layers(max(len(blocks_of(model)) - 2, 0))
     needed = sum(one.numel() * one.element_size() for one in (*model.parameters(), *model.buffers()))
     if needed > _memory():
         raise ValueError(
@@ -80,6 +87,24 @@ def check_data(data: DataConfig) -> None:
         raise ValueError(
             f"data.split={data.split}: there is no such file; choose random, scaffold or official, or give the path of "
             "an index file (.json or .npz)."
+        )
+
+
+def _check_call(config: RunConfig, batching: Batching) -> None:
+    """Refuse calls whose packs this machine cannot hold, by the least that they can take: nothing is known of data."""
+    pack, width = config.pack, getattr(config.model, "hidden_features", 1)
+    of_pack = max(7 * pack.nodes + 2 * pack.edges, 2 * pack.tokens, _BYTES_OF_PACK)
+    features = 4 * width * max(pack.nodes, pack.tokens) * batching.micro_batch_size  # of one layer
+    needed = of_pack * batching.packs_per_call + features
+    if needed > _memory():
+        shape = {name: getattr(pack, name) for name in ("nodes", "edges", "tokens")}
+        sizes = {f"batching.{name}": value for name, value in vars(batching).items()}
+        sizes.update({f"pack.{name}": value // _USUAL_SLOTS for name, value in shape.items()})
+        name = max(sizes, key=lambda one: sizes[one])
+        value = shape.get(name[len("pack.") :], sizes[name])
+        raise ValueError(
+            f"{name}={value}: a call takes {batching.packs_per_call:,} packs, {needed:,} bytes at the least, "
+            f"and this machine has {_memory():,.0f}; make it smaller."
         )
 
 

@@ -26,7 +26,14 @@ from ipu_chem.models.registry import build_language_model
 from ipu_chem.tasks.base import State, Task
 from ipu_chem.tasks.evaluation import Output, SplitOutput
 from ipu_chem.tasks.language_model import load_language_model, load_tokenizer
-from ipu_chem.tasks.sequences import VOCABULARY, assumed_tokens, choose_length, fit_sequences, random_tokens
+from ipu_chem.tasks.sequences import (
+    VOCABULARY,
+    assumed_tokens,
+    check_text_options,
+    choose_length,
+    fit_sequences,
+    random_tokens,
+)
 from ipu_chem.tasks.splits import SplitData, plans_of_splits, reads_rows, split_items
 from ipu_chem.tasks.start_from import load_weights
 from ipu_chem.tasks.token_baselines import bigram_nats, unigram_nats
@@ -64,6 +71,7 @@ class LanguageTask(Task):
 
     @classmethod
     def load(cls, config: RunConfig, plans: Optional[Path] = None, state: Optional[State] = None) -> "LanguageTask":
+        check_text_options(config)
         check_not_frozen(config.model)
         data, state = config.data, state or {}
         path = getattr(data, "path", "")  # data sets of a user's own have none
@@ -97,6 +105,7 @@ class LanguageTask(Task):
     @classmethod
     def planned(cls, config: RunConfig) -> "LanguageTask":
         """See `Task.planned`; weights are fresh, whatever a run starts from."""
+        check_text_options(config)
         check_not_frozen(config.model)
         tokens, assumed = assumed_tokens(config.pack, config.model.size, config.model.hidden_features)
         budget = Budget(tokens=tokens)

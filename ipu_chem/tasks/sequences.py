@@ -4,8 +4,11 @@ from typing import Dict, List, NamedTuple, Optional, Tuple
 
 import numpy as np
 
-from ipu_chem.config import PackConfig
+from ipu_chem.config import PackConfig, RunConfig
 from ipu_chem.models.chemgpt import width_of
+from ipu_chem.models.pooling import POOLINGS
+from ipu_chem.models.tables import FILTERS
+from ipu_chem.ranges import check_choice
 from packing import Budget, PackingPlan, Ragged, make_plan
 from packing.types import offsets_of
 
@@ -85,6 +88,20 @@ def fit_sequences(ids: Ragged, length: int, long: str) -> Fitted:
     place = np.arange(len(ids.values)) - np.repeat(ids.offsets[:-1], ids.lengths)
     kept = Ragged(ids.values[place < length], offsets_of(short))
     return Fitted(kept, everything, {"dropped": 0, "truncated": int(over.sum())})
+
+
+def check_text_options(config: RunConfig) -> None:
+    """Refuse options that no model of text has; filters of a recipe for graphs say nothing to it.
+
+    Raises:
+        ValueError: names the option.
+    """
+    if config.force_share:
+        raise ValueError(
+            f"force_share={config.force_share}: a model of text knows no positions, and so no forces; leave it out."
+        )
+    check_choice("model.readout", config.model.readout, ("auto", *POOLINGS))
+    check_choice("model.filter", config.model.filter, ("auto", *FILTERS))
 
 
 def assumed_tokens(pack: PackConfig, size: str, hidden_features: int) -> Tuple[int, List[str]]:

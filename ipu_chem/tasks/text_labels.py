@@ -19,7 +19,6 @@ from ipu_chem.data.selfies.tokens import Tokenizer
 from ipu_chem.data.standardize import Standardizer
 from ipu_chem.metrics import Target, label_metrics, targets_of
 from ipu_chem.models.chemgpt import ChemGPT, width_of
-from ipu_chem.models.pooling import POOLINGS
 from ipu_chem.models.property_head import ChemGPTProperty
 from ipu_chem.tasks.base import State, Task
 from ipu_chem.tasks.labels import KnownLabels, Labels, check_classes, is_smiles_table, planned_targets, target_names
@@ -29,6 +28,7 @@ from ipu_chem.tasks.sequences import (
     VOCABULARY,
     assumed_segments,
     assumed_tokens,
+    check_text_options,
     choose_length,
     fit_sequences,
     random_labels,
@@ -71,6 +71,7 @@ class TextPropertyTask(Task):
     def load(cls, config: RunConfig, plans: Optional[Path] = None, state: Optional[State] = None) -> "TextPropertyTask":
         data, state = config.data, state or {}
         check_text_options(config)
+        check_no_references(data)
         readout = config.model.readout
         chemgpt, vocabulary = _earlier(config, state)
         store = _labeled(config, by_molecules(state))
@@ -123,6 +124,7 @@ class TextPropertyTask(Task):
     def planned(cls, config: RunConfig) -> "TextPropertyTask":
         """See `Task.planned`; weights are fresh, whatever a run starts from."""
         check_text_options(config)
+        check_no_references(config.data)
         tokens, assumed = assumed_tokens(config.pack, config.model.size, config.model.hidden_features)
         segments, more = assumed_segments(config.pack, tokens)
         if config.training.start_from:
@@ -224,19 +226,16 @@ def _known_labels(store: Store, labels: Labels, split: str) -> KnownLabels:
     return KnownLabels(store, atoms, "smiles", "training-mean", mean, split)
 
 
-def check_text_options(config: RunConfig) -> None:
-    """Refuse options that labels of text do not have.
+def check_no_references(data: DataConfig) -> None:
+    """Refuse references of elements, which text has not.
 
     Raises:
-        ValueError: references of elements, or an unknown readout.
+        ValueError: ``data.references``.
     """
-    references, readout = config.data.references, config.model.readout
-    if references not in ("auto", "none"):
+    if data.references not in ("auto", "none"):
         raise ValueError(
-            f"data.references={references}: a model of text sees no elements to have references; leave it out."
+            f"data.references={data.references}: a model of text sees no elements to have references; leave it out."
         )
-    if readout not in ("auto", *POOLINGS):
-        raise ValueError(f"model.readout={readout!r}: choose one of auto, {', '.join(POOLINGS)}.")
 
 
 def fresh_arguments(config: RunConfig, vocab_size: int, max_positions: int) -> Dict[str, Any]:

@@ -5,7 +5,7 @@ Neither PopTorch nor torch is imported here, so that a command line can read opt
 
 import os
 from dataclasses import dataclass, fields
-from typing import Any, Optional, Tuple
+from typing import Any, Optional, Sequence, Tuple
 
 EXECUTIONS = ("pipelined", "sharded")
 
@@ -103,6 +103,18 @@ class IpuOptions:
         names = ("POPTORCH_IPU_MODEL", "POPTORCH_SMALL_IPU_MODEL")
         return self.ipu_model or any(os.environ.get(name, "0") not in ("", "0") for name in names)
 
+    def check_layers(self, layers: int) -> None:
+        """Refuse layers on IPUs that are not the model's, which else takes minutes of compilation to find out.
+
+        Args:
+            layers: of the model, repeated blocks between the first and the last.
+
+        Raises:
+            ValueError: the numbers do not add up to them.
+        """
+        if self.layers_per_ipu is not None:
+            expand_layers(self.layers_per_ipu, layers)
+
     def _check_layout(self) -> None:
         """Refuse what PopTorch refuses of several IPUs and I/O tiles, after minutes of compilation."""
         ipus, layers = self.ipus_per_replica, self.layers_per_ipu
@@ -124,6 +136,31 @@ class IpuOptions:
             raise ValueError(f"ipu.io_tiles={tiles!r}: give 0 or an even number from 32 to 192.")
         if tiles and self.is_pipeline:
             raise ValueError("ipu.io_tiles: a pipeline cannot overlap I/O; set ipu.execution=sharded or io_tiles=0.")
+
+
+def expand_layers(layers_per_ipu: Sequence[int], num_layers: int) -> Tuple[int, ...]:
+    """Numbers in place of -1: wildcards share what the others leave, the last one takes the remainder too.
+
+    With one IPU the list says nothing.
+
+    Raises:
+        ValueError: the numbers do not add up to the model's layers.
+    """
+    if len(layers_per_ipu) == 1:
+        return (num_layers,)
+    wild = [ipu for ipu, count in enumerate(layers_per_ipu) if count == -1]
+    left = num_layers - sum(count for count in layers_per_ipu if count != -1)
+    result = list(layers_per_ipu)
+    if left < 0 or (left > 0 and not wild):
+        raise ValueError(
+            f"ipu.layers_per_ipu={list(layers_per_ipu)} places {num_layers - left} layers, the model has {num_layers};"
+            " put -1 where the rest shall go."
+        )
+    for ipu in wild:
+        result[ipu] = left // len(wild)
+    if wild:
+        result[wild[-1]] += left % len(wild)
+    return tuple(result)
 
 
 def _is_integer(value: Any, lowest: int) -> bool:

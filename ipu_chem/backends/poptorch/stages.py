@@ -4,7 +4,7 @@ from typing import Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 from torch import nn
 
-from ipu_chem.backends.poptorch.options import IpuOptions
+from ipu_chem.backends.poptorch.options import IpuOptions, expand_layers
 from ipu_chem.backends.poptorch.profile import BlockProfile, block_names
 from ipu_chem.backends.poptorch.timing.blocks import block_times
 
@@ -98,31 +98,6 @@ def block_costs(profiles: Sequence[BlockProfile], options: IpuOptions) -> List[f
     """Seconds of every block for one micro-batch, predicted: what planner and backend balance stages by."""
     times = block_times(profiles, recomputed=options.is_pipeline and options.recompute)
     return [time.seconds.likely for time in times]
-
-
-def expand_layers(layers_per_ipu: Sequence[int], num_layers: int) -> Tuple[int, ...]:
-    """Numbers in place of -1: wildcards share what the others leave, the last one takes the remainder too.
-
-    With one IPU the list says nothing.
-
-    Raises:
-        ValueError: the numbers do not add up to the model's layers.
-    """
-    if len(layers_per_ipu) == 1:
-        return (num_layers,)
-    wild = [ipu for ipu, count in enumerate(layers_per_ipu) if count == -1]
-    left = num_layers - sum(count for count in layers_per_ipu if count != -1)
-    result = list(layers_per_ipu)
-    if left < 0 or (left > 0 and not wild):
-        raise ValueError(
-            f"ipu.layers_per_ipu={list(layers_per_ipu)} places {num_layers - left} layers, the model has {num_layers};"
-            " put -1 where the rest shall go."
-        )
-    for ipu in wild:
-        result[ipu] = left // len(wild)
-    if wild:
-        result[wild[-1]] += left % len(wild)
-    return tuple(result)
 
 
 def count_layers(stages: Sequence[Stage], blocks: Sequence[str]) -> Tuple[int, ...]:
