@@ -21,6 +21,7 @@ MAX_GREEDY_CLASSES = 10_000
 _ESTIMATE_ROUNDS = 200
 # Best fit on nearly as many sizes as items may take this fraction of the time, then a quicker rule ends it.
 _GREEDY_FRACTION = 0.5
+_FEW_CLASSES = 1000  # of which best fit takes less than a second whatever the number of items
 
 
 def make_plan(
@@ -55,6 +56,8 @@ def make_plan(
     table = size_table(sizes, budget)
     kept, skipped = _within(table, budget, oversize)
     exact = size_classes(table[kept], budget)
+    if len(exact.counts) <= _FEW_CLASSES:  # a busy machine must not decide
+        greedy_deadline = math.inf
     used = _rounded(exact, budget, MAX_GREEDY_CLASSES, greedy_deadline)
     if algorithm == "auto":
         algorithm = "column_generation" if column_generation.available() else "best_fit"
