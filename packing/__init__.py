@@ -5,9 +5,10 @@ Axes, in every docstring of this package:
     B packs in a batch, N node slots, E edge slots, G graph slots, T token slots of a pack.
 """
 
+from packing.balance import Cost
 from packing.epoch import Epoch
 from packing.make_plan import ALGORITHMS, make_plan
 from packing.plan import PackingPlan
 from packing.types import Budget, Ragged, gather_index, index_dtype
 
-__all__ = ["ALGORITHMS", "Budget", "Epoch", "PackingPlan", "Ragged", "gather_index", "index_dtype", "make_plan"]
+__all__ = ["ALGORITHMS", "Budget", "Cost", "Epoch", "PackingPlan", "Ragged", "gather_index", "index_dtype", "make_plan"]

@@ -8,12 +8,12 @@ graph_index  0 0 0 1 1 3 3 3      `ipu_chem.models.compact`); nothing is guessed
 graph_mask   1 1 0 0
 """
 
-import sys
 from typing import Dict, List, Mapping, Optional, Tuple
 
 import numpy as np
 
-from packing.types import Budget, Ragged, index_dtype
+from packing.types import Budget, Ragged
+from packing.types import index_dtype as smallest_dtype
 
 IGNORE_LABEL = -100  # what cross entropy leaves out (Hugging Face's and torch's convention)
 # Edges of items with more than this on average are copied in runs, which beats an index for every edge.
@@ -26,6 +26,8 @@ def collate_graphs(
     nodes: Mapping[str, Ragged],
     edge_index: Optional[Ragged] = None,
     per_graph: Optional[Mapping[str, np.ndarray]] = None,
+    edge_fields: Mapping[str, Ragged] = {},
+    index_dtype: str = "int64",
 ) -> Dict[str, np.ndarray]:
     """Lay out B packs of graphs.
 
@@ -35,16 +37,25 @@ def collate_graphs(
         nodes: fields with one row per node, e.g. {"z": values [total], "pos": values [total, 3]}.
         edge_index: values [total, 2] integer, (source, target) counted from 0 inside each graph.
         per_graph: fields with one row per graph, [I, ...].
+        edge_fields: fields with one row per edge, in the order of ``edge_index``, [total, ...].
+        index_dtype: "int64" as torch indexes by, or "device": the smallest that hold what the budget allows, uint8,
+            int16 or int32 (torch takes an index of uint8 for a mask: convert before).
 
     Returns:
-        Every field of ``nodes`` as [B, N, ...] and of ``per_graph`` as [B, G, ...], zero in padding;
-        graph_ends [B, G], nodes up to the end of each graph, in padding those of the whole pack; with edges
-        also edge_index [B, 2, E] in 0..N-1 and num_edges [B, 1]. Index dtypes follow from the budget. In
-        padding, edges join the last slot, so that edges sorted by target stay sorted. `expand_masks` makes masks.
+        Every field of ``nodes`` as [B, N, ...], of ``per_graph`` as [B, G, ...] and of ``edge_fields`` as [B, E, ...],
+        zero in padding; graph_ends [B, G], nodes up to the end of each graph, in padding those of the whole pack; with
+        edges also edge_index [B, 2, E] in 0..N-1 and num_edges [B, 1]. In padding, edges join the last slot, so that
+        edges sorted by target stay sorted. `expand_masks` makes masks.
 
     Raises:
-        ValueError: a pack exceeds the budget, the budget lacks a dimension, or a graph has no nodes.
+        ValueError: a pack exceeds the budget, the budget lacks a dimension, a graph has no nodes, edge fields do not
+            have the edges of ``edge_index``, or ``index_dtype`` is neither of the two.
     """
+    if index_dtype not in ("int64", "device"):
+        raise ValueError(f"index_dtype={index_dtype!r}: choose 'int64' or 'device'.")
+    if edge_fields and edge_index is None:
+        raise ValueError(f"edge fields {', '.join(edge_fields)} were given without an edge_index.")
+    wide = index_dtype == "int64"
     num_graphs, num_nodes = _capacity(budget, "graphs"), _capacity(budget, "nodes")
     slots = _ItemSlots(packs, num_graphs, "graphs")
     result = {name: slots.place(values) for name, values in (per_graph or {}).items()}
@@ -53,12 +64,16 @@ def collate_graphs(
         raise ValueError("a graph of the batch has no nodes, so nothing could tell it from padding; leave it out.")
     for name, field in nodes.items():
         result[name] = atoms.place(field.values)
-    result["graph_ends"] = atoms.ends.astype(index_dtype(num_nodes + 1))
+    result["graph_ends"] = atoms.ends.astype(np.int64 if wide else smallest_dtype(num_nodes + 1))
     if edge_index is not None:
         edges = _Rows(slots, edge_index.offsets, _capacity(budget, "edges"), "edges")
         # A graph's local node 0 stands where the nodes of the graphs before it in the pack end.
-        result["edge_index"] = _shifted_pairs(edges, edge_index.values, atoms.ends - atoms.lengths, num_nodes)
-        result["num_edges"] = edges.ends[:, -1:].astype(index_dtype(edges.capacity + 1))
+        result["edge_index"] = _shifted_pairs(edges, edge_index.values, atoms.ends - atoms.lengths, num_nodes, wide)
+        result["num_edges"] = edges.ends[:, -1:].astype(np.int64 if wide else smallest_dtype(edges.capacity + 1))
+        for name, field in edge_fields.items():
+            if field.offsets is not edge_index.offsets and not np.array_equal(field.offsets, edge_index.offsets):
+                raise ValueError(f"edge field {name} does not have the edges of edge_index, graph by graph.")
+            result[name] = edges.place(field.values)
     return result
 
 
@@ -71,7 +86,8 @@ def expand_masks(arrays: Mapping[str, np.ndarray], budget: Budget) -> Dict[str, 
     """
     ends, num_nodes, num_graphs = arrays["graph_ends"].astype(np.int64), budget["nodes"], budget["graphs"]
     lengths = np.diff(ends, axis=1, prepend=0, append=num_nodes)  # of the graphs, then of the padding
-    owner = np.minimum(np.arange(num_graphs + 1), num_graphs - 1).astype(index_dtype(num_graphs))
+    dtype = np.int64 if arrays["graph_ends"].dtype == np.int64 else smallest_dtype(num_graphs)
+    owner = np.minimum(np.arange(num_graphs + 1), num_graphs - 1).astype(dtype)
     result = {
         "node_mask": np.arange(num_nodes) < ends[:, -1:],
         "graph_index": np.repeat(np.broadcast_to(owner, lengths.shape), lengths.ravel()).reshape(-1, num_nodes),
@@ -113,8 +129,8 @@ def collate_tokens(
     values = tokens.place(ids.values).astype(np.int32)
     return {
         "input_ids": np.where(mask, values, np.int32(pad_id)),
-        "position_ids": place.astype(index_dtype(num_tokens)),
-        "segment_ids": segment.astype(index_dtype(num_tokens + 1)),
+        "position_ids": place.astype(smallest_dtype(num_tokens)),
+        "segment_ids": segment.astype(smallest_dtype(num_tokens + 1)),
         "token_mask": mask,
         "labels": np.where(place == 0, np.int32(IGNORE_LABEL), values),
     }
@@ -211,7 +227,7 @@ class _Rows:
         return np.frombuffer(bytearray().join(pieces), values.dtype).reshape(shape)
 
 
-def _shifted_pairs(edges: _Rows, values: np.ndarray, first_node: np.ndarray, num_nodes: int) -> np.ndarray:
+def _shifted_pairs(edges: _Rows, values: np.ndarray, first_node: np.ndarray, num_nodes: int, wide: bool) -> np.ndarray:
     """Local (source, target) pairs [total, 2] as indices into the pack, [B, 2, E].
 
     Both ends of an edge are handled as one integer of twice the width: neither half can carry into the
@@ -219,17 +235,16 @@ def _shifted_pairs(edges: _Rows, values: np.ndarray, first_node: np.ndarray, num
     """
     is_long = edges.filled.sum() > _LONG_ITEM * edges.slots.real.sum()
     local = edges.place_runs(values) if is_long and values.flags.c_contiguous else edges.place(values)
-    dtype = index_dtype(num_nodes)
+    dtype = smallest_dtype(num_nodes)
     both = np.ascontiguousarray(local, dtype).view(f"u{2 * dtype.itemsize}")[..., 0]
     twice = both.dtype.type(1 + (1 << 8 * dtype.itemsize))
     # Padding is 0 up to here and joins the last slot.
     shift = edges.repeat(first_node.astype(both.dtype), num_nodes - 1)
     shift *= twice
     shift += both
-    pairs = np.empty((len(shift), 2, shift.shape[1]), dtype)
-    first, second = (0, 1) if sys.byteorder == "little" else (1, 0)
-    np.copyto(pairs[:, first], shift, casting="unsafe")  # the low half
-    np.copyto(pairs[:, second], shift >> (8 * dtype.itemsize), casting="unsafe")
+    pairs = np.empty((len(shift), 2, shift.shape[1]), np.int64 if wide else dtype)
+    halves = shift.view(dtype).reshape(shift.shape + (2,))
+    pairs[:, 0], pairs[:, 1] = halves[..., 0], halves[..., 1]
     return pairs
 
 

@@ -5,10 +5,11 @@ of their size class before every epoch, from (seed, epoch) alone.
 """
 
 from dataclasses import dataclass
-from typing import Tuple
+from typing import Optional, Tuple
 
 import numpy as np
 
+from packing.balance import Ranking, balanced_order, rank_packs
 from packing.types import gather_index
 
 # Packs are moved so many at a time: what that takes in between stays in the cache and is used again.
@@ -67,8 +68,10 @@ class PackOrder:
         self.slot_by_class = np.argsort(of_slot, kind="stable").astype(np.int32)
         self.bounds = np.zeros(int(of_slot.max(initial=0)) + 2, np.int64)
         np.cumsum(np.bincount(of_slot, minlength=len(self.bounds) - 1), out=self.bounds[1:])
+        self._costs: Optional[np.ndarray] = None
+        self._known: Optional[Ranking] = None
 
-    def shuffled(self, seed: int, epoch: int, multiple: int) -> Epoch:
+    def shuffled(self, seed: int, epoch: int, multiple: int, costs: Optional[np.ndarray] = None) -> Epoch:
         """See `PackingPlan.epoch`."""
         if seed < 0 or epoch < 0 or multiple < 1:
             raise ValueError(f"seed {seed} and epoch {epoch} are 0 or more, multiple {multiple} is 1 or more.")
@@ -79,7 +82,20 @@ class PackOrder:
             random.shuffle(by_class[start:stop])
         items = np.empty_like(self.items)
         items[self.slot_by_class] = by_class
-        return reorder(items, self.offsets, spread(random.permutation(len(self.offsets) - 1), multiple))
+        count = len(self.offsets) - 1
+        if costs is None or multiple == 1:
+            return reorder(items, self.offsets, spread(random.permutation(count), multiple))
+        total = count + _missing(count, multiple)
+        return reorder(items, self.offsets, balanced_order(self._ranking(items, costs), total, multiple, random))
+
+    def _ranking(self, items: np.ndarray, costs: np.ndarray) -> Ranking:
+        """Packs by cost, found once for the same ``costs`` [I] if items that change places cost the same."""
+        if self._costs is None or not np.array_equal(self._costs, costs):
+            by_class = costs[self.items[self.slot_by_class]]
+            same = by_class[1:] == by_class[:-1]
+            same[self.bounds[1:-1] - 1] = True
+            self._costs, self._known = costs, rank_packs(items, self.offsets, costs) if same.all() else None
+        return rank_packs(items, self.offsets, costs) if self._known is None else self._known
 
     def planned(self, multiple: int) -> Epoch:
         """See `PackingPlan.in_order`."""

@@ -6,11 +6,12 @@ A plan is made once per split and saved beside the run; every epoch deals the it
 import hashlib
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Dict, Mapping, Union
+from typing import Dict, Mapping, Optional, Union
 
 import numpy as np
 
 from packing.arrays import open_arrays
+from packing.balance import Balance, cost_of_items
 from packing.epoch import Epoch, PackOrder
 from packing.files import PathLike, atomic_file
 from packing.types import Budget
@@ -103,7 +104,7 @@ class PackingPlan:
             digest.update(np.ascontiguousarray(array, np.int32).tobytes())
         return digest.hexdigest()
 
-    def epoch(self, seed: int, epoch: int, multiple: int = 1) -> Epoch:
+    def epoch(self, seed: int, epoch: int, multiple: int = 1, balance: Optional[Balance] = None) -> Epoch:
         """Deal the items anew into the same pack types and put the packs in a fresh order.
 
         A pure function of its arguments: every rank and every resumed run sees the same epoch.
@@ -112,8 +113,15 @@ class PackingPlan:
             seed: 0 or more.
             epoch: 0 or more.
             multiple: empty packs, spread evenly, round the number of packs up to a multiple of this.
+            balance: a `Cost`, or the cost of every item, [I]: packs of like cost share a step, which is ``multiple``
+                packs in a row, those of all ranks together (ranks x packs of a rank), and ranks get like sums over
+                the epoch; the order of the steps is random. Packs are the same.
+
+        Raises:
+            ValueError: a number is negative, or ``balance`` is no cost of these items.
         """
-        return self._order.shuffled(seed, epoch, multiple)
+        costs = None if balance is None else cost_of_items(balance, self)
+        return self._order.shuffled(seed, epoch, multiple, costs)
 
     def in_order(self, multiple: int = 1) -> Epoch:
         """The packs as planned, for evaluation; empty packs at the end round up to ``multiple``."""

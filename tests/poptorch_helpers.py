@@ -137,6 +137,7 @@ def random_packs(num_packs: int, steps: int = 1, seed: int = 0) -> CompactPack:
             "y": random.normal(size=(offsets[-1], 1)).astype(np.float32),
             "weight": random.integers(0, 4, (offsets[-1], 1)).astype(np.float32),
         },
+        index_dtype="device",
     )
     weight = arrays["weight"].reshape(steps, -1).astype(np.float64)
     arrays["weight"] = (weight / weight.sum(1, keepdims=True)).reshape(arrays["weight"].shape).astype(np.float32)

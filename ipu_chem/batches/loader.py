@@ -235,8 +235,9 @@ class PackLoader(LabeledLoader):
         for start in range(0, count, _PACKS_AT_ONCE):
             bounds = offsets[start : start + _PACKS_AT_ONCE + 1]
             items = self.items[positions[bounds[0] : bounds[-1]]]
+            chosen = (items, bounds - bounds[0])
             part = collate_graphs(
-                (items, bounds - bounds[0]), self.budget, self.nodes, self.edge_index, self._per_graph
+                chosen, self.budget, self.nodes, self.edge_index, self._per_graph, index_dtype="device"
             )
             if count <= _PACKS_AT_ONCE:
                 return part

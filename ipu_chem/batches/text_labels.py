@@ -58,7 +58,8 @@ class TextPropertyLoader(LabeledLoader):
 
     def _collate(self, packs: Packs, labels_of_steps: np.ndarray) -> TextPropertyPack:
         positions, offsets = packs
-        arrays = collate_graphs((self.items[positions], offsets), self._shape, self._tokens, None, {"y": self._y})
+        chosen, labels = (self.items[positions], offsets), {"y": self._y}
+        arrays = collate_graphs(chosen, self._shape, self._tokens, None, labels, index_dtype="device")
         self._weigh(arrays, labels_of_steps)
         arrays["ends"] = arrays["graph_ends"]
         return TextPropertyPack(**{name: torch.from_numpy(arrays[name]) for name in TextPropertyPack._fields})

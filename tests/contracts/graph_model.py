@@ -116,7 +116,7 @@ def collate(
     """Arrays of packs as a GraphPack, or another kind, with weight 1 for every molecule."""
     labels = {"y": store.fields["y"], "weight": np.ones_like(store.fields["y"])}
     nodes = {"z": store.ragged("z"), "pos": store.ragged(pos)}
-    arrays = collate_graphs(packs, budget, nodes, store.ragged("edge_index"), labels)
+    arrays = collate_graphs(packs, budget, nodes, store.ragged("edge_index"), labels, index_dtype="device")
     arrays.update(expand_masks(arrays, budget))
     return kind(**{name: torch.from_numpy(arrays[name]) for name in kind._fields})
 

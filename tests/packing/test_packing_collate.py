@@ -11,9 +11,9 @@ from packing.collate import IGNORE_LABEL, collate_graphs, collate_tokens, expand
 EXACT_INDEX = [(128, np.uint8), (256, np.uint8), (257, np.int16), (2**15, np.int16), (40_000, np.int32)]
 
 
-def collated(packs, budget, nodes, edges=None, labels=None):
+def collated(packs, budget, nodes, edges=None, labels=None, index_dtype="device", **edge_fields):
     """What `collate_graphs` makes and what follows from it."""
-    arrays = collate_graphs(packs, budget, nodes, edges, labels)
+    arrays = collate_graphs(packs, budget, nodes, edges, labels, edge_fields, index_dtype)
     return {**arrays, **expand_masks(arrays, budget)}
 
 
@@ -99,11 +99,52 @@ def _as_it_was(monkeypatch):
 def test_counts_are_wide_enough_for_a_full_pack(slots, dtype):
     z = Ragged.from_list([np.ones(slots, np.uint8)])
     edges = Ragged.from_list([np.zeros((slots, 2), np.uint8)])
-    found = collate_graphs(
-        (np.array([0]), np.array([0, 1])), Budget(nodes=slots, edges=slots, graphs=2), {"z": z}, edges
-    )
+    budget = Budget(nodes=slots, edges=slots, graphs=2)
+    found = collated((np.array([0]), np.array([0, 1])), budget, {"z": z}, edges)
     assert found["graph_ends"].dtype == found["num_edges"].dtype == dtype
     assert found["graph_ends"].tolist() == [[slots, slots]] and found["num_edges"].tolist() == [[slots]]
+
+
+@given(graph_cases(), st.booleans())
+@settings(max_examples=50, deadline=None)
+def test_indices_of_int64_are_those_of_the_device(case, in_runs):
+    budget, (z, pos, edges, y), epoch, start, stop = case
+    collate._LONG_ITEM = 0 if in_runs else 10**9
+    arguments = epoch.slice(start, stop), budget, {"z": z, "pos": pos}, edges, {"y": y}
+    wide, narrow = collated(*arguments, index_dtype="int64"), collated(*arguments)
+    for name, array in narrow.items():
+        assert np.array_equal(wide[name], array), name
+        kept = name in ("z", "pos", "y") or array.dtype == bool
+        assert wide[name].dtype == (array.dtype if kept else np.int64), name
+    default = collate_graphs(epoch.slice(start, stop), budget, {"z": z}, edges)
+    assert default["edge_index"].dtype == np.int64
+
+
+@given(graph_cases())
+@settings(max_examples=50, deadline=None)
+def test_fields_of_edges_lie_where_their_edges_do(case):
+    budget, (z, _, edges, _), epoch, start, stop = case
+    number = Ragged(np.arange(1, len(edges.values) + 1), edges.offsets)
+    both = Ragged(np.stack([number.values, -number.values], 1).astype(np.float32), edges.offsets.copy())
+    found = collated(epoch.slice(start, stop), budget, {"z": z}, edges, number=number, both=both)
+    assert found["number"].shape == found["edge_mask"].shape and found["both"].shape == found["number"].shape + (2,)
+    for pack, items in enumerate(epoch[p] for p in range(start, stop)):
+        expected = np.concatenate([number[item] for item in items] or [[]])
+        assert found["number"][pack].tolist() == expected.tolist() + [0] * (budget["edges"] - len(expected))
+    assert np.array_equal(found["both"][..., 0], found["number"]) and np.array_equal(
+        found["both"][..., 1], -found["number"]
+    )
+
+
+def test_what_cannot_be_laid_out_is_refused():
+    z, edges = Ragged.from_list([np.ones(2, np.uint8)]), Ragged.from_list([np.array([[0, 1]])])
+    pack, budget = (np.array([0]), np.array([0, 1])), Budget(nodes=4, edges=3, graphs=2)
+    with pytest.raises(ValueError, match="index_dtype='int32': choose 'int64' or 'device'"):
+        collate_graphs(pack, budget, {"z": z}, edges, index_dtype="int32")
+    with pytest.raises(ValueError, match="edge fields bond were given without an edge_index"):
+        collate_graphs(pack, budget, {"z": z}, edge_fields={"bond": edges})
+    with pytest.raises(ValueError, match="edge field bond does not have the edges of edge_index, graph by graph"):
+        collate_graphs(pack, budget, {"z": z}, edges, edge_fields={"bond": z})
 
 
 def test_a_graph_without_nodes_is_refused():
