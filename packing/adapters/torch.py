@@ -242,16 +242,18 @@ def split_for_empty(packs: Epoch, step: int) -> Epoch:
     if not len(empty):
         return packs
     taken, counts = [], []
-    for pack in empty.tolist():
+    surplus = len(packs.items) - (len(packs) - len(empty))  # items that packs can do without
+    for left, pack in zip(range(len(empty) - 1, -1, -1), empty.tolist()):
         first = pack // step * step
         donor = first + int(lengths[first : first + step].argmax())
         if lengths[donor] < 2:
             donor = int(lengths.argmax())
-        end, half = int(packs.offsets[donor] + lengths[donor]), int(lengths[donor]) // 2
-        assert half, "the callers have counted the items"
-        lengths[donor] -= half
-        taken.append(np.arange(end - half, end))
-        counts.append(half)
+        end, count = int(packs.offsets[donor] + lengths[donor]), min(int(lengths[donor]) // 2, surplus - left)
+        assert count > 0, "the callers have counted the items"
+        lengths[donor] -= count
+        surplus -= count
+        taken.append(np.arange(end - count, end))
+        counts.append(count)
     moved = np.concatenate(taken)
     offsets = np.append(0, np.cumsum(lengths))
     items = np.insert(np.delete(packs.items, moved), np.repeat(offsets[empty], counts), packs.items[moved])
