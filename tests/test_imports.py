@@ -131,7 +131,7 @@ def test_packing_needs_numpy_alone():
             return True
         lazily = ("scipy",) if path.name in ("column_generation.py", "rounding.py") else ()
         if "adapters" in path.parts:  # each joins packing to one library, which it loads when it is used
-            lazily = ("torch", "torch_geometric", "transformers", "datasets", "jraph", "jax", "grain")
+            lazily = ("torch", "torch_geometric", "transformers", "datasets", "pyarrow", "jraph", "jax", "grain")
         return not one.at_top and under(one.module, *lazily)
 
     assert not violations(lambda path, one: name(path).startswith("packing/") and not allowed(path, one))

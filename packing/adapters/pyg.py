@@ -110,7 +110,7 @@ class FixedSizeCollater:
     a full pack: padding comes last, its edges join its first node, all its nodes are of its first graph, and further
     graphs of it are empty. ``nodes_mask``, ``edges_mask`` and ``graphs_mask`` are true for what is real.
 
-    Attributes of nodes, edges and graphs are told apart by their sizes, over a whole pack.
+    Attributes of nodes, edges and graphs are distinguished by their sizes, over a whole pack.
     """
 
     def __init__(
