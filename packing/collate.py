@@ -8,6 +8,8 @@ graph_index  0 0 0 1 1 3 3 3      `ipu_chem.models.compact`); nothing is guessed
 graph_mask   1 1 0 0
 """
 
+import sys
+from itertools import accumulate
 from typing import Dict, List, Mapping, Optional, Tuple
 
 import numpy as np
@@ -15,6 +17,7 @@ import numpy as np
 from packing.types import Budget, Ragged
 from packing.types import index_dtype as smallest_dtype
 
+_NO_NODES = "a graph of the batch has no nodes, so nothing could tell it from padding; leave it out."
 IGNORE_LABEL = -100  # what cross entropy leaves out (Hugging Face's and torch's convention)
 # Edges of items with more than this on average are copied in runs, which beats an index for every edge.
 _LONG_ITEM = 64
@@ -55,13 +58,18 @@ def collate_graphs(
         raise ValueError(f"index_dtype={index_dtype!r}: choose 'int64' or 'device'.")
     if edge_fields and edge_index is None:
         raise ValueError(f"edge fields {', '.join(edge_fields)} were given without an edge_index.")
+    for name, field in edge_fields.items():
+        if field.offsets is not edge_index.offsets and not np.array_equal(field.offsets, edge_index.offsets):
+            raise ValueError(f"edge field {name} does not have the edges of edge_index, graph by graph.")
     wide = index_dtype == "int64"
     num_graphs, num_nodes = _capacity(budget, "graphs"), _capacity(budget, "nodes")
+    if len(packs[1]) == 2:
+        return _one_pack(packs[0], budget, nodes, edge_index, per_graph or {}, edge_fields, wide)
     slots = _ItemSlots(packs, num_graphs, "graphs")
     result = {name: slots.place(values) for name, values in (per_graph or {}).items()}
     atoms = _Rows(slots, next(iter(nodes.values())).offsets, num_nodes, "nodes")
     if not atoms.lengths[slots.real].all():
-        raise ValueError("a graph of the batch has no nodes, so nothing could tell it from padding; leave it out.")
+        raise ValueError(_NO_NODES)
     for name, field in nodes.items():
         result[name] = atoms.place(field.values)
     result["graph_ends"] = atoms.ends.astype(np.int64 if wide else smallest_dtype(num_nodes + 1))
@@ -70,10 +78,69 @@ def collate_graphs(
         # A graph's local node 0 stands where the nodes of the graphs before it in the pack end.
         result["edge_index"] = _shifted_pairs(edges, edge_index.values, atoms.ends - atoms.lengths, num_nodes, wide)
         result["num_edges"] = edges.ends[:, -1:].astype(np.int64 if wide else smallest_dtype(edges.capacity + 1))
-        for name, field in edge_fields.items():
-            if field.offsets is not edge_index.offsets and not np.array_equal(field.offsets, edge_index.offsets):
-                raise ValueError(f"edge field {name} does not have the edges of edge_index, graph by graph.")
-            result[name] = edges.place(field.values)
+        result.update({name: edges.place(field.values) for name, field in edge_fields.items()})
+    return result
+
+
+def _one_pack(
+    items: np.ndarray,
+    budget: Budget,
+    nodes: Mapping[str, Ragged],
+    edge_index: Optional[Ragged],
+    per_graph: Mapping[str, np.ndarray],
+    edge_fields: Mapping[str, Ragged],
+    wide: bool,
+) -> Dict[str, np.ndarray]:
+    """`collate_graphs` of a single pack: joins slices of its few graphs, with half the calls of numpy."""
+    count, num_graphs, num_nodes = len(items), budget["graphs"], budget["nodes"]
+    _check_one(count, num_graphs, "graphs")
+    result = {}
+    for name, values in per_graph.items():
+        result[name] = np.zeros((1, num_graphs) + values.shape[1:], values.dtype)
+        if count:
+            values.take(items, axis=0, out=result[name][0, :count])
+    atoms, ends = _runs(next(iter(nodes.values())).offsets, items, num_nodes, "nodes")
+    if any(start == stop for start, stop in atoms):
+        raise ValueError(_NO_NODES)
+    for name, field in nodes.items():
+        result[name] = _joined(field.values, atoms, ends[-1], num_nodes)[None]
+    dtype = np.int64 if wide else smallest_dtype(num_nodes + 1)
+    result["graph_ends"] = np.array([ends[1:] + ends[-1:] * (num_graphs - count)], dtype)
+    if edge_index is None:
+        return result
+    capacity = _capacity(budget, "edges")
+    runs, edge_ends = _runs(edge_index.offsets, items, capacity, "edges")
+    total = edge_ends[-1]
+    dtype = smallest_dtype(num_nodes)
+    local = _joined(edge_index.values, runs, total, capacity, dtype)
+    # Both ends of an edge as one integer, see `_shifted_pairs`.
+    both = local.view(f"u{2 * dtype.itemsize}")[:, 0]
+    shift = np.array(ends[:-1] + [num_nodes - 1], both.dtype) * both.dtype.type(1 + (1 << 8 * dtype.itemsize))
+    both += np.repeat(shift, [stop - start for start, stop in runs] + [capacity - total])
+    result["edge_index"] = np.empty((1, 2, capacity), np.int64 if wide else dtype)
+    result["edge_index"][0] = local.T
+    result["num_edges"] = np.array([[total]], np.int64 if wide else smallest_dtype(capacity + 1))
+    for name, field in edge_fields.items():
+        result[name] = _joined(field.values, runs, total, capacity)[None]
+    return result
+
+
+def _runs(offsets: np.ndarray, items: np.ndarray, capacity: int, name: str) -> Tuple[List[Tuple[int, int]], List[int]]:
+    """Begin and end of every item in a flat array, and in the pack, [K + 1] from 0."""
+    runs = list(zip(offsets.take(items).tolist(), offsets.take(items + 1).tolist())) if len(items) else []
+    ends = [0, *accumulate([stop - start for start, stop in runs])]
+    _check_one(ends[-1], capacity, name)
+    return runs, ends
+
+
+def _joined(
+    values: np.ndarray, runs: List[Tuple[int, int]], total: int, capacity: int, dtype: Optional[np.dtype] = None
+) -> np.ndarray:
+    """Runs of rows one after the other, [capacity, ...], zero behind them."""
+    values = np.asarray(values)  # slices of a memory map are slow
+    result = np.zeros((capacity,) + values.shape[1:], values.dtype if dtype is None else dtype)
+    if runs:
+        np.concatenate([values[start:stop] for start, stop in runs], out=result[:total], casting="unsafe")
     return result
 
 
@@ -84,18 +151,27 @@ def expand_masks(arrays: Mapping[str, np.ndarray], budget: Budget) -> Dict[str, 
         node_mask [B, N], graph_mask [B, G] bool; graph_index [B, N] in 0..G-1, which graph a node belongs to,
         G-1 in padding; where there are edges edge_mask [B, E] bool.
     """
-    ends, num_nodes, num_graphs = arrays["graph_ends"].astype(np.int64), budget["nodes"], budget["graphs"]
-    lengths = np.diff(ends, axis=1, prepend=0, append=num_nodes)  # of the graphs, then of the padding
-    dtype = np.int64 if arrays["graph_ends"].dtype == np.int64 else smallest_dtype(num_graphs)
-    owner = np.minimum(np.arange(num_graphs + 1), num_graphs - 1).astype(dtype)
+    ends, num_nodes, num_graphs = arrays["graph_ends"], budget["nodes"], budget["graphs"]
+    lengths = np.empty((len(ends), num_graphs + 1), np.int64)  # of the graphs, then of the padding
+    lengths[:, :-1], lengths[:, -1] = ends, num_nodes
+    lengths[:, 1:] -= ends
+    dtype = np.int64 if ends.dtype == np.int64 else smallest_dtype(num_graphs)
+    owner = np.arange(num_graphs + 1, dtype=dtype)
+    owner[-1] = num_graphs - 1
     result = {
-        "node_mask": np.arange(num_nodes) < ends[:, -1:],
-        "graph_index": np.repeat(np.broadcast_to(owner, lengths.shape), lengths.ravel()).reshape(-1, num_nodes),
+        "node_mask": _before(ends[:, -1:], num_nodes),
+        "graph_index": np.repeat(np.tile(owner, len(ends)), lengths.ravel()).reshape(-1, num_nodes),
         "graph_mask": lengths[:, :-1] > 0,
     }
     if "num_edges" in arrays:
-        result["edge_mask"] = np.arange(budget["edges"]) < arrays["num_edges"]
+        result["edge_mask"] = _before(arrays["num_edges"], budget["edges"])
     return result
+
+
+def _before(counts: np.ndarray, capacity: int) -> np.ndarray:
+    """Mask of the first of ``capacity`` slots, of counts [B, 1]; narrow integers compare many times faster."""
+    dtype = smallest_dtype(capacity + 1)
+    return np.arange(capacity, dtype=dtype) < counts.astype(dtype)
 
 
 def collate_tokens(
@@ -181,9 +257,11 @@ class _Rows:
 
     def repeat(self, per_item: np.ndarray, padding: int = 0) -> np.ndarray:
         """Values of items [B, K] for each of their rows, [B, C]; ``padding`` for the slots that follow."""
-        rest = self.capacity - self.filled
-        values = np.column_stack([per_item, np.full(len(rest), padding, per_item.dtype)])
-        return np.repeat(values.ravel(), np.column_stack([self.lengths, rest]).ravel()).reshape(-1, self.capacity)
+        shape = (len(self.filled), per_item.shape[1] + 1)
+        values, lengths = np.empty(shape, per_item.dtype), np.empty(shape, np.int64)
+        values[:, :-1], values[:, -1] = per_item, padding
+        lengths[:, :-1], lengths[:, -1] = self.lengths, self.capacity - self.filled
+        return np.repeat(values.ravel(), lengths.ravel()).reshape(-1, self.capacity)
 
     def place_in_item(self) -> np.ndarray:
         """[B, C], counted from 0 in every item; meaningless in padding."""
@@ -201,7 +279,7 @@ class _Rows:
         if self._index is None:  # for all fields of an axis
             self._index = self.repeat(self.starts - (self.ends - self.lengths))
             self._index += np.arange(self.capacity)
-            self._padding = np.flatnonzero(np.arange(self.capacity) >= self.filled[:, None])
+            self._padding = np.flatnonzero(~_before(self.filled[:, None], self.capacity))
         # Rows as single items of many bytes are taken faster. Padding takes any row, and is cleared.
         rows = values
         if values.ndim > 1 and values.flags.c_contiguous:
@@ -242,10 +320,16 @@ def _shifted_pairs(edges: _Rows, values: np.ndarray, first_node: np.ndarray, num
     shift = edges.repeat(first_node.astype(both.dtype), num_nodes - 1)
     shift *= twice
     shift += both
-    pairs = np.empty((len(shift), 2, shift.shape[1]), np.int64 if wide else dtype)
-    halves = shift.view(dtype).reshape(shift.shape + (2,))
-    pairs[:, 0], pairs[:, 1] = halves[..., 0], halves[..., 1]
-    return pairs
+    pairs = np.empty((len(shift), 2, shift.shape[1]), dtype)
+    first, second = (0, 1) if sys.byteorder == "little" else (1, 0)
+    np.copyto(pairs[:, first], shift, casting="unsafe")  # the low half
+    np.copyto(pairs[:, second], shift >> (8 * dtype.itemsize), casting="unsafe")
+    return pairs.astype(np.int64) if wide else pairs
+
+
+def _check_one(filled: int, capacity: int, name: str) -> None:
+    if filled > capacity:
+        raise ValueError(f"pack 0 of the batch holds {filled} {name}, the budget {capacity}.")
 
 
 def _check(filled: np.ndarray, capacity: int, name: str) -> None:
