@@ -1,0 +1,133 @@
+"""Planned packs as a `MapDataset` of grain, in place of its `FirstFitPackIterDataset` and `BestFitPackIterDataset`.
+
+packed = planned_packs(grain.MapDataset.source(examples), length_struct={"tokens": 256}).batch(8)
+"""
+
+from typing import Any, Dict, Mapping, Optional, Tuple
+
+import numpy as np
+
+from packing.epoch import Epoch
+from packing.make_plan import make_plan
+from packing.plan import PackingPlan
+from packing.types import Budget
+
+
+def planned_packs(
+    parent: Any,
+    *,
+    length_struct: Mapping[str, int],
+    seed: int = 0,
+    shuffle: bool = True,
+    max_sequences_per_bin: Optional[int] = None,
+    padding_struct: Optional[Mapping[str, float]] = None,
+    lengths: Optional[Mapping[str, np.ndarray]] = None,
+) -> Any:
+    """Packs of a `MapDataset` or a list, with random access: X, X_positions and X_segment_ids for every feature X.
+
+    Segments count from 1, and 0 is padding, as in grain. What `repeat` reads again is dealt anew. Values are not
+    changed: indices of one feature into another count from 0 in every segment.
+
+    Args:
+        parent: elements {feature: array [length, ...]}, read once for their lengths.
+        length_struct: feature -> length of a pack; others are left out.
+        seed: of the order.
+        shuffle: deal the elements anew in every epoch.
+        max_sequences_per_bin: elements of a pack at most.
+        padding_struct: feature -> value in padding, 0 unless given.
+        lengths: feature -> [I] integer, where they are known.
+
+    Raises:
+        ValueError: an element is longer than a pack, or lacks a feature.
+    """
+    if lengths is None:
+        lengths = _lengths(parent, length_struct)
+    plan = make_plan(*_sizes(lengths, length_struct, max_sequences_per_bin))
+    return _dataset_class()(parent, plan, dict(length_struct), dict(padding_struct or {}), seed, shuffle)
+
+
+def _lengths(parent: Any, length_struct: Mapping[str, int]) -> Dict[str, np.ndarray]:
+    """Lengths of the features of every element."""
+    found = np.zeros((len(parent), len(length_struct)), np.int64)
+    for index in range(len(parent)):
+        element = parent[index]
+        if element is None or not set(length_struct) <= set(element):
+            have = "nothing" if element is None else ", ".join(element)
+            raise ValueError(f"element {index} has {have} and packs are made of {', '.join(length_struct)}.")
+        found[index] = [len(element[name]) for name in length_struct]
+    return dict(zip(length_struct, found.T))
+
+
+def _sizes(
+    lengths: Mapping[str, np.ndarray], length_struct: Mapping[str, int], most: Optional[int]
+) -> Tuple[Dict[str, np.ndarray], Budget]:
+    """Sizes and budget without features that are as long as another."""
+    seen, sizes, capacities = set(), {}, {}
+    for name, capacity in length_struct.items():
+        column = np.asarray(lengths[name])
+        key = (capacity, column.tobytes())
+        if key not in seen:
+            seen.add(key)
+            sizes[name], capacities[name] = column, int(capacity)
+    return sizes, Budget(**capacities, **({} if most is None else {"segments": most}))
+
+
+_CLASSES: Dict[str, Any] = {}
+
+
+def _dataset_class() -> Any:
+    """The class, which is one of grain's, so made when grain is loaded."""
+    if "PlannedPacks" in _CLASSES:
+        return _CLASSES["PlannedPacks"]
+    import grain
+
+    class PlannedPacks(grain.MapDataset):
+        """Packs of a plan by their number."""
+
+        def __init__(
+            self,
+            parent: Any,
+            plan: PackingPlan,
+            length_struct: Mapping[str, int],
+            padding: Mapping[str, float],
+            seed: int,
+            shuffle: bool,
+        ) -> None:
+            super().__init__()
+            self.plan, self.length_struct, self.padding = plan, length_struct, padding
+            self._elements, self._seed, self._shuffle = parent, seed, shuffle
+            self._epoch: Tuple[int, Epoch] = (-1, plan.in_order())
+
+        def __len__(self) -> int:
+            return self.plan.num_packs
+
+        def __getitem__(self, index: Any) -> Any:
+            if isinstance(index, slice):
+                return self.slice(index)
+            number, place = divmod(index, len(self))
+            known, epoch = self._epoch  # one read, as other threads write it
+            if known != number:
+                epoch = self.plan.epoch(self._seed, number) if self._shuffle else self.plan.in_order()
+                self._epoch = number, epoch
+            return self._pack([self._elements[int(item)] for item in epoch[place]])
+
+        def _pack(self, elements: Any) -> Dict[str, np.ndarray]:
+            result = {}
+            for name, length in self.length_struct.items():
+                arrays = [np.asarray(element[name]) for element in elements]
+                joined = np.concatenate(arrays)
+                if len(joined) > length:
+                    raise ValueError(
+                        f"a pack has {len(joined)} of {name!r} and room for {length}; lengths have changed since they "
+                        "were read."
+                    )
+                values = np.full((length, *joined.shape[1:]), self.padding.get(name, 0), joined.dtype)
+                positions, segments = np.zeros((2, length), np.int32)
+                counts = [len(array) for array in arrays]
+                values[: len(joined)] = joined
+                positions[: len(joined)] = np.concatenate([np.arange(count) for count in counts])
+                segments[: len(joined)] = np.repeat(np.arange(1, len(counts) + 1), counts)
+                result.update({name: values, f"{name}_positions": positions, f"{name}_segment_ids": segments})
+            return result
+
+    return _CLASSES.setdefault("PlannedPacks", PlannedPacks)
