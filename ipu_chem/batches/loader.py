@@ -64,10 +64,13 @@ class Loader(ABC):
         Raises:
             ValueError: says how many packs there are and what would fit.
         """
-        if self.plan.num_packs < self.steps_per_epoch:
+        packs, steps_per_call = self.plan.num_packs, self.batching.device_iterations
+        if packs < self.steps_per_epoch:
+            size = self.batching.packs_per_step
+            fitting = (n for n in range(steps_per_call - 1, 1, -1) if -(-packs // (size * n)) * n <= packs)
             raise ValueError(
-                f"{self.plan.num_packs} training packs cannot feed the {self.steps_per_epoch} optimizer steps of "
-                f"a call; lower batching.device_iterations to {max(self.plan.num_packs, 1)} or less."
+                f"{packs} training packs cannot feed the {self.steps_per_epoch} optimizer steps of an epoch, "
+                f"{steps_per_call} a call; use batching.device_iterations={next(fitting, 1)}."
             )
 
     def epoch(self, seed: int, epoch: int, first_call: int = 0) -> Iterator[Tuple[Any, int]]:

@@ -172,6 +172,20 @@ def test_batching_refuses_nonsense(field):
 
 
 def test_a_call_that_would_hold_empty_steps_is_refused():
-    with pytest.raises(ValueError, match="device_iterations"):
-        loader(Batching(device_iterations=64), count=4).check_steps()
+    few = loader(Batching(device_iterations=64), count=4)
+    with pytest.raises(ValueError, match="use batching.device_iterations=") as refused:
+        few.check_steps()
+    fitting = int(str(refused.value).rstrip(".").rpartition("=")[2])
+    assert 1 <= fitting <= few.plan.num_packs
+    loader(Batching(device_iterations=fitting), count=4).check_steps()
     loader(Batching(2, 2)).check_steps()
+
+
+@pytest.mark.parametrize("packs, asked, fitting", [(13, 2, 1), (12, 5, 4), (9, 6, 3), (7, 4, 1)])
+def test_iterations_that_would_fit_are_named(packs, asked, fitting):
+    made = loader(Batching(device_iterations=asked))
+    made.plan = make_plan(np.full(packs, 9), Budget(nodes=9))
+    with pytest.raises(ValueError, match=f"use batching.device_iterations={fitting}\\."):
+        made.check_steps()
+    made.batching = Batching(device_iterations=fitting)
+    made.check_steps()
