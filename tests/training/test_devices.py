@@ -59,7 +59,7 @@ def test_a_run_on_ipus_resumes(options, make_config, tmp_path):
 
 def test_a_run_whose_device_finds_the_edges(options, make_config, tmp_path):
     """The run that sends edges and the one that does not are the same run."""
-    options["pack"] = {"nodes": 80, "graphs": 40}
+    options["pack"] = {"nodes": 80, "graphs": 40, "algorithm": "column_generation"}
     options["batching"] = {"micro_batch_size": 1, "gradient_accumulation": 12}  # all molecules in every step
     options["optimizer"] = {"name": "sgd", "learning_rate": 0.05}  # adam makes steps out of rounding noise
     results = {}
@@ -102,7 +102,7 @@ def test_positions_in_sixteen_bits_are_said_and_change_next_to_nothing(options, 
     results, said = {}, {}
     for positions in ("float32", "int16"):
         options.update(out=str(tmp_path / positions))
-        options["pack"]["positions"] = positions
+        options["pack"].update(positions=positions, algorithm="column_generation")
         results[positions] = train(make_config(options))["results"]["validation"]
         said[positions] = json.loads((tmp_path / positions / "run.json").read_text())["packs"]["positions"]
         assert f"\npositions: {said[positions]}" in capsys.readouterr().out

@@ -214,6 +214,7 @@ def test_resume_brings_random_numbers_back(options, make_config):
 
 def test_averaged_weights_follow_the_formula(options, make_config, tmp_path):
     """Two steps a call: the average moves once a call, by the decay of both steps."""
+    options["pack"] = {**options.get("pack", {}), "algorithm": "column_generation"}  # an even number of packs
     options["batching"] = {"micro_batch_size": 1, "device_iterations": 2}
     options["training"].update(ema_decay=0.5, checkpoint_every=1)
     folder = Path(options["out"]) / "checkpoints"

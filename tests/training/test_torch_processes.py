@@ -65,6 +65,7 @@ def workers(process):
 
 def test_two_processes_train_as_one_stopped_and_resumed_by_one_and_by_two(options, make_config, tmp_path):
     options["schedule"] = {"name": "constant"}  # no matter how many epochs are still to come
+    options["pack"] = {**options.get("pack", {}), "algorithm": "best_fit"}  # nor here
     options["training"]["epochs"] = 100000
     process = start(options, tmp_path)
     wait_for_step(options["out"], 8, process)
