@@ -59,17 +59,9 @@ class Options:
     accelerator: str = "auto"
 
     def __post_init__(self) -> None:
-        check_fields(
-            self,
-            count="1 or more",
-            temperature="above 0",
-            top_k="0 or more",
-            top_p="above 0 and at most 1",
-            max_length="2 or more",
-            batch="1 or more",
-            seed="0 or more",
-            workers="1 or more",
-        )
+        counts = dict.fromkeys(("count", "batch", "workers"), "1 or more")
+        drawn = {"temperature": "above 0", "top_k": "0 or more", "top_p": "above 0 and at most 1"}
+        check_fields(self, max_length="2 or more", seed="0 or more", **counts, **drawn)
 
 
 def run(options: Options) -> int:
@@ -82,18 +74,9 @@ def run(options: Options) -> int:
     language = load_language_model(options.run)
     device = _device(options.accelerator)
     known = _known(options, is_run=bool(language.info)) if options.metrics else None
-    samples = generate(
-        language.model.to(device),
-        language.tokenizer,
-        options.count,
-        options.temperature,
-        options.top_k,
-        options.top_p,
-        options.prefix,
-        options.batch,
-        options.seed,
-        options.max_length,
-    )
+    names = ("temperature", "top_k", "top_p", "prefix", "batch", "seed", "max_length")
+    how = {name: getattr(options, name) for name in names}
+    samples = generate(language.model.to(device), language.tokenizer, options.count, **how)
     molecules = decode_many(samples.selfies, options.workers, progress=True)
     write_molecules(output, samples, molecules)
     _print_counts(samples, molecules)
