@@ -32,8 +32,13 @@ class StrictLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def _integer(loader: Any, node: Any) -> int:
-    text = loader.construct_scalar(node).replace("_", "")
+def integer_of(text: str) -> int:
+    """The integer that people write: 010 is ten, 0x10 is sixteen and 1_000 a thousand.
+
+    Raises:
+        ValueError: it is none.
+    """
+    text = text.strip().replace("_", "")
     return int(text, 0) if re.match(r"[-+]?0[xb]", text) else int(text)
 
 
@@ -44,7 +49,7 @@ StrictLoader.yaml_implicit_resolvers = {
 }
 StrictLoader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+0123456789."))
 StrictLoader.add_implicit_resolver("tag:yaml.org,2002:int", _INTEGER, list("-+0123456789"))
-StrictLoader.add_constructor("tag:yaml.org,2002:int", _integer)
+StrictLoader.add_constructor("tag:yaml.org,2002:int", lambda loader, node: integer_of(loader.construct_scalar(node)))
 
 
 def read_yaml(path: Path, holds: str = "options as `name: value` lines") -> Dict[str, Any]:
