@@ -42,6 +42,10 @@ def integer_of(text: str) -> int:
     return int(text, 0) if re.match(r"[-+]?0[xb]", text) else int(text)
 
 
+def _integer(loader: Any, node: Any) -> int:
+    return integer_of(loader.construct_scalar(node))
+
+
 _CHANGED = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float", "tag:yaml.org,2002:timestamp")
 StrictLoader.yaml_implicit_resolvers = {
     first: [(tag, pattern) for tag, pattern in known if tag not in _CHANGED]
@@ -49,7 +53,7 @@ StrictLoader.yaml_implicit_resolvers = {
 }
 StrictLoader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+0123456789."))
 StrictLoader.add_implicit_resolver("tag:yaml.org,2002:int", _INTEGER, list("-+0123456789"))
-StrictLoader.add_constructor("tag:yaml.org,2002:int", lambda loader, node: integer_of(loader.construct_scalar(node)))
+StrictLoader.add_constructor("tag:yaml.org,2002:int", _integer)
 
 
 def read_yaml(path: Path, holds: str = "options as `name: value` lines") -> Dict[str, Any]:
