@@ -52,6 +52,7 @@ class TorchBackend(Backend):
             ConnectionError: the other processes do not come.
         """
         if importlib.util.find_spec("poptorch") is not None:
+            # PopTorch must be there before the first derivative of the process
             from ipu_chem.backends.poptorch.backend import import_before_backward
 
             import_before_backward()
