@@ -34,16 +34,8 @@ class OptimizerConfig:
 
     def __post_init__(self) -> None:
         check_choice("optimizer.name", self.name, OPTIMIZERS)
-        least = "0 or more"
-        check_fields(
-            self,
-            "optimizer",
-            learning_rate="above 0",
-            weight_decay=least,
-            eps="above 0",
-            momentum="0 or more and below 1",
-            max_grad_norm=least,
-        )
+        ranges = {"learning_rate": "above 0", "eps": "above 0", "momentum": "0 or more and below 1"}
+        check_fields(self, "optimizer", weight_decay="0 or more", max_grad_norm="0 or more", **ranges)
         if not isinstance(self.betas, (tuple, list)) or len(self.betas) != 2:
             raise ValueError(f"optimizer.betas={self.betas!r}: give two numbers, such as [0.9, 0.999].")
         for beta in self.betas:
@@ -125,14 +117,8 @@ class ScheduleConfig:
 
     def __post_init__(self) -> None:
         check_choice("schedule.name", self.name, SCHEDULES)
-        check_fields(
-            self,
-            "schedule",
-            warmup_steps="0 or more",
-            min_factor="from 0 to 1",
-            plateau_factor="above 0 and at most 1",
-            plateau_patience="1 or more",
-        )
+        ranges = {"min_factor": "from 0 to 1", "plateau_factor": "above 0 and at most 1"}
+        check_fields(self, "schedule", warmup_steps="0 or more", plateau_patience="1 or more", **ranges)
 
 
 class Schedule:

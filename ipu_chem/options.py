@@ -31,6 +31,7 @@ from typing import (
 import docstring_parser
 
 from ipu_chem.signatures import REQUIRED, is_plain, load, may_be_empty, parameters
+from ipu_chem.yaml_file import integer_of
 
 
 class Option(NamedTuple):
@@ -250,9 +251,9 @@ def number_of(word: str, kind: Any) -> Any:
     inner = next((one for one in get_args(kind) if one is not type(None)), kind) if get_origin(kind) is Union else kind
     if inner not in (int, float) or (inner is not kind and word in ("null", "None")):
         return word
-    text = word.strip().replace("_", "")
     if inner is int:
-        return int(text, 0) if re.match(r"[-+]?0[xb]", text) else int(text)
+        return integer_of(word)
+    text = word.strip().replace("_", "")
     return float(re.sub(r"^([-+]?)\.(inf|nan)$", r"\1\2", text, flags=re.IGNORECASE))
 
 

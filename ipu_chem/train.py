@@ -90,19 +90,11 @@ def train(config: RunConfig, resume: bool = False, callbacks: Sequence[Callback]
 
         record = RunRecord(config, task, backend, model, guard.describe(), started)
         record.start(resume)
-        schedule = Schedule(
-            config.schedule, config.optimizer.learning_rate, config.training.epochs * loader.steps_per_epoch
-        )
-        trainer = Trainer(
-            config.training,
-            backend,
-            loader,
-            validation,
-            schedule,
-            record.folder,
-            _kept(config, task),
-            [record, guard, *callbacks],
-        )
+        steps = config.training.epochs * loader.steps_per_epoch
+        schedule = Schedule(config.schedule, config.optimizer.learning_rate, steps)
+        followers = [record, guard, *callbacks]
+        how = (validation, schedule, record.folder, _kept(config, task), followers)
+        trainer = Trainer(config.training, backend, loader, *how)
         if resume:
             trainer.resume()
         result = trainer.fit()

@@ -32,9 +32,18 @@ class StrictLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def _integer(loader: Any, node: Any) -> int:
-    text = loader.construct_scalar(node).replace("_", "")
+def integer_of(text: str) -> int:
+    """The integer that people write: 010 is ten, 0x10 is sixteen and 1_000 a thousand.
+
+    Raises:
+        ValueError: it is none.
+    """
+    text = text.strip().replace("_", "")
     return int(text, 0) if re.match(r"[-+]?0[xb]", text) else int(text)
+
+
+def _integer(loader: Any, node: Any) -> int:
+    return integer_of(loader.construct_scalar(node))
 
 
 _CHANGED = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float", "tag:yaml.org,2002:timestamp")

@@ -103,9 +103,8 @@ def index_dtype(count: int) -> np.dtype:
 
 def offsets_of(lengths: Any) -> np.ndarray:
     """Bounds of items of these lengths [I] that follow each other: [I + 1] int64, from 0 to their sum."""
-    lengths = np.asarray(lengths, np.int64)
     offsets = np.zeros(len(lengths) + 1, np.int64)
-    np.cumsum(lengths, out=offsets[1:])
+    np.cumsum(lengths, dtype=np.int64, out=offsets[1:])  # of integers of any width, without a copy
     return offsets
 
 

@@ -82,18 +82,9 @@ def run(options: Options) -> int:
     language = load_language_model(options.run)
     device = _device(options.accelerator)
     known = _known(options, is_run=bool(language.info)) if options.metrics else None
-    samples = generate(
-        language.model.to(device),
-        language.tokenizer,
-        options.count,
-        options.temperature,
-        options.top_k,
-        options.top_p,
-        options.prefix,
-        options.batch,
-        options.seed,
-        options.max_length,
-    )
+    names = ("temperature", "top_k", "top_p", "prefix", "batch", "seed", "max_length")
+    how = {name: getattr(options, name) for name in names}
+    samples = generate(language.model.to(device), language.tokenizer, options.count, **how)
     molecules = decode_many(samples.selfies, options.workers, progress=True)
     write_molecules(output, samples, molecules)
     _print_counts(samples, molecules)

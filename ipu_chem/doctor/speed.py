@@ -72,12 +72,13 @@ def speed_text(speed: Speed, layout: Layout, unit: str) -> str:
     rows: List[Tuple[str, ...]] = [("", "molecules/s", "from", "to", f"{unit}/s")]
     for part, span in speed.molecules.items():
         rates = (span.likely, span.least, span.most, in_a_molecule * span.likely)
-        rows.append((part, *[_rounded(rate) for rate in rates]))
+        # Of three digits: more of them mean nothing.
+        rows.append((part, *[f"{float(f'{rate:.3g}'):,.0f}" if rate >= 100 else f"{rate:.3g}" for rate in rates]))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = [f"speed on Bow IPUs, {PREDICTED}; each part by itself:"]
     for row in rows:
         lines.append("  ".join([row[0].ljust(widths[0]), *[c.rjust(w) for c, w in zip(row[1:], widths[1:])]]).rstrip())
-    lines.append(f"tightest: {_the(speed.tightest)}")
+    lines.append(f"tightest: {'' if speed.tightest == _LOADER else 'the '}{speed.tightest}")
     measured = "was measured here, on made-up molecules and no other machine" if host.molecules else "was not measured"
     lines.append(f"{_LOADER} {measured}; it works while the device does")
     lines.append(_call_text(call, layout.batching))
@@ -110,12 +111,3 @@ def _link(gigabytes: Optional[float]) -> Span:
     # As far from the one as from the other, by factors.
     likely = (known.LINK_LEAST * known.LINK_PORT) ** 0.5
     return Span(1 / known.LINK_PORT, 1 / likely, 1 / known.LINK_LEAST)
-
-
-def _rounded(rate: float) -> str:
-    """Three digits: more of them mean nothing."""
-    return f"{float(f'{rate:.3g}'):,.0f}" if rate >= 100 else f"{rate:.3g}"
-
-
-def _the(part: str) -> str:
-    return part if part == _LOADER else f"the {part}"

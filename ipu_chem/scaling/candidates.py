@@ -202,6 +202,7 @@ def train_all(
 
 def _train(candidate: Candidate, budget: float, threads: int) -> Progress:
     """In a worker: train one candidate and write down how far it came."""
+    from ipu_chem.checkpoint import LAST
     from ipu_chem.train import train
     from ipu_chem.training.callbacks import Callback
 
@@ -228,7 +229,7 @@ def _train(candidate: Candidate, budget: float, threads: int) -> Progress:
     path = candidate.folder / "log.txt"
     with disk_full_named(path), open(path, "a", encoding="utf-8") as log, redirect_stdout(log), redirect_stderr(log):
         try:
-            resume = (candidate.folder / "checkpoints" / "last.safetensors").is_file()
+            resume = (candidate.folder / LAST).is_file()
             result = train(from_dict(values), resume, [Follow()])
             metrics = result["metrics"]
             if result["finished"]:

@@ -136,10 +136,15 @@ def make_plan(base: Mapping[str, Any], grid: Mapping[str, Sequence[Any]], out: P
                 f"{key}: a scaling study varies options of the model, {_DATA} and {_SEED}; `ipu-chem search` is for "
                 "all others."
             )
+    from ipu_chem.tasks.early import count_weights  # loads torch
+
     candidates = make_candidates(base, grid, out)
-    values = _in_order({one.config["data"]["train"] for one in candidates})
-    # The most data and the widest model decide the shape of a pack for all.
-    reference = max((one.config for one in candidates if one.config["data"]["train"] == values[-1]), key=_width)
+    values = sorted({one.config["data"]["train"] for one in candidates}, key=lambda value: value or math.inf)
+    if any(0 < value < 1 for value in values) and any(value >= 1 for value in values):
+        raise ValueError("data.train of the grid has fractions and numbers of molecules: give one of them.")
+    # The most data and the model of most weights decide the shape of a pack for all.
+    most = (one.config for one in candidates if one.config["data"]["train"] == values[-1])
+    reference = max(most, key=lambda config: count_weights(from_dict(config)))
     asked = {
         **{name: reference[name] for name in ("pack", "model", "batching", "force_share")},
         "data": {name: value for name, value in reference["data"].items() if name not in ("cache", "workers")},
@@ -305,21 +310,3 @@ def _fixed_pack(pack: Mapping[str, Any], budget: Mapping[str, int]) -> Dict[str,
     """Capacities that the config leaves open, so that all runs have those of the most data."""
     edges = () if pack["device_neighbors"] else ("edges",)  # the device makes its own
     return {name: budget[name] for name in ("nodes", *edges, "graphs", "tokens") if name in budget and not pack[name]}
-
-
-def _in_order(values: "set[float]") -> List[float]:
-    """Least data first.
-
-    Raises:
-        ValueError: fractions and numbers, which have no common order.
-    """
-    if any(0 < value < 1 for value in values) and any(value >= 1 for value in values):
-        raise ValueError("data.train of the grid has fractions and numbers of molecules: give one of them.")
-    return sorted(values, key=lambda value: value or math.inf)  # 0 is all there are
-
-
-def _width(config: Mapping[str, Any]) -> int:
-    """Weights of the model, by which the widest is known whatever its options are called."""
-    from ipu_chem.tasks.early import count_weights
-
-    return count_weights(from_dict(dict(config)))

@@ -157,11 +157,12 @@ class _Simulation:
         total = table["total_eV"] / atoms * 1000
         # A thermostat exchanges energy with the molecule: its total is not conserved, and has no drift.
         conserved = self.options.thermostat == "none"
+        drift = float(np.polyfit(table["time_ps"], total, 1)[0]) if len(total) > 1 else 0.0
         return {
             "atoms": atoms,
             "steps": self.step,
             "time_ps": float(table["time_ps"][-1]),
-            "drift_meV_per_atom_per_ps": _drift(table["time_ps"], total) if conserved else None,
+            "drift_meV_per_atom_per_ps": drift if conserved else None,
             "largest_deviation_meV_per_atom": float(np.abs(total - total[0]).max()) if conserved else None,
             "total_energy_std_meV_per_atom": float(total.std()),
             "temperature_mean_K": float(table["temperature_K"].mean()),
@@ -175,10 +176,6 @@ class _Simulation:
             "stopped": stopped,
             "options": self._asked,
         }
-
-
-def _drift(time: np.ndarray, total: np.ndarray) -> float:
-    return float(np.polyfit(time, total, 1)[0]) if len(total) > 1 else 0.0
 
 
 class _Exploded(Exception):

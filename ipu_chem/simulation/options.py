@@ -60,17 +60,9 @@ class MdOptions:
         check_choice("thermostat", self.thermostat, THERMOSTATS)
         check_choice("trajectory", self.trajectory, ("extxyz", "traj"))
         check_device(self.accelerator, self.dtype)
-        check_fields(
-            self,
-            timestep="above 0",
-            time="above 0",
-            temperature="0 or more",
-            friction="0 or more",
-            interval="1 or more",
-            seed="from 0 to 4,294,967,295",
-            skin="0 or more",
-            threads="0 or more",
-        )
+        least = dict.fromkeys(("temperature", "friction", "skin", "threads"), "0 or more")
+        above = dict.fromkeys(("timestep", "time"), "above 0")
+        check_fields(self, interval="1 or more", seed="from 0 to 4,294,967,295", **least, **above)
         if self.time * 1000 / self.timestep > _MOST_STEPS:
             raise ValueError(
                 f"time={self.time} ps are {self.time * 1000 / self.timestep:.2g} steps: give a shorter time."

@@ -149,17 +149,9 @@ class GraphTask(Task):
         return loss if self.forces is None else with_forces(loss, self.forces.weight)
 
     def loader(self, split: str) -> PackLoader:
-        return PackLoader(
-            self.store,
-            self.items[split],
-            self.plans[split],
-            self.labels.standardized(),
-            self.budget,
-            self.batching,
-            self.world,
-            self.takes_charge,
-            None if self.forces is None else self.forces.standardized(),
-        )
+        known = (self.items[split], self.plans[split], self.labels.standardized(), self.budget, self.batching)
+        forces = None if self.forces is None else self.forces.standardized()
+        return PackLoader(self.store, *known, self.world, self.takes_charge, forces)
 
     def prediction_loader(self, store: Store, items: np.ndarray, budget: Budget) -> PackLoader:
         """Batches of other molecules, for predictions.
@@ -181,18 +173,8 @@ class GraphTask(Task):
         budget, cutoff = self.budget, self.model_config.cutoff
         if self.neighbors:
             budget = Budget(nodes=budget["nodes"], graphs=budget["graphs"])
-        return random_loader(
-            packs,
-            budget,
-            len(self.labels.targets),
-            cutoff,
-            batching,
-            seed,
-            atoms,
-            self.position_step,
-            charges=self.takes_charge,
-            forces=self.forces is not None,
-        )
+        how = (budget, len(self.labels.targets), cutoff, batching, seed, atoms, self.position_step)
+        return random_loader(packs, *how, charges=self.takes_charge, forces=self.forces is not None)
 
     def state(self) -> Dict[str, Any]:
         return {"standardizer": self.labels.standardizer.to_dict()}
@@ -330,16 +312,8 @@ def make_model(
     extensive = all(target.extensive for target in targets)
     # Edges of the host are pairs; a search on the device finds the neighbors of every atom.
     undirected = not neighbors
-    model = build_model(
-        options.name,
-        len(targets),
-        extensive,
-        options.readout,
-        options.filter,
-        undirected,
-        _energy_scale(options, targets, standardizer),
-        **options.arguments(),
-    )
+    how = (options.readout, options.filter, undirected, _energy_scale(options, targets, standardizer))
+    model = build_model(options.name, len(targets), extensive, *how, **options.arguments())
     if options.freeze:
         for name, weight in model.named_parameters():
             weight.requires_grad_(wrapped_name(name).startswith("head."))

@@ -6,7 +6,7 @@ from typing import Any, Dict, Mapping, NamedTuple, Sequence
 import numpy as np
 from torch import nn
 
-from ipu_chem.checkpoint import load_checkpoint
+from ipu_chem.checkpoint import BEST, load_checkpoint
 from ipu_chem.config import RunConfig
 from ipu_chem.data.checks import SYMBOLS
 from ipu_chem.data.standardize import Standardizer
@@ -37,7 +37,7 @@ def earlier_run(config: RunConfig, targets: Sequence[Target], elements: np.ndarr
         ValueError: another model, cutoff or unit, or elements that the earlier run's offsets do not know.
     """
     folder = config.training.start_from
-    tensors, state = load_checkpoint(Path(folder) / "checkpoints" / "best.safetensors")
+    tensors, state = load_checkpoint(Path(folder) / BEST)
     begin = f"training.start_from={folder}:"
     for name in ("name", "cutoff"):
         theirs, ours = state["config"]["model"][name], getattr(config.model, name)

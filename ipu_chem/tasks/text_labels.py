@@ -161,16 +161,8 @@ class TextPropertyTask(Task):
         return with_head(self.model_config, chemgpt, self.labels)
 
     def loader(self, split: str) -> TextPropertyLoader:
-        return TextPropertyLoader(
-            self.ids,
-            self.plans[split],
-            self.labels.standardized(),
-            self.budget,
-            self.batching,
-            self.vocab_size,
-            self.items[split],
-            self.world,
-        )
+        known = (self.plans[split], self.labels.standardized(), self.budget, self.batching, self.vocab_size)
+        return TextPropertyLoader(self.ids, *known, self.items[split], self.world)
 
     def prediction_loader(self, ids: Ragged) -> TextPropertyLoader:
         """Batches of other molecules, for predictions; packs are larger than the run's where one needs it."""

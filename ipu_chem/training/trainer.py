@@ -15,7 +15,7 @@ from tqdm import tqdm
 from ipu_chem.backends.base import Backend
 from ipu_chem.batches.loader import Loader
 from ipu_chem.batches.prefetch import prefetched
-from ipu_chem.checkpoint import load_checkpoint, random_state, restore_random_state, save_checkpoint
+from ipu_chem.checkpoint import BEST, LAST, load_checkpoint, random_state, restore_random_state, save_checkpoint
 from ipu_chem.config import TrainingConfig
 from ipu_chem.optim import Schedule
 from ipu_chem.tasks.evaluation import Evaluator
@@ -96,12 +96,12 @@ class Trainer:
     @property
     def last(self) -> Path:
         """Checkpoint to resume from."""
-        return self.folder / "checkpoints" / "last.safetensors"
+        return self.folder / LAST
 
     @property
     def best(self) -> Path:
         """Weights with the lowest validation error; the last ones when there is no validation."""
-        return self.folder / "checkpoints" / "best.safetensors"
+        return self.folder / BEST
 
     def resume(self) -> None:
         """Continue from the last checkpoint of the run's folder.

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from packing import Budget, Ragged, gather_index, index_dtype
+from packing.types import offsets_of
 
 
 def test_budget_keeps_order_and_tells_measured_dimensions_from_counts():
@@ -80,3 +81,12 @@ def test_ragged_from_list_and_negative_items():
 def test_ragged_refuses_offsets_of_other_values(offsets):
     with pytest.raises(ValueError, match="offsets"):
         Ragged(np.zeros(3), np.array(offsets, np.int64))
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16, np.int32, np.uint64, list])
+def test_offsets_do_not_wrap(kind):
+    most = 2**31 - 1 if kind in (np.int32, list) else int(min(np.iinfo(kind).max, 2**40))
+    lengths = [most, 0, most] if kind is list else np.array([most, 0, most], kind)
+    offsets = offsets_of(lengths)
+    assert offsets.dtype == np.int64 and offsets.tolist() == [0, most, most, 2 * most]
+    assert offsets_of([]).tolist() == [0]

@@ -11,7 +11,6 @@ import pytest
 import yaml
 
 sys.path.append(str(Path(__file__).resolve().parent.parent))
-from support import CHAINS
 
 from ipu_chem.cli import main
 from ipu_chem.config import from_dict
@@ -28,25 +27,11 @@ GRID = {"model.hidden_features": [8, 16], "data.train": [12, 48], "training.seed
 
 
 @pytest.fixture
-def base(tmp_path):
+def base(text_options):
     """Options of a language model on small molecules, of which a run takes a second."""
-    (tmp_path / "chains.smi").write_text("\n".join(CHAINS) + "\n")
-    return {
-        "data": {
-            "name": "file",
-            "path": str(tmp_path / "chains.smi"),
-            "cache": str(tmp_path / "cache"),
-            "validation": 8,
-            "test": 8,
-            "workers": 1,
-        },
-        "model": {"name": "chemgpt", "hidden_features": 8, "num_layers": 1},
-        "optimizer": {"learning_rate": 0.01},
-        "batching": {"micro_batch_size": 1},
-        "training": {"epochs": 4},
-        "accelerator": "cpu",
-        "torch": {"threads": 1},
-    }
+    del text_options["out"]
+    text_options["model"]["hidden_features"] = 8
+    return {**text_options, "batching": {"micro_batch_size": 1}, "training": {"epochs": 4}}
 
 
 def command(tmp_path, base, *more, grid=GRID):

@@ -4,8 +4,10 @@ Neither PopTorch nor torch is imported here, so that a command line can read opt
 """
 
 import os
-from dataclasses import dataclass, fields
-from typing import Any, Optional, Sequence, Tuple
+from dataclasses import dataclass
+from typing import Optional, Sequence, Tuple
+
+from ipu_chem.ranges import check_choice, check_fields
 
 EXECUTIONS = ("pipelined", "sharded")
 
@@ -63,10 +65,7 @@ class IpuOptions:
     seed: Optional[int] = None
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if isinstance(field.default, bool) and not isinstance(value, bool):
-                raise ValueError(f"ipu.{field.name}={value!r}: give true or false.")
+        check_fields(self, "ipu", prefetch_depth="1 or more", seed="0 or more")
         self._check_layout()
         shares = self.available_memory_proportion
         if shares is not None:
@@ -81,10 +80,6 @@ class IpuOptions:
                     f"ipu.available_memory_proportion={shares!r}: give one number for each of the "
                     f"{self.ipus_per_replica} IPUs of a replica."
                 )
-        for name, lowest in (("prefetch_depth", 1), ("seed", 0)):
-            value = getattr(self, name)
-            if value is not None and not _is_integer(value, lowest):
-                raise ValueError(f"ipu.{name}={value!r}: give an integer of {lowest} or more.")
         if self.offline is not None and self.offline not in (1, 2, 21):
             raise ValueError(f"ipu.offline={self.offline!r}: give the IPU version, 2 for GC200 and Bow.")
         if self.offline is not None and self.ipu_model:
@@ -118,21 +113,20 @@ class IpuOptions:
     def _check_layout(self) -> None:
         """Refuse what PopTorch refuses of several IPUs and I/O tiles, after minutes of compilation."""
         ipus, layers = self.ipus_per_replica, self.layers_per_ipu
-        if not _is_integer(ipus, 1) or ipus & (ipus - 1):
+        if ipus < 1 or ipus & (ipus - 1):
             raise ValueError(f"ipu.ipus_per_replica={ipus!r}: IPUs are lent in powers of two; use 1, 2, 4, ...")
         if layers is not None:
-            if not isinstance(layers, (tuple, list)) or not all(_is_integer(count, -1) for count in layers):
+            if not isinstance(layers, (tuple, list)) or not all(type(one) is int and one >= -1 for one in layers):
                 raise ValueError(f"ipu.layers_per_ipu={layers!r}: give a list of whole numbers, -1 for what is left.")
             if len(layers) != ipus:
                 raise ValueError(f"ipu.layers_per_ipu={list(layers)}: give one number for each of the {ipus} IPUs.")
-        if self.execution not in EXECUTIONS:
-            raise ValueError(f"ipu.execution={self.execution!r}: choose one of {', '.join(EXECUTIONS)}.")
+        check_choice("ipu.execution", self.execution, EXECUTIONS)
         if self.checkpoint_blocks and not (self.is_pipeline and self.recompute):
             raise ValueError(
                 "ipu.checkpoint_blocks says where recomputation starts: it needs a pipeline and recompute."
             )
         tiles = self.io_tiles
-        if not _is_integer(tiles, 0) or (tiles and (tiles % 2 or not 32 <= tiles <= 192)):
+        if tiles and (tiles % 2 or not 32 <= tiles <= 192):
             raise ValueError(f"ipu.io_tiles={tiles!r}: give 0 or an even number from 32 to 192.")
         if tiles and self.is_pipeline:
             raise ValueError("ipu.io_tiles: a pipeline cannot overlap I/O; set ipu.execution=sharded or io_tiles=0.")
@@ -161,7 +155,3 @@ def expand_layers(layers_per_ipu: Sequence[int], num_layers: int) -> Tuple[int, 
     if wild:
         result[wild[-1]] += left % len(wild)
     return tuple(result)
-
-
-def _is_integer(value: Any, lowest: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= lowest

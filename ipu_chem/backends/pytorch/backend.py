@@ -51,7 +51,11 @@ class TorchBackend(Backend):
             ValueError: there is no such device here, or it cannot do what is asked of it.
             ConnectionError: the other processes do not come.
         """
-        _import_poptorch_first()
+        if importlib.util.find_spec("poptorch") is not None:
+            # PopTorch must be there before the first derivative of the process
+            from ipu_chem.backends.poptorch.backend import import_before_backward
+
+            import_before_backward()
         self.name = device
         self.options = options or TorchOptions()
         self.precision = precision or Precision()
@@ -317,14 +321,6 @@ class TorchBackend(Backend):
         got = len(batch[0])
         if got != expected:
             raise ValueError(f"the batch holds {got} packs, the batching ({self.batching}) makes {expected} a call.")
-
-
-def _import_poptorch_first() -> None:
-    """Load PopTorch before the first derivative, where it is installed: see `import_before_backward`."""
-    if importlib.util.find_spec("poptorch") is not None:
-        from ipu_chem.backends.poptorch.backend import import_before_backward
-
-        import_before_backward()
 
 
 def _device(name: str) -> torch.device:

@@ -17,7 +17,7 @@ import numpy as np
 from ipu_chem.data.datasets.info import LabelTable, check_limit, class_info, failures_info, target_info
 from ipu_chem.data.download import fetch
 from ipu_chem.data.files.layout import find_columns
-from ipu_chem.data.files.table import Failure, Line
+from ipu_chem.data.files.table import Line
 from ipu_chem.data.molecule import molecules_to_store
 from ipu_chem.data.smiles import embed_many
 from packing.files import file_digest
@@ -135,7 +135,7 @@ def prepare(
         "level": f"{read.info['level']}; geometry from ETKDGv3 and MMFF94, one conformer per molecule",
         "options": {"limit": limit, "seed": seed},
         "failures": failures_info(failures),
-        "notes": missing_notes(read.fields["official"], rows, failures),
+        "notes": missing_notes(read.fields["official"], rows),
     }
     molecules = [entry.molecule._replace(y=read.y[row]) for entry, row in zip(embeddings, rows)]
     fields = {field: values[rows] for field, values in read.fields.items()}
@@ -193,7 +193,7 @@ def _official(name: str, folder: Path, count: int) -> np.ndarray:
     return official
 
 
-def missing_notes(official: np.ndarray, rows: np.ndarray, failures: List[Failure]) -> List[str]:
+def missing_notes(official: np.ndarray, rows: np.ndarray) -> List[str]:
     """A sentence on the molecules of official splits that have no 3D structure; none if all have."""
     counts = {part: int((official == value).sum()) for part, value in _PARTS.items()}
     left = {part: int((official[rows] == value).sum()) for part, value in _PARTS.items()}

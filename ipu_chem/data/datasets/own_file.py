@@ -125,6 +125,8 @@ def prepare(
         forces = {"forces_of": found.forces_of} if found.forces_of else {"other_forces": found.passed_over}
         rows = np.arange(len(molecules))  # frames, none of which is left out
         count = 0 if len(molecules) == limit else len(molecules)  # 0: nobody has counted the rest
+    what = dict(target=target, unit=unit, extensive=extensive, kind=kind, force_key=force_key)
+    what.update(length_unit=length_unit, charge=charge, multiplicity=multiplicity)
     info: Dict[str, Any] = {
         "name": file.name,
         "targets": targets,
@@ -132,19 +134,7 @@ def prepare(
         "source": str(file),
         "licence": "the user's own",
         "citation": [],
-        "options": {
-            "target": target,
-            "unit": unit,
-            "extensive": extensive,
-            "kind": kind,
-            "force_key": force_key,
-            "length_unit": length_unit,
-            "charge": charge,
-            "multiplicity": multiplicity,
-            "limit": limit,
-            "seed": seed,
-            "fragments": fragments,
-        },
+        "options": {**what, "limit": limit, "seed": seed, "fragments": fragments},
         "rows": count,
         "failures": failures_info(failures),
         **forces,

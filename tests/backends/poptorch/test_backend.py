@@ -1,6 +1,6 @@
 """The IPU backend does what the torch backend does, through PopTorch's double."""
 
-from typing import Any, Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -9,7 +9,6 @@ from poptorch_helpers import (
     BATCHING,
     assert_equal_models,
     batches,
-    installed_double,
     make,
     random_packs,
     rates,
@@ -25,12 +24,6 @@ from ipu_chem.backends.poptorch.backend import PopTorchBackend, ipus_available
 from ipu_chem.backends.poptorch.options import IpuOptions
 from ipu_chem.losses import huber, mae, mse
 from ipu_chem.optim import OptimizerConfig
-
-
-@pytest.fixture
-def poptorch() -> Iterator[Any]:
-    with installed_double() as module:
-        yield module
 
 
 @pytest.mark.parametrize("loss", [mse, mae, huber])

@@ -1,7 +1,7 @@
 """What the IPU backend refuses, in one clear sentence, before PopTorch would."""
 
 import sys
-from typing import Any, Dict, Iterator
+from typing import Any, Dict
 
 import pytest
 import torch
@@ -10,7 +10,6 @@ from poptorch_helpers import (
     BATCHING,
     assert_equal_models,
     batches,
-    installed_double,
     make,
     random_packs,
     small_schnet,
@@ -24,12 +23,6 @@ from ipu_chem.backends.poptorch.options import IpuOptions
 from ipu_chem.batches.types import CompactPack
 from ipu_chem.losses import mse
 from ipu_chem.optim import OptimizerConfig
-
-
-@pytest.fixture
-def poptorch() -> Iterator[Any]:
-    with installed_double() as module:
-        yield module
 
 
 @pytest.mark.not_on_sdk("wants no PopTorch")

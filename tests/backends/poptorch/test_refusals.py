@@ -4,11 +4,11 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, Callable, Iterator
+from typing import Any, Callable
 
 import pytest
 import torch
-from poptorch_helpers import ADAMW, DOUBLE, POSITION_STEP, batches, installed_double, random_packs, small_schnet
+from poptorch_helpers import ADAMW, DOUBLE, POSITION_STEP, batches, random_packs, small_schnet
 from torch import Tensor, nn
 
 from ipu_chem.backends.base import Program
@@ -24,12 +24,6 @@ from ipu_chem.models.forces import EnergyForces
 from ipu_chem.models.schnet import SchNet
 
 ONE = Batching(micro_batch_size=2)
-
-
-@pytest.fixture
-def poptorch() -> Iterator[Any]:
-    with installed_double() as module:
-        yield module
 
 
 def item(x: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """PopTorch's double: options, what may stand in a forward pass, and what inputs are fixed to."""
 
 import sys
-from typing import Any, Iterator, List
+from typing import Any, List
 
 import pytest
 import torch
@@ -9,12 +9,6 @@ from poptorch_helpers import Plain, Weighted, installed_double, random_packs, sm
 from torch import Tensor, nn
 
 from ipu_chem.losses import LOSSES
-
-
-@pytest.fixture
-def poptorch() -> Iterator[Any]:
-    with installed_double() as module:
-        yield module
 
 
 class Broken(nn.Module):

@@ -1,18 +1,11 @@
 """PopTorch's double: who holds the device, where weights and optimizer state are, and when they travel."""
 
-from typing import Any, Iterator
+from typing import Any
 
 import pytest
 import torch
-from poptorch_helpers import Plain, Weighted, installed_double, trainer
+from poptorch_helpers import Plain, Weighted, trainer
 from torch import Tensor, nn
-
-
-@pytest.fixture
-def poptorch() -> Iterator[Any]:
-    with installed_double() as module:
-        yield module
-
 
 # Host and device.
 

@@ -1,20 +1,14 @@
 """PopTorch's double does what the real front end was seen to do: shared tensors, merged gathers, slices, errors."""
 
 import logging
-from typing import Any, Iterator, List
+from typing import Any, List
 
 import pytest
 import torch
-from poptorch_helpers import Plain, installed_double
+from poptorch_helpers import Plain
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import DynamicOutputShapeException
 from torch.nn import functional
-
-
-@pytest.fixture
-def poptorch() -> Iterator[Any]:
-    with installed_double() as module:
-        yield module
 
 
 class Called(nn.Module):

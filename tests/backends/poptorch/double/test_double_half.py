@@ -1,17 +1,10 @@
 """PopTorch's double: float16 weights, accumulators and moments, loss scaling and stochastic rounding."""
 
-from typing import Any, Iterator
+from typing import Any
 
 import pytest
 import torch
-from poptorch_helpers import installed_double
 from torch import Tensor, nn
-
-
-@pytest.fixture
-def poptorch() -> Iterator[Any]:
-    with installed_double() as module:
-        yield module
 
 
 class Half(nn.Module):

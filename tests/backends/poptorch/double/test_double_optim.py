@@ -1,17 +1,11 @@
 """PopTorch's double: which optimizers may take the place of which, what has state, and PopART's arithmetic."""
 
-from typing import Any, Dict, Iterator, List
+from typing import Any, Dict, List
 
 import pytest
 import torch
-from poptorch_helpers import Weighted, installed_double, trainer
+from poptorch_helpers import Weighted, trainer
 from torch import Tensor, nn
-
-
-@pytest.fixture
-def poptorch() -> Iterator[Any]:
-    with installed_double() as module:
-        yield module
 
 
 class Two(nn.Module):

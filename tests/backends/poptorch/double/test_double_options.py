@@ -1,16 +1,10 @@
 """PopTorch's double: sections of the options, and what they are checked against when a program is compiled."""
 
-from typing import Any, Iterator
+from typing import Any
 
 import pytest
 import torch
-from poptorch_helpers import Plain, installed_double
-
-
-@pytest.fixture
-def poptorch() -> Iterator[Any]:
-    with installed_double() as module:
-        yield module
+from poptorch_helpers import Plain
 
 
 def refusal_of(poptorch: Any, options: Any) -> str:

@@ -1,17 +1,10 @@
 """PopTorch's double: inputs and outputs that travel while the IPU computes, and where they may not."""
 
-from typing import Any, Iterator
+from typing import Any
 
 import pytest
 import torch
-from poptorch_helpers import installed_double
 from torch import Tensor, nn
-
-
-@pytest.fixture
-def poptorch() -> Iterator[Any]:
-    with installed_double() as module:
-        yield module
 
 
 class Called(nn.Module):

@@ -1,17 +1,10 @@
 """PopTorch's double: blocks, stages and IPUs; a pipeline computes what one IPU computes."""
 
-from typing import Any, Dict, Iterator, List
+from typing import Any, Dict, List
 
 import pytest
 import torch
-from poptorch_helpers import installed_double
 from torch import Tensor, nn
-
-
-@pytest.fixture
-def poptorch() -> Iterator[Any]:
-    with installed_double() as module:
-        yield module
 
 
 class Layers(nn.Module):

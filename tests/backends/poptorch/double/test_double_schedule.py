@@ -1,17 +1,11 @@
 """PopTorch's double: the schedule of a call, its layout of inputs and outputs, and arguments of other kinds."""
 
-from typing import Any, Iterator, NamedTuple, Tuple
+from typing import Any, NamedTuple, Tuple
 
 import pytest
 import torch
-from poptorch_helpers import Plain, Weighted, installed_double, trainer
+from poptorch_helpers import Plain, Weighted, trainer
 from torch import Tensor, nn
-
-
-@pytest.fixture
-def poptorch() -> Iterator[Any]:
-    with installed_double() as module:
-        yield module
 
 
 @pytest.mark.parametrize("sizes", [(2, 2, 2), (1, 1, 1), (3, 1, 1), (1, 3, 1), (1, 1, 2), (2, 1, 2)])

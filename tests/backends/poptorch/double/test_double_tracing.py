@@ -1,18 +1,11 @@
 """PopTorch's double: what a forward pass may not do, beside operators without a handler."""
 
-from typing import Any, Iterator
+from typing import Any
 
 import pytest
 import torch
-from poptorch_helpers import installed_double
 from torch import Tensor, nn
 from torch.nn import functional
-
-
-@pytest.fixture
-def poptorch() -> Iterator[Any]:
-    with installed_double() as module:
-        yield module
 
 
 class Called(nn.Module):

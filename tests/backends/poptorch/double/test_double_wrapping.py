@@ -2,18 +2,11 @@
 
 import copy
 import pickle
-from typing import Any, Iterator
+from typing import Any
 
 import pytest
 import torch
-from poptorch_helpers import installed_double
 from torch import Tensor, nn
-
-
-@pytest.fixture
-def poptorch() -> Iterator[Any]:
-    with installed_double() as module:
-        yield module
 
 
 class Linear(nn.Module):

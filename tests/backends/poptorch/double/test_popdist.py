@@ -3,7 +3,7 @@
 import runpy
 import sys
 from pathlib import Path
-from typing import Any, Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -45,12 +45,6 @@ for reduction in (poptorch.ReductionType.Sum, poptorch.ReductionType.Mean):
     results.append([losses, *model.state_dict().values()])
 torch.save(results, f"{sys.argv[1]}/{rank} of {size}.pt")
 """
-
-
-@pytest.fixture
-def poptorch() -> Iterator[Any]:
-    with installed_double() as module:
-        yield module
 
 
 def launched(monkeypatch: pytest.MonkeyPatch, index: int = 0, local: int = 2, ipus: int = 1) -> Any:
