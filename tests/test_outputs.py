@@ -23,7 +23,7 @@ def test_files_in_the_way_and_folders_that_are_not_there(tmp_path):
 def test_inputs_are_not_written_over_and_suffixes_hold(tmp_path):
     (tmp_path / "in.csv").write_text("x")
     (tmp_path / "link.csv").symlink_to(tmp_path / "in.csv")
-    with pytest.raises(ValueError, match="is the file that is read"):
+    with pytest.raises(ValueError, match="is a file that is read"):
         check_file("--output", tmp_path / "link.csv", inputs=[tmp_path / "in.csv"])
     with pytest.raises(ValueError, match=r"ends in \.csv or \.smi"):
         check_file("--output", tmp_path / "a.txt", (".csv", ".smi"))

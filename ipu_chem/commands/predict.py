@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from typing import List, Optional
 
 from ipu_chem.commands.parsing import positional
-from ipu_chem.outputs import check_file
+from ipu_chem.outputs import check_file, data_of
+from ipu_chem.ranges import check_fields
 
 
 @dataclass(frozen=True)
@@ -37,13 +38,16 @@ class Options:
     charge: Optional[int] = None
     multiplicity: Optional[int] = None
 
+    def __post_init__(self) -> None:
+        check_fields(self, multiplicity="1 or more")
+
 
 def run(options: Options) -> int:
     """Predict, and list molecules that could not be."""
     from ipu_chem.prediction.paths import check_paths
 
     check_paths(options.input, options.output)  # before torch is loaded
-    check_file("--output", options.output)
+    check_file("--output", options.output, inputs=data_of(options.runs))
     from ipu_chem.data.files.layout import TableOptions
     from ipu_chem.prediction.predict import predict_file
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, Dict, Optional
 
-from ipu_chem.ranges import check_choice, check_fields
+from ipu_chem.ranges import THREADS, check_choice, check_fields
 
 THERMOSTATS = ("none", "langevin")
 OPTIMIZERS = ("bfgs", "fire")
@@ -69,7 +69,7 @@ class MdOptions:
             interval="1 or more",
             seed="from 0 to 4,294,967,295",
             skin="0 or more",
-            threads="0 or more",
+            threads=THREADS,
         )
         if self.time * 1000 / self.timestep > _MOST_STEPS:
             raise ValueError(
@@ -113,7 +113,7 @@ class RelaxOptions:
     def __post_init__(self) -> None:
         check_choice("optimizer", self.optimizer, OPTIMIZERS)
         _check_device(self.accelerator, self.dtype)
-        check_fields(self, fmax="above 0", steps="1 or more", threads="0 or more")
+        check_fields(self, fmax="above 0", steps="1 or more", threads=THREADS)
 
 
 def _check_device(accelerator: str, dtype: str) -> None:
