@@ -22,9 +22,9 @@ def cache_folder(cache: Optional[PathLike] = None) -> Path:
     try:
         root.mkdir(0o700, parents=True, exist_ok=True)
     except OSError as error:
-        raise ValueError(f"cache folder {root} cannot be made ({error}); set IPU_CHEM_CACHE or pass cache.") from None
+        raise ValueError(f"cache folder {root} cannot be made ({error}); set IPU_CHEM_CACHE or data.cache.") from None
     if not os.access(root, os.W_OK):
-        raise ValueError(f"cache folder {root} cannot be written; set IPU_CHEM_CACHE or pass cache.")
+        raise ValueError(f"cache folder {root} cannot be written; set IPU_CHEM_CACHE or data.cache.")
     return root
 
 

@@ -51,7 +51,7 @@ def locked(folder: PathLike) -> Iterator[None]:
         with disk_full_named(folder / LOCK):
             folder.mkdir(parents=True, exist_ok=True)
             path, file = _first(folder / LOCK, folder)
-    except (FileExistsError, NotADirectoryError, PermissionError) as error:
+    except (FileExistsError, FileNotFoundError, NotADirectoryError, PermissionError) as error:
         raise ValueError(f"{folder} cannot be written ({error.strerror}); choose another --out.") from None
     stop = threading.Event()
     try:

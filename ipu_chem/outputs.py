@@ -2,7 +2,9 @@
 
 import os
 from pathlib import Path
-from typing import Sequence
+from typing import List, Sequence
+
+import yaml
 
 from packing.files import PathLike
 
@@ -33,7 +35,7 @@ def check_file(option: str, path: PathLike, suffixes: Sequence[str] = (), inputs
         option: as it is typed, such as "--output".
         path: of the file.
         suffixes: that it may have; none allows any.
-        inputs: files that the command reads.
+        inputs: files that the command reads, or its runs were trained on.
 
     Raises:
         ValueError: another suffix, a folder is in the way, an input would be written over, or the rights are missing.
@@ -45,9 +47,26 @@ def check_file(option: str, path: PathLike, suffixes: Sequence[str] = (), inputs
         raise ValueError(f"{option} {path or 'is empty'}: give a file{', not a folder' if file.is_dir() else ''}.")
     for one in inputs:
         if file.exists() and os.path.exists(one) and os.path.samefile(file, one):
-            raise ValueError(f"{option} {path} is the file that is read: give another.")
+            raise ValueError(f"{option} {path} is a file that is read, or that a run was trained on: give another.")
     _check_parent(option, file)
     return file
+
+
+def data_of(runs: Sequence[PathLike]) -> List[Path]:
+    """Files that runs were trained on, which no command writes over.
+
+    Args:
+        runs: folders; those that are none have no files.
+    """
+    found = []
+    for run in runs:
+        try:
+            with open(Path(run) / "config.yaml", encoding="utf-8") as file:
+                path = yaml.safe_load(file)["data"]["path"]
+        except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError):  # other commands say what is wrong
+            continue
+        found += [Path(path).expanduser()] if isinstance(path, str) and path else []
+    return found
 
 
 def _check_parent(option: str, path: Path) -> None:

@@ -155,7 +155,11 @@ def _resumed_state(config: RunConfig) -> Dict[str, Any]:
     """State of the last checkpoint, if a run with this config can go on from there."""
     _, state = load_checkpoint(_last(config))
     # Options that are newer than the run had their default then.
-    _check_resumable(to_dict(from_dict(state["config"])), to_dict(config))
+    before, now = to_dict(from_dict(state["config"])), to_dict(config)
+    _check_resumable(before, now)
+    for key, was, value in differences(before, now):
+        if key != "out":
+            print(f"goes on with {key}={value!r}, before it was {was!r}")
     return state
 
 

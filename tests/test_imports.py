@@ -21,7 +21,7 @@ LAYERS = (
     "ipu_chem.signatures ipu_chem.ranges ipu_chem.outputs ipu_chem.yaml_file ipu_chem.failures",
     "ipu_chem.models",
     "ipu_chem.losses",
-    "ipu_chem.units ipu_chem.locks",
+    "ipu_chem.units ipu_chem.locks ipu_chem.json_file",
     "ipu_chem.optim ipu_chem.checkpoint ipu_chem.options ipu_chem.cache ipu_chem.parallel ipu_chem.backends.options "
     "ipu_chem.backends.poptorch.options",
     "ipu_chem.metrics ipu_chem.reports.figures",  # parts of figures, of matplotlib alone

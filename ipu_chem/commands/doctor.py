@@ -28,7 +28,7 @@ class Options:
     link: Optional[float] = None
 
     def __post_init__(self) -> None:
-        check_fields(self, atoms="1 or more")  # the others with their meaning, further on
+        check_fields(self, ipus="from 1 to 65,536", atoms="1 or more")  # the others with their meaning, further on
 
 
 def run(options: Options, config: Optional[RunConfig]) -> int:

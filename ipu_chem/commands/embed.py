@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Optional
 
 from ipu_chem.commands.parsing import positional
-from ipu_chem.outputs import check_file
+from ipu_chem.outputs import check_file, data_of
 from ipu_chem.ranges import check_fields
 
 _SHOWN = 10  # molecules without a vector; the output lists all
@@ -51,7 +51,7 @@ class Options:
     accelerator: str = "auto"
 
     def __post_init__(self) -> None:
-        check_fields(self, micro_batch_size="1 or more", workers="from 1 to 1,024")
+        check_fields(self, micro_batch_size="from 1 to 1,000,000", workers="from 1 to 1,024")
 
 
 def run(options: Options) -> int:
@@ -61,7 +61,7 @@ def run(options: Options) -> int:
     from ipu_chem.tasks.language_model import load_language_model
 
     check_output(options.output)
-    check_file("--output", options.output, inputs=[options.input])
+    check_file("--output", options.output, inputs=[options.input, *data_of([options.run])])
     names = {one.name for one in fields(EmbeddingOptions)}
     chosen = EmbeddingOptions(**{name: value for name, value in asdict(options).items() if name in names})
     language = load_language_model(options.run)

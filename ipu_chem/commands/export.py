@@ -6,7 +6,7 @@ from typing import Literal
 
 from ipu_chem.commands.parsing import positional
 from ipu_chem.outputs import check_folder
-from ipu_chem.ranges import check_fields
+from ipu_chem.ranges import SLOTS, check_fields
 
 _SHAPE = ("nodes", "edges", "graphs", "tokens")
 
@@ -36,7 +36,7 @@ class Options:
     tokens: int = 0
 
     def __post_init__(self) -> None:
-        check_fields(self, **dict.fromkeys(_SHAPE, "0 or more"))
+        check_fields(self, **dict.fromkeys(_SHAPE, SLOTS))
 
 
 def run(options: Options) -> int:

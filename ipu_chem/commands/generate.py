@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, List, Optional, Sequence
 
 from ipu_chem.commands.parsing import positional
-from ipu_chem.outputs import check_file
+from ipu_chem.outputs import check_file, data_of
 from ipu_chem.ranges import check_fields
 
 if TYPE_CHECKING:
@@ -74,7 +74,8 @@ class Options:
 
 def run(options: Options) -> int:
     """Write the molecules and print what they are."""
-    output = check_file("--output", options.output, _SUFFIXES)
+    read = [one for one in (options.train, options.reference) if one]
+    output = check_file("--output", options.output, _SUFFIXES, [*read, *data_of([options.run])])
     from ipu_chem.generation.molecules import decode_many, write_molecules
     from ipu_chem.generation.sampling import generate
     from ipu_chem.tasks.language_model import load_language_model

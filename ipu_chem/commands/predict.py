@@ -4,8 +4,9 @@ from dataclasses import dataclass
 from typing import List, Optional
 
 from ipu_chem.commands.parsing import positional
-from ipu_chem.outputs import check_file
+from ipu_chem.outputs import check_file, data_of
 from ipu_chem.prediction import SUFFIXES
+from ipu_chem.ranges import check_fields
 
 
 @dataclass(frozen=True)
@@ -38,13 +39,17 @@ class Options:
     charge: Optional[int] = None
     multiplicity: Optional[int] = None
 
+    def __post_init__(self) -> None:
+        check_fields(self, multiplicity="1 or more")
+
 
 def run(options: Options) -> int:
     """Predict, and list molecules that could not be."""
     from ipu_chem.data.files.layout import TableOptions
     from ipu_chem.data.files.text import existing_file
 
-    check_file("--output", options.output, SUFFIXES, [existing_file(options.input)])  # before torch is loaded
+    read = [existing_file(options.input), *data_of(options.runs)]
+    check_file("--output", options.output, SUFFIXES, read)  # before torch is loaded
     from ipu_chem.prediction.predict import predict_file
 
     done, refused = predict_file(

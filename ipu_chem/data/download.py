@@ -16,6 +16,7 @@ from packing.files import atomic_file, atomic_folder
 
 _TIMEOUT = 30  # seconds without an answer
 _BLOCK = 1 << 20
+_SMALL = 1 << 28  # bytes that are compared at every use: they take less than a second
 # Checksums that are published, by address: TensorFlow Datasets' of QM9's and ogbg-molpcba's files, load-atoms' first
 # 12 digits for rMD17, OGB's MD5 for the structures of PCQM4Mv2. For other addresses none is known.
 CHECKSUMS = {
@@ -34,7 +35,8 @@ def download(name: str, url: str, file: Path, size: int = 0, sha256: str = "") -
     """Fetch a file unless it is there.
 
     A file that is there is compared with its checksum again: with the published one, or where none is known with that
-    of the download, which is kept beside it. One whose size and time are those of the last comparison is not read.
+    of the download, which is kept beside it. A large one whose size and time are those of the last comparison is not
+    read.
 
     Args:
         name: of the data set, for messages.
@@ -95,7 +97,7 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
 
 
 def _compare(name: str, file: Path, expected: str) -> None:
-    """Compare a file that is there with its checksum, unless it is unchanged since that was done.
+    """Compare a file that is there with its checksum; a large one unless it is unchanged since that was done.
 
     Raises:
         ValueError: it is another one; gives both, and says what to delete.
@@ -105,7 +107,7 @@ def _compare(name: str, file: Path, expected: str) -> None:
         stamp, known = note.read_text(encoding="utf-8").split()
     except (OSError, ValueError):  # put there by hand, or by an earlier version
         stamp, known = "", ""
-    if stamp == _stamp(file) and known.startswith(expected):
+    if file.stat().st_size > _SMALL and stamp == _stamp(file) and known.startswith(expected):
         return
     expected = expected or known
     found = _checksum(file, expected.partition(":")[0] or "sha256")

@@ -3,9 +3,9 @@
 import base64
 import csv
 import io
-import json
 from functools import partial
 from pathlib import Path
+from shlex import quote
 from typing import Any, Callable, List, Mapping, NamedTuple, Tuple
 
 import numpy as np
@@ -13,6 +13,7 @@ import numpy as np
 from ipu_chem.generation.drawing import grid_svg
 from ipu_chem.generation.metrics import MEANING
 from ipu_chem.generation.samples import FILE
+from ipu_chem.json_file import read_json
 from ipu_chem.metrics import FORCES
 from ipu_chem.reports.run_figures import baselines, class_figure, learning_figure, packing_figure, parity_figure
 from ipu_chem.training.logging import read_rows
@@ -48,10 +49,7 @@ def write_report(folder: PathLike) -> Path:
         raise ValueError(f"{folder} holds no run (no run.json); give the --out folder of `ipu-chem train`.")
     pages = templates()
     path = folder / "run.json"
-    try:
-        run = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is damaged ({error}).") from None
+    run = read_json(path, f"`ipu-chem train --resume {quote(str(folder))}` writes it again")
     paths = {split: folder / "plans" / f"{split}.npz" for split in run["splits"]}
     plans = {split: PackingPlan.load(path) for split, path in paths.items() if path.is_file()}
     text = pages.get_template("run.html").render(

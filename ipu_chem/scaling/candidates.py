@@ -1,5 +1,6 @@
 """Candidates of a search: configs from a grid of options, each a run in a folder that is trained as far as asked."""
 
+import hashlib
 import itertools
 import json
 import math
@@ -12,14 +13,16 @@ from contextlib import redirect_stderr, redirect_stdout
 from copy import deepcopy
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Set
+from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Set, Tuple
 
 from tqdm import tqdm
 
 from ipu_chem.config import KINDS, differences, from_dict, to_dict
+from ipu_chem.json_file import read_json, write_json
 from ipu_chem.options import merge, nested
 from ipu_chem.parallel import cancel, is_stopped, main_left_out, start_worker
-from packing.files import atomic_file, disk_full_named
+from ipu_chem.training.logging import METRICS
+from packing.files import disk_full_named
 
 _SEED = "training.seed"
 # What a search sets itself, and what may differ when it goes on: where runs are and how they are computed.
@@ -138,7 +141,11 @@ def read_progress(candidate: Candidate) -> Optional[Progress]:
     path = candidate.folder / "candidate.json"
     if not path.is_file():
         return None
-    saved = json.loads(path.read_text(encoding="utf-8"))
+    again = f"delete the folder {candidate.folder}, and the same command trains this candidate again"
+    saved = read_json(path, again)
+    size, digest = saved.pop("log", (0, None))  # earlier versions have none
+    if digest not in (None, _log(candidate.folder, size)[1]):
+        raise ValueError(f"{candidate.folder / METRICS} is damaged (its checksum does not match); {again}.")
     before = to_dict(from_dict(saved.pop("config")))  # with the values of options that were not there yet
     changed = [one for one in differences(before, candidate.config) if one[0] not in _FREE]
     if changed:
@@ -242,9 +249,18 @@ def _train(candidate: Candidate, budget: float, threads: int) -> Progress:
             raise ValueError(f"candidate {candidate.folder.name}: {error}") from error
     seconds = time.monotonic() - started + (before.seconds if before else 0.0)
     reached = Progress(status, seen["step"], seen["total"], seconds, metrics, message)
-    with atomic_file(candidate.folder / "candidate.json", "w") as file:
-        json.dump({**asdict(reached), "config": candidate.config}, file, indent=1)
+    values = {**asdict(reached), "log": _log(candidate.folder), "config": candidate.config}
+    write_json(candidate.folder / "candidate.json", values)
     return reached
+
+
+def _log(folder: Path, size: Optional[int] = None) -> Tuple[int, str]:
+    """Bytes of the metrics that estimates are made of, and the checksum of so many of them; training appends more."""
+    try:
+        content = (folder / METRICS).read_bytes()[:size]
+    except FileNotFoundError:  # of a run that diverged at once
+        content = b""
+    return len(content), hashlib.blake2b(content, digest_size=16).hexdigest()
 
 
 def _short_names(names: Sequence[str]) -> Dict[str, str]:

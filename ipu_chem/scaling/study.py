@@ -5,17 +5,18 @@ held-out molecules, number of optimizer steps (or one other rule of when trainin
 the best weights are chosen from.
 """
 
-import json
 import math
 from contextlib import redirect_stdout
 from dataclasses import asdict, dataclass, replace
 from io import StringIO
 from pathlib import Path
+from shlex import quote
 from typing import Any, Dict, List, Mapping, Sequence, Tuple
 
 import numpy as np
 
 from ipu_chem.config import from_dict
+from ipu_chem.json_file import read_json, write_json
 from ipu_chem.scaling.candidates import Candidate, Progress, make_candidates, train_all
 from ipu_chem.scaling.points import (
     CONVERGED,
@@ -27,7 +28,6 @@ from ipu_chem.scaling.points import (
     steps_agree,
     write_points,
 )
-from packing.files import atomic_file
 
 _SEED, _DATA = "training.seed", "data.train"
 _RULES = ("steps", "epochs")
@@ -156,14 +156,13 @@ def make_plan(base: Mapping[str, Any], grid: Mapping[str, Sequence[Any]], out: P
         **{name: getattr(options, name) for name in ("rule", "steps", "evaluations")},
     }
     path = out / "plan.json"
-    made = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    made = read_json(path, "delete it, and the same command makes it again") if path.is_file() else {}
     if made.get("asked") == asked:
         pack, amounts = made["pack"], [Amount(**one) for one in made["amounts"]]
     else:
         pack, amounts = _amounts(reference, values, options)
         out.mkdir(parents=True, exist_ok=True)
-        with atomic_file(path, "w") as file:
-            json.dump({"asked": asked, "pack": pack, "amounts": [asdict(one) for one in amounts]}, file, indent=1)
+        write_json(path, {"asked": asked, "pack": pack, "amounts": [asdict(one) for one in amounts]})
     patience = reference["training"]["early_stopping"]
     if options.rule == "steps":
         rule = STEPS_HELD
@@ -199,7 +198,8 @@ def point_of(candidate: Candidate, reached: Progress, rule: str, metric: str = "
     Raises:
         ValueError: the run has no such metric; names those it has.
     """
-    run = json.loads((candidate.folder / "run.json").read_text(encoding="utf-8"))
+    again = f"`ipu-chem train --resume {quote(str(candidate.folder))}` writes it again"
+    run = read_json(candidate.folder / "run.json", again)
     tokens = (run.get("tokens") or run["atoms"])["train"]
     parameters = run["parameters without embeddings"]
     epochs = reached.step / reached.total * candidate.config["training"]["epochs"]

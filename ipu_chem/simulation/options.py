@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, Dict, Optional
 
-from ipu_chem.ranges import check_choice, check_fields
+from ipu_chem.ranges import THREADS, check_choice, check_fields
 
 THERMOSTATS = ("none", "langevin")
 OPTIMIZERS = ("bfgs", "fire")
@@ -60,9 +60,10 @@ class MdOptions:
         check_choice("thermostat", self.thermostat, THERMOSTATS)
         check_choice("trajectory", self.trajectory, ("extxyz", "traj"))
         check_device(self.accelerator, self.dtype)
-        least = dict.fromkeys(("temperature", "friction", "skin", "threads"), "0 or more")
+        least = dict.fromkeys(("temperature", "friction", "skin"), "0 or more")
         above = dict.fromkeys(("timestep", "time"), "above 0")
-        check_fields(self, interval="1 or more", seed="from 0 to 4,294,967,295", **least, **above)
+        seeds = "from 0 to 4,294,967,295"
+        check_fields(self, interval="1 or more", seed=seeds, threads=THREADS, **least, **above)
         if self.time * 1000 / self.timestep > _MOST_STEPS:
             raise ValueError(
                 f"time={self.time} ps are {self.time * 1000 / self.timestep:.2g} steps: give a shorter time."
@@ -105,7 +106,7 @@ class RelaxOptions:
     def __post_init__(self) -> None:
         check_choice("optimizer", self.optimizer, OPTIMIZERS)
         check_device(self.accelerator, self.dtype)
-        check_fields(self, fmax="above 0", steps="1 or more", threads="0 or more")
+        check_fields(self, fmax="above 0", steps="1 or more", threads=THREADS)
 
 
 def check_device(accelerator: str, dtype: str) -> None:

@@ -1,7 +1,9 @@
 """The folder of a simulation: frames, a table of energies, and the state to resume from."""
 
+import hashlib
 import json
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Dict, Mapping, Optional
 
@@ -12,6 +14,8 @@ from packing.arrays import open_arrays
 from packing.files import PathLike, atomic_file, disk_full_named, remove_leftovers
 
 COLUMNS = ("time_ps", "potential_eV", "kinetic_eV", "total_eV", "temperature_K", "largest_force_std_eV_per_A")
+_HEADER = (",".join(COLUMNS) + "\n").encode()
+_AGAIN = ", so the simulation cannot go on: begin it again with another --out."
 _SECONDS = 1.0  # between states on disk: they cost more than a frame
 
 
@@ -35,15 +39,19 @@ class Records:
         self.state: Dict[str, Any] = {}
         self._latest: Dict[str, np.ndarray] = {}
         self._kept = float("-inf")
+        self._digest = hashlib.blake2b(digest_size=16)  # of the log
         if resume:
             remove_leftovers(folder)
             self.state = read_state(folder)
             for path, size in ((self.log, self.state["log"]), (self.trajectory, self.state["trajectory"])):
-                if not path.is_file():
-                    raise ValueError(f"{path} is gone, the simulation cannot be resumed.")
+                if not path.is_file() or path.stat().st_size < size:
+                    raise ValueError(f"{path} is gone or cut short{_AGAIN}")
                 if suffix == "extxyz" or path == self.log:
                     with open(path, "r+b") as file:
                         file.truncate(size)
+            self._digest.update(self.log.read_bytes())
+            if self.state.get("log_digest", self._digest.hexdigest()) != self._digest.hexdigest():
+                raise ValueError(f"{self.log} is damaged: its checksum does not match{_AGAIN}")
         elif self._restart.is_file():
             raise ValueError(
                 f"{folder} holds a simulation already; go on with it by `ipu-chem md --resume {folder}`, or choose "
@@ -51,8 +59,10 @@ class Records:
             )
         else:
             folder.mkdir(parents=True, exist_ok=True)
+            self._check_foreign()
+            self._digest.update(_HEADER)
             with disk_full_named(self.log):
-                self.log.write_text(",".join(COLUMNS) + "\n", encoding="utf-8")
+                self.log.write_bytes(_HEADER)
             self.trajectory.unlink() if self.trajectory.exists() else None
 
     def frame(self, atoms: Any, row: Mapping[str, float], state: Mapping[str, Any], **arrays: np.ndarray) -> None:
@@ -76,12 +86,24 @@ class Records:
 
             with disk_full_named(self.trajectory), Trajectory(str(self.trajectory), "a") as trajectory:
                 trajectory.write(frame)
-        with disk_full_named(self.log), open(self.log, "a", encoding="utf-8") as file:
-            file.write(",".join(f"{row[name]:.10g}" for name in COLUMNS) + "\n")
+        line = (",".join(f"{row[name]:.10g}" for name in COLUMNS) + "\n").encode()
+        with disk_full_named(self.log), open(self.log, "ab") as file:
+            file.write(line)
+        self._digest.update(line)
         sizes = {"log": self.log.stat().st_size, "trajectory": self.trajectory.stat().st_size}
-        self._latest = {"json": np.array(json.dumps({**state, **sizes})), **arrays}
+        written = {**state, **sizes, "log_digest": self._digest.hexdigest()}
+        self._latest = {"json": np.array(json.dumps(written)), **arrays}
         if time.monotonic() - self._kept >= _SECONDS:
             self.keep()
+
+    def _check_foreign(self) -> None:
+        """Refuse a folder with files of these names that no simulation has written."""
+        with suppress(OSError), open(self.log, "rb") as file:
+            if file.readline() == _HEADER:  # of one that was killed in its first moment
+                return
+        for path in (self.log, self.trajectory):
+            if path.exists():
+                raise ValueError(f"{path} is there, and is of no simulation: choose another --out.")
 
     def keep(self) -> None:
         """Write the state of the last frame to disk, at which a resumed simulation goes on."""
@@ -131,6 +153,4 @@ def read_state(folder: PathLike) -> Dict[str, Any]:
         with open_arrays(file) as arrays:
             return {**{name: arrays[name] for name in arrays.files}, **json.loads(str(arrays["json"]))}
     except (OSError, ValueError, KeyError) as error:
-        raise ValueError(
-            f"{file} is damaged ({error}), so the simulation cannot go on: begin it again with another --out."
-        ) from None
+        raise ValueError(f"{file} is damaged ({error}){_AGAIN}") from None

@@ -55,8 +55,8 @@ def check_run(config: RunConfig, resumed: bool = False) -> None:
     if not trained:
         raise ValueError(f"model.name={config.model.name}: nothing of this model is trained; leave model.freeze out.")
     ParameterGroups(config.optimizer, model, trained)
-    if config.accelerator in ("auto", "ipu"):
-        config.ipu.check_layers(max(len(blocks_of(model)) - 2, 0))
+    if config.accelerator == "ipu":
+        config.ipu.check_blocks(len(blocks_of(model)))
     needed = sum(one.numel() * one.element_size() for one in (*model.parameters(), *model.buffers()))
     if needed > _memory():
         raise ValueError(
@@ -83,6 +83,8 @@ def check_data(data: DataConfig) -> None:
             raise ValueError(f"data.{name}={path}: there is no such file or folder.")
     if data.name == "file" and not getattr(data, "path", ""):
         raise ValueError("data.name=file needs data.path: the file with your molecules.")
+    if data.name == "file" and os.path.isdir(os.path.expanduser(str(getattr(data, "path", "")))):
+        raise ValueError(f"data.path={getattr(data, 'path', '')}: this is a folder; give the file with your molecules.")
     if data.split not in _NO_FILES and not OFFICIAL.fullmatch(data.split) and not os.path.isfile(data.split):
         raise ValueError(
             f"data.split={data.split}: there is no such file; choose random, scaffold or official, or give the path of "

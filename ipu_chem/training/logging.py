@@ -4,12 +4,14 @@ import csv
 import io
 import json
 import math
+import sys
 from pathlib import Path
 from typing import Any, Dict, List, Sequence
 
 from ipu_chem.training.callbacks import Callback
 from packing.files import PathLike, atomic_file, disk_full_named
 
+METRICS = "metrics.jsonl"
 LOGGERS = ("tensorboard", "wandb")
 
 
@@ -34,7 +36,7 @@ class MetricsLog(Callback):
         self.folder = Path(folder)
         self.columns = ["kind", "step", "epoch", *columns]
         kept = [row for row in read_rows(self.folder) if 0 < row["step"] <= resume_step]
-        with atomic_file(self.folder / "metrics.jsonl", "w") as file:
+        with atomic_file(self.folder / METRICS, "w") as file:
             file.writelines(json.dumps(row) + "\n" for row in kept)
         with atomic_file(self.folder / "metrics.csv", "w") as file:
             file.write(self._csv_lines([dict(zip(self.columns, self.columns)), *kept]))
@@ -44,7 +46,7 @@ class MetricsLog(Callback):
         """Append one row, on disk when this returns."""
         row: Dict[str, Any] = {"kind": kind, "step": step, "epoch": epoch}
         row.update({name: None if isinstance(v, float) and not math.isfinite(v) else v for name, v in values.items()})
-        for name, line in (("metrics.jsonl", json.dumps(row) + "\n"), ("metrics.csv", self._csv_lines([row]))):
+        for name, line in ((METRICS, json.dumps(row) + "\n"), ("metrics.csv", self._csv_lines([row]))):
             path = self.folder / name
             with disk_full_named(path), open(path, "a", encoding="utf-8") as file:
                 file.write(line)
@@ -58,15 +60,22 @@ class MetricsLog(Callback):
 
 
 def read_rows(folder: PathLike) -> List[Dict[str, Any]]:
-    """Rows of a run's metrics.jsonl; a line that was cut off by a kill is left out."""
-    path = Path(folder) / "metrics.jsonl"
+    """Rows of a run's metrics.jsonl; lines that are cut off or damaged are left out."""
+    path = Path(folder) / METRICS
     rows: List[Dict[str, Any]] = []
-    if path.is_file():
-        for line in path.read_text(encoding="utf-8").splitlines():
-            try:
-                rows.append(json.loads(line))
-            except json.JSONDecodeError:
-                break
+    damaged: List[int] = []
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
+    for number, line in enumerate(lines, 1):
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError:
+            row = None
+        if isinstance(row, dict) and isinstance(row.get("step"), int) and isinstance(row.get("kind"), str):
+            rows.append(row)
+        else:
+            damaged.append(number)
+    if damaged and damaged != [len(lines)]:
+        print(f"warning: {path}, line {damaged[0]}: {len(damaged)} damaged line(s) left out", file=sys.stderr)
     return rows
 
 

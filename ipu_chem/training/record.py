@@ -1,7 +1,7 @@
 """The record of a run in its folder: config.yaml, run.json and plans, written when it starts and when it ends."""
 
-import json
 import platform
+import sys
 import time
 from pathlib import Path
 from typing import Any, Dict, Mapping
@@ -14,6 +14,7 @@ import ipu_chem
 from ipu_chem.backends.base import Backend
 from ipu_chem.config import RunConfig, to_dict
 from ipu_chem.data.splits import describe
+from ipu_chem.json_file import read_json, write_json
 from ipu_chem.models.registry import parameters_without_embeddings
 from ipu_chem.tasks.base import Task
 from ipu_chem.tasks.splits import as_split
@@ -94,15 +95,17 @@ class RunRecord(Callback):
             self._write()
 
     def _write(self) -> None:
-        with atomic_file(self.folder / "run.json", "w") as file:
-            json.dump(self.values, file, indent=1)
+        write_json(self.folder / "run.json", self.values)
 
 
 def _seconds_of(path: Path) -> Dict[str, float]:
     """Seconds that a run has noted so far, to which those of this start are added."""
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8"))["seconds"])
-    except (OSError, ValueError, KeyError, TypeError):
+        return dict(read_json(path, "it is written again, without the seconds before this start").get("seconds", {}))
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        print(f"warning: {error}", file=sys.stderr)
         return {}
 
 

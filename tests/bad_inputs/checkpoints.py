@@ -70,6 +70,8 @@ train --resume run --model.name schnet
 train --training.start_from nofolder
 train --training.start_from norun
 train --training.start_from begun
+predict run water.xyz --multiplicity 0
+export run --format torch_export --nodes 99999999999
 """
 
 GOOD = """

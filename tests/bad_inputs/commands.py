@@ -110,6 +110,9 @@ scale --grid data_grid.yaml --steps 10 --rule epochs
 scale --grid data_grid.yaml --out nofolder
 recipes extra
 recipes --all
+search --grid grid.yaml --batching.device_iterations 10000000000
+doctor --model.name schnet --ipus 1073741824
+prepare --name nci3d --cache nofolder
 """
 
 GOOD = """

@@ -86,6 +86,11 @@ embed text ok.smi --output norun
 embed text ok.smi --output nofolder/out.npy
 embed text ok.smi --output ""
 embed text ok.smi --stereo perhaps
+generate text --count 99999999999
+generate text --batch 99999999999
+generate text --output ../chains.csv
+embed text ok.smi --micro_batch_size 99999999999
+embed text ok.smi --workers 99999999999
 """
 
 GOOD = """

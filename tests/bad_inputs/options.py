@@ -196,6 +196,20 @@ train --config missing.yaml
 train --config
 train --config schnet
 train --helpme
+train --torch.threads 99999999
+train --data.workers 99999999
+train --model.cutoff 1e30
+train --model.cutoff 1e-300
+train --pack.nodes 99999999
+train --pack.nodes 9999999 --model.hidden_features 100000
+train --training.samples 99999999999
+train --training.prefetch 99999999
+train --torch.timeout 1e30
+train --model.name chemgpt --data.name nci --force_share 0.5
+train --model.name chemgpt --data.name nci --model.filter sharp
+train --model.name chemgpt --data.name nci --model.readout sums
+train --accelerator ipu --ipu.ipus_per_replica 2 --ipu.layers_per_ipu [5,5] --batching.gradient_accumulation 4
+train --accelerator ipu --ipu.ipus_per_replica 8
 """
 
 GOOD = """

@@ -82,6 +82,8 @@ relax run --structures water.xyz --output norun
 relax run --structures water.xyz --output nofolder/out.extxyz
 relax run --structures water.xyz --output out.pdb
 relax run --structures water.xyz --output water.xyz
+md run --structure water.xyz --threads 99999999
+relax run --structures water.xyz --threads 99999999
 """
 
 GOOD = """

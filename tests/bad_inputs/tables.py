@@ -60,6 +60,8 @@ BAD = "\n".join(
         f"{TRAIN} --pack.nodes 3",
         f"{TRAIN} --pack.graphs 1 --pack.nodes 2",
         f"{TRAIN} --data.limit 2",
+        f"{TRAIN} --data.path .",
+        "prepare --name file --path ok.csv --target y --seed -1",
         "prepare --name file --path class.csv --target y --kind binary --workers 1",
         "prepare --name file --path . --target y",
         "pack --nodes 64 --data file --path bad.smi",

@@ -58,13 +58,16 @@ def test_a_kept_file_is_compared_again_when_it_has_changed(server, tmp_path, mon
     load = partial(download, "set", f"{server}/data.bin", file, sha256=published)
     load()
     with monkeypatch.context() as patch:
-        patch.setattr(module, "_checksum", lambda *_: pytest.fail("an unchanged file is not read"))
+        patch.setattr(module, "_SMALL", 0)
+        patch.setattr(module, "_checksum", lambda *_: pytest.fail("a large file that is unchanged is not read"))
         load()
     os.utime(file)
     load()  # only its time is another
     damaged = bytearray(CONTENT)
     damaged[77] ^= 1
+    state = file.stat()
     file.write_bytes(damaged)
+    os.utime(file, ns=(state.st_atime_ns, state.st_mtime_ns))
     found = hashlib.sha256(damaged).hexdigest()
     with pytest.raises(
         ValueError, match=f"{file} is not the file.*{found}, not sha256:{SHA256}; delete it and"

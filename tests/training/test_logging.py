@@ -48,3 +48,15 @@ def test_unknown_and_missing_loggers_are_refused(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"wandb is not installed: pip install 'ipu-chem\[log\]'"):
         check_loggers(["wandb"])
+
+
+def test_a_damaged_line_costs_itself_alone_and_is_named(tmp_path, capsys):
+    log = MetricsLog(tmp_path, ["loss"])
+    for step in (1, 2, 3):
+        log.on_metrics("train", step, 1, {"loss": float(step)})
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    (tmp_path / "metrics.jsonl").write_bytes("\n".join([lines[0], lines[1].replace('"', "\0")]).encode() + b"\n\xff\n")
+    with open(tmp_path / "metrics.jsonl", "a") as file:
+        file.write(lines[2] + "\nnull\n")
+    assert [row["step"] for row in read_rows(tmp_path)] == [1, 3]
+    assert "metrics.jsonl, line 2: 3 damaged line(s) left out" in capsys.readouterr().err

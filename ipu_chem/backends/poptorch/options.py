@@ -98,17 +98,22 @@ class IpuOptions:
         names = ("POPTORCH_IPU_MODEL", "POPTORCH_SMALL_IPU_MODEL")
         return self.ipu_model or any(os.environ.get(name, "0") not in ("", "0") for name in names)
 
-    def check_layers(self, layers: int) -> None:
-        """Refuse layers on IPUs that are not the model's, which else takes minutes of compilation to find out.
+    def check_blocks(self, blocks: int) -> None:
+        """Refuse a division of a model that is not the model's, which else takes minutes of compilation to find out.
 
         Args:
-            layers: of the model, repeated blocks between the first and the last.
+            blocks: at which it may be cut; 0 if it cannot be.
 
         Raises:
-            ValueError: the numbers do not add up to them.
+            ValueError: there are fewer than IPUs, or other layers between the first and the last one.
         """
-        if self.layers_per_ipu is not None:
-            expand_layers(self.layers_per_ipu, layers)
+        if self.ipus_per_replica > max(blocks, 1):
+            raise ValueError(
+                f"{blocks or 1} blocks cannot be spread over {self.ipus_per_replica} IPUs; use ipu.ipus_per_replica="
+                f"{1 << (max(blocks, 1).bit_length() - 1)} or fewer."
+            )
+        if self.layers_per_ipu is not None and blocks:
+            expand_layers(self.layers_per_ipu, blocks - 2)
 
     def _check_layout(self) -> None:
         """Refuse what PopTorch refuses of several IPUs and I/O tiles, after minutes of compilation."""

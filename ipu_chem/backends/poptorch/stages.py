@@ -60,12 +60,12 @@ def plan_stages(
     partner = next((group[0] for group in groups if last in group and len(group) > 1), None)
     body = list(blocks) if partner is None else list(blocks[:-1])
     glued = [(group[0], group[-1]) for group in ([b for b in group if b < len(body)] for group in groups) if group]
+    if len(body) < ipus:
+        raise ValueError(
+            f"{len(body)} blocks cannot be spread over {ipus} IPUs; use ipu.ipus_per_replica="
+            f"{1 << (len(body).bit_length() - 1)} or fewer."
+        )
     if layers_per_ipu is None:
-        if len(body) < ipus:
-            raise ValueError(
-                f"{len(body)} blocks cannot be spread over {ipus} IPUs; use ipu.ipus_per_replica="
-                f"{1 << (len(body).bit_length() - 1)} or fewer."
-            )
         weights = list(costs[: len(body)])
         if partner is not None:
             weights[partner] += costs[last]
