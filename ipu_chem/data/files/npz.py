@@ -83,7 +83,7 @@ def npz_frames(path: Path) -> Iterator[Frame]:
 
 
 def read_arrays(path: Path) -> Arrays:
-    """Arrays of a file, told apart by name and shape; raises as `npz_frames`."""
+    """Arrays of a file by their roles, which names and shapes say; raises as `npz_frames`."""
     try:
         with open_arrays(path) as file:
             found = {key: _plain(file, key) for key in file.files}
@@ -145,7 +145,7 @@ def _words(arrays: Arrays, item: int, where: str) -> List[str]:
             f"{arrays.count[item]}; pad behind the last atom by 0."
         )
     rest = arrays.pos[item, n:]
-    if len(rest) and not ((rest == 0).all() or np.isnan(rest).all() or (rest == rest[0]).all()):
+    if not ((rest == 0).all() or np.isnan(rest).all()):
         raise ValueError(
             f"{where}: atoms that {arrays.names[0]} calls {words[n]} have positions; padding has zeros, "
             "and ghost atoms are to be taken out."
