@@ -120,15 +120,15 @@ def test_pack_of_molecules_of_ones_own(tmp_path, capsys, monkeypatch):
 
 @pytest.mark.parametrize(
     "words",
-    [["prepare", "--name", "file", "--workers", "1", "--cache", "c"], ["pack", "--nodes", "64", "--data", "file"]],
+    [["prepare", "--name", "file", "--cache", "c", "--target", "n"], ["pack", "--nodes", "64", "--data", "file"]],
 )
 def test_notes_and_complaints_name_options_of_the_command(tmp_path, capsys, monkeypatch, words):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("IPU_CHEM_CACHE", str(tmp_path / "cache"))
-    (tmp_path / "a.csv").write_bytes(b"smiles,canonical_smiles,n\nCCO,CCO,caf\xe9\n")
+    (tmp_path / f"{words[0]}.csv").write_bytes(b"smiles,canonical_smiles,n,m\nCCO,CCO,1,caf\xe9\n")
     (tmp_path / "b.csv").write_text("structure,n\nCCO,1\n")
-    (tmp_path / "c.xyz").write_text("2\n\nH 0 0 0\nF 0 0 1.75\n")
-    assert main([*words, "--path", "a.csv"]) == 0
+    (tmp_path / "c.xyz").write_text("2\nn=1\nH 0 0 0\nF 0 0 1.75\n")
+    assert main([*words, "--path", f"{words[0]}.csv"]) == 0  # notes are said once a file
     said = capsys.readouterr().err
     assert "read as cp1252; --encoding gives another encoding" in said and "; --smiles_column chooses" in said
     assert "pass --smiles_column, one of: structure, n" in fails(capsys, *words, "--path", "b.csv")
