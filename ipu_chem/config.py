@@ -24,7 +24,7 @@ class DataConfig(Chosen):
     Attributes:
         name: of molecules with labels: nci3d (ships with RDKit), qm9, rmd17 and md17 (with forces), hydronet,
             ogbg-molesol and eight others of the Open Graph Benchmark, pcqm4mv2 (all of these also as text), or file for
-            your own .csv (SMILES), .sdf, .xyz, .extxyz, .db (ASE) or .npz (sGDML). For chemgpt, of molecules as text:
+            your own .csv (SMILES), .sdf, .xyz, .extxyz, .db (ASE) or .npz (frames). For chemgpt, of molecules as text:
             nci (ships with RDKit), moses, zinc250k, chembl, pubchem10m, or file for SMILES of your own (.smi, .csv,
             .txt, also compressed). Or package.module:Class of your own.
         cache: folder for prepared data; empty is $IPU_CHEM_CACHE or ~/.cache/ipu-chem.

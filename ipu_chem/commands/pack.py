@@ -9,6 +9,7 @@ from typing import Dict, List, Optional, Sequence, Tuple
 import numpy as np
 
 from ipu_chem.commands.parsing import several
+from ipu_chem.commands.renamed import renamed
 from ipu_chem.outputs import check_file
 from ipu_chem.ranges import CUTOFF, check_fields, check_number
 from packing import ALGORITHMS, Budget, PackingPlan, make_plan
@@ -29,6 +30,7 @@ class Options:
         smiles_column: column of the file that holds SMILES, if it is not called so.
         delimiter: between the cells of the file: comma, semicolon, tab or another character; found if not given.
         encoding: of the file, such as cp1252; found if not given.
+        length_unit: of positions in the file: A, bohr, nm or pm; what the file states, else Å, if not given.
         cutoff: longest edge of --data, in Å.
         edges: directed edges of a pack (all pairs for --sizes).
         graphs: molecules of a pack.
@@ -44,6 +46,7 @@ class Options:
     smiles_column: str = ""
     delimiter: str = ""
     encoding: str = ""
+    length_unit: str = ""
     cutoff: float = 5.0
     edges: Optional[int] = None
     graphs: Optional[int] = None
@@ -69,6 +72,7 @@ def run(options: Options) -> int:
     for nodes in options.nodes:
         limits = {"nodes": nodes, "edges": options.edges, "graphs": options.graphs}
         budget = Budget(**{axis: capacity for axis, capacity in limits.items() if capacity is not None})
+        _check_room(budget, sizes)
         plans: List[Tuple[str, PackingPlan, float]] = []
         for algorithm in options.algorithms:
             if algorithm == "lpfhp" and len(budget.measured) > 1:
@@ -151,8 +155,23 @@ def _sizes(options: Options) -> Tuple[str, Dict[str, np.ndarray]]:
     from ipu_chem.data.files.layout import TableOptions
 
     given = TableOptions.of(options, "--").given()
-    store = with_edges(load_dataset(options.data, options.path, **given), options.cutoff)
+    given.update({"length_unit": options.length_unit} if options.length_unit else {})
+    same = ("path", "smiles_column", "delimiter", "encoding", "length_unit")
+    with renamed({"name": "data", **dict(zip(same, same))}):
+        store = with_edges(load_dataset(options.data, options.path, **given), options.cutoff)
     return options.data, {axis: store.sizes()[axis] for axis in ("nodes", "edges")}
+
+
+def _check_room(budget: Budget, sizes: Dict[str, np.ndarray]) -> None:
+    """Refuse packs that the largest molecule does not fit."""
+    for axis in budget.measured:
+        most = int(sizes[axis].max())
+        if most > budget[axis]:
+            count = int((sizes[axis] > budget[axis]).sum())
+            raise ValueError(
+                f"--{axis} {budget[axis]} does not hold {count:,} of the molecules, the largest of which has {most} "
+                f"{axis}; give --{axis} {most} or more."
+            )
 
 
 def _row(algorithm: str, plan: PackingPlan, bound: int, seconds: float) -> Tuple[str, ...]:

@@ -1,8 +1,8 @@
 """Prepare a data set and its edges, and print what is in it."""
 
-import re
 from dataclasses import dataclass, fields
 
+from ipu_chem.commands.renamed import renamed
 from ipu_chem.config import DataConfig
 from ipu_chem.ranges import CUTOFF, check_fields
 
@@ -29,14 +29,8 @@ class Options:
 
 def run(options: Options, data: DataConfig) -> int:
     """Prepare a data set and print its contents; complaints name its options as this command has them."""
-    try:
+    with renamed({one.name: one.name for one in fields(data)}):
         return _run(options, data)
-    except ValueError as error:
-        names = "|".join(one.name for one in fields(data))
-        said = re.sub(rf"(?:--|\b)data\.({names})\b(?!\.\w)", r"--\1", str(error))
-        if said == str(error):
-            raise
-        raise ValueError(said) from None
 
 
 def _run(options: Options, data: DataConfig) -> int:

@@ -1,6 +1,7 @@
 """Doubts about the unit that the user says labels are in: printed once, they stop nothing."""
 
 import re
+from functools import lru_cache
 from typing import List, Optional, Sequence
 
 import numpy as np
@@ -25,6 +26,7 @@ _UNIT_IN_NAME = re.compile(r"[_\s(\[]([A-Za-z]+(?:[/_]mol)?)[)\]]?$")  # "energy
 _ENERGY_NAME = re.compile(r"energy|energies|^e$|^e[_0-9]|^u0?$|_e$", re.IGNORECASE)
 
 
+@lru_cache(maxsize=1024)
 def is_energy(name: str) -> bool:
     """Test if a label of this name is an energy, whose forces there may be."""
     return _ENERGY_NAME.search(name) is not None

@@ -5,14 +5,13 @@ Experimental Torsional-Angle Preferences", J. Chem. Inf. Model. 60, 2044 (2020) 
 "Merck molecular force field. I.", J. Comput. Chem. 17, 490 (1996) (MMFF94).
 """
 
-import re
 from functools import partial
 from typing import List, NamedTuple, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
 from ipu_chem.data.files.table import Entry, Failure, Line, smiles_doubt
-from ipu_chem.data.fragments import KEEP, LARGEST, SEVERAL, largest_fragment, without_maps
+from ipu_chem.data.fragments import KEEP, LARGEST, SEVERAL, exceeds, largest_fragment, without_maps
 from ipu_chem.data.molecule import Molecule, from_rdkit
 from ipu_chem.parallel import in_parallel
 from ipu_chem.ranges import check_number
@@ -22,8 +21,6 @@ _ATTEMPTS = (10, 20)
 _MINIMIZER_STEPS = 1000
 # Atoms of a molecule, hydrogens included: embedding takes seconds for 250, and a minute or more for twice as many.
 MOST_ATOMS = 500
-_ATOM = re.compile(r"\[[^\]]*\]|Br|Cl|[BCNOPSFIbcnops]")
-_MOST_FRAGMENTS = 10  # of such a size, of which the largest may be asked for
 # kcal/mol/Å; a converged minimization ends below 0.03, a broken one (a straight angle) at thousands.
 _LARGEST_FORCE = 0.1
 # Below this many molecules, starting processes costs more than it gains.
@@ -67,14 +64,12 @@ def embed_smiles(
     if doubt:
         raise ValueError(doubt)
     most = MOST_ATOMS if max_atoms is None else max_atoms
-    if max(len(_ATOM.findall(piece)) for piece in smiles.split(".")) > most:  # which some RDKits parse for hours
+    if exceeds(smiles, most):
         raise ValueError(f"more than {most} atoms with hydrogens")
     with rdBase.BlockLogs():
         mol = Chem.MolFromSmiles(without_maps(smiles))
         if mol is None or mol.GetNumAtoms() == 0:
             raise ValueError("RDKit cannot parse the SMILES")
-        if mol.GetNumHeavyAtoms() > _MOST_FRAGMENTS * most:  # before anything that takes long
-            raise ValueError(f"more than {most} atoms with hydrogens")
         count = len(Chem.GetMolFrags(mol))
         cut = count > 1 and fragments == LARGEST
         if count > 1 and not cut:

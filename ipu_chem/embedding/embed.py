@@ -21,6 +21,7 @@ from ipu_chem.backends.options import Batching
 from ipu_chem.batches.text_labels import TextPropertyLoader
 from ipu_chem.data.corpora.encode import Manner, encode_lines, libraries
 from ipu_chem.data.files.table import Entry, Failure, Line
+from ipu_chem.data.selfies.symbols import UnknownSymbol
 from ipu_chem.embedding.options import EmbeddingOptions
 from ipu_chem.models.chemgpt import ChemGPT
 from ipu_chem.models.pooling import PooledChemGPT, check_pooling
@@ -180,7 +181,9 @@ class Embedder:
                 try:
                     yield row, self.tokenizer.encode(texts[row].selfies, _IT)
                 except ValueError as error:  # the line is named by whoever shows the reason
-                    yield row, str(error)[len(_IT) + 2 :] if str(error).startswith(f"{_IT}: ") else str(error)
+                    lacks = isinstance(error, UnknownSymbol)
+                    why = f"{error.reason} (--unknown map reads it as the unknown one)" if lacks else str(error)
+                    yield row, why[len(_IT) + 2 :] if why.startswith(f"{_IT}: ") else why
         else:
             yield from ((row, ids[index]) for index, row in enumerate(rows))
 
@@ -188,10 +191,10 @@ class Embedder:
         """Tokens that are embedded of a molecule that is too long, and the remark about it."""
         longest, limit = self.model.max_positions, self._limit
         if self.options.long == "error":
-            fits = f"tokens={len(tokens)} would hold it" if len(tokens) <= longest else f"the model reads {longest}"
+            fits = f"--tokens {len(tokens)} would hold it" if len(tokens) <= longest else f"the model reads {longest}"
             raise ValueError(
                 f"line {line.line} ({line.smiles}) has {len(tokens)} tokens, the limit is {limit}: {fits}; "
-                "long='drop' leaves such molecules out, long='truncate' their ends."
+                "--long drop leaves such molecules out, --long truncate their ends."
             )
         if self.options.long == "drop":
             self.dropped += 1

@@ -14,7 +14,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ipu_chem.data.corpora.encode import libraries
-from ipu_chem.data.selfies.symbols import is_symbol
+from ipu_chem.data.selfies.symbols import UnknownSymbol, is_symbol
 from ipu_chem.models.chemgpt import ChemGPT
 from ipu_chem.models.decoding import Cache, decode_step, new_cache
 
@@ -201,7 +201,10 @@ def encode_prefix(tokenizer: "Tokenizer", prefix: str) -> np.ndarray:
     if not prefix:
         return np.array([tokenizer.bos_id], np.int64)
     text = prefix if _SELFIES.fullmatch(prefix) else _selfies_of(prefix)
-    ids = np.asarray(tokenizer.encode(text, name=f"prefix {prefix}"), np.int64)[:-1]
+    try:
+        ids = np.asarray(tokenizer.encode(text, name=f"prefix {prefix}"), np.int64)[:-1]
+    except UnknownSymbol as error:
+        raise ValueError(f"{error.reason}; begin with something else.") from None
     if (ids[1:] == tokenizer.unk_id).any():
         raise ValueError(f"prefix {prefix}: the vocabulary lacks one of the symbols of {text}.")
     return ids

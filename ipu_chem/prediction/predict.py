@@ -24,6 +24,7 @@ from ipu_chem.trained_run import ForceField, TrainedRun, energies_forces, unfit
 from packing.files import PathLike, atomic_file
 from packing.store import Store
 
+_SHOWN = 80  # characters of a name in messages
 Runs = Union[PathLike, Sequence[PathLike]]
 
 
@@ -242,7 +243,8 @@ def _read_texts(source: Path, run: TrainedRun, table: TableOptions, workers: Opt
 
 def _called(row: Row) -> str:
     """Name of a row in messages, or its SMILES where it has none."""
-    return row.smiles if row.smiles and row.name == str(row.line) else row.name
+    name = row.smiles if row.smiles and row.name == str(row.line) else row.name
+    return name if len(name) <= _SHOWN else f"{name[:_SHOWN]}..."
 
 
 def _check_strict(refused: List[Refused], strict: bool) -> None:

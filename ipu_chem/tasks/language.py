@@ -289,7 +289,8 @@ def known_ids(tokenizer: Tokenizer, store: Store, drop: bool) -> Tuple[Ragged, n
             f"the first is {decode_text(store, 'smiles', item)} (line {store.fields['line'][item]}): {unknown[item]}"
         )
         if not len(known):
-            raise ValueError(f"the vocabulary can write none of the molecules; {first}")
+            remedy = "take another vocabulary, or set data.unknown=map to read what it lacks as the unknown one"
+            raise ValueError(f"the vocabulary can write none of the molecules; {first}; {remedy}.")
         print(f"left out: {len(unknown):,} molecules that the vocabulary cannot write; {first}")
     return ids, known, len(unknown)
 

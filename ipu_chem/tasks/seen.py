@@ -1,16 +1,18 @@
 """Charges, unpaired electrons and composition that training molecules had, and molecules asked about that differ."""
 
 import re
-from typing import Any, Callable, Dict, List, Mapping, Optional
+from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence
 
 import numpy as np
 
 from ipu_chem.data.checks import SYMBOLS
-from ipu_chem.data.molecule import decode_texts
+from ipu_chem.data.molecule import decode_text, decode_texts
 from packing.store import Store
 
 _MOST = 100  # different values that are kept; with more, nothing is foreign
 _CHARGE = re.compile(r"([+-])(\d*)(?::\d+)?\]")
+# Atoms in brackets that have no unpaired electron in canonical SMILES of organic molecules.
+_PAIRED = re.compile(r"\[N\+\]\(=O\)\[O-\]|\[(?:C@{1,2}H?|nH|NH\d?\+|O-|S-|n-|Na\+|K\+|Cl-|Br-)\]")
 _WORDS = {"charges": "a charge", "spins": "a number of unpaired electrons"}
 
 
@@ -44,10 +46,10 @@ def doubts(store: Store, state: Mapping[str, Any], name: Callable[[int], str]) -
                     f"(those had {had}); the first is {name(int(other[0]))} with {form.format(int(values[other[0]]))}"
                 )
     composition = known.get("composition")
-    if composition and "z" in store:
-        z = store.ragged("z")
+    if composition:
+        atoms = _atoms(store)
         wanted = np.repeat([int(number) for number in composition], list(composition.values()))
-        other = np.array([item for item in range(len(z)) if not np.array_equal(np.sort(z[item]), wanted)], np.int64)
+        other = np.array([item for item in range(len(store)) if not np.array_equal(atoms(item), wanted)], np.int64)
         if len(other):
             sentences.append(
                 f"{len(other):,} of {len(store):,} molecules are no {_formula(composition)}, which all training "
@@ -59,10 +61,10 @@ def doubts(store: Store, state: Mapping[str, Any], name: Callable[[int], str]) -
 def _electrons(store: Store) -> Dict[str, Optional[np.ndarray]]:
     """Charges and unpaired electrons of all molecules, [I] integer; None where they are not known."""
     if "z" not in store and "smiles" in store:
-        charges = [
-            sum(map(_charge, _CHARGE.findall(text))) if "]" in text else 0 for text in decode_texts(store, "smiles")
-        ]
-        return {"charges": np.array(charges, np.int64), "spins": None}
+        texts = decode_texts(store, "smiles")
+        charges = [sum(map(_charge, _CHARGE.findall(text))) if "]" in text else 0 for text in texts]
+        spins = [_unpaired(text) if "]" in text else 0 for text in texts]
+        return {"charges": np.array(charges, np.int64), "spins": np.array(spins, np.int64)}
     fields = {"charges": "charge", "spins": "spin"}
     return {word: np.asarray(store.fields[one], np.int64) if one in store else None for word, one in fields.items()}
 
@@ -73,16 +75,42 @@ def _charge(found: Any) -> int:
     return int(number or 1) * (1 if sign == "+" else -1)
 
 
+def _unpaired(smiles: str) -> int:
+    """Unpaired electrons of a molecule, as RDKit counts them for graphs."""
+    if "[" not in _PAIRED.sub("", smiles):
+        return 0
+    from rdkit import Chem
+
+    mol = Chem.MolFromSmiles(smiles)
+    return sum(atom.GetNumRadicalElectrons() for atom in mol.GetAtoms()) if mol is not None else 0
+
+
+def _atoms(store: Store) -> Callable[[int], np.ndarray]:
+    """Function that gives the atomic numbers of a molecule, [n], rising; hydrogens of SMILES included."""
+    if "z" in store:
+        z = store.ragged("z")
+        return lambda item: np.sort(z[item])
+    from rdkit import Chem
+
+    def of_smiles(item: int) -> np.ndarray:
+        mol = Chem.MolFromSmiles(decode_text(store, "smiles", item))
+        atoms: Sequence[Any] = [] if mol is None else mol.GetAtoms()
+        hydrogens = sum(atom.GetTotalNumHs() for atom in atoms)
+        return np.sort([1] * hydrogens + [atom.GetAtomicNum() for atom in atoms]).astype(np.uint8)
+
+    return of_smiles
+
+
 def _one_composition(store: Store, train: np.ndarray) -> Optional[Dict[str, int]]:
     """Atoms by atomic number, rising, if all training molecules have the same; else None."""
-    if "z" not in store or not len(train):
+    if len(train) < 2:
         return None
-    lengths = store.sizes()["nodes"][train]
-    if len(train) < 2 or (lengths != lengths[0]).any():
+    sizes = (store.sizes()["nodes"] if "z" in store else np.asarray(store.fields["heavy_atoms"]))[train]
+    if (sizes != sizes[0]).any():
         return None
-    z = store.ragged("z")
-    first = np.sort(z[int(train[0])])
-    if not all(np.array_equal(np.sort(z[item]), first) for item in train.tolist()):
+    atoms = _atoms(store)
+    first = atoms(int(train[0]))
+    if not all(np.array_equal(atoms(item), first) for item in train.tolist()):
         return None
     numbers, counts = np.unique(first, return_counts=True)
     return {str(number): count for number, count in zip(numbers.tolist(), counts.tolist())}

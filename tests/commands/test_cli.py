@@ -119,12 +119,35 @@ def test_pack_of_molecules_of_ones_own(tmp_path, capsys, monkeypatch):
 
 
 @pytest.mark.parametrize(
+    "words",
+    [["prepare", "--name", "file", "--cache", "c", "--target", "n"], ["pack", "--nodes", "64", "--data", "file"]],
+)
+def test_notes_and_complaints_name_options_of_the_command(tmp_path, capsys, monkeypatch, words):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("IPU_CHEM_CACHE", str(tmp_path / "cache"))
+    (tmp_path / f"{words[0]}.csv").write_bytes(b"smiles,canonical_smiles,n,m\nCCO,CCO,1,caf\xe9\n")
+    (tmp_path / "b.csv").write_text("structure,n\nCCO,1\n")
+    (tmp_path / "c.xyz").write_text("2\nn=1\nH 0 0 0\nF 0 0 1.75\n")
+    assert main([*words, "--path", f"{words[0]}.csv"]) == 0  # notes are said once a file
+    said = capsys.readouterr().err
+    assert "read as cp1252; --encoding gives another encoding" in said and "; --smiles_column chooses" in said
+    assert "pass --smiles_column, one of: structure, n" in fails(capsys, *words, "--path", "b.csv")
+    assert main([*words, "--path", "c.xyz"]) == 0
+    assert "give --length_unit bohr, or --length_unit A" in capsys.readouterr().err
+    assert main([*words, "--path", "c.xyz", "--length_unit", "bohr"]) == 0
+    assert "warning" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
     "argv, words",
     [
         (["--sizes", "no.json", "--nodes", "8"], "there is no file no.json"),
         (["--nodes", "8"], "either --sizes FILE"),
         (["--sizes", "{file}", "--dataset", "b", "--nodes", "8"], "no data set 'b'; choose --dataset from a"),
-        (["--sizes", "{file}", "--dataset", "a", "--nodes", "4"], "would hold every item"),
+        (
+            ["--sizes", "{file}", "--dataset", "a", "--nodes", "4"],
+            "the largest of which has 5 nodes; give --nodes 5 or more",
+        ),
         (["--sizes", "{file}", "--dataset", "a", "--nodes", "8", "--algorithms", "ffd"], "unknown packing algorithm"),
     ],
 )
@@ -235,4 +258,4 @@ def test_every_recipe_is_a_valid_run(recipe):
 
 def test_every_module_of_commands_is_a_command():
     modules = {path.stem for path in (ROOT / "ipu_chem" / "commands").glob("*.py")}
-    assert modules == {*COMMANDS, "parsing", "__init__"}
+    assert modules == {*COMMANDS, "parsing", "renamed", "__init__"}

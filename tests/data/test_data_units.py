@@ -6,7 +6,7 @@ import pytest
 from ipu_chem.data.datasets import load_dataset
 from ipu_chem.data.datasets.info import own_targets
 from ipu_chem.data.lengths import length_doubt
-from ipu_chem.units import BOHR, HARTREE, KCAL_PER_MOL, energy_unit, in_angstrom
+from ipu_chem.units import BOHR, HARTREE, KCAL_PER_MOL, energy_unit, force_unit, in_angstrom
 
 
 @pytest.mark.parametrize(
@@ -52,6 +52,30 @@ def test_unknown_units_of_energies_are_refused(unit):
         own_targets(["energy"], unit, True, "number")
     assert own_targets(["energy"], unit, False, "number")[0]["unit"] == unit  # such as per atom
     assert own_targets(["dipole"], unit, True, "number")[0]["unit"] == unit  # a word
+
+
+@pytest.mark.parametrize(
+    "words, ev",
+    [
+        (("eV/Å", "eV/A", "ev/Ang", "eV Å^-1", "eV per Angstrom", "eV·Å⁻¹"), 1.0),
+        (("Hartree/bohr", "Ha/Bohr", "Eh/a0", "a.u.", "au", "atomic units"), HARTREE / BOHR),
+        (("kcal/mol/Å", "kcal/(mol Å)", "kcal/mol*Ang", "kcal mol^-1 Å^-1"), KCAL_PER_MOL),
+        (("eV", "eV/s", "Å", "", "N", "MeV/Å"), None),
+    ],
+)
+def test_forces(words, ev):
+    for word in words:
+        assert force_unit(word) == (None if ev is None else pytest.approx(ev, rel=1e-9)), word
+
+
+@pytest.mark.parametrize(
+    "name, own",
+    [("energy_eV", "eV"), ("energy (kcal/mol)", "kcal/mol"), ("E_kcal_mol", "kcal/mol"), ("energy[Ha]", "Ha")],
+)
+def test_a_unit_in_the_name_of_an_energy(name, own):
+    with pytest.raises(ValueError, match=rf"data.unit=kJ/mol, but .* is by its name in {own}; give --data.unit {own}"):
+        own_targets([name], "kJ/mol", True, "number")
+    assert own_targets([name], own, True, "number") and own_targets(["energy_total"], "eV", True, "number")
 
 
 def test_words_for_what_is_no_energy():

@@ -66,10 +66,10 @@ def test_rows_grow_with_the_molecules_up_to_the_model_s(chemgpt, tokenizer):
     expected = torch.stack([by_itself(chemgpt, tokenizer, one) for one in texts]).detach()
     np.testing.assert_allclose(result.values, expected.numpy(), rtol=1e-10, atol=1e-10)
     with pytest.raises(
-        ValueError, match=r"line 2 \(C+\) has 172 tokens, the limit is 160: the model reads 160; long='drop'"
+        ValueError, match=r"line 2 \(C+\) has 172 tokens, the limit is 160: the model reads 160; --long drop"
     ):
         embed(chemgpt, tokenizer, ["C", "C" * 170])
-    with pytest.raises(ValueError, match="has 62 tokens, the limit is 20: tokens=62 would hold it"):
+    with pytest.raises(ValueError, match="has 62 tokens, the limit is 20: --tokens 62 would hold it"):
         embed(chemgpt, tokenizer, [CHAIN], tokens=20)
 
 

@@ -89,7 +89,7 @@ def test_what_was_there_stays_until_all_is_written(chemgpt, tokenizer, source, t
     output.write_text("earlier")
     before = sorted(path.name for path in tmp_path.iterdir())
     with Embedder(chemgpt, tokenizer, EmbeddingOptions(chunk=4, tokens=40)) as embedder:
-        with pytest.raises(ValueError, match="line 10 .* has 62 tokens, the limit is 40: tokens=62 would hold it"):
+        with pytest.raises(ValueError, match="line 10 .* has 62 tokens, the limit is 40: --tokens 62 would hold it"):
             embed_file(embedder, source, output, progress=False)
     assert output.read_text() == "earlier" and sorted(path.name for path in tmp_path.iterdir()) == before
 

@@ -17,14 +17,14 @@ from typing import Any, Dict, Iterable, Iterator, List, NamedTuple, Tuple, Union
 import numpy as np
 
 from ipu_chem.data.files.table import Failure, Line, smiles_doubt
-from ipu_chem.data.fragments import ERROR, KEEP, SEVERAL, largest_fragment, without_maps
+from ipu_chem.data.fragments import ERROR, KEEP, SEVERAL, exceeds, largest_fragment, without_maps
 from ipu_chem.data.molecule import encode_texts
 from ipu_chem.data.selfies.symbols import DOT, split_symbols
 from packing.arrays import open_arrays
 from packing.files import atomic_file
 from packing.types import Ragged, offsets_of
 
-_MOST_ATOMS = 2**16 - 1
+MOST_ATOMS = 1000  # of a fragment, without hydrogens; some RDKits take two seconds for as many
 _MOST_SYMBOLS = 2**16
 OTHER = "SELFIES stand for another molecule"
 # Molecules without stereochemistry, of atoms and charges that organic chemistry is made of. Where their bonds keep to
@@ -215,6 +215,8 @@ def _encode(smiles: str, manner: Manner) -> Tuple[str, List[str], int, bool]:
     doubt = smiles_doubt(smiles)
     if doubt:
         raise _NoMolecule(doubt)
+    if exceeds(smiles, MOST_ATOMS):
+        raise _NoMolecule(f"more than {MOST_ATOMS:,} atoms")
     cut = False
     try:
         mol = Chem.MolFromSmiles(without_maps(smiles))
@@ -230,8 +232,8 @@ def _encode(smiles: str, manner: Manner) -> Tuple[str, List[str], int, bool]:
         canonical = Chem.MolToSmiles(mol)
     except RuntimeError:  # an invariant of RDKit is violated
         raise _NoMolecule("RDKit cannot parse the SMILES") from None
-    if not 0 < mol.GetNumAtoms() <= _MOST_ATOMS:
-        raise _NoMolecule("no atoms" if mol.GetNumAtoms() == 0 else f"more than {_MOST_ATOMS:,} atoms")
+    if mol.GetNumAtoms() == 0:
+        raise _NoMolecule("no atoms")
     return canonical, _symbols(canonical), mol.GetNumHeavyAtoms(), cut
 
 

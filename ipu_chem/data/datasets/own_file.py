@@ -64,7 +64,7 @@ def prepare(
 
     Args:
         path: .csv, .tsv or .txt with a SMILES column, .smi, .sdf, .xyz or .extxyz, also gzipped, .db of ASE, .npz of
-            sGDML's form.
+            frames or padded molecules.
         cache: not used.
         target: columns, properties or keys that hold the labels, separated by commas; None reads none.
         unit: of the labels. Energies are in eV, meV, Hartree (Ha, Eh), kcal/mol, kJ/mol or cm-1, and a file that states

@@ -30,6 +30,7 @@ _DELIMITERS = {".csv": ",", ".tsv": "\t"}
 _WORDS = {"comma": ",", "semicolon": ";", "tab": "\t", "\\t": "\t", "space": " "}
 # Some tables write a line break after the SMILES, inside of quotes; a quote that is open for longer is damage.
 MOST_LINES = 3
+_LOOKED_AT = 20  # lines behind the first, for a header that stands further down
 _NUMBER = re.compile(r"[+-]?\d+([.,]\d+)?")
 _SHOWN = 20  # columns in a message
 
@@ -125,6 +126,9 @@ def read_layout(path: Path, options: TableOptions = FOUND, with_split: bool = Fa
         return Layout(header=header, encoding=encoding)
     text = "".join(lines[: _closed(lines)])
     delimiter, columns = _choose_delimiter(text, given, options.smiles_column, _DELIMITERS.get(suffix, "\t"))
+    if not options.smiles_column and not any(map(is_smiles_header, columns)):
+        _refuse_late_header(path, lines, number, given)
+        _refuse_other_delimiter(path, columns, f"{options.prefix}delimiter")
     smiles = _smiles_place(columns, path, options)
     lower = [column.lower() for column in columns]
     split = place_of("split", lower, path) if with_split and "split" in lower else -1
@@ -189,7 +193,7 @@ def _first_lines(path: Path, suffix: str, encoding: str) -> Tuple[List[str], int
         numbered = enumerate(read_lines(file), 1)
         for number, line in numbered:
             if holds_something(line, suffix):
-                lines = [line, *(other for _, other in islice(numbered, MOST_LINES))]
+                lines = [line, *(other for _, other in islice(numbered, _LOOKED_AT))]
                 return [other.decode("utf-8", errors="replace") for other in lines], number
     return [], 0
 
@@ -215,6 +219,20 @@ def _is_table(first: str, given: str, smiles_column: str) -> bool:
     """Test if the first line of a .txt is a header."""
     cells = [first.split(mark) for mark in given or "\t,;" if mark in first]
     return any(cell.strip('" ') == smiles_column or is_smiles_header(cell) for row in cells for cell in row)
+
+
+def _refuse_late_header(path: Path, lines: Sequence[str], number: int, given: str) -> None:
+    """Name the line of a header that has a title or comments above it."""
+    for place, line in enumerate(lines[1:], number + 1):
+        if _is_table(line.strip("\n"), given, ""):
+            raise ValueError(f"{path} line {place} looks like the header; take out what stands above it.")
+
+
+def _refuse_other_delimiter(path: Path, columns: Sequence[str], option: str) -> None:
+    """Name a character that seems to separate the cells of a header and is none of the usual ones."""
+    for mark, word in (("|", "'|'"), (" ", "space"), (":", "':'")) if len(columns) == 1 else ():
+        if any(map(is_smiles_header, columns[0].split(mark)[:_SHOWN])):
+            raise ValueError(f"{path}: its cells seem to be separated otherwise; pass {option} {word}.")
 
 
 def _choose_delimiter(text: str, given: str, smiles_column: str, usual: str) -> Tuple[str, List[str]]:

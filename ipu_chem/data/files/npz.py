@@ -60,30 +60,31 @@ def npz_frames(path: Path) -> Iterator[Frame]:
     arrays = read_arrays(path)
     units = stated_units(arrays.facts)
     once = {key: value for key, value in arrays.facts.items() if key.lower() in (*ELECTRONS, "q")}
-    each = {key: values for key, values in arrays.scalars.items() if key.lower() in (*ELECTRONS, "q")}
+    each = [key for key in arrays.scalars if key.lower() in (*ELECTRONS, "q")]
+    scalars = {key: array.tolist() for key, array in arrays.scalars.items()}
     symbols: Dict[Any, int] = {}
-    isotopes = 0
+    file, stem, isotopes = path.name, path.stem, 0
     z = np.empty(0, np.int64)
     for item, pos in enumerate(arrays.pos):
-        where = f"{path.name} frame {item}"
+        where = f"{file} frame {item}"
         if item == 0 or arrays.z.ndim == 2:
             words = _words(arrays, item, where)
             z = _numbers(words, symbols, f"{where}: {arrays.names[0]}")
             isotopes += sum(word.lower() in ISOTOPES for word in words) if arrays.z.dtype.kind not in "fiu" else 0
         n = len(z)
-        values = {key: array[item] for key, array in arrays.scalars.items()}
-        said = {key: array[item] for key, array in each.items()}
+        values = {key: column[item] for key, column in scalars.items()}
         known: Dict[str, Optional[int]] = {}
-        if once or said:
-            charges = {"charge" if key in ("Q", "q") else key: value for key, value in {**once, **said}.items()}
-            known = electrons(charges, frozenset(), where)
-        forces = {key: np.asarray(array[item, :n], np.float64) for key, array in arrays.vectors.items()}
-        yield Frame(where, f"{path.stem}_{item}", z, pos[:n], values, forces, units, **known)
+        if once or each:
+            said = {**once, **{key: values[key] for key in each}}
+            said = {"charge" if key in ("Q", "q") else key: value for key, value in said.items()}
+            known = electrons(said, frozenset(), where)
+        forces = {key: array[item, :n] for key, array in arrays.vectors.items()}
+        yield Frame(where, f"{stem}_{item}", z, pos[:n], values, forces, units, **known)
     say_isotopes(path.name, isotopes)
 
 
 def read_arrays(path: Path) -> Arrays:
-    """Arrays of a file, told apart by name and shape; raises as `npz_frames`."""
+    """Arrays of a file by their roles, which names and shapes say; raises as `npz_frames`."""
     try:
         with open_arrays(path) as file:
             found = {key: _plain(file, key) for key in file.files}
@@ -102,9 +103,12 @@ def read_arrays(path: Path) -> Arrays:
     if not count or not fits:
         shapes = f"{names[0]} {list(z.shape)} and {names[1]} {list(pos.shape)}"
         raise ValueError(f"{path}: {shapes} do not belong together; they are [n] or [I, n], and [I, n, 3].")
-    vectors = {key: array for key, array in found.items() if array.shape == pos.shape and array.dtype.kind in "fiu"}
-    if count == 1:
-        vectors.update({key: array[None] for key, array in found.items() if array.shape == pos.shape[1:]})
+    fitting = (pos.shape, pos.shape[1:]) if count == 1 else (pos.shape,)
+    vectors = {
+        key: np.asarray(array, np.float64).reshape(pos.shape)
+        for key, array in found.items()
+        if array.shape in fitting and array.dtype.kind in "fiu"
+    }
     scalars = {
         key: array.reshape(count)
         for key, array in found.items()
@@ -145,7 +149,7 @@ def _words(arrays: Arrays, item: int, where: str) -> List[str]:
             f"{arrays.count[item]}; pad behind the last atom by 0."
         )
     rest = arrays.pos[item, n:]
-    if len(rest) and not ((rest == 0).all() or np.isnan(rest).all() or (rest == rest[0]).all()):
+    if not ((rest == 0).all() or np.isnan(rest).all()):
         raise ValueError(
             f"{where}: atoms that {arrays.names[0]} calls {words[n]} have positions; padding has zeros, "
             "and ghost atoms are to be taken out."

@@ -99,9 +99,8 @@ def read_labeled(path: PathLike, wanted: Wanted, limit: Optional[int] = None) ->
     if suffix not in _READERS:
         hint = "; SMILES have no coordinates, embed them first (ipu_chem.data.smiles)"
         hint = hint if suffix in (".smi", ".csv") else ""
-        raise ValueError(
-            f"{path}: molecules are read from .xyz, .extxyz, .sdf (also gzipped), .db and .npz files{hint}."
-        )
+        kinds = ".xyz, .extxyz, .sdf (also gzipped), .db and .npz"
+        raise ValueError(f"{path}: molecules are read from {kinds} files{hint}.")
     path = existing_file(path)
     forces = ForceChoice(wanted.targets, wanted.force_key, f"{wanted.prefix}force_key")
     units = _Units(wanted)

@@ -210,8 +210,10 @@ def smiles_doubt(smiles: str) -> str:
     """
     if not smiles:
         return NO_SMILES
-    if smiles.isascii() and smiles.isprintable() and " " not in smiles:
+    if smiles.isascii() and smiles.isprintable() and " " not in smiles and "[#" not in smiles:
         return ""
+    if "[#" in smiles:
+        return "SMARTS, no SMILES: [# stands for any atom of an element, without its hydrogens"
     if not smiles.isascii():
         return "the SMILES have characters beyond ASCII"
     words = smiles.split(None, 1)
@@ -222,7 +224,7 @@ def smiles_doubt(smiles: str) -> str:
 
 def _in_smi(number: int, smiles: str, name: str) -> Entry:
     """The molecule of a line of a .smi file."""
-    if name[:1] != "." and smiles.isascii():
+    if name[:1] != "." and smiles.isascii() and "[#" not in smiles:
         return Line(number, smiles, name)
     doubt = smiles_doubt(smiles)
     if re.match(r"\.[A-Za-z\[(]", name) and not doubt:
@@ -254,6 +256,8 @@ def _quoted(number: int, raw: bytes, text: str, layout: Layout) -> List[Cells]:
                 start = number + reader.line_num
         except csv.Error as error:
             problem = str(error)
+            if problem == "unexpected end of data":
+                problem = f"a quote that is not closed within {MOST_LINES} lines"
         else:
             return [(line, _as_many(line, row, layout)) for line, row in made if row]
     pieces = raw.splitlines(keepends=True)

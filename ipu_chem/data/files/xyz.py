@@ -33,6 +33,8 @@ _NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:(?:[eEdD]|\*\^)[-+]?\d+)?"
 _WORD_NUMBER = re.compile(rf"([A-Za-z_]\w*)\s*:?\s+({_NUMBER})(?=[\s,;]|$)")  # as in "E -76.4" and "energy: -5.1"
 _BARE_NUMBER = re.compile(_NUMBER)
 _UNIT = re.compile(rf"([A-Za-z_]\w*)\s*[=:]?\s*{_NUMBER}\s+\(?([A-Za-z][\w/.]*)\)?(?=[\s,;]|$)")  # "E=-76.4 Eh"
+_BEHIND_NUMBER = re.compile(r"[\d.]\s+\(?[A-Za-z][\w/.]*\)?(?=[\s,;]|$)")  # a word, found faster
+_DIGITS_APART = re.compile(r"\d_\d")
 _UNDERSCORE = re.compile(r"([^\s=]+)=([-+\d.]*\d_\d[-+\d._eE]*)(?=\s|$)")  # which Python passes over in numbers
 # Of the raw files of QM9 (R. Ramakrishnan et al., Sci. Data 1, 140022 (2014)), behind "gdb" and the number.
 _QM9 = "A B C mu alpha homo lumo gap r2 zpve U0 U H G Cv".split()
@@ -78,8 +80,10 @@ def xyz_frames(path: Path) -> Iterator[Frame]:
             columns = layouts[layout]
             cells = [row.split() for row in rows]
             try:
-                for row, text in zip(cells, rows):
-                    if len(row) != columns.width and (layout != _PLAIN or len(row) < columns.width) or "_" in text:
+                if "_" in "".join(rows):  # which Python passes over in numbers
+                    raise ValueError
+                for row in cells:
+                    if len(row) != columns.width and (layout != _PLAIN or len(row) < columns.width):
                         raise ValueError
                 z = [symbols[row[columns.symbol]] for row in cells]
                 pos = _vectors(cells, columns.pos)
@@ -217,7 +221,8 @@ def _comment(text: str, where: str) -> Tuple[Dict[str, Any], FrozenSet[str]]:
         # ASE calls words without a value true.
         keys = re.findall(r"([^\s=\"'{\[]+)\s*=", re.sub(r"\"[^\"]*\"|'[^']*'", "''", text))
         values = {key: value for key, value in values.items() if key in keys}
-        values.update({key: raw for key, raw in _UNDERSCORE.findall(text) if key in values})
+        if _DIGITS_APART.search(text):
+            values.update({key: raw for key, raw in _UNDERSCORE.findall(text) if key in values})
     elif _BARE_NUMBER.fullmatch(text.partition("!")[0].strip()):  # CREST writes "-76.4 !CONF1"
         values = {"comment": number(text.partition("!")[0])}
     elif text.startswith("gdb ") and len(text.split()) == 2 + len(_QM9):
@@ -226,7 +231,7 @@ def _comment(text: str, where: str) -> Tuple[Dict[str, Any], FrozenSet[str]]:
         pairs = _WORD_NUMBER.findall(text)
         keys = [key for key, _ in pairs]
         values = {key: number(value) for key, value in pairs}
-    for key, unit in _UNIT.findall(text):
+    for key, unit in _UNIT.findall(text) if _BEHIND_NUMBER.search(text) else ():
         if key in values and is_energy(key) and energy_unit(unit) is not None:
             values.setdefault(f"{key}_unit", unit)
     lower = {key.lower(): key for key in values}

@@ -12,7 +12,7 @@ from typing import Any, Dict, Iterable, List, Tuple
 import numpy as np
 
 from ipu_chem.data.selfies.dialect import to_version_1, to_version_2, without_stereo
-from ipu_chem.data.selfies.symbols import DOT
+from ipu_chem.data.selfies.symbols import DOT, UnknownSymbol
 from ipu_chem.data.selfies.tokens import Tokenizer, check_choice
 from packing.files import PathLike
 from packing.store import Store
@@ -102,9 +102,9 @@ class ChemGPTTokenizer(Tokenizer):
         if symbol == DOT:
             if self.fragments == "map":
                 return self.unk_id
-            raise ValueError(
-                "it has several fragments and the published vocabulary no dot; set data.fragments=largest to encode "
-                "one of them, or data.unknown=map to read the dot as [UNK]."
+            raise UnknownSymbol(
+                "it has several fragments and the published vocabulary no dot",
+                "set data.fragments=largest to encode one of them, or data.unknown=map to read the dot as [UNK].",
             )
         plain = without_stereo(symbol)
         if plain != symbol and self.stereo == "error":

@@ -6,7 +6,7 @@ import numpy as np
 
 from ipu_chem.data.molecule import decode_text
 from ipu_chem.data.selfies.lookup import bordered
-from ipu_chem.data.selfies.symbols import DOT
+from ipu_chem.data.selfies.symbols import DOT, UnknownSymbol
 from packing.store import Store
 from packing.types import Ragged, index_dtype, offsets_of
 
@@ -38,12 +38,13 @@ def encode_known(tokenizer: "Tokenizer", store: Store) -> Tuple[Ragged, np.ndarr
     places = _outside(symbols, table, reasons)[::-1]  # so that of several reasons the first is given
     refused = {item: "it has no symbols" for item in np.flatnonzero(symbols.lengths == 0).tolist()}
     for item, symbol in zip(_owners(symbols, places).tolist(), symbols.values[places].tolist()):
-        refused[item] = reasons[symbol]
+        error = reasons[symbol]
+        refused[item] = error.reason if isinstance(error, UnknownSymbol) else str(error)
     kept = np.setdiff1d(np.arange(len(symbols)), list(refused)).astype(np.int64)
     return _ids(tokenizer, symbols.take(kept), table), kept, refused
 
 
-def _looked_up(tokenizer: "Tokenizer", store: Store) -> Tuple[Ragged, np.ndarray, Dict[int, str]]:
+def _looked_up(tokenizer: "Tokenizer", store: Store) -> Tuple[Ragged, np.ndarray, Dict[int, ValueError]]:
     """Symbols of all molecules, the id of each symbol (-1 for none), and why a symbol has none."""
     if "symbols" not in store or "symbols" not in store.info:
         raise ValueError("the store holds no SELFIES symbols; make one with ipu_chem.data.corpora.")
@@ -56,11 +57,11 @@ def _looked_up(tokenizer: "Tokenizer", store: Store) -> Tuple[Ragged, np.ndarray
         try:
             table[index] = tokenizer.id_of(symbol)
         except ValueError as error:  # matters only if a molecule has it
-            reasons[index] = str(error)
+            reasons[index] = error
     return symbols, table, reasons
 
 
-def _outside(symbols: Ragged, table: np.ndarray, reasons: Dict[int, str]) -> np.ndarray:
+def _outside(symbols: Ragged, table: np.ndarray, reasons: Dict[int, ValueError]) -> np.ndarray:
     """Places of symbols that have no id."""
     return np.flatnonzero((table < 0)[symbols.values]) if reasons else np.zeros(0, np.int64)
 

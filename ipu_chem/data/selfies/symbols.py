@@ -16,6 +16,15 @@ _SMILES_TEXT = re.compile(r"(?:[BCNOSPFIbcnops0-9()=#$:/\\%~*-]|Cl|Br)+")
 _SHOWN = 60  # characters of a text in an error message
 
 
+class UnknownSymbol(ValueError):
+    """A vocabulary lacks a symbol; ``reason`` leaves out the remedy, which belongs to training."""
+
+    def __init__(self, reason: str, remedy: str) -> None:
+        """Join both; the remedy names options of a run."""
+        super().__init__(f"{reason}; {remedy}")
+        self.reason, self.remedy = reason, remedy
+
+
 def split_symbols(selfies: str, name: str = "") -> List[str]:
     """Symbols of a SELFIES in order, such as "[=C]" or ".".
 

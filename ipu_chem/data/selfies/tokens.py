@@ -12,7 +12,7 @@ from typing import Any, Dict, Iterable, List, Optional, Sequence, Set, Tuple, Ty
 import numpy as np
 
 from ipu_chem.data.selfies.lookup import Lookup, bordered
-from ipu_chem.data.selfies.symbols import DOT, is_symbol, shown, split_symbols
+from ipu_chem.data.selfies.symbols import DOT, UnknownSymbol, is_symbol, shown, split_symbols
 from packing.files import PathLike, atomic_file
 from packing.store import Store
 from packing.types import Ragged, index_dtype, offsets_of
@@ -220,9 +220,10 @@ class Tokenizer:
         """The id of a symbol that is not among those spelled as in the vocabulary."""
         if self.unknown == "map":
             return self.unk_id
-        raise ValueError(
-            f"symbol {symbol!r} is not in the vocabulary; set data.unknown=drop to leave such molecules out, or "
-            f"data.unknown=map to read it as {self.special[3]} (SELFIES are those of selfies 2.x, not SMILES)."
+        raise UnknownSymbol(
+            f"symbol {symbol!r} is not in the vocabulary",
+            "set data.unknown=drop to leave such molecules out, or data.unknown=map to read it as "
+            f"{self.special[3]} (SELFIES are those of selfies 2.x, not SMILES).",
         )
 
     def _encode_block(self, texts: Sequence[str], names: Sequence[str], first: int) -> Tuple[np.ndarray, np.ndarray]:
@@ -250,6 +251,8 @@ class Tokenizer:
             symbols = self.cut_fragments(symbols, DOT) or split_symbols("", who)
         try:
             return list(map(self.id_of, symbols))
+        except UnknownSymbol as error:
+            raise UnknownSymbol(f"{who}: {error.reason}", error.remedy) from None
         except ValueError as error:
             raise ValueError(f"{who}: {error}") from None
 

@@ -77,6 +77,17 @@ def test_failures_are_counted_with_their_lines(tmp_path):
     assert [one[0] for one in store.info["failures"]["list"]] == [2, 3, 4, 5, 6]
 
 
+def test_chains_of_thousands_of_atoms_are_refused_by_their_text(monkeypatch):
+    from rdkit import Chem
+
+    monkeypatch.setattr(Chem, "MolFromSmiles", lambda *_: pytest.fail("some RDKits take hours"))
+    for text in ("C" * 1001, "C" * 40_000, ".".join(["C" * 900] * 12), "C" * 1001 + ".O"):
+        with pytest.raises(ValueError, match="more than 1,000 atoms"):
+            encode_smiles(text)
+    monkeypatch.undo()
+    assert encode_smiles("[C@@H](N)(C)C" * 1)[0] and encode_smiles(".".join(["CCO"] * 400))[0].count(".") == 399
+
+
 def test_atom_maps_name_no_molecule(tmp_path):
     assert encode_smiles("[CH3:1][OH:2]") == encode_smiles("OC")
     assert encode_smiles("[cH:1]1[cH:2][cH:3][cH:4][cH:5][c:12]1[N+:7](=[O:8])[O-:9]") == encode_smiles(

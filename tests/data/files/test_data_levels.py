@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from ipu_chem.data.datasets import load_dataset
+from ipu_chem.units import BOHR, HARTREE, KCAL_PER_MOL
 
 POS = np.array([[0, 0, 0], [0.96, 0, 0], [-0.24, 0.93, 0]])
 
@@ -97,6 +98,27 @@ def test_no_forces_of_another_energy(write, load, energy, capsys):
     said = capsys.readouterr().err
     assert f"no forces are taken for {energy}: the file has forces" in said and "--data.force_key forces takes" in said
     assert load(path, target=energy, force_key="forces").info["forces_of"] == energy
+
+
+@pytest.mark.parametrize("column", ["gradient", "gradients", "energy_gradient", "dft_grad"])
+def test_gradients_are_taken_on_request_with_the_other_sign(write, load, column, capsys):
+    path = write("energy=-1", **{column: 2})
+    assert "forces" not in load(path, target="energy")
+    assert f"or are gradients; --data.force_key {column} takes them" in capsys.readouterr().err
+    assert load(path, target="energy", force_key=column)["forces"][0].tolist() == full(-2).tolist()
+    assert f"{column} is by its name the gradient of energy; forces are its negative" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "said, factor",
+    [("kcal/mol/Å", KCAL_PER_MOL), ("Hartree/Bohr", HARTREE / BOHR), ("a.u.", HARTREE / BOHR), ("eV/nm", 0.1)],
+)
+def test_units_of_forces_alone(write, load, said, factor):
+    store = load(write(f"energy=-1 forces_unit={said}", forces=1), target="energy", unit="eV")
+    np.testing.assert_allclose(store["forces"][0], full(factor), rtol=1e-6)
+    assert store["y"].tolist() == [[-1]]
+    with pytest.raises(ValueError, match="as its unit of forces, but none of energy; give it: --data.unit eV"):
+        load(write(f"energy=-1 forces_unit={said}", forces=1), target="energy")
 
 
 def test_wider_names_where_there_is_no_energy(write, load):

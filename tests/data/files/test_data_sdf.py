@@ -74,6 +74,12 @@ def test_drawings_whatever_they_say(read, header, smiles):
         read(block(smiles, flat=True, header=header))
 
 
+@pytest.mark.parametrize("smiles", ["ClC(Cl)=C(Cl)Cl", "FS(F)(F)(F)(F)F", "O=S(=O)(Cl)Cl", "O=C=S", "OO"])
+def test_drawings_without_much_to_tell_them_by(read, smiles):
+    with pytest.raises(ValueError, match="is a 2D drawing"):
+        read(block(smiles, flat=True, header="     RDKit          3D"))
+
+
 @pytest.mark.parametrize("smiles", ["O=C=O", "O", "C=C", "c1ccccc1", "N#CC#N"])
 def test_planar_molecules_are_no_drawings(read, smiles):
     text = block(smiles, header="")
@@ -105,9 +111,27 @@ def test_charges_and_radicals(read):
     assert [(one.charge, one.spin) for one in read(block("CCO") + block("[CH3]"))] == [(None, 0), (None, 1)]
 
 
+def test_charge_and_multiplicity_as_properties(read):
+    said = ">  <charge>\n1\n\n>  <multiplicity>\n2\n\n$$$$"
+    (molecule,) = read(block("CCO").replace("$$$$", said))
+    assert (molecule.charge, molecule.spin) == (1, 1)
+    with pytest.raises(ValueError, match="its property says a charge of 1, its atoms have -1; correct one of them"):
+        read(block("CC(=O)[O-]").replace("$$$$", said))
+
+
+def test_an_empty_property_is_a_missing_label(read):
+    assert np.isnan(read(block("CCO", energy=""))[0].y).all()
+
+
 @pytest.mark.parametrize(
     "text, sentence",
     [
+        (
+            block("CCO").replace("$$$$", ">  <E>\n2\n\n$$$$"),
+            "states E more than once, with different values; leave one",
+        ),
+        (block("CCO", energy="-1_0"), "E='-1_0' is not a number"),
+        (block("CCO").encode("utf-16"), "a.sdf is text in UTF-16; write it in UTF-8"),
         (block("CCO") + block("CCO")[:-6], r"record 2 \(line 27\) is cut: the file ends without its line"),
         (block("CCO") + "hello\n", r"record 2 \(line 27\) cannot be parsed"),
         (block("CCO", energy="high"), "E='high' is not a number"),

@@ -87,7 +87,7 @@ def test_a_stray_quote_costs_no_neighbor(tmp_path, monkeypatch, chunk):
         **{2: "C", 3: "CC", 4: "CCC"},
         **{6: "O", 7: "N", 8: "OO", 9: "NN"},
     }
-    assert failures(path) == {5: "damaged line: unexpected end of data"}
+    assert failures(path) == {5: "damaged line: a quote that is not closed within 3 lines"}
 
 
 def test_damaged_lines_are_failures(tmp_path):

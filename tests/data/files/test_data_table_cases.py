@@ -76,6 +76,13 @@ REFUSED = {
     "two columns of SMILES": ("smiles,smiles,logS\nCCO,C,2\n", "logS", "a.csv has 2 columns 'smiles'"),
     "no such column": (HEADER + "CCO,1\n", "logP", "a.csv has no column 'logP'; it has smiles, logS"),
     "no SMILES": ("Structure,logS\nCCO,1\n", "logS", "pass data.smiles_column, one of: Structure, logS"),
+    "comments above": ("# mine\n\n# 2021\nsmiles,logS\nC,1\n", "logS", "a.csv line 4 looks like the header; take out"),
+    "title above": ("Table 1,,\nid,smiles,logS\n1,C,1\n", "logS", "a.csv line 2 looks like the header; take out what"),
+    "bars": (
+        "smiles|logS\nC|1\n",
+        "logS",
+        r"a.csv: its cells seem to be separated otherwise; pass data.delimiter '\|'",
+    ),
     "infinity": (HEADER + "C,1\nCCO,-inf\n", "logS", "a.csv line 3: logS is -inf, no number; correct it"),
     "too large": (HEADER + "C,1e999\n", "logS", "a.csv line 2: logS is inf, no number"),
     "text": (HEADER + "C,>50\n", "logS", "a.csv line 2: logS is '>50', no number; correct it, or empty the cell"),
@@ -95,7 +102,11 @@ REFUSED = {
     "behind a comma at the end": ("smiles,y,\nC,1,\nC,0,5\n", "y", "line 3: a value stands behind y in a column with"),
     "no header": ("CCO,1\nC,2\n", "y", r"no column named smiles \(does it begin with a header\?\); .* one of: CCO, 1"),
     "one line": (b"\0" * 300_000, "y", "a.csv line 1 has more than 100,000 characters"),
-    "a lone quote": (HEADER + 'C,1\n"CC,2\n', "logS", "a.csv line 3: damaged line: unexpected end of data"),
+    "a lone quote": (
+        HEADER + 'C,1\n"CC,2\n',
+        "logS",
+        "line 3: damaged line: a quote that is not closed within 3 lines",
+    ),
     "NUL": (b"smiles,logS\nC,1\x002\n", "logS", "a.csv line 2: damaged line: a NUL byte"),
     "endless": ("smiles,logS\n" + "C" * 200_000 + ",1\n", "logS", "line 2: damaged line: 100,000 characters or more"),
     "header alone": (HEADER, "logS", "a.csv.* holds no SMILES"),
@@ -154,6 +165,13 @@ def test_a_run_of_text_takes_what_is_given(tmp_path):
     chosen = DataConfig("file", path=str(path), smiles_column="Structure", delimiter="|", encoding="cp1250", workers=1)
     store = load_corpus("file", path, tmp_path / "cache", progress=False, **chosen.corpus_options())
     assert decode_texts(store, "smiles") == ["CCO"]
+
+
+@PATHS
+def test_smarts_are_no_molecules(tmp_path, load):
+    store = load(write(tmp_path, HEADER + "[#6]C,1\nCC,2\nC#[CH],3\n"), "logS")
+    assert decode_texts(store, "smiles") == ["CC", "C#C"]
+    assert store.info["failures"]["list"][0][2].startswith("SMARTS, no SMILES: [# stands for any atom")
 
 
 ROWS = "smiles,name,logS\nCCO,a,1\n,b,2\nCC OC,c,3\nCCO .Cl,d,4\nC1CC,e,5\nOCC,f,6\nC,g,\nC\xa0C,h,7\nCCC,i,8\n"

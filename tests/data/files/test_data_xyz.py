@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from ipu_chem.data.files.structures import read_molecules
+from ipu_chem.units import BOHR, HARTREE
 
 H2 = "2\nenergy={energy}\nH 0 0 0\nH 0 0 0.74\n"
 
@@ -85,6 +86,58 @@ def test_refused_with_the_line(write, text, sentence):
 
 
 @pytest.mark.parametrize(
+    "text, sentence",
+    [
+        (H2.replace("0.74", "0_74"), "line 4: '0_74' is no number"),
+        (H2.replace("H 0 0 0\n", "1_1 0 0 0\n"), "line 3: '1_1' is no element"),
+        (H2.replace("{energy}", "-1_0"), "energy='-1_0' is not a number"),
+        (H2.replace("=", ": ").replace("{energy}", "-1_0"), "has no 'energy'"),
+    ],
+)
+def test_underscores_in_numbers_are_no_digits(write, text, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        read_molecules(write(text.replace("{energy}", "-1")), "energy")
+
+
+@pytest.mark.parametrize(
+    "comment", ["energy=-1 Eh", "energy = -1 Hartree x=2", "energy: -1 (au) gnorm: 0.1", "energy -1 Ha"]
+)
+def test_the_unit_behind_an_energy(write, comment):
+    path = write(f"2\n{comment}\nH 0 0 0\nH 0 0 0.74\n")
+    assert read_molecules(path, "energy", unit="eV")[0].y.tolist() == [-HARTREE]
+
+
+@pytest.mark.parametrize(
+    "units, energy, bond",
+    [
+        ('units="eV, Angstrom"', -1, 0.74),
+        ("units=atomic", -HARTREE, 0.74 * BOHR),
+        ("coordinate_unit=bohr", -1, 0.74 * BOHR),
+        ("unit_pos=nm unit_energy=meV", -1e-3, 7.4),
+    ],
+)
+def test_keys_of_units(write, units, energy, bond):
+    (molecule,) = read_molecules(write(H2.replace("{energy}", f"-1 {units}")), "energy", unit="eV", length_unit="")
+    np.testing.assert_allclose([molecule.y[0], molecule.pos[1, 2]], [energy, bond], rtol=1e-12)
+
+
+@pytest.mark.parametrize("said", ["uhf=2", "mult=3", "multiplicity=3", "spin=2", "unpaired_electrons=2"])
+def test_words_for_unpaired_electrons(write, said):
+    assert read_molecules(write(H2.replace("{energy}", f"-1 {said}")))[0].spin == 2
+
+
+def test_a_cell_of_zeros_is_none(write):
+    assert (
+        len(read_molecules(write(H2.replace("energy=", 'Lattice="0 0 0 0 0 0 0 0 0" energy=').format(energy=-1)))) == 1
+    )
+
+
+def test_words_for_no_label(write):
+    for word in ("None", "nan", "NA", "null"):
+        assert np.isnan(read_molecules(write(H2.format(energy=word)), "energy")[0].y).all()
+
+
+@pytest.mark.parametrize(
     "symbols, numbers",
     [
         (("1", "6"), [1, 6]),
@@ -134,6 +187,7 @@ def test_raw_files_of_qm9(write):
         ("i = 5, time = 2.500, E = -17.1643", "E", -17.1643),
         ("energy = -1.5 charge = 0", "energy", -1.5),
         ("energy -76.4", "energy", -76.4),
+        ("     -76.4        !CONF1", "comment", -76.4),
     ],
 )
 def test_energies_in_comments(write, comment, target, energy):
@@ -155,6 +209,16 @@ def test_a_remedy_for_an_energy_by_another_name(write):
 def test_names_of_an_older_windows(write):
     path = write("2\nname=café energy=-1\nH 0 0 0\nH 0 0 0.74\n".encode("latin-1"))
     assert read_molecules(path, "energy")[0].name == "café"
+
+
+def test_three_columns_of_forces(write, capsys):
+    layout = "Properties=species:S:1:pos:R:3:fx:R:1:fy:R:1:fz:R:1"
+    (molecule,) = read_molecules(write(f"2\n{layout} energy=-1\nH 0 0 0 1 2 3\nH 0 0 .74 4 5 6\n"), "energy")
+    assert molecule.forces.tolist() == [[1, 2, 3], [4, 5, 6]]
+    (molecule,) = read_molecules(write("2\nenergy=-1\nH 0 0 0 1 2 3\nH 0 0 .74 4 5 6\n"), "energy")
+    assert molecule.forces is None
+    said = capsys.readouterr().err
+    assert "warning: a.xyz: atoms of 1 structures have columns behind their positions that nothing names" in said
 
 
 def test_further_columns(write):
