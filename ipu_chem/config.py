@@ -133,8 +133,9 @@ class PackConfig:
             searches this many nearest neighbors of every atom; -1 takes the most that any atom has within the cutoff.
         positions: format in which they are transferred: int16, in steps that fit the largest molecule and are printed,
             or float32, exactly; auto is int16 for labels of molecules and float32 for forces, which feel such steps.
-        algorithm: auto, column_generation, best_fit, first_fit or lpfhp.
-        time_limit: seconds for column generation, per split.
+        algorithm: column_generation, best_fit, first_fit or lpfhp, for all splits; auto takes column generation for the
+            training split (but where that would take long for a short training) and best fit for the others.
+        time_limit: seconds for column generation; 0 takes 2 % of the training's expected time, from 1 s to 10 s.
     """
 
     nodes: int = 0
@@ -144,7 +145,7 @@ class PackConfig:
     device_neighbors: int = 0
     positions: str = "auto"
     algorithm: str = "auto"
-    time_limit: float = 10.0
+    time_limit: float = 0.0
 
     def __post_init__(self) -> None:
         check_choice("pack.positions", self.positions, ("auto", "int16", "float32"))

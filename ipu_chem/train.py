@@ -234,7 +234,7 @@ def _check_resumable(saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:
         ValueError: names the first option that differs and both values.
     """
     changed = [change for change in differences(saved, now) if change[0].split(".")[0] in FIXED]
-    changed = [change for change in changed if change[0] not in ("data.cache", "data.workers")]
+    changed = [change for change in changed if change[0] not in ("data.cache", "data.workers", "pack.time_limit")]
     if changed:
         key, before, after = changed[0]
         raise ValueError(

@@ -10,6 +10,8 @@ from typing import Any, Mapping, NamedTuple, Union
 
 import numpy as np
 
+from packing.types import Budget
+
 # Slots of a step are filled at this stride, the golden ratio: neighbors in cost come to ranks far apart.
 _STRIDE = (math.sqrt(5) - 1) / 2
 # Up to so many steps each is fitted to the sums so far; of more, the sums differ little whatever is done.
@@ -61,18 +63,23 @@ class Cost:
 Balance = Union[Cost, np.ndarray]
 
 
-def cost_of_items(balance: Balance, plan: Any) -> np.ndarray:
-    """Cost of every item of a plan, [I] float64.
+def cost_of_items(balance: Balance, budget: Budget, sizes: np.ndarray) -> np.ndarray:
+    """Cost of every item, [I] float64.
+
+    Args:
+        balance: a cost, or one number for every item.
+        budget: of the plan.
+        sizes: [I, M] of the items, in its measured dimensions.
 
     Raises:
         ValueError: an array is not one number of 0 or more for every item.
     """
     if isinstance(balance, Cost):
-        return balance.of_items(plan)
+        return balance.of_items(dict(zip(budget.measured, sizes.T)))
     cost = np.asarray(balance)
-    if cost.shape != (len(plan.sizes),) or cost.dtype.kind not in "iuf":
+    if cost.shape != (len(sizes),) or cost.dtype.kind not in "iuf":
         raise ValueError(
-            f"a cost is packing.Cost(...) or one number for each of the {len(plan.sizes)} items, "
+            f"a cost is packing.Cost(...) or one number for each of the {len(sizes)} items, "
             f"not {cost.dtype} of shape {cost.shape}."
         )
     cost = cost.astype(np.float64)

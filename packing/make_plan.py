@@ -2,15 +2,17 @@
 
 import math
 import time
-from typing import Callable, Mapping, Tuple, Union
+from typing import Callable, Mapping, Optional, Tuple, Union
 
 import numpy as np
 
 from packing import column_generation, rounding
+from packing.balance import Balance, cost_of_items
 from packing.best_fit import fit_decreasing
 from packing.classes import PackTypes, SizeClasses, deal, round_sizes, size_classes
 from packing.histogram import longest_pack_first
 from packing.plan import PackingPlan, size_table
+from packing.spread import even_out
 from packing.types import COUNT_DIMENSIONS, Budget
 
 ALGORITHMS = ("auto", "column_generation", "best_fit", "first_fit", "lpfhp")
@@ -21,6 +23,8 @@ MAX_GREEDY_CLASSES = 10_000
 _ESTIMATE_ROUNDS = 200
 # Best fit on nearly as many sizes as items may take this fraction of the time, then a quicker rule ends it.
 _GREEDY_FRACTION = 0.5
+_SPREAD_SECONDS = 10.0  # for safety: exchanges are counted, and end by themselves
+_FEW_CLASSES = 1000  # of which best fit takes less than a second whatever the number of items
 
 
 def make_plan(
@@ -30,6 +34,7 @@ def make_plan(
     seed: int = 0,
     oversize: str = "error",
     time_limit: float = 10.0,
+    spread_cost: Optional[Balance] = None,
 ) -> PackingPlan:
     """Pack items into as few fixed-size packs as possible.
 
@@ -43,9 +48,11 @@ def make_plan(
         oversize: "error", or "skip" to leave out items larger than the budget (listed in the plan).
         time_limit: seconds; after them the best packs and bound so far are used, and where best fit has not
             placed all items by half of them (or one second), the smallest are packed by a quicker rule.
+        spread_cost: a `Cost`, or the cost of every item, [I]: of as few packs as without it those whose costs differ
+            less are made.
 
     Raises:
-        ValueError: an item is larger than the budget, sizes are malformed, or the algorithm is unknown.
+        ValueError: an item is larger than the budget, sizes or costs are malformed, or the algorithm is unknown.
     """
     started = time.monotonic()
     deadline = started + time_limit
@@ -55,6 +62,8 @@ def make_plan(
     table = size_table(sizes, budget)
     kept, skipped = _within(table, budget, oversize)
     exact = size_classes(table[kept], budget)
+    if len(exact.counts) <= _FEW_CLASSES:  # a busy machine must not decide
+        greedy_deadline = math.inf
     used = _rounded(exact, budget, MAX_GREEDY_CLASSES, greedy_deadline)
     if algorithm == "auto":
         algorithm = "column_generation" if column_generation.available() else "best_fit"
@@ -65,6 +74,9 @@ def make_plan(
         types, used, bound = _generate(coarse, used, exact, budget, deadline, greedy_deadline)
     else:
         types, bound = _greedy(used, budget, algorithm, greedy_deadline), continuous_bound(exact, budget)
+    if spread_cost is not None and len(kept):
+        cost = np.bincount(used.of_item, cost_of_items(spread_cost, budget, table)[kept]) / used.counts
+        types = even_out(types, used, budget.capacities(), cost, max(deadline, time.monotonic() + _SPREAD_SECONDS))
     items, offsets = deal(types, used.of_item, np.random.Generator(np.random.PCG64(seed)))
     classes = used.of_item
     if len(skipped):

@@ -120,7 +120,7 @@ class PackingPlan:
         Raises:
             ValueError: a number is negative, or ``balance`` is no cost of these items.
         """
-        costs = None if balance is None else cost_of_items(balance, self)
+        costs = None if balance is None else cost_of_items(balance, self.budget, self.sizes)
         return self._order.shuffled(seed, epoch, multiple, costs)
 
     def in_order(self, multiple: int = 1) -> Epoch:

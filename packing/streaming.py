@@ -4,7 +4,7 @@ A buffer of items is packed with the patterns of column generation; only packs t
 uses wholly leave, the rest waits for better company. Patterns found for one buffer start the next.
 """
 
-from typing import Any, Dict, List, Mapping, Union
+from typing import Any, Dict, List, Mapping, Optional, Union
 
 import numpy as np
 
@@ -39,9 +39,25 @@ class StreamPacker:
         for ids, sizes in chunks:
             for pack in packer.push(ids, sizes): ...
         for pack in packer.flush(): ...
+
+        packer = StreamPacker(Budget(tokens=512), weights={"drugs": 3, "materials": 1})
+        while packer.wanted is not None:
+            ids, sizes = next(readers[packer.wanted], (None, None))
+            if ids is None:
+                packer.end(packer.wanted)
+            else:
+                for pack in packer.push(ids, sizes, packer.wanted): ...
     """
 
-    def __init__(self, budget: Budget, buffer_size: int = 10_000, algorithm: str = "auto", seed: int = 0) -> None:
+    def __init__(
+        self,
+        budget: Budget,
+        buffer_size: int = 10_000,
+        algorithm: str = "auto",
+        seed: int = 0,
+        weights: Optional[Mapping[str, float]] = None,
+        max_wait: Optional[int] = None,
+    ) -> None:
         """Set up an empty buffer.
 
         Args:
@@ -49,9 +65,12 @@ class StreamPacker:
             buffer_size: items that wait at most before packs are made.
             algorithm: "column_generation", "best_fit" or "auto" (the former where scipy is installed).
             seed: decides the order in which packs leave.
+            weights: {corpus: its part of the nodes or tokens}, any scale; `wanted` names the one to read from next.
+            max_wait: an item leaves before more than this many others have been pushed after it, and so, a push
+                bringing one or more, after no more pushes; None lets rare sizes wait for company that fits.
 
         Raises:
-            ValueError: unknown algorithm, missing scipy, or buffer_size below 1.
+            ValueError: unknown algorithm, missing scipy, buffer_size or max_wait below 1, or no positive weights.
         """
         if algorithm not in ("auto", "column_generation", "best_fit"):
             raise ValueError(f"unknown streaming algorithm {algorithm!r}; choose auto, column_generation or best_fit.")
@@ -59,8 +78,20 @@ class StreamPacker:
             raise ValueError(f"buffer_size={buffer_size} holds nothing; give at least 1.")
         if algorithm == "column_generation" and not column_generation.available():
             raise ValueError("algorithm='column_generation' needs scipy >= 1.9: pip install scipy.")
+        if max_wait is not None and max_wait < 1:
+            raise ValueError(f"max_wait={max_wait} lets no item wait; give at least 1, or None.")
+        if weights is not None and not (weights and all(0 < weight < np.inf for weight in weights.values())):
+            raise ValueError(
+                f"weights={dict(weights)}: give every corpus a weight above 0, such as {{'a': 3, 'b': 1}}."
+            )
         self.budget = budget
         self.buffer_size = buffer_size
+        self.max_wait = max_wait
+        self.weights = None if weights is None else {name: float(weight) for name, weight in weights.items()}
+        self._taken = dict.fromkeys(self.weights or {}, 0)  # nodes or tokens of every corpus
+        self._ended: List[str] = []
+        self._pushed = 0
+        self._arrived = np.zeros(0, np.int64)  # items pushed before each one that waits
         self.linear = algorithm != "best_fit" and column_generation.available()
         self._random = np.random.Generator(np.random.PCG64(seed))
         self._ids = np.zeros(0, np.int64)
@@ -70,16 +101,25 @@ class StreamPacker:
         self._known = np.zeros((0, len(budget.names)), np.int64)
         self._patterns = np.zeros((0, 0), np.int32)
 
-    def push(self, ids: np.ndarray, sizes: Union[np.ndarray, Mapping[str, np.ndarray]]) -> Epoch:
+    def push(
+        self,
+        ids: np.ndarray,
+        sizes: Union[np.ndarray, Mapping[str, np.ndarray]],
+        corpus: Optional[str] = None,
+    ) -> Epoch:
         """Take items in; returns the packs that are ready (often none), as ids.
 
         Args:
             ids: [k] integer names of the items.
             sizes: [k] integer, or {name: [k]} for several measured dimensions.
+            corpus: that they are from, one of ``weights``.
 
         Raises:
-            ValueError: an item is larger than the budget, or ids and sizes differ in length.
+            ValueError: an item is larger than the budget, ids and sizes differ in length, or the corpus has no weight.
         """
+        if (corpus is None) != (self.weights is None) or (corpus is not None and corpus not in self._taken):
+            there = "none was given weights" if self.weights is None else f"there are {', '.join(self.weights)}"
+            raise ValueError(f"items of corpus {corpus!r} were pushed; {there}.")
         table = size_table(sizes, self.budget)
         ids = np.asarray(ids, np.int64)
         if len(ids) != len(table):
@@ -89,16 +129,39 @@ class StreamPacker:
             item = int(np.argmax((table > limits).any(1)))
             size = ", ".join(f"{value} {name}" for name, value in zip(self.budget.measured, table[item]))
             raise ValueError(f"item {ids[item]} ({size}) is larger than the budget ({self.budget}).")
+        if corpus is not None:
+            self._taken[corpus] += int(table[:, 0].sum())
         ready = []
         while len(ids):
             # Packs leave whenever the buffer is exactly full, so they do not depend on how pushes are cut.
             room = self.buffer_size - len(self._ids)
+            if self.max_wait is not None:
+                oldest = int(self._arrived[0]) if len(self._arrived) else self._pushed
+                room = min(room, oldest + self.max_wait + 1 - self._pushed)
+            took = len(ids[:room])
             self._ids = np.concatenate([self._ids, ids[:room]])
             self._sizes = np.concatenate([self._sizes, table[:room]])
+            self._arrived = np.concatenate([self._arrived, np.arange(self._pushed, self._pushed + took)])
+            self._pushed += took
             ids, table = ids[room:], table[room:]
-            if len(self._ids) == self.buffer_size:
+            if took == room:
                 ready.append(self._emit())
+                if self.max_wait is not None:
+                    ready.append(self._emit_old(self._pushed - 1 - self.max_wait // 2))
         return _join(ready)
+
+    def end(self, corpus: str) -> None:
+        """Say that a corpus has no more items: `wanted` names the others from now on."""
+        if corpus not in self._taken:
+            raise ValueError(f"corpus {corpus!r} has no weight; there are {', '.join(self._taken) or 'none'}.")
+        self._ended.append(corpus)
+
+    @property
+    def wanted(self) -> Optional[str]:
+        """The corpus that is furthest behind its weight; None when all have ended, or none has a weight."""
+        weights = self.weights or {}
+        left = [name for name in weights if name not in self._ended]
+        return min(left, key=lambda name: self._taken[name] / weights[name]) if left else None
 
     def flush(self) -> Epoch:
         """Pack everything that still waits."""
@@ -114,6 +177,12 @@ class StreamPacker:
         return {
             "budget": self.budget.as_dict(),
             "buffer_size": self.buffer_size,
+            "max_wait": self.max_wait,
+            "weights": self.weights,
+            "taken": dict(self._taken),
+            "ended": list(self._ended),
+            "pushed": self._pushed,
+            "arrived": self._arrived.copy(),
             "ids": self._ids.copy(),
             "sizes": self._sizes.copy(),
             "round_to": self._round_to,
@@ -126,13 +195,23 @@ class StreamPacker:
         """Continue where `state_dict` was taken.
 
         Raises:
-            ValueError: the state belongs to another budget or buffer size.
+            ValueError: it is no state of a stream, or of one with another budget, buffer size, bound or weights.
         """
+        missing = [name for name in ("budget", "buffer_size", "ids", "sizes", "random") if name not in state]
+        if missing:
+            raise ValueError(f"this is no state of a StreamPacker: it has no {', '.join(missing)}.")
         if state["budget"] != self.budget.as_dict() or state["buffer_size"] != self.buffer_size:
             raise ValueError(
                 f"the saved stream has budget {state['budget']} and buffer {state['buffer_size']}, "
                 f"this one {self.budget.as_dict()} and {self.buffer_size}."
             )
+        for name in ("max_wait", "weights"):
+            if state.get(name) != getattr(self, name):
+                raise ValueError(f"the saved stream has {name}={state.get(name)}, this one {getattr(self, name)}.")
+        waiting = len(state["ids"])  # of an earlier version, which did not count: as if they had just come
+        self._pushed = state.get("pushed", waiting)
+        self._arrived = np.array(state.get("arrived", np.arange(waiting)), np.int64)
+        self._taken, self._ended = dict(state.get("taken", {})), list(state.get("ended", []))
         self._ids, self._sizes = state["ids"].copy(), state["sizes"].copy()
         self._round_to = state["round_to"]
         self._known, self._patterns = state["known"].copy(), state["patterns"].copy()
@@ -158,10 +237,27 @@ class StreamPacker:
         slots, offsets = deal(types, classes.of_item, None)
         # Packs of one type are made together but must not leave together.
         packs = reorder(self._ids[slots], offsets, self._random.permutation(types.num_packs))
+        self._let_go(slots)
+        return packs
+
+    def _emit_old(self, last: int) -> Epoch:
+        """Packs, filled up with others, of all items up to the ``last`` that were pushed."""
+        if not len(self._ids) or self._arrived[0] > last:
+            return _join([])
+        classes = size_classes(self._sizes, self.budget)
+        types = fit_decreasing(classes, self.budget.capacities())
+        slots, offsets = deal(types, classes.of_item, None)  # the first of a size come first
+        go = np.flatnonzero(np.logical_or.reduceat(self._arrived[slots] <= last, offsets[:-1]))
+        packs = reorder(slots, offsets, self._random.permutation(go))
+        chosen = Epoch(self._ids[packs.items], packs.offsets)
+        self._let_go(packs.items)
+        return chosen
+
+    def _let_go(self, slots: np.ndarray) -> None:
+        """Take items out of the buffer by their places in it."""
         waits = np.ones(len(self._ids), bool)
         waits[slots] = False
-        self._ids, self._sizes = self._ids[waits], self._sizes[waits]
-        return packs
+        self._ids, self._sizes, self._arrived = self._ids[waits], self._sizes[waits], self._arrived[waits]
 
     def _too_fine(self, classes: SizeClasses) -> bool:
         """True if rounding sizes up further would still help."""

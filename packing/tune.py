@@ -58,9 +58,8 @@ def fit_budget(
     if primary not in chosen:
         # Packs of six molecules or more leave the packer enough choice in every dimension.
         smallest = _align(max(int(sizes[primary].max()), int(6 * sizes[primary].mean()), align), align)
-        curve = efficiency_curve(sizes[primary], range(smallest, max(largest, smallest) + 1, align), deadline)
-        good = [capacity for capacity, share, _ in curve if share >= target]
-        chosen[primary] = good[0] if good else max(curve, key=lambda point: point[1])[0]
+        capacities = range(smallest, max(largest, smallest) + 1, align)
+        chosen[primary] = max(efficiency_curve(sizes[primary], capacities, deadline, target), key=_used)[0]
     seconds = max(min(10.0, deadline - time.monotonic()), 1.0)
     packs = make_plan(sizes[primary], Budget(**{primary: chosen[primary]}), time_limit=seconds).num_packs
     further = [name for name in sizes if name not in chosen]
@@ -76,8 +75,12 @@ def fit_budget(
     return Budget(**{name: chosen[name] for name in order})
 
 
+def _used(point: Tuple[int, float, int]) -> float:
+    return point[1]
+
+
 def efficiency_curve(
-    sizes: np.ndarray, capacities: Sequence[int], deadline: float = math.inf
+    sizes: np.ndarray, capacities: Sequence[int], deadline: float = math.inf, enough: float = math.inf
 ) -> List[Tuple[int, float, int]]:
     """Packing efficiency of packs of each capacity.
 
@@ -85,6 +88,7 @@ def efficiency_curve(
         sizes: [I] integer.
         capacities: to try; those below the largest item are left out.
         deadline: time.monotonic() after which no further one is tried, once there is one.
+        enough: the first of which this fraction is used is the last that is tried.
 
     Returns:
         (capacity, used share, packs) for each capacity.
@@ -99,6 +103,8 @@ def efficiency_curve(
             seconds = max(min(10.0, deadline - time.monotonic()), 1.0)
             packs = make_plan(sizes, Budget(items=int(capacity)), time_limit=seconds).num_packs
             points.append((int(capacity), total / (packs * capacity), packs))
+            if _used(points[-1]) >= enough:
+                break
     return points
 
 

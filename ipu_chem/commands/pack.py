@@ -4,7 +4,7 @@ import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Dict, List, Optional, Sequence, Tuple
+from typing import TYPE_CHECKING, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -12,6 +12,9 @@ from ipu_chem.commands.parsing import several
 from ipu_chem.outputs import check_file
 from ipu_chem.ranges import check_fields, check_number
 from packing import ALGORITHMS, Budget, PackingPlan, make_plan
+
+if TYPE_CHECKING:
+    from ipu_chem.data.files.layout import TableOptions
 
 _MOST_ITEMS = 1 << 28
 _HEADER = ("budget", "algorithm", "packs", "lower bound", "gap", "filled", "items/pack", "closed by", "seconds")
@@ -30,7 +33,8 @@ class Options:
         delimiter: between the cells of the file: comma, semicolon, tab or another character; found if not given.
         encoding: of the file, such as cp1252; found if not given.
         cutoff: longest edge of --data, in Å.
-        edges: directed edges of a pack (all pairs for --sizes).
+        edges: pairs of neighboring atoms of a pack, each counted once as in a run (all pairs for --sizes); SMILES are
+            embedded to find them.
         graphs: molecules of a pack.
         time_limit: seconds for column generation.
         plot: picture of the filled fraction over --nodes (.png, .svg).
@@ -144,15 +148,35 @@ def _sizes(options: Options) -> Tuple[str, Dict[str, np.ndarray]]:
         name, nodes = read_histogram(options.sizes, options.dataset)
         sizes = {"nodes": nodes}
         if options.edges is not None:
-            sizes["edges"] = nodes * (nodes - 1)
+            sizes["edges"] = nodes * (nodes - 1) // 2
         return name, sizes
     from ipu_chem.data.datasets import load_dataset
     from ipu_chem.data.edges import with_edges
     from ipu_chem.data.files.layout import TableOptions
+    from ipu_chem.data.files.text import existing_file, holds_smiles
 
-    given = TableOptions.of(options, "--").given()
+    table = TableOptions.of(options, "--")
+    given = table.given()
+    if options.data == "file" and options.path and options.edges is None and holds_smiles(Path(options.path)):
+        return options.data, {"nodes": _atoms_of_smiles(existing_file(options.path), table)}
     store = with_edges(load_dataset(options.data, options.path, **given), options.cutoff)
     return options.data, {axis: store.sizes()[axis] for axis in ("nodes", "edges")}
+
+
+def _atoms_of_smiles(file: Path, table: "TableOptions") -> np.ndarray:
+    """Atoms of the molecules of a file, counted in their SMILES."""
+    from ipu_chem.data.files.table import read_smiles_file
+    from ipu_chem.data.smiles import count_atoms
+
+    counts, failures = count_atoms(read_smiles_file(file, table))
+    if not len(counts):
+        raise ValueError(f"{file}: no SMILES could be read; the first failed with: {failures[0].reason}.")
+    print(
+        f"{file.name}: {len(counts):,} molecules of {counts[:, 1].mean():.1f} heavy atoms (largest "
+        f"{counts[:, 1].max()}) counted, {len(failures):,} left out"
+        + (f" (the first is line {failures[0].line}: {failures[0].reason})" if failures else "")
+    )
+    return counts[:, 0]
 
 
 def _row(algorithm: str, plan: PackingPlan, bound: int, seconds: float) -> Tuple[str, ...]:

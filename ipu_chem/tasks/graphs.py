@@ -82,6 +82,7 @@ class GraphTask(Task):
             config.pack,
             data.split_seed,
             plans,
+            config.training.epochs / config.batching.replication_factor,
         )
         budget = budget.replace(graphs=config.pack.graphs or max(plan.max_items_per_pack for plan in made.values()))
         outputs = outputs_of(config, targets, fitted)

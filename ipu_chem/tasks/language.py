@@ -86,6 +86,7 @@ class LanguageTask(Task):
             config.pack,
             data.split_seed,
             plans,
+            config.training.epochs / config.batching.replication_factor,
         )
         size, start = tokenizer.vocab_size, "" if state else config.training.start_from
         output = NextTokens(ids, store.fields["heavy_atoms"], items["train"], size)

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any, Callable, Dict, Mapping, NamedTuple, Optional, Tuple, cast
 
 import numpy as np
+from tqdm import tqdm
 
 from ipu_chem.config import DataConfig, PackConfig
 from ipu_chem.data import splits
@@ -14,6 +15,9 @@ from packing.store import Store
 
 SPLITS = ("train", "validation", "test")
 _SHOWN = 10  # rows that are named
+# A plan may take this fraction of a training in which a device gets through so many nodes or tokens a second (no model
+# here is faster on any), and no longer than the rest; column generation in two dimensions takes seconds to pay.
+_FRACTION, _RATE, _MOST_SECONDS, _PAYS = 0.02, 200_000, 10.0, 3.0
 
 
 class SplitData(NamedTuple):
@@ -103,6 +107,7 @@ def plans_of_splits(
     pack: PackConfig,
     seed: int,
     folder: Optional[Path],
+    passes: float = 1.0,
 ) -> Tuple[Dict[str, PackingPlan], Budget]:
     """Make a plan for every split that is not empty, and the shape of their packs.
 
@@ -114,6 +119,7 @@ def plans_of_splits(
         seed: of the algorithm.
         folder: plans of an earlier start of the same run, which are taken as they are: made under a time limit, a
             plan may differ the next time.
+        passes: over the training molecules, of each replica its part: epochs / replicas.
     """
     used = {split: chosen for split, chosen in items.items() if len(chosen)}
     if folder is not None:
@@ -128,12 +134,31 @@ def plans_of_splits(
             plan.check(sizes(used[split]))
         return made, next(iter(made.values())).budget
     print(f"packing {sum(len(chosen) for chosen in used.values()):,} molecules ...", flush=True)
-    budget = choose_budget(np.concatenate(list(used.values())))
-    made = {
-        split: make_plan(sizes(chosen), budget, pack.algorithm, seed, time_limit=pack.time_limit)
-        for split, chosen in used.items()
-    }
+    made = {}
+    with tqdm(total=1 + len(used), desc="packing", leave=False, disable=None) as bar:
+        budget = choose_budget(np.concatenate(list(used.values())))
+        for split, chosen in used.items():
+            bar.update()
+            measured = sizes(chosen)
+            seconds = pack.time_limit or packing_seconds(int(measured[budget.measured[0]].sum()), passes)
+            algorithm = pack.algorithm
+            # What is only evaluated needs no better; neither does a training that is over before that pays.
+            short = seconds < _PAYS and len(budget.measured) > 1 and not pack.time_limit
+            if algorithm == "auto" and (split != "train" or short):
+                algorithm = "best_fit"
+            made[split] = make_plan(measured, budget, algorithm, seed, time_limit=seconds)
+        bar.update()
     return made, budget
+
+
+def packing_seconds(size: int, passes: float) -> float:
+    """Seconds that a plan of the training molecules may take: a fiftieth of the training, and at least one.
+
+    Args:
+        size: nodes or tokens of the training molecules.
+        passes: over them.
+    """
+    return min(max(_FRACTION * passes * size / _RATE, 1.0), _MOST_SECONDS)
 
 
 def reads_rows(data: DataConfig) -> bool:

@@ -108,6 +108,7 @@ class TextPropertyTask(Task):
             config.pack,
             data.split_seed,
             plans,
+            config.training.epochs / config.batching.replication_factor,
         )
         segments = config.pack.graphs or max(plan.max_items_per_pack for plan in made.values())
         labels = Labels(targets, config.loss, fitted)

@@ -114,7 +114,8 @@ def test_pack_of_molecules_of_ones_own(tmp_path, capsys, monkeypatch):
     (tmp_path / "library.smi").write_text("CCO\nCCC\nc1ccccc1\nC1CC\n")
     assert main(["pack", "--data", "file", "--path", str(tmp_path / "library.smi"), "--nodes", "32"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert "3 molecules prepared, 1 left out" in lines[0] and "3 molecules, 32 nodes" in lines[1]
+    assert "3 molecules of 4.0 heavy atoms (largest 6) counted, 1 left out (the first is line 4" in lines[0]
+    assert "3 molecules, 32 nodes" in lines[1] and not (tmp_path / "cache").exists(), "nothing is embedded"
     assert lines[-1].split()[3:6] == ["1", "1", "0"] and "100.00%" in lines[-1]
 
 

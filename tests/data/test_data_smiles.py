@@ -9,7 +9,7 @@ from rdkit.Geometry import Point3D
 from ipu_chem.data.files.layout import TableOptions
 from ipu_chem.data.files.table import Failure, Line, read_smiles_file
 from ipu_chem.data.molecule import check_molecule
-from ipu_chem.data.smiles import embed_many, embed_smiles
+from ipu_chem.data.smiles import count_atoms, embed_many, embed_smiles
 
 DRUGS = ["CC(=O)Oc1ccccc1C(=O)O", "CN1C=NC2=C1C(=O)N(C)C(=O)N2C", "CC(C)Cc1ccc(cc1)C(C)C(=O)O", "C", "O", "[NH4+]"] * 4
 
@@ -142,3 +142,21 @@ def test_molecules_of_thousands_of_atoms_are_refused_before_they_are_embedded(mo
     assert not embeddings and failures[0].reason == failures[1].reason == "more than 500 atoms with hydrogens"
     with pytest.raises(ValueError, match="more than 500 atoms with hydrogens"):
         embed_smiles(lines[2], fragments="largest")
+
+
+def test_atoms_are_counted_as_embeddings_have_them():
+    lines = ["CCO", "c1ccccc1[N+](=O)[O-]", "[nH]1cccc1", "[CH3:1][OH:2]", "N[C@@H](C)C(=O)O", "[H][H]", "C[2H]"]
+    entries = [Line(number, smiles) for number, smiles in enumerate(lines, start=1)]
+    counts, failures = count_atoms(entries, workers=1, progress=False)
+    assert not failures
+    for smiles, (atoms, heavy) in zip(lines, counts.tolist()):
+        with_hydrogens = Chem.AddHs(Chem.MolFromSmiles(smiles.replace(":1", "").replace(":2", "")))
+        assert (atoms, heavy) == (with_hydrogens.GetNumAtoms(), with_hydrogens.GetNumHeavyAtoms()), smiles
+
+
+def test_what_cannot_be_embedded_is_not_counted():
+    lines = [Line(1, "C1CC"), Line(2, "C.C"), Line(3, "C" * 200), Failure(4, "", "no SMILES"), Line(5, "C")]
+    counts, failures = count_atoms(lines, workers=1, progress=False)
+    embeddings, others = embed_many(lines, workers=1, progress=False)
+    assert counts.tolist() == [[5, 1]] and len(embeddings) == 1
+    assert [failure.line for failure in failures] == [1, 2, 3, 4] and failures == others

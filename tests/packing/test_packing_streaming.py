@@ -194,3 +194,131 @@ def test_refusals():
 def test_nothing_pushed_gives_nothing(seed):
     packer = StreamPacker(Budget(nodes=9), seed=seed)
     assert len(packer.push(np.zeros(0, int), np.zeros(0, int))) == 0 and len(packer.flush()) == 0
+
+
+@given(streams(), st.integers(1, 30))
+@settings(max_examples=40)
+def test_no_item_waits_for_more_than_so_many_others(case, max_wait):
+    sizes, budget, buffer_size, algorithm, cuts = case
+    packer = StreamPacker(budget, buffer_size, algorithm, max_wait=max_wait)
+    packs, pushed = [], 0
+    for ids, chunk in pieces(sizes, cuts):
+        packs += packs_of(packer.push(ids, chunk))
+        pushed += len(ids)
+        left = set(range(pushed)) - {item for pack in packs for item in pack}
+        assert all(pushed - item - 1 < max_wait for item in left), "an item is older than it may be"
+    packs += packs_of(packer.flush())
+    check_packs(packs, rows_of(sizes, budget), budget)
+    whole = StreamPacker(budget, buffer_size, algorithm, max_wait=max_wait)
+    assert stream(whole, pieces(sizes, [])) == packs, "packs do not depend on how pushes are cut"
+
+
+def test_bounded_waiting_costs_little():
+    """A size that nothing fits beside waits for ever without it."""
+    random = np.random.default_rng(0)
+    sizes = np.where(random.random(20_000) < 0.001, 40, random.choice([16, 32], 20_000))
+
+    def longest(packer):
+        waited, count = 0, 0
+        for start in range(0, len(sizes), 100):
+            packs = packer.push(np.arange(start, start + 100), sizes[start : start + 100])
+            count += len(packs)
+            waited = max([waited, *(start + 99 - packs.items)])
+        last = packer.flush()
+        return max(waited, 19_999 - last.items.min()), count + len(last)
+
+    free, bound = (
+        longest(StreamPacker(Budget(nodes=64), 1000, "best_fit")),
+        longest(StreamPacker(Budget(nodes=64), 1000, "best_fit", max_wait=2000)),
+    )
+    assert free[0] > 4000 and bound[0] <= 2000 + 100, (free, bound)
+    assert bound[1] < 1.01 * free[1]
+
+
+def test_corpora_are_mixed_by_their_weights():
+    random = np.random.default_rng(0)
+    packer = StreamPacker(Budget(tokens=64), 200, weights={"long": 3, "short": 1})
+    sizes = {"long": random.integers(20, 60, 900), "short": random.integers(2, 9, 3000)}
+    read, taken, first = dict.fromkeys(sizes, 0), [], []
+    while packer.wanted is not None:
+        name, start = packer.wanted, read[packer.wanted]
+        chunk = sizes[name][start : start + 10]
+        if not len(chunk):
+            packer.end(name)
+            continue
+        first.append(name)
+        read[name] += len(chunk)
+        taken += packs_of(packer.push(np.arange(start, start + len(chunk)) + 10_000 * (name == "short"), chunk, name))
+        if read["long"] < 900 and len(first) % 50 == 0:
+            tokens = {one: sizes[one][: read[one]].sum() for one in sizes}
+            assert tokens["long"] / tokens["short"] == pytest.approx(3, rel=0.1)
+    taken += packs_of(packer.flush())
+    assert sorted(item for pack in taken for item in pack) == [*range(900), *range(10_000, 13_000)]
+    mixed = [pack for pack in taken if 0 < sum(item >= 10_000 for item in pack) < len(pack)]
+    assert len(mixed) > 0.3 * len(taken), "corpora share packs"
+
+
+def test_a_mixture_resumes_to_the_same_packs():
+    sizes = np.random.default_rng(0).integers(3, 30, 3000)
+
+    def go_on(packer, step, until):
+        packs, names = [], []
+        for start in range(step, until, 100):
+            names.append(packer.wanted)
+            packs += packs_of(packer.push(np.arange(start, start + 100), sizes[start : start + 100], packer.wanted))
+        return packs, names
+
+    def fresh():
+        return StreamPacker(Budget(nodes=64), 300, weights={"a": 1.0, "b": 2.5}, max_wait=500)
+
+    whole = go_on(fresh(), 0, 3000)
+    first = fresh()
+    before = go_on(first, 0, 1300)
+    resumed = fresh()
+    resumed.load_state_dict(pickle.loads(pickle.dumps(first.state_dict())))
+    after = go_on(resumed, 1300, 3000)
+    assert before[0] + after[0] == whole[0] and before[1] + after[1] == whole[1]
+
+
+def test_states_of_before_are_read():
+    """Without what bounded waiting and weights have added."""
+    sizes = np.random.default_rng(0).integers(3, 30, 900)
+    packer = StreamPacker(Budget(nodes=64), 200)
+    packer.push(np.arange(500), sizes[:500])
+    state = packer.state_dict()
+    earlier = {name: state[name] for name in state if name not in ("max_wait", "weights", "taken", "ended", "pushed")}
+    del earlier["arrived"]
+    again = StreamPacker(Budget(nodes=64), 200)
+    again.load_state_dict(earlier)
+    rest = np.arange(500, 900), sizes[500:]
+    assert packs_of(again.push(*rest)) == packs_of(packer.push(*rest))
+
+
+@pytest.mark.parametrize(
+    "make, message",
+    [
+        (lambda: StreamPacker(Budget(nodes=8), max_wait=0), "max_wait=0 lets no item wait"),
+        (lambda: StreamPacker(Budget(nodes=8), weights={}), "give every corpus a weight above 0"),
+        (lambda: StreamPacker(Budget(nodes=8), weights={"a": 0}), "give every corpus a weight above 0"),
+        (lambda: StreamPacker(Budget(nodes=8)).push([1], np.array([2]), "a"), "corpus 'a' were pushed; none was given"),
+        (
+            lambda: StreamPacker(Budget(nodes=8), weights={"a": 1}).push([1], np.array([2]), "b"),
+            "corpus 'b' were pushed; there are a",
+        ),
+        (
+            lambda: StreamPacker(Budget(nodes=8), weights={"a": 1}).push([1], np.array([2])),
+            "corpus None were pushed; there are a",
+        ),
+        (lambda: StreamPacker(Budget(nodes=8), weights={"a": 1}).end("c"), "corpus 'c' has no weight; there are a"),
+        (lambda: StreamPacker(Budget(nodes=8)).load_state_dict({}), "no state of a StreamPacker: it has no budget"),
+        (
+            lambda: StreamPacker(Budget(nodes=8)).load_state_dict(
+                StreamPacker(Budget(nodes=8), max_wait=3).state_dict()
+            ),
+            "the saved stream has max_wait=3, this one None",
+        ),
+    ],
+)
+def test_what_no_mixture_is_is_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
