@@ -166,6 +166,7 @@ class _Case:
     def __init__(self, make: Make, sizes: Sizes, limits: Limits, seed: int) -> None:
         self.make, self.sizes, self.limits, self.seed = make, sizes, limits, seed
         self.items = len(next(iter(sizes.values())))
+        self._read: Dict[Tuple[int, int], List[List[List[int]]]] = {}
 
     def packer(self, rank: int, world: int, epoch: int = 0) -> Any:
         packer = self.make(
@@ -182,8 +183,10 @@ class _Case:
         return True
 
     def ranks(self, world: int, epoch: int = 0) -> List[List[List[int]]]:
-        """Packs of every rank."""
-        return [_packs(self.packer(rank, world, epoch)) for rank in range(world)]
+        """Packs of every rank, read once."""
+        if (world, epoch) not in self._read:
+            self._read[world, epoch] = [_packs(self.packer(rank, world, epoch)) for rank in range(world)]
+        return self._read[world, epoch]
 
     def lost_or_repeated(self, world: int) -> Optional[str]:
         for epoch in (0, 1):
@@ -247,7 +250,7 @@ class _Case:
         return before, packer.state_dict()
 
     def not_resumed(self, world: int) -> Optional[str]:
-        whole, following = _packs(self.packer(world - 1, world)), _packs(self.packer(world - 1, world, 1))
+        whole, following = self.ranks(world)[-1], self.ranks(world, 1)[-1]
         cut = self.cut(len(whole), world)
         try:
             _, state = self.state(world - 1, world, cut)
@@ -269,31 +272,32 @@ class _Case:
     def not_resumed_elsewhere(self, world: int, worlds: Sequence[int]) -> Optional[str]:
         ranks = self.ranks(world)
         cut = self.cut(len(ranks[0]), world)
-        equal = all(len({len(packs) for packs in self.ranks(one)}) == 1 for one in worlds)  # else another rule says it
-        for other in worlds:
-            if other == world:
-                continue
-            try:
-                _, state = self.state(0, world, cut)
-                packers = [self.make(self.sizes, self.limits, self.seed, rank, other) for rank in range(other)]
-                for packer in packers:
-                    packer.load_state_dict(state)
-            except (AttributeError, NotImplementedError):
-                return "a position cannot be saved and loaded"
-            except ValueError:
-                continue
-            after = [_packs(packer) for packer in packers]
-            where = f"after {cut} of {len(ranks[0])} packs on {world} ranks, resumed on {other}"
-            found = self.difference(_flat(after), _flat([packs[cut:] for packs in ranks]))
-            if found:
-                return f"{found} {where}"
-            counts = {len(packs) for packs in after}
-            if len(counts) > 1 and equal:
-                return f"ranks have {min(counts)} to {max(counts)} packs {where}"
+        others = [other for other in worlds if other != world]
+        if not others:
+            return None
+        other = others[int(np.random.default_rng([self.seed, world, 1]).integers(len(others)))]
+        try:
+            _, state = self.state(0, world, cut)
+            packers = [self.make(self.sizes, self.limits, self.seed, rank, other) for rank in range(other)]
+            for packer in packers:
+                packer.load_state_dict(state)
+        except (AttributeError, NotImplementedError):
+            return "a position cannot be saved and loaded"
+        except ValueError:
+            return None
+        after = [_packs(packer) for packer in packers]
+        where = f"after {cut} of {len(ranks[0])} packs on {world} ranks, resumed on {other}"
+        found = self.difference(_flat(after), _flat([packs[cut:] for packs in ranks]))
+        if found:
+            return f"{found} {where}"
+        counts = {len(packs) for packs in after}
+        equal = all(len(set(map(len, self.ranks(one)))) == 1 for one in worlds)  # else another rule says it
+        if len(counts) > 1 and equal:
+            return f"ranks have {min(counts)} to {max(counts)} packs {where}"
         return None
 
     def leak(self, world: int, outputs: Outputs) -> Optional[str]:
-        for number, pack in enumerate(_packs(self.packer(0, world))):
+        for number, pack in enumerate(self.ranks(world)[0]):
             for item, together in zip(pack, outputs(list(pack))):
                 alone = np.asarray(outputs([item])[0])
                 together = np.asarray(together)

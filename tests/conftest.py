@@ -71,3 +71,6 @@ def pytest_terminal_summary(terminalreporter) -> None:
         terminalreporter.write_line(f"{len(missed)} tests were NOT run: no shared data at {SHARED}.", yellow=True)
     if any("Optuna is not installed" in reason for reason in skipped):
         terminalreporter.write_line("Searches with Optuna were NOT tested: it is not installed.", yellow=True)
+    missing = Counter(text.split("Skipped: ")[-1].rstrip("')") for text in skipped if " was NOT " in text)
+    for reason, count in sorted(missing.items()):
+        terminalreporter.write_line(f"{count} tests or files: {reason}.", yellow=True)

@@ -163,6 +163,7 @@ class DataCollatorForPacks:
 
     - "mask": attention_mask [B, 1, T, T], 0 where a token may attend and the least float elsewhere: exact with eager
       and sdpa attention. Masks of other dtypes or of two dimensions let sequences see each other, some without a word.
+      It grows with T squared: above some thousand tokens take the next.
     - "cu_seq_lens": everything as one row [1, B T] with cu_seq_lens_q, cu_seq_lens_k int32, max_length_q and
       max_length_k, for flash attention.
     - "position_ids": no more, for models that find sequences by them.

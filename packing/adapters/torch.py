@@ -7,6 +7,7 @@ from typing import Any, Dict, Iterator, List, Mapping, Optional, Tuple, Union
 
 import numpy as np
 
+from packing.balance import Balance, cost_of_items
 from packing.epoch import Epoch, reorder, spread
 from packing.make_plan import make_plan
 from packing.plan import PackingPlan
@@ -41,7 +42,7 @@ class PackBatchSampler:
         seed: int = 0,
         rank: int = 0,
         world: int = 1,
-        balance: Any = None,
+        balance: Optional[Balance] = None,
         multiple: int = 1,
         oversize: str = "error",
         plan: Optional[PackingPlan] = None,
@@ -57,7 +58,8 @@ class PackBatchSampler:
             seed: of the epochs, the same on every rank.
             rank: this process, from 0.
             world: processes that share the packs.
-            balance: cost by which packs of a step are alike, see `PackingPlan.epoch`.
+            balance: cost by which packs of a step are alike, see `PackingPlan.epoch`; what is left of an epoch that
+                is resumed on another number of ranks keeps its order.
             multiple: of ``world`` batches that an epoch has, such as the steps that accumulate gradients.
             oversize: "error", or "skip" to leave out items larger than the budget, which a line on stderr counts.
             plan: made before, for instance `PackingPlan.load(path)`.
@@ -71,10 +73,15 @@ class PackBatchSampler:
             raise ValueError(f"rank={rank} is not one of 0 .. {world - 1} (world={world}).")
         if multiple < 1 or seed < 0:
             raise ValueError(f"multiple={multiple} is at least 1 and seed={seed} at least 0.")
+        if balance is not None and not shuffle:
+            raise ValueError(
+                "shuffle=False keeps the order of the plan, which balance would change; leave out one of them."
+            )
         self.plan = _plan(sizes, budget, oversize, time_limit, world) if plan is None else plan
         if plan is not None and sizes is not None:
             plan.check(sizes)
-        self.shuffle, self.seed, self.rank, self.world, self.balance = shuffle, seed, rank, world, balance
+        self.shuffle, self.seed, self.rank, self.world = shuffle, seed, rank, world
+        self.balance = None if balance is None else cost_of_items(balance, self.plan.budget, self.plan.sizes)
         self.multiple = world * multiple
         self.epoch = 0
         self._history: List[Tuple[int, int]] = []  # (multiple, packs) of this epoch that earlier runs have used
@@ -174,21 +181,21 @@ class PackBatchSampler:
 
     def _identity(self) -> Dict[str, Any]:
         """Everything but the position that decides who is in which batch."""
-        balance = self.balance
-        if isinstance(balance, np.ndarray):
-            balance = hashlib.blake2b(np.ascontiguousarray(balance).tobytes(), digest_size=8).hexdigest()
+        costs = None if self.balance is None else hashlib.blake2b(self.balance.tobytes(), digest_size=8).hexdigest()
         return {
             "plan": self.plan.fingerprint,
             "seed": self.seed,
             "shuffle": self.shuffle,
-            "balance": None if balance is None else str(balance),
+            "balance": costs,
         }
 
     def _left(self, epoch: int, history: List[Tuple[int, int]]) -> Epoch:
         """The packs of an epoch that are left, a multiple of what all ranks need."""
         multiple = history[0][0] if history else self.multiple
-        balance = {} if self.balance is None else {"balance": self.balance}
-        packs = self.plan.epoch(self.seed, epoch, multiple, **balance) if self.shuffle else self.plan.in_order(multiple)
+        if self.shuffle:
+            packs = self.plan.epoch(self.seed, epoch, multiple, self.balance)
+        else:
+            packs = self.plan.in_order(multiple)
         packs = split_for_empty(packs, multiple)
         for place, (multiple, used) in enumerate(history):
             packs = Epoch(*packs.slice(used, len(packs)))

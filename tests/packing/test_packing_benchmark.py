@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from benchmarks import collation, histograms, packing_peers
+from benchmarks import collation, histograms, packing_league, packing_peers
 from benchmarks.common import Goals, arguments, in_child, interleaved, machine_line, median_ratio, throughput_line
 from packing import Budget, make_plan
 
@@ -77,3 +77,17 @@ def test_both_collations_give_the_same_batches(tmp_path, budget):
     molecules = collation.load_molecules(tmp_path, 40, budget)
     timings = collation.race(molecules, 3, 1)  # compares before it takes time
     assert set(timings) == {"pad", "filler", "ours"} and "SYNTHETIC" in molecules.origin
+
+
+@pytest.mark.parametrize("name", list(packing_league.PEERS))
+def test_peers_of_the_league_say_who_shares_a_pack(name):
+    peer = packing_league.PEERS[name]
+    if peer.library:
+        pytest.importorskip(peer.library, reason=f"{peer.library} is not installed: the league's peer was NOT tested")
+    sizes = packing_league.sizes_in("tokens", 60)
+    found = packing_league.figures(peer, sizes, 256, packing_league.NO_LIMIT)
+    assert found["lost"] == 0 and found["packs"] >= -(-sizes.sum() // 256)
+    assert (found["repeated"] > 0) == (name == "TRL wrapped")
+    broken = packing_league.broken_rules(name, 2)
+    assert set(broken) <= set(peer.rules) and not (name == "ours" and broken)
+    assert "exact_length" in broken or peer.has_length

@@ -144,7 +144,7 @@ def test_a_broken_packer_fails_its_rule_alone(packer, rule, words):
     found = failures(packer, SIZES, LIMITS, seed=1)
     assert list(found) == [rule] and words in found[rule]
     with pytest.raises(AssertionError, match=f"{rule} .*{RULES[rule][-20:]}"):
-        conform(packer, cases=8)
+        conform(packer, cases=5)
 
 
 def alone(pack):

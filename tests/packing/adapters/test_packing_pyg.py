@@ -79,6 +79,27 @@ def test_batches_have_one_shape_and_models_read_them_as_single_graphs():
     assert dict(next(iter(shapes)))["x"] == (41, 4) and dict(next(iter(shapes)))["edge_attr"] == (90, 3)
 
 
+@pytest.mark.skipif(torch.__version__ < "2.2", reason="torch.compile of this torch does not know this Python")
+@pytest.mark.slow
+def test_batches_of_one_shape_are_compiled_once():
+    def frames(batches):
+        torch._dynamo.reset()
+        compiled = []
+        model = torch.compile(
+            Network(), dynamic=False, backend=lambda graph, inputs: compiled.append(graph) or graph.forward
+        )
+        for batch in batches:
+            with torch.no_grad():
+                model(batch, size=batch.num_graphs)
+        return len(compiled)
+
+    sampler = PackBatchSampler(GRAPHS, BUDGET)
+    collate = fixed_size_collate(sampler.budget)
+    packs = list(sampler)[:3]
+    assert frames([collate([GRAPHS[item] for item in pack]) for pack in packs]) == 1
+    assert frames([pyg.data.Batch.from_data_list([GRAPHS[item] for item in pack]) for pack in packs]) > 1
+
+
 def test_a_pack_that_fills_the_budget_keeps_a_node_for_padding():
     sizes = [20, 20]
     batch = fixed_size_collate(Budget(nodes=40, edges=90, graphs=2))([graph(n, 0) for n in sizes])

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from packing import Budget, make_plan
+from packing import Budget, Cost, make_plan
 from packing.adapters.torch import PackBatchSampler, split_for_empty
 from packing.epoch import Epoch
 
@@ -55,6 +55,21 @@ def test_ranks_have_as_many_packs_and_no_empty_one(world):
     assert {len(one) for one in packs} == {len(ranks[0])} and len(ranks[0]) % 2 == 0
     assert flat(*packs) == ITEMS and all(pack for one in packs for pack in one)
     assert sum(map(len, packs)) < ranks[0].plan.num_packs + 2 * world
+
+
+def test_packs_of_a_step_are_alike_where_costs_are_given():
+    def imbalance(**options):
+        ranks = [list(rank) for rank in ranks_of(4, **options)]
+        assert flat(*ranks) == ITEMS
+        costs = np.array([[(SIZES[pack] ** 2).sum() for pack in rank] for rank in ranks], float)
+        return costs.max(0).sum() / costs.mean(0).sum()
+
+    assert imbalance(balance=Cost(quadratic=1.0)) < 1.05 < imbalance()
+    assert imbalance(balance=SIZES**2.0) == imbalance(balance=Cost(quadratic=1.0))
+    cut = PackBatchSampler(SIZES, BUDGET, balance=Cost(1.0))
+    next(iter(cut))
+    with pytest.raises(ValueError, match="another balance"):
+        PackBatchSampler(SIZES, BUDGET, balance=Cost(quadratic=1.0)).load_state_dict(cut.state_dict())
 
 
 def test_empty_packs_take_from_their_step():
@@ -167,6 +182,8 @@ class Unsized:
         ((SIZES, None), {}, "needs sizes and a budget, or a plan"),
         ((SIZES, BUDGET), {"rank": 2, "world": 2}, "rank=2 is not one of 0 .. 1"),
         ((SIZES, BUDGET), {"multiple": 0}, "multiple=0"),
+        ((SIZES, BUDGET), {"balance": Cost(1.0), "shuffle": False}, "leave out one of them"),
+        ((SIZES, BUDGET), {"balance": np.ones(7)}, "300"),
         ((SIZES[:-1], None), {"plan": make_plan(SIZES, BUDGET)}, "made for other data"),
         ((SIZES, BUDGET), {"world": 2, "time_limit": 0.0}, "give every rank plan=PackingPlan.load('plan.npz')"),
     ],
