@@ -27,16 +27,19 @@ from packing.store import Store
 
 # Raised whenever a file of SMILES would be read as others than before.
 _READER = 2
+_STRUCTURES = 2  # likewise, of files of structures
 
 
 def inputs(path: Optional[Path], cache: Path) -> Dict[str, Any]:
     """Checksum of the file, and of the RDKit that embeds its SMILES."""
     file = _file(path)
-    found = {"file": file_digest(file)}
+    found: Dict[str, Any] = {"file": file_digest(file)}
     if holds_smiles(file):
         import rdkit
 
         found.update(rdkit=rdkit.__version__, reader=_READER)
+    else:
+        found.update(structures=_STRUCTURES)
     return found
 
 
