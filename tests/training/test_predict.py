@@ -164,7 +164,7 @@ def test_a_run_of_one_composition_doubts_others(options, make_config, tmp_path, 
 
 
 @pytest.mark.parametrize(
-    "words", ["is the file that is read", "not a folder", "in.csv is no folder", "ends in .csv or .extxyz", "no file"]
+    "words", ["is a file that is read", "not a folder", "in.csv is no folder", "ends in .csv or .extxyz", "no file"]
 )
 def test_paths_are_checked_before_a_run_is_loaded(tmp_path, words):
     source = tmp_path / "in.csv"
@@ -172,7 +172,7 @@ def test_paths_are_checked_before_a_run_is_loaded(tmp_path, words):
     (tmp_path / "link.csv").symlink_to(source)
     (tmp_path / "folder.csv").mkdir()
     cases = {
-        "is the file that is read": [tmp_path / "link.csv", source, tmp_path / "folder.csv" / ".." / "in.csv"],
+        "is a file that is read": [tmp_path / "link.csv", source, tmp_path / "folder.csv" / ".." / "in.csv"],
         "not a folder": [tmp_path / "folder.csv"],
         "in.csv is no folder": [source / "o.csv"],
         "ends in .csv or .extxyz": [tmp_path / "o.txt"],
