@@ -46,7 +46,7 @@ KNOWN_LENGTHS = "Å (A, Ang, angstrom), bohr (au), nm, pm"
 def energy_unit(unit: str) -> Optional[float]:
     """eV in a unit of energy, spelled as people do, such as "Eh" or "kcal mol^-1"; None if it is none that is known."""
     word = unicodedata.normalize("NFKC", unit.strip()).replace("−", "-")
-    if word.startswith("Me"):  # MeV, a million eV: no milli
+    if word.startswith(("Me", "ME")):  # MeV, a million eV: no milli
         return None
     word = re.sub(r"\^|\*\*|[{}()]", "", word.lower()).replace("mole", "mol")
     word = re.sub(r"[\s*·⋅]*(?:per\s*|/\s*)mol$|[\s*·⋅]*mol-1$", "/mol", word)

@@ -106,13 +106,14 @@ def predict_file(
     check_file("--output", output, SUFFIXES, [existing_file(source)])
     if columns not in ("", "all"):
         raise ValueError(f"--columns {columns}: give all, or leave it out.")
+    table = table._replace(smiles_column=smiles_column or table.smiles_column, prefix="--")
+    _check_options(source, table, structures)
     folders = [runs] if isinstance(runs, (str, os.PathLike)) else list(runs)
     members = [TrainedRun.load(folder, accelerator) for folder in folders]
     _check_alike(members)
     with_forces = Path(output).suffix == ".extxyz"
     fields = [member.force_field() for member in members] if with_forces else []
     first = members[0]
-    table = table._replace(smiles_column=smiles_column or table.smiles_column, prefix="--")
     if first.task.reads_text:
         read = _read_texts(Path(source), first, table, workers)
     else:
@@ -123,6 +124,16 @@ def predict_file(
     if with_forces:
         return _predict_forces(fields, output, read, strict)
     return _predict(members, read, output, strict, columns)
+
+
+def _check_options(source: PathLike, table: TableOptions, structures: Mapping[str, Any]) -> None:
+    """Refuse options that the kind of file makes nothing of."""
+    if holds_smiles(Path(source)):
+        given, kind = [name for name, value in structures.items() if value not in ("", None)], "structures"
+    else:
+        given, kind = list(table.given()), "SMILES"
+    if given:
+        raise ValueError(f"{source}: --{given[0]} is for files of {kind}; leave it out.")
 
 
 def _check_alike(members: Sequence[TrainedRun]) -> None:

@@ -23,7 +23,7 @@ from ipu_chem.units import BOHR, HARTREE, KCAL_PER_MOL, energy_unit, force_unit,
         (("kJ/mol", "kj mol^{-1}", "kJ*mol-1", "kJ mol−1"), KCAL_PER_MOL / 4.184),
         (("cm-1", "cm^-1", "cm⁻¹", "1/cm"), 1.239841984e-4),
         (("Ry", "rydberg"), HARTREE / 2),
-        (("", "MeV", "hartre", "kcal", "eV/atom", "log(mol/l)", "D", "eV/Å"), None),
+        (("", "MeV", "MEV", "hartre", "kcal", "eV/atom", "log(mol/l)", "D", "eV/Å"), None),
     ],
 )
 def test_energies(words, ev):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from ipu_chem.cli import main
+from ipu_chem.data.files.layout import TableOptions
 from ipu_chem.prediction.predict import predict_file
 from ipu_chem.train import train
 
@@ -183,3 +184,17 @@ def test_paths_are_checked_before_a_run_is_loaded(tmp_path, words):
         with pytest.raises(ValueError, match=words):
             predict_file(tmp_path / "no_run", asked, output)
     assert source.read_text() == "smiles\nCCO\n"
+
+
+@pytest.mark.parametrize(
+    "name, options, words",
+    [
+        ("in.xyz", {"table": TableOptions(encoding="cp1252")}, "--encoding is for files of SMILES; leave it out"),
+        ("in.xyz", {"smiles_column": "SMILES"}, "--smiles_column is for files of SMILES; leave it out"),
+        ("in.csv", {"structures": {"length_unit": "", "charge": 0}}, "--charge is for files of structures; leave it"),
+    ],
+)
+def test_options_of_another_kind_of_file_are_refused(tmp_path, name, options, words):
+    (tmp_path / name).write_text("smiles\nCCO\n")
+    with pytest.raises(ValueError, match=f"{name}: {words}"):
+        predict_file(tmp_path / "no_run", tmp_path / name, tmp_path / "o.csv", **options)

@@ -72,16 +72,6 @@ def atomic_number(symbol: str) -> int:
     return int(value)
 
 
-def atomic_numbers(values: np.ndarray) -> np.ndarray:
-    """Atomic numbers of any shape, int64, from symbols or numbers; 0 stays, as padding.
-
-    Raises:
-        ValueError: as `atomic_number`.
-    """
-    found = [0 if str(one) in ("0", "0.0", "") else atomic_number(str(one)) for one in values.reshape(-1).tolist()]
-    return np.array(found, np.int64).reshape(values.shape)
-
-
 def number(text: Any) -> float:
     """A number as programs write it: also Fortran's 1.0D+00 and 1.0-100 and Mathematica's 1.2*^-6.
 
