@@ -133,9 +133,9 @@ class PackConfig:
             searches this many nearest neighbors of every atom; -1 takes the most that any atom has within the cutoff.
         positions: format in which they are transferred: int16, in steps that fit the largest molecule and are printed,
             or float32, exactly; auto is int16 for labels of molecules and float32 for forces, which feel such steps.
-        algorithm: column_generation, best_fit, first_fit or lpfhp, for all splits; auto takes column generation for the
-            training split (but where that would take long for a short training) and best fit for the others.
-        time_limit: seconds for column generation; 0 takes 2 % of the training's expected time, from 1 s to 10 s.
+        algorithm: column_generation, best_fit, first_fit or lpfhp, for all splits; auto takes best fit for validation
+            and test, and for training where column generation would take more than 2 % of the time, and than a second.
+        time_limit: seconds for column generation, however short the training; 0 leaves it to auto, and 10 s.
     """
 
     nodes: int = 0

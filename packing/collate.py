@@ -63,8 +63,8 @@ def collate_graphs(
             raise ValueError(f"edge field {name} does not have the edges of edge_index, graph by graph.")
     wide = index_dtype == "int64"
     num_graphs, num_nodes = _capacity(budget, "graphs"), _capacity(budget, "nodes")
-    if len(packs[1]) == 2:
-        return _one_pack(packs[0], budget, nodes, edge_index, per_graph or {}, edge_fields, wide)
+    if len(packs[1]) == 2 and packs[1][1] - packs[1][0] == len(packs[0]):
+        return _one_pack(np.asarray(packs[0]), budget, nodes, edge_index, per_graph or {}, edge_fields, wide)
     slots = _ItemSlots(packs, num_graphs, "graphs")
     result = {name: slots.place(values) for name, values in (per_graph or {}).items()}
     atoms = _Rows(slots, next(iter(nodes.values())).offsets, num_nodes, "nodes")
@@ -218,6 +218,8 @@ class _ItemSlots:
     def __init__(self, packs: Tuple[np.ndarray, np.ndarray], capacity: int, name: str) -> None:
         items, offsets = packs
         counts = offsets[1:] - offsets[:-1]
+        if offsets[-1] - offsets[0] != len(items):
+            raise ValueError(f"packs of {offsets[-1] - offsets[0]} items in all came with {len(items)} items.")
         _check(counts, capacity, name)
         self.real = np.arange(capacity) < counts[:, None]  # [B, K] bool
         self.items = np.zeros(self.real.shape, np.int64)  # any item in padding
@@ -320,11 +322,12 @@ def _shifted_pairs(edges: _Rows, values: np.ndarray, first_node: np.ndarray, num
     shift = edges.repeat(first_node.astype(both.dtype), num_nodes - 1)
     shift *= twice
     shift += both
-    pairs = np.empty((len(shift), 2, shift.shape[1]), dtype)
+    pairs = np.empty((len(shift), 2, shift.shape[1]), np.int64 if wide else dtype)
     first, second = (0, 1) if sys.byteorder == "little" else (1, 0)
-    np.copyto(pairs[:, first], shift, casting="unsafe")  # the low half
-    np.copyto(pairs[:, second], shift >> (8 * dtype.itemsize), casting="unsafe")
-    return pairs.astype(np.int64) if wide else pairs
+    bits = 8 * dtype.itemsize
+    np.copyto(pairs[:, first], shift & ((1 << bits) - 1) if wide else shift, casting="unsafe")  # the low half
+    np.copyto(pairs[:, second], shift >> bits, casting="unsafe")
+    return pairs
 
 
 def _check_one(filled: int, capacity: int, name: str) -> None:

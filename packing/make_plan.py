@@ -11,6 +11,7 @@ from packing.balance import Balance, cost_of_items
 from packing.best_fit import fit_decreasing
 from packing.classes import PackTypes, SizeClasses, deal, round_sizes, size_classes
 from packing.histogram import longest_pack_first
+from packing.knapsack import Knapsack
 from packing.plan import PackingPlan, size_table
 from packing.spread import even_out
 from packing.types import COUNT_DIMENSIONS, Budget
@@ -23,6 +24,8 @@ MAX_GREEDY_CLASSES = 10_000
 _ESTIMATE_ROUNDS = 200
 # Best fit on nearly as many sizes as items may take this fraction of the time, then a quicker rule ends it.
 _GREEDY_FRACTION = 0.5
+# Rounds of column generation are about as many as classes, each with a linear program and a table of cells x classes.
+_CLASS_SECONDS, _CELL_SECONDS = 4e-3, 1.2e-9
 _SPREAD_SECONDS = 10.0  # for safety: exchanges are counted, and end by themselves
 _FEW_CLASSES = 1000  # of which best fit takes less than a second whatever the number of items
 
@@ -119,6 +122,15 @@ def estimate_packs(
         coarse, budget, start.multiplicity, deadline - time.monotonic(), _ESTIMATE_ROUNDS, prove=False, enough=enough
     )
     return float(relaxation.amounts.sum())
+
+
+def expected_seconds(sizes: Union[np.ndarray, Mapping[str, np.ndarray]], budget: Budget) -> float:
+    """About how long column generation takes for a plan, from the sizes alone: the same on every machine."""
+    exact = size_classes(size_table(sizes, budget), budget)
+    coarse = _rounded(exact, budget, MAX_CLASSES, math.inf, column_generation.affordable)
+    columns = [budget.names.index(name) for name in budget.measured]
+    cost = Knapsack.cost(coarse.sizes[:, columns], budget.capacities()[columns])
+    return len(coarse.counts) * (_CLASS_SECONDS + _CELL_SECONDS * cost)
 
 
 def continuous_bound(classes: SizeClasses, budget: Budget) -> int:

@@ -136,7 +136,25 @@ def test_fields_of_edges_lie_where_their_edges_do(case):
     )
 
 
+@given(graph_cases())
+@settings(max_examples=50, deadline=None)
+def test_one_pack_is_laid_out_as_among_others(case):
+    budget, (z, pos, edges, y), epoch, _, _ = case
+    wide = Ragged(edges.values.astype(np.int64), edges.offsets)
+    for pack in range(len(epoch)):
+        items, offsets = epoch.slice(pack, pack + 1)
+        two = items, np.append(offsets, offsets[-1])  # and an empty one
+        for pairs in (edges, wide):
+            arguments = budget, {"z": z, "pos": pos}, pairs, {"y": y}
+            one, both = collated((items, offsets), *arguments, x=pairs), collated(two, *arguments, x=pairs)
+            assert one.keys() == both.keys() and list(one) == list(both)
+            for name, array in both.items():
+                assert one[name].dtype == array.dtype and one[name].tobytes() == array[:1].tobytes(), name
+
+
 def test_what_cannot_be_laid_out_is_refused():
+    with pytest.raises(ValueError, match="packs of 2 items in all came with 1 items"):
+        collate_graphs((np.array([0]), np.array([0, 2])), Budget(nodes=4, graphs=3), {"z": Ragged.from_list([[1]])})
     z, edges = Ragged.from_list([np.ones(2, np.uint8)]), Ragged.from_list([np.array([[0, 1]])])
     pack, budget = (np.array([0]), np.array([0, 1])), Budget(nodes=4, edges=3, graphs=2)
     with pytest.raises(ValueError, match="index_dtype='int32': choose 'int64' or 'device'"):

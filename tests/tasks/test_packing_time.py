@@ -9,15 +9,15 @@ from packing import Budget
 
 RANDOM = np.random.default_rng(0)
 NODES = RANDOM.integers(3, 30, 400)
-EDGES = NODES * RANDOM.integers(2, 5, 400)
+EDGES = NODES * 4 + RANDOM.integers(0, 40, 400)
 ITEMS = {"train": np.arange(300), "validation": np.arange(300, 350), "test": np.arange(350, 400)}
 
 
-def made(passes, dimensions=2, **pack):
+def made(passes, dimensions=2, few=False, **pack):
     """Algorithms by split."""
 
     def sizes(chosen):
-        both = {"nodes": NODES[chosen], "edges": EDGES[chosen]}
+        both = {"nodes": NODES[chosen], "edges": NODES[chosen] * 4 if few else EDGES[chosen]}
         return both if dimensions == 2 else {"nodes": both["nodes"]}
 
     budget = Budget(nodes=64, edges=256) if dimensions == 2 else Budget(nodes=64)
@@ -38,6 +38,7 @@ def test_only_what_trains_for_long_is_packed_with_care():
     assert made(10.0) == {"train": "best_fit", **evaluated}
     assert made(1e5) == {"train": "column_generation", **evaluated}
     assert made(10.0, dimensions=1) == {"train": "column_generation", **evaluated}, "one dimension takes no time"
+    assert made(10.0, few=True) == {"train": "column_generation", **evaluated}, "and few sizes take none"
 
 
 def test_what_is_asked_for_is_done():
