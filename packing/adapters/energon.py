@@ -39,7 +39,7 @@ class SampleSelector:
         """
         if not samples:
             return []
-        sizes = [self.size(sample) for sample in samples]
+        sizes: List[Any] = [self.size(sample) for sample in samples]
         names = self._packer.budget.measured
         if isinstance(sizes[0], Mapping):
             table = {name: np.array([one[name] for one in sizes]) for name in names}

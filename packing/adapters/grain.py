@@ -3,6 +3,7 @@
 packed = planned_packs(grain.MapDataset.source(examples), length_struct={"tokens": 256}).batch(8)
 """
 
+from importlib import import_module
 from typing import Any, Dict, Mapping, Optional, Tuple
 
 import numpy as np
@@ -79,7 +80,7 @@ def _dataset_class() -> Any:
     """The class, which is one of grain's, so made when grain is loaded."""
     if "PlannedPacks" in _CLASSES:
         return _CLASSES["PlannedPacks"]
-    import grain
+    grain: Any = import_module("grain")
 
     class PlannedPacks(grain.MapDataset):
         """Packs of a plan by their number."""

@@ -6,6 +6,7 @@ Trainer(model, arguments, train_dataset=packed, data_collator=DataCollatorForPac
 
 import hashlib
 import sys
+from importlib import import_module
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Union
 
 import numpy as np
@@ -91,10 +92,12 @@ class _Join:
         first, last = batch["pack"][0], batch["pack"][-1] + 1
         items, ends = self.epoch.slice(first, last)
         table = self.rows[self.kept[items].tolist()]
-        columns, lengths = {}, np.zeros(0, np.int64)
+        columns: Dict[str, Any] = {}
+        lengths: np.ndarray = np.zeros(0, np.int64)
+        tokens = lengths
         for name in table.column_names:
             column = table.column(name).combine_chunks()
-            lengths = np.diff(np.asarray(column.offsets))
+            lengths = np.diff(np.asarray(column.offsets, np.int64))
             values = column.flatten()
             tokens = np.append(0, np.cumsum(lengths))[ends]
             columns[name] = pa.ListArray.from_arrays(pa.array(tokens, pa.int32()), values)
@@ -109,8 +112,8 @@ class _Join:
 def _lengths(rows: Any) -> np.ndarray:
     """Tokens of every row, [I] int64."""
     import pyarrow as pa
-    import pyarrow.compute as pc
 
+    pc: Any = import_module("pyarrow.compute")
     found, start = [], 0
     for table in rows.iter(_ROWS):
         first: Optional[str] = None

@@ -3,6 +3,7 @@
 for batch in dynamically_batch(graphs, n_node=128, n_edge=2304, n_graph=16): ...
 """
 
+from importlib import import_module
 from typing import Any, Iterator, List, Sequence
 
 import numpy as np
@@ -72,6 +73,5 @@ class PlannedBatches:
         return map(self._batch, self.sampler)
 
     def _batch(self, items: List[int]) -> Any:
-        import jraph
-
+        jraph: Any = import_module("jraph")
         return jraph.pad_with_graphs(jraph.batch_np([self.graphs[item] for item in items]), *self.shape)

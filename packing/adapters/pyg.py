@@ -65,9 +65,9 @@ def graph_sizes(dataset: Sequence[Any], names: Sequence[str] = ("nodes", "edges"
             f"{type(dataset).__name__} cannot be indexed, so its graphs cannot be planned; give a list or a data set, "
             "or pack a stream with packing.streaming.StreamPacker."
         )
-    part = getattr(dataset, "indices", None)
-    if hasattr(dataset, "dataset") and part is not None and not callable(part):  # torch's Subset
-        return {name: column[np.asarray(part)] for name, column in graph_sizes(dataset.dataset, names).items()}
+    whole, part = getattr(dataset, "dataset", None), getattr(dataset, "indices", None)
+    if whole is not None and part is not None and not callable(part):  # torch's Subset
+        return {name: column[np.asarray(part)] for name, column in graph_sizes(whole, names).items()}
     sliced = {name: _from_slices(dataset, name) for name in names}
     missing = [name for name, column in sliced.items() if column is None]
     read = {name: np.zeros(len(dataset), np.int64) for name in missing}
@@ -181,7 +181,7 @@ class FixedSizeCollater:
         spare = {name: self.budget[name] - count for name, count in totals.items()}
         first = self._padding(graphs[0], levels, spare["nodes"] + 1, spare["edges"])
         empty = [self._padding(graphs[0], levels, 0, 0)] * spare["graphs"]
-        batch = Batch.from_data_list([*graphs, first, *empty], self.follow_batch, self.exclude_keys)
+        batch: Any = Batch.from_data_list([*graphs, first, *empty], self.follow_batch, self.exclude_keys)
         for name, count in totals.items():
             total = self.budget[name] + (name != "edges")
             batch[f"{name}_mask"] = torch.arange(total) < count
