@@ -135,7 +135,7 @@ def test_a_missing_operator_fails_though_there_is_room(monkeypatch: pytest.Monke
     [
         (["--ipus", "4"], "name it with --config"),
         (["--config", "nci3d_demo", "--ipus", "3"], "3 IPUs: they are lent in powers of two"),
-        (["--config", "nci3d_demo", "--ipus", "0"], "0 IPUs: they are lent in powers of two"),
+        (["--config", "nci3d_demo", "--ipus", "0"], "ipus=0: give an integer from 1 to 65,536"),
         (["--config", "nowhere"], "the recipes are"),
     ],
 )

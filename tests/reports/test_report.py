@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from ipu_chem.json_file import read_json, write_json
 from ipu_chem.reports.report import write_report
 from ipu_chem.train import train
 
@@ -51,9 +52,9 @@ def test_a_report_of_an_unfinished_run_says_so(options, make_config):
     pytest.importorskip("matplotlib")
     train(make_config(options))
     folder = Path(options["out"])
-    run = json.loads((folder / "run.json").read_text())
+    run = read_json(folder / "run.json", "")
     del run["results"], run["baseline"]
-    (folder / "run.json").write_text(json.dumps(run))
+    write_json(folder / "run.json", run)
     assert "has not finished" in write_report(folder).read_text(encoding="utf-8")
 
 
@@ -61,9 +62,9 @@ def test_what_users_name_is_escaped(options, make_config):
     pytest.importorskip("matplotlib")
     train(make_config(options))
     folder = Path(options["out"])
-    run = json.loads((folder / "run.json").read_text())
+    run = read_json(folder / "run.json", "")
     run["title"] = run["data"]["source"] = "<script>alert('&')</script>"
-    (folder / "run.json").write_text(json.dumps(run))
+    write_json(folder / "run.json", run)
     page = write_report(folder).read_text(encoding="utf-8")
     assert "<script" not in page and page.count("&lt;script&gt;alert(") == 3, "title, heading and the table of the data"
     assert "prefers-color-scheme: dark" in page and page.count("<picture><source srcset='data:image/png") == 3

@@ -142,7 +142,7 @@ def test_inductor_gets_the_options_that_it_has(tmp_path, monkeypatch):
         ({"cuda_graphs": True}, "torch.cuda_graphs=true is a way to compile"),
         ({"compile": True, "cuda_graphs": True, "compile_backend": "eager"}, "needs torch.compile_backend=inductor"),
         ({"compile": True, "cuda_graphs": True}, "is for CUDA devices; leave it out on a CPU"),
-        ({"timeout": 0.0}, "torch.timeout=0.0: give a number above 0"),
+        ({"timeout": 0.0}, "torch.timeout=0.0: give a number from 1 to 10,000,000"),
         ({"autocast": "float8"}, "torch.autocast='float8': choose one of none, bfloat16, float16"),
     ],
 )

@@ -19,8 +19,11 @@ def rows_of(count, most=LENGTH, seed=0):
 
 
 def data_set(columns):
-    datasets = pytest.importorskip("datasets", reason="datasets is not installed: pack_dataset was NOT tested")
-    return datasets.Dataset.from_dict(columns)
+    # By a module of its own: a folder of tests is called datasets, too.
+    module = pytest.importorskip(
+        "datasets.arrow_dataset", reason="datasets is not installed: pack_dataset was NOT tested"
+    )
+    return module.Dataset.from_dict(columns)
 
 
 def pieces(packed):
