@@ -9,6 +9,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Iterator, List, Optional, Tuple
 
+from packing.files import DiskFull
+
 TRACEBACK = "IPU_CHEM_TRACEBACK"  # set in the environment, exceptions are shown whole
 _OURS = tuple(str(Path(__file__).parents[1] / name) + os.sep for name in ("ipu_chem", "packing"))
 _INSTALLED = tuple(sysconfig.get_path(name) + os.sep for name in ("stdlib", "purelib", "platlib"))
@@ -37,6 +39,8 @@ def sentence(error: BaseException) -> str:
         error: that ended a command.
     """
     text = " ".join(str(error).split())
+    if isinstance(error, DiskFull):
+        return text
     if isinstance(error, OSError) and error.errno is not None:
         where = " ".join(f"{name}:" for name in (error.filename, error.filename2) if isinstance(name, (str, Path)))
         return f"{where} {_DISK.get(error.errno, str(error.strerror).lower())}.".strip()

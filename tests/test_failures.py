@@ -12,6 +12,7 @@ import pytest
 from ipu_chem.cli import main
 from ipu_chem.commands import recipes
 from ipu_chem.failures import sentence
+from packing.files import DiskFull, disk_full_named
 
 
 def caught(function, *arguments):
@@ -40,6 +41,14 @@ def test_sentences_of_the_system():
     assert fails_with(out_of_memory).startswith("there is not enough memory: give fewer")
     assert fails_with(RecursionError("maximum recursion depth exceeded")) == "something is nested too deeply."
     assert fails_with(ModuleNotFoundError("No module named 'wandb'", name="wandb")).startswith("wandb is not installed")
+
+
+def test_a_full_disk_names_the_file_and_what_to_do(tmp_path):
+    path = tmp_path / "plan.npz"
+    with pytest.raises(DiskFull) as full, disk_full_named(path):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert sentence(full.value).startswith(f"{path} could not be written (No space left on device, ")
+    assert "free some space, then run the same command again" in sentence(full.value)
 
 
 def test_what_is_ours_stays_and_what_is_not_names_class_place_and_remedy():
