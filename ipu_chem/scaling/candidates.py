@@ -226,8 +226,14 @@ def _train(candidate: Candidate, budget: float, threads: int) -> Progress:
 
         def on_step(self, step: int, total: int, losses: List[float]) -> bool:
             seen.update(step=step, total=total)
-            enough = budget < 1 and step >= budget_steps(total, budget) and step < total
-            return enough or is_stopped()
+            return self.is_enough() or is_stopped()
+
+        def on_resume(self, step: int, total: int) -> bool:
+            seen.update(step=step, total=total)
+            return self.is_enough()  # killed between the checkpoint of the budget and the candidate's own file
+
+        def is_enough(self) -> bool:
+            return budget < 1 and budget_steps(seen["total"], budget) <= seen["step"] < seen["total"]
 
     started = time.monotonic()
     candidate.folder.mkdir(parents=True, exist_ok=True)

@@ -12,6 +12,18 @@ class Callback:
     def on_first_call(self, seconds: float) -> None:
         """Take the seconds of the first call of the device program, compilation included."""
 
+    def on_resume(self, step: int, total: int) -> bool:
+        """Take the place from which a resumed run goes on, before anything is trained.
+
+        Args:
+            step: optimizer steps that its checkpoint has.
+            total: optimizer steps of the whole run.
+
+        Returns:
+            True to leave it there: the run was interrupted after its checkpoint was written, and nothing is left to do.
+        """
+        return False
+
     def on_step(self, step: int, total: int, losses: List[float]) -> bool:
         """Follow every call of the device program, also one whose losses end the run.
 

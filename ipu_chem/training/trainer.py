@@ -145,11 +145,16 @@ class Trainer:
         total = self.config.epochs * self.train.calls_per_epoch
         done = state.epoch * self.train.calls_per_epoch + state.call
         launched = self.backend.world.size > 1
+        if self._resumed:
+            steps = self.config.epochs * self.train.steps_per_epoch
+            enough = any([callback.on_resume(state.step, steps) for callback in self.callbacks])
+            self._stopped_by = self.backend.agreed(_ENOUGH if enough and not self._patience_lost() else 0)
+            finished = not self._stopped_by
         hidden = None if self.config.progress and self._writes else True  # None leaves it to tqdm: a bar on terminals
         with StopSignals(echo=1.0 if launched else 0.0) as stop, tqdm(
             total=total, initial=done, unit="call", disable=hidden, smoothing=0.05
         ) as bar, printed_above(bar):
-            while state.epoch < self.config.epochs and not self._patience_lost():
+            while finished and state.epoch < self.config.epochs and not self._patience_lost():
                 self._train_epoch(bar, stop)
                 if state.call < self.train.calls_per_epoch:  # left early
                     finished = not self._stopped_by

@@ -1,6 +1,7 @@
 """Searches: every candidate a little, the best to the end, nothing twice, and runs as if they had never stopped."""
 
 import csv
+import dataclasses
 import json
 import os
 import signal
@@ -203,6 +204,21 @@ def test_a_stopped_search_leaves_runs_that_go_on(options, make_config, tmp_path,
     assert end.status == "finished" and end.step == end.total and end.seconds > reached.seconds and end.metrics
     assert_as_in_one_piece(candidate, make_config, tmp_path)
     assert "packs:" in (candidate.folder / "log.txt").read_text()
+
+
+def test_a_candidate_killed_before_its_file_was_written_is_not_trained_on(options, tmp_path):
+    (candidate,) = make_candidates(options, {"optimizer.learning_rate": [0.003]}, tmp_path / "search")
+    written = candidate.folder / "candidate.json"
+    reached = module._train(candidate, 0.5, 1)
+    metrics, before = (candidate.folder / "metrics.jsonl").read_bytes(), written.read_bytes()
+    written.unlink()
+    again = module._train(candidate, 0.5, 1)
+    assert again == dataclasses.replace(reached, seconds=again.seconds)
+    assert (candidate.folder / "metrics.jsonl").read_bytes() == metrics
+    end = module._train(candidate, 1.0, 1)
+    written.write_bytes(before)
+    again = module._train(candidate, 1.0, 1)
+    assert again == dataclasses.replace(end, seconds=again.seconds)
 
 
 def test_an_evaluation_at_the_end_of_an_epoch_finds_its_evaluation(options, tmp_path):
