@@ -1,6 +1,6 @@
 """Packs for PyTorch Geometric: a batch sampler for its data sets, and batches of constant shape.
 
-    sampler = PackBatchSampler(dataset, Budget(nodes=127, edges=2304))
+    sampler = PackBatchSampler(dataset, Budget(nodes=126, edges=2304))
     loader = torch.utils.data.DataLoader(
         dataset, batch_sampler=sampler, collate_fn=fixed_size_collate(sampler.budget)
     )
@@ -15,6 +15,8 @@ import numpy as np
 from packing.adapters.torch import PackBatchSampler as _PackBatchSampler
 from packing.types import Budget
 
+# Of two padding nodes: no length there is 0, whose derivatives are not finite, and none is within a cutoff.
+_SPACING, _SIDE = 1000.0, 32
 # Names that PyTorch Geometric takes for those of nodes, beside everything with "node" in it, and molecules' own.
 _NODE_NAMES = ("x", "pos", "z", "batch", "ptr", "features", "force", "forces")
 PadValue = Union[float, Mapping[str, float]]
@@ -106,9 +108,11 @@ def fixed_size_collate(budget: Budget, **options: Any) -> "FixedSizeCollater":
 class FixedSizeCollater:
     """Lists of `Data` as a `Batch` of constant shape.
 
-    The batch has one node and one graph more than the budget, so that padding has a node and a graph of its own even in
-    a full pack: padding comes last, its edges join its first node, all its nodes are of its first graph, and further
-    graphs of it are empty. ``nodes_mask``, ``edges_mask`` and ``graphs_mask`` are true for what is real.
+    The batch has two nodes and one graph more than the budget, so that padding has an edge and a graph of its own even
+    in a full pack: padding comes last, its edges lead from its first node to its second, all its nodes are of its first
+    graph, and further graphs of it are empty. ``nodes_mask``, ``edges_mask`` and ``graphs_mask`` are true for what is
+    real. In ``pos`` nodes of padding are 1000 apart: models divide by lengths of edges and differentiate their roots,
+    and with a length of 0 the gradients of all weights would be nan.
 
     Attributes of nodes, edges and graphs are distinguished by their sizes, over a whole pack.
     """
@@ -129,7 +133,7 @@ class FixedSizeCollater:
 
         Args:
             budget: real nodes, edges and graphs of a batch at most, such as a sampler's ``budget``.
-            node_pad_value: of tensors in padding, or {attribute: value}; indices are those of the first node there.
+            node_pad_value: of tensors in padding, or {attribute: value}; positions only if named, indices never.
             edge_pad_value: the same for edges.
             graph_pad_value: the same for graphs.
             pad_graph_defaults: attribute -> value in padding, of what is neither tensor, number nor text.
@@ -179,11 +183,11 @@ class FixedSizeCollater:
         keys = [key for key in graphs[0].keys() if key not in self.exclude_keys]
         levels = {key: self._level(key, graphs, nodes, edges) for key in keys if key != "num_nodes"}
         spare = {name: self.budget[name] - count for name, count in totals.items()}
-        first = self._padding(graphs[0], levels, spare["nodes"] + 1, spare["edges"])
+        first = self._padding(graphs[0], levels, spare["nodes"] + 2, spare["edges"])
         empty = [self._padding(graphs[0], levels, 0, 0)] * spare["graphs"]
         batch: Any = Batch.from_data_list([*graphs, first, *empty], self.follow_batch, self.exclude_keys)
         for name, count in totals.items():
-            total = self.budget[name] + (name != "edges")
+            total = self.budget[name] + {"nodes": 2, "edges": 0, "graphs": 1}[name]
             batch[f"{name}_mask"] = torch.arange(total) < count
         return batch
 
@@ -238,14 +242,27 @@ class FixedSizeCollater:
             shape, dim = list(value.shape), graph.__cat_dim__(key, value)
             if level != "graph":
                 shape[dim] = nodes if level == "node" else edges
-            fill = self.pad_values[level]
-            fill = fill.get(key, 0.0) if isinstance(fill, Mapping) else fill
+            fills = self.pad_values[level]
+            fill = fills.get(key, 0.0) if isinstance(fills, Mapping) else fills
             # Indices are counted from the first node of the padding.
             fill = 0 if "index" in key or key == "face" else fill
             padding[key] = torch.full(shape, fill, dtype=value.dtype)
+            if key == "edge_index":
+                padding[key][1] = 1
+            elif key == "pos" and level == "node" and not (isinstance(fills, Mapping) and key in fills):
+                padding[key] = _apart(nodes, shape[1:]).to(value.dtype)
         if "num_nodes" in graph:
             padding.num_nodes = nodes
         return padding
+
+
+def _apart(nodes: int, shape: Sequence[int]) -> Any:
+    """Positions on a grid, [nodes, *shape] float32; a line of as many nodes would leave the range of half precision."""
+    import torch
+
+    places, columns = torch.arange(nodes), int(np.prod(shape))
+    grid = [places // _SIDE**column % _SIDE for column in range(columns - 1)] + [places // _SIDE ** (columns - 1)]
+    return _SPACING * torch.stack(grid, 1).reshape(nodes, *shape).float()
 
 
 def _likely(key: str, fits: List[str], size: int) -> str:

@@ -70,13 +70,14 @@ def test_batches_have_one_shape_and_models_read_them_as_single_graphs():
         assert int(batch.nodes_mask.sum()) == sum(GRAPHS[number].num_nodes for number in numbers)
         assert int(batch.edges_mask.sum()) == sum(GRAPHS[number].num_edges for number in numbers)
         # Padding comes last, joins nothing real, and is zero.
+        first = int(batch.nodes_mask.sum())
         ends = batch.edge_index[:, ~batch.edges_mask]
-        assert (ends == batch.nodes_mask.sum()).all() and (batch.batch[~batch.nodes_mask] == real).all()
+        assert (ends == torch.tensor([[first], [first + 1]])).all() and (batch.batch[~batch.nodes_mask] == real).all()
         assert not batch.x[~batch.nodes_mask].any() and not batch.y[~batch.graphs_mask].any()
         assert batch.edge_index.dtype == batch.batch.dtype == torch.int64
         seen += numbers
     assert len(shapes) == 1 and sorted(seen) == list(range(60)) and len(loader) == sampler.plan.num_packs
-    assert dict(next(iter(shapes)))["x"] == (41, 4) and dict(next(iter(shapes)))["edge_attr"] == (90, 3)
+    assert dict(next(iter(shapes)))["x"] == (42, 4) and dict(next(iter(shapes)))["edge_attr"] == (90, 3)
 
 
 @pytest.mark.skipif(torch.__version__ < "2.2", reason="torch.compile of this torch does not know this Python")
@@ -100,17 +101,66 @@ def test_batches_of_one_shape_are_compiled_once():
     assert frames([pyg.data.Batch.from_data_list([GRAPHS[item] for item in pack]) for pack in packs]) > 1
 
 
-def test_a_pack_that_fills_the_budget_keeps_a_node_for_padding():
+def test_a_pack_that_fills_the_budget_keeps_an_edge_for_padding():
     sizes = [20, 20]
     batch = fixed_size_collate(Budget(nodes=40, edges=90, graphs=2))([graph(n, 0) for n in sizes])
-    assert int(batch.nodes_mask.sum()) == 40 and (batch.edge_index[:, 80:] == 40).all()
-    assert batch.num_graphs == 3 and batch.ptr.tolist() == [0, 20, 40, 41]
+    assert int(batch.nodes_mask.sum()) == 40 and batch.edge_index[:, 80:].tolist() == [[40] * 10, [41] * 10]
+    assert batch.num_graphs == 3 and batch.ptr.tolist() == [0, 20, 40, 42]
+
+
+class Roots(torch.nn.Module):
+    """Energies of lengths and directions, which have no derivative where a length is 0."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.ones(()))
+
+    def forward(self, batch, pos):
+        source, target = batch.edge_index
+        along = pos[source] - pos[target]
+        length = (along**2).sum(1).sqrt()
+        terms = self.weight * (torch.exp(-length) + (along / length[:, None])[:, 0] ** 2)
+        return pos.new_zeros(batch.num_graphs).index_add(0, batch.batch[target], terms)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("sizes", [[3, 4, 5], [20, 20], [7]])
+def test_gradients_by_positions_and_weights_are_those_of_single_graphs(sizes, dtype):
+    graphs = [graph(n, number) for number, n in enumerate(sizes)]
+    for one in graphs:
+        one.pos = one.pos.to(dtype)
+    batch = fixed_size_collate(Budget(nodes=40, edges=90, graphs=4))(graphs)
+    assert batch.pos.dtype == dtype
+
+    def forces_and_gradient(batch, real):
+        model = Roots().to(dtype)
+        pos = batch.pos.clone().requires_grad_()
+        (slope,) = torch.autograd.grad(model(batch, pos).sum(), pos, create_graph=True)
+        assert torch.isfinite(slope).all()
+        (slope**2 * real[:, None]).sum().backward()  # as a loss of forces, masked by a product
+        return -slope.detach()[real], model.weight.grad
+
+    forces, gradient = forces_and_gradient(batch, batch.nodes_mask)
+    alone = [forces_and_gradient(one, torch.ones(one.num_nodes, dtype=torch.bool)) for one in
+             (pyg.data.Batch.from_data_list([one]) for one in graphs)]  # fmt: skip
+    torch.testing.assert_close(forces, torch.cat([force for force, _ in alone]))
+    torch.testing.assert_close(gradient, sum(gradient for _, gradient in alone))
+    places = batch.pos[~batch.nodes_mask]
+    assert len(places) == 1 or torch.pdist(places).min() >= 1000
+
+
+def test_many_nodes_of_padding_are_apart_and_in_the_range_of_half_precision():
+    for columns in (1, 2, 3):
+        lone = Data(pos=torch.zeros(1, columns), edge_index=torch.zeros(2, 0, dtype=torch.int64))
+        places = fixed_size_collate(Budget(nodes=2000, edges=1, graphs=1))([lone]).pos[1:]
+        assert len(torch.unique(places, dim=0)) == 2001
+    assert places.max() < 6e4  # of three columns
 
 
 def test_values_of_padding_and_attributes_left_out():
     collate = fixed_size_collate(
         Budget(nodes=30, edges=70, graphs=4),
-        node_pad_value={"x": 7.0},
+        node_pad_value={"x": 7.0, "pos": 0.0},
         edge_pad_value=2.0,
         graph_pad_value=-1.0,
         exclude_keys=["name"],
@@ -119,7 +169,7 @@ def test_values_of_padding_and_attributes_left_out():
     batch = pickle.loads(pickle.dumps(collate))(GRAPHS[:2])  # as for a worker
     assert (batch.x[~batch.nodes_mask] == 7).all() and not batch.pos[~batch.nodes_mask].any()
     assert (batch.edge_attr[~batch.edges_mask] == 2).all() and (batch.y[~batch.graphs_mask] == -1).all()
-    assert "name" not in batch and len(batch.z_batch) == 31
+    assert "name" not in batch and len(batch.z_batch) == 32
 
 
 class Collection(InMemoryDataset):
@@ -164,18 +214,18 @@ def test_a_data_set_of_nodes_that_only_num_nodes_counts():
     for dataset in (graphs, Collection(graphs)):
         assert graph_sizes(dataset)["nodes"].tolist() == [one.num_nodes for one in GRAPHS]
     batch = fixed_size_collate(Budget(nodes=60, edges=120, graphs=5))(graphs[:4])
-    assert batch.num_nodes == 61 and len(batch.batch) == 61
+    assert batch.num_nodes == 62 and len(batch.batch) == 62
 
 
 def test_attributes_of_molecules_with_as_many_atoms_are_told_apart():
     frames = [Data(pos=torch.randn(3, 3), force=torch.randn(3, 3), y=torch.randn(1), dipole=torch.randn(1, 3),
                    edge_index=torch.tensor([[0, 1], [1, 2]])) for _ in range(4)]  # fmt: skip
     batch = fixed_size_collate(Budget(nodes=12, edges=8, graphs=4))(frames)
-    assert batch.force.shape == (13, 3) and batch.y.shape == (5,) and batch.dipole.shape == (5, 3)
+    assert batch.force.shape == (14, 3) and batch.y.shape == (5,) and batch.dipole.shape == (5, 3)
     for one in frames:
         one.moments = torch.randn(3)  # three a graph, as many as atoms
     collate = fixed_size_collate(Budget(nodes=16, edges=8, graphs=4))
-    assert collate(frames).moments.shape == (17,)
+    assert collate(frames).moments.shape == (18,)
     other = frames[0].clone()
     other.pos, other.force = torch.randn(4, 3), torch.randn(4, 3)
     with pytest.raises(ValueError, match=r"'moments' has sizes \[3, 3\] .* one of the node in an earlier pack; say"):
@@ -187,7 +237,7 @@ def test_attributes_of_molecules_with_as_many_atoms_are_told_apart():
 def test_single_atoms_do_not_make_a_target_one_of_nodes():
     atom = Data(x=torch.ones(1, 2), edge_index=torch.zeros(2, 0, dtype=torch.int64), y=torch.ones(1))
     collate = fixed_size_collate(Budget(nodes=4, edges=1, graphs=4))
-    assert collate([atom, atom]).y.shape == (5,) and collate([atom]).x.shape == (5, 2)
+    assert collate([atom, atom]).y.shape == (5,) and collate([atom]).x.shape == (6, 2)
 
 
 class Wrong:
