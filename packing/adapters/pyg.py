@@ -1,6 +1,10 @@
 """Packs for PyTorch Geometric: a batch sampler for its data sets, and batches of constant shape.
 
-    sampler = PackBatchSampler(dataset, Budget(nodes=126, edges=2304))
+    loader = fixed_size_loader(dataset, Budget(nodes=126, edges=2304), seed=0)
+
+which is
+
+    sampler = PackBatchSampler(dataset, Budget(nodes=126, edges=2304), seed=0)
     loader = torch.utils.data.DataLoader(
         dataset, batch_sampler=sampler, collate_fn=fixed_size_collate(sampler.budget)
     )
@@ -8,6 +12,7 @@
 PyTorch Geometric's own DataLoader takes the sampler, too, but silently drops a `collate_fn`.
 """
 
+import inspect
 from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple, Union
 
 import numpy as np
@@ -100,6 +105,27 @@ def _from_slices(dataset: Any, name: str) -> Optional[np.ndarray]:
     return None
 
 
+def fixed_size_loader(dataset: Sequence[Any], budget: Budget, **options: Any) -> Any:
+    """DataLoader of torch over batches of one pack and one shape; its ``batch_sampler`` is a `PackBatchSampler`.
+
+    Args:
+        dataset: of `Data`.
+        budget: measures nodes and edges.
+        options: of `PackBatchSampler`, of `FixedSizeCollater` and of torch's DataLoader, such as num_workers.
+
+    Raises:
+        ValueError: see there.
+    """
+    from torch.utils.data import DataLoader
+
+    def taken_by(function: Any) -> Dict[str, Any]:
+        return {name: options.pop(name) for name in inspect.signature(function).parameters if name in options}
+
+    sampler = PackBatchSampler(dataset, budget, **taken_by(_PackBatchSampler))
+    collate = fixed_size_collate(sampler.budget, **taken_by(FixedSizeCollater))
+    return DataLoader(dataset, batch_sampler=sampler, collate_fn=collate, **options)
+
+
 def fixed_size_collate(budget: Budget, **options: Any) -> "FixedSizeCollater":
     """Collate function for torch's DataLoader: see `FixedSizeCollater`."""
     return FixedSizeCollater(budget, **options)
@@ -109,9 +135,9 @@ class FixedSizeCollater:
     """Lists of `Data` as a `Batch` of constant shape.
 
     The batch has two nodes and one graph more than the budget, so that padding has an edge and a graph of its own even
-    in a full pack: padding comes last, its edges lead from its first node to its second, all its nodes are of its first
-    graph, and further graphs of it are empty. ``nodes_mask``, ``edges_mask`` and ``graphs_mask`` are true for what is
-    real. In ``pos`` nodes of padding are 1000 apart: models divide by lengths of edges and differentiate their roots,
+    in a full pack: padding comes last, its edges lead from its first node to its second, all its nodes are of the very
+    last graph, so that models which count graphs by the largest index of ``batch`` find them all, and those between
+    are empty. ``nodes_mask``, ``edges_mask`` and ``graphs_mask`` are true for what is real. In ``pos`` nodes of padding are 1000 apart: models divide by lengths of edges and differentiate their roots,
     and with a length of 0 the gradients of all weights would be nan.
 
     Attributes of nodes, edges and graphs are distinguished by their sizes, over a whole pack.
@@ -183,9 +209,9 @@ class FixedSizeCollater:
         keys = [key for key in graphs[0].keys() if key not in self.exclude_keys]
         levels = {key: self._level(key, graphs, nodes, edges) for key in keys if key != "num_nodes"}
         spare = {name: self.budget[name] - count for name, count in totals.items()}
-        first = self._padding(graphs[0], levels, spare["nodes"] + 2, spare["edges"])
         empty = [self._padding(graphs[0], levels, 0, 0)] * spare["graphs"]
-        batch: Any = Batch.from_data_list([*graphs, first, *empty], self.follow_batch, self.exclude_keys)
+        last = self._padding(graphs[0], levels, spare["nodes"] + 2, spare["edges"])
+        batch: Any = Batch.from_data_list([*graphs, *empty, last], self.follow_batch, self.exclude_keys)
         for name, count in totals.items():
             total = self.budget[name] + {"nodes": 2, "edges": 0, "graphs": 1}[name]
             batch[f"{name}_mask"] = torch.arange(total) < count

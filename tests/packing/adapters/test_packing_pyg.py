@@ -8,7 +8,7 @@ import torch
 from torch.utils.data import DataLoader, Subset
 
 from packing import Budget
-from packing.adapters.pyg import PackBatchSampler, fixed_size_collate, graph_sizes
+from packing.adapters.pyg import PackBatchSampler, fixed_size_collate, fixed_size_loader, graph_sizes
 
 pyg = pytest.importorskip("torch_geometric", reason="torch_geometric is not installed: its adapter was NOT tested")
 from torch_geometric.data import Data, HeteroData, InMemoryDataset  # noqa: E402
@@ -59,7 +59,8 @@ def test_batches_have_one_shape_and_models_read_them_as_single_graphs():
         assert batch.num_graphs == sampler.budget["graphs"] + 1
         real = int(batch.graphs_mask.sum())
         numbers = batch.number[:real].tolist()
-        out = model(batch, size=batch.num_graphs)
+        out = model(batch)  # of as many graphs without being told
+        assert len(out) == batch.num_graphs and torch.equal(out, model(batch, size=batch.num_graphs))
         for place, number in enumerate(numbers):
             one = GRAPHS[number]
             expected = model(pyg.data.Batch.from_data_list([one]))[0]
@@ -72,7 +73,7 @@ def test_batches_have_one_shape_and_models_read_them_as_single_graphs():
         # Padding comes last, joins nothing real, and is zero.
         first = int(batch.nodes_mask.sum())
         ends = batch.edge_index[:, ~batch.edges_mask]
-        assert (ends == torch.tensor([[first], [first + 1]])).all() and (batch.batch[~batch.nodes_mask] == real).all()
+        assert (ends == torch.tensor([[first], [first + 1]])).all() and (batch.batch[~batch.nodes_mask] == batch.num_graphs - 1).all()
         assert not batch.x[~batch.nodes_mask].any() and not batch.y[~batch.graphs_mask].any()
         assert batch.edge_index.dtype == batch.batch.dtype == torch.int64
         seen += numbers
@@ -283,6 +284,19 @@ def test_a_data_set_that_grew_is_noticed():
     graphs.append(GRAPHS[0])
     with pytest.raises(ValueError, match="has 61 graphs and had 60 when its sizes were read; make the sampler anew"):
         iter(sampler)
+
+
+def test_a_loader_in_one_line():
+    loader = fixed_size_loader(GRAPHS, BUDGET, seed=3, node_pad_value={"x": 2.0}, num_workers=0, world=2, rank=1)
+    assert loader.batch_sampler.world == 2 and loader.num_workers == 0
+    batches = list(loader)
+    assert {batch.num_nodes for batch in batches} == {42}
+    assert all((batch.x[~batch.nodes_mask] == 2).all() for batch in batches)
+    other = fixed_size_loader(GRAPHS, BUDGET, seed=3, world=2)
+    seen = [number for batch in [*batches, *other] for number in batch.number[: int(batch.graphs_mask.sum())].tolist()]
+    assert sorted(seen) == list(range(60))
+    with pytest.raises(TypeError, match="batchsize"):
+        fixed_size_loader(GRAPHS, BUDGET, batchsize=3)
 
 
 def test_pyg_loader_takes_the_sampler():
