@@ -13,6 +13,7 @@ from packing.classes import PackTypes, SizeClasses, deal, round_sizes, size_clas
 from packing.histogram import longest_pack_first
 from packing.knapsack import Knapsack
 from packing.plan import PackingPlan, size_table
+from packing.shuffled_fit import MOST_ITEMS, fit_shuffled
 from packing.spread import even_out
 from packing.types import COUNT_DIMENSIONS, Budget
 
@@ -75,6 +76,10 @@ def make_plan(
     if algorithm == "column_generation":
         coarse = _rounded(exact, budget, MAX_CLASSES, greedy_deadline, column_generation.affordable)
         types, used, bound = _generate(coarse, used, exact, budget, deadline, greedy_deadline)
+        if types.num_packs > bound + 1 and len(kept) <= MOST_ITEMS and time.monotonic() < deadline:
+            shuffled = fit_shuffled(exact, budget.capacities())
+            if shuffled.num_packs < types.num_packs:
+                types, used = shuffled, exact
     else:
         types, bound = _greedy(used, budget, algorithm, greedy_deadline), continuous_bound(exact, budget)
     if spread_cost is not None and len(kept):
