@@ -136,9 +136,10 @@ class FixedSizeCollater:
 
     The batch has two nodes and one graph more than the budget, so that padding has an edge and a graph of its own even
     in a full pack: padding comes last, its edges lead from its first node to its second, all its nodes are of the very
-    last graph, so that models which count graphs by the largest index of ``batch`` find them all, and those between
-    are empty. ``nodes_mask``, ``edges_mask`` and ``graphs_mask`` are true for what is real. In ``pos`` nodes of padding are 1000 apart: models divide by lengths of edges and differentiate their roots,
-    and with a length of 0 the gradients of all weights would be nan.
+    last graph, so that models which count graphs by the largest index of ``batch`` find them all, and graphs between
+    are empty. ``nodes_mask``, ``edges_mask`` and ``graphs_mask`` are true for what is real. In ``pos`` nodes of padding
+    are 1000 apart: models divide by lengths of edges and differentiate their roots, and of a length of 0 the gradients
+    of all weights would be nan.
 
     Attributes of nodes, edges and graphs are distinguished by their sizes, over a whole pack.
     """

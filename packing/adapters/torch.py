@@ -106,9 +106,14 @@ class PackBatchSampler:
         return self
 
     @property
-    def batch_size(self) -> None:
-        """None, as batches differ in their number of items."""
+    def batch_size(self) -> Optional[int]:
+        """None, as batches differ in their number of items; for PopTorch, which joins batches, 1, as each is a pack."""
+        caller = sys._getframe(1)
+        if caller.f_globals.get("__name__", "").split(".")[0] in ("poptorch", "poptorch_geometric"):
+            self._meet_schedule(caller.f_locals.get("options"))
+            return 1
         self._meet_shards()
+        return None
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the next epoch; one that is resumed goes on where its state was taken."""
@@ -206,12 +211,20 @@ class PackBatchSampler:
                 packs = split_for_empty(packs, following)
         return packs
 
-    def _check_multiple(self, packs: int, items: int) -> None:
-        if -packs % self.multiple > items - packs:
+    def _check_multiple(self, packs: int, items: int, multiple: Optional[int] = None) -> None:
+        multiple = self.multiple if multiple is None else multiple
+        if -packs % multiple > items - packs:
             raise ValueError(
-                f"{packs} packs of {items} items do not divide over {self.multiple} batches a step, and too few hold "
+                f"{packs} packs of {items} items do not divide over {multiple} batches a step, and too few hold "
                 "several items to be split; use fewer ranks, or a smaller multiple."
             )
+
+    def _meet_schedule(self, options: Any) -> None:
+        """Have as many batches as calls of a PopTorch program take, which drops what is left over."""
+        if options is not None:
+            multiple = int(np.lcm(self.multiple, self.world * batches_per_call(options)))
+            self._check_multiple(self.plan.num_packs, self.plan.num_items, multiple)
+            self.multiple = multiple
 
     def _meet_shards(self) -> None:
         """Notice Accelerate, which deals batches to processes: refuse to be dealt twice, or have as many as it needs.
@@ -266,6 +279,11 @@ def split_for_empty(packs: Epoch, step: int) -> Epoch:
     items = np.insert(np.delete(packs.items, moved), np.repeat(offsets[empty], counts), packs.items[moved])
     lengths[empty] = counts
     return Epoch(items, np.append(0, np.cumsum(lengths)))
+
+
+def batches_per_call(options: Any) -> int:
+    """Batches of one process that a call of a PopTorch program takes: device iterations x replicas x accumulation."""
+    return int(options.device_iterations * options.replication_factor * options.Training.gradient_accumulation)
 
 
 def _plan(

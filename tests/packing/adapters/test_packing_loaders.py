@@ -2,12 +2,11 @@
 
 import numpy as np
 import pytest
-from poptorch_helpers import installed_double
 
 from packing import Budget, Ragged, make_plan
 from packing.adapters.energon import SampleSelector
-from packing.adapters.poptorch import PackedDataset, packs_per_step
-from packing.collate import collate_graphs, expand_masks
+from packing.adapters.poptorch import PackedDataset
+from packing.collate import collate_graphs
 
 SIZES = np.random.default_rng(1).integers(3, 12, 100)
 Z = Ragged(np.repeat(np.arange(1, 101), SIZES), np.append(0, np.cumsum(SIZES)))
@@ -17,31 +16,6 @@ def dataset(**options):
     plan = make_plan(SIZES, Budget(nodes=40))
     budget = plan.budget.replace(graphs=plan.max_items_per_pack)
     return PackedDataset(plan, lambda packs: collate_graphs(packs, budget, {"z": Z}), **options), budget
-
-
-@pytest.mark.parametrize("batch_size", [1, 3])
-def test_a_loader_that_drops_what_does_not_divide_drops_nothing(batch_size):
-    torch = pytest.importorskip("torch")
-    with installed_double() as poptorch:
-        options = poptorch.Options()
-        options.deviceIterations(2)
-        options.replicationFactor(2)
-        options.Training.gradientAccumulation(2)
-        step = packs_per_step(options, batch_size)
-    assert step == 8 * batch_size
-    packs, budget = dataset(multiple=step)
-    orders = []
-    for epoch in range(2):
-        packs.set_epoch(epoch)
-        # As poptorch.DataLoader: combined batches of a step, the last one dropped where it is not whole.
-        loader = torch.utils.data.DataLoader(packs, batch_size=step, drop_last=True, shuffle=False)
-        batches = list(loader)
-        assert all(batch["z"].shape == (step, 40) for batch in batches)
-        z = np.concatenate([batch["z"].numpy() for batch in batches])
-        masks = expand_masks({"graph_ends": np.concatenate([b["graph_ends"].numpy() for b in batches])}, budget)
-        assert sorted(z[masks["node_mask"]].tolist()) == Z.values.tolist()
-        orders.append(z)
-    assert (orders[0] != orders[1]).any()
 
 
 def test_items_end_where_the_packs_end():

@@ -73,7 +73,9 @@ def test_batches_have_one_shape_and_models_read_them_as_single_graphs():
         # Padding comes last, joins nothing real, and is zero.
         first = int(batch.nodes_mask.sum())
         ends = batch.edge_index[:, ~batch.edges_mask]
-        assert (ends == torch.tensor([[first], [first + 1]])).all() and (batch.batch[~batch.nodes_mask] == batch.num_graphs - 1).all()
+        assert (ends == torch.tensor([[first], [first + 1]])).all() and (
+            batch.batch[~batch.nodes_mask] == batch.num_graphs - 1
+        ).all()
         assert not batch.x[~batch.nodes_mask].any() and not batch.y[~batch.graphs_mask].any()
         assert batch.edge_index.dtype == batch.batch.dtype == torch.int64
         seen += numbers

@@ -25,12 +25,14 @@ that the state dict hides, which PopTorch takes.
     update_rules.py         weight updates as PopART does them
     optim.py, optimizer_settings.py         optimizers, their state, what the device gets of them
     collectives.py          several processes
+    loader.py               DataLoader, also in a process of its own
 """
 
 from . import enums, optim
 from .blocks import BeginBlock, removeBlocks
-from .enums import ConnectionType, OutputMode, OverlapMode, ReductionType
+from .enums import ConnectionType, DataLoaderMode, OutputMode, OverlapMode, ReductionType
 from .executor import PoplarExecutor, inferenceModel, trainingModel
+from .loader import DataLoader
 from .machine import Machine
 from .ops import (
     identity_loss,
@@ -53,6 +55,8 @@ def ipuHardwareIsAvailable(num_ipus: int = 1) -> bool:
 __all__ = [
     "BeginBlock",
     "ConnectionType",
+    "DataLoader",
+    "DataLoaderMode",
     "Error",
     "Machine",
     "Options",

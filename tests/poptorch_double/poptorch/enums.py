@@ -21,6 +21,12 @@ class ReductionType(enum.IntEnum):
     NoReduction = 2
 
 
+class DataLoaderMode(enum.IntEnum):
+    Sync = 0
+    Async = 1
+    AsyncRebatched = 2
+
+
 class OverlapMode(enum.Enum):
     NoOverlap = "no_overlap"
     OverlapAccumulationLoop = "overlap_accumulation_loop"
