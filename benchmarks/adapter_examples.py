@@ -312,6 +312,8 @@ def jraph(options: Any, goals: Goals) -> float:
     of_example = (32 * int(nodes.max()) + 1, 32 * int(edges.max()), 33)
     tight = (int(32 * nodes.mean()) + 1, int(32 * edges.mean()), 49)
 
+    epochs = 1 if options.quick else 5
+
     def epoch(loop: Callable[..., Iterator[Any]], shape: Tuple[int, int, int]) -> Callable[[], Any]:
         def run() -> Tuple[int, float]:
             batches = [
@@ -333,17 +335,20 @@ def jraph(options: Any, goals: Goals) -> float:
     }
     timings = interleaved(contestants, 1 if options.quick else 3)
     table = [
-        [name, timings[name].result[0], percent(timings[name].result[1]), f"{timings[name].median:.2f}"]
+        [name, timings[name].result[0], percent(timings[name].result[1]), f"{timings[name].median / epochs:.2f}"]
         + [f"{median_ratio(timings[name], timings[names[2]]):.2f}"]
         for name in names
     ]
     print_table(
-        f"{origin}, an epoch", ["jraph, GraphNetwork of 128", "batches", "real nodes", "CPU s", "ours is x"], table
+        f"{origin}, {epochs} epochs",
+        ["jraph, GraphNetwork of 128", "batches an epoch", "real nodes", "CPU s an epoch", "ours is x"],
+        table,
     )
     show(goals, "jraph", loops.jraph_before, loops.jraph_after)
     packs = [timings[name].result[0] for name in names]
-    goals.at_most("jraph: batches of ours / of dynamically_batch at one shape", packs[2] / packs[1], 0.97)
-    return len(graphs) / timings[names[2]].median
+    goals.at_most("jraph: batches of ours / of dynamically_batch at one shape", packs[2] / packs[1], 0.98)
+    goals.at_least("jraph: speed, times the example", median_ratio(timings[names[0]], timings[names[2]]), 3.0)
+    return epochs * len(graphs) / timings[names[2]].median
 
 
 def molhiv(shared: Path, count: int) -> Tuple[List[Any], str]:

@@ -80,24 +80,32 @@ def huggingface_after(dataset: Any, tokenizer: Any, model: Any, arguments: Any) 
     return trainer.train()
 
 
-def jraph_before(graphs: Sequence[Any], shape: Tuple[int, int, int], params: Any, step: Any) -> Iterator[Any]:
-    """An epoch of jraph's ogbg-molhiv example (jraph/ogb_examples), with dynamic batches."""
+def jraph_before(
+    graphs: Sequence[Any], shape: Tuple[int, int, int], params: Any, step: Any, epochs: int
+) -> Iterator[Any]:
+    """Epochs of jraph's ogbg-molhiv example (jraph/ogb_examples), with dynamic batches."""
     import jraph
 
     n_node, n_edge, n_graph = shape
-    for graph in jraph.dynamically_batch(iter(graphs), n_node, n_edge, n_graph):
-        params, loss = step(params, graph)
-        yield graph
+    for _ in range(epochs):
+        batches = jraph.dynamically_batch(iter(graphs), n_node, n_edge, n_graph)
+        for graph in batches:
+            params, loss = step(params, graph)
+            yield graph
 
 
-def jraph_after(graphs: Sequence[Any], shape: Tuple[int, int, int], params: Any, step: Any) -> Iterator[Any]:
-    """The same with planned batches."""
+def jraph_after(
+    graphs: Sequence[Any], shape: Tuple[int, int, int], params: Any, step: Any, epochs: int
+) -> Iterator[Any]:
+    """The same with planned batches, of other graphs in every epoch."""
     from packing.adapters.jraph import dynamically_batch
 
     n_node, n_edge, n_graph = shape
-    for graph in dynamically_batch(graphs, n_node, n_edge, n_graph):
-        params, loss = step(params, graph)
-        yield graph
+    batches = dynamically_batch(graphs, n_node, n_edge, n_graph)
+    for _ in range(epochs):
+        for graph in batches:
+            params, loss = step(params, graph)
+            yield graph
 
 
 def grain_before(examples: Sequence[Mapping[str, Any]], length: int) -> Iterator[Any]:

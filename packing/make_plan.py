@@ -76,10 +76,6 @@ def make_plan(
     if algorithm == "column_generation":
         coarse = _rounded(exact, budget, MAX_CLASSES, greedy_deadline, column_generation.affordable)
         types, used, bound = _generate(coarse, used, exact, budget, deadline, greedy_deadline)
-        if types.num_packs > bound + 1 and len(kept) <= MOST_ITEMS and time.monotonic() < deadline:
-            shuffled = fit_shuffled(exact, budget.capacities())
-            if shuffled.num_packs < types.num_packs:
-                types, used = shuffled, exact
     else:
         types, bound = _greedy(used, budget, algorithm, greedy_deadline), continuous_bound(exact, budget)
     if spread_cost is not None and len(kept):
@@ -233,7 +229,9 @@ def _generate(
         (packs, the classes they are made of, lower bound for the ``exact`` classes).
     """
     bound = continuous_bound(exact, budget)
-    greedy = _best_fit(fine, budget, greedy_deadline)
+    decreasing = greedy = _best_fit(fine, budget, greedy_deadline)
+    if greedy.num_packs > bound and len(budget.measured) > 1 and exact.counts.sum() <= MOST_ITEMS:
+        greedy = min(greedy, fit_shuffled(fine, budget.capacities()), key=lambda types: types.num_packs)
     too_many = len(coarse.counts) > MAX_CLASSES and len(budget.measured) > 1
     if greedy.num_packs <= bound or too_many or not column_generation.affordable(coarse, budget):
         return greedy, fine, bound
@@ -242,7 +240,12 @@ def _generate(
         # Rounding up can cost more than column generation gains: with large budgets, or many edge counts.
         if greedy.num_packs <= max(bound, continuous_bound(coarse, budget)):
             return greedy, fine, bound
-    start = greedy if coarse is fine else fit_decreasing(coarse, budget.capacities(), deadline=deadline)
+    # Of as many types as packs the linear program would be slow.
+    start = (
+        greedy
+        if coarse is fine and greedy is decreasing
+        else fit_decreasing(coarse, budget.capacities(), deadline=deadline)
+    )
     relaxation = column_generation.relax(coarse, budget, start.multiplicity, deadline - time.monotonic())
     proven = int(np.ceil(relaxation.bound - 1e-6))
     bound = max(bound, proven) if coarse is exact else bound
