@@ -404,7 +404,7 @@ def grain(options: Any, goals: Goals) -> float:
 
         return run
 
-    names = ("FirstFitPackIterDataset, 64 bins", "PlannedPackIterDataset, 64 bins", "planned_packs, the whole set")
+    names = ("FirstFitPackIterDataset, 64 bins", "pack_iter_dataset, 64 bins", "planned_packs, the whole set")
     kinds = (loops.grain_before, loops.grain_stream, loops.grain_after)
     timings = interleaved({name: epoch(kind) for name, kind in zip(names, kinds)}, 1 if options.quick else 3)
     # Batches of 8: what does not fill the last one is left out, as grain's batch does.

@@ -132,10 +132,10 @@ def grain_stream(examples: Sequence[Mapping[str, Any]], length: int) -> Iterator
     """The same from a stream, with bins that are planned anew when the next element does not fit."""
     import grain
 
-    from packing.adapters.grain import PlannedPackIterDataset
+    from packing.adapters.grain_bins import pack_iter_dataset
 
     dataset = grain.MapDataset.source(examples).seed(0).shuffle().to_iter_dataset()
-    dataset = PlannedPackIterDataset(dataset, length_struct={"tokens": length}, num_packing_bins=64)
+    dataset = pack_iter_dataset(dataset, length_struct={"tokens": length}, num_packing_bins=64)
     yield from dataset.batch(8)
 
 
