@@ -263,7 +263,7 @@ def jraph(options: Any, goals: Goals) -> float:
     import jax.numpy as jnp
     import jraph as library
 
-    graphs, origin = molhiv(options.shared, 1000 if options.quick else 4000)
+    graphs, origin = molhiv(options.shared, 500 if options.quick else 2000)
 
     def layers(*widths: int) -> List[Any]:
         return [
@@ -312,7 +312,7 @@ def jraph(options: Any, goals: Goals) -> float:
     of_example = (32 * int(nodes.max()) + 1, 32 * int(edges.max()), 33)
     tight = (int(32 * nodes.mean()) + 1, int(32 * edges.mean()), 49)
 
-    epochs = 1 if options.quick else 5
+    epochs = 1 if options.quick else 3
 
     def epoch(loop: Callable[..., Iterator[Any]], shape: Tuple[int, int, int]) -> Callable[[], Any]:
         def run() -> Tuple[int, float]:

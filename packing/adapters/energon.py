@@ -16,7 +16,10 @@ from packing.types import Budget
 
 
 class SampleSelector:
-    """Groups of a buffer of samples, every sample in one of them; what is learned of one buffer helps the next."""
+    """Groups of a buffer of samples, every sample in one of them.
+
+    A buffer's groups depend on its samples alone: Energon saves the samples of a position, and nothing of this.
+    """
 
     def __init__(
         self, budget: Budget, size: Callable[[Any], Union[int, Mapping[str, int]]], *, buffer_size: int = 10_000
@@ -28,8 +31,7 @@ class SampleSelector:
             size: of a sample, a number where the budget measures one dimension, else {name: number}.
             buffer_size: samples that are packed at once; energon's packing_buffer_size, unless that is larger.
         """
-        self.size = size
-        self._packer = StreamPacker(budget, buffer_size)
+        self.budget, self.size, self.buffer_size = budget, size, buffer_size
 
     def __call__(self, samples: Sequence[Any]) -> List[List[Any]]:
         """Group the samples.
@@ -40,11 +42,12 @@ class SampleSelector:
         if not samples:
             return []
         sizes: List[Any] = [self.size(sample) for sample in samples]
-        names = self._packer.budget.measured
+        names = self.budget.measured
         if isinstance(sizes[0], Mapping):
             table = {name: np.array([one[name] for one in sizes]) for name in names}
         else:
             table = {names[0]: np.array(sizes)}
+        packer = StreamPacker(self.budget, min(self.buffer_size, len(samples)))
         # Energon asks for no more after the last buffer, so that nothing may be kept back.
-        ready = (self._packer.push(np.arange(len(samples)), table), self._packer.flush())
+        ready = (packer.push(np.arange(len(samples)), table), packer.flush())
         return [[samples[item] for item in packs[pack]] for packs in ready for pack in range(len(packs))]
