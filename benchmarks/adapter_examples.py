@@ -160,7 +160,7 @@ def pyg(options: Any, goals: Goals) -> float:
         "real nodes",
         "graphs/CPU s",
         "ours is x",
-        "graphs compiled for 1 batch",
+        "programs compiled for 1 batch",
         "for 6",
     ]
     print_table(f"{origin}, all pairs, float32", header, rows)
@@ -316,10 +316,8 @@ def jraph(options: Any, goals: Goals) -> float:
 
     def epoch(loop: Callable[..., Iterator[Any]], shape: Tuple[int, int, int]) -> Callable[[], Any]:
         def run() -> Tuple[int, float]:
-            batches = [
-                int(graph.n_node.shape[0] and graph.nodes.shape[0]) for graph in loop(graphs, shape, start, step)
-            ]
-            return len(batches), nodes.sum() / sum(batches)
+            slots = [len(graph.nodes) for graph in loop(graphs, shape, start, step, epochs)]
+            return len(slots) // epochs, epochs * nodes.sum() / sum(slots)
 
         return run
 
