@@ -8,7 +8,6 @@ seconds. What is not installed is skipped, and said so. PopTorch's section takes
 """
 
 import contextlib
-import gzip
 import io
 import itertools
 import os
@@ -29,6 +28,7 @@ import numpy as np
 
 from benchmarks import adapter_loops as loops
 from benchmarks import molecules
+from benchmarks.adapter_items import graph_network, molhiv, moses
 from benchmarks.common import Goals, arguments, interleaved, machine_line, median_ratio, print_table, throughput_line
 from benchmarks.histograms import QM9, sizes_of
 from packing import Budget, Ragged
@@ -109,7 +109,7 @@ def pyg(options: Any, goals: Goals) -> float:
         def __init__(self) -> None:
             super().__init__()
             torch.manual_seed(0)
-            # Edges come with the batch; SchNet hands its positions to this function and looks at them no further.
+            # Edges come with the batch; all that SchNet does with positions is to hand them to this function.
             self.schnet = SchNet(64, 64, 3, 25, interaction_graph=lambda edges, _: edges)
 
         def forward(self, data: Any) -> Any:
@@ -241,71 +241,11 @@ def huggingface(options: Any, goals: Goals) -> float:
     return len(rows) / timings[names[-1]].median
 
 
-def moses(shared: Path, count: int) -> Tuple[List[str], str]:
-    """SMILES of MOSES, or strings of like lengths that are made up."""
-    file = shared / "data" / "smiles" / "moses_test.csv.gz"
-    if file.is_file():
-        with gzip.open(file, "rt", encoding="utf-8") as lines:
-            found = [line.split(",")[0].strip() for line in itertools.islice(lines, 1, 20 * count)]
-        return [
-            found[i] for i in np.random.default_rng(0).permutation(len(found))[:count]
-        ], f"{count:,} molecules of MOSES"
-    random = np.random.default_rng(0)
-    lengths = np.clip(random.normal(36, 5, count), 15, 55).astype(int)
-    return [
-        "".join(random.choice(list("CNOcn1()="), n)) for n in lengths
-    ], f"{count:,} SYNTHETIC strings of MOSES' lengths"
-
-
 def jraph(options: Any, goals: Goals) -> float:
     """A graph network on ogbg-molhiv in jraph's loop."""
-    import jax
-    import jax.numpy as jnp
-    import jraph as library
-
     graphs, origin = molhiv(options.shared, 500 if options.quick else 2000)
 
-    def layers(*widths: int) -> List[Any]:
-        return [
-            (jax.random.normal(key, (i, o)) / i**0.5, jnp.zeros(o))
-            for key, i, o in zip(jax.random.split(jax.random.PRNGKey(sum(widths)), len(widths)), widths, widths[1:])
-        ]
-
-    def mlp(weights: List[Any], x: Any) -> Any:
-        for place, (weight, bias) in enumerate(weights):
-            x = x @ weight + bias
-            x = jax.nn.relu(x) if place + 1 < len(weights) else x
-        return x
-
-    wide = 128
-    start = {
-        "node_in": layers(9, wide), "edge_in": layers(3, wide), "edge": layers(3 * wide + 1, wide, wide),
-        "node": layers(3 * wide + 1, wide, wide), "out": layers(2 * wide + 1, wide, 2),
-    }  # fmt: skip
-
-    def loss_of(params: Any, graph: Any) -> Any:
-        labels, mask = graph.globals["label"][:, 0], library.get_graph_padding_mask(graph)
-        network = library.GraphNetwork(
-            library.concatenated_args(lambda x: mlp(params["edge"], x)),
-            library.concatenated_args(lambda x: mlp(params["node"], x)),
-            library.concatenated_args(lambda x: mlp(params["out"], x)),
-        )
-        inputs = graph._replace(
-            nodes=mlp(params["node_in"], graph.nodes),
-            edges=mlp(params["edge_in"], graph.edges),
-            globals=jnp.zeros((len(graph.n_node), 1)),
-        )
-        chosen = jnp.take_along_axis(jax.nn.log_softmax(network(inputs).globals), labels[:, None], 1)[:, 0]
-        return -(chosen * mask).sum() / len(mask)
-
-    @jax.jit
-    def compiled(params: Any, graph: Any) -> Any:
-        loss, slope = jax.value_and_grad(loss_of)(params, graph)
-        return jax.tree_util.tree_map(lambda p, s: p - 1e-3 * s, params, slope), loss
-
-    def step(params: Any, graph: Any) -> Any:
-        return jax.block_until_ready(compiled(params, graph))  # else the next contestant pays for it
-
+    start, step = graph_network()
     nodes, edges = (
         np.array([int(count[0]) for count in column]) for column in zip(*((g.n_node, g.n_edge) for g in graphs))
     )
@@ -347,44 +287,6 @@ def jraph(options: Any, goals: Goals) -> float:
     goals.at_most("jraph: batches of ours / of dynamically_batch at one shape", packs[2] / packs[1], 0.98)
     goals.at_least("jraph: speed, times the example", median_ratio(timings[names[0]], timings[names[2]]), 3.0)
     return epochs * len(graphs) / timings[names[2]].median
-
-
-def molhiv(shared: Path, count: int) -> Tuple[List[Any], str]:
-    """Molecules of ogbg-molhiv as `GraphsTuple`, bonds in both directions, or rings of QM9's sizes that are made up."""
-    import jraph as library
-
-    folder = shared / "data" / "ogb" / "ogbg_molhiv" / "raw"
-    if folder.is_dir():
-        origin = f"{count:,} molecules of ogbg-molhiv"
-        atoms, bonds = (_table(folder / f"num-{kind}-list.csv.gz", count)[:, 0] for kind in ("node", "edge"))
-        x, e = _table(folder / "node-feat.csv.gz", atoms.sum()), _table(folder / "edge-feat.csv.gz", bonds.sum())
-        ends, labels = _table(folder / "edge.csv.gz", bonds.sum()), _table(folder / "graph-label.csv.gz", count)
-    else:
-        origin, random = f"{count:,} SYNTHETIC rings of QM9's sizes", np.random.default_rng(0)
-        atoms = bonds = random.permutation(sizes_of(QM9))[:count]
-        x, e = np.ones((atoms.sum(), 9), int), np.ones((bonds.sum(), 3), int)
-        ends = np.concatenate([np.stack([np.arange(n), (np.arange(n) + 1) % n], 1) for n in atoms])
-        labels = random.integers(0, 2, (count, 1))
-    graphs, node, edge = [], np.append(0, np.cumsum(atoms)), np.append(0, np.cumsum(bonds))
-    for item in range(count):
-        ours = slice(edge[item], edge[item + 1])
-        graphs.append(
-            library.GraphsTuple(
-                nodes=x[node[item] : node[item + 1]].astype(np.float32),
-                edges=np.tile(e[ours].astype(np.float32), (2, 1)),
-                senders=ends[ours].T.reshape(-1).astype(np.int32),
-                receivers=ends[ours, ::-1].T.reshape(-1).astype(np.int32),
-                n_node=atoms[item : item + 1],
-                n_edge=2 * bonds[item : item + 1],
-                globals={"label": labels[item : item + 1].astype(np.int32)},
-            )
-        )
-    return graphs, origin
-
-
-def _table(path: Path, rows: int) -> np.ndarray:
-    with gzip.open(path, "rt", encoding="utf-8") as lines:
-        return np.loadtxt(itertools.islice(lines, int(rows)), np.int64, delimiter=",", ndmin=2)
 
 
 def grain(options: Any, goals: Goals) -> float:
@@ -430,8 +332,9 @@ def grain(options: Any, goals: Goals) -> float:
 
 def poptorch(options: Any, goals: Goals) -> float:
     """Molecules of QM9's sizes in PopTorch's loader."""
-    import poptorch as library  # noqa: TID251 (the loader that the drop-in is for)
+    from ipu_chem.backends.poptorch.backend import _poptorch
 
+    library = _poptorch()  # the one import of PopTorch, or of its double
     sizes = np.random.default_rng(0).permutation(sizes_of(QM9))[: 2000 if options.quick else 20_000]
     offsets = np.append(0, np.cumsum(sizes))
     z = Ragged(np.ones(offsets[-1], np.uint8), offsets)
@@ -447,7 +350,7 @@ def poptorch(options: Any, goals: Goals) -> float:
             schedule = library.Options()
             schedule.deviceIterations(4).replicationFactor(2)
             schedule.Training.gradientAccumulation(2)
-            batches = [batch["z"] for batch in loop(padded, sizes, collate, budget, schedule)]
+            batches = [batch["z"] for batch in loop(library, padded, sizes, collate, budget, schedule)]
             return len(batches), sum(int((z > 0).sum()) for z in batches), sum(z.numel() for z in batches)
 
         return run

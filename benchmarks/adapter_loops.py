@@ -139,18 +139,14 @@ def grain_stream(examples: Sequence[Mapping[str, Any]], length: int) -> Iterator
     yield from dataset.batch(8)
 
 
-def poptorch_before(dataset: Any, sizes: Any, collate: Any, budget: Any, options: Any) -> Iterator[Any]:
+def poptorch_before(poptorch: Any, dataset: Any, sizes: Any, collate: Any, budget: Any, options: Any) -> Iterator[Any]:
     """PopTorch's loader over molecules that are each padded to the largest."""
-    import poptorch  # noqa: TID251 (the loop of PopTorch's own users)
-
     loader = poptorch.DataLoader(options, dataset, batch_size=8, shuffle=True)
     yield from loader
 
 
-def poptorch_after(dataset: Any, sizes: Any, collate: Any, budget: Any, options: Any) -> Iterator[Any]:
+def poptorch_after(poptorch: Any, dataset: Any, sizes: Any, collate: Any, budget: Any, options: Any) -> Iterator[Any]:
     """The same over packs."""
-    import poptorch  # noqa: TID251 (the loop of PopTorch's own users)
-
     from packing.adapters.poptorch import PackedDataset, make_plan, packs_per_step
 
     dataset = PackedDataset(make_plan(sizes, budget), collate, multiple=packs_per_step(options, 8))

@@ -7,7 +7,7 @@ for epoch in range(10):
     for batch in loader: ...
 
 The loader's order is that of the packs, so leave its shuffle alone. `DataLoaderMode.Async` needs
-``async_options={"load_indefinitely": False}``, else it reads the next epoch before it is told which.
+``async_options={"load_indefinitely": False}``, else it reads the next epoch before it knows which.
 """
 
 import os
