@@ -20,7 +20,10 @@ from typing import List, Optional
 
 from packing.files import atomic_file, file_digest
 
-_SOURCES = [Path(__file__).with_name(name) for name in ("convolution.c", "transformer.c")]
+_FOLDER = Path(__file__).parent
+_SOURCES = [("convolution.c", ""), ("transformer.c", ""), ("forces/molecules.c", "")]
+# Models' energies and forces, for float32, and for float64, with which tests compare them.
+_SOURCES += [(f"forces/{name}.c", f"-DREAL={real}") for name in ("schnet", "painn") for real in ("float", "double")]
 # Without the promise that numbers are finite and sums may be reordered, loops are not turned into vectors. The
 # library is linked without it: there the same flag would switch off denormals in the whole process.
 _COMPILE = ["-O3", "-march=native", "-ffast-math", "-fno-finite-math-only", "-fPIC", "-std=c11", "-c"]
@@ -106,9 +109,10 @@ def _digest_file(path: Path) -> Path:
 
 def _key(compiler: str) -> str:
     """Changes with the source, the compiler and the processor that the code is made for."""
-    digest = hashlib.blake2b(b"".join(source.read_bytes() for source in _SOURCES), digest_size=8)
+    sources = sorted(path for path in _FOLDER.rglob("*") if path.suffix in (".c", ".h"))
+    digest = hashlib.blake2b(b"".join(source.read_bytes() for source in sources), digest_size=8)
     version = subprocess.run([compiler, "--version"], capture_output=True).stdout
-    digest.update(repr((version, _COMPILE, _LINK, platform.platform(), _processor())).encode())
+    digest.update(repr((version, _SOURCES, _COMPILE, _LINK, platform.platform(), _processor())).encode())
     return digest.hexdigest()
 
 
@@ -124,8 +128,11 @@ def _processor() -> List[str]:
 def _compile(compiler: str, path: Path) -> None:
     with tempfile.TemporaryDirectory() as folder:
         linked = Path(folder) / "kernels.so"
-        compiled = [str(Path(folder) / f"{source.stem}.o") for source in _SOURCES]
-        commands = [[compiler, *_COMPILE, str(source), "-o", made] for source, made in zip(_SOURCES, compiled)]
+        compiled = [str(Path(folder) / f"{number}.o") for number in range(len(_SOURCES))]
+        commands = [
+            [compiler, *_COMPILE, *filter(None, [flag]), str(_FOLDER / name), "-o", made]
+            for (name, flag), made in zip(_SOURCES, compiled)
+        ]
         for command in (*commands, [compiler, *compiled, *_LINK, "-o", str(linked)]):
             done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace")
             if done.returncode:
