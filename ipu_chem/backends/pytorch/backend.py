@@ -7,7 +7,7 @@ over the processes that torchrun starts; their gradients are added up once a ste
 
 import importlib.util
 import os
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from typing import Any, Callable, Dict, List, Optional
 
 import numpy as np
@@ -20,6 +20,7 @@ from ipu_chem.backends.options import Batching, Precision, TorchOptions, world_o
 from ipu_chem.backends.pytorch.compile import compile_blocks, compiled_programs
 from ipu_chem.backends.pytorch.fsdp import Shards, check_torch, on_host
 from ipu_chem.backends.pytorch.kernels.convolution import use_kernels
+from ipu_chem.backends.pytorch.kernels.forces import use_force_kernels
 from ipu_chem.backends.pytorch.kernels.fused import use_fused_attention, use_torch_activations
 from ipu_chem.backends.pytorch.kernels.native import NativeError
 from ipu_chem.backends.pytorch.kernels.operator import COMPILES_WHOLE
@@ -93,7 +94,10 @@ class TorchBackend(Backend):
             raise ValueError(
                 "torch.compile=true does not go with forces: torch compiles no derivative inside a model; leave it out."
             )
-        if self._may_use_kernels(model) and not differentiates:  # kernels have first derivatives only
+        if self._may_use_kernels(model) and differentiates:  # other kernels have first derivatives only
+            with suppress(NativeError):
+                use_force_kernels(model)
+        elif self._may_use_kernels(model):
             try:
                 use_kernels(model)
                 use_transformer_kernels(model)

@@ -21,9 +21,8 @@ from typing import List, Optional
 from packing.files import atomic_file, file_digest
 
 _FOLDER = Path(__file__).parent
-_SOURCES = [("convolution.c", ""), ("transformer.c", ""), ("forces/molecules.c", "")]
-# Models' energies and forces, for float32, and for float64, with which tests compare them.
-_SOURCES += [(f"forces/{name}.c", f"-DREAL={real}") for name in ("schnet", "painn") for real in ("float", "double")]
+_MODELS = ("forces/molecules.c", "forces/schnet.c", "forces/painn.c")
+_SOURCES = {"float": ("convolution.c", "transformer.c", *_MODELS), "double": _MODELS}
 # Without the promise that numbers are finite and sums may be reordered, loops are not turned into vectors. The
 # library is linked without it: there the same flag would switch off denormals in the whole process.
 _COMPILE = ["-O3", "-march=native", "-ffast-math", "-fno-finite-math-only", "-fPIC", "-std=c11", "-c"]
@@ -35,8 +34,11 @@ class NativeError(RuntimeError):
 
 
 @lru_cache(maxsize=None)
-def library() -> ctypes.CDLL:
+def library(real: str = "float") -> ctypes.CDLL:
     """The compiled kernels.
+
+    Args:
+        real: float; or double, for energies and forces of models in float64 alone.
 
     Raises:
         NativeError: there is no C compiler, it refuses, or others can write where the kernels are kept.
@@ -44,12 +46,12 @@ def library() -> ctypes.CDLL:
     compiler = find_compiler()
     if compiler is None:
         raise NativeError("no C compiler here (cc, gcc or clang, or the one that $CC names)")
-    path = _own_folder() / f"kernels-{_key(compiler)}.so"
+    path = _own_folder() / f"kernels-{real}-{_key(compiler)}.so"
     problem = _problem(path)
     if problem:
         if path.exists():
             print(f"native kernels: {path} {problem} and is compiled again", file=sys.stderr)
-        _compile(compiler, path)
+        _compile(compiler, real, path)
     try:
         return ctypes.CDLL(str(path))
     except OSError as error:
@@ -125,14 +127,13 @@ def _processor() -> List[str]:
     return sorted({line for line in lines if line.startswith(("model name", "flags", "Features"))})
 
 
-def _compile(compiler: str, path: Path) -> None:
+def _compile(compiler: str, real: str, path: Path) -> None:
     with tempfile.TemporaryDirectory() as folder:
         linked = Path(folder) / "kernels.so"
-        compiled = [str(Path(folder) / f"{number}.o") for number in range(len(_SOURCES))]
-        commands = [
-            [compiler, *_COMPILE, *filter(None, [flag]), str(_FOLDER / name), "-o", made]
-            for (name, flag), made in zip(_SOURCES, compiled)
-        ]
+        sources = [str(_FOLDER / name) for name in _SOURCES[real]]
+        compiled = [str(Path(folder) / f"{number}.o") for number in range(len(sources))]
+        command = [compiler, *_COMPILE, f"-DREAL={real}"]
+        commands = [[*command, source, "-o", made] for source, made in zip(sources, compiled)]
         for command in (*commands, [compiler, *compiled, *_LINK, "-o", str(linked)]):
             done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace")
             if done.returncode:

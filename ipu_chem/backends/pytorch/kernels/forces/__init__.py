@@ -31,6 +31,14 @@ class Network(NamedTuple):
     weights: List[Optional[Tensor]]  # in the order of the enumerations in C; None where there is none
 
 
+class Molecules(NamedTuple):
+    """Real atoms and pairs of a batch, as `molecules.h` has them."""
+
+    index: Tensor
+    atoms: int
+    pairs: int
+
+
 def use_force_kernels(model: nn.Module) -> int:
     """Let energies and forces of SchNet and PaiNN come from native kernels; returns how many models do from now on.
 
@@ -43,20 +51,23 @@ def use_force_kernels(model: nn.Module) -> int:
     parts = 0
     for part in model.modules():
         if isinstance(part, EnergyForces) and type(part.model) in _NETWORKS and _is_supported(part.model):
-            library()
+            library(_REALS[part.model.embedding.weight.dtype])
             part.kernel = NativeForces(part.model)
             parts += 1
     return parts
 
 
 class NativeForces:
-    """Energies and forces of one model, with its transposed weights kept until they change."""
+    """Energies and forces of one model. Its weights may change at any time, but stay the same tensors."""
 
     def __init__(self, model: Any) -> None:
         """Take a `SchNet` or `PaiNN` of one target that is a sum over atoms."""
-        self.model = model
-        self._versions: Tuple[Any, ...] = ()
-        self._transposed: Optional[Tensor] = None
+        self._network = network = _NETWORKS[type(model)](model)
+        self.undirected = int(model.undirected)
+        self.weights = [weight for weight in network.weights if weight is not None]
+        self._versions: Optional[Tuple[Any, ...]] = None
+        self._addresses: Tuple[int, ...] = ()
+        self._spaces: List[Tensor] = []  # workspaces that nobody uses: new memory costs as much as a pass
 
     def __call__(self, graph: Graph, training: bool) -> Optional[Tuple[Tensor, Tensor]]:
         """Energies [B, G, 1] and forces [B, N, 3]; None where autograd has to do it.
@@ -65,90 +76,99 @@ class NativeForces:
             graph: on the CPU.
             training: gradients of the weights will be asked for.
         """
-        network = _NETWORKS[type(self.model)](self.model)
-        pos = graph.pos.detach().to(self.model.embedding.weight.dtype).contiguous()
-        molecules = _molecules(graph)
+        molecules = _molecules(graph, _REALS[self.weights[0].dtype])
         if molecules is None:
             return None
-        weights = [weight for weight in network.weights if weight is not None]
         if training and torch.is_grad_enabled():
-            return _Forces.apply(self, network, molecules, graph, pos, *weights)
-        return _Call(self, network, molecules, False).forward(graph, pos)[:2]
+            return _Forces.apply(self, molecules, graph, *self.weights)
+        energy, forces, workspace = self.forward(molecules, graph, 0)
+        self._spaces.append(workspace)
+        return energy, forces
 
-    def transposed(self, network: Network, call: "_Call") -> Tensor:
-        """Transposed weights, made again if one of them has changed."""
-        weights = [weight for weight in network.weights if weight is not None]
-        versions = tuple((weight.data_ptr(), None if weight.is_inference() else weight._version) for weight in weights)
-        if self._transposed is None or versions != self._versions or any(version is None for _, version in versions):
-            size = call.function("prepare", ctypes.c_int64)(*call.shape, call.weights, None)
-            self._transposed = torch.empty(size, dtype=call.dtype)
-            call.function("prepare")(*call.shape, call.weights, pointer(self._transposed))
-            self._versions = versions
-        return self._transposed
-
-
-class _Call:
-    """Arguments of the passes for one batch."""
-
-    def __init__(self, form: NativeForces, network: Network, molecules: Tuple[Tensor, int, int], training: bool) -> None:
-        self.form, self.network, self.training = form, network, training
-        self.index, atoms, pairs = molecules
-        self.dtype = form.model.embedding.weight.dtype
-        sizes = (atoms, pairs, int(form.model.undirected), int(training), *network.sizes)
-        self.shape = ((ctypes.c_int64 * len(sizes))(*sizes), (ctypes.c_double * len(network.numbers))(*network.numbers))
-        self.weights = _pointers([None if weight is None else weight.detach() for weight in network.weights])
-
-    def function(self, name: str, result: Any = None) -> Callable[..., Any]:
-        """A function of the library, of this model and format."""
-        made = getattr(library(), f"{self.network.name}_{name}_{_REALS[self.dtype]}")
-        made.restype = result
-        return made
-
-    def forward(self, graph: Graph, pos: Tensor) -> Tuple[Tensor, Tensor, Tensor]:
-        """Energies, forces, and the workspace with what the backward passes need."""
-        self.transposed = self.form.transposed(self.network, self)
-        workspace = torch.empty(self.function("workspace", ctypes.c_int64)(*self.shape), dtype=self.dtype)
-        energy = torch.zeros((*graph.graph_mask.shape, 1), dtype=self.dtype)
-        forces = torch.zeros(graph.pos.shape, dtype=self.dtype)
-        self.function("forward")(
-            *self.shape, *map(pointer, (self.index, pos)), self.weights,
-            *map(pointer, (self.transposed, workspace, energy, forces)),
+    def forward(self, molecules: Molecules, graph: Graph, training: int) -> Tuple[Tensor, Tensor, Tensor]:
+        """Energies, forces, and the workspace that `backward` reads if ``training`` is 1."""
+        self._refresh()
+        shape = self._shape(molecules, training)
+        size = self._function("workspace", ctypes.c_int64)(*shape)
+        workspace = self._spaces.pop() if self._spaces else torch.empty(0)
+        if workspace.numel() < size or workspace.dtype != self._dtype:
+            workspace = torch.empty(size, dtype=self._dtype)
+        energy = torch.zeros((*graph.graph_mask.shape, 1), dtype=self._dtype)
+        forces = torch.zeros(graph.pos.shape, dtype=self._dtype)
+        pos = graph.pos.detach().to(self._dtype).contiguous()
+        self._function("forward")(
+            *shape, *map(pointer, (molecules.index, pos)), self._pointers,
+            *map(pointer, (self._transposed, workspace, energy, forces)),
         )  # fmt: skip
         return energy, forces, workspace
 
-    def backward(self, workspace: Tensor, grad_energy: Tensor, grad_forces: Tensor) -> List[Optional[Tensor]]:
-        """Gradients of the weights."""
-        gradients = [None if weight is None else torch.zeros_like(weight) for weight in self.network.weights]
-        self.function("backward")(
-            *self.shape, pointer(self.index), self.weights,
-            *map(pointer, (self.transposed, workspace, grad_energy.contiguous(), grad_forces.contiguous())),
-            _pointers(gradients),
+    def backward(
+        self, molecules: Molecules, workspace: Tensor, grad_energy: Tensor, grad_forces: Tensor
+    ) -> List[Tensor]:
+        """Gradients of `weights`, after a `forward` with ``training``; gives the workspace back."""
+        gradients = [None if weight is None else torch.zeros_like(weight) for weight in self._network.weights]
+        grad_energy, grad_forces = grad_energy.contiguous(), grad_forces.contiguous()  # pointers keep nothing alive
+        self._function("backward")(
+            *self._shape(molecules, 1), pointer(molecules.index), self._pointers,
+            *map(pointer, (self._transposed, workspace, grad_energy, grad_forces)), _pointers(gradients),
         )  # fmt: skip
-        return gradients
+        self._spaces.append(workspace)
+        return [gradient for gradient in gradients if gradient is not None]
+
+    def _refresh(self) -> None:
+        """Look where the weights are, and transpose them anew if one has changed."""
+        addresses = tuple(weight.data_ptr() for weight in self.weights)
+        try:
+            versions: Optional[Tuple[Any, ...]] = tuple(weight._version for weight in self.weights)
+        except RuntimeError:  # tensors of inference mode count no versions
+            versions = None
+        if addresses == self._addresses and versions == self._versions and versions is not None:
+            return
+        self._dtype = self.weights[0].dtype
+        self._pointers = _pointers([None if weight is None else weight.detach() for weight in self._network.weights])
+        shape = self._shape(Molecules(self.weights[0], 0, 0), 0)
+        size = self._function("prepare", ctypes.c_int64)(*shape, self._pointers, None)
+        self._transposed = torch.empty(size, dtype=self._dtype)  # not written over: a backward pass may need the old
+        self._function("prepare", ctypes.c_int64)(*shape, self._pointers, pointer(self._transposed))
+        self._addresses, self._versions = addresses, versions
+
+    def _shape(self, molecules: Molecules, training: int) -> Tuple[Any, Any]:
+        sizes = (molecules.atoms, molecules.pairs, self.undirected, training, *self._network.sizes)
+        numbers = self._network.numbers
+        return (ctypes.c_int64 * len(sizes))(*sizes), (ctypes.c_double * len(numbers))(*numbers)
+
+    def _function(self, name: str, result: Any = None) -> Callable[..., Any]:
+        """A function of the library, of this model and format."""
+        real = _REALS[self._dtype]
+        made = getattr(library(real), f"{self._network.name}_{name}_{real}")
+        made.restype = result
+        return made
 
 
 class _Forces(torch.autograd.Function):
     """Energies and forces with gradients of the weights, once differentiable."""
 
     @staticmethod
-    def forward(ctx: Any, form: Any, network: Any, molecules: Any, graph: Any, pos: Any, *weights: Any) -> Any:  # type: ignore[override]
-        ctx.call = _Call(form, network, molecules, True)
-        energy, forces, workspace = ctx.call.forward(graph, pos)
-        ctx.save_for_backward(workspace, *weights)
+    def forward(ctx: Any, form: NativeForces, molecules: Any, graph: Graph, *weights: Tensor) -> Any:  # type: ignore[override]
+        energy, forces, ctx.workspace = form.forward(molecules, graph, 1)
+        ctx.form, ctx.molecules, ctx.graph = form, molecules, graph
+        ctx.save_for_backward(*weights)
         return energy, forces
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad_energy: Tensor, grad_forces: Tensor) -> Any:  # type: ignore[override]
-        workspace, *_ = ctx.saved_tensors  # complains if a weight has changed since
-        found = ctx.call.backward(workspace, grad_energy, grad_forces)
-        gradients = [grad for grad, weight in zip(found, ctx.call.network.weights) if weight is not None]
-        asked = ctx.needs_input_grad[5:]
-        return (None,) * 5 + tuple(grad if needed else None for grad, needed in zip(gradients, asked))
+        assert len(ctx.saved_tensors) == len(ctx.form.weights)  # torch refuses if a weight has changed since
+        workspace, ctx.workspace = ctx.workspace, None
+        if workspace is None:  # a second time: somebody else may have the workspace
+            workspace = ctx.form.forward(ctx.molecules, ctx.graph, 1)[2]
+        gradients = ctx.form.backward(ctx.molecules, workspace, grad_energy, grad_forces)
+        asked = ctx.needs_input_grad[3:]
+        return (None, None, None, *(gradient if needed else None for gradient, needed in zip(gradients, asked)))
 
 
-def _molecules(graph: Graph) -> Optional[Tuple[Tensor, int, int]]:
-    """Real atoms and pairs as C takes them, with their numbers; None if an edge joins an atom with itself."""
+def _molecules(graph: Graph, real: str) -> Optional[Molecules]:
+    """Real atoms and pairs as C takes them; None if an edge joins an atom with itself."""
     packs, nodes = graph.z.shape
     edges = graph.edge_index.shape[2]
     index = torch.empty(4 * packs * nodes + 2 * packs * edges, dtype=torch.int32)
@@ -156,9 +176,9 @@ def _molecules(graph: Graph) -> Optional[Tuple[Tensor, int, int]]:
     whole = [part.to(torch.int64).contiguous() for part in (graph.z, graph.graph_index, graph.edge_index)]
     masks = [part.contiguous() for part in (graph.node_mask, graph.edge_mask)]
     shape = [ctypes.c_int64(size) for size in (packs, nodes, edges, graph.graph_mask.shape[1])]
-    if library().compact_molecules(*shape, *map(pointer, (*whole, *masks)), sizes, pointer(index)):
+    if library(real).compact_molecules(*shape, *map(pointer, (*whole, *masks)), sizes, pointer(index)):
         return None
-    return index, sizes[0], sizes[1]
+    return Molecules(index, sizes[0], sizes[1])
 
 
 def _schnet(model: SchNet) -> Network:
@@ -176,7 +196,13 @@ def _schnet(model: SchNet) -> Network:
 def _painn(model: PaiNN) -> Network:
     weights = [model.embedding.weight, *_head(model)]
     for block in model.interactions:
-        layers = (block.message_net[0], block.message_net[2], block.filter_net, block.update_net[0], block.update_net[2])
+        layers = (
+            block.message_net[0],
+            block.message_net[2],
+            block.filter_net,
+            block.update_net[0],
+            block.update_net[2],
+        )
         weights += [part for layer in layers for part in (layer.weight, layer.bias)]
         weights += [block.mix.weight]
     radial, features = len(model.basis.half_periods), model.embedding.weight.shape[1]
