@@ -56,7 +56,8 @@ def test_convolution_equals_its_torch_form(seed, atoms, pairs, features, undirec
         gradients = torch.autograd.grad((received * down).sum(), (x, entries, distance), retain_graph=True)
         results.append([part.double() for part in (received.detach(), *gradients)])
     for exact, plain, ours in zip(*results):  # sums that cancel leave torch's own float32 fewer digits, too
-        assert ((ours - exact).abs() <= 1e-5 * exact.abs() + 2e-5 + 3 * torch.dist(plain, exact, float("inf"))).all()
+        off = max((plain - exact).abs().flatten().tolist(), default=0.0)
+        assert ((ours - exact).abs() <= 1e-5 * exact.abs() + 2e-5 + 3 * off).all()
 
 
 @settings(max_examples=25, deadline=None)
