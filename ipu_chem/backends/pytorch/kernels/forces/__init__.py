@@ -106,14 +106,18 @@ class NativeForces:
         self, molecules: Molecules, workspace: Tensor, grad_energy: Tensor, grad_forces: Tensor
     ) -> List[Tensor]:
         """Gradients of `weights`, after a `forward` with ``training``; gives the workspace back."""
-        gradients = [None if weight is None else torch.zeros_like(weight) for weight in self._network.weights]
+        flat = torch.zeros(sum(weight.numel() for weight in self.weights), dtype=self._dtype)
+        parts = flat.split([weight.numel() for weight in self.weights])
+        gradients = [part.view(weight.shape) for part, weight in zip(parts, self.weights)]
+        left = iter(gradients)
+        addresses = _pointers([None if weight is None else next(left) for weight in self._network.weights])
         grad_energy, grad_forces = grad_energy.contiguous(), grad_forces.contiguous()  # pointers keep nothing alive
         self._function("backward")(
             *self._shape(molecules, 1), pointer(molecules.index), self._pointers,
-            *map(pointer, (self._transposed, workspace, grad_energy, grad_forces)), _pointers(gradients),
+            *map(pointer, (self._transposed, workspace, grad_energy, grad_forces)), addresses,
         )  # fmt: skip
         self._spaces.append(workspace)
-        return [gradient for gradient in gradients if gradient is not None]
+        return gradients
 
     def _refresh(self) -> None:
         """Look where the weights are, and transpose them anew if one has changed."""
