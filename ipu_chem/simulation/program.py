@@ -1,18 +1,20 @@
 """Energies and forces of one molecule, again and again: tensors made once, operators recorded once.
 
 A small molecule keeps a CPU busy with Python, not with arithmetic: a forward and a backward pass are some hundred
-operators on a few numbers. So after some calls of the same shapes the operators of both are recorded and run without
-Python, autograd and its graph, to the same bits.
+operators on a few numbers. SchNet and PaiNN on a CPU are one native kernel instead; for others the operators of both
+are recorded after some calls of the same shapes and run without Python, autograd and its graph, to the same bits.
 """
 
 import warnings
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Callable, Iterator, List, Optional, Sequence, Tuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ipu_chem.backends.pytorch.kernels.forces import use_force_kernels
+from ipu_chem.backends.pytorch.kernels.native import NativeError
 from ipu_chem.backends.pytorch.numerics import denormals_flushed
 from ipu_chem.models.base import Graph
 
@@ -35,6 +37,10 @@ class OneMolecule:
             threads: of torch, while it computes; 0 is one for less than 200 atoms, else as many as torch has.
         """
         self._models = [model.to(device, dtype).eval().requires_grad_(False) for model in models]
+        self._is_native = False
+        if torch.device(device).type == "cpu":
+            with suppress(NativeError):  # autograd does it
+                self._is_native = all([use_force_kernels(model) for model in self._models])
         self._device, self._dtype, self._threads = torch.device(device), dtype, threads
         self._inputs: List[Tensor] = []
         self._forget()
@@ -88,7 +94,7 @@ class OneMolecule:
             self._inputs[1] = self._host.to(self._device)
         with torch.no_grad(), denormals_flushed(self._device.type == "cpu"), self._own_threads():
             self._calls += 1
-            if self._calls == _RECORDED_AFTER:
+            if self._calls == _RECORDED_AFTER and not self._is_native:
                 self._recorded = self._record()
             energies, forces = (self._recorded or self._compute)(*self._inputs)
         return energies.double().cpu().numpy(), forces.double().cpu().numpy()

@@ -9,6 +9,7 @@ import torch
 from ase import Atoms, units
 from ase.md.verlet import VelocityVerlet
 
+from ipu_chem.backends.pytorch.kernels.native import find_compiler
 from ipu_chem.models import registry
 from ipu_chem.models.base import Graph
 from ipu_chem.models.forces import EnergyForces
@@ -121,6 +122,8 @@ def test_a_skin_saves_searches_and_changes_no_trajectory(make_run, ethanol, monk
 def test_recorded_operators_say_the_same_wherever_atoms_go(make_run, ethanol, kind, monkeypatch):
     monkeypatch.setattr(program, "_RECORDED_AFTER", 3)
     folder = make_run(model={"name": kind})
+    native = Calculator.from_run(folder, dtype="float64")
+    monkeypatch.setattr(program, "use_force_kernels", lambda model: 0)
     recorded, plain = Calculator.from_run(folder, dtype="float64"), Calculator.from_run(folder, dtype="float64")
     plain._program._record = lambda: None
     chain = Atoms("COH" * 4, np.arange(12)[:, None] * np.array([[1.3, 0.4, 0.0]]))
@@ -129,12 +132,15 @@ def test_recorded_operators_say_the_same_wherever_atoms_go(make_run, ethanol, ki
             atoms = shaken(start, seed)
             if seed > 3:
                 atoms.positions[:, 0] *= 0.6  # more pairs than there were slots
-            for calculator in (recorded, plain):
+            for calculator in (recorded, plain, native):
                 calculator.calculate(atoms)
+            np.testing.assert_allclose(native.results["forces"], plain.results["forces"], atol=1e-10)
+            assert native.results["energy"] == pytest.approx(plain.results["energy"], rel=1e-12)
             np.testing.assert_allclose(recorded.results["forces"], plain.results["forces"], atol=1e-12)
             assert recorded.results["energy"] == pytest.approx(plain.results["energy"], rel=1e-14)
             assert (recorded._program._recorded is not None) == (recorded._program._calls >= 3)
     assert recorded._program._recorded is not None and plain._program._recorded is None
+    assert native._program._recorded is None and native._program._is_native == (find_compiler() is not None)
 
 
 def test_the_unit_of_the_run_does_not_matter(make_run, ethanol):

@@ -7,7 +7,7 @@ over the processes that torchrun starts; their gradients are added up once a ste
 
 import importlib.util
 import os
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from typing import Any, Callable, Dict, List, Optional
 
 import numpy as np
@@ -20,11 +20,18 @@ from ipu_chem.backends.options import Batching, Precision, TorchOptions, world_o
 from ipu_chem.backends.pytorch.compile import compile_blocks, compiled_programs
 from ipu_chem.backends.pytorch.fsdp import Shards, check_torch, on_host
 from ipu_chem.backends.pytorch.kernels.convolution import use_kernels
+from ipu_chem.backends.pytorch.kernels.forces import use_force_kernels
 from ipu_chem.backends.pytorch.kernels.fused import use_fused_attention, use_torch_activations
 from ipu_chem.backends.pytorch.kernels.native import NativeError
 from ipu_chem.backends.pytorch.kernels.operator import COMPILES_WHOLE
 from ipu_chem.backends.pytorch.kernels.transformer import use_transformer_kernels
-from ipu_chem.backends.pytorch.numerics import build_optimizer, check_autocast, denormals_flushed, grad_scaler
+from ipu_chem.backends.pytorch.numerics import (
+    build_optimizer,
+    check_autocast,
+    denormals_flushed,
+    grad_scaler,
+    keep_memory,
+)
 from ipu_chem.backends.pytorch.processes import Processes
 from ipu_chem.backends.pytorch.transfer import to_device
 from ipu_chem.batches.types import first_target
@@ -93,7 +100,12 @@ class TorchBackend(Backend):
             raise ValueError(
                 "torch.compile=true does not go with forces: torch compiles no derivative inside a model; leave it out."
             )
-        if self._may_use_kernels(model) and not differentiates:  # kernels have first derivatives only
+        if differentiates and optimizer is not None and self.device.type == "cpu":
+            keep_memory()
+        if self._may_use_kernels(model) and differentiates:  # other kernels have first derivatives only
+            with suppress(NativeError):
+                use_force_kernels(model)
+        elif self._may_use_kernels(model):
             try:
                 use_kernels(model)
                 use_transformer_kernels(model)
@@ -128,7 +140,8 @@ class TorchBackend(Backend):
         assert self._program is not None and self._optimizer is not None, "compile() got no optimizer"
         batching = self.batching
         self._check_packs(batch, batching.packs_per_call)
-        self._program.train()
+        if not self._program.training:  # walks over all parts of the model
+            self._program.train()
         self._groups.set_learning_rate(self._optimizer, learning_rate)
         micro_batches = self._micro_batches(batch)
         losses = []
@@ -139,7 +152,7 @@ class TorchBackend(Backend):
                 for _ in range(batching.gradient_accumulation * batching.replication_factor):
                     total = total + self._backward(next(micro_batches))
                 # Gradients of a model that is sharded have been added up on the backward pass.
-                weights = self._trained() if self._shards is None else []
+                weights = self._trained() if self._shards is None and self.world.size > 1 else []
                 self._processes.all_reduce([*(weight.grad for weight in weights if weight.grad is not None), total])
                 self._update()
                 losses.append(total)

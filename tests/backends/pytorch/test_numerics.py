@@ -1,5 +1,10 @@
 """What the torch backend computes in: denormals, 16-bit products, optimizers in one kernel."""
 
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -159,3 +164,21 @@ def test_gradients_in_float16_are_scaled_and_the_factor_is_kept(monkeypatch):
     scaled.load_state_dict(state)
     assert scaled._scaler.get_scale() == 1024.0
     backend_of(schnet).load_state_dict(state)  # a run without it goes on too
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
+def test_freed_memory_is_kept_and_used_again():
+    code = """
+import resource, torch
+from ipu_chem.backends.pytorch.numerics import keep_memory
+assert keep_memory()
+found = []
+for _ in range(8):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    torch.ones(12_500_000)
+    found.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+print(min(found))
+"""
+    root = Path(__file__).parents[3]
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, stdout=subprocess.PIPE, check=True)
+    assert int(done.stdout) < 1000  # of the 12,000 pages of a block that is asked for anew

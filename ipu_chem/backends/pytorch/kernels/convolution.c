@@ -9,7 +9,8 @@
 
 #include <math.h>
 #include <stdint.h>
-#include <string.h>
+
+#include "exponential.h"
 
 #define ROW(r, n, f) (r[(n) * F + (f)])
 #define FILTER(w, r, f) (w[0] * ROW(r, 0, f) + w[1] * ROW(r, 1, f) + w[2] * ROW(r, 2, f) + w[3] * ROW(r, 3, f))
@@ -153,43 +154,10 @@ void convolution_backward(int64_t pairs, int64_t F, int64_t undirected, const fl
     }
 }
 
-/* exp(-|x|), to float32's last digit but one and not below exp(-87): 2^-n times a polynomial. Calls of the C library
-   and comparisons of floats would keep the loops around it from turning into vectors. */
-static inline float exp_minus(float x) {
-    const int32_t most = 0x42ae0000; /* 87.0f; positive floats are in the order of their bits */
-    int32_t bits;
-    memcpy(&bits, &x, sizeof bits);
-    bits &= 0x7fffffff;
-    bits = bits < most ? bits : most;
-    float a;
-    memcpy(&a, &bits, sizeof a);
-    const int32_t n = (int32_t)(a * 1.44269504f + 0.5f);
-    const float r = ((float)n * 0.693359375f - a) - (float)n * 2.12194440e-4f;
-    float y = 1.9875691500e-4f;
-    y = y * r + 1.3981999507e-3f;
-    y = y * r + 8.3334519073e-3f;
-    y = y * r + 4.1665795894e-2f;
-    y = y * r + 1.6666665459e-1f;
-    y = y * r + 5.0000001201e-1f;
-    y = y * r * r + r + 1.0f;
-    bits = (127 - n) << 23;
-    float power;
-    memcpy(&power, &bits, sizeof power);
-    return y * power;
-}
-
-/* ln(0.5 exp(x) + 0.5) = max(x, 0) + ln(1 + exp(-|x|)) - ln 2; ln(1 + e) = 2 artanh(e / (2 + e)). */
+/* ln(0.5 exp(x) + 0.5) = max(x, 0) + ln(1 + exp(-|x|)) - ln 2. */
 void shifted_softplus(int64_t size, const float *restrict x, float *restrict result) {
     for (int64_t i = 0; i < size; i++) {
-        const float e = exp_minus(x[i]), s = e / (2.0f + e), q = s * s;
-        float y = 1.0f / 13.0f;
-        y = y * q + 1.0f / 11.0f;
-        y = y * q + 1.0f / 9.0f;
-        y = y * q + 1.0f / 7.0f;
-        y = y * q + 1.0f / 5.0f;
-        y = y * q + 1.0f / 3.0f;
-        y = y * q + 1.0f;
-        result[i] = 0.5f * (x[i] + fabsf(x[i])) + (2.0f * s * y - 0.693147181f);
+        result[i] = 0.5f * (x[i] + fabsf(x[i])) + (log_plus_float(exp_minus_float(x[i])) - 0.693147181f);
     }
 }
 
@@ -197,7 +165,7 @@ void shifted_softplus(int64_t size, const float *restrict x, float *restrict res
 void shifted_softplus_backward(int64_t size, const float *restrict x, const float *restrict grad,
                                float *restrict result) {
     for (int64_t i = 0; i < size; i++) {
-        const float e = exp_minus(x[i]);
+        const float e = exp_minus_float(x[i]);
         result[i] = grad[i] * (x[i] > 0.0f ? 1.0f : e) / (1.0f + e);
     }
 }

@@ -20,7 +20,9 @@ from typing import List, Optional
 
 from packing.files import atomic_file, file_digest
 
-_SOURCES = [Path(__file__).with_name(name) for name in ("convolution.c", "transformer.c")]
+_FOLDER = Path(__file__).parent
+_MODELS = ("forces/molecules.c", "forces/schnet.c", "forces/painn.c")
+_SOURCES = {"float": ("convolution.c", "transformer.c", *_MODELS), "double": _MODELS}
 # Without the promise that numbers are finite and sums may be reordered, loops are not turned into vectors. The
 # library is linked without it: there the same flag would switch off denormals in the whole process.
 _COMPILE = ["-O3", "-march=native", "-ffast-math", "-fno-finite-math-only", "-fPIC", "-std=c11", "-c"]
@@ -32,8 +34,11 @@ class NativeError(RuntimeError):
 
 
 @lru_cache(maxsize=None)
-def library() -> ctypes.CDLL:
+def library(real: str = "float") -> ctypes.CDLL:
     """The compiled kernels.
+
+    Args:
+        real: float; or double, for energies and forces of models in float64 alone.
 
     Raises:
         NativeError: there is no C compiler, it refuses, or others can write where the kernels are kept.
@@ -41,12 +46,12 @@ def library() -> ctypes.CDLL:
     compiler = find_compiler()
     if compiler is None:
         raise NativeError("no C compiler here (cc, gcc or clang, or the one that $CC names)")
-    path = _own_folder() / f"kernels-{_key(compiler)}.so"
+    path = _own_folder() / f"kernels-{real}-{_key(compiler)}.so"
     problem = _problem(path)
     if problem:
         if path.exists():
             print(f"native kernels: {path} {problem} and is compiled again", file=sys.stderr)
-        _compile(compiler, path)
+        _compile(compiler, real, path)
     try:
         return ctypes.CDLL(str(path))
     except OSError as error:
@@ -106,9 +111,10 @@ def _digest_file(path: Path) -> Path:
 
 def _key(compiler: str) -> str:
     """Changes with the source, the compiler and the processor that the code is made for."""
-    digest = hashlib.blake2b(b"".join(source.read_bytes() for source in _SOURCES), digest_size=8)
+    sources = sorted(path for path in _FOLDER.rglob("*") if path.suffix in (".c", ".h"))
+    digest = hashlib.blake2b(b"".join(source.read_bytes() for source in sources), digest_size=8)
     version = subprocess.run([compiler, "--version"], capture_output=True).stdout
-    digest.update(repr((version, _COMPILE, _LINK, platform.platform(), _processor())).encode())
+    digest.update(repr((version, _SOURCES, _COMPILE, _LINK, platform.platform(), _processor())).encode())
     return digest.hexdigest()
 
 
@@ -121,11 +127,13 @@ def _processor() -> List[str]:
     return sorted({line for line in lines if line.startswith(("model name", "flags", "Features"))})
 
 
-def _compile(compiler: str, path: Path) -> None:
+def _compile(compiler: str, real: str, path: Path) -> None:
     with tempfile.TemporaryDirectory() as folder:
         linked = Path(folder) / "kernels.so"
-        compiled = [str(Path(folder) / f"{source.stem}.o") for source in _SOURCES]
-        commands = [[compiler, *_COMPILE, str(source), "-o", made] for source, made in zip(_SOURCES, compiled)]
+        sources = [str(_FOLDER / name) for name in _SOURCES[real]]
+        compiled = [str(Path(folder) / f"{number}.o") for number in range(len(sources))]
+        command = [compiler, *_COMPILE, f"-DREAL={real}"]
+        commands = [[*command, source, "-o", made] for source, made in zip(sources, compiled)]
         for command in (*commands, [compiler, *compiled, *_LINK, "-o", str(linked)]):
             done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace")
             if done.returncode:

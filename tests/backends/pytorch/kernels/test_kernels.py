@@ -45,15 +45,19 @@ def case(seed, atoms, pairs, features, undirected, self_pairs):
 )
 def test_convolution_equals_its_torch_form(seed, atoms, pairs, features, undirected, self_pairs):
     x, entries, distance, places, edges, down = case(seed, atoms, pairs, features, undirected, self_pairs)
+    wide = [part.double() if part.is_floating_point() else part for part in places]
     results = []
     for form in (
+        lambda: CubicTable(3.0, 1.0, 16).convolve(x.double(), entries.double(), type(places)(*wide), edges),
         lambda: CubicTable(3.0, 1.0, 16).convolve(x, entries, places, edges),
         lambda: table_convolution(x, entries, places, edges),
     ):
         received = form()
-        slopes = torch.autograd.grad((received * down).sum(), (x, entries, distance), retain_graph=True)
-        results.append((received.detach(), *slopes))
-    torch.testing.assert_close(results[1], results[0], rtol=1e-5, atol=2e-5)
+        gradients = torch.autograd.grad((received * down).sum(), (x, entries, distance), retain_graph=True)
+        results.append([part.double() for part in (received.detach(), *gradients)])
+    for exact, plain, ours in zip(*results):  # sums that cancel leave torch's own float32 fewer digits, too
+        off = max((plain - exact).abs().flatten().tolist(), default=0.0)
+        assert ((ours - exact).abs() <= 1e-5 * exact.abs() + 2e-5 + 3 * off).all()
 
 
 @settings(max_examples=25, deadline=None)

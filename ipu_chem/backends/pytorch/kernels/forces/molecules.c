@@ -1,0 +1,38 @@
+/* The real atoms and pairs of a batch of packs, without padding. */
+
+#include <stdint.h>
+
+/* Writes z, slot, molecule of the real atoms and source, target of the real pairs, one behind the other into index,
+   which has room for 3 B N + 2 B E + B N numbers, and their counts M, P to sizes; returns 0, or 1 for an edge that
+   joins an atom with itself. */
+int64_t compact_molecules(int64_t B, int64_t N, int64_t E, int64_t G, const int64_t *z, const int64_t *graph_index,
+                          const int64_t *edge_index, const uint8_t *node_mask, const uint8_t *edge_mask,
+                          int64_t *sizes, int32_t *index) {
+    int64_t atoms = 0, pairs = 0;
+    int32_t *place = index + 3 * B * N + 2 * B * E; /* of a slot among the real atoms */
+    for (int64_t slot = 0; slot < B * N; slot++) atoms += node_mask[slot] != 0;
+    int64_t m = 0;
+    for (int64_t slot = 0; slot < B * N; slot++) {
+        if (!node_mask[slot]) continue;
+        place[slot] = (int32_t)m;
+        index[m] = (int32_t)z[slot];
+        index[atoms + m] = (int32_t)slot;
+        index[2 * atoms + m] = (int32_t)(slot / N * G + graph_index[slot]);
+        m++;
+    }
+    for (int64_t e = 0; e < B * E; e++) pairs += edge_mask[e] != 0;
+    int32_t *source = index + 3 * atoms, *target = source + pairs;
+    int64_t p = 0;
+    for (int64_t b = 0; b < B; b++)
+        for (int64_t e = 0; e < E; e++) {
+            if (!edge_mask[b * E + e]) continue;
+            const int64_t from = edge_index[2 * b * E + e], to = edge_index[(2 * b + 1) * E + e];
+            if (from == to) return 1;
+            source[p] = place[b * N + from];
+            target[p] = place[b * N + to];
+            p++;
+        }
+    sizes[0] = atoms;
+    sizes[1] = pairs;
+    return 0;
+}
