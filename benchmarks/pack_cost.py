@@ -6,7 +6,7 @@ from typing import Any, Callable, List, NamedTuple, Sequence, Tuple
 import numpy as np
 import torch
 
-from benchmarks import chemgpt_tokens, molecules, schnet_step
+from benchmarks import chemgpt_tokens, schnet_step
 from benchmarks.common import interleaved, median_ratio
 from ipu_chem.backends.options import Batching, TorchOptions
 from ipu_chem.backends.pytorch.backend import TorchBackend
@@ -42,7 +42,7 @@ class Setting(NamedTuple):
 
 
 def settings(shared: Path, quick: bool) -> Tuple[List[Setting], str]:
-    """SchNet with its table and with exact filters on QM9, ChemGPT on packs of 128 and 512; where molecules are from."""
+    """SchNet with a table and with exact filters on QM9, ChemGPT on packs of 128 and 512; origin of the molecules."""
     data = schnet_step.load(_QM9, shared, 10 if quick else 30)
     budget = fit_budget(data.once.sizes(), {"nodes": 128})
     plan = make_plan(data.once.sizes(), budget)
@@ -100,7 +100,11 @@ def row_of(setting: Setting, quick: bool) -> Tuple[List[str], float]:
     relative = 1 + slope * (work - of["most"])
     waits = [_waiting(plan, relative, ranks) for ranks in RANKS]
     cells = [setting.name, f"{timings['most'].median / count * 1e3:.1f}"]
-    cells += [f"{median_ratio(timings['half'], timings['most']):.2f}", f"{of['least'] / of['most']:.2f}", f"{ratio:.3f}"]
+    cells += [
+        f"{median_ratio(timings['half'], timings['most']):.2f}",
+        f"{of['least'] / of['most']:.2f}",
+        f"{ratio:.3f}",
+    ]
     return cells + [f"{wait:.3f}" for wait in waits], waits[RANKS.index(16)]
 
 
@@ -122,4 +126,3 @@ def _waiting(plan: Any, costs: np.ndarray, ranks: int) -> float:
 def header() -> List[str]:
     """Of the table that `row_of` fills."""
     return ["model", "ms a pack", "half-empty", "least work", "costs", *(f"{ranks} ranks wait" for ranks in RANKS)]
-

@@ -24,8 +24,9 @@ MAX_GREEDY_CLASSES = 10_000
 ESTIMATE_ROUNDS = 200
 # Best fit on nearly as many sizes as items may take this fraction of the time, then a quicker rule ends it.
 _GREEDY_FRACTION = 0.5
-# Rounds of column generation are about as many as classes, each with a linear program and a table of cells x classes.
-_CLASS_SECONDS, _CELL_SECONDS = 4e-3, 1.2e-9
+# Rounds of column generation are about as many as classes, twice as many where tables are large, each with a linear
+# program and a table of cells x classes.
+_CLASS_SECONDS, _CELL_SECONDS = 2e-3, 2.5e-9
 _SPREAD_SECONDS = 10.0  # for safety: exchanges are counted, and end by themselves
 _FEW_CLASSES = 1000  # of which best fit takes less than a second whatever the number of items
 
@@ -126,9 +127,7 @@ def estimate_packs(
     ):
         return float(start.num_packs)
     seconds, limits = deadline - time.monotonic(), (enough, too_many)
-    relaxation = column_generation.relax(
-        coarse, budget, start.multiplicity, seconds, ESTIMATE_ROUNDS, False, *limits
-    )
+    relaxation = column_generation.relax(coarse, budget, start.multiplicity, seconds, ESTIMATE_ROUNDS, False, *limits)
     return float(relaxation.amounts.sum())
 
 

@@ -98,9 +98,7 @@ def fit_budget(
     return Budget(**{name: chosen[name] for name in order})
 
 
-def _best_capacity(
-    sizes: np.ndarray, capacities: Sequence[int], target: float, deadline: float
-) -> Tuple[int, int]:
+def _best_capacity(sizes: np.ndarray, capacities: Sequence[int], target: float, deadline: float) -> Tuple[int, int]:
     """The smallest capacity of which at least ``target`` can be filled, or the one filled best, and its packs.
 
     Those that even packs without any gap would fill less than the best so far are not tried.
@@ -154,19 +152,24 @@ def _about(sizes: Mapping[str, np.ndarray], budget: Budget, deadline: float) -> 
     means = table.mean(0)
     # Which sizes fill a pack without a gap is told by the primary ones: they stay, or nearly so where they are many.
     steps, coarsest = np.ones(len(means), np.int64), means * _COARSEST
-    coarsest[0] = means[0] * _COARSEST_PRIMARY if len(np.unique(table[:, 0])) > _ABOUT_CLASSES else 0.0
-    about = table
-    while not _is_quick(about, budget) and (2 * steps <= coarsest).any():
+    if len(np.unique(table[:, 0])) <= _ABOUT_CLASSES:
+        coarsest[0] = 0.0
+    else:
+        coarsest[0] = min(means[0] * _COARSEST_PRIMARY, table[:, 0].min())
+    best, work = table, _work(table, budget)
+    while work > 1 and (2 * steps <= coarsest).any():
         steps = np.where(2 * steps <= coarsest, 2 * steps, steps)
         sums = (np.cumsum(table, 0) + steps // 2) // steps
         about = np.minimum(np.diff(sums, axis=0, prepend=0) * steps, budget.capacities())
-        about[:, 0] = np.maximum(about[:, 0], 1)
-    return dict(zip(budget, about.T))
+        if _work(about, budget) < work:  # a class that is rounded up and down becomes two
+            best, work = about, _work(about, budget)
+    return dict(zip(budget, best.T))
 
 
-def _is_quick(table: np.ndarray, budget: Budget) -> bool:
+def _work(table: np.ndarray, budget: Budget) -> float:
+    """Work of a linear program over sizes [I, D]; up to 1 it is quick."""
     distinct = size_classes(table, budget).sizes
-    return len(distinct) <= _ABOUT_CLASSES and Knapsack.cost(distinct, budget.capacities()) <= _ABOUT_COST
+    return max(len(distinct) / _ABOUT_CLASSES, Knapsack.cost(distinct, budget.capacities()) / _ABOUT_COST)
 
 
 def efficiency_curve(
