@@ -96,8 +96,8 @@ def row_of(setting: Setting, quick: bool) -> Tuple[List[str], float]:
     ratio = median_ratio(timings["least"], timings["most"])
     of = {name: sum(costs[items].sum() for items in some) / count for name, some in packs.items()}
     # A pack costs the same plus a part in proportion to its work; what is slower with less work is noise.
-    slope = max(1 - ratio, 0.0) / (of["most"] - of["least"])
-    relative = 1 + slope * (work - of["most"])
+    coefficient = max(1 - ratio, 0.0) / (of["most"] - of["least"])
+    relative = 1 + coefficient * (work - of["most"])
     waits = [_waiting(plan, relative, ranks) for ranks in RANKS]
     cells = [setting.name, f"{timings['most'].median / count * 1e3:.1f}"]
     cells += [

@@ -150,7 +150,7 @@ def _about(sizes: Mapping[str, np.ndarray], budget: Budget, deadline: float) -> 
         return sizes
     table = np.repeat(coarse.sizes, coarse.counts, axis=0)
     means = table.mean(0)
-    # Which sizes fill a pack without a gap is told by the primary ones: they stay, or nearly so where they are many.
+    # Primary sizes decide which items fill a pack without a gap: they stay, or nearly so where they are many.
     steps, coarsest = np.ones(len(means), np.int64), means * _COARSEST
     if len(np.unique(table[:, 0])) <= _ABOUT_CLASSES:
         coarsest[0] = 0.0
