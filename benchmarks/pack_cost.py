@@ -105,7 +105,7 @@ def row_of(setting: Setting, quick: bool) -> Tuple[List[str], float]:
         f"{of['least'] / of['most']:.2f}",
         f"{ratio:.3f}",
     ]
-    return cells + [f"{wait:.3f}" for wait in waits], waits[RANKS.index(16)]
+    return cells + [f"{wait:.3f}" if wait == wait else "-" for wait in waits], waits[RANKS.index(16)]
 
 
 def _step(setting: Setting, items: Sequence[np.ndarray]) -> Callable[[], Any]:
