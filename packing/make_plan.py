@@ -22,11 +22,12 @@ ALGORITHMS = ("auto", "column_generation", "best_fit", "first_fit", "lpfhp")
 # the further dimensions are rounded up.
 MAX_CLASSES = 400
 MAX_GREEDY_CLASSES = 10_000
-_ESTIMATE_ROUNDS = 200
+ESTIMATE_ROUNDS = 200
 # Best fit on nearly as many sizes as items may take this fraction of the time, then a quicker rule ends it.
 _GREEDY_FRACTION = 0.5
-# Rounds of column generation are about as many as classes, each with a linear program and a table of cells x classes.
-_CLASS_SECONDS, _CELL_SECONDS = 4e-3, 1.2e-9
+# Rounds of column generation are about as many as classes, twice as many where tables are large, each with a linear
+# program and a table of cells x classes.
+_CLASS_SECONDS, _CELL_SECONDS = 2e-3, 2.5e-9
 _SPREAD_SECONDS = 10.0  # for safety: exchanges are counted, and end by themselves
 _FEW_CLASSES = 1000  # of which best fit takes less than a second whatever the number of items
 
@@ -68,13 +69,13 @@ def make_plan(
     exact = size_classes(table[kept], budget)
     if len(exact.counts) <= _FEW_CLASSES:  # a busy machine must not decide
         greedy_deadline = math.inf
-    used = _rounded(exact, budget, MAX_GREEDY_CLASSES, greedy_deadline)
+    used = rounded_classes(exact, budget, MAX_GREEDY_CLASSES, greedy_deadline)
     if algorithm == "auto":
         algorithm = "column_generation" if column_generation.available() else "best_fit"
     if algorithm == "column_generation" and not column_generation.available():
         raise ValueError("algorithm='column_generation' needs scipy >= 1.9: pip install scipy.")
     if algorithm == "column_generation":
-        coarse = _rounded(exact, budget, MAX_CLASSES, greedy_deadline, column_generation.affordable)
+        coarse = rounded_classes(exact, budget, MAX_CLASSES, greedy_deadline, column_generation.affordable)
         types, used, bound = _generate(coarse, used, exact, budget, deadline, greedy_deadline)
     else:
         types, bound = _greedy(used, budget, algorithm, greedy_deadline), continuous_bound(exact, budget)
@@ -100,7 +101,11 @@ def make_plan(
 
 
 def estimate_packs(
-    sizes: Union[np.ndarray, Mapping[str, np.ndarray]], budget: Budget, enough: float = 0.0, time_limit: float = 60.0
+    sizes: Union[np.ndarray, Mapping[str, np.ndarray]],
+    budget: Budget,
+    enough: float = 0.0,
+    time_limit: float = 60.0,
+    too_many: float = math.inf,
 ) -> float:
     """About how many packs `make_plan` will need, without making them; the same on every machine.
 
@@ -108,6 +113,7 @@ def estimate_packs(
         sizes, budget: as for `make_plan`.
         enough: a value at or below this need not be improved further.
         time_limit: seconds after which the value so far is returned.
+        too_many: a value that is proven to stay above this need not be improved further.
 
     Returns:
         the value of the linear program after a bounded number of rounds, or best fit's packs without scipy.
@@ -115,20 +121,21 @@ def estimate_packs(
     table = size_table(sizes, budget)
     exact = size_classes(table, budget)
     deadline = time.monotonic() + time_limit
-    coarse = _rounded(exact, budget, MAX_CLASSES, deadline, column_generation.affordable)
+    coarse = rounded_classes(exact, budget, MAX_CLASSES, deadline, column_generation.affordable)
     start = fit_decreasing(coarse, budget.capacities(), deadline=deadline)
-    if not column_generation.available() or not column_generation.affordable(coarse, budget):
+    if start.num_packs <= enough or not (
+        column_generation.available() and column_generation.affordable(coarse, budget)
+    ):
         return float(start.num_packs)
-    relaxation = column_generation.relax(
-        coarse, budget, start.multiplicity, deadline - time.monotonic(), _ESTIMATE_ROUNDS, prove=False, enough=enough
-    )
+    seconds, limits = deadline - time.monotonic(), (enough, too_many)
+    relaxation = column_generation.relax(coarse, budget, start.multiplicity, seconds, ESTIMATE_ROUNDS, False, *limits)
     return float(relaxation.amounts.sum())
 
 
 def expected_seconds(sizes: Union[np.ndarray, Mapping[str, np.ndarray]], budget: Budget) -> float:
     """About how long column generation takes for a plan, from the sizes alone: the same on every machine."""
     exact = size_classes(size_table(sizes, budget), budget)
-    coarse = _rounded(exact, budget, MAX_CLASSES, math.inf, column_generation.affordable)
+    coarse = rounded_classes(exact, budget, MAX_CLASSES, math.inf, column_generation.affordable)
     columns = [budget.names.index(name) for name in budget.measured]
     cost = Knapsack.cost(coarse.sizes[:, columns], budget.capacities()[columns])
     return len(coarse.counts) * (_CLASS_SECONDS + _CELL_SECONDS * cost)
@@ -168,7 +175,7 @@ def _within(table: np.ndarray, budget: Budget, oversize: str) -> Tuple[np.ndarra
     return np.flatnonzero(~too_large).astype(np.int32), np.flatnonzero(too_large).astype(np.int32)
 
 
-def _rounded(
+def rounded_classes(
     exact: SizeClasses,
     budget: Budget,
     most: int,
@@ -197,11 +204,11 @@ def _greedy(classes: SizeClasses, budget: Budget, algorithm: str, deadline: floa
             raise ValueError(f"lpfhp packs one measured dimension, not {', '.join(budget.measured)}; use best_fit.")
         return _by_space(classes, budget, deadline)
     if algorithm == "best_fit":
-        return _best_fit(classes, budget, deadline)
+        return best_fit(classes, budget, deadline)
     return fit_decreasing(classes, budget.capacities(), False, deadline)
 
 
-def _best_fit(classes: SizeClasses, budget: Budget, deadline: float) -> PackTypes:
+def best_fit(classes: SizeClasses, budget: Budget, deadline: float) -> PackTypes:
     """Best fit; of very many sizes in one dimension by space alone, which finds the pack without a search."""
     if len(classes.counts) > MAX_GREEDY_CLASSES and len(budget.measured) == 1:
         return _by_space(classes, budget, deadline)
@@ -229,7 +236,7 @@ def _generate(
         (packs, the classes they are made of, lower bound for the ``exact`` classes).
     """
     bound = continuous_bound(exact, budget)
-    decreasing = greedy = _best_fit(fine, budget, greedy_deadline)
+    decreasing = greedy = best_fit(fine, budget, greedy_deadline)
     if greedy.num_packs > bound and len(budget.measured) > 1 and exact.counts.sum() <= MOST_ITEMS:
         greedy = min(greedy, fit_shuffled(fine, budget.capacities()), key=lambda types: types.num_packs)
     too_many = len(coarse.counts) > MAX_CLASSES and len(budget.measured) > 1

@@ -115,12 +115,15 @@ class StreamPacker:
             corpus: that they are from, one of ``weights``.
 
         Raises:
-            ValueError: an item is larger than the budget, ids and sizes differ in length, or the corpus has no weight.
+            ValueError: an item is larger than the budget, ids are no integers or not as many as sizes, or the corpus
+                has no weight.
         """
         if (corpus is None) != (self.weights is None) or (corpus is not None and corpus not in self._taken):
             there = "none was given weights" if self.weights is None else f"there are {', '.join(self.weights)}"
             raise ValueError(f"items of corpus {corpus!r} were pushed; {there}.")
         table = size_table(sizes, self.budget)
+        if len(ids) and np.asarray(ids).dtype.kind not in "iu":
+            raise ValueError(f"ids are integers, not {np.asarray(ids).dtype}; push the numbers of the items.")
         ids = np.asarray(ids, np.int64)
         if len(ids) != len(table):
             raise ValueError(f"{len(ids)} ids were pushed with {len(table)} sizes.")
@@ -179,6 +182,7 @@ class StreamPacker:
             "buffer_size": self.buffer_size,
             "max_wait": self.max_wait,
             "weights": self.weights,
+            "linear": self.linear,
             "taken": dict(self._taken),
             "ended": list(self._ended),
             "pushed": self._pushed,
@@ -195,7 +199,8 @@ class StreamPacker:
         """Continue where `state_dict` was taken.
 
         Raises:
-            ValueError: it is no state of a stream, or of one with another budget, buffer size, bound or weights.
+            ValueError: it is no state of a stream, or of one with another budget, buffer size, bound, weights or
+                algorithm.
         """
         missing = [name for name in ("budget", "buffer_size", "ids", "sizes", "random") if name not in state]
         if missing:
@@ -208,6 +213,12 @@ class StreamPacker:
         for name in ("max_wait", "weights"):
             if state.get(name) != getattr(self, name):
                 raise ValueError(f"the saved stream has {name}={state.get(name)}, this one {getattr(self, name)}.")
+        if state.get("linear", self.linear) != self.linear:
+            names = {True: "column_generation", False: "best_fit"}
+            raise ValueError(
+                f"the saved stream packs by {names[not self.linear]}, this one by {names[self.linear]}; pass "
+                f"algorithm={names[not self.linear]!r}, or its packs would be others."
+            )
         waiting = len(state["ids"])  # of an earlier version, which did not count: as if they had just come
         self._pushed = state.get("pushed", waiting)
         self._arrived = np.array(state.get("arrived", np.arange(waiting)), np.int64)
