@@ -71,7 +71,7 @@ class NativeForces:
     """Energies and forces of one model. Its weights may change at any time, but stay the same tensors."""
 
     def __init__(self, model: Any, frozen: bool = False) -> None:
-        """Take a `SchNet` or `PaiNN` of one target that is a sum over atoms, and say whether its weights ever change."""
+        """Take a `SchNet` or `PaiNN` of one target that is a sum over atoms; frozen weights never change."""
         self._network = network = _NETWORKS[type(model)](model)
         self._frozen = frozen
         self._undirected = int(model.undirected)
