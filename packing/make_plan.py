@@ -10,6 +10,7 @@ from packing import column_generation, rounding
 from packing.balance import Balance, cost_of_items
 from packing.best_fit import fit_decreasing
 from packing.classes import PackTypes, SizeClasses, deal, round_sizes, size_classes
+from packing.full_packs import improve_by_draws
 from packing.histogram import longest_pack_first
 from packing.knapsack import Knapsack
 from packing.plan import PackingPlan, size_table
@@ -26,6 +27,7 @@ _ESTIMATE_ROUNDS = 200
 _GREEDY_FRACTION = 0.5
 # Rounds of column generation are about as many as classes, each with a linear program and a table of cells x classes.
 _CLASS_SECONDS, _CELL_SECONDS = 4e-3, 1.2e-9
+_SOME_CLASSES = 100  # of more, column generation ends sooner with patterns that were drawn; of fewer, it needs none
 _SPREAD_SECONDS = 10.0  # for safety: exchanges are counted, and end by themselves
 _FEW_CLASSES = 1000  # of which best fit takes less than a second whatever the number of items
 
@@ -57,11 +59,13 @@ def make_plan(
     Raises:
         ValueError: an item is larger than the budget, sizes or costs are malformed, or the algorithm is unknown.
     """
+    if algorithm not in ALGORITHMS:
+        raise ValueError(f"unknown packing algorithm {algorithm!r}; choose one of {', '.join(ALGORITHMS)}.")
+    # Asked before the clock starts: on a busy machine it takes seconds to load scipy for the first time.
+    exactly = algorithm in ("auto", "column_generation") and column_generation.available()
     started = time.monotonic()
     deadline = started + time_limit
     greedy_deadline = started + max(_GREEDY_FRACTION * time_limit, 1.0)
-    if algorithm not in ALGORITHMS:
-        raise ValueError(f"unknown packing algorithm {algorithm!r}; choose one of {', '.join(ALGORITHMS)}.")
     table = size_table(sizes, budget)
     kept, skipped = _within(table, budget, oversize)
     exact = size_classes(table[kept], budget)
@@ -69,8 +73,8 @@ def make_plan(
         greedy_deadline = math.inf
     used = _rounded(exact, budget, MAX_GREEDY_CLASSES, greedy_deadline)
     if algorithm == "auto":
-        algorithm = "column_generation" if column_generation.available() else "best_fit"
-    if algorithm == "column_generation" and not column_generation.available():
+        algorithm = "column_generation" if exactly else "best_fit"
+    if algorithm == "column_generation" and not exactly:
         raise ValueError("algorithm='column_generation' needs scipy >= 1.9: pip install scipy.")
     if algorithm == "column_generation":
         coarse = _rounded(exact, budget, MAX_CLASSES, greedy_deadline, column_generation.affordable)
@@ -227,24 +231,45 @@ def _generate(
     Returns:
         (packs, the classes they are made of, lower bound for the ``exact`` classes).
     """
-    bound = continuous_bound(exact, budget)
-    greedy = _best_fit(fine, budget, greedy_deadline)
-    too_many = len(coarse.counts) > MAX_CLASSES and len(budget.measured) > 1
-    if greedy.num_packs <= bound or too_many or not column_generation.affordable(coarse, budget):
+    bound, one = continuous_bound(exact, budget), len(budget.measured) == 1
+    greedy = (_by_space if one else _best_fit)(fine, budget, greedy_deadline)
+    if greedy.num_packs <= bound:
         return greedy, fine, bound
+    too_many = len(coarse.counts) > MAX_CLASSES and not one
+    if too_many or not column_generation.affordable(coarse, budget):
+        return _fewest(greedy, fine, budget, bound, greedy_deadline), fine, bound
     if coarse is not exact:
         bound = max(bound, _primary_bound(exact, budget, deadline))
         # Rounding up can cost more than column generation gains: with large budgets, or many edge counts.
         if greedy.num_packs <= max(bound, continuous_bound(coarse, budget)):
             return greedy, fine, bound
     start = greedy if coarse is fine else fit_decreasing(coarse, budget.capacities(), deadline=deadline)
-    relaxation = column_generation.relax(coarse, budget, start.multiplicity, deadline - time.monotonic())
+    start, drawn = improve_by_draws(start, coarse, budget, bound, deadline)
+    if start.num_packs <= bound:
+        return start, coarse, bound
+    greedy = _fewest(greedy, fine, budget, bound, greedy_deadline)
+    start = greedy if coarse is fine else start
+    patterns = start.multiplicity
+    if len(coarse.counts) > _SOME_CLASSES:
+        patterns = np.concatenate([patterns, drawn])
+    relaxation = column_generation.relax(coarse, budget, patterns, deadline - time.monotonic())
     proven = int(np.ceil(relaxation.bound - 1e-6))
     bound = max(bound, proven) if coarse is exact else bound
     if start.num_packs > bound:
         rounded = rounding.round_up(relaxation, coarse, budget, deadline, max(bound, proven))
         start = min(start, rounded, key=lambda types: types.num_packs)
     return (start, coarse, bound) if start.num_packs <= greedy.num_packs else (greedy, fine, bound)
+
+
+def _fewest(quick: PackTypes, classes: SizeClasses, budget: Budget, bound: int, deadline: float) -> PackTypes:
+    """Packs of best fit, or where these are fewer those of first fit or ``quick`` ones."""
+    if len(classes.counts) > MAX_GREEDY_CLASSES:
+        return quick
+    best = quick
+    if len(budget.measured) == 1:  # else they are of best fit
+        best = fit_decreasing(classes, budget.capacities(), True, deadline)
+    first = best if best.num_packs <= bound else fit_decreasing(classes, budget.capacities(), False, deadline)
+    return min(best, first, quick, key=lambda types: types.num_packs)
 
 
 def _primary_bound(classes: SizeClasses, budget: Budget, deadline: float) -> int:
