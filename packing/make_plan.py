@@ -72,13 +72,16 @@ def make_plan(
     if len(exact.counts) <= _FEW_CLASSES:  # a busy machine must not decide
         greedy_deadline = math.inf
     used = _rounded(exact, budget, MAX_GREEDY_CLASSES, greedy_deadline)
-    if algorithm == "auto":
-        algorithm = "column_generation" if exactly else "best_fit"
     if algorithm == "column_generation" and not exactly:
         raise ValueError("algorithm='column_generation' needs scipy >= 1.9: pip install scipy.")
-    if algorithm == "column_generation":
+    if exactly:
         coarse = _rounded(exact, budget, MAX_CLASSES, greedy_deadline, column_generation.affordable)
         types, used, bound = _generate(coarse, used, exact, budget, deadline, greedy_deadline)
+        algorithm = "column_generation"
+    elif algorithm == "auto":
+        bound = continuous_bound(exact, budget)
+        types = _fewest(_quick(used, budget, greedy_deadline), used, budget, bound, greedy_deadline)
+        algorithm = "best_fit"
     else:
         types, bound = _greedy(used, budget, algorithm, greedy_deadline), continuous_bound(exact, budget)
     if spread_cost is not None and len(kept):
@@ -231,11 +234,10 @@ def _generate(
     Returns:
         (packs, the classes they are made of, lower bound for the ``exact`` classes).
     """
-    bound, one = continuous_bound(exact, budget), len(budget.measured) == 1
-    greedy = (_by_space if one else _best_fit)(fine, budget, greedy_deadline)
+    bound, greedy = continuous_bound(exact, budget), _quick(fine, budget, greedy_deadline)
     if greedy.num_packs <= bound:
         return greedy, fine, bound
-    too_many = len(coarse.counts) > MAX_CLASSES and not one
+    too_many = len(coarse.counts) > MAX_CLASSES and len(budget.measured) > 1
     if too_many or not column_generation.affordable(coarse, budget):
         return _fewest(greedy, fine, budget, bound, greedy_deadline), fine, bound
     if coarse is not exact:
@@ -261,9 +263,14 @@ def _generate(
     return (start, coarse, bound) if start.num_packs <= greedy.num_packs else (greedy, fine, bound)
 
 
+def _quick(classes: SizeClasses, budget: Budget, deadline: float) -> PackTypes:
+    """Good packs in the least time: by space alone where one dimension is measured, else by best fit."""
+    return (_by_space if len(budget.measured) == 1 else _best_fit)(classes, budget, deadline)
+
+
 def _fewest(quick: PackTypes, classes: SizeClasses, budget: Budget, bound: int, deadline: float) -> PackTypes:
-    """Packs of best fit, or where these are fewer those of first fit or ``quick`` ones."""
-    if len(classes.counts) > MAX_GREEDY_CLASSES:
+    """Packs of best fit, or where these are fewer those of first fit or of `_quick`."""
+    if quick.num_packs <= bound or len(classes.counts) > MAX_GREEDY_CLASSES:
         return quick
     best = quick
     if len(budget.measured) == 1:  # else they are of best fit

@@ -46,7 +46,8 @@ def test_balance_changes_the_order_of_packs_alone(case, seed, number, multiple, 
 
 @pytest.mark.parametrize("ranks", [2, 16, 64, 1024])
 def test_ranks_get_like_sums(ranks):
-    plan = make_plan(sizes_of(QM9)[:: 1 if ranks == 1024 else 8], Budget(nodes=128))
+    sizes = sizes_of(QM9)[:: 1 if ranks == 1024 else 8]
+    plan = make_plan(sizes, Budget(nodes=128), "best_fit")  # whose packs differ more in cost than those of others
     costs = SQUARE.of_items(plan)
     found = costs_of_places(plan, plan.epoch(3, 1, ranks, SQUARE), costs, ranks)
     plain = costs_of_places(plan, plan.epoch(3, 1, ranks), costs, ranks)
@@ -56,8 +57,12 @@ def test_ranks_get_like_sums(ranks):
 
     assert waits(found) < 0.1 * waits(plain)
     assert found.sum(0).max() / found.sum(0).mean() < 1.02
-    order = np.corrcoef(np.arange(len(found)), found.mean(1))[0, 1]
+    steps = [costs_of_places(plan, plan.epoch(3, number, ranks, SQUARE), costs, ranks).mean(1) for number in range(9)]
+    order = np.mean([np.corrcoef(np.arange(len(step)), step)[0, 1] for step in steps])
     assert len(found) < 30 or abs(order) < 0.2, "the order of the steps is random"
+    fewest = make_plan(sizes, Budget(nodes=128))
+    even = costs_of_places(fewest, fewest.epoch(3, 1, ranks, SQUARE), SQUARE.of_items(fewest), ranks)
+    assert waits(even) < (0.02 if ranks < 1024 else 0.04)
 
 
 @pytest.mark.parametrize("world", [2, 4, 8, 16])
