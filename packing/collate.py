@@ -221,6 +221,7 @@ class _ItemSlots:
         if offsets[-1] - offsets[0] != len(items):
             raise ValueError(f"packs of {offsets[-1] - offsets[0]} items in all came with {len(items)} items.")
         _check(counts, capacity, name)
+        self.counts = counts
         self.real = np.arange(capacity) < counts[:, None]  # [B, K] bool
         self.items = np.zeros(self.real.shape, np.int64)  # any item in padding
         self.items[self.real] = items
@@ -295,13 +296,11 @@ class _Rows:
         """`place` for long items: whole runs of bytes are joined, with no index for every row."""
         row = values.nbytes // len(values)
         data, zeros = values.data.cast("B"), memoryview(bytes(self.capacity * row))
-        first = self.starts[self.slots.real] * row
-        last = first + self.lengths[self.slots.real] * row
-        runs = [data[i:j] for i, j in zip(first.tolist(), last.tolist())]
-        bounds = self.slots.real.sum(1).cumsum().tolist()
+        first, last = self.starts * row, (self.starts + self.lengths) * row
+        rests = ((self.capacity - self.filled) * row).tolist()
         pieces: List[memoryview] = []
-        for begin, end, rest in zip([0, *bounds], bounds, ((self.capacity - self.filled) * row).tolist()):
-            pieces += runs[begin:end]
+        for begins, ends, count, rest in zip(first.tolist(), last.tolist(), self.slots.counts.tolist(), rests):
+            pieces += [data[i:j] for i, j in zip(begins[:count], ends)]
             pieces.append(zeros[:rest])
         shape = (len(self.filled), self.capacity) + values.shape[1:]
         return np.frombuffer(bytearray().join(pieces), values.dtype).reshape(shape)
@@ -317,10 +316,9 @@ def _shifted_pairs(edges: _Rows, values: np.ndarray, first_node: np.ndarray, num
     local = edges.place_runs(values) if is_long and values.flags.c_contiguous else edges.place(values)
     dtype = smallest_dtype(num_nodes)
     both = np.ascontiguousarray(local, dtype).view(f"u{2 * dtype.itemsize}")[..., 0]
-    twice = both.dtype.type(1 + (1 << 8 * dtype.itemsize))
+    twice = 1 + (1 << 8 * dtype.itemsize)
     # Padding is 0 up to here and joins the last slot.
-    shift = edges.repeat(first_node.astype(both.dtype), num_nodes - 1)
-    shift *= twice
+    shift = edges.repeat((first_node * twice).astype(both.dtype), (num_nodes - 1) * twice)
     shift += both
     pairs = np.empty((len(shift), 2, shift.shape[1]), np.int64 if wide else dtype)
     first, second = (0, 1) if sys.byteorder == "little" else (1, 0)
