@@ -68,7 +68,7 @@ def collate_graphs(
     slots = _ItemSlots(packs, num_graphs, "graphs")
     result = {name: slots.place(values) for name, values in (per_graph or {}).items()}
     atoms = _Rows(slots, next(iter(nodes.values())).offsets, num_nodes, "nodes")
-    if not atoms.lengths[slots.real].all():
+    if np.count_nonzero(atoms.lengths) < len(packs[0]):
         raise ValueError(_NO_NODES)
     for name, field in nodes.items():
         result[name] = atoms.place(field.values)
@@ -155,12 +155,11 @@ def expand_masks(arrays: Mapping[str, np.ndarray], budget: Budget) -> Dict[str, 
     lengths = np.empty((len(ends), num_graphs + 1), np.int64)  # of the graphs, then of the padding
     lengths[:, :-1], lengths[:, -1] = ends, num_nodes
     lengths[:, 1:] -= ends
-    dtype = np.int64 if ends.dtype == np.int64 else smallest_dtype(num_graphs)
-    owner = np.arange(num_graphs + 1, dtype=dtype)
-    owner[-1] = num_graphs - 1
+    owner = np.empty(lengths.shape, np.int64 if ends.dtype == np.int64 else smallest_dtype(num_graphs))
+    owner[:, :-1], owner[:, -1] = np.arange(num_graphs), num_graphs - 1
     result = {
         "node_mask": _before(ends[:, -1:], num_nodes),
-        "graph_index": np.repeat(np.tile(owner, len(ends)), lengths.ravel()).reshape(-1, num_nodes),
+        "graph_index": np.repeat(owner.ravel(), lengths.ravel()).reshape(-1, num_nodes),
         "graph_mask": lengths[:, :-1] > 0,
     }
     if "num_edges" in arrays:
@@ -323,8 +322,11 @@ def _shifted_pairs(edges: _Rows, values: np.ndarray, first_node: np.ndarray, num
     pairs = np.empty((len(shift), 2, shift.shape[1]), np.int64 if wide else dtype)
     first, second = (0, 1) if sys.byteorder == "little" else (1, 0)
     bits = 8 * dtype.itemsize
-    np.copyto(pairs[:, first], shift & ((1 << bits) - 1) if wide else shift, casting="unsafe")  # the low half
-    np.copyto(pairs[:, second], shift >> bits, casting="unsafe")
+    # `both` is not used again: what is small enough stays in the cache.
+    low = np.bitwise_and(shift, both.dtype.type((1 << bits) - 1), out=both) if wide else shift
+    np.copyto(pairs[:, first], low, casting="unsafe")
+    shift >>= both.dtype.type(bits)
+    np.copyto(pairs[:, second], shift, casting="unsafe")
     return pairs
 
 

@@ -46,12 +46,12 @@ def make_plan(
     Args:
         sizes: [I] integer when the budget measures one dimension, else {name: [I]}.
         budget: capacities of a pack, e.g. ``Budget(nodes=128, edges=2304, graphs=8)``.
-        algorithm: "auto" takes column generation where scipy is installed and the table is affordable,
-            else best fit; or one of "column_generation", "best_fit", "first_fit", "lpfhp" (the last for
-            one measured dimension).
+        algorithm: "auto" takes column generation where scipy is installed, the table is affordable and quicker packers
+            miss the bound, else the best of them; or one of "column_generation", "best_fit", "first_fit", "lpfhp"
+            (the last for one measured dimension).
         seed: decides which items of equal size share a pack in the plan itself.
         oversize: "error", or "skip" to leave out items larger than the budget (listed in the plan).
-        time_limit: seconds; after them the best packs and bound so far are used, and where best fit has not
+        time_limit: seconds, those to load scipy apart; after them the best packs and bound so far are used, and where best fit has not
             placed all items by half of them (or one second), the smallest are packed by a quicker rule.
         spread_cost: a `Cost`, or the cost of every item, [I]: of as few packs as without it those whose costs differ
             less are made.
