@@ -51,8 +51,9 @@ def make_plan(
             (the last for one measured dimension).
         seed: decides which items of equal size share a pack in the plan itself.
         oversize: "error", or "skip" to leave out items larger than the budget (listed in the plan).
-        time_limit: seconds, those to load scipy apart; after them the best packs and bound so far are used, and where best fit has not
-            placed all items by half of them (or one second), the smallest are packed by a quicker rule.
+        time_limit: seconds, those to load scipy apart; after them the best packs and bound so far are used, and where
+            best fit has not placed all items by half of them (or one second), the smallest are packed by a quicker
+            rule.
         spread_cost: a `Cost`, or the cost of every item, [I]: of as few packs as without it those whose costs differ
             less are made.
 
