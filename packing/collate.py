@@ -295,10 +295,11 @@ class _Rows:
         """`place` for long items: whole runs of bytes are joined, with no index for every row."""
         row = values.nbytes // len(values)
         data, zeros = values.data.cast("B"), memoryview(bytes(self.capacity * row))
-        first, last = self.starts * row, (self.starts + self.lengths) * row
+        first: List[List[int]] = (self.starts * row).tolist()
+        last: List[List[int]] = ((self.starts + self.lengths) * row).tolist()
         rests = ((self.capacity - self.filled) * row).tolist()
         pieces: List[memoryview] = []
-        for begins, ends, count, rest in zip(first.tolist(), last.tolist(), self.slots.counts.tolist(), rests):
+        for begins, ends, count, rest in zip(first, last, self.slots.counts.tolist(), rests):
             pieces += [data[i:j] for i, j in zip(begins[:count], ends)]
             pieces.append(zeros[:rest])
         shape = (len(self.filled), self.capacity) + values.shape[1:]
