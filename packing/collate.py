@@ -10,7 +10,7 @@ graph_mask   1 1 0 0
 
 import sys
 from itertools import accumulate
-from typing import Dict, List, Mapping, Optional, Tuple
+from typing import Any, Dict, List, Mapping, Optional, Tuple
 
 import numpy as np
 
@@ -295,8 +295,8 @@ class _Rows:
         """`place` for long items: whole runs of bytes are joined, with no index for every row."""
         row = values.nbytes // len(values)
         data, zeros = values.data.cast("B"), memoryview(bytes(self.capacity * row))
-        first: List[List[int]] = (self.starts * row).tolist()
-        last: List[List[int]] = ((self.starts + self.lengths) * row).tolist()
+        first: Any = (self.starts * row).tolist()
+        last: Any = ((self.starts + self.lengths) * row).tolist()
         rests = ((self.capacity - self.filled) * row).tolist()
         pieces: List[memoryview] = []
         for begins, ends, count, rest in zip(first, last, self.slots.counts.tolist(), rests):
