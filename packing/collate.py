@@ -10,7 +10,7 @@ graph_mask   1 1 0 0
 
 import sys
 from itertools import accumulate
-from typing import Dict, List, Mapping, Optional, Tuple
+from typing import Any, Dict, List, Mapping, Optional, Tuple
 
 import numpy as np
 
@@ -68,7 +68,7 @@ def collate_graphs(
     slots = _ItemSlots(packs, num_graphs, "graphs")
     result = {name: slots.place(values) for name, values in (per_graph or {}).items()}
     atoms = _Rows(slots, next(iter(nodes.values())).offsets, num_nodes, "nodes")
-    if not atoms.lengths[slots.real].all():
+    if np.count_nonzero(atoms.lengths) < len(packs[0]):
         raise ValueError(_NO_NODES)
     for name, field in nodes.items():
         result[name] = atoms.place(field.values)
@@ -155,12 +155,11 @@ def expand_masks(arrays: Mapping[str, np.ndarray], budget: Budget) -> Dict[str, 
     lengths = np.empty((len(ends), num_graphs + 1), np.int64)  # of the graphs, then of the padding
     lengths[:, :-1], lengths[:, -1] = ends, num_nodes
     lengths[:, 1:] -= ends
-    dtype = np.int64 if ends.dtype == np.int64 else smallest_dtype(num_graphs)
-    owner = np.arange(num_graphs + 1, dtype=dtype)
-    owner[-1] = num_graphs - 1
+    owner = np.empty(lengths.shape, np.int64 if ends.dtype == np.int64 else smallest_dtype(num_graphs))
+    owner[:, :-1], owner[:, -1] = np.arange(num_graphs), num_graphs - 1
     result = {
         "node_mask": _before(ends[:, -1:], num_nodes),
-        "graph_index": np.repeat(np.tile(owner, len(ends)), lengths.ravel()).reshape(-1, num_nodes),
+        "graph_index": np.repeat(owner.ravel(), lengths.ravel()).reshape(-1, num_nodes),
         "graph_mask": lengths[:, :-1] > 0,
     }
     if "num_edges" in arrays:
@@ -221,6 +220,7 @@ class _ItemSlots:
         if offsets[-1] - offsets[0] != len(items):
             raise ValueError(f"packs of {offsets[-1] - offsets[0]} items in all came with {len(items)} items.")
         _check(counts, capacity, name)
+        self.counts = counts
         self.real = np.arange(capacity) < counts[:, None]  # [B, K] bool
         self.items = np.zeros(self.real.shape, np.int64)  # any item in padding
         self.items[self.real] = items
@@ -295,13 +295,12 @@ class _Rows:
         """`place` for long items: whole runs of bytes are joined, with no index for every row."""
         row = values.nbytes // len(values)
         data, zeros = values.data.cast("B"), memoryview(bytes(self.capacity * row))
-        first = self.starts[self.slots.real] * row
-        last = first + self.lengths[self.slots.real] * row
-        runs = [data[i:j] for i, j in zip(first.tolist(), last.tolist())]
-        bounds = self.slots.real.sum(1).cumsum().tolist()
+        first: Any = (self.starts * row).tolist()
+        last: Any = ((self.starts + self.lengths) * row).tolist()
+        rests = ((self.capacity - self.filled) * row).tolist()
         pieces: List[memoryview] = []
-        for begin, end, rest in zip([0, *bounds], bounds, ((self.capacity - self.filled) * row).tolist()):
-            pieces += runs[begin:end]
+        for begins, ends, count, rest in zip(first, last, self.slots.counts.tolist(), rests):
+            pieces += [data[i:j] for i, j in zip(begins[:count], ends)]
             pieces.append(zeros[:rest])
         shape = (len(self.filled), self.capacity) + values.shape[1:]
         return np.frombuffer(bytearray().join(pieces), values.dtype).reshape(shape)
@@ -317,16 +316,18 @@ def _shifted_pairs(edges: _Rows, values: np.ndarray, first_node: np.ndarray, num
     local = edges.place_runs(values) if is_long and values.flags.c_contiguous else edges.place(values)
     dtype = smallest_dtype(num_nodes)
     both = np.ascontiguousarray(local, dtype).view(f"u{2 * dtype.itemsize}")[..., 0]
-    twice = both.dtype.type(1 + (1 << 8 * dtype.itemsize))
+    twice = 1 + (1 << 8 * dtype.itemsize)
     # Padding is 0 up to here and joins the last slot.
-    shift = edges.repeat(first_node.astype(both.dtype), num_nodes - 1)
-    shift *= twice
+    shift = edges.repeat((first_node * twice).astype(both.dtype), (num_nodes - 1) * twice)
     shift += both
     pairs = np.empty((len(shift), 2, shift.shape[1]), np.int64 if wide else dtype)
     first, second = (0, 1) if sys.byteorder == "little" else (1, 0)
     bits = 8 * dtype.itemsize
-    np.copyto(pairs[:, first], shift & ((1 << bits) - 1) if wide else shift, casting="unsafe")  # the low half
-    np.copyto(pairs[:, second], shift >> bits, casting="unsafe")
+    # `both` is not used again: what is small enough stays in the cache.
+    low = np.bitwise_and(shift, both.dtype.type((1 << bits) - 1), out=both) if wide else shift
+    np.copyto(pairs[:, first], low, casting="unsafe")
+    shift >>= both.dtype.type(bits)
+    np.copyto(pairs[:, second], shift, casting="unsafe")
     return pairs
 
 

@@ -95,11 +95,11 @@ def relax(
             amounts = amounts if len(amounts) else _any_amounts(patterns, classes.counts)
             return Relaxation(patterns[: len(amounts)], amounts, bound)
         amounts, prices = solved
-        if time.monotonic() > deadline:
+        total = float(amounts.sum())
+        if total <= enough or time.monotonic() > deadline:
             break
         fresh, proven = pricing.improving(prices, classes.counts, known, deadline)
         bound = max(bound, proven)
-        total = float(amounts.sum())
         finished = not fresh or np.ceil(bound - 1e-6) >= np.ceil(total - 1e-6) and total - bound < 1e-6 * total
         full = (len(patterns) + len(fresh)) * patterns.shape[1] > _MOST_PATTERNS
         settled = total <= enough or bound > too_many
