@@ -244,11 +244,14 @@ def _generate(
         (packs, the classes they are made of, lower bound for the ``exact`` classes).
     """
     bound, greedy = continuous_bound(exact, budget), _quick(fine, budget, greedy_deadline)
+    many = len(budget.measured) > 1
+    if many:  # there the linear program takes long, and classes may have to be rounded for it
+        greedy = _fewest(greedy, fine, budget, bound, greedy_deadline)
     if greedy.num_packs <= bound:
         return greedy, fine, bound
     too_many = len(coarse.counts) > MAX_CLASSES and len(budget.measured) > 1
     if too_many or not column_generation.affordable(coarse, budget):
-        return _fewest(greedy, fine, budget, bound, greedy_deadline), fine, bound
+        return (greedy if many else _fewest(greedy, fine, budget, bound, greedy_deadline)), fine, bound
     if coarse is not exact:
         bound = max(bound, _primary_bound(exact, budget, deadline))
         # Rounding up can cost more than column generation gains: with large budgets, or many edge counts.
@@ -258,7 +261,7 @@ def _generate(
     start, drawn = improve_by_draws(start, coarse, budget, bound, deadline)
     if start.num_packs <= bound:
         return start, coarse, bound
-    greedy = _fewest(greedy, fine, budget, bound, greedy_deadline)
+    greedy = greedy if many else _fewest(greedy, fine, budget, bound, greedy_deadline)
     if greedy.num_packs <= bound:
         return greedy, fine, bound
     start = min(start, greedy, key=lambda types: types.num_packs) if coarse is fine else start
