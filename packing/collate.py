@@ -14,10 +14,12 @@ from typing import Dict, List, Mapping, Optional, Tuple
 
 import numpy as np
 
+from packing.fields import check_ends, check_fields, check_items
 from packing.types import Budget, Ragged
 from packing.types import index_dtype as smallest_dtype
 
 _NO_NODES = "a graph of the batch has no nodes, so nothing could tell it from padding; leave it out."
+_ID = 2**31  # token ids are below
 IGNORE_LABEL = -100  # what cross entropy leaves out (Hugging Face's and torch's convention)
 # Edges of items with more than this on average are copied in runs, which beats an index for every edge.
 _LONG_ITEM = 64
@@ -51,23 +53,22 @@ def collate_graphs(
         edges sorted by target stay sorted. `expand_masks` makes masks.
 
     Raises:
-        ValueError: a pack exceeds the budget, the budget lacks a dimension, a graph has no nodes, edge fields do not
-            have the edges of ``edge_index``, or ``index_dtype`` is neither of the two.
+        ValueError: a pack exceeds the budget, the budget lacks a dimension, a graph has no nodes, fields do not belong
+            together or have one name, an edge joins a node that its graph does not have, or ``index_dtype`` is neither
+            of the two.
     """
     if index_dtype not in ("int64", "device"):
         raise ValueError(f"index_dtype={index_dtype!r}: choose 'int64' or 'device'.")
-    if edge_fields and edge_index is None:
-        raise ValueError(f"edge fields {', '.join(edge_fields)} were given without an edge_index.")
-    for name, field in edge_fields.items():
-        if field.offsets is not edge_index.offsets and not np.array_equal(field.offsets, edge_index.offsets):
-            raise ValueError(f"edge field {name} does not have the edges of edge_index, graph by graph.")
+    packs = _packs_of(packs)
+    per_graph = {name: np.asarray(values) for name, values in (per_graph or {}).items()}
+    offsets = check_fields(packs[0], nodes, edge_index, per_graph, edge_fields)
     wide = index_dtype == "int64"
     num_graphs, num_nodes = _capacity(budget, "graphs"), _capacity(budget, "nodes")
     if len(packs[1]) == 2 and packs[1][1] - packs[1][0] == len(packs[0]):
-        return _one_pack(np.asarray(packs[0]), budget, nodes, edge_index, per_graph or {}, edge_fields, wide)
+        return _one_pack(packs[0], budget, nodes, edge_index, per_graph, edge_fields, wide)
     slots = _ItemSlots(packs, num_graphs, "graphs")
-    result = {name: slots.place(values) for name, values in (per_graph or {}).items()}
-    atoms = _Rows(slots, next(iter(nodes.values())).offsets, num_nodes, "nodes")
+    result = {name: slots.place(values) for name, values in per_graph.items()}
+    atoms = _Rows(slots, offsets, num_nodes, "nodes")
     if not atoms.lengths[slots.real].all():
         raise ValueError(_NO_NODES)
     for name, field in nodes.items():
@@ -76,7 +77,7 @@ def collate_graphs(
     if edge_index is not None:
         edges = _Rows(slots, edge_index.offsets, _capacity(budget, "edges"), "edges")
         # A graph's local node 0 stands where the nodes of the graphs before it in the pack end.
-        result["edge_index"] = _shifted_pairs(edges, edge_index.values, atoms.ends - atoms.lengths, num_nodes, wide)
+        result["edge_index"] = _shifted_pairs(edges, edge_index.values, atoms, num_nodes, wide)
         result["num_edges"] = edges.ends[:, -1:].astype(np.int64 if wide else smallest_dtype(edges.capacity + 1))
         result.update({name: edges.place(field.values) for name, field in edge_fields.items()})
     return result
@@ -112,7 +113,15 @@ def _one_pack(
     runs, edge_ends = _runs(edge_index.offsets, items, capacity, "edges")
     total = edge_ends[-1]
     dtype = smallest_dtype(num_nodes)
-    local = _joined(edge_index.values, runs, total, capacity, dtype)
+    local = _joined(edge_index.values, runs, total, capacity)
+    if total:
+        places = [place for place, (start, stop) in enumerate(runs) if start < stop]
+        begins, lengths = (
+            [2 * edge_ends[place] for place in places],
+            [atoms[place][1] - atoms[place][0] for place in places],
+        )
+        check_ends(local, begins, lengths, items.take(places))
+    local = local.astype(dtype, copy=False)
     # Both ends of an edge as one integer, see `_shifted_pairs`.
     both = local.view(f"u{2 * dtype.itemsize}")[:, 0]
     shift = np.array(ends[:-1] + [num_nodes - 1], both.dtype) * both.dtype.type(1 + (1 << 8 * dtype.itemsize))
@@ -133,14 +142,12 @@ def _runs(offsets: np.ndarray, items: np.ndarray, capacity: int, name: str) -> T
     return runs, ends
 
 
-def _joined(
-    values: np.ndarray, runs: List[Tuple[int, int]], total: int, capacity: int, dtype: Optional[np.dtype] = None
-) -> np.ndarray:
+def _joined(values: np.ndarray, runs: List[Tuple[int, int]], total: int, capacity: int) -> np.ndarray:
     """Runs of rows one after the other, [capacity, ...], zero behind them."""
     values = np.asarray(values)  # slices of a memory map are slow
-    result = np.zeros((capacity,) + values.shape[1:], values.dtype if dtype is None else dtype)
+    result = np.zeros((capacity,) + values.shape[1:], values.dtype)
     if runs:
-        np.concatenate([values[start:stop] for start, stop in runs], out=result[:total], casting="unsafe")
+        np.concatenate([values[start:stop] for start, stop in runs], out=result[:total])
     return result
 
 
@@ -150,8 +157,16 @@ def expand_masks(arrays: Mapping[str, np.ndarray], budget: Budget) -> Dict[str, 
     Returns:
         node_mask [B, N], graph_mask [B, G] bool; graph_index [B, N] in 0..G-1, which graph a node belongs to,
         G-1 in padding; where there are edges edge_mask [B, E] bool.
+
+    Raises:
+        ValueError: the arrays are of another budget.
     """
-    ends, num_nodes, num_graphs = arrays["graph_ends"], budget["nodes"], budget["graphs"]
+    ends, num_nodes, num_graphs = arrays["graph_ends"], _capacity(budget, "nodes"), _capacity(budget, "graphs")
+    if ends.shape[1:] != (num_graphs,) or ends.max(initial=0) > num_nodes:
+        raise ValueError(
+            f"arrays of {ends.shape[-1]} graphs and up to {ends.max(initial=0)} nodes are not of the budget ({budget}); "
+            "give the one they were collated with."
+        )
     lengths = np.empty((len(ends), num_graphs + 1), np.int64)  # of the graphs, then of the padding
     lengths[:, :-1], lengths[:, -1] = ends, num_nodes
     lengths[:, 1:] -= ends
@@ -192,9 +207,11 @@ def collate_tokens(
         sequence, so that no sequence is asked to predict the next one.
 
     Raises:
-        ValueError: a pack exceeds the budget.
+        ValueError: a pack exceeds the budget, or ids are no integers of 0 or more that int32 holds.
     """
     num_tokens = _capacity(budget, "tokens")
+    packs = _packs_of(packs)
+    check_items(packs[0], len(ids))
     counts = np.diff(packs[1])
     _check(counts, budget["segments"] if "segments" in budget else num_tokens, "segments")
     slots = _ItemSlots(packs, int(counts.max(initial=1)), "segments")
@@ -202,7 +219,17 @@ def collate_tokens(
     mask = np.arange(num_tokens) < tokens.ends[:, -1:]
     place = np.where(mask, tokens.place_in_item(), 0)
     segment = np.where(mask, tokens.item_of_row() + 1, 0)
-    values = tokens.place(ids.values).astype(np.int32)
+    placed = tokens.place(ids.values)
+    if (
+        placed.ndim != 2
+        or placed.dtype.kind not in "iu"
+        or (placed.size and not 0 <= placed.min() <= placed.max() < _ID)
+    ):
+        raise ValueError(
+            f"token ids are integers of 0 to {_ID - 1:,}, [total], not {placed.dtype} "
+            + (f"from {placed.min()} to {placed.max()}." if placed.size else "of other shape.")
+        )
+    values = placed.astype(np.int32)
     return {
         "input_ids": np.where(mask, values, np.int32(pad_id)),
         "position_ids": place.astype(smallest_dtype(num_tokens)),
@@ -212,14 +239,28 @@ def collate_tokens(
     }
 
 
+def _packs_of(packs: Tuple[np.ndarray, np.ndarray]) -> Tuple[np.ndarray, np.ndarray]:
+    """Items and offsets as arrays."""
+    try:
+        items, offsets = (np.asarray(array) for array in packs)
+    except (TypeError, ValueError):
+        raise ValueError("packs are (items, offsets), as Epoch.slice gives them.") from None
+    items = items if items.size else items.astype(np.int64)
+    if items.ndim != 1 or offsets.ndim != 1 or items.dtype.kind not in "iu" or offsets.dtype.kind not in "iu":
+        raise ValueError("packs are (items [S], offsets [B + 1]) of integers, as Epoch.slice gives them.")
+    if not len(offsets) or offsets[-1] - offsets[0] != len(items):
+        raise ValueError(f"offsets {offsets[:1]} to {offsets[-1:]} do not cut {len(items)} items into packs.")
+    return items, offsets
+
+
 class _ItemSlots:
     """Item in each of the slots that a pack has for items, [B, K]."""
 
     def __init__(self, packs: Tuple[np.ndarray, np.ndarray], capacity: int, name: str) -> None:
         items, offsets = packs
         counts = offsets[1:] - offsets[:-1]
-        if offsets[-1] - offsets[0] != len(items):
-            raise ValueError(f"packs of {offsets[-1] - offsets[0]} items in all came with {len(items)} items.")
+        if counts.min(initial=0) < 0:
+            raise ValueError(f"offsets of pack {int(counts.argmin())} fall, where packs follow each other.")
         _check(counts, capacity, name)
         self.real = np.arange(capacity) < counts[:, None]  # [B, K] bool
         self.items = np.zeros(self.real.shape, np.int64)  # any item in padding
@@ -307,7 +348,7 @@ class _Rows:
         return np.frombuffer(bytearray().join(pieces), values.dtype).reshape(shape)
 
 
-def _shifted_pairs(edges: _Rows, values: np.ndarray, first_node: np.ndarray, num_nodes: int, wide: bool) -> np.ndarray:
+def _shifted_pairs(edges: _Rows, values: np.ndarray, atoms: _Rows, num_nodes: int, wide: bool) -> np.ndarray:
     """Local (source, target) pairs [total, 2] as indices into the pack, [B, 2, E].
 
     Both ends of an edge are handled as one integer of twice the width: neither half can carry into the
@@ -315,7 +356,12 @@ def _shifted_pairs(edges: _Rows, values: np.ndarray, first_node: np.ndarray, num
     """
     is_long = edges.filled.sum() > _LONG_ITEM * edges.slots.real.sum()
     local = edges.place_runs(values) if is_long and values.flags.c_contiguous else edges.place(values)
-    dtype = smallest_dtype(num_nodes)
+    filled = np.flatnonzero(edges.lengths)
+    if len(filled):
+        begins = edges.ends - edges.lengths
+        begins += np.arange(0, len(begins) * edges.capacity, edges.capacity)[:, None]
+        check_ends(local, 2 * begins.take(filled), atoms.lengths.take(filled), edges.slots.items.take(filled))
+    dtype, first_node = smallest_dtype(num_nodes), atoms.ends - atoms.lengths
     both = np.ascontiguousarray(local, dtype).view(f"u{2 * dtype.itemsize}")[..., 0]
     twice = both.dtype.type(1 + (1 << 8 * dtype.itemsize))
     # Padding is 0 up to here and joins the last slot.

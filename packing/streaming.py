@@ -124,7 +124,8 @@ class StreamPacker:
             item = int(np.argmax((table > limits).any(1)))
             size = ", ".join(f"{value} {name}" for name, value in zip(self.budget.measured, table[item]))
             raise ValueError(
-                f"item {ids[item]} ({size}) is larger than the budget ({self.budget}); leave it out or raise the budget."
+                f"item {ids[item]} ({size}) is larger than the budget ({self.budget}); leave it out, or raise the "
+                "budget."
             )
         if corpus is not None:
             self._taken[corpus] += int(table[:, 0].sum())
