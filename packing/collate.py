@@ -164,8 +164,8 @@ def expand_masks(arrays: Mapping[str, np.ndarray], budget: Budget) -> Dict[str, 
     ends, num_nodes, num_graphs = arrays["graph_ends"], _capacity(budget, "nodes"), _capacity(budget, "graphs")
     if ends.shape[1:] != (num_graphs,) or ends.max(initial=0) > num_nodes:
         raise ValueError(
-            f"arrays of {ends.shape[-1]} graphs and up to {ends.max(initial=0)} nodes are not of the budget ({budget}); "
-            "give the one they were collated with."
+            f"arrays of {ends.shape[-1]} graphs and up to {ends.max(initial=0)} nodes are not of the budget "
+            f"({budget}); give the one they were collated with."
         )
     lengths = np.empty((len(ends), num_graphs + 1), np.int64)  # of the graphs, then of the padding
     lengths[:, :-1], lengths[:, -1] = ends, num_nodes

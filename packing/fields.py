@@ -1,4 +1,4 @@
-"""Checks of the fields of items before they are collated: what does not belong together would mix molecules silently."""
+"""Checks of the fields of items before collation: what does not belong together would silently mix molecules."""
 
 from typing import Mapping, Optional, Sequence
 

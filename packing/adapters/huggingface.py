@@ -11,6 +11,7 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence, Union
 
 import numpy as np
 
+from packing.checks import whole
 from packing.make_plan import make_plan
 from packing.plan import PackingPlan
 from packing.types import Budget
@@ -66,13 +67,25 @@ def pack_dataset(
         )
     import datasets
 
+    if dataset.format["type"] == "custom":
+        raise ValueError(
+            "the data set has a transform that makes its rows when they are read; apply it once, with dataset.map(), "
+            "and pack the result."
+        )
+    options: Dict[str, Any] = {"desc": "Packing", **(map_kwargs or {})}
+    ours = {"batched", "remove_columns", "with_indices", "function", "input_columns"} & set(options)
+    if ours:
+        raise ValueError(f"map_kwargs has {min(ours)!r}, which packing decides; leave it out.")
     limits = budget if isinstance(budget, Budget) else Budget(tokens=budget)
     rows = dataset.with_format("arrow")
     lengths = _lengths(rows)
     kept = _kept(lengths, limits[limits.measured[0]], oversize)
     plan = make_plan(lengths[kept], limits, STRATEGIES[strategy])
+    if not plan.num_packs:
+        both = {_POSITIONS: datasets.Value("int32"), _LENGTHS: datasets.Value("int32")}
+        features = {**dict(dataset.features or {}), **{name: datasets.Sequence(kind) for name, kind in both.items()}}
+        return datasets.Dataset.from_dict({name: [] for name in features}, datasets.Features(features))
     packs = datasets.Dataset.from_dict({"pack": np.arange(plan.num_packs)})
-    options: Dict[str, Any] = {"desc": "Packing", **(map_kwargs or {})}
     if not {"cache_file_name", "new_fingerprint"} & set(options):
         what = f"{plan.fingerprint} {dataset._fingerprint} {seed}"  # else all rows would be hashed
         options["new_fingerprint"] = hashlib.blake2b(what.encode(), digest_size=8).hexdigest()
@@ -100,13 +113,19 @@ class _Join:
             lengths = np.diff(np.asarray(column.offsets, np.int64))
             values = column.flatten()
             tokens = np.append(0, np.cumsum(lengths))[ends]
+            if name == _POSITIONS and not np.array_equal(values, _counted(lengths)):
+                raise ValueError(f"{_POSITIONS} of a row do not count from 0; remove the column, packing adds one.")
             columns[name] = pa.ListArray.from_arrays(pa.array(tokens, pa.int32()), values)
         if _POSITIONS not in columns:
-            starts = np.repeat(np.cumsum(lengths) - lengths, lengths)
-            places = pa.array((np.arange(lengths.sum()) - starts).astype(np.int32))
+            places = pa.array(_counted(lengths).astype(np.int32))
             columns[_POSITIONS] = pa.ListArray.from_arrays(pa.array(tokens, pa.int32()), places)
         columns[_LENGTHS] = pa.ListArray.from_arrays(pa.array(ends, pa.int32()), pa.array(lengths.astype(np.int32)))
         return pa.table(columns)
+
+
+def _counted(lengths: np.ndarray) -> np.ndarray:
+    """0, 1, .. in each of some sequences."""
+    return np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
 
 
 def _lengths(rows: Any) -> np.ndarray:
@@ -128,12 +147,21 @@ def _lengths(rows: Any) -> np.ndarray:
             if first is None:
                 first = name
                 found.append(lengths)
-            wrong = np.flatnonzero((lengths != found[-1]) | (lengths < 0))
+            missing = int((lengths < 0).argmax())
+            if (lengths < 0).any() or pc.list_flatten(column).null_count:
+                where = f"row {start + missing}" if (lengths < 0).any() else f"a row from {start} on"
+                raise ValueError(f"{where} has no value in {name!r}; remove such rows, with dataset.filter().")
+            wrong = np.flatnonzero(lengths != found[-1])
             if len(wrong):
                 row = int(wrong[0])
                 raise ValueError(
                     f"row {start + row} has {lengths[row]} values of {name!r} and {found[-1][row]} of {first!r}; "
                     "columns of a row are lists of one length."
+                )
+            if name == "attention_mask" and pc.min(pc.list_flatten(column)).as_py() == 0:
+                raise ValueError(
+                    f"rows from {start} on are padded, as their attention_mask says, and would be packed with their "
+                    "padding; tokenize with padding=False."
                 )
         start += len(found[-1]) if found else 0
     return np.concatenate(found) if found else np.zeros(0, np.int64)
@@ -147,8 +175,8 @@ def _kept(lengths: np.ndarray, most: int, oversize: str) -> np.ndarray:
     if wrong.any() and oversize == "error":
         row = int(np.flatnonzero(wrong)[0])
         raise ValueError(
-            f"row {row} has {lengths[row]} tokens, where 1 to {most} can be packed, and so it is for "
-            f"{int(wrong.sum()) - 1} others; cut or remove them, or leave them out with oversize='skip'."
+            f"row {row} has {lengths[row]} tokens, where 1 to {most} can be packed, as {int(wrong.sum()):,} of "
+            f"{len(lengths):,} rows; cut or remove them, or leave them out with oversize='skip'."
         )
     if wrong.any():
         print(
@@ -198,8 +226,14 @@ class DataCollatorForPacks:
             from_batch_sampler: features are single sequences, all of one pack, as `PackBatchSampler` chooses them.
 
         Raises:
-            ValueError: a word is unknown.
+            ValueError: a word is unknown, or a number is none.
         """
+        max_length = whole("max_length", max_length, 1)
+        segments = None if segments is None else whole("segments", segments, 1)
+        if not isinstance(pad_token_id, (int, np.integer)):
+            raise ValueError(f"pad_token_id={pad_token_id!r}: give any integer, such as 0; nothing depends on it.")
+        if isinstance(dtype, str) and dtype not in ("float64", "float32", "float16", "bfloat16"):
+            raise ValueError(f"dtype={dtype!r}: choose float32, float16, bfloat16 or float64.")
         if attention not in ATTENTIONS:
             raise ValueError(f"attention={attention!r}: choose one of {', '.join(ATTENTIONS)}.")
         self.max_length, self.pad_token_id, self.attention = max_length, pad_token_id, attention
@@ -215,16 +249,18 @@ class DataCollatorForPacks:
         import torch
 
         if self.from_batch_sampler:
-            features = [_one_row(features)]
+            features = [_one_row(features)] if features else []
         shape = (len(features), self.max_length)
+        if not features:
+            raise ValueError("a batch has no rows.")
         ids, labels = np.full(shape, self.pad_token_id, np.int64), np.full(shape, _IGNORED, np.int64)
         places, segments = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
         bounds: List[np.ndarray] = []
         for row, feature in enumerate(features):
             lengths = self._lengths(feature, row)
             total, starts = int(lengths.sum()), np.cumsum(lengths) - lengths
-            ids[row, :total] = _array(feature["input_ids"])
-            labels[row, :total] = _array(feature.get("labels", feature["input_ids"]))
+            ids[row, :total] = _array(feature, "input_ids", row, total)
+            labels[row, :total] = _array(feature, "labels" if "labels" in feature else "input_ids", row, total)
             labels[row, starts] = _IGNORED
             places[row] = np.arange(self.max_length)
             places[row, :total] -= np.repeat(starts, lengths)
@@ -256,18 +292,20 @@ class DataCollatorForPacks:
 
     def _lengths(self, feature: Mapping[str, Any], row: int) -> np.ndarray:
         """Lengths of the sequences of a row."""
+        if not isinstance(feature, Mapping) or "input_ids" not in feature:
+            raise ValueError(f"row {row} has no input_ids; the collator takes rows of pack_dataset.")
         total = len(feature["input_ids"])
         if _LENGTHS in feature:
-            lengths = _array(feature[_LENGTHS])
+            lengths = _array(feature, _LENGTHS, row)
         elif _POSITIONS in feature:
-            starts = np.flatnonzero(_array(feature[_POSITIONS]) == 0)
+            starts = np.flatnonzero(_array(feature, _POSITIONS, row, total) == 0)
             lengths = np.diff(np.append(starts, total))
         else:
             raise ValueError(
                 f"row {row} says nowhere where its sequences end: Trainer leaves out {_LENGTHS}, and {_POSITIONS} "
                 "where the model has none; TrainingArguments(remove_unused_columns=False) keeps them."
             )
-        if lengths.sum() != total or total > self.max_length:
+        if lengths.sum() != total or lengths.min(initial=1) < 1 or total > self.max_length:
             raise ValueError(
                 f"row {row} has {total} tokens in sequences of {int(lengths.sum())}, and the collator's max_length is "
                 f"{self.max_length}; pack to the same number."
@@ -280,13 +318,28 @@ class DataCollatorForPacks:
         return lengths
 
 
-def _array(values: Any) -> np.ndarray:
-    return np.asarray(values, np.int64)
+def _array(feature: Mapping[str, Any], name: str, row: int, length: Optional[int] = None) -> np.ndarray:
+    """Integers of a row, [length] int64."""
+    values = np.asarray(feature[name])
+    values = values if values.size else values.astype(np.int64)
+    if values.ndim != 1 or values.dtype.kind not in "iu" or length not in (None, len(values)):
+        wanted = "integers" if length is None else f"{length} integers, as many as input_ids"
+        raise ValueError(f"{name} of row {row} are {values.dtype} of shape {values.shape}; give {wanted}.")
+    return values.astype(np.int64)
 
 
 def _one_row(features: Sequence[Mapping[str, Any]]) -> Dict[str, Any]:
     """Single sequences joined to one row."""
-    names = [name for name in ("input_ids", "labels") if name in features[0]]
-    row: Dict[str, Any] = {name: np.concatenate([_array(feature[name]) for feature in features]) for name in names}
+    names = ["input_ids"]
+    if any("labels" in feature for feature in features):
+        names.append("labels")
+    for number, feature in enumerate(features):
+        missing = [name for name in names if name not in feature]
+        if missing:
+            raise ValueError(f"sequence {number} of a pack has no {missing[0]}, which others have; give it to all.")
+    row: Dict[str, Any] = {
+        name: np.concatenate([_array(one, name, number, len(one["input_ids"])) for number, one in enumerate(features)])
+        for name in names
+    }
     row[_LENGTHS] = [len(feature["input_ids"]) for feature in features]
     return row
