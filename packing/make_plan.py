@@ -115,6 +115,8 @@ def estimate_packs(
     """
     table = size_table(sizes, budget)
     _within(table, budget, "error")
+    if not len(table):
+        return 0.0
     exact = size_classes(table, budget)
     deadline = time.monotonic() + time_limit
     coarse = _rounded(exact, budget, MAX_CLASSES, deadline, column_generation.affordable)
