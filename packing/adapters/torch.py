@@ -244,12 +244,15 @@ class PackBatchSampler:
         It repeats batches where they do not divide.
 
         Raises:
-            ValueError: the batches are those of one rank already.
+            ValueError: the batches are those of one rank already, or would be cut.
         """
         caller = sys._getframe(2)
-        shards = caller.f_locals.get("self")
-        processes = getattr(shards, "num_processes", 1)
-        if not caller.f_globals.get("__name__", "").startswith("accelerate") or processes == 1:
+        if not caller.f_globals.get("__name__", "").startswith("accelerate"):
+            return
+        if caller.f_locals.get("split_batches"):
+            raise ValueError("Accelerate's split_batches=True cuts batches, so packs would be torn; leave it False.")
+        processes = getattr(caller.f_locals.get("self"), "num_processes", 1)
+        if processes == 1:
             return
         if self.world > 1:
             raise ValueError(

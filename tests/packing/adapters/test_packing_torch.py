@@ -299,6 +299,16 @@ def test_accelerate_is_not_given_the_packs_of_one_rank_of_several():
     assert len(list(loader)) == len(loader)
 
 
+def test_accelerate_does_not_cut_packs_and_skips_them_whole():
+    with pytest.raises(ValueError, match=r"^Accelerate's split_batches=True cuts batches"):
+        prepared(PackBatchSampler(SIZES, BUDGET), 0, split_batches=True)
+    from accelerate.data_loader import skip_first_batches
+
+    whole, skipped = (prepared(PackBatchSampler(SIZES, BUDGET), 1) for _ in range(2))
+    expected = [batch for batch in whole][3:]
+    assert [batch for batch in skip_first_batches(skipped, 3)] == expected
+
+
 def test_lightning_trains_and_says_how_to_share_packs():
     pl = pytest.importorskip("lightning.pytorch", reason="lightning is not installed: its wrapping was NOT tested")
     from lightning.pytorch.trainer.states import RunningStage
