@@ -15,6 +15,7 @@ from typing import Dict, List, Mapping, Optional, Tuple
 import numpy as np
 
 from packing.fields import check_ends, check_fields, check_items
+from packing.slots import ItemSlots, Rows, before, check_fill
 from packing.types import Budget, Ragged
 from packing.types import index_dtype as smallest_dtype
 
@@ -23,10 +24,11 @@ _ID = 2**31  # token ids are below
 IGNORE_LABEL = -100  # what cross entropy leaves out (Hugging Face's and torch's convention)
 # Edges of items with more than this on average are copied in runs, which beats an index for every edge.
 _LONG_ITEM = 64
+Packs = Tuple[np.ndarray, np.ndarray]  # items [S] and offsets [B + 1], as `Epoch.slice` gives them
 
 
 def collate_graphs(
-    packs: Tuple[np.ndarray, np.ndarray],
+    packs: Packs,
     budget: Budget,
     nodes: Mapping[str, Ragged],
     edge_index: Optional[Ragged] = None,
@@ -66,16 +68,16 @@ def collate_graphs(
     num_graphs, num_nodes = _capacity(budget, "graphs"), _capacity(budget, "nodes")
     if len(packs[1]) == 2 and packs[1][1] - packs[1][0] == len(packs[0]):
         return _one_pack(packs[0], budget, nodes, edge_index, per_graph, edge_fields, wide)
-    slots = _ItemSlots(packs, num_graphs, "graphs")
+    slots = ItemSlots(packs, num_graphs, "graphs")
     result = {name: slots.place(values) for name, values in per_graph.items()}
-    atoms = _Rows(slots, offsets, num_nodes, "nodes")
+    atoms = Rows(slots, offsets, num_nodes, "nodes")
     if not atoms.lengths[slots.real].all():
         raise ValueError(_NO_NODES)
     for name, field in nodes.items():
         result[name] = atoms.place(field.values)
     result["graph_ends"] = atoms.ends.astype(np.int64 if wide else smallest_dtype(num_nodes + 1))
     if edge_index is not None:
-        edges = _Rows(slots, edge_index.offsets, _capacity(budget, "edges"), "edges")
+        edges = Rows(slots, edge_index.offsets, _capacity(budget, "edges"), "edges")
         # A graph's local node 0 stands where the nodes of the graphs before it in the pack end.
         result["edge_index"] = _shifted_pairs(edges, edge_index.values, atoms, num_nodes, wide)
         result["num_edges"] = edges.ends[:, -1:].astype(np.int64 if wide else smallest_dtype(edges.capacity + 1))
@@ -174,24 +176,16 @@ def expand_masks(arrays: Mapping[str, np.ndarray], budget: Budget) -> Dict[str, 
     owner = np.arange(num_graphs + 1, dtype=dtype)
     owner[-1] = num_graphs - 1
     result = {
-        "node_mask": _before(ends[:, -1:], num_nodes),
+        "node_mask": before(ends[:, -1:], num_nodes),
         "graph_index": np.repeat(np.tile(owner, len(ends)), lengths.ravel()).reshape(-1, num_nodes),
         "graph_mask": lengths[:, :-1] > 0,
     }
     if "num_edges" in arrays:
-        result["edge_mask"] = _before(arrays["num_edges"], budget["edges"])
+        result["edge_mask"] = before(arrays["num_edges"], budget["edges"])
     return result
 
 
-def _before(counts: np.ndarray, capacity: int) -> np.ndarray:
-    """Mask of the first of ``capacity`` slots, of counts [B, 1]; narrow integers compare many times faster."""
-    dtype = smallest_dtype(capacity + 1)
-    return np.arange(capacity, dtype=dtype) < counts.astype(dtype)
-
-
-def collate_tokens(
-    packs: Tuple[np.ndarray, np.ndarray], budget: Budget, ids: Ragged, pad_id: int = 0
-) -> Dict[str, np.ndarray]:
+def collate_tokens(packs: Packs, budget: Budget, ids: Ragged, pad_id: int = 0) -> Dict[str, np.ndarray]:
     """Lay out B packs of token sequences, several sequences to a row.
 
     Args:
@@ -213,9 +207,9 @@ def collate_tokens(
     packs = _packs_of(packs)
     check_items(packs[0], len(ids))
     counts = np.diff(packs[1])
-    _check(counts, budget["segments"] if "segments" in budget else num_tokens, "segments")
-    slots = _ItemSlots(packs, int(counts.max(initial=1)), "segments")
-    tokens = _Rows(slots, ids.offsets, num_tokens, "tokens")
+    check_fill(counts, budget["segments"] if "segments" in budget else num_tokens, "segments")
+    slots = ItemSlots(packs, int(counts.max(initial=1)), "segments")
+    tokens = Rows(slots, ids.offsets, num_tokens, "tokens")
     mask = np.arange(num_tokens) < tokens.ends[:, -1:]
     place = np.where(mask, tokens.place_in_item(), 0)
     segment = np.where(mask, tokens.item_of_row() + 1, 0)
@@ -239,7 +233,7 @@ def collate_tokens(
     }
 
 
-def _packs_of(packs: Tuple[np.ndarray, np.ndarray]) -> Tuple[np.ndarray, np.ndarray]:
+def _packs_of(packs: Packs) -> Packs:
     """Items and offsets as arrays."""
     try:
         items, offsets = (np.asarray(array) for array in packs)
@@ -253,102 +247,7 @@ def _packs_of(packs: Tuple[np.ndarray, np.ndarray]) -> Tuple[np.ndarray, np.ndar
     return items, offsets
 
 
-class _ItemSlots:
-    """Item in each of the slots that a pack has for items, [B, K]."""
-
-    def __init__(self, packs: Tuple[np.ndarray, np.ndarray], capacity: int, name: str) -> None:
-        items, offsets = packs
-        counts = offsets[1:] - offsets[:-1]
-        if counts.min(initial=0) < 0:
-            raise ValueError(f"offsets of pack {int(counts.argmin())} fall, where packs follow each other.")
-        _check(counts, capacity, name)
-        self.real = np.arange(capacity) < counts[:, None]  # [B, K] bool
-        self.items = np.zeros(self.real.shape, np.int64)  # any item in padding
-        self.items[self.real] = items
-        self._padding = None if self.real.all() else ~self.real
-
-    def place(self, values: np.ndarray) -> np.ndarray:
-        """One row per item, [I, ...], as [B, K, ...], zero in padding."""
-        if not len(values):
-            return np.zeros(self.items.shape + values.shape[1:], values.dtype)
-        result = values.take(self.items, axis=0)
-        if self._padding is not None:
-            result[self._padding] = 0
-        return result
-
-
-class _Rows:
-    """Row of a flat array for each slot of the packs: those of item after item, then padding.
-
-    Attributes:
-        lengths: [B, K] rows of each item, 0 in padding.
-        ends: [B, K] rows up to the end of each item.
-        starts: [B, K] where each item begins in the flat array.
-        capacity: C, slots of a pack.
-    """
-
-    def __init__(self, slots: _ItemSlots, offsets: np.ndarray, capacity: int, name: str) -> None:
-        self.slots = slots
-        self.capacity = capacity
-        self.starts = offsets.take(slots.items) if len(offsets) > 1 else np.zeros(slots.items.shape, np.int64)
-        self.lengths = (offsets.take(slots.items + 1) - self.starts) * slots.real if len(offsets) > 1 else self.starts
-        self.ends = self.lengths.cumsum(1)
-        self.filled = self.ends[:, -1]
-        _check(self.filled, capacity, name)
-        self._index: Optional[np.ndarray] = None
-        self._padding: Optional[np.ndarray] = None
-
-    def repeat(self, per_item: np.ndarray, padding: int = 0) -> np.ndarray:
-        """Values of items [B, K] for each of their rows, [B, C]; ``padding`` for the slots that follow."""
-        shape = (len(self.filled), per_item.shape[1] + 1)
-        values, lengths = np.empty(shape, per_item.dtype), np.empty(shape, np.int64)
-        values[:, :-1], values[:, -1] = per_item, padding
-        lengths[:, :-1], lengths[:, -1] = self.lengths, self.capacity - self.filled
-        return np.repeat(values.ravel(), lengths.ravel()).reshape(-1, self.capacity)
-
-    def place_in_item(self) -> np.ndarray:
-        """[B, C], counted from 0 in every item; meaningless in padding."""
-        return np.arange(self.capacity) - self.repeat(self.ends - self.lengths)
-
-    def item_of_row(self) -> np.ndarray:
-        """[B, C], which of the pack's items a row belongs to; meaningless in padding."""
-        return self.repeat(np.broadcast_to(np.arange(self.ends.shape[1]), self.ends.shape))
-
-    def place(self, values: np.ndarray) -> np.ndarray:
-        """The rows of a flat array [total, ...] as [B, C, ...], zero in padding."""
-        shape = (len(self.filled), self.capacity)
-        if not values.size:
-            return np.zeros(shape + values.shape[1:], values.dtype)
-        if self._index is None:  # for all fields of an axis
-            self._index = self.repeat(self.starts - (self.ends - self.lengths))
-            self._index += np.arange(self.capacity)
-            self._padding = np.flatnonzero(~_before(self.filled[:, None], self.capacity))
-        # Rows as single items of many bytes are taken faster. Padding takes any row, and is cleared.
-        rows = values
-        if values.ndim > 1 and values.flags.c_contiguous:
-            rows = values.reshape(len(values), -1).view(np.dtype((np.void, values[0].nbytes)))[:, 0]
-        placed = rows.take(self._index, axis=0, mode="clip")
-        placed = placed.view(values.dtype).reshape(shape + values.shape[1:])
-        placed.reshape((-1,) + values.shape[1:])[self._padding] = 0
-        return placed
-
-    def place_runs(self, values: np.ndarray) -> np.ndarray:
-        """`place` for long items: whole runs of bytes are joined, with no index for every row."""
-        row = values.nbytes // len(values)
-        data, zeros = values.data.cast("B"), memoryview(bytes(self.capacity * row))
-        first = self.starts[self.slots.real] * row
-        last = first + self.lengths[self.slots.real] * row
-        runs = [data[i:j] for i, j in zip(first.tolist(), last.tolist())]
-        bounds = self.slots.real.sum(1).cumsum().tolist()
-        pieces: List[memoryview] = []
-        for begin, end, rest in zip([0, *bounds], bounds, ((self.capacity - self.filled) * row).tolist()):
-            pieces += runs[begin:end]
-            pieces.append(zeros[:rest])
-        shape = (len(self.filled), self.capacity) + values.shape[1:]
-        return np.frombuffer(bytearray().join(pieces), values.dtype).reshape(shape)
-
-
-def _shifted_pairs(edges: _Rows, values: np.ndarray, atoms: _Rows, num_nodes: int, wide: bool) -> np.ndarray:
+def _shifted_pairs(edges: Rows, values: np.ndarray, atoms: Rows, num_nodes: int, wide: bool) -> np.ndarray:
     """Local (source, target) pairs [total, 2] as indices into the pack, [B, 2, E].
 
     Both ends of an edge are handled as one integer of twice the width: neither half can carry into the
@@ -379,12 +278,6 @@ def _shifted_pairs(edges: _Rows, values: np.ndarray, atoms: _Rows, num_nodes: in
 def _check_one(filled: int, capacity: int, name: str) -> None:
     if filled > capacity:
         raise ValueError(f"pack 0 of the batch holds {filled} {name}, the budget {capacity}.")
-
-
-def _check(filled: np.ndarray, capacity: int, name: str) -> None:
-    if filled.max(initial=0) > capacity:
-        pack = int(filled.argmax())
-        raise ValueError(f"pack {pack} of the batch holds {filled[pack]} {name}, the budget {capacity}.")
 
 
 def _capacity(budget: Budget, name: str) -> int:

@@ -108,6 +108,12 @@ def offsets_of(lengths: Any) -> np.ndarray:
     return offsets
 
 
+def counted(lengths: np.ndarray) -> np.ndarray:
+    """0, 1, .. in each of some sequences of these lengths [I], one after the other."""
+    ends = offsets_of(lengths)
+    return np.arange(ends[-1]) - np.repeat(ends[:-1], lengths)
+
+
 def gather_index(offsets: np.ndarray, items: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
     """Flat positions of the values of ``items``, one item after the other.
 

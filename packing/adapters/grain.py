@@ -4,7 +4,7 @@ packed = planned_packs(grain.MapDataset.source(examples), length_struct={"tokens
 """
 
 from importlib import import_module
-from typing import Any, Dict, Mapping, Optional, Tuple
+from typing import Any, Dict, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -12,7 +12,7 @@ from packing.checks import whole
 from packing.epoch import Epoch
 from packing.make_plan import make_plan
 from packing.plan import PackingPlan
-from packing.types import COUNT_DIMENSIONS, Budget
+from packing.types import COUNT_DIMENSIONS, Budget, counted
 
 
 def planned_packs(
@@ -108,6 +108,31 @@ def _sizes(
     return sizes, Budget(**capacities, **({} if most is None else {"segments": most}))
 
 
+def _packed(
+    elements: Sequence[Any], length_struct: Mapping[str, int], padding: Mapping[str, float]
+) -> Dict[str, np.ndarray]:
+    """Arrays of one pack."""
+    result = {}
+    for name, length in length_struct.items():
+        arrays = [np.asarray(element[name]) for element in elements]
+        joined, counts = np.concatenate(arrays), np.array([len(array) for array in arrays])
+        if len(joined) > length:
+            raise ValueError(
+                f"a pack has {len(joined)} of {name!r} and room for {length}; lengths have changed since they were "
+                "read."
+            )
+        fill = np.asarray(padding.get(name, 0))
+        if fill.astype(joined.dtype) != fill:
+            raise ValueError(f"padding_struct: {name!r} is of {joined.dtype}, which does not hold {fill}.")
+        values = np.full((length, *joined.shape[1:]), fill, joined.dtype)
+        positions, segments = np.zeros((2, length), np.int32)
+        values[: len(joined)] = joined
+        positions[: len(joined)] = counted(counts)
+        segments[: len(joined)] = np.repeat(np.arange(1, len(counts) + 1), counts)
+        result.update({name: values, f"{name}_positions": positions, f"{name}_segment_ids": segments})
+    return result
+
+
 _MOST = 2**31  # elements; what is repeated for ever has more
 _CLASSES: Dict[str, Any] = {}
 
@@ -156,28 +181,6 @@ def _dataset_class() -> Any:
             if known != number:
                 epoch = self.plan.epoch(self._seed, number) if self._shuffle else self.plan.in_order()
                 self._epoch = number, epoch
-            return self._pack([self._elements[int(item)] for item in epoch[place]])
-
-        def _pack(self, elements: Any) -> Dict[str, np.ndarray]:
-            result = {}
-            for name, length in self.length_struct.items():
-                arrays = [np.asarray(element[name]) for element in elements]
-                joined = np.concatenate(arrays)
-                if len(joined) > length:
-                    raise ValueError(
-                        f"a pack has {len(joined)} of {name!r} and room for {length}; lengths have changed since they "
-                        "were read."
-                    )
-                padding = np.asarray(self.padding.get(name, 0))
-                if padding.astype(joined.dtype) != padding:
-                    raise ValueError(f"padding_struct: {name!r} is of {joined.dtype}, which does not hold {padding}.")
-                values = np.full((length, *joined.shape[1:]), padding, joined.dtype)
-                positions, segments = np.zeros((2, length), np.int32)
-                counts = [len(array) for array in arrays]
-                values[: len(joined)] = joined
-                positions[: len(joined)] = np.concatenate([np.arange(count) for count in counts])
-                segments[: len(joined)] = np.repeat(np.arange(1, len(counts) + 1), counts)
-                result.update({name: values, f"{name}_positions": positions, f"{name}_segment_ids": segments})
-            return result
+            return _packed([self._elements[int(item)] for item in epoch[place]], self.length_struct, self.padding)
 
     return _CLASSES.setdefault("PlannedPacks", PlannedPacks)

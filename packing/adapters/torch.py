@@ -267,7 +267,7 @@ class PackBatchSampler:
 
 
 class _Begun(NamedTuple):
-    """Where an iteration began, and its batches on this rank; None before there was one."""
+    """Position at which an iteration began, and its batches on this rank; None before there was one."""
 
     epoch: int
     history: List[Tuple[int, int]]
