@@ -20,6 +20,7 @@ from packing.types import Budget, Ragged
 from packing.types import index_dtype as smallest_dtype
 
 _NO_NODES = "a graph of the batch has no nodes, so nothing could tell it from padding; leave it out."
+_OTHER_BUDGET = "arrays of {} graphs and up to {} nodes are not of the budget ({}); give the one of their collation."
 _ID = 2**31  # token ids are below
 IGNORE_LABEL = -100  # what cross entropy leaves out (Hugging Face's and torch's convention)
 # Edges of items with more than this on average are copied in runs, which beats an index for every edge.
@@ -164,20 +165,21 @@ def expand_masks(arrays: Mapping[str, np.ndarray], budget: Budget) -> Dict[str, 
         ValueError: the arrays are of another budget.
     """
     ends, num_nodes, num_graphs = arrays["graph_ends"], _capacity(budget, "nodes"), _capacity(budget, "graphs")
-    if ends.shape[1:] != (num_graphs,) or ends.max(initial=0) > num_nodes:
-        raise ValueError(
-            f"arrays of {ends.shape[-1]} graphs and up to {ends.max(initial=0)} nodes are not of the budget "
-            f"({budget}); give the one they were collated with."
-        )
+    if ends.shape[-1] != num_graphs:
+        raise ValueError(_OTHER_BUDGET.format(ends.shape[-1], ends.max(initial=0), budget))
     lengths = np.empty((len(ends), num_graphs + 1), np.int64)  # of the graphs, then of the padding
     lengths[:, :-1], lengths[:, -1] = ends, num_nodes
     lengths[:, 1:] -= ends
     dtype = np.int64 if ends.dtype == np.int64 else smallest_dtype(num_graphs)
     owner = np.arange(num_graphs + 1, dtype=dtype)
     owner[-1] = num_graphs - 1
+    try:
+        graph_index = np.repeat(np.tile(owner, len(ends)), lengths.ravel()).reshape(-1, num_nodes)
+    except ValueError:  # a length is negative
+        raise ValueError(_OTHER_BUDGET.format(ends.shape[-1], ends.max(initial=0), budget)) from None
     result = {
         "node_mask": before(ends[:, -1:], num_nodes),
-        "graph_index": np.repeat(np.tile(owner, len(ends)), lengths.ravel()).reshape(-1, num_nodes),
+        "graph_index": graph_index,
         "graph_mask": lengths[:, :-1] > 0,
     }
     if "num_edges" in arrays:
@@ -236,9 +238,10 @@ def collate_tokens(packs: Packs, budget: Budget, ids: Ragged, pad_id: int = 0) -
 def _packs_of(packs: Packs) -> Packs:
     """Items and offsets as arrays."""
     try:
-        items, offsets = (np.asarray(array) for array in packs)
+        items, offsets = packs
     except (TypeError, ValueError):
         raise ValueError("packs are (items, offsets), as Epoch.slice gives them.") from None
+    items, offsets = np.asarray(items), np.asarray(offsets)
     items = items if items.size else items.astype(np.int64)
     if items.ndim != 1 or offsets.ndim != 1 or items.dtype.kind not in "iu" or offsets.dtype.kind not in "iu":
         raise ValueError("packs are (items [S], offsets [B + 1]) of integers, as Epoch.slice gives them.")

@@ -323,7 +323,7 @@ def test_fields_keep_every_dtype(dtype, packs):
 def test_masks_of_another_budget_are_refused():
     arrays = collate_graphs(ONE, GRAPHS, {"z": Z})
     for budget in (Budget(nodes=5, graphs=3), Budget(nodes=10, graphs=5)):
-        refused(lambda budget=budget: expand_masks(arrays, budget), "give the one they were collated with")
+        refused(lambda budget=budget: expand_masks(arrays, budget), "give the one of their collation")
     refused(lambda: expand_masks(arrays, Budget(nodes=10)), "must say how many graphs")
 
 
