@@ -89,14 +89,14 @@ class DataCollatorForPacks:
         for row, feature in enumerate(features):
             lengths = self._lengths(feature, row)
             total = int(lengths.sum())
-            # Padding is one more sequence.
-            whole_row = np.append(lengths, [self.max_length - total] if total < self.max_length else [])
+            # Padding is one more sequence, where there is some.
+            all_lengths = np.append(lengths, self.max_length - total)[: len(lengths) + (total < self.max_length)]
             ids[row, :total] = _array(feature, "input_ids", row, total)
             labels[row, :total] = _array(feature, "labels" if "labels" in feature else "input_ids", row, total)
             labels[row, np.cumsum(lengths) - lengths] = _IGNORED
-            places[row] = counted(whole_row.astype(np.int64))
+            places[row] = counted(all_lengths)
             segments[row, :total] = np.repeat(np.arange(1, len(lengths) + 1), lengths)
-            bounds += (row * self.max_length + np.cumsum(whole_row)).tolist()
+            bounds += (row * self.max_length + np.cumsum(all_lengths)).tolist()
         result = {"input_ids": ids, "labels": labels, POSITIONS: places}
         tensors: Dict[str, Any] = {name: torch.from_numpy(array) for name, array in result.items()}
         if self.attention == "cu_seq_lens":

@@ -84,6 +84,7 @@ class PackBatchSampler:
         self._history: List[Tuple[int, int]] = []  # (multiple, packs) of this epoch that earlier runs have used
         self._loaded = False  # a position that no iteration has used yet
         self._begun = _Begun(0, [])
+        self._length: Tuple[Any, int] = (None, 0)  # batches that are left at a position that was loaded
         self._shares = 1  # processes that Accelerate deals these batches to
         self._yielded: Optional[int] = None  # batches of it, None before the first and after the last
         self._check_multiple(self.plan.num_packs, self.plan.num_items)
@@ -123,7 +124,10 @@ class PackBatchSampler:
     def __len__(self) -> int:
         """Batches of the next iteration on this rank."""
         if self._history:
-            return len(self._left(self.epoch, self._history)) // self.world
+            what = self.epoch, list(self._history), self.multiple
+            if self._length[0] != what:  # loaders ask often, and an epoch must be dealt to know
+                self._length = what, len(self._left(self.epoch, self._history)) // self.world
+            return self._length[1]
         return -(-self.plan.num_packs // self.multiple) * self.multiple // self.world
 
     def __iter__(self) -> Iterator[List[int]]:
