@@ -9,6 +9,7 @@ import numpy as np
 from packing import column_generation, rounding
 from packing.balance import Balance, cost_of_items
 from packing.best_fit import fit_decreasing
+from packing.checks import seconds, whole
 from packing.classes import PackTypes, SizeClasses, deal, round_sizes, size_classes
 from packing.full_packs import improve_by_draws
 from packing.histogram import longest_pack_first
@@ -66,7 +67,8 @@ def make_plan(
         raise ValueError(f"unknown packing algorithm {algorithm!r}; choose one of {', '.join(ALGORITHMS)}.")
     # Asked before the clock starts: on a busy machine it takes seconds to load scipy for the first time.
     exactly = algorithm in ("auto", "column_generation") and column_generation.available()
-    started = time.monotonic()
+    started, time_limit = time.monotonic(), seconds("time_limit", time_limit)
+    seed = whole("seed", seed)
     deadline = started + time_limit
     greedy_deadline = started + max(_GREEDY_FRACTION * time_limit, 1.0)
     table = size_table(sizes, budget)
@@ -127,6 +129,9 @@ def estimate_packs(
         the value of the linear program after a bounded number of rounds, or best fit's packs without scipy.
     """
     table = size_table(sizes, budget)
+    _within(table, budget, "error")
+    if not len(table):
+        return 0.0
     exact = size_classes(table, budget)
     deadline = time.monotonic() + time_limit
     coarse = rounded_classes(exact, budget, MAX_CLASSES, deadline, column_generation.affordable)
@@ -135,8 +140,8 @@ def estimate_packs(
         column_generation.available() and column_generation.affordable(coarse, budget)
     ):
         return float(start.num_packs)
-    seconds, limits = deadline - time.monotonic(), (enough, too_many)
-    relaxation = column_generation.relax(coarse, budget, start.multiplicity, seconds, ESTIMATE_ROUNDS, False, *limits)
+    left, limits = deadline - time.monotonic(), (enough, too_many)
+    relaxation = column_generation.relax(coarse, budget, start.multiplicity, left, ESTIMATE_ROUNDS, False, *limits)
     return float(relaxation.amounts.sum())
 
 
@@ -177,8 +182,8 @@ def _within(table: np.ndarray, budget: Budget, oversize: str) -> Tuple[np.ndarra
         size = ", ".join(f"{value} {name}" for name, value in zip(budget.measured, table[item]))
         enough = budget.replace(**{n: max(budget[n], int(m)) for n, m in zip(budget.measured, table.max(0))})
         raise ValueError(
-            f"item {item} ({size}) is larger than the budget ({budget}), as are {int(too_large.sum()) - 1} others; "
-            f"a budget of {enough} would hold every item, oversize='skip' leaves them out."
+            f"item {item} ({size}) is larger than the budget ({budget}), in all {int(too_large.sum()):,} of "
+            f"{len(table):,} items; a budget of {enough} would hold every item, oversize='skip' leaves them out."
         )
     return np.flatnonzero(~too_large).astype(np.int32), np.flatnonzero(too_large).astype(np.int32)
 

@@ -297,7 +297,7 @@ def test_states_of_before_are_read():
 @pytest.mark.parametrize(
     "make, message",
     [
-        (lambda: StreamPacker(Budget(nodes=8), max_wait=0), "max_wait=0 lets no item wait"),
+        (lambda: StreamPacker(Budget(nodes=8), max_wait=0), "max_wait=0: give a whole number of 1 or more"),
         (lambda: StreamPacker(Budget(nodes=8), weights={}), "give every corpus a weight above 0"),
         (lambda: StreamPacker(Budget(nodes=8), weights={"a": 0}), "give every corpus a weight above 0"),
         (lambda: StreamPacker(Budget(nodes=8)).push([1], np.array([2]), "a"), "corpus 'a' were pushed; none was given"),
