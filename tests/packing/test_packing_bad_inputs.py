@@ -200,7 +200,7 @@ BAD_STATES = {
     "above the budget": (lambda state: {**state, "sizes": state["sizes"] + 50}, "damaged"),
     "patterns of others": (lambda state: {**state, "patterns": np.zeros((2, 99), int)}, "damaged"),
     "no chance": (lambda state: {**state, "random": {}}, "damaged"),
-    "another algorithm": (lambda state: {**state, "linear": not state["linear"]}, "with the same algorithm"),
+    "another algorithm": (lambda state: {**state, "linear": not state["linear"]}, "pass algorithm="),
     "other weights": (lambda state: {**state, "weights": None}, "the saved stream has weights=None"),
 }
 

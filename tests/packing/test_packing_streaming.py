@@ -406,5 +406,5 @@ def test_a_stream_of_another_algorithm_is_refused():
 
 
 def test_ids_that_are_no_integers_are_refused():
-    with pytest.raises(ValueError, match="ids are integers, not float64"):
+    with pytest.raises(ValueError, match="ids are one integer per item, not float64"):
         StreamPacker(Budget(nodes=9)).push(np.array([1.5]), np.array([3]))
