@@ -198,7 +198,7 @@ def huggingface(options: Any, goals: Goals) -> float:
         "8 molecules a step, padded to the longest": (loops.huggingface_before, 8),
         f"{alike} molecules a step, padded to the longest": (loops.huggingface_before, alike),
         f"{alike} molecules a step, padded to 64, one shape": (loops.huggingface_fixed, alike),
-        "8 packed rows of 128 a step, one shape": (loops.huggingface_after, 8),
+        "8 packed sequences of 128 a step, one shape": (loops.huggingface_after, 8),
     }
     names = list(kinds)
 

@@ -14,7 +14,7 @@ from typing import Dict, List, Mapping, Optional, Tuple
 
 import numpy as np
 
-from packing.fields import check_ends, check_fields, check_items
+from packing.fields import check_ends, check_fields, check_items, checked_items
 from packing.slots import ItemSlots, Rows, before, check_fill
 from packing.types import Budget, Ragged
 from packing.types import index_dtype as smallest_dtype
@@ -80,7 +80,7 @@ def collate_graphs(
     if edge_index is not None:
         edges = Rows(slots, edge_index.offsets, _capacity(budget, "edges"), "edges")
         # A graph's local node 0 stands where the nodes of the graphs before it in the pack end.
-        result["edge_index"] = _shifted_pairs(edges, edge_index.values, atoms, num_nodes, wide)
+        result["edge_index"] = _shifted_pairs(edges, edge_index, atoms, offsets, num_nodes, wide)
         result["num_edges"] = edges.ends[:, -1:].astype(np.int64 if wide else smallest_dtype(edges.capacity + 1))
         result.update({name: edges.place(field.values) for name, field in edge_fields.items()})
     return result
@@ -117,13 +117,15 @@ def _one_pack(
     total = edge_ends[-1]
     dtype = smallest_dtype(num_nodes)
     local = _joined(edge_index.values, runs, total, capacity)
-    if total:
+    checked = checked_items(edge_index, next(iter(nodes.values())).offsets)
+    if total and not checked.take(items).all():
         places = [place for place, (start, stop) in enumerate(runs) if start < stop]
         begins, lengths = (
             [2 * edge_ends[place] for place in places],
             [atoms[place][1] - atoms[place][0] for place in places],
         )
         check_ends(local, begins, lengths, items.take(places))
+        checked[items] = True
     local = local.astype(dtype, copy=False)
     # Both ends of an edge as one integer, see `_shifted_pairs`.
     both = local.view(f"u{2 * dtype.itemsize}")[:, 0]
@@ -249,19 +251,24 @@ def _packs_of(packs: Packs) -> Packs:
     return items, offsets
 
 
-def _shifted_pairs(edges: Rows, values: np.ndarray, atoms: Rows, num_nodes: int, wide: bool) -> np.ndarray:
+def _shifted_pairs(
+    edges: Rows, edge_index: Ragged, atoms: Rows, offsets: np.ndarray, num_nodes: int, wide: bool
+) -> np.ndarray:
     """Local (source, target) pairs [total, 2] as indices into the pack, [B, 2, E].
 
     Both ends of an edge are handled as one integer of twice the width: neither half can carry into the
     other, because a node's place in the pack fits half of it.
     """
+    values, checked = edge_index.values, checked_items(edge_index, offsets)
     is_long = edges.filled.sum() > _LONG_ITEM * edges.slots.real.sum()
     local = edges.place_runs(values) if is_long and values.flags.c_contiguous else edges.place(values)
-    filled = np.flatnonzero(edges.lengths)
-    if len(filled):
+    if not checked.take(edges.slots.listed).all():
+        filled = np.flatnonzero(edges.lengths)
         begins = edges.ends - edges.lengths
         begins += np.arange(0, len(begins) * edges.capacity, edges.capacity)[:, None]
-        check_ends(local, 2 * begins.take(filled), atoms.lengths.take(filled), edges.slots.items.take(filled))
+        if len(filled):
+            check_ends(local, 2 * begins.take(filled), atoms.lengths.take(filled), edges.slots.items.take(filled))
+        checked[edges.slots.listed] = True
     dtype, first_node = smallest_dtype(num_nodes), atoms.ends - atoms.lengths
     both = np.ascontiguousarray(local, dtype).view(f"u{2 * dtype.itemsize}")[..., 0]
     twice = 1 + (1 << 8 * dtype.itemsize)

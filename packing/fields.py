@@ -11,6 +11,7 @@ _UNSIGNED = {size: np.dtype(f"u{size}") for size in (1, 2, 4, 8)}
 _FEW = 32  # items
 _MOST_EQUAL = 1000
 _equal: Dict[Tuple[int, int], Tuple[Any, Any]] = {}  # offsets that were found equal, by identity
+_checked: Dict[Tuple[int, ...], Tuple[Any, np.ndarray]] = {}
 _OURS = ("graph_ends", "edge_index", "num_edges")  # names of what collation adds
 
 
@@ -75,6 +76,27 @@ def check_items(items: np.ndarray, count: int) -> None:
     if not 0 <= min(numbers) <= max(numbers) < count:
         wrong = next(number for number in items.tolist() if not 0 <= number < count)
         raise ValueError(f"item {wrong} of a pack is none of the {count:,} items that fields were given for.")
+
+
+def checked_items(edge_index: Ragged, nodes: np.ndarray) -> np.ndarray:
+    """Flags of the items whose edges have been held to `check_ends`, [I] bool: once for all epochs; to be set.
+
+    Args:
+        edge_index: edges of all items.
+        nodes: [I + 1] offsets of their nodes.
+    """
+    parts = (edge_index.values, edge_index.offsets, nodes)
+    key = tuple(map(id, parts))
+    known = _checked.get(key)
+    if known is not None and all(reference() is part for reference, part in zip(known[0], parts)):
+        return known[1]
+
+    def forget(_: Any) -> None:  # flags go with their arrays
+        _checked.pop(key, None)
+
+    flags = np.zeros(len(nodes) - 1, bool)
+    _checked[key] = [weakref.ref(part, forget) for part in parts], flags
+    return flags
 
 
 def check_ends(pairs: np.ndarray, begins: Sequence[int], nodes: Sequence[int], items: Sequence[int]) -> None:

@@ -8,7 +8,14 @@ from packing.types import index_dtype
 
 
 class ItemSlots:
-    """Item in each of the slots that a pack has for items, [B, K]."""
+    """Item in each of the slots that a pack has for items, [B, K].
+
+    Attributes:
+        listed: [S] items of the packs.
+        counts: [B] of each pack.
+        real: [B, K] bool, False in padding.
+        items: [B, K], any item in padding.
+    """
 
     def __init__(self, packs: Tuple[np.ndarray, np.ndarray], capacity: int, name: str) -> None:
         items, offsets = packs
@@ -16,7 +23,7 @@ class ItemSlots:
         if counts.min(initial=0) < 0:
             raise ValueError(f"offsets of pack {int(counts.argmin())} fall, where packs follow each other.")
         check_fill(counts, capacity, name)
-        self.counts = counts
+        self.listed, self.counts = items, counts
         self.real = np.arange(capacity) < counts[:, None]  # [B, K] bool
         self.items = np.zeros(self.real.shape, np.int64)  # any item in padding
         self.items[self.real] = items
