@@ -192,7 +192,7 @@ def huggingface(options: Any, goals: Goals) -> float:
     rows = [[1, *(words[letter] for letter in text), 2] for text in smiles]
     dataset = Dataset.from_dict({"input_ids": rows, "attention_mask": [[1] * len(row) for row in rows]})
     tokens = sum(len(row) - 1 for row in rows)
-    # Eight packed rows hold as many molecules as this.
+    # Eight packed sequences hold as many molecules as this.
     alike = round(8 * len(rows) / -(-sum(map(len, rows)) // 128))
     kinds: Dict[str, Tuple[Callable[..., Any], int]] = {
         "8 molecules a step, padded to the longest": (loops.huggingface_before, 8),

@@ -43,9 +43,7 @@ def test_an_epoch_is_a_permutation_into_the_same_pack_types(case, seed, number, 
 
 
 def test_rounded_classes_stay_within_the_budget_whoever_shares_a_pack(monkeypatch):
-    monkeypatch.setattr(
-        sys.modules["packing.make_plan"], "MOST_ITEMS", 0
-    )  # random order needs no rounding
+    monkeypatch.setattr(sys.modules["packing.make_plan"], "MOST_ITEMS", 0)  # random order needs no rounding
     random = np.random.default_rng(0)
     nodes = random.integers(3, 30, 2000)
     sizes = {"nodes": nodes, "edges": random.integers(0, nodes * (nodes - 1))}
