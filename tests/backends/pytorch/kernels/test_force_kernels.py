@@ -205,6 +205,31 @@ def test_an_edge_from_an_atom_to_itself_is_left_to_autograd():
     assert difference(results(native, graph), results(plain, graph)) == 0.0
 
 
+@pytest.mark.parametrize("field, value", [("z", 120), ("z", -1), ("edge_index", -1)])
+def test_numbers_out_of_range_are_refused_as_by_autograd(field, value):
+    _, native = make(PaiNN, hidden_features=32)
+    graph = packs()
+    getattr(graph, field)[0].reshape(-1)[0] = value
+    with pytest.raises((IndexError, RuntimeError), match="out of (range|bounds)"):
+        native(graph)
+
+
+def test_an_edge_to_padding_is_left_to_autograd():
+    plain, native = make(PaiNN, hidden_features=32)
+    graph = packs()
+    graph.edge_index[0, 1, 0] = 24
+    torch.testing.assert_close(native(graph), plain(graph), rtol=0, atol=0)
+
+
+def test_a_copy_has_weights_of_its_own():
+    plain, native = make(PaiNN, hidden_features=32)
+    other = copy.deepcopy(native)
+    with torch.no_grad():
+        native.model.embedding.weight.mul_(2.0)
+    torch.testing.assert_close(other(packs())[1], plain(packs())[1], rtol=1e-10, atol=1e-10)
+    assert other.float()(packs(dtype=torch.float32))[0].dtype == torch.float32
+
+
 def test_models_without_a_native_form_stay_as_they_are():
     means = EnergyForces(SchNet(readout="mean"))
     mixed = EnergyForces(SchNet().double())

@@ -80,13 +80,15 @@ class NativeForces:
         self._spaces: List[Tensor] = []  # workspaces that nobody uses: new memory costs as much as a pass
 
     def __call__(self, graph: Graph, training: bool) -> Optional[Tuple[Tensor, Tensor]]:
-        """Energies [B, G, 1] and forces [B, N, 3]; None where autograd has to do it.
+        """Energies [B, G, 1] and forces [B, N, 3]; None where autograd has to do it, or to say what is wrong.
 
         Args:
-            graph: on the CPU.
+            graph: to compute.
             training: gradients of the weights will be asked for.
         """
-        molecules = _molecules(graph, _REALS[self._dtype])
+        if self._dtype not in _REALS or not graph.pos.device.type == self.weights[0].device.type == "cpu":
+            return None  # the model has been moved
+        molecules = _molecules(graph, _REALS[self._dtype], len(self.weights[0]))
         if molecules is None:
             return None
         if training and torch.is_grad_enabled():
@@ -100,9 +102,7 @@ class NativeForces:
         shape, weights = self._shape(molecules, training), self._pointers()
         prepared = -(-self._function("prepare", ctypes.c_int64)(*shape, weights, None) // _LINE) * _LINE
         size = prepared + self._function("workspace", ctypes.c_int64)(*shape)
-        workspace = self._spaces.pop() if self._spaces else torch.empty(0)
-        if workspace.numel() < size or workspace.dtype != self._dtype:
-            workspace = torch.empty(size, dtype=self._dtype)
+        workspace = self._workspace(size)
         transposed, rest = self._transposed, workspace[prepared:]
         if transposed is None:  # transposed at every pass: optimizers in one kernel do not say that they were there
             transposed = torch.empty(prepared, dtype=self._dtype) if self._frozen else workspace[:prepared]
@@ -129,6 +129,14 @@ class NativeForces:
         )
         self._spaces.append(used.workspace)
         return gradients
+
+    def _workspace(self, size: int) -> Tensor:
+        try:
+            workspace = self._spaces.pop()
+        except IndexError:
+            return torch.empty(size, dtype=self._dtype)
+        large_enough = workspace.numel() >= size and workspace.dtype == self._dtype
+        return workspace if large_enough else torch.empty(size, dtype=self._dtype)
 
     @property
     def _dtype(self) -> torch.dtype:
@@ -172,15 +180,15 @@ class _Forces(torch.autograd.Function):
         return (None, None, None, *(gradient if needed else None for gradient, needed in zip(gradients, asked)))
 
 
-def _molecules(graph: Graph, real: str) -> Optional[Molecules]:
-    """Real atoms and pairs as C takes them; None if an edge joins an atom with itself."""
+def _molecules(graph: Graph, real: str, elements: int) -> Optional[Molecules]:
+    """Real atoms and pairs as C takes them; None if an edge joins an atom with itself, or an index is out of range."""
     packs, nodes = graph.z.shape
     edges = graph.edge_index.shape[2]
     index = torch.empty(4 * packs * nodes + 2 * packs * edges, dtype=torch.int32)
     sizes = (ctypes.c_int64 * 2)()
     whole = [part.to(torch.int64).contiguous() for part in (graph.z, graph.graph_index, graph.edge_index)]
     masks = [part.contiguous() for part in (graph.node_mask, graph.edge_mask)]
-    shape = [ctypes.c_int64(size) for size in (packs, nodes, edges, graph.graph_mask.shape[1])]
+    shape = [ctypes.c_int64(size) for size in (packs, nodes, edges, graph.graph_mask.shape[1], elements)]
     if library(real).compact_molecules(*shape, *map(pointer, (*whole, *masks)), sizes, pointer(index)):
         return None
     return Molecules(index, sizes[0], sizes[1])
