@@ -29,7 +29,8 @@ def by_ase(run, atoms):
 def assert_same(ours, theirs, tolerance=1e-6):
     """Compare (energy, forces); forces to a fraction of the largest."""
     (energy, forces), (other, expected) = ours, theirs
-    assert energy == pytest.approx(other, rel=1e-9, abs=tolerance)  # most of it is that of lone atoms
+    # Most of an energy is that of lone atoms; units of 2014 and of 2018 differ by 8e-9.
+    assert energy == pytest.approx(other, rel=2e-8, abs=tolerance)
     size = np.abs(expected).max()
     assert size > 0.001
     np.testing.assert_allclose(forces, expected, rtol=0, atol=tolerance * size)

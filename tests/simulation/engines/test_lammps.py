@@ -37,8 +37,9 @@ def lammps_of():
             pytest.skip(f"LAMMPS was NOT tested: {error}")
         made.append(lmp)
         length, _, time = UNITS.get(units, (1, 1, 1))
-        edge = f"{-100 * length} {100 * length}"
+        edge = f"{-40 * length} {40 * length}"
         lmp.commands_list([f"units {units}", "atom_style atomic", f"boundary {boundary}"])
+        lmp.command(f"neighbor {2 * length} bin")
         lmp.commands_list([f"region all block {edge} {edge} {edge}", "create_box 3 all"])
         kinds = [TYPES.index(symbol) + 1 for symbol in atoms.symbols]
         lmp.create_atoms(len(atoms), None, kinds, (atoms.positions * length).reshape(-1).tolist())
@@ -73,7 +74,7 @@ def test_constant_energy_from_rest_moves_atoms_as_ase_does(make_run, molecules, 
     run = make_run()
     for atoms in molecules:
         lmp = lammps_of(atoms, units)
-        lmp.commands_list(["atom_modify sort 7 1.0", "neigh_modify every 7 delay 0 check no", "velocity all set 0 0 0"])
+        lmp.commands_list([f"atom_modify sort 7 {UNITS[units][0]}", "neigh_modify every 7 delay 0 check no", "velocity all set 0 0 0"])
         force = LammpsForce(lmp, Calculator.from_run(run, dtype="float64"), TYPES)
         totals, potentials = [], []
         for _ in range(STEPS):
