@@ -22,25 +22,27 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence
 
+# Libraries that are installed by another name.
+_DISTRIBUTIONS = {"torch_sim": "torch-sim-atomistic"}
 ROOT = Path(__file__).resolve().parent.parent
 
 
 def machine_line(dtype: str, *libraries: str) -> str:
     """One line that says what a figure was measured on: date, CPU, cores, load, versions, dtype."""
-    versions = [f"Python {platform.python_version()}", *(f"{name} {_version(name)}" for name in libraries)]
+    versions = [f"Python {platform.python_version()}", *(f"{name} {version_of(name)}" for name in libraries)]
     load = f"{os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else "?"
     date = datetime.now(timezone.utc).strftime("%Y-%m-%d")
     return f"{date} | {_cpu_model()}, {_cores()} cores, load {load} | {', '.join(versions)} | {dtype}"
 
 
-def _version(library: str) -> str:
+def version_of(library: str) -> str:
     """Version of a library by its own account, unless that is behind the installed release."""
     try:
-        stated = str(importlib.import_module(library).__version__)
+        stated = str(getattr(importlib.import_module(library), "__version__", ""))
     except ImportError:
         return "missing"
     try:
-        installed = version(library)
+        installed = version(_DISTRIBUTIONS.get(library, library))
     except PackageNotFoundError:  # not installed as a package
         return stated
     return stated if stated.startswith(installed) else installed

@@ -31,8 +31,11 @@ class Cost:
     edges: float = 0.0
 
     def __post_init__(self) -> None:
-        weights = astuple(self)
-        if not all(0 <= weight < math.inf for weight in weights) or not any(weights):
+        try:
+            right = all(0 <= weight < math.inf for weight in astuple(self)) and any(astuple(self))
+        except TypeError:
+            right = False
+        if not right:
             raise ValueError(f"{self}: weights of a cost are 0 or more, and one of them is more; e.g. quadratic=1.0.")
 
     def of_items(self, sizes: Any) -> np.ndarray:
@@ -42,12 +45,14 @@ class Cost:
             sizes: a `PackingPlan`, the sizes [I] of one dimension, or {name: [I]}, the primary one first.
 
         Raises:
-            ValueError: edges have a weight and no sizes.
+            ValueError: there are no sizes, or edges have a weight and no sizes.
         """
         if hasattr(sizes, "budget"):  # a plan
             sizes = dict(zip(sizes.budget.measured, sizes.sizes.T))
         elif not isinstance(sizes, Mapping):
             sizes = {"size": np.asarray(sizes)}
+        if not sizes:
+            raise ValueError("a cost follows from sizes, and there are none; give {'nodes': [I]}, or a plan.")
         size = np.asarray(next(iter(sizes.values())), np.float64)
         cost = (self.linear + self.quadratic * size) * size
         if self.edges:
@@ -72,11 +77,9 @@ def cost_of_items(balance: Balance, budget: Budget, sizes: np.ndarray) -> np.nda
         sizes: [I, M] of the items, in its measured dimensions.
 
     Raises:
-        ValueError: an array is not one number of 0 or more for every item.
+        ValueError: it is not one finite number of 0 or more for every item.
     """
-    if isinstance(balance, Cost):
-        return balance.of_items(dict(zip(budget.measured, sizes.T)))
-    cost = np.asarray(balance)
+    cost = balance.of_items(dict(zip(budget.measured, sizes.T))) if isinstance(balance, Cost) else np.asarray(balance)
     if cost.shape != (len(sizes),) or cost.dtype.kind not in "iuf":
         raise ValueError(
             f"a cost is packing.Cost(...) or one number for each of the {len(sizes)} items, "

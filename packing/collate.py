@@ -14,17 +14,22 @@ from typing import Dict, List, Mapping, Optional, Tuple
 
 import numpy as np
 
+from packing.fields import check_ends, check_fields, check_items
+from packing.slots import ItemSlots, Rows, before, check_fill
 from packing.types import Budget, Ragged
 from packing.types import index_dtype as smallest_dtype
 
 _NO_NODES = "a graph of the batch has no nodes, so nothing could tell it from padding; leave it out."
+_OTHER_BUDGET = "arrays of {} graphs and up to {} nodes are not of the budget ({}); give the one of their collation."
+_ID = 2**31  # token ids are below
 IGNORE_LABEL = -100  # what cross entropy leaves out (Hugging Face's and torch's convention)
 # Edges of items with more than this on average are copied in runs, which beats an index for every edge.
 _LONG_ITEM = 64
+Packs = Tuple[np.ndarray, np.ndarray]  # items [S] and offsets [B + 1], as `Epoch.slice` gives them
 
 
 def collate_graphs(
-    packs: Tuple[np.ndarray, np.ndarray],
+    packs: Packs,
     budget: Budget,
     nodes: Mapping[str, Ragged],
     edge_index: Optional[Ragged] = None,
@@ -51,32 +56,31 @@ def collate_graphs(
         edges sorted by target stay sorted. `expand_masks` makes masks.
 
     Raises:
-        ValueError: a pack exceeds the budget, the budget lacks a dimension, a graph has no nodes, edge fields do not
-            have the edges of ``edge_index``, or ``index_dtype`` is neither of the two.
+        ValueError: a pack exceeds the budget, the budget lacks a dimension, a graph has no nodes, fields do not belong
+            together or have one name, an edge joins a node that its graph does not have, or ``index_dtype`` is neither
+            of the two.
     """
     if index_dtype not in ("int64", "device"):
         raise ValueError(f"index_dtype={index_dtype!r}: choose 'int64' or 'device'.")
-    if edge_fields and edge_index is None:
-        raise ValueError(f"edge fields {', '.join(edge_fields)} were given without an edge_index.")
-    for name, field in edge_fields.items():
-        if field.offsets is not edge_index.offsets and not np.array_equal(field.offsets, edge_index.offsets):
-            raise ValueError(f"edge field {name} does not have the edges of edge_index, graph by graph.")
+    packs = _packs_of(packs)
+    per_graph = {name: np.asarray(values) for name, values in (per_graph or {}).items()}
+    offsets = check_fields(packs[0], nodes, edge_index, per_graph, edge_fields)
     wide = index_dtype == "int64"
     num_graphs, num_nodes = _capacity(budget, "graphs"), _capacity(budget, "nodes")
     if len(packs[1]) == 2 and packs[1][1] - packs[1][0] == len(packs[0]):
-        return _one_pack(np.asarray(packs[0]), budget, nodes, edge_index, per_graph or {}, edge_fields, wide)
-    slots = _ItemSlots(packs, num_graphs, "graphs")
-    result = {name: slots.place(values) for name, values in (per_graph or {}).items()}
-    atoms = _Rows(slots, next(iter(nodes.values())).offsets, num_nodes, "nodes")
-    if not atoms.lengths[slots.real].all():
+        return _one_pack(packs[0], budget, nodes, edge_index, per_graph, edge_fields, wide)
+    slots = ItemSlots(packs, num_graphs, "graphs")
+    result = {name: slots.place(values) for name, values in per_graph.items()}
+    atoms = Rows(slots, offsets, num_nodes, "nodes")
+    if np.count_nonzero(atoms.lengths) < len(packs[0]):
         raise ValueError(_NO_NODES)
     for name, field in nodes.items():
         result[name] = atoms.place(field.values)
     result["graph_ends"] = atoms.ends.astype(np.int64 if wide else smallest_dtype(num_nodes + 1))
     if edge_index is not None:
-        edges = _Rows(slots, edge_index.offsets, _capacity(budget, "edges"), "edges")
+        edges = Rows(slots, edge_index.offsets, _capacity(budget, "edges"), "edges")
         # A graph's local node 0 stands where the nodes of the graphs before it in the pack end.
-        result["edge_index"] = _shifted_pairs(edges, edge_index.values, atoms.ends - atoms.lengths, num_nodes, wide)
+        result["edge_index"] = _shifted_pairs(edges, edge_index.values, atoms, num_nodes, wide)
         result["num_edges"] = edges.ends[:, -1:].astype(np.int64 if wide else smallest_dtype(edges.capacity + 1))
         result.update({name: edges.place(field.values) for name, field in edge_fields.items()})
     return result
@@ -112,7 +116,15 @@ def _one_pack(
     runs, edge_ends = _runs(edge_index.offsets, items, capacity, "edges")
     total = edge_ends[-1]
     dtype = smallest_dtype(num_nodes)
-    local = _joined(edge_index.values, runs, total, capacity, dtype)
+    local = _joined(edge_index.values, runs, total, capacity)
+    if total:
+        places = [place for place, (start, stop) in enumerate(runs) if start < stop]
+        begins, lengths = (
+            [2 * edge_ends[place] for place in places],
+            [atoms[place][1] - atoms[place][0] for place in places],
+        )
+        check_ends(local, begins, lengths, items.take(places))
+    local = local.astype(dtype, copy=False)
     # Both ends of an edge as one integer, see `_shifted_pairs`.
     both = local.view(f"u{2 * dtype.itemsize}")[:, 0]
     shift = np.array(ends[:-1] + [num_nodes - 1], both.dtype) * both.dtype.type(1 + (1 << 8 * dtype.itemsize))
@@ -133,14 +145,12 @@ def _runs(offsets: np.ndarray, items: np.ndarray, capacity: int, name: str) -> T
     return runs, ends
 
 
-def _joined(
-    values: np.ndarray, runs: List[Tuple[int, int]], total: int, capacity: int, dtype: Optional[np.dtype] = None
-) -> np.ndarray:
+def _joined(values: np.ndarray, runs: List[Tuple[int, int]], total: int, capacity: int) -> np.ndarray:
     """Runs of rows one after the other, [capacity, ...], zero behind them."""
     values = np.asarray(values)  # slices of a memory map are slow
-    result = np.zeros((capacity,) + values.shape[1:], values.dtype if dtype is None else dtype)
+    result = np.zeros((capacity,) + values.shape[1:], values.dtype)
     if runs:
-        np.concatenate([values[start:stop] for start, stop in runs], out=result[:total], casting="unsafe")
+        np.concatenate([values[start:stop] for start, stop in runs], out=result[:total])
     return result
 
 
@@ -150,33 +160,33 @@ def expand_masks(arrays: Mapping[str, np.ndarray], budget: Budget) -> Dict[str, 
     Returns:
         node_mask [B, N], graph_mask [B, G] bool; graph_index [B, N] in 0..G-1, which graph a node belongs to,
         G-1 in padding; where there are edges edge_mask [B, E] bool.
+
+    Raises:
+        ValueError: the arrays are of another budget.
     """
-    ends, num_nodes, num_graphs = arrays["graph_ends"], budget["nodes"], budget["graphs"]
+    ends, num_nodes, num_graphs = arrays["graph_ends"], _capacity(budget, "nodes"), _capacity(budget, "graphs")
+    if ends.shape[-1] != num_graphs:
+        raise ValueError(_OTHER_BUDGET.format(ends.shape[-1], ends.max(initial=0), budget))
     lengths = np.empty((len(ends), num_graphs + 1), np.int64)  # of the graphs, then of the padding
     lengths[:, :-1], lengths[:, -1] = ends, num_nodes
     lengths[:, 1:] -= ends
-    dtype = np.int64 if ends.dtype == np.int64 else smallest_dtype(num_graphs)
-    owner = np.arange(num_graphs + 1, dtype=dtype)
-    owner[-1] = num_graphs - 1
+    owner = np.empty(lengths.shape, np.int64 if ends.dtype == np.int64 else smallest_dtype(num_graphs))
+    owner[:, :-1], owner[:, -1] = np.arange(num_graphs), num_graphs - 1
+    try:
+        graph_index = np.repeat(owner.ravel(), lengths.ravel()).reshape(-1, num_nodes)
+    except ValueError:  # a length is negative
+        raise ValueError(_OTHER_BUDGET.format(ends.shape[-1], ends.max(initial=0), budget)) from None
     result = {
-        "node_mask": _before(ends[:, -1:], num_nodes),
-        "graph_index": np.repeat(np.tile(owner, len(ends)), lengths.ravel()).reshape(-1, num_nodes),
+        "node_mask": before(ends[:, -1:], num_nodes),
+        "graph_index": graph_index,
         "graph_mask": lengths[:, :-1] > 0,
     }
     if "num_edges" in arrays:
-        result["edge_mask"] = _before(arrays["num_edges"], budget["edges"])
+        result["edge_mask"] = before(arrays["num_edges"], budget["edges"])
     return result
 
 
-def _before(counts: np.ndarray, capacity: int) -> np.ndarray:
-    """Mask of the first of ``capacity`` slots, of counts [B, 1]; narrow integers compare many times faster."""
-    dtype = smallest_dtype(capacity + 1)
-    return np.arange(capacity, dtype=dtype) < counts.astype(dtype)
-
-
-def collate_tokens(
-    packs: Tuple[np.ndarray, np.ndarray], budget: Budget, ids: Ragged, pad_id: int = 0
-) -> Dict[str, np.ndarray]:
+def collate_tokens(packs: Packs, budget: Budget, ids: Ragged, pad_id: int = 0) -> Dict[str, np.ndarray]:
     """Lay out B packs of token sequences, several sequences to a row.
 
     Args:
@@ -192,17 +202,29 @@ def collate_tokens(
         sequence, so that no sequence is asked to predict the next one.
 
     Raises:
-        ValueError: a pack exceeds the budget.
+        ValueError: a pack exceeds the budget, or ids are no integers of 0 or more that int32 holds.
     """
     num_tokens = _capacity(budget, "tokens")
+    packs = _packs_of(packs)
+    check_items(packs[0], len(ids))
     counts = np.diff(packs[1])
-    _check(counts, budget["segments"] if "segments" in budget else num_tokens, "segments")
-    slots = _ItemSlots(packs, int(counts.max(initial=1)), "segments")
-    tokens = _Rows(slots, ids.offsets, num_tokens, "tokens")
+    check_fill(counts, budget["segments"] if "segments" in budget else num_tokens, "segments")
+    slots = ItemSlots(packs, int(counts.max(initial=1)), "segments")
+    tokens = Rows(slots, ids.offsets, num_tokens, "tokens")
     mask = np.arange(num_tokens) < tokens.ends[:, -1:]
     place = np.where(mask, tokens.place_in_item(), 0)
     segment = np.where(mask, tokens.item_of_row() + 1, 0)
-    values = tokens.place(ids.values).astype(np.int32)
+    placed = tokens.place(ids.values)
+    if (
+        placed.ndim != 2
+        or placed.dtype.kind not in "iu"
+        or (placed.size and not 0 <= placed.min() <= placed.max() < _ID)
+    ):
+        raise ValueError(
+            f"token ids are integers of 0 to {_ID - 1:,}, [total], not {placed.dtype} "
+            + (f"from {placed.min()} to {placed.max()}." if placed.size else "of other shape.")
+        )
+    values = placed.astype(np.int32)
     return {
         "input_ids": np.where(mask, values, np.int32(pad_id)),
         "position_ids": place.astype(smallest_dtype(num_tokens)),
@@ -212,102 +234,22 @@ def collate_tokens(
     }
 
 
-class _ItemSlots:
-    """Item in each of the slots that a pack has for items, [B, K]."""
-
-    def __init__(self, packs: Tuple[np.ndarray, np.ndarray], capacity: int, name: str) -> None:
+def _packs_of(packs: Packs) -> Packs:
+    """Items and offsets as arrays."""
+    try:
         items, offsets = packs
-        counts = offsets[1:] - offsets[:-1]
-        if offsets[-1] - offsets[0] != len(items):
-            raise ValueError(f"packs of {offsets[-1] - offsets[0]} items in all came with {len(items)} items.")
-        _check(counts, capacity, name)
-        self.real = np.arange(capacity) < counts[:, None]  # [B, K] bool
-        self.items = np.zeros(self.real.shape, np.int64)  # any item in padding
-        self.items[self.real] = items
-        self._padding = None if self.real.all() else ~self.real
-
-    def place(self, values: np.ndarray) -> np.ndarray:
-        """One row per item, [I, ...], as [B, K, ...], zero in padding."""
-        if not len(values):
-            return np.zeros(self.items.shape + values.shape[1:], values.dtype)
-        result = values.take(self.items, axis=0)
-        if self._padding is not None:
-            result[self._padding] = 0
-        return result
+    except (TypeError, ValueError):
+        raise ValueError("packs are (items, offsets), as Epoch.slice gives them.") from None
+    items, offsets = np.asarray(items), np.asarray(offsets)
+    items = items if items.size else items.astype(np.int64)
+    if items.ndim != 1 or offsets.ndim != 1 or items.dtype.kind not in "iu" or offsets.dtype.kind not in "iu":
+        raise ValueError("packs are (items [S], offsets [B + 1]) of integers, as Epoch.slice gives them.")
+    if not len(offsets) or offsets[-1] - offsets[0] != len(items):
+        raise ValueError(f"offsets {offsets[:1]} to {offsets[-1:]} do not cut {len(items)} items into packs.")
+    return items, offsets
 
 
-class _Rows:
-    """Row of a flat array for each slot of the packs: those of item after item, then padding.
-
-    Attributes:
-        lengths: [B, K] rows of each item, 0 in padding.
-        ends: [B, K] rows up to the end of each item.
-        starts: [B, K] where each item begins in the flat array.
-        capacity: C, slots of a pack.
-    """
-
-    def __init__(self, slots: _ItemSlots, offsets: np.ndarray, capacity: int, name: str) -> None:
-        self.slots = slots
-        self.capacity = capacity
-        self.starts = offsets.take(slots.items) if len(offsets) > 1 else np.zeros(slots.items.shape, np.int64)
-        self.lengths = (offsets.take(slots.items + 1) - self.starts) * slots.real if len(offsets) > 1 else self.starts
-        self.ends = self.lengths.cumsum(1)
-        self.filled = self.ends[:, -1]
-        _check(self.filled, capacity, name)
-        self._index: Optional[np.ndarray] = None
-        self._padding: Optional[np.ndarray] = None
-
-    def repeat(self, per_item: np.ndarray, padding: int = 0) -> np.ndarray:
-        """Values of items [B, K] for each of their rows, [B, C]; ``padding`` for the slots that follow."""
-        shape = (len(self.filled), per_item.shape[1] + 1)
-        values, lengths = np.empty(shape, per_item.dtype), np.empty(shape, np.int64)
-        values[:, :-1], values[:, -1] = per_item, padding
-        lengths[:, :-1], lengths[:, -1] = self.lengths, self.capacity - self.filled
-        return np.repeat(values.ravel(), lengths.ravel()).reshape(-1, self.capacity)
-
-    def place_in_item(self) -> np.ndarray:
-        """[B, C], counted from 0 in every item; meaningless in padding."""
-        return np.arange(self.capacity) - self.repeat(self.ends - self.lengths)
-
-    def item_of_row(self) -> np.ndarray:
-        """[B, C], which of the pack's items a row belongs to; meaningless in padding."""
-        return self.repeat(np.broadcast_to(np.arange(self.ends.shape[1]), self.ends.shape))
-
-    def place(self, values: np.ndarray) -> np.ndarray:
-        """The rows of a flat array [total, ...] as [B, C, ...], zero in padding."""
-        shape = (len(self.filled), self.capacity)
-        if not values.size:
-            return np.zeros(shape + values.shape[1:], values.dtype)
-        if self._index is None:  # for all fields of an axis
-            self._index = self.repeat(self.starts - (self.ends - self.lengths))
-            self._index += np.arange(self.capacity)
-            self._padding = np.flatnonzero(~_before(self.filled[:, None], self.capacity))
-        # Rows as single items of many bytes are taken faster. Padding takes any row, and is cleared.
-        rows = values
-        if values.ndim > 1 and values.flags.c_contiguous:
-            rows = values.reshape(len(values), -1).view(np.dtype((np.void, values[0].nbytes)))[:, 0]
-        placed = rows.take(self._index, axis=0, mode="clip")
-        placed = placed.view(values.dtype).reshape(shape + values.shape[1:])
-        placed.reshape((-1,) + values.shape[1:])[self._padding] = 0
-        return placed
-
-    def place_runs(self, values: np.ndarray) -> np.ndarray:
-        """`place` for long items: whole runs of bytes are joined, with no index for every row."""
-        row = values.nbytes // len(values)
-        data, zeros = values.data.cast("B"), memoryview(bytes(self.capacity * row))
-        first = self.starts[self.slots.real] * row
-        last = first + self.lengths[self.slots.real] * row
-        runs = [data[i:j] for i, j in zip(first.tolist(), last.tolist())]
-        bounds = self.slots.real.sum(1).cumsum().tolist()
-        pieces: List[memoryview] = []
-        for begin, end, rest in zip([0, *bounds], bounds, ((self.capacity - self.filled) * row).tolist()):
-            pieces += runs[begin:end]
-            pieces.append(zeros[:rest])
-        shape = (len(self.filled), self.capacity) + values.shape[1:]
-        return np.frombuffer(bytearray().join(pieces), values.dtype).reshape(shape)
-
-
-def _shifted_pairs(edges: _Rows, values: np.ndarray, first_node: np.ndarray, num_nodes: int, wide: bool) -> np.ndarray:
+def _shifted_pairs(edges: Rows, values: np.ndarray, atoms: Rows, num_nodes: int, wide: bool) -> np.ndarray:
     """Local (source, target) pairs [total, 2] as indices into the pack, [B, 2, E].
 
     Both ends of an edge are handled as one integer of twice the width: neither half can carry into the
@@ -315,30 +257,31 @@ def _shifted_pairs(edges: _Rows, values: np.ndarray, first_node: np.ndarray, num
     """
     is_long = edges.filled.sum() > _LONG_ITEM * edges.slots.real.sum()
     local = edges.place_runs(values) if is_long and values.flags.c_contiguous else edges.place(values)
-    dtype = smallest_dtype(num_nodes)
+    filled = np.flatnonzero(edges.lengths)
+    if len(filled):
+        begins = edges.ends - edges.lengths
+        begins += np.arange(0, len(begins) * edges.capacity, edges.capacity)[:, None]
+        check_ends(local, 2 * begins.take(filled), atoms.lengths.take(filled), edges.slots.items.take(filled))
+    dtype, first_node = smallest_dtype(num_nodes), atoms.ends - atoms.lengths
     both = np.ascontiguousarray(local, dtype).view(f"u{2 * dtype.itemsize}")[..., 0]
-    twice = both.dtype.type(1 + (1 << 8 * dtype.itemsize))
+    twice = 1 + (1 << 8 * dtype.itemsize)
     # Padding is 0 up to here and joins the last slot.
-    shift = edges.repeat(first_node.astype(both.dtype), num_nodes - 1)
-    shift *= twice
+    shift = edges.repeat((first_node * twice).astype(both.dtype), (num_nodes - 1) * twice)
     shift += both
     pairs = np.empty((len(shift), 2, shift.shape[1]), np.int64 if wide else dtype)
     first, second = (0, 1) if sys.byteorder == "little" else (1, 0)
     bits = 8 * dtype.itemsize
-    np.copyto(pairs[:, first], shift & ((1 << bits) - 1) if wide else shift, casting="unsafe")  # the low half
-    np.copyto(pairs[:, second], shift >> bits, casting="unsafe")
+    # `both` is not used again: what is small enough stays in the cache.
+    low = np.bitwise_and(shift, both.dtype.type((1 << bits) - 1), out=both) if wide else shift
+    np.copyto(pairs[:, first], low, casting="unsafe")
+    shift >>= both.dtype.type(bits)
+    np.copyto(pairs[:, second], shift, casting="unsafe")
     return pairs
 
 
 def _check_one(filled: int, capacity: int, name: str) -> None:
     if filled > capacity:
         raise ValueError(f"pack 0 of the batch holds {filled} {name}, the budget {capacity}.")
-
-
-def _check(filled: np.ndarray, capacity: int, name: str) -> None:
-    if filled.max(initial=0) > capacity:
-        pack = int(filled.argmax())
-        raise ValueError(f"pack {pack} of the batch holds {filled[pack]} {name}, the budget {capacity}.")
 
 
 def _capacity(budget: Budget, name: str) -> int:

@@ -70,6 +70,7 @@ def relax(
     max_rounds: int = 10**6,
     prove: bool = True,
     enough: float = 0.0,
+    too_many: float = np.inf,
 ) -> Relaxation:
     """Solve the linear program over all pack patterns.
 
@@ -81,6 +82,7 @@ def relax(
         max_rounds: the same in rounds of pricing.
         prove: False stops where only the slow exact table could find more; nothing may be proven then.
         enough: stop as soon as this few packs, fractions of packs included, are reached.
+        too_many: stop as soon as more than this many are proven to be needed.
     """
     deadline = time.monotonic() + time_limit
     pricing = _Pricing(classes, budget, prove)
@@ -93,14 +95,15 @@ def relax(
             amounts = amounts if len(amounts) else _any_amounts(patterns, classes.counts)
             return Relaxation(patterns[: len(amounts)], amounts, bound)
         amounts, prices = solved
-        if time.monotonic() > deadline:
+        total = float(amounts.sum())
+        if total <= enough or time.monotonic() > deadline:
             break
         fresh, proven = pricing.improving(prices, classes.counts, known, deadline)
         bound = max(bound, proven)
-        total = float(amounts.sum())
         finished = not fresh or np.ceil(bound - 1e-6) >= np.ceil(total - 1e-6) and total - bound < 1e-6 * total
-        too_many = (len(patterns) + len(fresh)) * patterns.shape[1] > _MOST_PATTERNS
-        if finished or rounds == max_rounds or total <= enough or too_many or time.monotonic() > deadline:
+        full = (len(patterns) + len(fresh)) * patterns.shape[1] > _MOST_PATTERNS
+        settled = total <= enough or bound > too_many
+        if finished or settled or rounds == max_rounds or full or time.monotonic() > deadline:
             break
         patterns = np.concatenate([patterns, np.stack(fresh)])
     return Relaxation(patterns, amounts, bound)

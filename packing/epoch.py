@@ -10,6 +10,7 @@ from typing import Optional, Tuple
 import numpy as np
 
 from packing.balance import Ranking, balanced_order, rank_packs
+from packing.checks import rank_of, whole
 from packing.types import gather_index, offsets_of
 
 # Packs are moved so many at a time: what that takes in between stays in the cache and is used again.
@@ -34,11 +35,16 @@ class Epoch:
         return len(self.offsets) - 1
 
     def __getitem__(self, pack: int) -> np.ndarray:
-        """Items of one pack, [k] int32."""
+        """Items of one pack, [k] int32; negative numbers count from the end."""
+        if not -len(self) <= pack < len(self):
+            raise IndexError(f"pack {pack} of an epoch of {len(self)}.")
+        pack %= len(self)
         return self.items[self.offsets[pack] : self.offsets[pack + 1]]
 
     def slice(self, start: int, stop: int) -> Tuple[np.ndarray, np.ndarray]:
-        """Items of packs start .. stop and their offsets from 0: what `collate` takes."""
+        """Items of packs start .. stop, as far as there are any, and their offsets from 0: what `collate` takes."""
+        if not 0 <= start <= min(stop, len(self)):
+            raise IndexError(f"packs {start} to {stop} of an epoch of {len(self)}.")
         offsets = self.offsets[start : stop + 1]
         return self.items[offsets[0] : offsets[-1]], offsets - offsets[0]
 
@@ -51,8 +57,7 @@ class Epoch:
             ValueError: the number of packs is no multiple of ``world`` (give `epoch` a multiple), or
                 ``rank`` is not one of 0 .. world - 1.
         """
-        if not 0 <= rank < world:
-            raise ValueError(f"rank {rank} is not one of 0 .. {world - 1}.")
+        rank, world = rank_of(rank, world)
         if len(self) % world:
             raise ValueError(f"{len(self)} packs do not divide over {world} ranks; pass multiple={world} to epoch().")
         return reorder(self.items, self.offsets, np.arange(rank, len(self), world))
@@ -72,8 +77,7 @@ class PackOrder:
 
     def shuffled(self, seed: int, epoch: int, multiple: int, costs: Optional[np.ndarray] = None) -> Epoch:
         """See `PackingPlan.epoch`."""
-        if seed < 0 or epoch < 0 or multiple < 1:
-            raise ValueError(f"seed {seed} and epoch {epoch} are 0 or more, multiple {multiple} is 1 or more.")
+        seed, epoch, multiple = whole("seed", seed), whole("epoch", epoch), whole("multiple", multiple, 1)
         random = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, epoch])))
         by_class = self.items[self.slot_by_class]
         several = np.flatnonzero(np.diff(self.bounds) > 1)
@@ -98,7 +102,7 @@ class PackOrder:
 
     def planned(self, multiple: int) -> Epoch:
         """See `PackingPlan.in_order`."""
-        missing = _missing(len(self.offsets) - 1, multiple)
+        missing = _missing(len(self.offsets) - 1, whole("multiple", multiple, 1))
         return Epoch(self.items, np.concatenate([self.offsets, np.full(missing, self.offsets[-1])]))
 
 

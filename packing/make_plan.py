@@ -9,7 +9,9 @@ import numpy as np
 from packing import column_generation, rounding
 from packing.balance import Balance, cost_of_items
 from packing.best_fit import fit_decreasing
+from packing.checks import seconds, whole
 from packing.classes import PackTypes, SizeClasses, deal, round_sizes, size_classes
+from packing.full_packs import improve_by_draws
 from packing.histogram import longest_pack_first
 from packing.knapsack import Knapsack
 from packing.plan import PackingPlan, size_table
@@ -22,11 +24,13 @@ ALGORITHMS = ("auto", "column_generation", "best_fit", "first_fit", "lpfhp")
 # the further dimensions are rounded up.
 MAX_CLASSES = 400
 MAX_GREEDY_CLASSES = 10_000
-_ESTIMATE_ROUNDS = 200
+ESTIMATE_ROUNDS = 200
 # Best fit on nearly as many sizes as items may take this fraction of the time, then a quicker rule ends it.
 _GREEDY_FRACTION = 0.5
-# Rounds of column generation are about as many as classes, each with a linear program and a table of cells x classes.
-_CLASS_SECONDS, _CELL_SECONDS = 4e-3, 1.2e-9
+# Rounds of column generation are about as many as classes, twice as many where tables are large, each with a linear
+# program and a table of cells x classes.
+_CLASS_SECONDS, _CELL_SECONDS = 2e-3, 2.5e-9
+_SOME_CLASSES = 100  # of more, column generation ends sooner with patterns that were drawn; of fewer, it needs none
 _SPREAD_SECONDS = 10.0  # for safety: exchanges are counted, and end by themselves
 _FEW_CLASSES = 1000  # of which best fit takes less than a second whatever the number of items
 
@@ -45,37 +49,44 @@ def make_plan(
     Args:
         sizes: [I] integer when the budget measures one dimension, else {name: [I]}.
         budget: capacities of a pack, e.g. ``Budget(nodes=128, edges=2304, graphs=8)``.
-        algorithm: "auto" takes column generation where scipy is installed and the table is affordable,
-            else best fit; or one of "column_generation", "best_fit", "first_fit", "lpfhp" (the last for
-            one measured dimension).
+        algorithm: "auto" takes column generation where scipy is installed, the table is affordable and quicker packers
+            miss the bound, else the best of them; or one of "column_generation", "best_fit", "first_fit", "lpfhp"
+            (the last for one measured dimension).
         seed: decides which items of equal size share a pack in the plan itself.
         oversize: "error", or "skip" to leave out items larger than the budget (listed in the plan).
-        time_limit: seconds; after them the best packs and bound so far are used, and where best fit has not
-            placed all items by half of them (or one second), the smallest are packed by a quicker rule.
+        time_limit: seconds, those to load scipy apart; after them the best packs and bound so far are used, and where
+            best fit has not placed all items by half of them (or one second), the smallest are packed by a quicker
+            rule.
         spread_cost: a `Cost`, or the cost of every item, [I]: of as few packs as without it those whose costs differ
             less are made.
 
     Raises:
         ValueError: an item is larger than the budget, sizes or costs are malformed, or the algorithm is unknown.
     """
-    started = time.monotonic()
-    deadline = started + time_limit
-    greedy_deadline = started + max(_GREEDY_FRACTION * time_limit, 1.0)
     if algorithm not in ALGORITHMS:
         raise ValueError(f"unknown packing algorithm {algorithm!r}; choose one of {', '.join(ALGORITHMS)}.")
+    # Asked before the clock starts: on a busy machine it takes seconds to load scipy for the first time.
+    exactly = algorithm in ("auto", "column_generation") and column_generation.available()
+    started, time_limit = time.monotonic(), seconds("time_limit", time_limit)
+    seed = whole("seed", seed)
+    deadline = started + time_limit
+    greedy_deadline = started + max(_GREEDY_FRACTION * time_limit, 1.0)
     table = size_table(sizes, budget)
     kept, skipped = _within(table, budget, oversize)
     exact = size_classes(table[kept], budget)
     if len(exact.counts) <= _FEW_CLASSES:  # a busy machine must not decide
         greedy_deadline = math.inf
-    used = _rounded(exact, budget, MAX_GREEDY_CLASSES, greedy_deadline)
-    if algorithm == "auto":
-        algorithm = "column_generation" if column_generation.available() else "best_fit"
-    if algorithm == "column_generation" and not column_generation.available():
+    used = rounded_classes(exact, budget, MAX_GREEDY_CLASSES, greedy_deadline)
+    if algorithm == "column_generation" and not exactly:
         raise ValueError("algorithm='column_generation' needs scipy >= 1.9: pip install scipy.")
-    if algorithm == "column_generation":
-        coarse = _rounded(exact, budget, MAX_CLASSES, greedy_deadline, column_generation.affordable)
+    if exactly:
+        coarse = rounded_classes(exact, budget, MAX_CLASSES, greedy_deadline, column_generation.affordable)
         types, used, bound = _generate(coarse, used, exact, budget, deadline, greedy_deadline)
+        algorithm = "column_generation"
+    elif algorithm == "auto":
+        bound = continuous_bound(exact, budget)
+        types = _fewest(_quick(used, budget, greedy_deadline), used, budget, bound, greedy_deadline)
+        algorithm = "best_fit"
     else:
         types, bound = _greedy(used, budget, algorithm, greedy_deadline), continuous_bound(exact, budget)
     if spread_cost is not None and len(kept):
@@ -100,7 +111,11 @@ def make_plan(
 
 
 def estimate_packs(
-    sizes: Union[np.ndarray, Mapping[str, np.ndarray]], budget: Budget, enough: float = 0.0, time_limit: float = 60.0
+    sizes: Union[np.ndarray, Mapping[str, np.ndarray]],
+    budget: Budget,
+    enough: float = 0.0,
+    time_limit: float = 60.0,
+    too_many: float = math.inf,
 ) -> float:
     """About how many packs `make_plan` will need, without making them; the same on every machine.
 
@@ -108,27 +123,32 @@ def estimate_packs(
         sizes, budget: as for `make_plan`.
         enough: a value at or below this need not be improved further.
         time_limit: seconds after which the value so far is returned.
+        too_many: a value that is proven to stay above this need not be improved further.
 
     Returns:
         the value of the linear program after a bounded number of rounds, or best fit's packs without scipy.
     """
     table = size_table(sizes, budget)
+    _within(table, budget, "error")
+    if not len(table):
+        return 0.0
     exact = size_classes(table, budget)
     deadline = time.monotonic() + time_limit
-    coarse = _rounded(exact, budget, MAX_CLASSES, deadline, column_generation.affordable)
+    coarse = rounded_classes(exact, budget, MAX_CLASSES, deadline, column_generation.affordable)
     start = fit_decreasing(coarse, budget.capacities(), deadline=deadline)
-    if not column_generation.available() or not column_generation.affordable(coarse, budget):
+    if start.num_packs <= enough or not (
+        column_generation.available() and column_generation.affordable(coarse, budget)
+    ):
         return float(start.num_packs)
-    relaxation = column_generation.relax(
-        coarse, budget, start.multiplicity, deadline - time.monotonic(), _ESTIMATE_ROUNDS, prove=False, enough=enough
-    )
+    left, limits = deadline - time.monotonic(), (enough, too_many)
+    relaxation = column_generation.relax(coarse, budget, start.multiplicity, left, ESTIMATE_ROUNDS, False, *limits)
     return float(relaxation.amounts.sum())
 
 
 def expected_seconds(sizes: Union[np.ndarray, Mapping[str, np.ndarray]], budget: Budget) -> float:
     """About how long column generation takes for a plan, from the sizes alone: the same on every machine."""
     exact = size_classes(size_table(sizes, budget), budget)
-    coarse = _rounded(exact, budget, MAX_CLASSES, math.inf, column_generation.affordable)
+    coarse = rounded_classes(exact, budget, MAX_CLASSES, math.inf, column_generation.affordable)
     columns = [budget.names.index(name) for name in budget.measured]
     cost = Knapsack.cost(coarse.sizes[:, columns], budget.capacities()[columns])
     return len(coarse.counts) * (_CLASS_SECONDS + _CELL_SECONDS * cost)
@@ -162,13 +182,13 @@ def _within(table: np.ndarray, budget: Budget, oversize: str) -> Tuple[np.ndarra
         size = ", ".join(f"{value} {name}" for name, value in zip(budget.measured, table[item]))
         enough = budget.replace(**{n: max(budget[n], int(m)) for n, m in zip(budget.measured, table.max(0))})
         raise ValueError(
-            f"item {item} ({size}) is larger than the budget ({budget}), as are {int(too_large.sum()) - 1} others; "
-            f"a budget of {enough} would hold every item, oversize='skip' leaves them out."
+            f"item {item} ({size}) is larger than the budget ({budget}), in all {int(too_large.sum()):,} of "
+            f"{len(table):,} items; a budget of {enough} would hold every item, oversize='skip' leaves them out."
         )
     return np.flatnonzero(~too_large).astype(np.int32), np.flatnonzero(too_large).astype(np.int32)
 
 
-def _rounded(
+def rounded_classes(
     exact: SizeClasses,
     budget: Budget,
     most: int,
@@ -197,11 +217,11 @@ def _greedy(classes: SizeClasses, budget: Budget, algorithm: str, deadline: floa
             raise ValueError(f"lpfhp packs one measured dimension, not {', '.join(budget.measured)}; use best_fit.")
         return _by_space(classes, budget, deadline)
     if algorithm == "best_fit":
-        return _best_fit(classes, budget, deadline)
+        return best_fit(classes, budget, deadline)
     return fit_decreasing(classes, budget.capacities(), False, deadline)
 
 
-def _best_fit(classes: SizeClasses, budget: Budget, deadline: float) -> PackTypes:
+def best_fit(classes: SizeClasses, budget: Budget, deadline: float) -> PackTypes:
     """Best fit; of very many sizes in one dimension by space alone, which finds the pack without a search."""
     if len(classes.counts) > MAX_GREEDY_CLASSES and len(budget.measured) == 1:
         return _by_space(classes, budget, deadline)
@@ -228,31 +248,57 @@ def _generate(
     Returns:
         (packs, the classes they are made of, lower bound for the ``exact`` classes).
     """
-    bound = continuous_bound(exact, budget)
-    decreasing = greedy = _best_fit(fine, budget, greedy_deadline)
-    if greedy.num_packs > bound and len(budget.measured) > 1 and exact.counts.sum() <= MOST_ITEMS:
-        greedy = min(greedy, fit_shuffled(fine, budget.capacities()), key=lambda types: types.num_packs)
-    too_many = len(coarse.counts) > MAX_CLASSES and len(budget.measured) > 1
-    if greedy.num_packs <= bound or too_many or not column_generation.affordable(coarse, budget):
+    bound, greedy = continuous_bound(exact, budget), _quick(fine, budget, greedy_deadline)
+    many = len(budget.measured) > 1
+    if many:  # there the linear program takes long, and classes may have to be rounded for it
+        greedy = _fewest(greedy, fine, budget, bound, greedy_deadline)
+    if greedy.num_packs <= bound:
         return greedy, fine, bound
+    too_many = len(coarse.counts) > MAX_CLASSES and len(budget.measured) > 1
+    if too_many or not column_generation.affordable(coarse, budget):
+        return (greedy if many else _fewest(greedy, fine, budget, bound, greedy_deadline)), fine, bound
     if coarse is not exact:
         bound = max(bound, _primary_bound(exact, budget, deadline))
         # Rounding up can cost more than column generation gains: with large budgets, or many edge counts.
         if greedy.num_packs <= max(bound, continuous_bound(coarse, budget)):
             return greedy, fine, bound
-    # Of as many types as packs the linear program would be slow.
-    start = (
-        greedy
-        if coarse is fine and greedy is decreasing
-        else fit_decreasing(coarse, budget.capacities(), deadline=deadline)
-    )
-    relaxation = column_generation.relax(coarse, budget, start.multiplicity, deadline - time.monotonic())
+    start = greedy if coarse is fine else fit_decreasing(coarse, budget.capacities(), deadline=deadline)
+    start, drawn = improve_by_draws(start, coarse, budget, bound, deadline)
+    if start.num_packs <= bound:
+        return start, coarse, bound
+    greedy = greedy if many else _fewest(greedy, fine, budget, bound, greedy_deadline)
+    if greedy.num_packs <= bound:
+        return greedy, fine, bound
+    start = min(start, greedy, key=lambda types: types.num_packs) if coarse is fine else start
+    patterns = start.multiplicity
+    if len(coarse.counts) > _SOME_CLASSES:
+        patterns = np.concatenate([patterns, drawn])
+    relaxation = column_generation.relax(coarse, budget, patterns, deadline - time.monotonic())
     proven = int(np.ceil(relaxation.bound - 1e-6))
     bound = max(bound, proven) if coarse is exact else bound
     if start.num_packs > bound:
         rounded = rounding.round_up(relaxation, coarse, budget, deadline, max(bound, proven))
         start = min(start, rounded, key=lambda types: types.num_packs)
     return (start, coarse, bound) if start.num_packs <= greedy.num_packs else (greedy, fine, bound)
+
+
+def _quick(classes: SizeClasses, budget: Budget, deadline: float) -> PackTypes:
+    """Good packs in the least time: by space alone where one dimension is measured, else by best fit."""
+    return (_by_space if len(budget.measured) == 1 else best_fit)(classes, budget, deadline)
+
+
+def _fewest(quick: PackTypes, classes: SizeClasses, budget: Budget, bound: int, deadline: float) -> PackTypes:
+    """Packs of best fit, or where these are fewer those of first fit, in random order too, or of `_quick`."""
+    if quick.num_packs <= bound or len(classes.counts) > MAX_GREEDY_CLASSES:
+        return quick
+    best = quick
+    if len(budget.measured) == 1:  # else they are of best fit
+        best = fit_decreasing(classes, budget.capacities(), True, deadline)
+    first = best if best.num_packs <= bound else fit_decreasing(classes, budget.capacities(), False, deadline)
+    fewest = min(best, first, quick, key=lambda types: types.num_packs)
+    if fewest.num_packs > bound and len(budget.measured) > 1 and classes.counts.sum() <= MOST_ITEMS:
+        fewest = min(fewest, fit_shuffled(classes, budget.capacities()), key=lambda types: types.num_packs)
+    return fewest
 
 
 def _primary_bound(classes: SizeClasses, budget: Budget, deadline: float) -> int:

@@ -12,6 +12,7 @@ import numpy as np
 
 from packing.arrays import open_arrays
 from packing.balance import Balance, cost_of_items
+from packing.checks import budget_of, integers
 from packing.epoch import Epoch, PackOrder
 from packing.files import PathLike, atomic_file
 from packing.types import Budget, offsets_of
@@ -226,9 +227,10 @@ def size_table(sizes: Union[np.ndarray, Mapping[str, np.ndarray]], budget: Budge
     """Item sizes as one table, [I, M] int32, in the order of ``budget.measured``.
 
     Raises:
-        ValueError: a dimension is missing, not one integer per item, negative, too large for int32, or 0
-            in the first one.
+        ValueError: the budget is none, a dimension is missing, not one integer per item, negative, too large for
+            int32, or 0 in the first one.
     """
+    budget = budget_of(budget)
     if not isinstance(sizes, Mapping):
         if len(budget.measured) != 1:
             raise ValueError(f"the budget ({budget}) needs sizes as {{name: array}} for {', '.join(budget.measured)}.")
@@ -236,15 +238,19 @@ def size_table(sizes: Union[np.ndarray, Mapping[str, np.ndarray]], budget: Budge
     missing = [name for name in budget.measured if name not in sizes]
     if missing:
         raise ValueError(f"no sizes were given for {', '.join(missing)}, which the budget ({budget}) limits.")
-    columns = [np.asarray(sizes[name]) for name in budget.measured]
+    columns = [integers(name, sizes[name]) for name in budget.measured]
     for name, column in zip(budget.measured, columns):
-        if column.ndim != 1 or column.shape != columns[0].shape or column.dtype.kind not in "iu":
+        if len(column) != len(columns[0]):
             raise ValueError(
-                f"sizes of {name} must be one integer per item, as many as of {budget.measured[0]}; "
-                f"got {column.dtype} of shape {column.shape}."
+                f"there are {len(column)} sizes of {name} and {len(columns[0])} of {budget.measured[0]}; "
+                "give one of each for every item."
             )
-        if len(column) and column.min() < (1 if name == budget.measured[0] else 0):
-            raise ValueError(f"item {int(column.argmin())} has {column.min()} {name}; empty items cannot be packed.")
+        least = 1 if name == budget.measured[0] else 0
+        if len(column) and column.min() < least:
+            raise ValueError(
+                f"item {int(column.argmin())} has {column.min()} {name} and needs {least} or more to be packed; "
+                "leave it out of the data."
+            )
         if len(column) and column.max() >= 2**31:
             raise ValueError(f"item {int(column.argmax())} has {column.max()} {name}; sizes stay below 2**31.")
     return np.stack(columns, 1).astype(np.int32)

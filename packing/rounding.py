@@ -69,6 +69,15 @@ def round_up(
     return best
 
 
+def round_down(relaxation: Relaxation, classes: SizeClasses, budget: Budget) -> PackTypes:
+    """Whole packs by the whole parts of amounts, and best fit of what is left: many times quicker than `round_up`."""
+    whole = np.floor(relaxation.amounts + 1e-7).astype(np.int64)
+    whole = without_surplus(relaxation.patterns, whole, classes.counts)
+    rest = _pack_rest(classes.counts - whole @ relaxation.patterns, classes, budget)
+    rows = list(zip(whole.tolist(), relaxation.patterns)) + list(zip(rest.counts.tolist(), rest.multiplicity))
+    return PackTypes.from_rows(rows, len(classes.counts))
+
+
 def without_surplus(patterns: np.ndarray, whole: np.ndarray, demand: np.ndarray) -> np.ndarray:
     """Take whole packs back until no class is held more often than it occurs."""
     whole = whole.copy()

@@ -10,6 +10,7 @@ import numpy as np
 
 from packing import column_generation
 from packing.best_fit import fit_decreasing
+from packing.checks import budget_of, whole
 from packing.classes import PackTypes, SizeClasses, deal, distinct_rows, round_sizes, size_classes
 from packing.epoch import Epoch, reorder
 from packing.make_plan import continuous_bound
@@ -29,6 +30,7 @@ _SECONDS = 60.0  # for safety alone: packs of a stream must not depend on the cl
 _MANY_ITEMS = 32
 # Rounding sizes up by more than this costs more packs than column generation saves.
 _INFLATION = 1.04
+_NEEDED = ("budget", "buffer_size", "ids", "sizes", "round_to", "known", "patterns", "random")  # of a state
 
 
 class StreamPacker:
@@ -70,24 +72,17 @@ class StreamPacker:
                 bringing one or more, after no more pushes; None lets rare sizes wait for company that fits.
 
         Raises:
-            ValueError: unknown algorithm, missing scipy, buffer_size or max_wait below 1, or no positive weights.
+            ValueError: unknown algorithm, missing scipy, a number that is none or too small, or no positive weights.
         """
         if algorithm not in ("auto", "column_generation", "best_fit"):
             raise ValueError(f"unknown streaming algorithm {algorithm!r}; choose auto, column_generation or best_fit.")
-        if buffer_size < 1:
-            raise ValueError(f"buffer_size={buffer_size} holds nothing; give at least 1.")
+        buffer_size, seed = whole("buffer_size", buffer_size, 1), whole("seed", seed)
         if algorithm == "column_generation" and not column_generation.available():
             raise ValueError("algorithm='column_generation' needs scipy >= 1.9: pip install scipy.")
-        if max_wait is not None and max_wait < 1:
-            raise ValueError(f"max_wait={max_wait} lets no item wait; give at least 1, or None.")
-        if weights is not None and not (weights and all(0 < weight < np.inf for weight in weights.values())):
-            raise ValueError(
-                f"weights={dict(weights)}: give every corpus a weight above 0, such as {{'a': 3, 'b': 1}}."
-            )
-        self.budget = budget
+        self.budget = budget_of(budget)
         self.buffer_size = buffer_size
-        self.max_wait = max_wait
-        self.weights = None if weights is None else {name: float(weight) for name, weight in weights.items()}
+        self.max_wait = None if max_wait is None else whole("max_wait", max_wait, 1)
+        self.weights = None if weights is None else _weights(weights)
         self._taken = dict.fromkeys(self.weights or {}, 0)  # nodes or tokens of every corpus
         self._ended: List[str] = []
         self._pushed = 0
@@ -115,20 +110,24 @@ class StreamPacker:
             corpus: that they are from, one of ``weights``.
 
         Raises:
-            ValueError: an item is larger than the budget, ids and sizes differ in length, or the corpus has no weight.
+            ValueError: an item is larger than the budget, ids are no integers or not as many as sizes, or the corpus
+                has no weight.
         """
-        if (corpus is None) != (self.weights is None) or (corpus is not None and corpus not in self._taken):
+        if (corpus is None) != (self.weights is None) or (corpus is not None and corpus not in list(self._taken)):
             there = "none was given weights" if self.weights is None else f"there are {', '.join(self.weights)}"
             raise ValueError(f"items of corpus {corpus!r} were pushed; {there}.")
         table = size_table(sizes, self.budget)
-        ids = np.asarray(ids, np.int64)
+        ids = _numbers(ids)
         if len(ids) != len(table):
-            raise ValueError(f"{len(ids)} ids were pushed with {len(table)} sizes.")
+            raise ValueError(f"{len(ids)} ids were pushed with {len(table)} sizes; push one of each for every item.")
         limits = np.array([self.budget[name] for name in self.budget.measured])
         if (table > limits).any():
             item = int(np.argmax((table > limits).any(1)))
             size = ", ".join(f"{value} {name}" for name, value in zip(self.budget.measured, table[item]))
-            raise ValueError(f"item {ids[item]} ({size}) is larger than the budget ({self.budget}).")
+            raise ValueError(
+                f"item {ids[item]} ({size}) is larger than the budget ({self.budget}); leave it out, or raise the "
+                "budget."
+            )
         if corpus is not None:
             self._taken[corpus] += int(table[:, 0].sum())
         ready = []
@@ -152,7 +151,7 @@ class StreamPacker:
 
     def end(self, corpus: str) -> None:
         """Say that a corpus has no more items: `wanted` names the others from now on."""
-        if corpus not in self._taken:
+        if corpus not in list(self._taken):
             raise ValueError(f"corpus {corpus!r} has no weight; there are {', '.join(self._taken) or 'none'}.")
         self._ended.append(corpus)
 
@@ -188,6 +187,7 @@ class StreamPacker:
             "round_to": self._round_to,
             "known": self._known.copy(),
             "patterns": self._patterns.copy(),
+            "linear": self.linear,
             "random": self._random.bit_generator.state,
         }
 
@@ -195,27 +195,53 @@ class StreamPacker:
         """Continue where `state_dict` was taken.
 
         Raises:
-            ValueError: it is no state of a stream, or of one with another budget, buffer size, bound or weights.
+            ValueError: it is no state of a stream, is damaged, or of one with another budget, buffer size, algorithm,
+                bound or weights.
         """
-        missing = [name for name in ("budget", "buffer_size", "ids", "sizes", "random") if name not in state]
+        missing = [name for name in _NEEDED if not isinstance(state, Mapping) or name not in state]
         if missing:
             raise ValueError(f"this is no state of a StreamPacker: it has no {', '.join(missing)}.")
         if state["budget"] != self.budget.as_dict() or state["buffer_size"] != self.buffer_size:
             raise ValueError(
                 f"the saved stream has budget {state['budget']} and buffer {state['buffer_size']}, "
-                f"this one {self.budget.as_dict()} and {self.buffer_size}."
+                f"this one {self.budget.as_dict()} and {self.buffer_size}; make it like the saved one."
             )
         for name in ("max_wait", "weights"):
             if state.get(name) != getattr(self, name):
-                raise ValueError(f"the saved stream has {name}={state.get(name)}, this one {getattr(self, name)}.")
-        waiting = len(state["ids"])  # of an earlier version, which did not count: as if they had just come
-        self._pushed = state.get("pushed", waiting)
-        self._arrived = np.array(state.get("arrived", np.arange(waiting)), np.int64)
-        self._taken, self._ended = dict(state.get("taken", {})), list(state.get("ended", []))
-        self._ids, self._sizes = state["ids"].copy(), state["sizes"].copy()
-        self._round_to = state["round_to"]
-        self._known, self._patterns = state["known"].copy(), state["patterns"].copy()
+                raise ValueError(
+                    f"the saved stream has {name}={state.get(name)}, this one {getattr(self, name)}; make it like the "
+                    "saved one."
+                )
+        if state.get("linear", self.linear) != self.linear:
+            names = {True: "column_generation", False: "best_fit"}
+            raise ValueError(
+                f"the saved stream packs by {names[not self.linear]}, this one by {names[self.linear]}; pass "
+                f"algorithm={names[not self.linear]!r}, or its packs would be others."
+            )
+        try:
+            self._load(state)
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            raise ValueError(f"the saved stream is damaged ({error}); take an earlier one.") from error
+
+    def _load(self, state: Mapping[str, Any]) -> None:
+        measured, waiting = len(self.budget.measured), len(state["ids"])
+        # Earlier versions did not count arrivals: as if all had just come.
+        ids, arrived = _numbers(state["ids"]), np.array(state.get("arrived", np.arange(waiting)), np.int64)
+        sizes = size_table(
+            dict(zip(self.budget.measured, np.array(state["sizes"], np.int64).reshape(waiting, measured).T)),
+            self.budget,
+        )
+        known = np.array(state["known"], np.int64).reshape(-1, len(self.budget.names))
+        patterns = np.array(state["patterns"], np.int32)
+        patterns = patterns.reshape(len(patterns), len(known))
+        limits = [self.budget[name] for name in self.budget.measured]
+        if not len(ids) == len(arrived) == len(sizes) <= self.buffer_size or (sizes > limits).any():
+            raise ValueError(f"{waiting} ids, {len(sizes)} sizes, {len(arrived)} arrivals, or an item above the budget")
         self._random.bit_generator.state = state["random"]
+        self._ids, self._sizes, self._arrived = ids, sizes, arrived
+        self._known, self._patterns, self._round_to = known, patterns, whole("round_to", state["round_to"], 1)
+        self._pushed = whole("pushed", state.get("pushed", waiting), waiting)
+        self._taken, self._ended = dict(state.get("taken", {})), list(state.get("ended", []))
 
     def _emit(self, everything: bool = False) -> Epoch:
         """Pack the buffer and let the good packs go, or all; at least half of the items leave."""
@@ -294,6 +320,29 @@ class StreamPacker:
         """Keep this buffer's patterns for the next one, the used ones first when there are too many."""
         order = np.argsort(-relaxation.amounts, kind="stable")[:_MAX_PATTERNS]
         self._known, self._patterns = classes.sizes, relaxation.patterns[order]
+
+
+def _weights(weights: Any) -> Dict[str, float]:
+    try:
+        found = {name: float(weight) for name, weight in weights.items()}
+        right = bool(found) and all(0 < weight < np.inf for weight in found.values())
+    except (AttributeError, TypeError, ValueError):
+        right = False
+    if not right:
+        raise ValueError(f"weights={weights!r}: give every corpus a weight above 0, such as {{'a': 3, 'b': 1}}.")
+    return found
+
+
+def _numbers(ids: Any) -> np.ndarray:
+    """Ids as integers, [k] int64."""
+    found = np.asarray(ids)
+    found = found.astype(np.int64) if found.shape == (0,) else found
+    if found.ndim != 1 or found.dtype.kind not in "iu" or (found.dtype == np.uint64 and found.max(initial=0) >= 2**63):
+        raise ValueError(
+            f"ids are one integer per item, not {found.dtype} of shape {found.shape}; number the items, for instance "
+            "with np.arange, and keep a list of their names."
+        )
+    return found.astype(np.int64)
 
 
 def _fullest(types: PackTypes, classes: SizeClasses, budget: Budget) -> PackTypes:

@@ -108,6 +108,12 @@ def offsets_of(lengths: Any) -> np.ndarray:
     return offsets
 
 
+def counted(lengths: np.ndarray) -> np.ndarray:
+    """0, 1, .. in each of some sequences of these lengths [I], one after the other."""
+    ends = offsets_of(lengths)
+    return np.arange(ends[-1]) - np.repeat(ends[:-1], lengths)
+
+
 def gather_index(offsets: np.ndarray, items: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
     """Flat positions of the values of ``items``, one item after the other.
 
@@ -148,6 +154,11 @@ class Ragged:
     offsets: np.ndarray
 
     def __post_init__(self) -> None:
+        if not isinstance(self.values, np.ndarray) or not isinstance(self.offsets, np.ndarray):
+            for name in ("values", "offsets"):
+                object.__setattr__(self, name, np.asarray(getattr(self, name)))
+        if self.offsets.dtype.kind not in "iu":
+            raise ValueError(f"offsets of a Ragged are integers, not {self.offsets.dtype}.")
         if self.offsets.ndim != 1 or len(self.offsets) == 0 or self.offsets[0] != 0:
             raise ValueError("offsets of a Ragged are [items + 1] and begin with 0.")
         if self.offsets[-1] != len(self.values):
@@ -162,6 +173,12 @@ class Ragged:
         if len(items) == 0:
             raise ValueError("a Ragged needs at least one item to know its dtype and shape.")
         arrays: List[np.ndarray] = [np.asarray(item) for item in items]
+        for number, array in enumerate(arrays):
+            if array.ndim == 0 or array.shape[1:] != arrays[0].shape[1:]:
+                raise ValueError(
+                    f"item {number} has shape {array.shape} and item 0 {arrays[0].shape}; items of a Ragged are arrays "
+                    "that differ in the first axis alone."
+                )
         return cls(np.concatenate(arrays), offsets_of([len(array) for array in arrays]))
 
     @property
@@ -172,6 +189,9 @@ class Ragged:
     def take(self, items: np.ndarray) -> "Ragged":
         """The given items in the given order, copied into new flat arrays."""
         items = np.asarray(items)
+        items = items if items.size else items.astype(np.int64)
+        if items.size and not 0 <= items.min() <= items.max() < len(self):
+            raise IndexError(f"items {items.min()} to {items.max()} of a Ragged with {len(self)} items.")
         starts, ends = self.offsets[items], self.offsets[items + 1]
         offsets = offsets_of(ends - starts)
         if offsets[-1] > _LONG_ITEM * len(items) and self.values.flags.c_contiguous:

@@ -1,4 +1,4 @@
-"""PackBatchSampler held to the rules of `packing.testing` in random cases: run as a script, it takes half an hour.
+"""PackBatchSampler held to the rules of `packing.testing` in random cases: a script of ten minutes.
 
 python tests/packing_conformance.py --count 10000
 """

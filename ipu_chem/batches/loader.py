@@ -76,6 +76,10 @@ class Loader(ABC):
     def epoch(self, seed: int, epoch: int, first_call: int = 0) -> Iterator[Tuple[Any, int]]:
         """Training batches, each with its number of molecules in all processes together.
 
+        The order is that of chance, whoever computes it: fixed shapes cost an IPU the same, and on CPUs, where native
+        kernels skip padding, full packs cost so nearly the same that balancing them would save less than it gives up,
+        the same curve on any number of processes and devices (benchmarks/results/epoch_balance.md).
+
         Args:
             seed, epoch: decide who shares a pack and in what order.
             first_call: calls to leave out, for a run that resumes in the middle.

@@ -40,7 +40,7 @@ class OneMolecule:
         self._is_native = False
         if torch.device(device).type == "cpu":
             with suppress(NativeError):  # autograd does it
-                self._is_native = all([use_force_kernels(model) for model in self._models])
+                self._is_native = all([use_force_kernels(model, frozen=True) for model in self._models])
         self._device, self._dtype, self._threads = torch.device(device), dtype, threads
         self._inputs: List[Tensor] = []
         self._forget()

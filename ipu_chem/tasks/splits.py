@@ -19,6 +19,7 @@ _SHOWN = 10  # rows that are named
 # A plan may take this fraction of a training in which a device gets through so many nodes or tokens a second (no model
 # here is faster on any), and so many seconds at most.
 _FRACTION, _RATE, _MOST_SECONDS = 0.02, 200_000, 10.0
+_SHAPE_SECONDS = 0.5  # of that go to the shape of a pack and to validation and test, where packs have two dimensions
 
 
 class SplitData(NamedTuple):
@@ -150,7 +151,7 @@ def plans_of_splits(
 
 
 def packing_seconds(size: int, passes: float) -> float:
-    """Seconds that a plan of the training molecules may take: a fiftieth of the training, and at least one.
+    """Seconds that packing may take, the choice of a shape included: a fiftieth of the training, and at least one.
 
     Args:
         size: nodes or tokens of the training molecules.
@@ -162,7 +163,8 @@ def packing_seconds(size: int, passes: float) -> float:
 def _pays(sizes: Mapping[str, np.ndarray], budget: Budget, passes: float) -> bool:
     """Tell whether column generation is through in that time; expected, not measured, so that all machines agree."""
     measured = {name: sizes[name] for name in budget.measured}
-    return expected_seconds(measured, budget) <= packing_seconds(int(measured[budget.measured[0]].sum()), passes)
+    seconds = packing_seconds(int(measured[budget.measured[0]].sum()), passes)
+    return expected_seconds(measured, budget) <= seconds - _SHAPE_SECONDS * (len(measured) > 1)
 
 
 def reads_rows(data: DataConfig) -> bool:

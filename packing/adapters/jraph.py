@@ -9,6 +9,7 @@ from typing import Any, Iterator, List, Sequence
 import numpy as np
 
 from packing.adapters.torch import PackBatchSampler
+from packing.checks import whole
 from packing.types import Budget
 
 
@@ -42,7 +43,10 @@ class PlannedBatches:
         Raises:
             ValueError: a number is too small, a graph is larger than a batch, or the graphs are a stream.
         """
-        if n_graph < 2 or n_node < 2 or n_edge < 0:
+        n_node, n_edge, n_graph = (
+            whole(name, value) for name, value in (("n_node", n_node), ("n_edge", n_edge), ("n_graph", n_graph))
+        )
+        if n_graph < 2 or n_node < 2:
             raise ValueError(
                 f"n_node={n_node}, n_edge={n_edge}, n_graph={n_graph}: padding takes a node and a graph, "
                 "so the least are 2, 0 and 2."
@@ -52,6 +56,7 @@ class PlannedBatches:
                 f"{type(graphs).__name__} is read once, and a plan needs all sizes; give list(graphs), or pack a "
                 "stream with packing.streaming.StreamPacker."
             )
+        _check(graphs)
         self.graphs, self.shape = graphs, (n_node, n_edge, n_graph)
         sizes = {
             "nodes": np.array([int(np.sum(graph.n_node)) for graph in graphs], np.int64),
@@ -64,6 +69,15 @@ class PlannedBatches:
         if (counts > 1).any():  # batches as items
             sizes["members"] = counts
             budget = Budget(nodes=n_node - 1, edges=max(n_edge, 1), members=n_graph - 1)
+        largest = sizes["nodes"].max(initial=0), sizes["edges"].max(initial=0), counts.max(initial=0)
+        if options.get("oversize", "error") == "error" and any(
+            most > limit for most, limit in zip(largest, (n_node - 1, n_edge, n_graph - 1))
+        ):
+            raise ValueError(
+                f"the largest graphs have {largest[0]} nodes and {largest[1]} edges, and padding takes a node and a "
+                f"graph; n_node={max(n_node, largest[0] + 1)}, n_edge={max(n_edge, largest[1])}, "
+                f"n_graph={max(n_graph, largest[2] + 1)} hold every graph, oversize='skip' leaves larger ones out."
+            )
         self.sampler = PackBatchSampler(sizes, budget, **options)
 
     def __len__(self) -> int:
@@ -75,3 +89,13 @@ class PlannedBatches:
     def _batch(self, items: List[int]) -> Any:
         jraph: Any = import_module("jraph")
         return jraph.pad_with_graphs(jraph.batch_np([self.graphs[item] for item in items]), *self.shape)
+
+
+def _check(graphs: Sequence[Any]) -> None:
+    """Refuse graphs that cannot be batched together."""
+    for number, graph in enumerate(graphs):
+        if not hasattr(graph, "n_node") or not hasattr(graph, "n_edge"):
+            raise ValueError(f"graph {number} is a {type(graph).__name__}; give jraph.GraphsTuple.")
+        for name in ("nodes", "edges", "globals"):
+            if (getattr(graph, name) is None) != (getattr(graphs[0], name) is None):
+                raise ValueError(f"graph {number} and graph 0 differ in having {name}; give {name} to all or to none.")

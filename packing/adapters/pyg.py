@@ -18,12 +18,14 @@ from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 import numpy as np
 
 from packing.adapters.torch import PackBatchSampler as _PackBatchSampler
+from packing.checks import budget_of
 from packing.types import Budget
 
 # Of two padding nodes: no length there is 0, whose derivatives are not finite, and none is within a cutoff.
 _SPACING, _SIDE = 1000.0, 32
 # Names that PyTorch Geometric takes for those of nodes, beside everything with "node" in it, and molecules' own.
 _NODE_NAMES = ("x", "pos", "z", "batch", "ptr", "features", "force", "forces")
+_MASKS = ("nodes_mask", "edges_mask", "graphs_mask")
 PadValue = Union[float, Mapping[str, float]]
 
 
@@ -41,7 +43,7 @@ class PackBatchSampler(_PackBatchSampler):
         Raises:
             ValueError: sizes cannot be read; see `graph_sizes` and the base class.
         """
-        sizes = None if options.get("plan") is not None else graph_sizes(dataset, budget.measured)
+        sizes = None if options.get("plan") is not None else graph_sizes(dataset, budget_of(budget).measured)
         super().__init__(sizes, budget, **options)
         self.dataset = dataset
 
@@ -171,12 +173,14 @@ class FixedSizeCollater:
         Raises:
             ValueError: the budget does not limit nodes, edges and graphs, or a level is unknown.
         """
-        missing = [name for name in ("nodes", "edges", "graphs") if name not in budget]
+        missing = [name for name in ("nodes", "edges", "graphs") if name not in budget_of(budget)]
         if missing:
             raise ValueError(
                 f"a constant shape needs {', '.join(missing)} in the budget ({budget}), e.g. {missing[0]}=8; "
                 "PackBatchSampler.budget has the graphs."
             )
+        if isinstance(exclude_keys, str) or isinstance(follow_batch, str):
+            raise ValueError("exclude_keys and follow_batch are lists of attributes, such as ['edge_attr'].")
         self.levels = dict(levels or {})
         for key, level in self.levels.items():
             if level not in ("node", "edge", "graph"):
@@ -186,6 +190,8 @@ class FixedSizeCollater:
         self.defaults = dict(pad_graph_defaults or {})
         self.follow_batch, self.exclude_keys = follow_batch, list(exclude_keys or ())
         self._found: Dict[str, Tuple[str, bool]] = {}  # attribute -> level, and if sizes left no doubt
+        named = [values for values in self.pad_values.values() if isinstance(values, Mapping)]
+        self._named = {key for names in (self.levels, self.defaults, *named) for key in names}  # not yet seen
 
     def __call__(self, graphs: List[Any]) -> Any:
         """Collate graphs.
@@ -207,16 +213,46 @@ class FixedSizeCollater:
                     f"a pack of {len(graphs)} graphs holds {count} {name} and the budget {self.budget[name]}; if sizes "
                     "change at every reading, make the change before they are read (pre_transform), or count its most."
                 )
-        keys = [key for key in graphs[0].keys() if key not in self.exclude_keys]
+        keys = self._keys(graphs)
         levels = {key: self._level(key, graphs, nodes, edges) for key in keys if key != "num_nodes"}
         spare = {name: self.budget[name] - count for name, count in totals.items()}
         empty = [self._padding(graphs[0], levels, 0, 0)] * spare["graphs"]
         last = self._padding(graphs[0], levels, spare["nodes"] + 2, spare["edges"])
-        batch: Any = Batch.from_data_list([*graphs, *empty, last], self.follow_batch, self.exclude_keys)
+        try:
+            batch: Any = Batch.from_data_list([*graphs, *empty, last], self.follow_batch, self.exclude_keys)
+        except RuntimeError as error:
+            raise _uneven(graphs, levels) or error from error
         for name, count in totals.items():
             total = self.budget[name] + {"nodes": 2, "edges": 0, "graphs": 1}[name]
             batch[f"{name}_mask"] = torch.arange(total) < count
+        if len(batch.batch) != len(batch.nodes_mask):  # PyTorch Geometric has counted them from edges
+            raise ValueError(
+                f"no attribute ({', '.join(keys)}) says how many nodes padding has; set data.num_nodes, or name one x "
+                "or pos."
+            )
         return batch
+
+    def _keys(self, graphs: List[Any]) -> List[str]:
+        """Attributes of all graphs."""
+        keys = [key for key in graphs[0].keys() if key not in self.exclude_keys]
+        known = set(keys)
+        for graph in graphs[1:]:
+            other = known.symmetric_difference(graph.keys()).difference(self.exclude_keys)
+            if other:
+                raise ValueError(
+                    f"some graphs of a pack have the attribute {min(other)!r} and others not; give it to all, or leave "
+                    f"it out, exclude_keys=[{min(other)!r}]."
+                )
+        taken = known.intersection(_MASKS)
+        if taken:
+            raise ValueError(f"the batch has a mask {min(taken)!r} of its own; rename that attribute, or exclude it.")
+        if self._named:
+            self._named -= known
+            if self._named:
+                raise ValueError(
+                    f"no graph has the attribute {min(self._named)!r} that was named; it has {', '.join(keys)}."
+                )
+        return keys
 
     @staticmethod
     def _nodes(graph: Any) -> int:
@@ -231,9 +267,12 @@ class FixedSizeCollater:
         import torch
 
         values = [graph[key] for graph in graphs]
-        if key in self.levels:
-            return self.levels[key]
         if not isinstance(values[0], torch.Tensor):
+            if not isinstance(values[0], (bool, int, float, str)) and self.defaults.get(key) is None:
+                raise ValueError(
+                    f"attribute {key!r} is a {type(values[0]).__name__}, which has no padding; say what stands there, "
+                    f"pad_graph_defaults={{{key!r}: ...}}, or leave it out, exclude_keys=[{key!r}]."
+                )
             return "other"
         dim = graphs[0].__cat_dim__(key, values[0])
         if dim is None or values[0].dim() == 0:
@@ -243,6 +282,13 @@ class FixedSizeCollater:
         sizes = [value.size(dim) for value in values]
         fits = [level for level, counts in (("node", nodes), ("edge", edges)) if sizes == counts]
         fits += ["graph"] if len(set(sizes)) == 1 else []
+        if key in self.levels:
+            if self.levels[key] not in fits:
+                raise ValueError(
+                    f"attribute {key!r} has sizes {sizes[:4]} in graphs of {nodes[:4]} nodes and {edges[:4]} edges, "
+                    f"so it is none of a {self.levels[key]}; correct levels={{{key!r}: ...}}."
+                )
+            return self.levels[key]
         level, sure = _likely(key, fits, sizes[0]), len(fits) == 1
         known, was_sure = self._found.get(key, (level, sure))
         if not fits or (known not in fits if was_sure or sure else False):
@@ -290,6 +336,22 @@ def _apart(nodes: int, shape: Sequence[int]) -> Any:
     places, columns = torch.arange(nodes), int(np.prod(shape))
     grid = [places // _SIDE**column % _SIDE for column in range(columns - 1)] + [places // _SIDE ** (columns - 1)]
     return _SPACING * torch.stack(grid, 1).reshape(nodes, *shape).float()
+
+
+def _uneven(graphs: List[Any], levels: Mapping[str, str]) -> Optional[ValueError]:
+    """The sentence about an attribute whose further axes differ from graph to graph."""
+    for key, level in levels.items():
+        if level == "other":
+            continue
+        dim, shapes = graphs[0].__cat_dim__(key, graphs[0][key]), [list(graph[key].shape) for graph in graphs]
+        further = [shape[:dim] + shape[dim:][1:] if shape and dim is not None else shape for shape in shapes]
+        if further != further[:1] * len(further):
+            other = next(shape for shape, rest in zip(shapes, further) if rest != further[0])
+            return ValueError(
+                f"attribute {key!r} has shapes such as {shapes[0]} and {other}, which cannot be joined; leave it out, "
+                f"exclude_keys=[{key!r}]."
+            )
+    return None
 
 
 def _likely(key: str, fits: List[str], size: int) -> str:

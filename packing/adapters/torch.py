@@ -3,11 +3,12 @@
 import hashlib
 import sys
 import time
-from typing import Any, Dict, Iterator, List, Mapping, Optional, Tuple, Union
+from typing import Any, Dict, Iterator, List, Mapping, NamedTuple, Optional, Tuple, Union
 
 import numpy as np
 
 from packing.balance import Balance, cost_of_items
+from packing.checks import budget_of, rank_of, seconds, whole
 from packing.epoch import Epoch, reorder, spread
 from packing.make_plan import make_plan
 from packing.plan import PackingPlan
@@ -69,24 +70,22 @@ class PackBatchSampler:
             ValueError: an item is larger than the budget, sizes are malformed or not those of the plan, the packs
                 cannot be divided over the ranks, or ranks might come to different plans.
         """
-        if not 0 <= rank < world:
-            raise ValueError(f"rank={rank} is not one of 0 .. {world - 1} (world={world}).")
-        if multiple < 1 or seed < 0:
-            raise ValueError(f"multiple={multiple} is at least 1 and seed={seed} at least 0.")
+        rank, world = rank_of(rank, world)
+        seed, multiple = whole("seed", seed), whole("multiple", multiple, 1)
         if balance is not None and not shuffle:
             raise ValueError(
                 "shuffle=False keeps the order of the plan, which balance would change; leave out one of them."
             )
-        self.plan = _plan(sizes, budget, oversize, time_limit, world) if plan is None else plan
-        if plan is not None and sizes is not None:
-            plan.check(sizes)
+        self.plan = _plan(sizes, budget, oversize, time_limit, world) if plan is None else _given(plan, sizes, budget)
         self.shuffle, self.seed, self.rank, self.world = shuffle, seed, rank, world
         self.balance = None if balance is None else cost_of_items(balance, self.plan.budget, self.plan.sizes)
         self.multiple = world * multiple
         self.epoch = 0
         self._history: List[Tuple[int, int]] = []  # (multiple, packs) of this epoch that earlier runs have used
         self._loaded = False  # a position that no iteration has used yet
-        self._begun: Tuple[int, List[Tuple[int, int]]] = (0, [])  # epoch and history of the last iteration
+        self._begun = _Begun(0, [])
+        self._length: Tuple[Any, int] = (None, 0)  # batches that are left at a position that was loaded
+        self._shares = 1  # processes that Accelerate deals these batches to
         self._yielded: Optional[int] = None  # batches of it, None before the first and after the last
         self._check_multiple(self.plan.num_packs, self.plan.num_items)
         if len(self.plan.skipped):
@@ -117,8 +116,7 @@ class PackBatchSampler:
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the next epoch; one that is resumed goes on where its state was taken."""
-        if epoch < 0:
-            raise ValueError(f"epoch {epoch} is not 0 or more.")
+        epoch = whole("epoch", epoch)
         if self._loaded and epoch < self.epoch:
             raise ValueError(
                 f"set_epoch({epoch}) would leave the position in epoch {self.epoch} that was loaded; a loader that "
@@ -126,40 +124,53 @@ class PackBatchSampler:
             )
         if epoch != self.epoch:
             self.epoch, self._history = epoch, []
-        self._yielded = None
+        self._expect()
 
     def __len__(self) -> int:
         """Batches of the next iteration on this rank."""
         if self._history:
-            return len(self._left(self.epoch, self._history)) // self.world
+            what = self.epoch, list(self._history), self.multiple
+            if self._length[0] != what:  # loaders ask often, and an epoch must be dealt to know
+                self._length = what, len(self._left(self.epoch, self._history)) // self.world
+            return self._length[1]
         return -(-self.plan.num_packs // self.multiple) * self.multiple // self.world
 
     def __iter__(self) -> Iterator[List[int]]:
         self._meet_shards()
-        self._begun = self.epoch, list(self._history)
+        packs = self._left(self.epoch, self._history).shard(self.rank, self.world)
+        self._begun = _Begun(self.epoch, list(self._history), len(packs))
         self._yielded, self._loaded = 0, False
-        return self._batches(self._left(*self._begun).shard(self.rank, self.world), self._begun)
+        return self._batches(packs, self._begun)
 
-    def _batches(self, epoch: Epoch, begun: Tuple[int, List[Tuple[int, int]]]) -> Iterator[List[int]]:
+    def _batches(self, epoch: Epoch, begun: "_Begun") -> Iterator[List[int]]:
         for pack in range(len(epoch)):
             if self._begun is begun:  # not an earlier iteration that is read on
                 self._yielded = pack + 1
             yield epoch[pack].tolist()  # a list of its own: wrappers have been seen to append to it
-        if self._begun is begun and self.epoch == begun[0]:
+        if self._begun is begun and self.epoch == begun.epoch:
             self.epoch, self._history, self._yielded = self.epoch + 1, [], None
 
     def state_dict(self, batches: Optional[int] = None) -> Dict[str, Any]:
         """Position, of plain values, the same on every rank after the same number of batches.
 
         Args:
-            batches: of this rank that were used since the iteration began; where a loader with workers reads ahead,
-                only the training loop knows. None counts those that were handed out.
+            batches: of this process that were used since the iteration began; where a loader with workers or Accelerate
+                reads ahead, only the training loop knows. None counts those that were handed out.
+
+        Raises:
+            ValueError: the iteration had fewer batches.
         """
         epoch, history = self.epoch, list(self._history)
         if batches is not None:
-            epoch, history = self._begun
+            epoch, history, most = self._begun.epoch, list(self._begun.history), self._begun.batches
+            most = (len(self) if most is None else most) // self._shares
+            if whole("batches", batches) > most:
+                raise ValueError(
+                    f"batches={batches}, and an iteration has {most} in each process; count from 0 when one begins."
+                )
+            batches = whole("batches", batches) * self._shares
         elif self._yielded is not None:
-            (epoch, history), batches = self._begun, self._yielded
+            epoch, history, batches = self._begun.epoch, list(self._begun.history), self._yielded
         if batches:
             done = batches * self.world
             before = history[-1][1] if history and history[-1][0] == self.multiple else 0
@@ -170,9 +181,14 @@ class PackBatchSampler:
         """Go on where a state was taken, on any number of ranks.
 
         Raises:
-            ValueError: the state is of other items, another budget, seed, order or balance, or what is left cannot be
-                divided over the ranks.
+            ValueError: it is no such state or damaged, is of other items, another budget, seed, order or balance, or
+                what is left cannot be divided over the ranks.
         """
+        missing = [
+            name for name in ("epoch", "used", *self._identity()) if not isinstance(state, Mapping) or name not in state
+        ]
+        if missing:
+            raise ValueError(f"this is no position of a PackBatchSampler: it has no {', '.join(missing)}.")
         for name, value in self._identity().items():
             if state[name] != value:
                 what = "plan, of other item sizes or another budget," if name == "plan" else name
@@ -180,9 +196,20 @@ class PackBatchSampler:
                     f"the saved position was taken with another {what} ({state[name]}, now {value}), so items would be "
                     "lost or repeated; use the earlier one, or begin a new epoch with set_epoch()."
                 )
-        history = [(int(multiple), int(packs)) for multiple, packs in state["used"]]
-        self._left(int(state["epoch"]), history)  # raises here rather than in the first iteration
-        self.epoch, self._history, self._yielded, self._loaded = int(state["epoch"]), history, None, True
+        try:
+            history = [(whole("multiple", multiple, 1), whole("packs", packs)) for multiple, packs in state["used"]]
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"the saved position is damaged, used={state['used']!r} ({error}).") from error
+        epoch = whole("epoch", state["epoch"])
+        self._left(epoch, history)  # raises here rather than in the first iteration
+        self.epoch, self._history, self._loaded = epoch, history, True
+        self._expect()
+
+    def _expect(self) -> None:
+        """Take the position for that of the next iteration, of which no batch was used."""
+        self._yielded = None
+        if (self._begun.epoch, self._begun.history) != (self.epoch, self._history):
+            self._begun = _Begun(self.epoch, list(self._history))
 
     def _identity(self) -> Dict[str, Any]:
         """Everything but the position that decides who is in which batch."""
@@ -203,6 +230,8 @@ class PackBatchSampler:
             packs = self.plan.in_order(multiple)
         packs = split_for_empty(packs, multiple)
         for place, (multiple, used) in enumerate(history):
+            if used > len(packs):
+                raise ValueError(f"the saved position is damaged: {used} packs were used of {len(packs)}.")
             packs = Epoch(*packs.slice(used, len(packs)))
             following = history[place + 1][0] if place + 1 < len(history) else self.multiple
             if following != multiple:
@@ -232,22 +261,34 @@ class PackBatchSampler:
         It repeats batches where they do not divide.
 
         Raises:
-            ValueError: the batches are those of one rank already.
+            ValueError: the batches are those of one rank already, or would be cut.
         """
         caller = sys._getframe(2)
-        shards = caller.f_locals.get("self")
-        processes = getattr(shards, "num_processes", 1)
-        if not caller.f_globals.get("__name__", "").startswith("accelerate") or processes == 1:
+        if not caller.f_globals.get("__name__", "").startswith("accelerate"):
+            return
+        if caller.f_locals.get("split_batches"):
+            raise ValueError("Accelerate's split_batches=True cuts batches, so packs would be torn; leave it False.")
+        processes = getattr(caller.f_locals.get("self"), "num_processes", 1)
+        if processes == 1:
             return
         if self.world > 1:
             raise ValueError(
                 f"Accelerate deals the batches of rank {self.rank} of {self.world} to {processes} processes again, so "
                 "most would be lost; give PackBatchSampler rank=0, world=1, or keep this loader out of prepare()."
             )
+        self._shares = processes
         multiple = int(np.lcm(self.multiple, processes))
         if multiple != self.multiple:
             self.multiple = multiple
             self._check_multiple(self.plan.num_packs, self.plan.num_items)
+
+
+class _Begun(NamedTuple):
+    """Position at which an iteration began, and its batches on this rank; None before there was one."""
+
+    epoch: int
+    history: List[Tuple[int, int]]
+    batches: Optional[int] = None
 
 
 def split_for_empty(packs: Epoch, step: int) -> Epoch:
@@ -286,19 +327,23 @@ def batches_per_call(options: Any) -> int:
     return int(options.device_iterations * options.replication_factor * options.Training.gradient_accumulation)
 
 
+def _given(plan: Any, sizes: Optional[Sizes], budget: Optional[Budget]) -> PackingPlan:
+    """A plan made before, for these sizes and this budget where they are given, too."""
+    if not isinstance(plan, PackingPlan):
+        raise ValueError(f"plan={plan!r} is no PackingPlan; PackingPlan.load(path) reads one.")
+    if budget is not None and budget_of(budget) != plan.budget:
+        raise ValueError(f"the plan is for a budget of {plan.budget}, not {budget}; give budget=None, or no plan.")
+    if sizes is not None:
+        plan.check(sizes)
+    return plan
+
+
 def _plan(
     sizes: Optional[Sizes], budget: Optional[Budget], oversize: str, time_limit: float, world: int
 ) -> PackingPlan:
     if sizes is None or budget is None:
         raise ValueError("PackBatchSampler needs sizes and a budget, or a plan.")
-    if not isinstance(sizes, (Mapping, np.ndarray, list, tuple)) and not hasattr(sizes, "__array__"):
-        raise ValueError(
-            f"sizes are one integer per item, and {type(sizes).__name__} is a data set without them; count them once, "
-            "for instance np.array([len(item) for item in dataset])."
-        )
-    if not isinstance(sizes, Mapping):
-        sizes = np.asarray(sizes)
-        sizes = sizes.astype(np.int64) if not len(sizes) else sizes
+    time_limit = seconds("time_limit", time_limit)
     started = time.monotonic()
     made = make_plan(sizes, budget, oversize=oversize, time_limit=time_limit)
     # Best fit may stop at half of the limit: from there on the clock, another on each rank, decides.

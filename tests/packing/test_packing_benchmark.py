@@ -89,5 +89,5 @@ def test_peers_of_the_league_say_who_shares_a_pack(name):
     assert found["lost"] == 0 and found["packs"] >= -(-sizes.sum() // 256)
     assert (found["repeated"] > 0) == (name == "TRL wrapped")
     broken = packing_league.broken_rules(name, 2)
-    assert set(broken) <= set(peer.rules) and not (name == "ours" and broken)
+    assert set(broken) <= set(peer.rules) and not (name.startswith("ours") and broken)
     assert "exact_length" in broken or peer.has_length

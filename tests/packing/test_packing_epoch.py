@@ -136,7 +136,7 @@ def test_shard_refuses_what_does_not_divide():
     with pytest.raises(ValueError, match="3 packs do not divide over 2 ranks.*multiple=2"):
         epoch.shard(0, 2)
     for rank in (-1, 3):
-        with pytest.raises(ValueError, match=f"rank {rank} is not one of 0 .. 2"):
+        with pytest.raises(ValueError, match=f"^rank={rank}(: give a whole number of 0 or more| is not one of 0 .. 2)"):
             epoch.shard(rank, 3)
 
 
@@ -156,8 +156,17 @@ def test_reorder_makes_empty_packs_of_minus_one():
 
 @pytest.mark.parametrize("arguments", [(-1, 0, 1), (0, -1, 1), (0, 0, 0)])
 def test_negative_arguments_are_refused(arguments):
-    with pytest.raises(ValueError, match="0 or more"):
+    with pytest.raises(ValueError, match="give a whole number of [01] or more"):
         qm9_plan(step=5000).epoch(*arguments)
+
+
+def test_packs_are_counted_as_in_a_list():
+    epoch = qm9_plan(step=5000).epoch(0, 0, 3)
+    assert epoch[-1].tolist() == epoch[len(epoch) - 1].tolist() and epoch[-len(epoch)].tolist() == epoch[0].tolist()
+    assert len(epoch.slice(len(epoch) - 1, len(epoch) + 5)[1]) == 2 and len(list(epoch)) == len(epoch)
+    for wrong in (lambda: epoch[len(epoch)], lambda: epoch[-len(epoch) - 1], lambda: epoch.slice(-1, 2)):
+        with pytest.raises(IndexError, match=f"of an epoch of {len(epoch)}"):
+            wrong()
 
 
 def test_moving_packs_in_blocks_changes_nothing(monkeypatch):

@@ -297,7 +297,7 @@ def test_states_of_before_are_read():
 @pytest.mark.parametrize(
     "make, message",
     [
-        (lambda: StreamPacker(Budget(nodes=8), max_wait=0), "max_wait=0 lets no item wait"),
+        (lambda: StreamPacker(Budget(nodes=8), max_wait=0), "max_wait=0: give a whole number of 1 or more"),
         (lambda: StreamPacker(Budget(nodes=8), weights={}), "give every corpus a weight above 0"),
         (lambda: StreamPacker(Budget(nodes=8), weights={"a": 0}), "give every corpus a weight above 0"),
         (lambda: StreamPacker(Budget(nodes=8)).push([1], np.array([2]), "a"), "corpus 'a' were pushed; none was given"),
@@ -322,3 +322,89 @@ def test_states_of_before_are_read():
 def test_what_no_mixture_is_is_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+class Case:
+    """A stream of several corpora in chunks, drawn from a seed, with a bound on waiting and weights or without."""
+
+    def __init__(self, seed):
+        random = np.random.default_rng(seed)
+        count, capacity = int(random.integers(20, 150)), int(random.integers(12, 65))
+        nodes = random.integers(1, random.integers(2, capacity + 1), count)
+        self.sizes, limits = {"nodes": nodes}, {"nodes": capacity}
+        if random.random() < 0.5:
+            self.sizes["edges"] = random.integers(0, 4 * nodes + 1)
+            limits["edges"] = max(int(self.sizes["edges"].max()), 2 * capacity)
+        if random.random() < 0.4:
+            limits["graphs"] = int(random.integers(1, 9))
+        self.budget, self.count = Budget(**limits), count
+        self.max_wait = int(random.integers(1, 90)) if random.random() < 0.6 else None
+        self.weights = dict(zip("abc", random.uniform(0.05, 1, 3))) if random.random() < 0.6 else None
+        self.how = int(random.integers(1, 60)), str(random.choice(["auto", "best_fit"]))
+        self.bounds = np.unique(np.append(random.integers(0, count, 12), [0, count]))
+        self.cut, self.ending = random.integers(0, len(self.bounds), 2).tolist()
+
+    def packer(self, seed):
+        return StreamPacker(self.budget, *self.how, seed=seed, weights=self.weights, max_wait=self.max_wait)
+
+    def go_on(self, packer, first, last, left=()):
+        """Chunks first .. last; returns packs, corpora asked for and items that still wait."""
+        packs, names, left = [], [], set(left)
+        for index in range(first, last):
+            if self.weights and index == self.ending:
+                packer.end("c")
+            chunk = range(*self.bounds[index : index + 2].tolist())
+            names.append(packer.wanted)
+            sizes = {name: values[chunk.start : chunk.stop] for name, values in self.sizes.items()}
+            fresh = packs_of(packer.push(np.array(chunk, int), sizes, packer.wanted))
+            packs += fresh
+            left = (left | set(chunk)) - {item for pack in fresh for item in pack}
+            assert self.max_wait is None or not left or chunk.stop - min(left) - 1 < self.max_wait
+        return packs, names, left
+
+
+@pytest.mark.parametrize("block", range(4))
+def test_streams_resume_anywhere_and_keep_their_bounds(block):
+    """50 cut points each."""
+    for seed in range(50 * block, 50 * block + 50):
+        case, chunks = Case(seed), len(Case(seed).bounds) - 1
+        packer = case.packer(seed=1)
+        packs, names, _ = case.go_on(packer, 0, chunks)
+        packs += packs_of(packer.flush())
+        check_packs(packs, rows_of(case.sizes, case.budget), case.budget)
+        first = case.packer(seed=1)
+        before, early, left = case.go_on(first, 0, min(case.cut, chunks))
+        resumed = case.packer(seed=2)
+        resumed.load_state_dict(pickle.loads(pickle.dumps(first.state_dict())))
+        after, late, _ = case.go_on(resumed, min(case.cut, chunks), chunks, left)
+        assert before + after + packs_of(resumed.flush()) == packs, f"seed {seed}"
+        assert early + late == names
+
+
+def test_corpora_are_never_further_apart_than_a_push():
+    random = np.random.default_rng(0)
+    for weights in ({"a": 1.0, "b": 1.0}, {"a": 0.9, "b": 0.05, "c": 0.05}, {"a": 7.0, "b": 2.5, "c": 1.0, "d": 1.0}):
+        packer, taken = StreamPacker(Budget(tokens=64), 50, "best_fit", weights=weights), dict.fromkeys(weights, 0)
+        most = 0
+        for _ in range(300):
+            sizes = random.integers(1, 60, random.integers(1, 9))
+            taken[packer.wanted] += int(sizes.sum())
+            most = max(most, int(sizes.sum()))
+            packer.push(np.arange(len(sizes)), sizes, packer.wanted)
+            done = [taken[name] / weight for name, weight in weights.items()]
+            assert max(done) - min(done) <= most / min(weights.values())
+        total = sum(taken.values())
+        for name, weight in weights.items():
+            assert taken[name] / total == pytest.approx(weight / sum(weights.values()), abs=most / total + 1e-9)
+
+
+def test_a_stream_of_another_algorithm_is_refused():
+    state = StreamPacker(Budget(nodes=36), 10, "best_fit").state_dict()
+    with pytest.raises(ValueError, match="packs by best_fit, this one by column_generation; pass algorithm='best_fit'"):
+        StreamPacker(Budget(nodes=36), 10).load_state_dict(state)
+    StreamPacker(Budget(nodes=36), 10, "best_fit").load_state_dict(state)
+
+
+def test_ids_that_are_no_integers_are_refused():
+    with pytest.raises(ValueError, match="ids are integers, not float64"):
+        StreamPacker(Budget(nodes=9)).push(np.array([1.5]), np.array([3]))

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from packing_cases import QM9, sizes_of
+from packing_cases import QM9, sizes_of, table_classes
 
-from packing import Budget, make_plan
+from packing import Budget, column_generation, make_plan, tune
+from packing.make_plan import MAX_CLASSES, rounded_classes
 from packing.tune import efficiency_curve, fit_budget
 
 
@@ -36,6 +37,55 @@ def test_every_item_fits_what_is_chosen(values, factor, align):
     budget = fit_budget(sizes, {}, align=align, largest=128)
     make_plan(sizes, budget).validate()
     assert all(budget[name] % align == 0 for name in budget)
+
+
+def test_the_capacity_is_the_one_that_trying_all_of_them_finds():
+    """Those that cannot be filled as well are left out."""
+    random = np.random.default_rng(0)
+    for nodes in (sizes_of(QM9)[::100], np.full(200, 9), random.integers(3, 40, 40), 3 * random.integers(2, 12, 300)):
+        smallest = -(-max(int(nodes.max()), int(6 * nodes.mean())) // 16) * 16
+        curve = efficiency_curve(nodes, range(smallest, 257, 16))
+        enough = [capacity for capacity, share, _ in curve if share >= 0.98]
+        best = max(share for _, share, _ in curve)
+        chosen = fit_budget({"nodes": nodes}, {}, target=0.98, largest=256)["nodes"]
+        if enough:
+            assert chosen == enough[0]
+        else:  # the linear program counts fractions, and may be a pack ahead of the plan
+            assert dict((c, p) for c, _, p in curve)[chosen] * chosen <= nodes.sum() / best + chosen
+
+
+def test_coarser_sizes_choose_what_exact_ones_do(monkeypatch):
+    random = np.random.default_rng(0)
+    nodes = random.permutation(sizes_of(QM9))[:3000]
+    sizes = {"nodes": nodes, "edges": nodes * 8 + random.integers(-20, 20, 3000).clip(-nodes, nodes)}
+    chosen = fit_budget(sizes, {})
+    about = tune._about(sizes, chosen, np.inf)
+    assert len(table_classes(about, chosen).counts) < 0.7 * len(table_classes(sizes, chosen).counts)
+    monkeypatch.setattr(tune, "_about", lambda sizes, budget, deadline: sizes)
+    assert chosen == fit_budget(sizes, {})
+
+
+@pytest.mark.parametrize("smallest", [1, 2, 9])
+@pytest.mark.parametrize("factor", [1, 20])
+def test_coarser_sizes_have_the_same_sums_and_fit(smallest, factor):
+    nodes = np.random.default_rng(factor).integers(smallest, 300, 4000)
+    nodes[::3] = smallest
+    sizes = {"nodes": nodes, "edges": nodes * factor + np.arange(len(nodes)) % 7}
+    budget = Budget(nodes=640, edges=512 * (2 + int(sizes["edges"].max()) // 512))
+    about = tune._about(sizes, budget, np.inf)
+    up = rounded_classes(table_classes(sizes, budget), budget, MAX_CLASSES, np.inf, column_generation.affordable)
+    assert len(table_classes(about, budget).counts) <= len(up.counts)
+    for name, exact in zip(budget, (up.counts[:, None] * up.sizes).sum(0)):
+        assert about[name].min() >= (name == "nodes") and about[name].max() <= budget[name]
+        assert abs(int(about[name].sum()) - int(exact)) < 0.002 * exact
+    assert about["nodes"].sum() == pytest.approx(nodes.sum(), rel=0.002)
+
+
+def test_nothing_is_priced_when_all_is_given(monkeypatch):
+    monkeypatch.setattr(tune, "make_plan", pytest.fail)
+    monkeypatch.setattr(tune, "_fewest_packs", pytest.fail)
+    sizes = {"nodes": np.array([5, 9]), "edges": np.array([3, 4])}
+    assert fit_budget(sizes, {"nodes": 32, "edges": 16}) == Budget(nodes=32, edges=16)
 
 
 def test_refusals():

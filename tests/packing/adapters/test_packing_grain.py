@@ -79,7 +79,7 @@ def test_limits_values_of_padding_and_parts():
 def test_bad_input_is_one_sentence():
     with pytest.raises(ValueError, match="larger than the budget"):
         planned_packs(EXAMPLES, length_struct={"tokens": 8})
-    with pytest.raises(ValueError, match="element 0 has tokens, weights and packs are made of ids"):
+    with pytest.raises(ValueError, match="element 0 has tokens, weights, and packs are made of ids"):
         planned_packs(EXAMPLES, length_struct={"ids": 8})
     grown = [dict(element) for element in EXAMPLES]
     packed = planned_packs(grown, length_struct={"tokens": 32})

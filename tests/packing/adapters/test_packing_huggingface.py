@@ -207,7 +207,7 @@ def test_trainer_trains_as_it_stands(tmp_path):
         ({"input_ids": [[1], []]}, {}, "row 1 has 0 tokens"),
         ({"input_ids": [[1]], "text": ["C"]}, {}, "column 'text' holds string, no tokens; take dataset.select_columns"),
         ({"input_ids": [[1], [2]], "labels": [[1], [2, 3]]}, {}, "row 1 has 2 values of 'labels' and 1 of 'input_ids'"),
-        ({"input_ids": [[1], None]}, {}, "row 1 has -1 values"),
+        ({"input_ids": [[1], None]}, {}, "row 1 has no value in 'input_ids'"),
         ({"input_ids": [[1]]}, {"strategy": "wrapped"}, "none of optimal, bfd; both keep sequences whole"),
         ({"input_ids": [[1]]}, {"oversize": "cut"}, "choose 'error' or 'skip'"),
     ],

@@ -169,6 +169,46 @@ def test_a_loaded_position_is_not_left_by_a_loader_that_counts_from_zero():
     assert len(list(again)) == sampler.plan.num_packs - 1
 
 
+def test_a_position_before_the_first_batch_is_that_of_the_next_iteration():
+    sampler, resumed = PackBatchSampler(SIZES, BUDGET), PackBatchSampler(SIZES, BUDGET)
+    batches = iter(sampler)
+    used = [next(batches) for _ in range(4)]
+    resumed.load_state_dict(sampler.state_dict())
+    assert resumed.state_dict(batches=0) == resumed.state_dict() == sampler.state_dict()
+    assert flat(used, resumed) == ITEMS  # and that epoch is over
+    resumed.set_epoch(1)
+    assert resumed.state_dict(batches=0)["epoch"] == 1 and resumed.state_dict(batches=0)["used"] == []
+    sampler.set_epoch(7)  # in the middle of an epoch: what is left of it is read on, and does not count
+    assert flat(used, batches) == ITEMS and sampler.state_dict()["used"] == [] and sampler.epoch == 7
+    with pytest.raises(ValueError, match=f"^batches=99, and an iteration has {len(sampler)} in each process"):
+        sampler.state_dict(batches=99)
+
+
+GOOD = PackBatchSampler(SIZES, BUDGET).state_dict()
+
+
+@pytest.mark.parametrize(
+    ("state", "words"),
+    [
+        ({}, "no position of a PackBatchSampler: it has no epoch, used, plan, seed, shuffle, balance"),
+        (None, "no position of a PackBatchSampler"),
+        ({**GOOD, "used": [[1, -5]]}, "packs=-5: give a whole number"),
+        ({**GOOD, "used": [[1, 2.5]]}, "packs=2.5: give a whole number"),
+        ({**GOOD, "used": [[0, 1]]}, "multiple=0: give a whole number of 1"),
+        ({**GOOD, "used": "abc"}, "damaged, used='abc'"),
+        ({**GOOD, "used": [[1, 10**6]]}, "1000000 packs were used of"),
+        ({**GOOD, "epoch": -1}, "epoch=-1"),
+        ({**GOOD, "epoch": "a"}, "epoch='a'"),
+    ],
+)
+def test_a_damaged_position_is_refused(state, words):
+    sampler = PackBatchSampler(SIZES, BUDGET)
+    with pytest.raises(ValueError) as caught:
+        sampler.load_state_dict(state)
+    assert words in str(caught.value) and "\n" not in str(caught.value)
+    assert flat(sampler) == ITEMS
+
+
 class Unsized:
     pass
 
@@ -177,9 +217,17 @@ class Unsized:
     ("arguments", "options", "words"),
     [
         ((SIZES, Budget(nodes=20)), {}, "oversize='skip' leaves them out"),
-        ((Unsized(), BUDGET), {}, "Unsized is a data set without them; count them once, for instance"),
+        ((Unsized(), BUDGET), {}, "one integer per item, not a Unsized; count them, for instance"),
         ((SIZES.astype(float), BUDGET), {}, "one integer per item"),
         ((SIZES, None), {}, "needs sizes and a budget, or a plan"),
+        (([np.zeros(3), np.zeros(4)], BUDGET), {}, "not a list of ndarray; count them"),
+        ((np.int64(3), BUDGET), {}, "one integer per item"),
+        ((SIZES, 64), {}, "64 is no budget; give packing.Budget(nodes=128)"),
+        ((SIZES, BUDGET), {"plan": "plan.npz"}, "plan='plan.npz' is no PackingPlan; PackingPlan.load(path) reads one"),
+        ((SIZES, Budget(nodes=65)), {"plan": make_plan(SIZES, BUDGET)}, "the plan is for a budget of nodes=64, not"),
+        ((SIZES, BUDGET), {"seed": None}, "seed=None: give a whole number of 0 or more"),
+        ((SIZES, BUDGET), {"world": 2.0}, "world=2.0: give a whole number of 1 or more"),
+        ((SIZES, BUDGET), {"time_limit": float("nan")}, "time_limit=nan: give seconds"),
         ((SIZES, BUDGET), {"rank": 2, "world": 2}, "rank=2 is not one of 0 .. 1"),
         ((SIZES, BUDGET), {"multiple": 0}, "multiple=0"),
         ((SIZES, BUDGET), {"balance": Cost(1.0), "shuffle": False}, "leave out one of them"),
@@ -231,12 +279,34 @@ def test_accelerate_deals_the_packs_of_one_rank(processes):
     assert samplers[0].epoch == 2
 
 
+def test_a_training_loop_below_accelerate_counts_its_own_batches():
+    sampler = PackBatchSampler(SIZES, BUDGET)
+    loader = iter(prepared(sampler, 1, 2))
+    for _ in range(3):
+        next(loader)
+    assert sampler.state_dict(batches=3)["used"] == [[2, 6]]
+    resumed = PackBatchSampler(SIZES, BUDGET)
+    resumed.load_state_dict(sampler.state_dict(batches=3))
+    whole = list(PackBatchSampler(SIZES, BUDGET, multiple=2))
+    assert [pack for pack in prepared(resumed, 1, 2)] == whole[7::2]
+
+
 def test_accelerate_is_not_given_the_packs_of_one_rank_of_several():
     message = r"^Accelerate deals the batches of rank 1 of 2 to 2 processes again.*rank=0, world=1"
     with pytest.raises(ValueError, match=message):
         prepared(PackBatchSampler(SIZES, BUDGET, rank=1, world=2), 1)
     loader = prepared(PackBatchSampler(SIZES, BUDGET, rank=1, world=2), 0, processes=1)
     assert len(list(loader)) == len(loader)
+
+
+def test_accelerate_does_not_cut_packs_and_skips_them_whole():
+    with pytest.raises(ValueError, match=r"^Accelerate's split_batches=True cuts batches"):
+        prepared(PackBatchSampler(SIZES, BUDGET), 0, split_batches=True)
+    from accelerate.data_loader import skip_first_batches
+
+    whole, skipped = (prepared(PackBatchSampler(SIZES, BUDGET), 1) for _ in range(2))
+    expected = [batch for batch in whole][3:]
+    assert [batch for batch in skip_first_batches(skipped, 3)] == expected
 
 
 def test_lightning_trains_and_says_how_to_share_packs():

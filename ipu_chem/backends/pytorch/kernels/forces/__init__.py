@@ -19,6 +19,7 @@ from ipu_chem.models.painn import PaiNN
 from ipu_chem.models.schnet import SchNet
 
 _MOST_BLOCKS = 32  # as in the C files
+_LINE = 16  # numbers of a cache line, or more
 _REALS = {torch.float32: "float", torch.float64: "double"}
 
 
@@ -39,11 +40,20 @@ class Molecules(NamedTuple):
     pairs: int
 
 
-def use_force_kernels(model: nn.Module) -> int:
+class Used(NamedTuple):
+    """Memory of a forward pass."""
+
+    workspace: Tensor  # whole
+    transposed: Tensor  # weights as they were
+    rest: Tensor  # of the workspace: values of the passes
+
+
+def use_force_kernels(model: nn.Module, frozen: bool = False) -> int:
     """Let energies and forces of SchNet and PaiNN come from native kernels; returns how many models do from now on.
 
     Args:
         model: with weights of one format, float32 or float64, on the CPU; filters from tables are evaluated exactly.
+        frozen: weights never change from now on.
 
     Raises:
         NativeError: no compiler here, or it refuses.
@@ -52,7 +62,7 @@ def use_force_kernels(model: nn.Module) -> int:
     for part in model.modules():
         if isinstance(part, EnergyForces) and type(part.model) in _NETWORKS and _is_supported(part.model):
             library(_REALS[part.model.embedding.weight.dtype])
-            part.kernel = NativeForces(part.model)
+            part.kernel = NativeForces(part.model, frozen)
             parts += 1
     return parts
 
@@ -60,13 +70,13 @@ def use_force_kernels(model: nn.Module) -> int:
 class NativeForces:
     """Energies and forces of one model. Its weights may change at any time, but stay the same tensors."""
 
-    def __init__(self, model: Any) -> None:
-        """Take a `SchNet` or `PaiNN` of one target that is a sum over atoms."""
+    def __init__(self, model: Any, frozen: bool = False) -> None:
+        """Take a `SchNet` or `PaiNN` of one target that is a sum over atoms; frozen weights never change."""
         self._network = network = _NETWORKS[type(model)](model)
-        self.undirected = int(model.undirected)
+        self._frozen = frozen
+        self._undirected = int(model.undirected)
         self.weights = [weight for weight in network.weights if weight is not None]
-        self._versions: Optional[Tuple[Any, ...]] = None
-        self._addresses: Tuple[int, ...] = ()
+        self._transposed: Optional[Tensor] = None  # of frozen weights
         self._spaces: List[Tensor] = []  # workspaces that nobody uses: new memory costs as much as a pass
 
     def __call__(self, graph: Graph, training: bool) -> Optional[Tuple[Tensor, Tensor]]:
@@ -76,68 +86,59 @@ class NativeForces:
             graph: on the CPU.
             training: gradients of the weights will be asked for.
         """
-        molecules = _molecules(graph, _REALS[self.weights[0].dtype])
+        molecules = _molecules(graph, _REALS[self._dtype])
         if molecules is None:
             return None
         if training and torch.is_grad_enabled():
             return _Forces.apply(self, molecules, graph, *self.weights)
-        energy, forces, workspace = self.forward(molecules, graph, 0)
-        self._spaces.append(workspace)
+        energy, forces, used = self.forward(molecules, graph, 0)
+        self._spaces.append(used.workspace)
         return energy, forces
 
-    def forward(self, molecules: Molecules, graph: Graph, training: int) -> Tuple[Tensor, Tensor, Tensor]:
-        """Energies, forces, and the workspace that `backward` reads if ``training`` is 1."""
-        self._refresh()
-        shape = self._shape(molecules, training)
-        size = self._function("workspace", ctypes.c_int64)(*shape)
+    def forward(self, molecules: Molecules, graph: Graph, training: int) -> Tuple[Tensor, Tensor, Used]:
+        """Energies, forces, and what `backward` needs of them if ``training`` is 1."""
+        shape, weights = self._shape(molecules, training), self._pointers()
+        prepared = -(-self._function("prepare", ctypes.c_int64)(*shape, weights, None) // _LINE) * _LINE
+        size = prepared + self._function("workspace", ctypes.c_int64)(*shape)
         workspace = self._spaces.pop() if self._spaces else torch.empty(0)
         if workspace.numel() < size or workspace.dtype != self._dtype:
             workspace = torch.empty(size, dtype=self._dtype)
+        transposed, rest = self._transposed, workspace[prepared:]
+        if transposed is None:  # transposed at every pass: optimizers in one kernel do not say that they were there
+            transposed = torch.empty(prepared, dtype=self._dtype) if self._frozen else workspace[:prepared]
+            self._function("prepare", ctypes.c_int64)(*shape, weights, pointer(transposed))
+            self._transposed = transposed if self._frozen else None
         energy = torch.zeros((*graph.graph_mask.shape, 1), dtype=self._dtype)
         forces = torch.zeros(graph.pos.shape, dtype=self._dtype)
         pos = graph.pos.detach().to(self._dtype).contiguous()
-        self._function("forward")(
-            *shape, *map(pointer, (molecules.index, pos)), self._pointers,
-            *map(pointer, (self._transposed, workspace, energy, forces)),
-        )  # fmt: skip
-        return energy, forces, workspace
+        tensors = (transposed, rest, energy, forces)
+        self._function("forward")(*shape, *map(pointer, (molecules.index, pos)), weights, *map(pointer, tensors))
+        return energy, forces, Used(workspace, transposed, rest)
 
-    def backward(
-        self, molecules: Molecules, workspace: Tensor, grad_energy: Tensor, grad_forces: Tensor
-    ) -> List[Tensor]:
+    def backward(self, molecules: Molecules, used: Used, grad_energy: Tensor, grad_forces: Tensor) -> List[Tensor]:
         """Gradients of `weights`, after a `forward` with ``training``; gives the workspace back."""
-        flat = torch.zeros(sum(weight.numel() for weight in self.weights), dtype=self._dtype)
-        parts = flat.split([weight.numel() for weight in self.weights])
+        sizes = [weight.numel() for weight in self.weights]
+        parts = torch.zeros(sum(sizes), dtype=self._dtype).split(sizes)
         gradients = [part.view(weight.shape) for part, weight in zip(parts, self.weights)]
         left = iter(gradients)
         addresses = _pointers([None if weight is None else next(left) for weight in self._network.weights])
         grad_energy, grad_forces = grad_energy.contiguous(), grad_forces.contiguous()  # pointers keep nothing alive
+        tensors = (used.transposed, used.rest, grad_energy, grad_forces)
         self._function("backward")(
-            *self._shape(molecules, 1), pointer(molecules.index), self._pointers,
-            *map(pointer, (self._transposed, workspace, grad_energy, grad_forces)), addresses,
-        )  # fmt: skip
-        self._spaces.append(workspace)
+            *self._shape(molecules, 1), pointer(molecules.index), self._pointers(), *map(pointer, tensors), addresses
+        )
+        self._spaces.append(used.workspace)
         return gradients
 
-    def _refresh(self) -> None:
-        """Look where the weights are, and transpose them anew if one has changed."""
-        addresses = tuple(weight.data_ptr() for weight in self.weights)
-        try:
-            versions: Optional[Tuple[Any, ...]] = tuple(weight._version for weight in self.weights)
-        except RuntimeError:  # tensors of inference mode count no versions
-            versions = None
-        if addresses == self._addresses and versions == self._versions and versions is not None:
-            return
-        self._dtype = self.weights[0].dtype
-        self._pointers = _pointers([None if weight is None else weight.detach() for weight in self._network.weights])
-        shape = self._shape(Molecules(self.weights[0], 0, 0), 0)
-        size = self._function("prepare", ctypes.c_int64)(*shape, self._pointers, None)
-        self._transposed = torch.empty(size, dtype=self._dtype)  # not written over: a backward pass may need the old
-        self._function("prepare", ctypes.c_int64)(*shape, self._pointers, pointer(self._transposed))
-        self._addresses, self._versions = addresses, versions
+    @property
+    def _dtype(self) -> torch.dtype:
+        return self.weights[0].dtype
+
+    def _pointers(self) -> Any:
+        return _pointers(self._network.weights)
 
     def _shape(self, molecules: Molecules, training: int) -> Tuple[Any, Any]:
-        sizes = (molecules.atoms, molecules.pairs, self.undirected, training, *self._network.sizes)
+        sizes = (molecules.atoms, molecules.pairs, self._undirected, training, *self._network.sizes)
         numbers = self._network.numbers
         return (ctypes.c_int64 * len(sizes))(*sizes), (ctypes.c_double * len(numbers))(*numbers)
 
@@ -154,7 +155,7 @@ class _Forces(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, form: NativeForces, molecules: Any, graph: Graph, *weights: Tensor) -> Any:  # type: ignore[override]
-        energy, forces, ctx.workspace = form.forward(molecules, graph, 1)
+        energy, forces, ctx.used = form.forward(molecules, graph, 1)
         ctx.form, ctx.molecules, ctx.graph = form, molecules, graph
         ctx.save_for_backward(*weights)
         return energy, forces
@@ -163,10 +164,10 @@ class _Forces(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad_energy: Tensor, grad_forces: Tensor) -> Any:  # type: ignore[override]
         assert len(ctx.saved_tensors) == len(ctx.form.weights)  # torch refuses if a weight has changed since
-        workspace, ctx.workspace = ctx.workspace, None
-        if workspace is None:  # a second time: somebody else may have the workspace
-            workspace = ctx.form.forward(ctx.molecules, ctx.graph, 1)[2]
-        gradients = ctx.form.backward(ctx.molecules, workspace, grad_energy, grad_forces)
+        used, ctx.used = ctx.used, None
+        if used is None:  # a second time: somebody else may have the workspace
+            used = ctx.form.forward(ctx.molecules, ctx.graph, 1)[2]
+        gradients = ctx.form.backward(ctx.molecules, used, grad_energy, grad_forces)
         asked = ctx.needs_input_grad[3:]
         return (None, None, None, *(gradient if needed else None for gradient, needed in zip(gradients, asked)))
 
