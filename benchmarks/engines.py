@@ -2,9 +2,10 @@
 
     python benchmarks/engines.py [--quick] [--shared PATH] [--no-goals]
 
-A PaiNN is trained for a minute on ethanol and one on aspirin, frames of revised MD17. Every engine gets the first frames
-in its own units, then moves the first of them from rest at constant energy; ASE does the same with its calculator, in
-float64 as all of them. Exits with 1 when a difference is larger than 1e-6. Engines: pip install 'ipu-chem[engines]'.
+A PaiNN is trained for half a minute on ethanol and one on aspirin, frames of revised MD17. Every engine gets frames
+that they have not seen in its own units, then moves the first from rest at constant energy; ASE does the same with its
+calculator, in float64 as all of them. Exits with 1 when an energy or a force differs by more than 1e-6. Engines:
+pip install 'ipu-chem[engines]' openmmml.
 """
 
 import os
@@ -13,7 +14,7 @@ import tempfile
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Callable, Dict, List, NamedTuple
+from typing import Any, Dict, List, NamedTuple
 
 if __package__ in (None, ""):
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
@@ -35,14 +36,14 @@ class Differences(NamedTuple):
         energy_ev: the same, eV.
         forces: largest difference, a fraction of the largest force of the frame.
         positions: after the steps, Å.
-        drift: of the total energy, meV per atom, last less first.
+        change: of the total energy between the first and the last step, meV per atom.
     """
 
     energy: float
     energy_ev: float
     forces: float
     positions: float
-    drift: float
+    change: float
 
 
 def train_run(molecule: str, shared: Path, folder: Path, quick: bool) -> Path:
@@ -115,20 +116,20 @@ def main() -> int:
             structures = frames_of(molecule, options.shared, frames)
             found: Dict[str, Moved] = {}
             for name, engine in ENGINES.items():
-                move: Callable[..., Moved] = engine
                 try:
-                    found[name] = move(run, structures, steps)
+                    found[name] = engine(run, structures, steps)
                 except (ImportError, OSError) as error:  # OSError: a library that it needs in turn
                     rows.append([molecule, name, f"not installed: {error}", "", "", "", ""])
                     continue
                 one = beside(found[name], found["ASE"])
                 figures = [f"{one.energy:.1e}", f"{one.energy_ev:.1e}", f"{one.forces:.1e}", f"{one.positions:.1e}"]
-                rows.append([molecule, name, *figures, f"{one.drift:+.4f}"])
-                goals.at_most(f"{molecule}, {name}: energy", one.energy, LIMIT)
-                goals.at_most(f"{molecule}, {name}: forces", one.forces, LIMIT)
+                rows.append([molecule, name, *figures, f"{one.change:+.4f}"])
+                if name != "ASE":
+                    goals.at_most(f"{molecule}, {name}: energy", one.energy, LIMIT)
+                    goals.at_most(f"{molecule}, {name}: forces", one.forces, LIMIT)
     print(machine_line("float64", "torch", "ase") + ", " + versions_line())
     header = ["molecule", "engine", "energy, relative", "energy, eV", "force, of the largest"]
-    header += [f"positions after {steps} steps, Å", "drift, meV/atom"]
+    header += [f"positions after {steps} steps, Å", "change of the total energy, meV/atom"]
     print_table(f"{frames} frames; {steps} steps of {STEP_FS} fs from rest", header, rows)
     return goals.finish(not options.no_goals)
 

@@ -1,11 +1,15 @@
 """Comparison of engines with ASE: forces of one place, and dynamics from rest, where units of time and mass count."""
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from ipu_chem.models.schnet import SchNet
 from ipu_chem.simulation.calculator import Calculator
 
+README = (Path(__file__).parents[3] / "ipu_chem" / "simulation" / "README.md").read_text(encoding="utf-8")
 STEPS, STEP_FS = 100, 0.5  # of every trajectory
 
 
@@ -56,3 +60,9 @@ def assert_conserved(totals, potentials):
     assert exchanged > 0 and np.ptp(totals) < 0.05 * exchanged
     half = len(totals) // 2
     assert abs(np.mean(totals[half:]) - np.mean(totals[:half])) < 0.02 * exchanged
+
+
+def example(word, language="py"):
+    """The block of the README that holds a word."""
+    (found,) = [block for block in re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL) if word in block]
+    return found

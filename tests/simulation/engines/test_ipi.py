@@ -4,11 +4,12 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
-from engine_cases import STEP_FS, STEPS, assert_conserved, assert_same, by_ase, moved_by_ase
+from engine_cases import STEP_FS, STEPS, assert_conserved, assert_same, by_ase, example, moved_by_ase
 
 from ipu_chem.simulation.calculator import Calculator
 from ipu_chem.simulation.engines.ipi import serve_ipi
@@ -46,6 +47,28 @@ simulation.stop()
 """
 
 
+@contextmanager
+def started(command, folder, client):
+    """Start i-PI, let a client serve it as soon as it listens, and see both end well."""
+    with open(folder / "log", "w") as log:
+        server = subprocess.Popen(command, cwd=str(folder), stdout=log, stderr=log)
+    try:
+        deadline = time.monotonic() + 60
+        while True:
+            try:
+                client()
+                break
+            except ValueError as error:
+                waits = "no i-PI listens" in str(error) and time.monotonic() < deadline and server.poll() is None
+                assert waits, f"{error}\n{(folder / 'log').read_text()}"
+                time.sleep(0.1)
+        assert server.wait(60) == 0, (folder / "log").read_text()
+        yield
+    finally:
+        server.kill()
+        server.wait()
+
+
 @pytest.fixture
 def simulate(tmp_path):
     """Run i-PI on a molecule with a calculator as its client; returns what it wrote."""
@@ -55,26 +78,9 @@ def simulate(tmp_path):
         atoms.write(tmp_path / "start.traj")
         (tmp_path / "server.py").write_text(SERVER)
         command = [sys.executable, "server.py", str(tmp_path), connection, str(steps), str(STEP_FS), str(beads)]
-        with open(tmp_path / "log", "w") as log:
-            server = subprocess.Popen(command, cwd=str(tmp_path), stdout=log, stderr=log)
-        try:
-            deadline = time.monotonic() + 60
-            while True:
-                try:
-                    serve_ipi(atoms, calculator, timeout=60, **address)
-                    break
-                except ValueError as error:
-                    listening = "no i-PI listens" not in str(error)
-                    assert not listening and time.monotonic() < deadline and server.poll() is None, (
-                        f"{error}\n{(tmp_path / 'log').read_text()}"
-                    )
-                    time.sleep(0.1)
-            assert server.wait(60) == 0, (tmp_path / "log").read_text()
-        finally:
-            server.kill()
-            server.wait()
-        with np.load(tmp_path / "end.npz") as arrays:
-            return dict(arrays)
+        with started(command, tmp_path, lambda: serve_ipi(atoms, calculator, timeout=60, **address)):
+            with np.load(tmp_path / "end.npz") as arrays:
+                return dict(arrays)
 
     return make
 
@@ -142,3 +148,17 @@ def test_nobody_listens(make_run, molecules):
     with pytest.raises(ValueError, match="no i-PI listens at localhost:1 "):
         serve_ipi(molecules[0], calculator, port=1)
     assert not Path("/tmp/ipi_nobody_listens_here").exists()
+
+
+def test_what_the_readme_shows_runs(make_run, ethanol, tmp_path, monkeypatch):
+    pytest.importorskip("ipi", reason="i-PI was NOT tested: it is not installed")
+    make_run("runs/ethanol")
+    monkeypatch.chdir(tmp_path)
+    ethanol.write("ethanol.xyz", plain=True)
+    name = by_unix_socket(tmp_path)[1]["unixsocket"]  # one that no other test has
+    (tmp_path / "input.xml").write_text(example("ffsocket", "text").replace("> ethanol <", f"> {name} <"))
+    client = compile(example("serve_ipi").replace('"ethanol")', f'"{name}")'), "README.md", "exec")
+    with started([str(Path(sys.executable).parent / "i-pi"), "input.xml"], tmp_path, lambda: exec(client, {})):
+        table = np.loadtxt(tmp_path / "i-pi.md")  # its usual table: time, step, conserved energy, ...
+        assert np.isfinite(table).all() and table[-1, 1] >= 10
+        assert len(list(tmp_path.glob("i-pi.pos_*.xyz"))) == 4

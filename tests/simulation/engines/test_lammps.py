@@ -7,7 +7,7 @@ from contextlib import suppress
 import numpy as np
 import pytest
 from ase.data import atomic_masses
-from engine_cases import STEP_FS, STEPS, assert_conserved, assert_same, by_ase, moved_by_ase
+from engine_cases import STEP_FS, STEPS, assert_conserved, assert_same, by_ase, example, moved_by_ase
 
 from ipu_chem.simulation.calculator import Calculator
 from ipu_chem.simulation.engines.lammps import LammpsForce
@@ -74,7 +74,9 @@ def test_constant_energy_from_rest_moves_atoms_as_ase_does(make_run, molecules, 
     run = make_run()
     for atoms in molecules:
         lmp = lammps_of(atoms, units)
-        lmp.commands_list([f"atom_modify sort 7 {UNITS[units][0]}", "neigh_modify every 7 delay 0 check no", "velocity all set 0 0 0"])
+        lmp.commands_list(
+            [f"atom_modify sort 7 {UNITS[units][0]}", "neigh_modify every 7 delay 0 check no", "velocity all set 0 0 0"]
+        )
         force = LammpsForce(lmp, Calculator.from_run(run, dtype="float64"), TYPES)
         totals, potentials = [], []
         for _ in range(STEPS):
@@ -136,3 +138,16 @@ def test_a_run_that_goes_wrong_stops_and_says_why(make_run, molecules, lammps_of
                 force.run(100)
         assert np.isnan(lmp.get_thermo("pe")) and lmp.get_thermo("step") < 5
         assert "LAMMPS stops at step 2" in capfd.readouterr().err
+
+
+def test_what_the_readme_shows_runs(make_run, ethanol, tmp_path, monkeypatch, lammps_of):
+    lammps_of(ethanol)  # skips where LAMMPS does not load
+    run = make_run("runs/ethanol")
+    monkeypatch.chdir(tmp_path)
+    ethanol.center(vacuum=20.0)
+    ethanol.write("ethanol.data", format="lammps-data", specorder=["C", "H", "O"], masses=True)
+    names = {}
+    exec(compile(example("read_data"), "README.md", "exec"), names)
+    ethanol.positions, energy, _ = results_of(names["lmp"], "metal")
+    names["lmp"].close()
+    assert energy == pytest.approx(by_ase(run, ethanol)[0], abs=1e-6)

@@ -2,13 +2,13 @@
 
 import numpy as np
 import pytest
-from engine_cases import STEP_FS, STEPS, assert_conserved, assert_same, by_ase, moved_by_ase
+from engine_cases import STEP_FS, STEPS, assert_conserved, assert_same, by_ase, example, moved_by_ase
 
 from ipu_chem.simulation.calculator import Calculator
 from ipu_chem.simulation.engines.openmm import openmm_force
 from ipu_chem.units import KCAL_PER_MOL
 
-openmm = pytest.importorskip("openmm", minversion="8.4", reason="OpenMM was NOT tested: it is not installed")
+openmm = pytest.importorskip("openmm", minversion="8.5", reason="OpenMM was NOT tested: it is not installed")
 from openmm import app, unit  # noqa: E402
 
 KJ_PER_MOL = KCAL_PER_MOL / 4.184  # eV
@@ -57,9 +57,7 @@ def test_its_bridge_to_ase_says_the_same(make_run, molecules):
     for atoms in molecules:
         calculator = Calculator.from_run(run, dtype="float64")
         system = openmmml.MLPotential("ase").createSystem(topology_of(atoms), calculator=calculator)
-        context = openmm.Context(
-            system, openmm.VerletIntegrator(0.001), openmm.Platform.getPlatformByName("Reference")
-        )
+        context = openmm.Context(system, openmm.VerletIntegrator(0.001), openmm.Platform.getPlatformByName("Reference"))
         context.setPositions(atoms.positions * unit.angstrom)
         force = openmm_force(Calculator.from_run(run, dtype="float64"), topology_of(atoms))
         assert_same(results_of(context), results_of(context_of(atoms, force)), 1e-7)
@@ -130,7 +128,24 @@ def test_places_and_numbers_of_atoms_that_do_not_fit_stop_the_engine(make_run, m
     calculator, water = Calculator.from_run(make_run()), molecules[1]
     close = water.copy()
     close.positions[1] = close.positions[0]
-    for atoms, sentence in ((close, "atoms 0 .O. and 1 .H. are 0.000 Å apart"), (molecules[0], "the same atoms to both")):
+    for atoms, sentence in (
+        (close, "atoms 0 .O. and 1 .H. are 0.000 Å apart"),
+        (molecules[0], "the same atoms to both"),
+    ):
         context = context_of(atoms, openmm_force(calculator, topology_of(water)))
         with pytest.raises(openmm.OpenMMException, match=sentence):
             results_of(context)
+
+
+def test_what_the_readme_shows_runs(make_run, ethanol, tmp_path, monkeypatch):
+    run = make_run("runs/ethanol")
+    monkeypatch.chdir(tmp_path)
+    # Of atoms of the same name OpenMM keeps the first.
+    ethanol.set_array("atomtypes", np.array([f"{symbol}{index}" for index, symbol in enumerate(ethanol.symbols)]))
+    ethanol.write("ethanol.pdb")
+    names = {}
+    exec(compile(example("PDBFile"), "README.md", "exec"), names)
+    state = names["simulation"].context.getState(getPositions=True, getEnergy=True)
+    ethanol.positions = state.getPositions(asNumpy=True).value_in_unit(unit.angstrom)
+    energy = state.getPotentialEnergy().value_in_unit(unit.kilojoule_per_mole) * KJ_PER_MOL
+    assert state.getStepCount() == 20 and energy == pytest.approx(by_ase(run, ethanol)[0], abs=1e-3)

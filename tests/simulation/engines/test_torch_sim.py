@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from engine_cases import STEP_FS, STEPS, assert_conserved, assert_same, by_ase, moved_by_ase
+from engine_cases import STEP_FS, STEPS, assert_conserved, assert_same, by_ase, example, moved_by_ase
 
 ts = pytest.importorskip("torch_sim", reason="torch-sim was NOT tested: it is not installed")
 
@@ -119,3 +119,10 @@ def test_what_no_run_knows_is_refused_in_one_sentence(make_run, charged_run, mol
     with pytest.raises(ValueError, match="skin=-1"):
         TorchSimModel.from_run(make_run(model={"name": "painn"}), skin=-1)
     assert MAX_Z < 256  # atomic numbers are kept in 8 bits
+
+
+def test_what_the_readme_shows_runs(make_run, tmp_path, monkeypatch, capsys):
+    make_run("runs/ethanol")
+    monkeypatch.chdir(tmp_path)
+    exec(compile(example("torch_sim"), "README.md", "exec"), {})
+    assert "[48, 3]" in capsys.readouterr().out
