@@ -226,13 +226,13 @@ def by_ipi(run: Path, frames: List[Any], steps: int) -> Moved:
         try:
             while True:
                 try:
-                    serve_ipi(frames[0], calculator, unixsocket=address, timeout=60)
+                    serve_ipi(frames[0], calculator, unixsocket=address, timeout=300)
                     break
                 except ValueError:
                     if server.poll() is not None:
                         raise RuntimeError(f"i-PI ended:\n{server.communicate()[0]}") from None
                     time.sleep(0.1)
-            said = server.communicate(timeout=60)[0]
+            said = server.communicate(timeout=300)[0]
         finally:
             server.kill()
         if server.returncode:

@@ -2,6 +2,8 @@
 
 from typing import Any, Optional
 
+import numpy as np
+
 from ipu_chem.simulation.engines.molecule import refuse_charge
 
 
@@ -16,7 +18,7 @@ def serve_ipi(
     """Answer i-PI until it ends; several clients share the beads of a path integral.
 
     i-PI sends positions and a cell alone: elements, charge and spin are those of ``atoms``, in the order of i-PI's
-    structure, and the cell is ignored. Errors end the client and close its connection.
+    structure, and the cell says nothing as long as it stays. Errors end the client and close its connection.
 
     Args:
         atoms: ase.Atoms, free; stays as it is.
@@ -27,7 +29,7 @@ def serve_ipi(
         timeout: s, for each message; None waits.
 
     Raises:
-        ValueError: nobody listens there, or the molecule is one that the run cannot take.
+        ValueError: nobody listens there, the molecule is one that the run cannot take, or the cell changes.
     """
     from ase.calculators.socketio import SocketClient
 
@@ -43,4 +45,14 @@ def serve_ipi(
             f"no i-PI listens at {place} ({error.strerror or error}); start `i-pi input.xml` first, with the same "
             "address in its ffsocket."
         ) from None
-    client.run(atoms, use_stress=False)
+    first = None
+    try:
+        for _ in client.irun(atoms, use_stress=False):
+            first = atoms.cell.array.copy() if first is None else first
+            if not np.allclose(atoms.cell.array, first, rtol=1e-9):
+                raise ValueError(
+                    "i-PI changes its cell, but a free molecule has no pressure to do so; use dynamics of mode nve or "
+                    "nvt in its input."
+                )
+    finally:
+        client.close()

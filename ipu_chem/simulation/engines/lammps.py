@@ -15,8 +15,8 @@ _UNITS = {"metal": (1.0, 1.0), "real": (KCAL_PER_MOL, 1.0), "electron": (HARTREE
 class LammpsForce:
     """The forces on all atoms of a LAMMPS instance, which hold one free molecule, by one process.
 
-    `run` raises what went wrong; after ``lmp.command("run ...")`` energies that are no numbers say so, the run ends at
-    that step, and `error` has the reason: LAMMPS itself lets no exception through.
+    `run` and `command` raise what went wrong. After ``lmp.command("run ...")`` energies that are no numbers say so, the
+    run ends at that step, and `error` has the reason: LAMMPS itself lets no exception through.
 
     Attributes:
         error: what stopped the last run, or None.
@@ -77,14 +77,18 @@ class LammpsForce:
         lmp.set_fix_external_callback(fix, self._callback, None)
 
     def run(self, steps: int) -> None:
-        """Advance by so many steps.
+        """Advance by so many steps; raises as `command`."""
+        self.command(f"run {steps}")
+
+    def command(self, text: str) -> None:
+        """Let LAMMPS do what moves its atoms, such as ``minimize 0 0.01 100 1000``.
 
         Raises:
             ValueError: the atoms went where no molecule can be; or whatever else the calculator or LAMMPS raised.
         """
         self.error = None
         try:
-            self._lmp.command(f"run {steps}")
+            self._lmp.command(text)
         except Exception:
             if self.error is None:
                 raise

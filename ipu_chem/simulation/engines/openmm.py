@@ -1,4 +1,4 @@
-"""A trained run as a force of OpenMM (8.5 or later), by its PythonForce: kJ/mol and nm there, eV and Å here."""
+"""A trained run as a force of OpenMM (8.6 or later), by its PythonForce: kJ/mol and nm there, eV and Å here."""
 
 from typing import Any, Optional, Sequence, Tuple
 
@@ -35,8 +35,10 @@ def openmm_force(
     """
     try:
         from openmm import PythonForce
-    except ImportError:
-        raise ImportError("forces in Python need OpenMM 8.5 or later: pip install 'openmm>=8.5'.") from None
+
+        PythonForce.setParticles  # noqa: B018 (of 8.6)
+    except (ImportError, AttributeError):
+        raise ImportError("forces in Python need OpenMM 8.6 or later: pip install 'openmm>=8.6'") from None
     if topology.getPeriodicBoxVectors() is not None:
         raise ValueError(
             "the topology has a periodic box; runs know free molecules, so call "

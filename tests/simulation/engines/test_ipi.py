@@ -22,7 +22,7 @@ from ase.io import read
 from ipi.scripting import InteractiveSimulation, simulation_xml
 
 folder, connection, steps, step, beads = sys.argv[1:]
-forces = f"<ffsocket name='run' mode={connection}<latency> 1e-4 </latency> <timeout> 60 </timeout> </ffsocket>"
+forces = f"<ffsocket name='run' mode={connection}<latency> 1e-4 </latency> <timeout> 300 </timeout> </ffsocket>"
 motion = f"<motion mode='dynamics'> <dynamics mode='nve'> <timestep units='femtosecond'> {step} </timestep>"
 atoms = read(f"{folder}/start.traj")
 atoms.set_cell([99.0, 99.0, 99.0])  # i-PI has a cell always
@@ -35,7 +35,9 @@ simulation = InteractiveSimulation(simulation_xml(
     **({"temperature": 300} if len(frames) > 1 else {}),
 ))
 rows, found = [], []
-for _ in range(int(steps)):
+for turn in range(int(steps)):
+    if "stretch" in folder and turn == 3:
+        simulation.syslist[0].cell.h = simulation.syslist[0].cell.h * 1.01
     simulation.run(1, write_outputs=False)
     rows.append([float(simulation.properties(name)) for name in ("potential", "kinetic_md")])
 structures = simulation.get_structures()
@@ -53,7 +55,7 @@ def started(command, folder, client):
     with open(folder / "log", "w") as log:
         server = subprocess.Popen(command, cwd=str(folder), stdout=log, stderr=log)
     try:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 300
         while True:
             try:
                 client()
@@ -62,7 +64,7 @@ def started(command, folder, client):
                 waits = "no i-PI listens" in str(error) and time.monotonic() < deadline and server.poll() is None
                 assert waits, f"{error}\n{(folder / 'log').read_text()}"
                 time.sleep(0.1)
-        assert server.wait(60) == 0, (folder / "log").read_text()
+        assert server.wait(300) == 0, (folder / "log").read_text()
         yield
     finally:
         server.kill()
@@ -74,12 +76,12 @@ def simulate(tmp_path):
     """Run i-PI on a molecule with a calculator as its client; returns what it wrote."""
     pytest.importorskip("ipi.scripting", reason="i-PI was NOT tested: it is not installed")
 
-    def make(atoms, calculator, connection, address, steps=STEPS, beads=1):
-        atoms.write(tmp_path / "start.traj")
-        (tmp_path / "server.py").write_text(SERVER)
-        command = [sys.executable, "server.py", str(tmp_path), connection, str(steps), str(STEP_FS), str(beads)]
-        with started(command, tmp_path, lambda: serve_ipi(atoms, calculator, timeout=60, **address)):
-            with np.load(tmp_path / "end.npz") as arrays:
+    def make(atoms, calculator, connection, address, steps=STEPS, beads=1, folder=tmp_path):
+        atoms.write(folder / "start.traj")
+        (folder / "server.py").write_text(SERVER)
+        command = [sys.executable, "server.py", str(folder), connection, str(steps), str(STEP_FS), str(beads)]
+        with started(command, folder, lambda: serve_ipi(atoms, calculator, timeout=300, **address)):
+            with np.load(folder / "end.npz") as arrays:
                 return dict(arrays)
 
     return make
@@ -121,6 +123,13 @@ def test_beads_of_a_path_integral(make_run, molecules, simulate, tmp_path):
         moved = atoms.copy()
         moved.positions = positions
         assert_same((energy, forces), by_ase(run, moved))
+
+
+def test_a_cell_that_changes_ends_the_client(make_run, molecules, simulate, tmp_path):
+    inner = tmp_path / "stretch"
+    inner.mkdir()
+    with pytest.raises(AssertionError, match="i-PI changes its cell.*mode nve or nvt"):  # of `started`
+        simulate(molecules[1], Calculator.from_run(make_run()), *by_unix_socket(tmp_path), folder=inner)
 
 
 def test_what_no_run_knows_is_refused_in_one_sentence(make_run, charged_run, molecules):

@@ -93,6 +93,15 @@ def test_constant_energy_from_rest_moves_atoms_as_ase_does(make_run, molecules, 
         assert_conserved(np.array(totals), np.array(potentials))
 
 
+def test_it_minimizes(make_run, ethanol, lammps_of):
+    lmp = lammps_of(ethanol)
+    force = LammpsForce(lmp, Calculator.from_run(make_run(), dtype="float64"), TYPES)
+    force.run(0)
+    before = np.abs(results_of(lmp, "metal")[2]).max()
+    force.command("minimize 0 0.01 200 2000")
+    assert before > 0.2 and np.abs(results_of(lmp, "metal")[2]).max() < 0.02
+
+
 def test_what_no_run_knows_is_refused_in_one_sentence(make_run, charged_run, molecules, lammps_of):
     atoms, calculator = molecules[0], Calculator.from_run(make_run(model={"name": "painn"}))
     for units, boundary, elements, options, sentence in (

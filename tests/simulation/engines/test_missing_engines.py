@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[3]
         (
             "openmm",
             "from ipu_chem.simulation.engines.openmm import openmm_force; openmm_force(None, None)",
-            "pip install 'openmm>=8.5'",
+            "pip install 'openmm>=8.6'",
         ),
     ],
 )

@@ -8,7 +8,7 @@ from ipu_chem.simulation.calculator import Calculator
 from ipu_chem.simulation.engines.openmm import openmm_force
 from ipu_chem.units import KCAL_PER_MOL
 
-openmm = pytest.importorskip("openmm", minversion="8.5", reason="OpenMM was NOT tested: it is not installed")
+openmm = pytest.importorskip("openmm", minversion="8.6", reason="OpenMM was NOT tested: it is not installed")
 from openmm import app, unit  # noqa: E402
 
 KJ_PER_MOL = KCAL_PER_MOL / 4.184  # eV
