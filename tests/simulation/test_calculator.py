@@ -273,7 +273,8 @@ def test_runs_of_different_models_have_no_mean(make_run):
 
 def test_what_the_readme_shows_runs(make_run, tmp_path, monkeypatch, capsys):
     readme = (Path(__file__).parents[2] / "ipu_chem" / "simulation" / "README.md").read_text(encoding="utf-8")
-    (source,) = re.findall(r"```py\n(.*?)```", readme, re.DOTALL)
+    source, *of_engines = re.findall(r"```py\n(.*?)```", readme, re.DOTALL)
+    assert len(of_engines) == 4  # which tests/simulation/engines runs
     make_run("runs/ethanol")
     monkeypatch.chdir(tmp_path)
     names = {}
