@@ -164,7 +164,7 @@ def _residuals(run: TrainedRun) -> Residuals:
             raise ValueError(_without_validation(run)) from None
         raise ValueError(f"{run.folder} has no residuals, which intervals are made of; {remedy}.") from None
     except ValueError as error:
-        raise ValueError(f"{str(error).rstrip('.')}; {remedy}.") from None
+        raise ValueError(f"{str(error)[:-1]}; {remedy}.") from None
     theirs = (list(found.data), list(found.checkpoint), [list(one) for one in found.targets])
     labels = run.task.outputs[0].targets
     ours = (data_of_split(run.state), checkpoint_of(run.state), [[one.name, one.unit] for one in labels])

@@ -37,17 +37,13 @@ def rank(count: int, coverage: float) -> int:
     if not 0.0 < coverage < 1.0:
         raise ValueError(f"a coverage of {coverage:g}: give a number above 0 and below 1.")
     if count < needed(coverage):
+        most = math.floor(1000 * count / (count + 1)) / 1000  # what so many support, rounded down
+        ask = f"ask for {most:g} or less, or train" if count else "train"
         raise ValueError(
-            f"intervals of {coverage:g} need {needed(coverage):,} molecules of the validation split, and there are "
-            f"{count:,}; ask for {_most(count)}, or train with a larger data.validation."
+            f"intervals of {coverage:g} need {needed(coverage):,} molecules of the validation split, and {count:,} of "
+            f"it have a label; {ask} with a larger --data.validation."
         )
     return max(math.ceil((count + 1) * coverage - _ROUNDING), 1)
-
-
-def _most(count: int) -> str:
-    """The highest coverage that so many support, in words."""
-    most = math.floor(1000 * count / (count + 1)) / 1000
-    return f"{most:g} or less" if count else "none"
 
 
 def half_width(scores: np.ndarray, coverage: float, offsets: Optional[np.ndarray] = None) -> float:

@@ -92,7 +92,8 @@ def read_residuals(folder: PathLike) -> Residuals:
     except FileNotFoundError:
         raise
     except (KeyError, TypeError, ValueError, OSError, zlib.error) as error:
-        raise ValueError(f"{path} is damaged ({error}).") from None
+        reason = str(error).replace(f"{path} ", "").rstrip(".")
+        raise ValueError(f"{path} is damaged ({reason}).") from None
 
 
 def _digest(arrays: Mapping[str, np.ndarray]) -> bytes:
