@@ -1,17 +1,19 @@
 """Intervals of trained runs: calibrated with their validation splits, and measured on their test splits."""
 
 from shlex import quote
-from typing import Dict, List, NamedTuple, Optional, Sequence
+from typing import Dict, Iterator, List, NamedTuple, Optional, Sequence
 
 import numpy as np
 
 from ipu_chem.locks import locked
 from ipu_chem.metrics import Target
+from ipu_chem.tasks.evaluation import SplitOutput
 from ipu_chem.trained_run import TrainedRun
 from ipu_chem.uncertainty.intervals import Intervals, spread_of
-from ipu_chem.uncertainty.residuals import LABELS, Residuals, checkpoint_of, data_of_split, read_residuals
+from ipu_chem.uncertainty.residuals import FORCES, LABELS, Residuals, checkpoint_of, data_of_split, read_residuals
 from packing.types import Ragged
 
+_NOTHING = Ragged(np.zeros((0, 1)), np.zeros(1, np.int64))
 FRACTIONS = (1.0, 0.75, 0.5, 0.25, 0.1)  # of the molecules, those on which the runs agree best
 
 
@@ -89,36 +91,56 @@ def measure(members: Sequence[TrainedRun], split: str, intervals: Optional[Inter
     evaluators, found = zip(*(member.on_split(split) for member in members))
     mean = [np.mean(values, 0) for values in zip(*found)]
     spreads = [spread_of(np.stack(values)) for values in zip(*found)]
-    targets = members[0].task.targets
     covered: Dict[str, Covered] = {}
     selective: Dict[str, List[float]] = {}
-
-    def add(target: Target, errors: np.ndarray, half_widths: np.ndarray) -> None:
-        known, factor = np.isfinite(errors), target.error_factor
-        inside = errors[known] <= half_widths[known]
-        figures = (inside.mean(), 2.0 * factor * half_widths[known].mean()) if known.any() else (np.nan, np.nan)
-        covered[target.name] = Covered(*map(float, figures), target.error_unit, int(known.sum()))
-
-    def select(target: Target, errors: np.ndarray, spread: Optional[np.ndarray]) -> None:
-        if spread is not None:
-            found = selective_errors(errors * target.error_factor, spread, FRACTIONS)
-            selective[target.metric("mae")] = found
-
-    for (name, residuals), spread in zip(evaluators[0].residuals(mean).items(), spreads):
-        errors = np.abs(residuals.values)
-        if name == LABELS:
-            widths = None if intervals is None else intervals.of_labels(spread, len(errors))
-            for k, target in enumerate(targets[: errors.shape[1]]):
-                if widths is not None:
-                    add(target, errors[:, k], widths[:, k])
-                select(target, errors[:, k], None if spread is None else spread[:, k])
-        else:
-            if intervals is not None:
-                assert intervals.forces is not None  # whoever has forces to measure has learned them
-                add(targets[-1], errors, intervals.forces.half_widths(spread, errors.shape))
-            doubt = None if spread is None else _of_molecules(spread, residuals)
-            select(targets[-1], _of_molecules(errors, residuals), doubt)
+    for output, predictions, spread in zip(evaluators[0].outputs, mean, spreads):
+        for one in _by_target(output, predictions, spread, intervals):
+            if one.half_widths is not None:
+                covered[one.target.name] = _covered(one.target, one.errors, one.half_widths)
+            if one.spread is not None:
+                errors = one.of_molecules * one.target.error_factor
+                selective[one.target.metric("mae")] = selective_errors(errors, one.spread, FRACTIONS)
     return Measured(evaluators[0].errors(mean), covered, selective)
+
+
+class _Errors(NamedTuple):
+    """Absolute errors of a target: of labels, or of the components of forces, and of molecules."""
+
+    target: Target
+    errors: np.ndarray
+    half_widths: Optional[np.ndarray]
+    of_molecules: np.ndarray
+    spread: Optional[np.ndarray]
+
+
+def _by_target(
+    output: SplitOutput, predictions: np.ndarray, spread: Optional[np.ndarray], intervals: Optional[Intervals]
+) -> Iterator[_Errors]:
+    """Errors of predictions of an output, nothing of one whose predictions are no numbers with a unit."""
+    name, residuals = output.residuals(predictions) or ("", _NOTHING)
+    errors = np.abs(residuals.values)
+    if name == FORCES:
+        half = None
+        if intervals is not None:
+            assert intervals.forces is not None  # all runs have learned forces, or none has
+            half = intervals.forces.half_widths(spread, errors.shape)
+        doubt = None if spread is None else _of_molecules(spread, residuals)
+        yield _Errors(output.targets[0], errors, half, _of_molecules(errors, residuals), doubt)
+    elif name == LABELS:
+        halves = None if intervals is None else intervals.of_labels(spread, len(errors))
+        for k, target in enumerate(output.targets):
+            half, doubt = (None if one is None else one[:, k] for one in (halves, spread))
+            yield _Errors(target, errors[:, k], half, errors[:, k], doubt)
+
+
+def _covered(target: Target, errors: np.ndarray, half_widths: np.ndarray) -> Covered:
+    """Figures of errors that are, or are not, larger than half-widths; NaN where no label is known."""
+    known = np.isfinite(errors)
+    if not known.any():
+        return Covered(float("nan"), float("nan"), target.error_unit, 0)
+    inside = errors[known] <= half_widths[known]
+    width = 2.0 * target.error_factor * half_widths[known].mean()
+    return Covered(float(inside.mean()), float(width), target.error_unit, int(known.sum()))
 
 
 def selective_errors(errors: np.ndarray, doubts: np.ndarray, fractions: Sequence[float]) -> List[float]:
@@ -145,6 +167,7 @@ def _check_one_split(members: Sequence[TrainedRun]) -> None:
         for one in (members[0], member):
             one.standardizer  # noqa: B018 (raises where there is none)
         same_targets = member.task.targets == members[0].task.targets
+        same_targets = same_targets and bool(member.config.force_share) == bool(members[0].config.force_share)
         if not same_targets or data_of_split(member.state) != data_of_split(members[0].state):
             what = "molecules with the same splits" if same_targets else "targets"
             raise ValueError(

@@ -76,10 +76,12 @@ class SplitOutput(ABC):
 
     Attributes:
         weight: of this output in the number that checkpoints are chosen by.
+        targets: quantities with units, none of an output that has no labels.
         place: of its predictions, such as `PerMolecule`.
     """
 
     weight: float = 1.0
+    targets: Sequence[Target] = ()
     place: Any
 
     @property

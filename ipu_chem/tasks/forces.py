@@ -65,6 +65,7 @@ class SplitForces(SplitOutput):
         self.energy = forces.energy
         self.split = split
         self.known = forces.known.take(items)
+        self.targets = forces.targets
         self.target = forces.targets[0]
         self.scale = forces.scale
         self.weight = forces.weight

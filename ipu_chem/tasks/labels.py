@@ -128,6 +128,7 @@ class SplitLabels(SplitOutput):
     def __init__(self, labels: Labels, split: str, items: np.ndarray) -> None:
         """Bind labels to store items, which are a split."""
         self.labels = labels
+        self.targets = labels.targets
         self.split = split
         self.items = items
         self.weight = labels.weight

@@ -1,4 +1,4 @@
-"""Half-widths of conformal intervals: exact ranks, coverage that holds for any n, and refusals of what n cannot hold."""
+"""Half-widths of conformal intervals: exact ranks, coverage for any n, and refusals of what n cannot hold."""
 
 import numpy as np
 import pytest
