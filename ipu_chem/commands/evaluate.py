@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, List, Literal, Optional
 
 from ipu_chem.commands.parsing import positional
+from ipu_chem.outputs import check_file
 from ipu_chem.ranges import check_fields
 
 _USUAL = 0.9  # coverage that is measured unless another is asked for
@@ -18,6 +19,7 @@ class Options:
         split: which molecules.
         interval: coverage of the intervals that are measured on the test split; 0.9 if not given.
         calibrate: first make the residuals that intervals need from the validation split, for runs that lack them.
+        plot: picture of the error over the fraction of molecules on which several runs agree best (.png, .svg).
         accelerator: auto, cpu, cuda or ipu; the run's own if not given.
     """
 
@@ -25,6 +27,7 @@ class Options:
     split: Literal["train", "validation", "test"] = "test"
     interval: Optional[float] = None
     calibrate: bool = False
+    plot: str = ""
     accelerator: Optional[str] = None
 
     def __post_init__(self) -> None:
@@ -34,10 +37,14 @@ class Options:
                 f"--interval with --split {self.split}: coverage is measured on molecules that neither trained nor "
                 "calibrated the run; leave --split out."
             )
+        if self.plot and len(self.runs) < 2:
+            raise ValueError("--plot draws errors over the spread of several runs: give two folders or more.")
 
 
 def run(options: Options) -> int:
     """Print the metrics of the best checkpoint, and how many labels lie inside of their intervals."""
+    if options.plot:
+        check_file("--plot", options.plot, (".png", ".svg", ".pdf"))
     from ipu_chem.prediction.calibration import FRACTIONS, calibrate, measure
     from ipu_chem.trained_run import TrainedRun
 
@@ -58,6 +65,11 @@ def run(options: Options) -> int:
     for name, values in measured.selective.items():
         errors = ", ".join(f"{fraction:.0%}: {value:.4g}" for fraction, value in zip(FRACTIONS, values))
         print(f"{split}: {name} of the molecules on which the runs agree best: {errors}")
+    if options.plot:
+        from ipu_chem.reports.figures import save
+        from ipu_chem.reports.selective_figure import selective_figure
+
+        print(f"plot: {save(selective_figure(measured.doubted), options.plot)}")
     return 0
 
 

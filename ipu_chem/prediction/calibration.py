@@ -1,7 +1,7 @@
 """Intervals of trained runs: calibrated with their validation splits, and measured on their test splits."""
 
 from shlex import quote
-from typing import Dict, Iterator, List, NamedTuple, Optional, Sequence
+from typing import Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -40,11 +40,13 @@ class Measured(NamedTuple):
         metrics: see `Evaluator.errors`.
         covered: by target.
         selective: metric -> values for each of `FRACTIONS`, see `selective_errors`; nothing of one run.
+        doubted: metric -> (errors, spread) of molecules, [K] each; nothing of one run.
     """
 
     metrics: Dict[str, float]
     covered: Dict[str, Covered]
     selective: Dict[str, List[float]]
+    doubted: Dict[str, Tuple[np.ndarray, np.ndarray]]
 
 
 def intervals_of(members: Sequence[TrainedRun], coverage: float) -> Intervals:
@@ -92,15 +94,16 @@ def measure(members: Sequence[TrainedRun], split: str, intervals: Optional[Inter
     mean = [np.mean(values, 0) for values in zip(*found)]
     spreads = [spread_of(np.stack(values)) for values in zip(*found)]
     covered: Dict[str, Covered] = {}
-    selective: Dict[str, List[float]] = {}
+    doubted: Dict[str, Tuple[np.ndarray, np.ndarray]] = {}
     for output, predictions, spread in zip(evaluators[0].outputs, mean, spreads):
         for one in _by_target(output, predictions, spread, intervals):
             if one.half_widths is not None:
                 covered[one.target.name] = _covered(one.target, one.errors, one.half_widths)
             if one.spread is not None:
-                errors = one.of_molecules * one.target.error_factor
-                selective[one.target.metric("mae")] = selective_errors(errors, one.spread, FRACTIONS)
-    return Measured(evaluators[0].errors(mean), covered, selective)
+                factor = one.target.error_factor
+                doubted[one.target.metric("mae")] = (one.of_molecules * factor, one.spread * factor)
+    selective = {metric: selective_errors(*pair, FRACTIONS) for metric, pair in doubted.items()}
+    return Measured(evaluators[0].errors(mean), covered, selective, doubted)
 
 
 class _Errors(NamedTuple):

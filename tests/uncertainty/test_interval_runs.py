@@ -62,12 +62,17 @@ def test_intervals_of_several_runs_follow_their_spread(two_runs, tmp_path, capsy
     (tmp_path / "in.smi").write_text("CCO\nCC(=O)O\nc1ccccc1O\n")
     predict_file(two_runs, tmp_path / "in.smi", tmp_path / "out.csv", workers=1, interval=0.9)
     found = np.stack([read_residuals(one).outputs[LABELS].values[:, 0] for one in two_runs])
+    pytest.importorskip("matplotlib", reason="figures were NOT drawn: matplotlib is not installed")
     floor = np.median(np.std(found, 0))
     quantile = np.max(np.abs(found.mean(0)) / (np.std(found, 0) + floor))  # ceil(11 * 0.9) = 10 of 10
     for row in table(tmp_path / "out.csv"):
         value, spread, low, high = (float(row[f"{TARGET}{kind} (kcal/mol)"]) for kind in ("", "_std", "_low", "_high"))
         assert high - value == pytest.approx(quantile * (spread + floor)) == pytest.approx(value - low)
     capsys.readouterr()
+    plot = ["--plot", str(tmp_path / "errors.png")]
+    assert main(["evaluate", *map(str, two_runs), "--interval", "0.9", *plot]) == 0
+    assert (tmp_path / "errors.png").read_bytes().startswith(b"\x89PNG")
+    assert main(["evaluate", str(two_runs[0]), *plot]) == 1 and "two folders or more" in capsys.readouterr().err
     assert main(["evaluate", *map(str, two_runs), "--interval", "0.9"]) == 0
     said = capsys.readouterr().out
     assert re.search(rf"test: 0\.9 intervals of {TARGET} hold \d+\.\d% of 5 labels, mean width [\d.]+ kcal/mol\n", said)
