@@ -7,7 +7,7 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ContextManager, Dict, List, Mapping, NamedTuple, Optional, Sequence, Union
+from typing import Any, ContextManager, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
 
 import numpy as np
 import torch
@@ -25,10 +25,10 @@ from ipu_chem.data.edges import edges_in_memory
 from ipu_chem.data.fragments import ERROR, KEEP
 from ipu_chem.data.molecule import molecules_to_store
 from ipu_chem.data.selfies.store import encode_known
-from ipu_chem.data.standardize import Standardizer
+from ipu_chem.data.standardize import Standardizer, unfit
 from ipu_chem.data.structures import to_molecule
 from ipu_chem.tasks.base import Task
-from ipu_chem.tasks.evaluation import PerAtom, PerMolecule, predict, predict_split
+from ipu_chem.tasks.evaluation import Evaluator, PerAtom, PerMolecule, predict, predict_split
 from ipu_chem.tasks.graphs import GraphTask, check_charges
 from ipu_chem.tasks.registry import load_task, restored_task
 from ipu_chem.tasks.sequences import fit_sequences
@@ -175,7 +175,18 @@ class TrainedRun:
         backend.load_state_dict({"model": self.weights})
 
     def evaluate(self, split: str = "test") -> Dict[str, float]:
-        """Metrics of the run on one of its splits: train, validation or test.
+        """Metrics of the run on one of its splits; see `on_split`."""
+        evaluator, predictions = self.on_split(split)
+        return evaluator.errors(predictions)
+
+    def on_split(self, split: str) -> Tuple[Evaluator, List[np.ndarray]]:
+        """Predictions of one of the run's splits, and what measures them.
+
+        Args:
+            split: train, validation or test.
+
+        Returns:
+            (evaluator of the split, one float64 array for every output, in its units).
 
         Raises:
             ValueError: the split is unknown or empty, or see `loaded_task`.
@@ -187,7 +198,7 @@ class TrainedRun:
             if evaluator is None:
                 raise ValueError(f"the run has no molecules in a split {split!r}; it has {', '.join(task.plans)}.")
             self.compile(backend, evaluator.loader, task.model())
-            return evaluator.metrics(backend)[0]
+            return evaluator, evaluator.predictions(backend)
 
     def prepare(self, molecules: Union[Store, Sequence[Any]]) -> Prepared:
         """Pack molecules.
@@ -359,20 +370,6 @@ def _prepare_graphs(task: GraphTask, molecules: Union[Store, Sequence[Any]]) -> 
         budget = Budget(**grown)  # with as many graphs as the fullest pack has
     loader = task.prediction_loader(store, items, budget) if len(items) else None
     return Prepared(items, reasons, store.ragged("z").take(items), loader)
-
-
-def unfit(store: Store, standardizer: Standardizer) -> Dict[int, str]:
-    """Molecules that a run cannot take because of elements that no training molecule had, and which those are.
-
-    Args:
-        store: molecules.
-        standardizer: of the run.
-    """
-    z, reasons = store.ragged("z"), {}
-    for item in np.flatnonzero(standardizer.unseen(z)).tolist():
-        new = [SYMBOLS[number] for number in np.unique(z[item]).tolist() if number not in standardizer.elements]
-        reasons[item] = f"it holds {', '.join(new)}, which no training molecule had"
-    return reasons
 
 
 def _prepare_texts(

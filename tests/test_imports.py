@@ -25,6 +25,7 @@ LAYERS = (
     "ipu_chem.optim ipu_chem.checkpoint ipu_chem.options ipu_chem.cache ipu_chem.parallel ipu_chem.backends.options "
     "ipu_chem.backends.poptorch.options",
     "ipu_chem.metrics ipu_chem.reports.figures",  # parts of figures, of matplotlib alone
+    "ipu_chem.uncertainty",
     "ipu_chem.data",
     "ipu_chem.config",
     "ipu_chem.batches",

@@ -15,6 +15,7 @@ class Options:
 
     Attributes:
         output: CSV to write, or .extxyz with forces.
+        interval: coverage, such as 0.9, of intervals that are written beside every prediction.
         columns: all also writes the input's columns.
         smiles_column: column of a table that holds SMILES, if it is not called so.
         delimiter: between the cells of a table: comma, semicolon, tab or another character; empty finds it.
@@ -29,6 +30,7 @@ class Options:
     runs: List[str] = positional("folder of a run, or of several, whose mean and spread are written", "+")
     input: str = positional(".smi, .csv, .xyz, .extxyz or .sdf file, also gzipped", behind_many=True)
     output: str = "predictions.csv"
+    interval: Optional[float] = None
     columns: str = ""
     smiles_column: Optional[str] = None
     delimiter: str = ""
@@ -40,7 +42,7 @@ class Options:
     multiplicity: Optional[int] = None
 
     def __post_init__(self) -> None:
-        check_fields(self, multiplicity="1 or more")
+        check_fields(self, multiplicity="1 or more", interval="above 0 and below 1")
 
 
 def run(options: Options) -> int:
@@ -61,6 +63,7 @@ def run(options: Options) -> int:
         accelerator=options.accelerator,
         columns=options.columns,
         table=TableOptions.of(options, "--"),
+        interval=options.interval,
         structures={name: getattr(options, name) for name in ("length_unit", "charge", "multiplicity")},
     )
     for entry in refused:

@@ -245,6 +245,20 @@ def _kinds(
     return kinds
 
 
+def unfit(store: Store, standardizer: Standardizer) -> Dict[int, str]:
+    """Molecules that a run cannot take because of elements that no training molecule had, and which those are.
+
+    Args:
+        store: molecules.
+        standardizer: of the run.
+    """
+    z, reasons = store.ragged("z"), {}
+    for item in np.flatnonzero(standardizer.unseen(z)).tolist():
+        new = [SYMBOLS[number] for number in np.unique(z[item]).tolist() if number not in standardizer.elements]
+        reasons[item] = f"it holds {', '.join(new)}, which no training molecule had"
+    return reasons
+
+
 def _spread(rest: np.ndarray, y: np.ndarray) -> float:
     """Root mean square; 1 where what is left is rounding, so that it is not blown up."""
     spread = float(np.sqrt(np.mean(rest * rest)))

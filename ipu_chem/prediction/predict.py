@@ -16,11 +16,14 @@ from ipu_chem.data.files.table import Line, Row, read_table
 from ipu_chem.data.files.text import as_text, existing_file, holds_smiles
 from ipu_chem.data.molecule import Molecule, molecules_to_store
 from ipu_chem.data.smiles import embed_many
+from ipu_chem.data.standardize import unfit
 from ipu_chem.data.structures import to_atoms, with_results, write_extxyz
 from ipu_chem.outputs import check_file
 from ipu_chem.prediction import SUFFIXES
+from ipu_chem.prediction.calibration import intervals_of
 from ipu_chem.tasks.seen import doubts
-from ipu_chem.trained_run import ForceField, TrainedRun, energies_forces, unfit
+from ipu_chem.trained_run import EnergiesForces, ForceField, TrainedRun, energies_forces
+from ipu_chem.uncertainty.intervals import Intervals, spread_of
 from packing.files import PathLike, atomic_file
 from packing.store import Store
 
@@ -76,6 +79,7 @@ def predict_file(
     structures: Mapping[str, Any] = MappingProxyType({}),
     columns: str = "",
     table: TableOptions = FOUND,
+    interval: Optional[float] = None,
 ) -> Tuple[int, List[Refused]]:
     """Predict every molecule of a file.
 
@@ -94,6 +98,8 @@ def predict_file(
         structures: what a 3D file leaves unsaid, as of `read_molecules`.
         columns: "all" also writes all columns of the input.
         table: what the user knows of a file of SMILES.
+        interval: the probability that a label lies between the two more columns that each target then has, or, of an
+            .extxyz file, by no more than "energy_half_width" and "forces_half_width" from its prediction.
 
     Returns:
         (molecules predicted, molecules refused).
@@ -101,7 +107,7 @@ def predict_file(
     Raises:
         FileNotFoundError: no run or no such file.
         ValueError: the file holds nothing usable, the output cannot be written or is the input, the runs learned
-            different things, or ``strict`` and a molecule was refused.
+            different things, have no such intervals, or ``strict`` and a molecule was refused.
     """
     check_file("--output", output, SUFFIXES, [existing_file(source)])
     if columns not in ("", "all"):
@@ -114,6 +120,12 @@ def predict_file(
     with_forces = Path(output).suffix == ".extxyz"
     fields = [member.force_field() for member in members] if with_forces else []
     first = members[0]
+    intervals = None if interval is None else intervals_of(members, interval)
+    if with_forces and intervals is not None and intervals.forces is None:
+        raise ValueError(
+            f"{output} would hold forces, of which {first.folder} has no intervals, as it learned none; intervals of "
+            "its energy go into --output predictions.csv."
+        )
     if first.task.reads_text:
         read = _read_texts(Path(source), first, table, workers)
     else:
@@ -122,8 +134,8 @@ def predict_file(
         for doubt in doubts(read.store, member.state, read.name):  # type: ignore[arg-type]
             print(f"warning: {member.folder}: {doubt}", file=sys.stderr)
     if with_forces:
-        return _predict_forces(fields, output, read, strict)
-    return _predict(members, read, output, strict, columns)
+        return _predict_forces(fields, output, read, strict, intervals)
+    return _predict(members, read, output, strict, columns, intervals)
 
 
 def _check_options(source: PathLike, table: TableOptions, structures: Mapping[str, Any]) -> None:
@@ -160,7 +172,12 @@ def _check_alike(members: Sequence[TrainedRun]) -> None:
 
 
 def _predict(
-    members: Sequence[TrainedRun], read: _Read, output: PathLike, strict: bool, columns: str
+    members: Sequence[TrainedRun],
+    read: _Read,
+    output: PathLike,
+    strict: bool,
+    columns: str,
+    intervals: Optional[Intervals],
 ) -> Tuple[int, List[Refused]]:
     """Labels of the molecules that were read, and reasons for the others, in one table."""
     prepared = [member.prepare([] if read.store is None else read.store) for member in members]
@@ -176,7 +193,7 @@ def _predict(
     header = ["line", "name", "smiles"]
     for target in members[0].task.targets:
         unit = "probability" if target.binary else target.unit
-        kinds = ["", "_std"] if len(members) > 1 else [""]
+        kinds = ["", *(["_std"] if len(members) > 1 else []), *(["_low", "_high"] if intervals is not None else [])]
         header += [f"{target.name}{kind} ({unit})" if unit else f"{target.name}{kind}" for kind in kinds]
     count = len(header) - 3
     header.append("reason")
@@ -186,21 +203,24 @@ def _predict(
         writer.writerow([*header, *more])
         for place, row in enumerate(read.rows):
             why = reasons.get(place, "")
-            shown = [""] * count if why else _shown(found[place])
+            shown = [""] * count if why else _shown(found[place], intervals)
             texts = map(as_text, row.cells if columns else ())
             writer.writerow([row.line, as_text(row.name), as_text(row.smiles), *shown, why, *texts])
     return len(read.rows) - len(refused), refused
 
 
-def _shown(found: Sequence[np.ndarray]) -> List[str]:
-    """Values of one run, or means and standard deviations of several, in all their digits."""
-    mean = np.mean(found, 0)
-    values = mean if len(found) == 1 else np.stack([mean, np.std(found, 0)], 1).ravel()
-    return list(map(repr, values.tolist()))
+def _shown(found: Sequence[np.ndarray], intervals: Optional[Intervals]) -> List[str]:
+    """Values of one run, or means and standard deviations of several, and the ends of intervals, in all digits."""
+    mean, spread = np.mean(found, 0), spread_of(found)
+    columns = [mean] if spread is None else [mean, spread]
+    if intervals is not None:
+        half = intervals.of_labels(None if spread is None else spread[None], 1)[0]
+        columns += [mean - half, mean + half]
+    return list(map(repr, np.stack(columns, 1).ravel().tolist()))
 
 
 def _predict_forces(
-    members: Sequence[ForceField], output: PathLike, read: _Read, strict: bool
+    members: Sequence[ForceField], output: PathLike, read: _Read, strict: bool, intervals: Optional[Intervals]
 ) -> Tuple[int, List[Refused]]:
     """Energies and forces, in packs that the molecules themselves fit."""
     reasons = dict(read.reasons)
@@ -213,8 +233,29 @@ def _predict_forces(
     if taken:
         found = energies_forces(members, taken)
         results = zip(taken, found.energies, found.forces)
-        write_extxyz(output, [with_results(to_atoms(one), float(energy), forces) for one, energy, forces in results])
+        frames = [with_results(to_atoms(one), float(energy), forces) for one, energy, forces in results]
+        if intervals is not None:
+            _add_half_widths(frames, found, intervals, members[0].ev)
+        write_extxyz(output, frames)
     return len(taken), refused
+
+
+def _add_half_widths(frames: Sequence[Any], found: EnergiesForces, intervals: Intervals, ev: float) -> None:
+    """Give frames the half-widths of their intervals, in eV and eV/Å, for the comment line and for columns.
+
+    Args:
+        frames: ase.Atoms.
+        found: of the frames.
+        intervals: in the unit of the runs' energy.
+        ev: eV, one of that unit.
+    """
+    spread = None if found.energies_std is None else found.energies_std[:, None] / ev
+    energies = intervals.of_labels(spread, len(frames))[:, 0] * ev
+    assert intervals.forces is not None
+    for item, (atoms, energy) in enumerate(zip(frames, energies.tolist())):
+        spread = None if found.forces_std is None else found.forces_std[item] / ev
+        atoms.info["energy_half_width"] = energy
+        atoms.arrays["forces_half_width"] = intervals.forces.half_widths(spread, (len(atoms), 3)) * ev
 
 
 def _read_molecules(

@@ -1,8 +1,12 @@
 """Energies and forces of many structures at once, in packs of one shape, by one run or the mean of several."""
 
 import os
+import sys
 from typing import Any, List, Optional, Sequence, Union
 
+from ipu_chem.data.molecule import molecules_to_store
+from ipu_chem.data.structures import to_molecule
+from ipu_chem.tasks.seen import doubts
 from ipu_chem.trained_run import EnergiesForces, ForceField, TrainedRun, energies_forces
 from packing.files import PathLike
 
@@ -44,3 +48,17 @@ def load_force_fields(runs: Runs, accelerator: Optional[str] = None) -> List[For
                     "are averaged have the same model."
                 )
     return members
+
+
+def say_doubts(members: Sequence[ForceField], structures: Sequence[Any]) -> None:
+    """Say on stderr where structures differ from all that runs were trained on, before anything moves.
+
+    Args:
+        members: of a simulation.
+        structures: ase.Atoms or `Molecule`.
+    """
+    molecules = [to_molecule(one) for one in structures]
+    store = molecules_to_store(molecules)
+    for member in members:
+        for doubt in doubts(store, member.state, lambda item: molecules[item].name or f"structure {item}"):
+            print(f"warning: {member.folder}: {doubt}", file=sys.stderr)

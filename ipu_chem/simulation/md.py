@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from ipu_chem.data.structures import read_structures
 from ipu_chem.locks import locked
-from ipu_chem.simulation.batch import load_force_fields
+from ipu_chem.simulation.batch import load_force_fields, say_doubts
 from ipu_chem.simulation.bonds import Bonds
 from ipu_chem.simulation.options import MdOptions, said_of_structures
 from ipu_chem.simulation.records import COLUMNS, Records
@@ -234,6 +234,7 @@ def _start(options: MdOptions, calculator: Any) -> Any:
         raise ValueError(f"frame={options.frame}: {options.structure} has {len(structures)} structures, from 0 on.")
     atoms = structures[options.frame]
     calculator.check(atoms)
+    say_doubts(calculator.members, [atoms])
     degrees_of_freedom(atoms.positions, options.thermostat)
     return atoms
 

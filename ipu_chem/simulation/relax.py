@@ -7,7 +7,7 @@ import numpy as np
 from tqdm import tqdm
 
 from ipu_chem.data.structures import read_structures, with_results, write_extxyz
-from ipu_chem.simulation.batch import Runs, load_force_fields
+from ipu_chem.simulation.batch import Runs, load_force_fields, say_doubts
 from ipu_chem.simulation.options import RelaxOptions, said_of_structures
 from packing.files import PathLike
 
@@ -49,6 +49,7 @@ def relax_file(runs: Runs, source: PathLike, options: RelaxOptions) -> List[Rela
             calculator.check(atoms)
         except ValueError as error:
             raise ValueError(f"{atoms.info.get('name', 'a structure')}: {error}") from None
+    say_doubts(calculator.members, structures)
     relaxed = [relax(atoms, calculator, options) for atoms in tqdm(structures, desc="relaxing", disable=None)]
     write_extxyz(options.output, [one.atoms for one in relaxed])
     return relaxed

@@ -16,12 +16,15 @@ from torch import Tensor, nn
 from ipu_chem.backends.base import Backend
 from ipu_chem.backends.options import ALONE, Batching, World
 from ipu_chem.batches.loader import Loader
+from ipu_chem.checkpoint import BEST, load_checkpoint
 from ipu_chem.config import ModelConfig, RunConfig
 from ipu_chem.data.identity import without_rows
 from ipu_chem.metrics import Target
 from ipu_chem.tasks.evaluation import Evaluator, Output
 from ipu_chem.tasks.splits import NO_DATA, SplitData, split_fingerprint
+from ipu_chem.uncertainty.residuals import Residuals, checkpoint_of, data_of_split, write_residuals
 from packing import Budget
+from packing.types import Ragged
 
 State = Mapping[str, Any]  # of a checkpoint
 FILTERS = "filters"  # of such a state: "exact" once a run has left its table of filters
@@ -180,17 +183,35 @@ class Task(ABC):
         return next(self.random_loader(packs, batching, seed).epoch(seed, 0))[0]
 
     def results(self, backend: Backend, folder: Path) -> Dict[str, Dict[str, Dict[str, float]]]:
-        """Measure the splits that were held out; see `Evaluator.report`.
+        """Measure the splits that were held out, see `Evaluator.report`, and keep the residuals of validation.
 
         Returns:
             {"results": split -> metrics, and for every baseline its key: split -> metrics}.
         """
         found: Dict[str, Dict[str, Dict[str, float]]] = {"results": {}, "baseline": {}}
+        writes = backend.world.rank == 0
         for split in ("validation", "test"):
             evaluator = self.evaluator(split)
-            for key, values in evaluator.report(backend, folder, split).items() if evaluator is not None else ():
+            if evaluator is None:
+                continue
+            predictions = evaluator.predictions(backend)
+            for key, values in evaluator.report(predictions, folder, split, writes).items():
                 found.setdefault(key, {})[split] = values
+            if split == "validation" and writes:
+                self.keep_residuals(folder, load_checkpoint(folder / BEST)[1], evaluator.residuals(predictions))
         return found
+
+    def keep_residuals(self, folder: Path, state: State, found: Mapping[str, Ragged]) -> None:
+        """Write residuals of the validation split into the folder of the run, where there are any.
+
+        Args:
+            folder: of the run.
+            state: of the checkpoint that predicted.
+            found: of `Evaluator.residuals`.
+        """
+        if found:
+            targets = [(target.name, target.unit) for target in self.outputs[0].targets]
+            write_residuals(folder, Residuals(found, targets, data_of_split(state), checkpoint_of(state)))
 
     def fingerprint(self) -> str:
         """Fingerprint of the molecules, whatever rows of a file they were."""

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Sequence, Tuple
+from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 from torch import Tensor
@@ -76,10 +76,12 @@ class SplitOutput(ABC):
 
     Attributes:
         weight: of this output in the number that checkpoints are chosen by.
+        targets: quantities with units, none of an output that has no labels.
         place: of its predictions, such as `PerMolecule`.
     """
 
     weight: float = 1.0
+    targets: Sequence[Target] = ()
     place: Any
 
     @property
@@ -106,6 +108,13 @@ class SplitOutput(ABC):
     def in_units(self, standardized: np.ndarray) -> np.ndarray:
         """Predictions in real units; probabilities of classes."""
         return standardized
+
+    def residuals(self, predictions: np.ndarray) -> Optional[Tuple[str, Ragged]]:
+        """Predictions minus labels in real units, molecule after molecule, and their name in a file.
+
+        None of an output whose predictions are no numbers with a unit, such as classes and tokens.
+        """
+        return None
 
     def write(self, folder: Path, split: str, predictions: np.ndarray) -> None:
         """Write predictions in real units into the run's folder; nothing of an output that has none to show."""
@@ -167,19 +176,31 @@ class Evaluator:
         weights, parts = zip(*((output.weight, output.selection(metrics)) for output in self.outputs))
         return metrics, float(np.dot(weights, parts))
 
-    def report(self, backend: Backend, folder: Path, split: str) -> Dict[str, Dict[str, float]]:
+    def residuals(self, predictions: Sequence[np.ndarray]) -> Dict[str, Ragged]:
+        """`SplitOutput.residuals` of those outputs that have some, by their names."""
+        found = (output.residuals(array) for output, array in zip(self.outputs, predictions))
+        return dict(one for one in found if one is not None)
+
+    def report(
+        self, predictions: Sequence[np.ndarray], folder: Path, split: str, writes: bool
+    ) -> Dict[str, Dict[str, float]]:
         """Measure, print metrics beside baselines, and write predictions into the run's folder.
+
+        Args:
+            predictions: what `predictions` returned.
+            folder: of the run.
+            split: its name.
+            writes: print and write; of several processes one does.
 
         Returns:
             {"results": metrics, and for every baseline its key: metrics}.
         """
-        predictions = self.predictions(backend)
         found: Dict[str, Dict[str, float]] = {"results": {}}
         for output, array in zip(self.outputs, predictions):
             metrics, baselines = output.errors(array), output.baselines()
             for key, values in {"results": metrics, **baselines}.items():
                 found.setdefault(key, {}).update(values)
-            if backend.world.rank > 0:
+            if not writes:
                 continue
             output.write(folder, split, array)
             for name, value in metrics.items():

@@ -5,7 +5,7 @@ component in training, which makes forces of order one.
 """
 
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Sequence
+from typing import Any, Dict, List, Mapping, Sequence, Tuple
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from ipu_chem.losses import Loss
 from ipu_chem.metrics import FORCES, Target, regression_metrics
 from ipu_chem.tasks.evaluation import Output, PerAtom, SplitOutput
 from ipu_chem.tasks.labels import Labels, beside
+from ipu_chem.uncertainty.residuals import FORCES as FORCES_IN_FILE
 from ipu_chem.units import KNOWN_ENERGIES, energy_unit
 from packing.files import atomic_file
 from packing.store import Store
@@ -64,6 +65,7 @@ class SplitForces(SplitOutput):
         self.energy = forces.energy
         self.split = split
         self.known = forces.known.take(items)
+        self.targets = forces.targets
         self.target = forces.targets[0]
         self.scale = forces.scale
         self.weight = forces.weight
@@ -91,6 +93,9 @@ class SplitForces(SplitOutput):
 
     def compared(self, metric: str, value: float, baselines: Mapping[str, Mapping[str, float]]) -> str:
         return beside(self.energy, [self.target], self.split, metric, value, baselines["baseline"])
+
+    def residuals(self, predictions: np.ndarray) -> Tuple[str, Ragged]:
+        return FORCES_IN_FILE, Ragged(predictions - np.asarray(self.known.values, np.float64), self.known.offsets)
 
     def write(self, folder: Path, split: str, predictions: np.ndarray) -> None:
         """Write forces_<split>.npz: labels and predictions, atom after atom in the order of the split."""

@@ -2,7 +2,7 @@
 
 import csv
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence
+from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from ipu_chem.data.standardize import Standardizer
 from ipu_chem.losses import Loss, loss_by_name
 from ipu_chem.metrics import BINARY, Target, label_metrics, metric_names, selection_metric
 from ipu_chem.tasks.evaluation import Output, PerMolecule, SplitOutput
+from ipu_chem.uncertainty.residuals import LABELS
 from packing.files import atomic_file
 from packing.store import Store
 from packing.types import Ragged
@@ -127,6 +128,7 @@ class SplitLabels(SplitOutput):
     def __init__(self, labels: Labels, split: str, items: np.ndarray) -> None:
         """Bind labels to store items, which are a split."""
         self.labels = labels
+        self.targets = labels.targets
         self.split = split
         self.items = items
         self.weight = labels.weight
@@ -163,6 +165,11 @@ class SplitLabels(SplitOutput):
 
     def compared(self, metric: str, value: float, baselines: Mapping[str, Mapping[str, float]]) -> str:
         return beside(self.labels, self.labels.targets, self.split, metric, value, baselines["baseline"])
+
+    def residuals(self, predictions: np.ndarray) -> Optional[Tuple[str, Ragged]]:
+        if self.labels.are_classes:
+            return None
+        return LABELS, Ragged(predictions - self.known, np.arange(len(self.known) + 1))
 
     def write(self, folder: Path, split: str, predictions: np.ndarray) -> None:
         """Write predictions_<split>.csv: labels and predictions of every molecule, for tables and the report."""

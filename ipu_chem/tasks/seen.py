@@ -1,4 +1,4 @@
-"""Charges, unpaired electrons and composition that training molecules had, and molecules asked about that differ."""
+"""Charges, electrons, sizes and composition that training molecules had, and molecules asked about that differ."""
 
 import re
 from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence
@@ -22,6 +22,8 @@ def seen(store: Store, train: np.ndarray) -> Dict[str, Any]:
     for word, values in _electrons(store).items():
         distinct = [] if values is None else np.unique(values[train]).tolist()
         found[word] = distinct if 0 < len(distinct) <= _MOST else None
+    sizes = _sizes(store)[train]
+    found["sizes"] = [int(sizes.min()), int(sizes.max())] if len(sizes) else None
     return {**found, "composition": _one_composition(store, train)}
 
 
@@ -46,6 +48,16 @@ def doubts(store: Store, state: Mapping[str, Any], name: Callable[[int], str]) -
                     f"(those had {had}); the first is {name(int(other[0]))} with {form.format(int(values[other[0]]))}"
                 )
     composition = known.get("composition")
+    if known.get("sizes") and not composition:
+        least, most = known["sizes"]
+        sizes, atoms = _sizes(store), "atoms" if "z" in store else "heavy atoms"
+        other = np.flatnonzero((sizes < least) | (sizes > most))
+        if len(other):
+            had = f"{least:,}" if least == most else f"{least:,} to {most:,}"
+            sentences.append(
+                f"{len(other):,} of {len(store):,} molecules have fewer or more {atoms} than any training molecule "
+                f"(those had {had}); the first is {name(int(other[0]))} with {int(sizes[other[0]]):,}"
+            )
     if composition:
         atoms = _atoms(store)
         wanted = np.repeat([int(number) for number in composition], list(composition.values()))
@@ -101,11 +113,16 @@ def _atoms(store: Store) -> Callable[[int], np.ndarray]:
     return of_smiles
 
 
+def _sizes(store: Store) -> np.ndarray:
+    """Atoms of every molecule, of those as text without hydrogens, [I] integer."""
+    return store.sizes()["nodes"] if "z" in store else np.asarray(store.fields["heavy_atoms"])
+
+
 def _one_composition(store: Store, train: np.ndarray) -> Optional[Dict[str, int]]:
     """Atoms by atomic number, rising, if all training molecules have the same; else None."""
     if len(train) < 2:
         return None
-    sizes = (store.sizes()["nodes"] if "z" in store else np.asarray(store.fields["heavy_atoms"]))[train]
+    sizes = _sizes(store)[train]
     if (sizes != sizes[0]).any():
         return None
     atoms = _atoms(store)

@@ -31,6 +31,9 @@ evaluate run --split tests
 evaluate run --accelerator tpu
 evaluate run --split
 evaluate run stray
+evaluate run --interval 2
+evaluate run --interval 0.9 --split train
+evaluate run --interval 0.9
 predict
 predict run
 predict absent ok.smi
@@ -45,6 +48,9 @@ predict run water.xyz --output norun
 predict run water.xyz --output nofolder/out.csv
 predict run water.xyz --accelerator tpu
 predict run water.xyz --outputs x.csv
+predict run water.xyz --interval 1
+predict run water.xyz --interval often
+predict run water.xyz --interval 0.9 --output new.csv
 export
 export run
 export run --format onnx
