@@ -64,7 +64,7 @@ def step_weights(pack, steps):
     ],
 )
 def test_replicas_and_accumulation_equal_one_big_batch(optimizer):
-    pack = pack_store(random_store(np.random.default_rng(1), 70), BUDGET, kind=CompactPack)[0]
+    pack = pack_store(random_store(np.random.default_rng(1), 80), BUDGET, kind=CompactPack)[0]
     pack = step_weights(CompactPack(*[field[:16] for field in pack]), steps=2)
     rates = [1e-2, 3e-3, 1e-3]
     big, reference = train(Batching(8), optimizer, pack, rates)
