@@ -35,6 +35,12 @@ class Moved(NamedTuple):
     totals: np.ndarray
 
 
+def _moved(found: List[Any], end: np.ndarray, totals: List[float]) -> Moved:
+    """Results of (energy, forces) of each frame."""
+    energies, forces = zip(*found)
+    return Moved(np.array(energies), np.array(forces), end, np.array(totals))
+
+
 def _calculator(run: Path) -> Any:
     from ipu_chem.simulation.calculator import Calculator
 
@@ -56,7 +62,7 @@ def by_ase(run: Path, frames: List[Any], steps: int) -> Moved:
     for _ in range(steps):
         dynamics.run(1)
         totals.append(atoms.get_total_energy())
-    return Moved(*map(np.array, zip(*found)), atoms.positions, np.array(totals))
+    return _moved(found, atoms.positions, totals)
 
 
 def by_torch_sim(run: Path, frames: List[Any], steps: int) -> Moved:
@@ -109,7 +115,7 @@ def _by_openmm(make: Callable[[Any, Any], Any], run: Path, frames: List[Any], st
         state = context.getState(getEnergy=True)
         totals.append((state.getPotentialEnergy() + state.getKineticEnergy())._value * _KJ_PER_MOL)
     end = context.getState(getPositions=True).getPositions(asNumpy=True)._value * 10
-    return Moved(*map(np.array, zip(*found)), end, np.array(totals))
+    return _moved(found, end, totals)
 
 
 def by_openmm(run: Path, frames: List[Any], steps: int) -> Moved:
@@ -172,7 +178,7 @@ def _by_lammps(units: str) -> Callable[[Path, List[Any], int], Moved]:
         for _ in range(steps):
             force.run(1)
             totals.append(lmp.get_thermo("etotal") / energy)
-        moved = Moved(*map(np.array, zip(*found)), get("x") / length, np.array(totals))
+        moved = _moved(found, get("x") / length, totals)
         lmp.close()
         return moved
 

@@ -70,7 +70,7 @@ class LammpsForce:
         tags, types = (np.array(lmp.numpy.extract_atom(name)).reshape(-1)[:atoms] for name in ("id", "type"))
         order = np.argsort(tags)
         self._tags = tags[order]
-        numbers = np.array([0, *(atomic_numbers[symbol] for symbol in elements)])[types[order]]
+        numbers = np.array([0, *(atomic_numbers[symbol] for symbol in elements)])[types[order]].tolist()
         self._molecule = EngineMolecule(calculator, numbers, charge, spin)
         lmp.command(f"fix {fix} all external pf/callback 1 1")
         lmp.command(f"fix_modify {fix} energy yes")

@@ -1,5 +1,6 @@
 """A trained run as a force of OpenMM (8.6 or later), by its PythonForce: kJ/mol and nm there, eV and Å here."""
 
+from importlib import import_module
 from typing import Any, Optional, Sequence, Tuple
 
 import numpy as np
@@ -34,9 +35,8 @@ def openmm_force(
         ValueError: a periodic topology, an atom without an element, or see `EngineMolecule`.
     """
     try:
-        from openmm import PythonForce
-
-        PythonForce.setParticles  # noqa: B018 (of 8.6)
+        python_force: Any = import_module("openmm").PythonForce
+        python_force.setParticles  # noqa: B018 (of 8.6)
     except (ImportError, AttributeError):
         raise ImportError("forces in Python need OpenMM 8.6 or later: pip install 'openmm>=8.6'") from None
     if topology.getPeriodicBoxVectors() is not None:
@@ -50,7 +50,7 @@ def openmm_force(
         if atom.element is None:
             raise ValueError(f"atom {atom.index} ({atom.name}) of the topology has no element; set atom.element.")
     numbers = [atom.element.atomic_number for atom in chosen]
-    force = PythonForce(_Compute(EngineMolecule(calculator, numbers, charge, spin)))
+    force = python_force(_Compute(EngineMolecule(calculator, numbers, charge, spin)))
     force.setName("ipu_chem")
     if atoms is not None:
         force.setParticles(list(atoms))

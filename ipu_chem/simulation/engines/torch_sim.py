@@ -47,7 +47,8 @@ class TorchSimModel(ModelInterface):
             ValueError: the model takes charges, which torch-sim does not hand over, or a skin below 0.
         """
         super().__init__()
-        name = members[0].config.model.name
+        options: Any = members[0].config.model
+        name = options.name
         if needs_charge(name):
             raise ValueError(
                 f"{name} takes charges of molecules, which states of torch-sim do not have; use "
@@ -58,7 +59,7 @@ class TorchSimModel(ModelInterface):
         self._device, self._dtype = torch.device(device or "cpu"), dtype
         self._compute_forces, self._compute_stress = True, False
         self._memory_scales_with = "n_atoms"  # free molecules have no density
-        self._members, self._skin, self._cutoff = list(members), skin, members[0].config.model.cutoff
+        self._members, self._skin, self._cutoff = list(members), skin, options.cutoff
         models: Any = [member.new_model(exact=True).model for member in members]
         for model in models:
             use_torch_activations(model)
