@@ -205,9 +205,12 @@ def test_grain_features_named_like_counts_and_copies():
 
 
 def rows(lengths=(3, 5, 2), **columns):
-    datasets = pytest.importorskip("datasets", reason="datasets is not installed: pack_dataset was NOT tested")
+    # By a module of its own: a folder of tests is called datasets, too.
+    module = pytest.importorskip(
+        "datasets.arrow_dataset", reason="datasets is not installed: pack_dataset was NOT tested"
+    )
     tokens = [list(range(1, n + 1)) for n in lengths]
-    return datasets.Dataset.from_dict({"input_ids": tokens, **{name: make(lengths) for name, make in columns.items()}})
+    return module.Dataset.from_dict({"input_ids": tokens, **{name: make(lengths) for name, make in columns.items()}})
 
 
 HF_BAD = {

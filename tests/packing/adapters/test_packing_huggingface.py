@@ -170,8 +170,8 @@ def test_packed_rows_have_the_form_of_trl_and_are_no_more():
 
 
 def test_all_splits_and_formats():
-    datasets = pytest.importorskip("datasets")
     part = data_set({"input_ids": rows_of(30)}).with_format("numpy")
+    datasets = pytest.importorskip("datasets")
     packed = pack_dataset(datasets.DatasetDict(train=part, test=part.select(range(5))), LENGTH)
     assert set(packed) == {"train", "test"} and len(packed["train"]) > len(packed["test"])
     assert packed["train"].format["type"] == "numpy" and sum(map(len, packed["test"]["seq_lengths"])) == 5
