@@ -1,9 +1,11 @@
 """i-PI: a real one, in its own process, gets ASE's energies and forces through a socket, and moves atoms as there."""
 
+import os
 import socket
 import subprocess
 import sys
 import time
+import uuid
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -87,9 +89,13 @@ def simulate(tmp_path):
     return make
 
 
-def by_unix_socket(tmp_path):
-    name = f"ipu_chem_{tmp_path.parent.name}_{tmp_path.name}"[-60:]
-    return f"'unix'> <address> {name} </address>", {"unixsocket": name}
+@pytest.fixture
+def by_unix_socket():
+    """A socket that no other run of these tests has; an i-PI that is killed leaves its file behind."""
+    name = f"ipu_chem_{uuid.uuid4().hex}"
+    yield f"'unix'> <address> {name} </address>", {"unixsocket": name}
+    if os.path.exists(f"/tmp/ipi_{name}"):
+        os.unlink(f"/tmp/ipi_{name}")
 
 
 def by_port():
@@ -100,11 +106,11 @@ def by_port():
 
 
 @pytest.mark.parametrize("kind", ["unix", "inet"])
-def test_it_moves_atoms_as_ase_does(make_run, molecules, simulate, tmp_path, kind):
+def test_it_moves_atoms_as_ase_does(make_run, molecules, simulate, by_unix_socket, kind):
     run, atoms = make_run(), molecules[kind == "inet"]
     atoms.positions -= atoms.positions.mean(0)
     before = atoms.copy()
-    place = by_unix_socket(tmp_path) if kind == "unix" else by_port()
+    place = by_unix_socket if kind == "unix" else by_port()
     end = simulate(atoms, Calculator.from_run(run, dtype="float64"), *place)
     assert np.array_equal(atoms.positions, before.positions) and atoms.calc is None
     moved = before.copy()
@@ -115,9 +121,9 @@ def test_it_moves_atoms_as_ase_does(make_run, molecules, simulate, tmp_path, kin
     assert_conserved(end["rows"].sum(1), end["rows"][:, 0])
 
 
-def test_beads_of_a_path_integral(make_run, molecules, simulate, tmp_path):
+def test_beads_of_a_path_integral(make_run, molecules, simulate, by_unix_socket):
     run, atoms = make_run(), molecules[0]
-    end = simulate(atoms, Calculator.from_run(run, dtype="float64"), *by_unix_socket(tmp_path), steps=5, beads=4)
+    end = simulate(atoms, Calculator.from_run(run, dtype="float64"), *by_unix_socket, steps=5, beads=4)
     assert end["positions"].shape == (4, 9, 3)
     for positions, energy, forces in zip(end["positions"], end["energies"], end["forces"]):
         moved = atoms.copy()
@@ -125,11 +131,11 @@ def test_beads_of_a_path_integral(make_run, molecules, simulate, tmp_path):
         assert_same((energy, forces), by_ase(run, moved))
 
 
-def test_a_cell_that_changes_ends_the_client(make_run, molecules, simulate, tmp_path):
+def test_a_cell_that_changes_ends_the_client(make_run, molecules, simulate, by_unix_socket, tmp_path):
     inner = tmp_path / "stretch"
     inner.mkdir()
     with pytest.raises(AssertionError, match="i-PI changes its cell.*mode nve or nvt"):  # of `started`
-        simulate(molecules[1], Calculator.from_run(make_run()), *by_unix_socket(tmp_path), folder=inner)
+        simulate(molecules[1], Calculator.from_run(make_run()), *by_unix_socket, folder=inner)
 
 
 def test_what_no_run_knows_is_refused_in_one_sentence(make_run, charged_run, molecules):
@@ -159,12 +165,12 @@ def test_nobody_listens(make_run, molecules):
     assert not Path("/tmp/ipi_nobody_listens_here").exists()
 
 
-def test_what_the_readme_shows_runs(make_run, ethanol, tmp_path, monkeypatch):
+def test_what_the_readme_shows_runs(make_run, ethanol, by_unix_socket, tmp_path, monkeypatch):
     pytest.importorskip("ipi", reason="i-PI was NOT tested: it is not installed")
     make_run("runs/ethanol")
     monkeypatch.chdir(tmp_path)
     ethanol.write("ethanol.xyz", plain=True)
-    name = by_unix_socket(tmp_path)[1]["unixsocket"]  # one that no other test has
+    name = by_unix_socket[1]["unixsocket"]
     (tmp_path / "input.xml").write_text(example("ffsocket", "text").replace("> ethanol <", f"> {name} <"))
     client = compile(example("serve_ipi").replace('"ethanol")', f'"{name}")'), "README.md", "exec")
     with started([str(Path(sys.executable).parent / "i-pi"), "input.xml"], tmp_path, lambda: exec(client, {})):
