@@ -1,4 +1,4 @@
-"""PaiNN's features of atoms and the gradients of its weights in native kernels, where no derivative by positions is taken.
+"""PaiNN's features of atoms and the gradients of its weights in native kernels, where positions get no derivative.
 
 Training on energies and other properties is a few hundred small operators a step in torch. Shapes: B packs, N node,
 E edge, G graph slots, F features.

@@ -4,7 +4,6 @@ import copy
 
 import pytest
 import torch
-from tests.backends.pytorch.kernels.test_force_kernels import CUTOFF, packs
 
 from ipu_chem.backends.options import Batching, TorchOptions
 from ipu_chem.backends.pytorch.backend import TorchBackend
@@ -13,6 +12,7 @@ from ipu_chem.backends.pytorch.kernels.features import groups, use_feature_kerne
 from ipu_chem.backends.pytorch.kernels.forces import _molecules
 from ipu_chem.backends.pytorch.kernels.native import find_compiler
 from ipu_chem.models.painn import PaiNN
+from tests.backends.pytorch.kernels.test_force_kernels import CUTOFF, packs
 
 pytestmark = pytest.mark.skipif(find_compiler() is None, reason="no C compiler here")
 
