@@ -21,7 +21,7 @@ FULL = 160  # atoms of a group: products run at full speed, and its values stay 
 
 
 class Used(NamedTuple):
-    """What a backward pass needs of a group's features."""
+    """Memory of a group's forward pass, for its backward pass."""
 
     molecules: Molecules
     workspace: Tensor
