@@ -1,13 +1,15 @@
-"""A training step on energies and forces: native kernels and autograd against SchNetPack.
+"""A training step on energies and forces: native kernels and autograd against SchNetPack and SpookyNet's authors.
 
-    python benchmarks/force_step.py [--quick] [--shared PATH] [--no-goals]
+    python benchmarks/force_step.py [--spookynet CHECKOUT] [--quick] [--shared PATH] [--no-goals]
 
 Contestants take turns on the same ten frames a step, one thread; a figure is frames per CPU second of batches, forward,
 loss, gradients and AdamW. Edges are made beforehand on both sides, SchNetPack's batches by its own collate function in
 a DataLoader. A second column has the same with memory kept by the C library's allocator, as our backend asks of it: it
-helps SchNetPack, too. Exits with 1 when a goal is missed. SchNetPack 2 has to be installed by itself.
+helps SchNetPack, too. Exits with 1 when a goal is missed. SchNetPack 2 has to be installed by itself. With --spookynet
+only SpookyNet runs, against the reference of its authors in a checkout of https://github.com/OUnke/SpookyNet.
 """
 
+import argparse
 import os
 import statistics
 import sys
@@ -32,6 +34,7 @@ from benchmarks.common import (
     print_table,
     throughput_line,
 )
+from benchmarks.spooky_peer import NUM_RADIAL, reference
 from ipu_chem.backends.options import Batching, TorchOptions
 from ipu_chem.backends.pytorch.backend import TorchBackend
 from ipu_chem.batches.loader import PackLoader
@@ -45,17 +48,17 @@ from packing import Budget, make_plan
 from packing.store import Store
 
 FRAMES, STEP, CUTOFF, FORCE_WEIGHT = 200, 10, 5.0, 0.95
-NATIVE, AUTOGRAD, PEER = "native kernels", "autograd", "SchNetPack"
+NATIVE, AUTOGRAD, PEER, AUTHORS = "native kernels", "autograd", "SchNetPack", "authors' SpookyNet"
 
 
 class Setting(NamedTuple):
     """A model on a molecule.
 
     Attributes:
-        model: painn or schnet.
+        model: painn, schnet or spookynet.
         features: of it.
         molecule: of rMD17.
-        goal: least ratio to SchNetPack.
+        goal: least ratio to the peer.
     """
 
     model: str
@@ -70,6 +73,11 @@ SETTINGS = [
     Setting("painn", 64, "ethanol", 4.0),
     Setting("schnet", 128, "ethanol", 3.5),
     Setting("schnet", 128, "aspirin", 3.5),
+]
+SPOOKYNET = [
+    Setting("spookynet", 128, "ethanol", 2.0),
+    Setting("spookynet", 128, "aspirin", 2.0),
+    Setting("spookynet", 64, "ethanol", 2.0),
 ]
 # Atoms of the molecules, for frames that are made up where the real ones are not there.
 _FORMULAS = {"ethanol": [6, 6, 8] + [1] * 6, "aspirin": [6] * 9 + [8] * 4 + [1] * 8}
@@ -110,15 +118,24 @@ def ours(setting: Setting, data: Frames, kernels: bool) -> Callable[[], Any]:
     pairs = radius_pairs(positions, offsets, CUTOFF)
     fields = {"z": np.tile(data.z, count).astype(np.uint8), "pos": positions, "edge_index": pairs.values}
     axes = {"nodes": offsets, "edges": pairs.offsets}
-    store = Store(axes, fields, {"z": "nodes", "pos": "nodes", "edge_index": "edges"}, {})
+    of_axis = {"z": "nodes", "pos": "nodes", "edge_index": "edges"}
+    spooky = setting.model == "spookynet"
+    if spooky:
+        fields.update({name: np.zeros(count, np.int8) for name in ("charge", "spin")})
+    store = Store(axes, fields, of_axis, {})
     largest = int(np.diff(pairs.offsets).max())
     budget = Budget(nodes=atoms * STEP, edges=largest * STEP, graphs=STEP)
     plan = make_plan(store.sizes(), budget, "best_fit")
     labels = (data.energies[:, None].astype(np.float32), data.forces.reshape(-1, 3).astype(np.float32))
-    loader = PackLoader(store, np.arange(count), plan, labels[0], budget, Batching(1), forces=labels[1])
+    loader = PackLoader(
+        store, np.arange(count), plan, labels[0], budget, Batching(1), charges=spooky, forces=labels[1]
+    )
     torch.manual_seed(0)
-    model = build_model(setting.model, 1, True, undirected=True, hidden_features=setting.features, cutoff=CUTOFF)
-    _live_head(model)
+    options: Dict[str, Any] = {"num_radial": NUM_RADIAL, "use_dispersion": False} if spooky else {}
+    model = build_model(
+        setting.model, 1, True, undirected=True, hidden_features=setting.features, cutoff=CUTOFF, **options
+    )
+    _live(model)
     backend = TorchBackend(options=TorchOptions(kernels=kernels, threads=1))
     compact = CompactInputs(EnergyForces(model))
     loss = with_forces(mse, FORCE_WEIGHT)
@@ -135,10 +152,10 @@ def ours(setting: Setting, data: Frames, kernels: bool) -> Callable[[], Any]:
     return lambda: float(backend.train_step(next(source), 1e-4))
 
 
-def _live_head(model: nn.Module) -> None:
-    """Heads begin at zero, where nothing flows back: half the work of a step would be on zeros."""
+def _live(model: nn.Module) -> None:
+    """Last layers begin at zero, where nothing flows back: half the work of a step would be on zeros."""
     for name, part in model.named_parameters():
-        if name.startswith("head.") and not part.any() and part.dim() > 1:
+        if not part.any() and part.dim() > 1 and "embedding" not in name and "element" not in name:
             nn.init.xavier_uniform_(part)
 
 
@@ -217,7 +234,7 @@ def _schnetpack() -> Tuple[Any, Any, Any, Any]:
     return _atoms_collate_fn, representation, atomistic, schnetpack
 
 
-def race(setting: List[Any], shared: str, quick: bool) -> Callable[[], Dict[str, Any]]:
+def race(setting: List[Any], shared: str, quick: bool, checkout: str) -> Callable[[], Dict[str, Any]]:
     """In a process of its own: one setting."""
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
@@ -226,10 +243,16 @@ def race(setting: List[Any], shared: str, quick: bool) -> Callable[[], Dict[str,
     contestants: Dict[str, Callable[[], Any]] = {
         NATIVE: ours(chosen, data, True), AUTOGRAD: ours(chosen, data, False)
     }  # fmt: skip
+    other = AUTHORS if checkout else PEER
     try:
-        contestants[PEER] = peer(chosen, data)
+        if checkout:
+            contestants[other] = reference(
+                Path(checkout), chosen.features, CUTOFF, FORCE_WEIGHT, STEP, data, _live
+            )
+        else:
+            contestants[other] = peer(chosen, data)
     except ImportError as error:
-        print(f"NOT RUN: SchNetPack ({error})", file=sys.stderr)
+        print(f"NOT RUN: {other} ({error})", file=sys.stderr)
 
     def work() -> Dict[str, Any]:
         timings = interleaved(contestants, 3 if quick else 15, 2, 0.1 if quick else 0.5)
@@ -242,25 +265,30 @@ def race(setting: List[Any], shared: str, quick: bool) -> Callable[[], Dict[str,
 
 def main() -> int:
     """Print the table; the exit status is 1 when a goal is missed."""
-    args = arguments(__doc__)
-    print(machine_line("float32", "torch", "schnetpack"))
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--spookynet", type=Path, help="a checkout of https://github.com/OUnke/SpookyNet")
+    own, rest = parser.parse_known_args()
+    args = arguments(__doc__, rest)
+    checkout = str(own.spookynet.resolve()) if own.spookynet else ""
+    other, settings = (AUTHORS, SPOOKYNET) if checkout else (PEER, SETTINGS)
+    print(machine_line("float32", "torch", *([] if checkout else ["schnetpack"])))
     goals, rows, best = Goals(), [], 0.0
-    for setting in SETTINGS[:1] if args.quick else SETTINGS:
-        how = dict(setting=list(setting), shared=str(args.shared), quick=args.quick)
+    for setting in settings[:1] if args.quick else settings:
+        how = dict(setting=list(setting), shared=str(args.shared), quick=args.quick, checkout=checkout)
         result = in_child("benchmarks.force_step:race", **how)["result"]
         title = f"{setting.model} {setting.features}, {setting.molecule} ({result['origin']})"
         rates, ratios = result["rates"], result["ratios"]
         row = [
             title,
-            *(f"{rates[name]:,.0f}" if name in rates else "not installed" for name in (NATIVE, AUTOGRAD, PEER)),
+            *(f"{rates[name]:,.0f}" if name in rates else "not installed" for name in (NATIVE, AUTOGRAD, other)),
         ]
-        rows.append([*row, f"{ratios[AUTOGRAD]:.2f}", f"{ratios[PEER]:.2f}" if PEER in ratios else "-"])
-        if PEER in ratios:
-            goals.at_least(f"{title}: against SchNetPack", ratios[PEER], setting.goal)
+        rows.append([*row, f"{ratios[AUTOGRAD]:.2f}", f"{ratios[other]:.2f}" if other in ratios else "-"])
+        if other in ratios:
+            goals.at_least(f"{title}: against {other}", ratios[other], setting.goal)
         best = max(best, rates[NATIVE])
     print_table(
         "Frames per CPU second, ten frames a step",
-        ["model and molecule", NATIVE, AUTOGRAD, PEER, "x autograd", "x SchNetPack"],
+        ["model and molecule", NATIVE, AUTOGRAD, other, "x autograd", f"x {other}"],
         rows,
     )
     print(throughput_line(best, 1.0))

@@ -25,6 +25,7 @@ from ipu_chem.backends.pytorch.kernels.forces import use_force_kernels
 from ipu_chem.backends.pytorch.kernels.fused import use_fused_attention, use_torch_activations
 from ipu_chem.backends.pytorch.kernels.native import NativeError
 from ipu_chem.backends.pytorch.kernels.operator import COMPILES_WHOLE
+from ipu_chem.backends.pytorch.kernels.spooky import use_spooky_kernels
 from ipu_chem.backends.pytorch.kernels.transformer import use_transformer_kernels
 from ipu_chem.backends.pytorch.numerics import (
     build_optimizer,
@@ -117,6 +118,9 @@ class TorchBackend(Backend):
                 use_fused_attention(model)
         elif self.options.kernels and self.device.type == "cuda":
             use_fused_attention(model)
+        if self._may_use_kernels(model) and not self.options.compile:
+            with suppress(NativeError):
+                use_spooky_kernels(model)
         self._first_target = first_target(example)
         if self._shards is not None:
             self._shards.shard(model)
