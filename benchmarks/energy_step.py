@@ -31,7 +31,8 @@ from benchmarks.common import (
     print_table,
     throughput_line,
 )
-from benchmarks.force_step import AUTOGRAD, CUTOFF, NATIVE, PEER, live_head, schnetpack_inputs, schnetpack_model
+from benchmarks.force_step import AUTOGRAD, CUTOFF, NATIVE, PEER, live
+from benchmarks.schnetpack_peer import inputs_of, model_of
 from ipu_chem.backends.options import Batching, TorchOptions
 from ipu_chem.backends.pytorch.backend import TorchBackend
 from ipu_chem.batches.loader import PackLoader
@@ -90,7 +91,7 @@ def ours(name: str, data: Molecules, kernels: bool) -> Callable[[], Any]:
     loader = PackLoader(store, np.arange(COUNT), plan, data.targets[:, None], budget, Batching(1))
     torch.manual_seed(0)
     model = build_model(name, 1, True, undirected=True, hidden_features=FEATURES, cutoff=CUTOFF, filter="auto")
-    live_head(model)
+    live(model)
     backend = TorchBackend(options=TorchOptions(kernels=kernels, threads=1))
     compact = CompactInputs(model)
     backend.compile(compact, mse, OptimizerConfig(name="adamw"), Batching(1), loader.example(training=True))
@@ -103,7 +104,7 @@ def ours(name: str, data: Molecules, kernels: bool) -> Callable[[], Any]:
             epoch += 1
 
     source = batches()
-    trained = COUNT / len(plan)  # molecules of a pack
+    trained = COUNT / plan.num_packs  # molecules of a pack
 
     def step() -> float:
         backend.train_step(next(source), 1e-4)
@@ -116,9 +117,9 @@ def peer(name: str, data: Molecules) -> Callable[[], Any]:
     """SchNetPack's model, loss and AdamW on batches of its collate function."""
     inputs: List[Dict[str, torch.Tensor]] = []
     for first, last, target in zip(data.offsets, data.offsets[1:], data.targets):
-        item = schnetpack_inputs(data.z[first:last], data.positions[first:last])
+        item = inputs_of(data.z[first:last], data.positions[first:last], CUTOFF)
         inputs.append({**item, "energy": torch.tensor([target], dtype=torch.float32)})
-    model, collate = schnetpack_model(name, FEATURES, with_forces=False)
+    model, collate = model_of(name, FEATURES, CUTOFF, with_forces=False)
     loader = torch.utils.data.DataLoader(inputs, STEP, shuffle=True, collate_fn=collate, drop_last=True)
     optimizer = torch.optim.AdamW(model.parameters(), 1e-4, fused=True)
 

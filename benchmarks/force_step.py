@@ -14,7 +14,7 @@ import os
 import statistics
 import sys
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Tuple
+from typing import Any, Callable, Dict, Iterator, List, NamedTuple
 
 if __package__ in (None, ""):
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
@@ -34,6 +34,7 @@ from benchmarks.common import (
     print_table,
     throughput_line,
 )
+from benchmarks.schnetpack_peer import inputs_of, model_of
 from benchmarks.spooky_peer import NUM_RADIAL, reference
 from ipu_chem.backends.options import Batching, TorchOptions
 from ipu_chem.backends.pytorch.backend import TorchBackend
@@ -127,15 +128,13 @@ def ours(setting: Setting, data: Frames, kernels: bool) -> Callable[[], Any]:
     budget = Budget(nodes=atoms * STEP, edges=largest * STEP, graphs=STEP)
     plan = make_plan(store.sizes(), budget, "best_fit")
     labels = (data.energies[:, None].astype(np.float32), data.forces.reshape(-1, 3).astype(np.float32))
-    loader = PackLoader(
-        store, np.arange(count), plan, labels[0], budget, Batching(1), charges=spooky, forces=labels[1]
-    )
+    loader = PackLoader(store, np.arange(count), plan, labels[0], budget, Batching(1), charges=spooky, forces=labels[1])
     torch.manual_seed(0)
     options: Dict[str, Any] = {"num_radial": NUM_RADIAL, "use_dispersion": False} if spooky else {}
     model = build_model(
         setting.model, 1, True, undirected=True, hidden_features=setting.features, cutoff=CUTOFF, **options
     )
-    _live(model)
+    live(model)
     backend = TorchBackend(options=TorchOptions(kernels=kernels, threads=1))
     compact = CompactInputs(EnergyForces(model))
     loss = with_forces(mse, FORCE_WEIGHT)
@@ -152,7 +151,7 @@ def ours(setting: Setting, data: Frames, kernels: bool) -> Callable[[], Any]:
     return lambda: float(backend.train_step(next(source), 1e-4))
 
 
-def _live(model: nn.Module) -> None:
+def live(model: nn.Module) -> None:
     """Last layers begin at zero, where nothing flows back: half the work of a step would be on zeros."""
     for name, part in model.named_parameters():
         if not part.any() and part.dim() > 1 and "embedding" not in name and "element" not in name:
@@ -161,40 +160,12 @@ def _live(model: nn.Module) -> None:
 
 def peer(setting: Setting, data: Frames) -> Callable[[], Any]:
     """SchNetPack's model, loss and AdamW on batches of its collate function."""
-    collate, representation, atomistic, spk = _schnetpack()
-    atoms = len(data.z)
-    inputs: List[Dict[str, torch.Tensor]] = []
+    model, collate = model_of(setting.model, setting.features, CUTOFF, with_forces=True)
+    items = []
     for place, energy, force in zip(data.positions, data.energies, data.forces):
-        distance = np.linalg.norm(place[:, None] - place, axis=-1)
-        i, j = np.nonzero((distance < CUTOFF) & ~np.eye(atoms, dtype=bool))
-        inputs.append(
-            {
-                "_n_atoms": torch.tensor([atoms]),
-                "_atomic_numbers": torch.from_numpy(data.z.astype(np.int64)),
-                "_positions": torch.from_numpy(place).float(),
-                "_cell": torch.zeros(1, 3, 3),
-                "_pbc": torch.zeros(3, dtype=torch.bool),
-                "_idx_i": torch.from_numpy(i),
-                "_idx_j": torch.from_numpy(j),
-                "_offsets": torch.zeros(len(i), 3),
-                "energy": torch.tensor([energy], dtype=torch.float32),
-                "forces": torch.from_numpy(force).float(),
-            }
-        )
-    loader = torch.utils.data.DataLoader(inputs, STEP, shuffle=True, collate_fn=collate, drop_last=True)
-    torch.manual_seed(0)
-    cutoff = spk.nn.CosineCutoff(CUTOFF)
-    if setting.model == "painn":
-        basis = spk.nn.BesselRBF(20, CUTOFF)
-        body = representation.PaiNN(setting.features, 3, radial_basis=basis, cutoff_fn=cutoff)
-    else:
-        basis = spk.nn.GaussianRBF(50, CUTOFF)
-        body = representation.SchNet(setting.features, 3, radial_basis=basis, cutoff_fn=cutoff)
-    model = spk.model.NeuralNetworkPotential(
-        body,
-        input_modules=[atomistic.PairwiseDistances()],
-        output_modules=[atomistic.Atomwise(setting.features, output_key="energy"), atomistic.Forces()],
-    )
+        labels = {"energy": torch.tensor([energy], dtype=torch.float32), "forces": torch.from_numpy(force).float()}
+        items.append({**inputs_of(data.z, place, CUTOFF), **labels})
+    loader = torch.utils.data.DataLoader(items, STEP, shuffle=True, collate_fn=collate, drop_last=True)
     optimizer = torch.optim.AdamW(model.parameters(), 1e-4, fused=True)
 
     def batches() -> Iterator[Any]:
@@ -218,22 +189,6 @@ def peer(setting: Setting, data: Frames) -> Callable[[], Any]:
     return step
 
 
-def _schnetpack() -> Tuple[Any, Any, Any, Any]:
-    """SchNetPack's collate function and modules; its imports want a name that torch 2.13 no longer has."""
-    from typing import TypeVar
-
-    import torch.utils.data.dataloader as torch_loader
-
-    for name in ("T_co", "T"):
-        if not hasattr(torch_loader, name):
-            setattr(torch_loader, name, TypeVar(name))  # type: ignore[misc]
-    import schnetpack
-    from schnetpack import atomistic, representation
-    from schnetpack.data.loader import _atoms_collate_fn
-
-    return _atoms_collate_fn, representation, atomistic, schnetpack
-
-
 def race(setting: List[Any], shared: str, quick: bool, checkout: str) -> Callable[[], Dict[str, Any]]:
     """In a process of its own: one setting."""
     torch.set_num_threads(1)
@@ -246,9 +201,7 @@ def race(setting: List[Any], shared: str, quick: bool, checkout: str) -> Callabl
     other = AUTHORS if checkout else PEER
     try:
         if checkout:
-            contestants[other] = reference(
-                Path(checkout), chosen.features, CUTOFF, FORCE_WEIGHT, STEP, data, _live
-            )
+            contestants[other] = reference(Path(checkout), chosen.features, CUTOFF, FORCE_WEIGHT, STEP, data, live)
         else:
             contestants[other] = peer(chosen, data)
     except ImportError as error:
