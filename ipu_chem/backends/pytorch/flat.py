@@ -86,6 +86,5 @@ class _Group:
 
     def views(self, whole: Tensor) -> List[Tensor]:
         """Parts of a tensor like `value`, in the shapes of the weights."""
-        return [
-            whole[start : start + weight.numel()].view(weight.shape) for start, weight in zip(self._starts, self.weights)
-        ]
+        places = zip(self._starts, self.weights)
+        return [whole[start : start + weight.numel()].view(weight.shape) for start, weight in places]
