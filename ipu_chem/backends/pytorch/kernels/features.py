@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from ipu_chem.backends.pytorch.kernels.calls import pointer
-from ipu_chem.backends.pytorch.kernels.forces import _MOST_BLOCKS, _REALS, Molecules, _molecules, _painn, _pointers
+from ipu_chem.backends.pytorch.kernels.forces import Addresses, Molecules, compact
+from ipu_chem.backends.pytorch.kernels.forces.networks import MOST_BLOCKS, REALS, painn_network
 from ipu_chem.backends.pytorch.kernels.native import library
 from ipu_chem.models.base import Graph
 from ipu_chem.models.painn import PaiNN
@@ -39,7 +40,7 @@ def use_feature_kernels(model: nn.Module) -> int:
     parts = 0
     for part in model.modules():
         if type(part) is PaiNN and _is_supported(part):
-            library(_REALS[part.embedding.weight.dtype])
+            library(REALS[part.embedding.weight.dtype])
             part.kernel = NativeFeatures(part)
             parts += 1
     return parts
@@ -49,24 +50,25 @@ class NativeFeatures:
     """Features of one model. Its weights may change at any time, but stay the same tensors."""
 
     def __init__(self, model: PaiNN) -> None:
-        network = _painn(model)
+        network = painn_network(model)
         head = [*model.head.parameters(), model.atom_references]
         self._weights = [None if any(one is part for part in head) else one for one in network.weights]
         self.weights = [weight for weight in self._weights if weight is not None]
         features, radial, _, blocks = network.sizes
         self._sizes, self._numbers = (features, radial, 0, blocks), network.numbers
         self._undirected = int(model.undirected)
+        self._values, self._gradients = Addresses(), Addresses()
         self._spaces: List[Tensor] = []  # workspaces that nobody uses: new memory costs as much as a pass
 
     def __call__(self, graph: Graph) -> Optional[Tuple[Tensor, Tensor]]:
         """Scalars [B * N, F] and vectors [B * N, 3, F], 0 in padding; None where autograd has to do it."""
         dtype = self.weights[0].dtype
-        if dtype not in _REALS or not graph.pos.device.type == self.weights[0].device.type == "cpu":
+        if dtype not in REALS or not graph.pos.device.type == self.weights[0].device.type == "cpu":
             return None  # the model has been moved
         training = torch.is_grad_enabled()
         if training and graph.pos.requires_grad:
             return None
-        molecules = _molecules(graph, _REALS[dtype], len(self.weights[0]))
+        molecules = compact(graph, REALS[dtype], len(self.weights[0]))
         if molecules is None:
             return None
         if training:
@@ -79,7 +81,7 @@ class NativeFeatures:
         """Scalars, vectors, transposed weights, and what `backward` needs of every group if ``training`` is 1."""
         dtype, features = self.weights[0].dtype, self._sizes[0]
         slots = graph.z.numel()
-        weights = _pointers(self._weights)
+        weights = self._values.of(self._weights)
         size = self._function("prepare", ctypes.c_int64)(*self._shape(molecules, 0), weights, None)
         transposed = torch.empty(size, dtype=dtype)
         self._function("prepare", ctypes.c_int64)(*self._shape(molecules, 0), weights, pointer(transposed))
@@ -106,10 +108,10 @@ class NativeFeatures:
         parts = torch.zeros(sum(sizes), dtype=self.weights[0].dtype).split(sizes)
         gradients = [part.view(weight.shape) for part, weight in zip(parts, self.weights)]
         left = iter(gradients)
-        addresses = _pointers([None if weight is None else next(left) for weight in self._weights])
+        addresses = self._gradients.of([None if weight is None else next(left) for weight in self._weights])
         grad_scalars = grad_scalars.contiguous()  # pointers keep nothing alive
         grad_vectors = None if grad_vectors is None else grad_vectors.contiguous()
-        weights = _pointers(self._weights)
+        weights = self._values.of(self._weights)
         for group, workspace in used:
             shape = self._shape(group, 1)
             scratch = self._space(self._function("features_workspace", ctypes.c_int64)(*shape, ctypes.c_int64(1)))
@@ -127,11 +129,11 @@ class NativeFeatures:
         return torch.empty(size, dtype=self.weights[0].dtype)
 
     def _shape(self, molecules: Molecules, training: int) -> Tuple[Any, Any]:
-        sizes = (molecules.atoms, molecules.pairs, self._undirected, training, *self._sizes)
+        sizes = (*molecules[1:], self._undirected, training, *self._sizes)
         return (ctypes.c_int64 * len(sizes))(*sizes), (ctypes.c_double * len(self._numbers))(*self._numbers)
 
     def _function(self, name: str, result: Any = None) -> Callable[..., Any]:
-        real = _REALS[self.weights[0].dtype]
+        real = REALS[self.weights[0].dtype]
         made = getattr(library(real), f"painn_{name}_{real}")
         made.restype = result
         return made
@@ -150,10 +152,12 @@ def groups(molecules: Molecules, full: int = FULL) -> List[Molecules]:
     asked = np.arange(0, max(atoms - full, 1), full)
     first = np.unique(begins[np.searchsorted(begins[:-1], asked)]) if atoms else asked[:0]
     low = np.searchsorted(of_pairs, molecule[first])
+    kind, element = index[3 * atoms + 2 * pairs : 4 * atoms + 2 * pairs], index[4 * atoms + 2 * pairs :]
     made = []
     for begin, end, start, stop in zip(first, [*first[1:], atoms], low, [*low[1:], pairs]):
-        part = np.concatenate([of_atoms[:, begin:end].ravel(), (ends[:, start:stop] - begin).ravel()])
-        made.append(Molecules(torch.from_numpy(part.astype(np.int32)), int(end - begin), int(stop - start)))
+        parts = (of_atoms[:, begin:end], ends[:, start:stop] - begin, kind[begin:end], element[: molecules.kinds])
+        part = np.concatenate([values.ravel() for values in parts]).astype(np.int32)
+        made.append(Molecules(torch.from_numpy(part), int(end - begin), int(stop - start), molecules.kinds))
     return made
 
 
@@ -186,4 +190,4 @@ class _Features(torch.autograd.Function):
 
 def _is_supported(model: PaiNN) -> bool:
     formats = {tensor.dtype for tensor in model.parameters()}
-    return len(formats) == 1 and formats <= set(_REALS) and len(model.interactions) <= _MOST_BLOCKS
+    return len(formats) == 1 and formats <= set(REALS) and len(model.interactions) <= MOST_BLOCKS

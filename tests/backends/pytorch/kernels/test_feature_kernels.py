@@ -9,7 +9,7 @@ from ipu_chem.backends.options import Batching, TorchOptions
 from ipu_chem.backends.pytorch.backend import TorchBackend
 from ipu_chem.backends.pytorch.kernels import features
 from ipu_chem.backends.pytorch.kernels.features import groups, use_feature_kernels
-from ipu_chem.backends.pytorch.kernels.forces import _molecules
+from ipu_chem.backends.pytorch.kernels.forces import compact
 from ipu_chem.backends.pytorch.kernels.native import find_compiler
 from ipu_chem.models.painn import PaiNN
 from tests.backends.pytorch.kernels.test_force_kernels import CUTOFF, packs
@@ -124,7 +124,7 @@ def test_what_the_kernel_does_not_take_is_left_to_autograd():
 
 def test_groups_hold_whole_molecules():
     graph = packs()
-    molecules = _molecules(graph, "double", 100)
+    molecules = compact(graph, "double", 100)
     whole = molecules.index.numpy()
     for full in (1, 7, 20, 500):
         parts = groups(molecules, full)
@@ -136,7 +136,7 @@ def test_groups_hold_whole_molecules():
         for part in parts:
             index = part.index.numpy()
             assert (index[2 * part.atoms : 3 * part.atoms] == whole[2 * molecules.atoms :][begin:][: part.atoms]).all()
-            pairs = index[3 * part.atoms :].reshape(2, part.pairs)
+            pairs = index[3 * part.atoms : 3 * part.atoms + 2 * part.pairs].reshape(2, part.pairs)
             assert pairs.size == 0 or 0 <= pairs.min() <= pairs.max() < part.atoms
             ends.append(pairs + begin)
             begin += part.atoms

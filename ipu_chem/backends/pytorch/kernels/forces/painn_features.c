@@ -3,7 +3,7 @@
 
    Two passes: features, which is pass 1 of painn.c without the head, and adjoints (_adj) of a loss, which here go down
    to the weights; formulas are those of painn.c. The caller sends molecules in groups that stay in the cache. Shapes:
-   M atoms and P pairs of a group, F features, R waves. */
+   M atoms of U elements and P pairs of a group, F features, R waves. */
 
 #define ACTIVATION silu
 #include "painn_messages.h"
@@ -14,6 +14,7 @@ typedef struct {
     Geometry geometry;
     real *distance;
     real *s, *v;               /* behind the last block, [M, F], [M, 3, F] */
+    real *kinds, *kinds_phi;   /* [U, F]: embeddings; [U, 3 F]: the first block's phi, then its adjoint */
     Block block[MOST_BLOCKS];  /* `at` of each; `adj` and the adjoints of its output are the same memory in all */
     real *s_adj, *v_adj;       /* of a block's output, then of its input */
     real *pairs;               /* scratch: [P, 3 F] */
@@ -25,6 +26,7 @@ static void lay_out_features(Workspace *space, const Molecules *all, const Painn
     made->geometry = take_geometry(space, P, net->R + 1);
     made->distance = take(space, P);
     made->s = take(space, M * F), made->v = take(space, 3 * M * F);
+    made->kinds = take(space, all->kinds * F), made->kinds_phi = take(space, 3 * all->kinds * F);
     for (int64_t b = 0; b < net->blocks; b++) {
         Block *block = made->block + b;
         if (b && !training) { /* nobody comes back to it */
@@ -54,7 +56,8 @@ static void lay_out_adjoints(Workspace *space, const Molecules *all, const Painn
 static void features(const Molecules *all, const Painn *net, Features *now) {
     const int64_t M = all->atoms, P = all->pairs, F = net->F;
     waves(all, net, now->distance, &now->geometry);
-    embed(all, F, net->weights[EMBEDDING], now->block[0].at.s);
+    embed(all, F, net->weights[EMBEDDING], now->kinds);
+    to_atoms(all, F, now->kinds, now->block[0].at.s);
     clear(3 * M * F, now->block[0].at.v);
     for (int64_t b = 0; b < net->blocks; b++) {
         const real *const *w = block_weights(net, b);
@@ -63,9 +66,13 @@ static void features(const Molecules *all, const Painn *net, Features *now) {
         const int last = b + 1 == net->blocks;
         real *s = now->s, *v = block->v_moved; /* s for a moment: it goes on in z */
         layer(P, net->R + 1, 3 * F, now->geometry.basis, block_transposed(net, b, FILTER_T), 0, block->filter);
-        layer(M, F, F, at->s, block_transposed(net, b, MESSAGE_1_T), w[MESSAGE_BIAS_1], at->a);
-        activate(M * F, at->a, at->h);
-        layer(M, F, 3 * F, at->h, block_transposed(net, b, MESSAGE_2_T), w[MESSAGE_BIAS_2], at->phi);
+        /* The first block's scalars are embeddings: one row for all atoms of an element. */
+        const int64_t rows = b ? M : all->kinds;
+        real *phi = b ? at->phi : now->kinds_phi;
+        layer(rows, F, F, b ? at->s : now->kinds, block_transposed(net, b, MESSAGE_1_T), w[MESSAGE_BIAS_1], at->a);
+        activate(rows * F, at->a, at->h);
+        layer(rows, F, 3 * F, at->h, block_transposed(net, b, MESSAGE_2_T), w[MESSAGE_BIAS_2], phi);
+        if (!b) to_atoms(all, 3 * F, phi, at->phi);
         memcpy(s, at->s, (size_t)(M * F) * sizeof(real));
         memcpy(v, at->v, (size_t)(3 * M * F) * sizeof(real));
         BY_WIDTH(F, messages, all, &now->geometry, block, s, v);
@@ -143,22 +150,28 @@ static void adjoints_of_weights(const Molecules *all, const Painn *net, Features
                 grad[FILTER][f * net->R + r] += now->transposed_gradient[r * 3 * F + f];
             grad[FILTER_BIAS][f] += now->transposed_gradient[net->R * 3 * F + f];
         }
-        layer_gradient(M, F, 3 * F, at->h, adj->phi, grad[MESSAGE_2], grad[MESSAGE_BIAS_2]);
-        layer_adjoint(M, F, 3 * F, adj->phi, w[MESSAGE_2], adj->h, SET);
-        activate_first(M * F, at->a, adj->h, adj->a);
-        layer_gradient(M, F, F, at->s, adj->a, grad[MESSAGE_1], grad[MESSAGE_BIAS_1]);
-        memcpy(now->s_adj, adj->s, (size_t)(M * F) * sizeof(real));
-        layer_adjoint(M, F, F, adj->a, w[MESSAGE_1], now->s_adj, ADD);
+        const int64_t rows = b ? M : all->kinds;
+        real *phi = b ? adj->phi : now->kinds_phi;
+        if (!b) to_kinds(all, 3 * F, adj->phi, phi);
+        layer_gradient(rows, F, 3 * F, at->h, phi, grad[MESSAGE_2], grad[MESSAGE_BIAS_2]);
+        layer_adjoint(rows, F, 3 * F, phi, w[MESSAGE_2], adj->h, SET);
+        activate_first(rows * F, at->a, adj->h, adj->a);
+        layer_gradient(rows, F, F, b ? at->s : now->kinds, adj->a, grad[MESSAGE_1], grad[MESSAGE_BIAS_1]);
+        if (b)
+            memcpy(now->s_adj, adj->s, (size_t)(M * F) * sizeof(real));
+        else
+            to_kinds(all, F, adj->s, now->s_adj);
+        layer_adjoint(rows, F, F, adj->a, w[MESSAGE_1], now->s_adj, ADD);
     }
     embedding_gradient(all, F, now->s_adj, net->gradients[EMBEDDING]);
 }
 
-/* What Python calls. sizes: M, P, both, training, F, R, H = 0, blocks; numbers: cutoff, factor; weights as in
+/* What Python calls. sizes: M, P, U, both, training, F, R, H = 0, blocks; numbers: cutoff, factor; weights as in
    painn_forward, transposed by painn_prepare. */
 
 static Painn network_of_features(const int64_t *sizes, const double *numbers, const real *const *weights,
                                  const real *transposed) {
-    return (Painn){sizes[4], sizes[5], sizes[6], sizes[7], numbers[0], numbers[1], weights, 0, transposed};
+    return (Painn){sizes[5], sizes[6], sizes[7], sizes[8], numbers[0], numbers[1], weights, 0, transposed};
 }
 
 /* Numbers of a workspace and of the scratch of its adjoints, which one behind the other. */
@@ -170,7 +183,7 @@ int64_t NAME(painn_features_workspace)(const int64_t *sizes, const double *numbe
     if (of_adjoints)
         lay_out_adjoints(&space, &all, &net, &now);
     else
-        lay_out_features(&space, &all, &net, sizes[3] != 0, &now);
+        lay_out_features(&space, &all, &net, sizes[4] != 0, &now);
     return space.used;
 }
 
@@ -183,7 +196,7 @@ void NAME(painn_features)(const int64_t *sizes, const double *numbers, const int
     const int64_t F = net.F;
     Workspace space = {workspace, 0};
     Features now;
-    lay_out_features(&space, &all, &net, sizes[3] != 0, &now);
+    lay_out_features(&space, &all, &net, sizes[4] != 0, &now);
     measure(&all, positions, (real)net.cutoff, &now.geometry, now.distance);
     features(&all, &net, &now);
     for (int64_t m = 0; m < all.atoms; m++) {

@@ -37,6 +37,7 @@ typedef struct {
     Geometry geometry;
     Head head;
     real *x, *x_tan, *x_adj;                        /* [M, F], at the head */
+    real *kinds, *kinds_sent;                       /* [U, F]: embeddings; [U, K]: sent, in pass 4 its adjoint */
     real *distance, *d_adj, *d_tan;                 /* [P] */
     real *a_adj2, *sent_adj2, *received_adj2;       /* scratch: [M, F], [M, K], [M, K] */
     real *pair_1, *pair_2;                          /* scratch: [2 P, K] each */
@@ -49,6 +50,7 @@ static void lay_out(Workspace *space, const Molecules *all, const Schnet *net, i
     made->geometry = take_geometry(space, P, net->R);
     made->head = take_head(space, M, net->H);
     made->x = take(space, M * F), made->x_adj = take(space, M * F);
+    made->kinds = take(space, all->kinds * F), made->kinds_sent = take(space, all->kinds * K);
     made->distance = take(space, P), made->d_adj = take(space, P), made->d_tan = take(space, P);
     if (training) {
         made->x_tan = take(space, M * F);
@@ -213,13 +215,19 @@ static void energies(const Molecules *all, const Schnet *net, Passes *now, real 
     const int64_t M = all->atoms, F = net->F, K = net->K;
     const HeadWeights head = head_weights(net, net->weights);
     gaussians(all, net, now);
-    embed(all, F, head.embedding, net->blocks ? now->block[0].x : now->x);
+    embed(all, F, head.embedding, now->kinds);
+    to_atoms(all, F, now->kinds, net->blocks ? now->block[0].x : now->x);
     for (int64_t b = 0; b < net->blocks; b++) {
         const real *const *w = block_weights(net, b);
         Block *block = now->block + b;
         real *next = b + 1 < net->blocks ? now->block[b + 1].x : now->x;
         filters(all, net, b, now);
-        layer(M, F, K, block->x, block_transposed(net, b, IN_T), 0, block->sent);
+        if (b)
+            layer(M, F, K, block->x, block_transposed(net, b, IN_T), 0, block->sent);
+        else { /* of embeddings: one row for all atoms of an element */
+            layer(all->kinds, F, K, now->kinds, block_transposed(net, b, IN_T), 0, now->kinds_sent);
+            to_atoms(all, K, now->kinds_sent, block->sent);
+        }
         clear(M * K, block->received);
         BY_WIDTH(K, messages, all, block, block->received);
         layer(M, K, F, block->received, block_transposed(net, b, OUT_T), w[OUT_BIAS], block->a);
@@ -307,30 +315,36 @@ static void second_adjoints(const Molecules *all, const Schnet *net, Passes *now
         const real *const *w = block_weights(net, b);
         real *const *grad = grads + BLOCKS + b * PER_BLOCK;
         Block *block = now->block + b;
-        weight_gradient(M, F, F, x_adj2, block->h, grad[LAST]);
-        weight_gradient(M, F, F, block->x_adj, block->h_tan, grad[LAST]);
+        weight_gradient_of(F, M, F, F, x_adj2, block->h, block->x_adj, block->h_tan, grad[LAST]);
         bias_gradient(M, F, x_adj2, grad[LAST_BIAS]);
         layer_adjoint(M, F, F, x_adj2, w[LAST], now->a_adj2, SET);
         activate_second(M * F, block->a, block->a_tan, block->h_adj, now->a_adj2, now->a_adj2);
-        weight_gradient(M, K, F, now->a_adj2, block->received, grad[OUT]);
-        weight_gradient(M, K, F, block->a_adj, block->received_tan, grad[OUT]);
+        weight_gradient_of(F, M, K, F, now->a_adj2, block->received, block->a_adj, block->received_tan, grad[OUT]);
         bias_gradient(M, F, now->a_adj2, grad[OUT_BIAS]);
         layer_adjoint(M, K, F, now->a_adj2, w[OUT], now->received_adj2, SET);
         clear(M * K, now->sent_adj2);
         BY_WIDTH(K, messages_second, all, block, now, now->pair_1);
         filters_second(all, net, b, now);
-        weight_gradient(M, F, K, now->sent_adj2, block->x, grad[IN]);
-        if (b) weight_gradient(M, F, K, block->sent_adj, block->x_tan, grad[IN]);
+        if (!b) break;
+        weight_gradient_of(K, M, F, K, now->sent_adj2, block->x, block->sent_adj, block->x_tan, grad[IN]);
         layer_adjoint(M, F, K, now->sent_adj2, w[IN], x_adj2, ADD);
     }
-    embedding_gradient(all, F, x_adj2, head_grad.embedding);
+    /* Below are embeddings, which have no tangent, one row for each kind of atoms. */
+    real *of_kinds = now->a_adj2;
+    to_kinds(all, F, x_adj2, of_kinds);
+    if (net->blocks) {
+        to_kinds(all, K, now->sent_adj2, now->kinds_sent);
+        weight_gradient(all->kinds, F, K, now->kinds_sent, now->kinds, grads[BLOCKS + IN]);
+        layer_adjoint(all->kinds, F, K, now->kinds_sent, net->weights[BLOCKS + IN], of_kinds, ADD);
+    }
+    embedding_gradient(all, F, of_kinds, head_grad.embedding);
 }
 
-/* What Python calls. sizes: M, P, both, training, F, K, R, H, blocks; numbers: cutoff, factor. */
+/* What Python calls. sizes: M, P, U, both, training, F, K, R, H, blocks; numbers: cutoff, factor. */
 
 static Schnet network(const int64_t *sizes, const double *numbers, const real *const *weights,
                       const real *transposed) {
-    return (Schnet){sizes[4], sizes[5], sizes[6], sizes[7], sizes[8], numbers[0], numbers[1], weights, 0, transposed};
+    return (Schnet){sizes[5], sizes[6], sizes[7], sizes[8], sizes[9], numbers[0], numbers[1], weights, 0, transposed};
 }
 
 /* Numbers of a workspace. */
@@ -339,7 +353,7 @@ int64_t NAME(schnet_workspace)(const int64_t *sizes, const double *numbers) {
     const Schnet net = network(sizes, numbers, 0, 0);
     Workspace space = {0, 0};
     Passes now;
-    lay_out(&space, &all, &net, sizes[3] != 0, &now);
+    lay_out(&space, &all, &net, sizes[4] != 0, &now);
     return space.used;
 }
 
@@ -348,14 +362,14 @@ int64_t NAME(schnet_prepare)(const int64_t *sizes, const double *numbers, const 
                              real *transposed) {
     const Schnet net = network(sizes, numbers, weights, transposed);
     if (transposed) {
-        transpose(net.H, net.F, weights[HEAD_1], transposed);
+        lay_out_panels(net.H, net.F, weights[HEAD_1], transposed);
         for (int64_t b = 0; b < net.blocks; b++) {
             const real *const *w = block_weights(&net, b);
-            transpose(net.K, net.R, w[FILTER_1], (real *)block_transposed(&net, b, FILTER_1_T));
-            transpose(net.K, net.K, w[FILTER_2], (real *)block_transposed(&net, b, FILTER_2_T));
-            transpose(net.K, net.F, w[IN], (real *)block_transposed(&net, b, IN_T));
-            transpose(net.F, net.K, w[OUT], (real *)block_transposed(&net, b, OUT_T));
-            transpose(net.F, net.F, w[LAST], (real *)block_transposed(&net, b, LAST_T));
+            lay_out_panels(net.K, net.R, w[FILTER_1], (real *)block_transposed(&net, b, FILTER_1_T));
+            lay_out_panels(net.K, net.K, w[FILTER_2], (real *)block_transposed(&net, b, FILTER_2_T));
+            lay_out_panels(net.K, net.F, w[IN], (real *)block_transposed(&net, b, IN_T));
+            lay_out_panels(net.F, net.K, w[OUT], (real *)block_transposed(&net, b, OUT_T));
+            lay_out_panels(net.F, net.F, w[LAST], (real *)block_transposed(&net, b, LAST_T));
         }
     }
     return net.F * net.H + net.blocks * transposed_size(&net);
@@ -369,7 +383,7 @@ void NAME(schnet_forward)(const int64_t *sizes, const double *numbers, const int
     const Schnet net = network(sizes, numbers, weights, transposed);
     Workspace space = {workspace, 0};
     Passes now;
-    lay_out(&space, &all, &net, sizes[3] != 0, &now);
+    lay_out(&space, &all, &net, sizes[4] != 0, &now);
     measure(&all, positions, (real)net.cutoff, &now.geometry, now.distance);
     energies(&all, &net, &now, energy);
     adjoints(&all, &net, &now, forces);
