@@ -115,7 +115,7 @@ class _Run:
         self.form, self.batch, self.training = form, batch, training
         self._inputs = [part.detach().contiguous() for part in inputs]
         self._space: Optional[Tensor] = None
-        self.adjoints_of: Any = None  # the node whose adjoints are in the workspace
+        self.adjoints_of: Any = None  # mark of the node whose adjoints are in the workspace
         self.moves = False  # tangents along those are there, too
 
     def __del__(self) -> None:
@@ -136,14 +136,14 @@ class _Run:
         self._call("values", x, radial, angular, features)
         return features
 
-    def adjoints(self, features_adj: Tensor, node: Any) -> Tuple[Tensor, Tensor]:
-        """Pass 2: adjoints of angular and radial functions; the node is asked for its tangents later."""
-        if node is not None and not self.training:  # after all
+    def adjoints(self, features_adj: Tensor, mark: Any) -> Tuple[Tensor, Tensor]:
+        """Pass 2: adjoints of angular and radial functions; with a mark tangents will be asked for."""
+        if mark is not None and not self.training:  # after all
             self.training = True
             self.values()
         _, angular, radial = (torch.zeros_like(part) for part in self._inputs)
         self._call("adjoints", features_adj.contiguous(), radial, angular)
-        self.adjoints_of, self.moves = node, False
+        self.adjoints_of, self.moves = mark, False
         return angular, radial
 
     def tangents(self, angular_tan: Tensor, radial_tan: Tensor) -> Tensor:
@@ -209,13 +209,13 @@ class _Adjoints(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, run: _Run, features: Tensor, features_adj: Tensor) -> Any:  # type: ignore[override]
-        ctx.run = run
-        return run.adjoints(features_adj, ctx)
+        ctx.run, ctx.mark = run, object()  # the node itself would be a circle, which keeps the workspace
+        return run.adjoints(features_adj, ctx.mark)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, angular_tan: Tensor, radial_tan: Tensor) -> Any:  # type: ignore[override]
-        if ctx.run.adjoints_of is not ctx:
+        if ctx.run.adjoints_of is not ctx.mark:
             raise RuntimeError(_REFUSED.format("gradients through several derivatives of one prediction"))
         return None, None, ctx.run.tangents(angular_tan, radial_tan)
 
