@@ -18,9 +18,10 @@ from ipu_chem.backends.base import Backend, Program
 from ipu_chem.backends.half import HalfOnCpu, HalfWeights, weights_to_half
 from ipu_chem.backends.options import Batching, Precision, TorchOptions, world_of_torchrun
 from ipu_chem.backends.pytorch.compile import compile_blocks, compiled_programs
+from ipu_chem.backends.pytorch.flat import FlatWeights
 from ipu_chem.backends.pytorch.fsdp import Shards, check_torch, on_host
 from ipu_chem.backends.pytorch.kernels.convolution import use_kernels
-from ipu_chem.backends.pytorch.kernels.forces import use_force_kernels
+from ipu_chem.backends.pytorch.kernels.forces import add_gradients_in_place, use_force_kernels
 from ipu_chem.backends.pytorch.kernels.fused import use_fused_attention, use_torch_activations
 from ipu_chem.backends.pytorch.kernels.native import NativeError
 from ipu_chem.backends.pytorch.kernels.operator import COMPILES_WHOLE
@@ -78,6 +79,7 @@ class TorchBackend(Backend):
         self._program: Optional[Program] = None
         self._optimizer: Optional[torch.optim.Optimizer] = None
         self._half: Optional[HalfWeights] = None
+        self._flat: Optional[FlatWeights] = None
         self._scaler: Any = grad_scaler(self.device.type) if self.options.autocast == "float16" else None
 
     def compile(
@@ -92,6 +94,8 @@ class TorchBackend(Backend):
         assert optimizer is None or loss is not None, "an optimizer needs a loss"
         self.batching = batching.for_one_of(self.world)
         self._config = optimizer
+        self._flat = None
+        native = 0
         if self._is_half:
             weights_to_half(model)
         if not self._is_half:
@@ -105,7 +109,7 @@ class TorchBackend(Backend):
             keep_memory()
         if self._may_use_kernels(model) and differentiates:  # other kernels have first derivatives only
             with suppress(NativeError):
-                use_force_kernels(model)
+                native = use_force_kernels(model)
         elif self._may_use_kernels(model):
             try:
                 use_kernels(model)
@@ -137,7 +141,13 @@ class TorchBackend(Backend):
             if self._is_half:
                 self._half = HalfWeights(model, self.precision)
             self._groups = ParameterGroups(optimizer, model, self._trained())
-            self._optimizer = build_optimizer(optimizer, self._groups.groups)
+            groups = self._groups.groups
+            # Autograd leaves out weights that nothing depends on, as decay of one tensor would not.
+            if differentiates and self._may_be_flat() and (native or optimizer.weight_decay == 0.0):
+                self._flat = FlatWeights(groups)
+                groups = self._flat.groups
+                add_gradients_in_place(model)
+            self._optimizer = build_optimizer(optimizer, groups)
 
     def train_step(self, batch: Any, learning_rate: float) -> Tensor:
         """See `Backend.train_step`; the losses are those of all processes."""
@@ -190,9 +200,10 @@ class TorchBackend(Backend):
         copies = on_host if self._shards is None else self._shards.gather
         state = {"model": copies(model)}
         if self._optimizer is not None and not weights_only:
-            moments = self._optimizer.state_dict()["state"].items()
+            moments = self._optimizer.state_dict()["state"]
+            moments = moments if self._flat is None else self._flat.apart(moments)
             state["optimizer"] = copies(
-                {f"{i}.{name}": value for i, values in moments for name, value in values.items()}
+                {f"{i}.{name}": value for i, values in moments.items() for name, value in values.items()}
             )
             if self._scaler is not None:
                 state["optimizer"].update({_SCALER + key: value for key, value in self._scaler.state_dict().items()})
@@ -215,6 +226,8 @@ class TorchBackend(Backend):
                     continue
                 index, name = key.split(".", 1)
                 full["state"].setdefault(int(index), {})[name] = value
+            if self._flat is not None:
+                full["state"] = self._flat.together(full["state"])
             self._optimizer.load_state_dict(full)
             if self._scaler is not None and scaler:
                 self._scaler.load_state_dict(scaler)
@@ -232,6 +245,7 @@ class TorchBackend(Backend):
         self._program = None
         self._optimizer = None
         self._half = None
+        self._flat = None
         self._run = self._predict = _closed
         self._processes.close()
 
@@ -271,7 +285,9 @@ class TorchBackend(Backend):
     def _clear_gradients(self) -> None:
         """Before a step."""
         assert self._optimizer is not None
-        if self.options.cuda_graphs:
+        if self._flat is not None:
+            self._flat.clear_gradients()
+        elif self.options.cuda_graphs:
             # A replay writes over what the last one gave out: gradients add up in memory of their own.
             for weight in self._trained():
                 weight.grad = torch.zeros_like(weight) if weight.grad is None else weight.grad.zero_()
@@ -303,6 +319,8 @@ class TorchBackend(Backend):
         assert self._program is not None
         if self._half is not None:
             return self._half.stand_ins
+        if self._flat is not None:
+            return list(self._flat.values)
         return [parameter for parameter in self._program.parameters() if parameter.requires_grad]
 
     def _micro_batches(self, batch: Any) -> Any:
@@ -317,6 +335,11 @@ class TorchBackend(Backend):
         whole = not self.options.compile or COMPILES_WHOLE
         plain = self.device.type == "cpu" and self.options.autocast == "none"
         return self.options.kernels and single and whole and plain
+
+    def _may_be_flat(self) -> bool:
+        """True if the weights that are trained have one format and lie here, whole."""
+        whole = self.device.type == "cpu" and not self._is_half and not self._is_sharded
+        return whole and len({weight.dtype for weight in self._trained()}) == 1
 
     def _check_options(self) -> None:
         """Refuse what does not go together or not on this device."""

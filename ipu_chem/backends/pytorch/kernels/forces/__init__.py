@@ -6,30 +6,18 @@ packs, N node, E edge, G graph slots.
 """
 
 import ctypes
-from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
+from typing import Any, List, NamedTuple, Optional, Sequence, Tuple
 
 import torch
 from torch import Tensor, nn
 
 from ipu_chem.backends.pytorch.kernels.calls import pointer
+from ipu_chem.backends.pytorch.kernels.forces.networks import REALS, network_of
 from ipu_chem.backends.pytorch.kernels.native import library
 from ipu_chem.models.base import Graph
 from ipu_chem.models.forces import EnergyForces
-from ipu_chem.models.painn import PaiNN
-from ipu_chem.models.schnet import SchNet
 
-_MOST_BLOCKS = 32  # as in the C files
 _LINE = 16  # numbers of a cache line, or more
-_REALS = {torch.float32: "float", torch.float64: "double"}
-
-
-class Network(NamedTuple):
-    """A model as its kernel takes it."""
-
-    name: str  # in C
-    sizes: Tuple[int, ...]  # behind M, P, both, training
-    numbers: Tuple[float, ...]
-    weights: List[Optional[Tensor]]  # in the order of the enumerations in C; None where there is none
 
 
 class Molecules(NamedTuple):
@@ -38,6 +26,15 @@ class Molecules(NamedTuple):
     index: Tensor
     atoms: int
     pairs: int
+
+
+class Shape(NamedTuple):
+    """Counts of a batch and what follows from them."""
+
+    counts: Tuple[int, int, int, torch.dtype]  # atoms, pairs, training, format
+    arguments: Tuple[Any, Any]  # of C: all sizes, and numbers
+    prepared: int  # numbers of transposed weights
+    workspace: int  # numbers of a workspace, with those
 
 
 class Used(NamedTuple):
@@ -53,31 +50,55 @@ def use_force_kernels(model: nn.Module, frozen: bool = False) -> int:
 
     Args:
         model: with weights of one format, float32 or float64, on the CPU; filters from tables are evaluated exactly.
-        frozen: weights never change from now on.
+        frozen: weights never change from now on, nor do tensors of a graph but positions, unless by operators of
+            torch.
 
     Raises:
         NativeError: no compiler here, or it refuses.
     """
     parts = 0
     for part in model.modules():
-        if isinstance(part, EnergyForces) and type(part.model) in _NETWORKS and _is_supported(part.model):
-            library(_REALS[part.model.embedding.weight.dtype])
+        if isinstance(part, EnergyForces) and network_of(part.model) is not None:
+            library(REALS[part.model.embedding.weight.dtype])
             part.kernel = NativeForces(part.model, frozen)
             parts += 1
     return parts
 
 
+def add_gradients_in_place(model: nn.Module) -> None:
+    """Let kernels add gradients of weights to what ``grad`` of each holds, without autograd, where all are trained.
+
+    Args:
+        model: after `use_force_kernels`; whose weights have gradients, which stay the same tensors.
+    """
+    for part in model.modules():
+        kernel = part.kernel if isinstance(part, EnergyForces) else None
+        if isinstance(kernel, NativeForces):
+            kernel.adds_in_place = all(weight.requires_grad for weight in part.parameters())
+
+
 class NativeForces:
-    """Energies and forces of one model. Its weights may change at any time, but stay the same tensors."""
+    """Energies and forces of one model. Its weights may change at any time, but stay the same tensors.
+
+    Attributes:
+        adds_in_place: see `add_gradients_in_place`.
+    """
 
     def __init__(self, model: Any, frozen: bool = False) -> None:
-        """Take a `SchNet` or `PaiNN` of one target that is a sum over atoms; frozen weights never change."""
-        self._network = network = _NETWORKS[type(model)](model)
+        """Take a `SchNet` or `PaiNN` of one target that is a sum over atoms; frozen as of `use_force_kernels`."""
+        network = network_of(model)
+        assert network is not None
+        self._network = network
         self._frozen = frozen
         self._undirected = int(model.undirected)
+        self.adds_in_place = False
         self.weights = [weight for weight in network.weights if weight is not None]
+        self._trained = [isinstance(weight, nn.Parameter) for weight in self.weights]
         self._transposed: Optional[Tensor] = None  # of frozen weights
         self._spaces: List[Tensor] = []  # workspaces that nobody uses: new memory costs as much as a pass
+        self._shape: Optional[Shape] = None  # of the last call
+        self._values, self._gradients = Addresses(), Addresses()
+        self._seen: Tuple[Any, Any] = (None, None)  # the last graph of frozen weights, and its molecules
 
     def __call__(self, graph: Graph, training: bool) -> Optional[Tuple[Tensor, Tensor]]:
         """Energies [B, G, 1] and forces [B, N, 3]; None where autograd has to do it, or to say what is wrong.
@@ -86,47 +107,47 @@ class NativeForces:
             graph: to compute.
             training: gradients of the weights will be asked for.
         """
-        if self._dtype not in _REALS or not graph.pos.device.type == self.weights[0].device.type == "cpu":
+        if self._dtype not in REALS or not graph.pos.device.type == self.weights[0].device.type == "cpu":
             return None  # the model has been moved
-        molecules = _molecules(graph, _REALS[self._dtype], len(self.weights[0]))
+        molecules = self._molecules(graph)
         if molecules is None:
             return None
         if training and torch.is_grad_enabled():
-            return _Forces.apply(self, molecules, graph, *self.weights)
+            return _Forces.apply(self, molecules, graph, *(self.weights[:1] if self.adds_in_place else self.weights))
         energy, forces, used = self.forward(molecules, graph, 0)
         self._spaces.append(used.workspace)
         return energy, forces
 
     def forward(self, molecules: Molecules, graph: Graph, training: int) -> Tuple[Tensor, Tensor, Used]:
         """Energies, forces, and what `backward` needs of them if ``training`` is 1."""
-        shape, weights = self._shape(molecules, training), self._pointers()
-        prepared = -(-self._function("prepare", ctypes.c_int64)(*shape, weights, None) // _LINE) * _LINE
-        size = prepared + self._function("workspace", ctypes.c_int64)(*shape)
-        workspace = self._workspace(size)
-        transposed, rest = self._transposed, workspace[prepared:]
+        shape, weights = self._shape_of(molecules, training), self._values.of(self._network.weights)
+        workspace = self._workspace(shape.workspace)
+        transposed, rest = self._transposed, workspace[shape.prepared :]
         if transposed is None:  # transposed at every pass: optimizers in one kernel do not say that they were there
-            transposed = torch.empty(prepared, dtype=self._dtype) if self._frozen else workspace[:prepared]
-            self._function("prepare", ctypes.c_int64)(*shape, weights, pointer(transposed))
+            transposed = torch.empty(shape.prepared, dtype=self._dtype) if self._frozen else workspace[: shape.prepared]
+            self._function("prepare", ctypes.c_int64)(*shape.arguments, weights, pointer(transposed))
             self._transposed = transposed if self._frozen else None
         energy = torch.zeros((*graph.graph_mask.shape, 1), dtype=self._dtype)
         forces = torch.zeros(graph.pos.shape, dtype=self._dtype)
         pos = graph.pos.detach().to(self._dtype).contiguous()
-        tensors = (transposed, rest, energy, forces)
-        self._function("forward")(*shape, *map(pointer, (molecules.index, pos)), weights, *map(pointer, tensors))
+        positions, tensors = map(pointer, (molecules.index, pos)), map(pointer, (transposed, rest, energy, forces))
+        self._function("forward")(*shape.arguments, *positions, weights, *tensors)
         return energy, forces, Used(workspace, transposed, rest)
 
     def backward(self, molecules: Molecules, used: Used, grad_energy: Tensor, grad_forces: Tensor) -> List[Tensor]:
-        """Gradients of `weights`, after a `forward` with ``training``; gives the workspace back."""
-        sizes = [weight.numel() for weight in self.weights]
-        parts = torch.zeros(sum(sizes), dtype=self._dtype).split(sizes)
-        gradients = [part.view(weight.shape) for part, weight in zip(parts, self.weights)]
-        left = iter(gradients)
-        addresses = _pointers([None if weight is None else next(left) for weight in self._network.weights])
+        """Gradients of `weights`, after a `forward` with ``training``; gives the workspace back.
+
+        Returns:
+            None of them if they have been added in place.
+        """
+        gradients = [] if self.adds_in_place else [torch.zeros_like(weight) for weight in self.weights]
+        places = gradients or [weight.grad if trained else None for weight, trained in zip(self.weights, self._trained)]
+        left = iter(places)
+        addresses = self._gradients.of([None if weight is None else next(left) for weight in self._network.weights])
         grad_energy, grad_forces = grad_energy.contiguous(), grad_forces.contiguous()  # pointers keep nothing alive
-        tensors = (used.transposed, used.rest, grad_energy, grad_forces)
-        self._function("backward")(
-            *self._shape(molecules, 1), pointer(molecules.index), self._pointers(), *map(pointer, tensors), addresses
-        )
+        tensors = map(pointer, (used.transposed, used.rest, grad_energy, grad_forces))
+        arguments, weights = self._shape_of(molecules, 1).arguments, self._values.of(self._network.weights)
+        self._function("backward")(*arguments, pointer(molecules.index), weights, *tensors, addresses)
         self._spaces.append(used.workspace)
         return gradients
 
@@ -142,20 +163,53 @@ class NativeForces:
     def _dtype(self) -> torch.dtype:
         return self.weights[0].dtype
 
-    def _pointers(self) -> Any:
-        return _pointers(self._network.weights)
+    def _molecules(self, graph: Graph) -> Optional[Molecules]:
+        """`_compact`; of the same tensors as before, with frozen weights, what that gave then."""
+        if not self._frozen or torch.is_inference_mode_enabled():
+            return _compact(graph, REALS[self._dtype], len(self.weights[0]))
+        kept = [part for part in graph if part is not None and part is not graph.pos]
+        versions = [part._version for part in kept]
+        (before, versions_before), molecules = self._seen[0] or ([], []), self._seen[1]
+        same = versions == versions_before and all(one is other for one, other in zip(kept, before))
+        if not same:
+            molecules = _compact(graph, REALS[self._dtype], len(self.weights[0]))
+            self._seen = (kept, versions), molecules
+        return molecules
 
-    def _shape(self, molecules: Molecules, training: int) -> Tuple[Any, Any]:
-        sizes = (molecules.atoms, molecules.pairs, self._undirected, training, *self._network.sizes)
-        numbers = self._network.numbers
-        return (ctypes.c_int64 * len(sizes))(*sizes), (ctypes.c_double * len(numbers))(*numbers)
+    def _shape_of(self, molecules: Molecules, training: int) -> Shape:
+        counts = (molecules.atoms, molecules.pairs, training, self._dtype)
+        if self._shape is None or self._shape.counts != counts:
+            sizes = (*counts[:2], self._undirected, training, *self._network.sizes)
+            numbers = self._network.numbers
+            arguments = (ctypes.c_int64 * len(sizes))(*sizes), (ctypes.c_double * len(numbers))(*numbers)
+            prepared = self._function("prepare", ctypes.c_int64)(*arguments, None, None)
+            prepared = -(-prepared // _LINE) * _LINE
+            workspace = prepared + self._function("workspace", ctypes.c_int64)(*arguments)
+            self._shape = Shape(counts, arguments, prepared, workspace)
+        return self._shape
 
-    def _function(self, name: str, result: Any = None) -> Callable[..., Any]:
+    def _function(self, name: str, result: Any = None) -> Any:
         """A function of the library, of this model and format."""
-        real = _REALS[self._dtype]
+        real = REALS[self._dtype]
         made = getattr(library(real), f"{self._network.name}_{name}_{real}")
         made.restype = result
         return made
+
+
+class Addresses:
+    """Addresses of tensors, as C takes them, made anew when one has moved."""
+
+    def __init__(self) -> None:
+        self._numbers: List[Optional[int]] = []
+        self._array: Any = None
+
+    def of(self, tensors: Sequence[Optional[Tensor]]) -> Any:
+        """An array of pointers; 0 for None."""
+        numbers = [None if tensor is None else tensor.data_ptr() for tensor in tensors]
+        if numbers != self._numbers:
+            assert all(tensor is None or tensor.is_contiguous() for tensor in tensors)
+            self._numbers, self._array = numbers, (ctypes.c_void_p * len(numbers))(*numbers)
+        return self._array
 
 
 class _Forces(torch.autograd.Function):
@@ -171,16 +225,16 @@ class _Forces(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad_energy: Tensor, grad_forces: Tensor) -> Any:  # type: ignore[override]
-        assert len(ctx.saved_tensors) == len(ctx.form.weights)  # torch refuses if a weight has changed since
+        saved = ctx.saved_tensors  # torch refuses if a weight has changed since
         used, ctx.used = ctx.used, None
         if used is None:  # a second time: somebody else may have the workspace
             used = ctx.form.forward(ctx.molecules, ctx.graph, 1)[2]
-        gradients = ctx.form.backward(ctx.molecules, used, grad_energy, grad_forces)
+        gradients = ctx.form.backward(ctx.molecules, used, grad_energy, grad_forces) or [None] * len(saved)
         asked = ctx.needs_input_grad[3:]
         return (None, None, None, *(gradient if needed else None for gradient, needed in zip(gradients, asked)))
 
 
-def _molecules(graph: Graph, real: str, elements: int) -> Optional[Molecules]:
+def _compact(graph: Graph, real: str, elements: int) -> Optional[Molecules]:
     """Real atoms and pairs as C takes them; None if an edge joins an atom with itself, or an index is out of range."""
     packs, nodes = graph.z.shape
     edges = graph.edge_index.shape[2]
@@ -192,52 +246,3 @@ def _molecules(graph: Graph, real: str, elements: int) -> Optional[Molecules]:
     if library(real).compact_molecules(*shape, *map(pointer, (*whole, *masks)), sizes, pointer(index)):
         return None
     return Molecules(index, sizes[0], sizes[1])
-
-
-def _schnet(model: SchNet) -> Network:
-    first = model.interactions[0]
-    weights = [model.embedding.weight, *_head(model), model.basis.centres]
-    for block in model.interactions:
-        one, two = block.filter_net[0], block.filter_net[2]
-        weights += [one.weight, one.bias, two.weight, two.bias, block.lin_in.weight]
-        weights += [block.lin_out.weight, block.lin_out.bias, block.lin_last.weight, block.lin_last.bias]
-    features, filters = model.embedding.weight.shape[1], first.lin_in.weight.shape[0]
-    sizes = (features, filters, len(model.basis.centres), model.head[0].weight.shape[0], len(model.interactions))
-    return Network("schnet", sizes, (model.cutoff, model.basis.factor), weights)
-
-
-def _painn(model: PaiNN) -> Network:
-    weights = [model.embedding.weight, *_head(model)]
-    for block in model.interactions:
-        layers = (
-            block.message_net[0],
-            block.message_net[2],
-            block.filter_net,
-            block.update_net[0],
-            block.update_net[2],
-        )
-        weights += [part for layer in layers for part in (layer.weight, layer.bias)]
-        weights += [block.mix.weight]
-    radial, features = len(model.basis.half_periods), model.embedding.weight.shape[1]
-    sizes = (features, radial, model.head[0].weight.shape[0], len(model.interactions))
-    return Network("painn", sizes, (model.cutoff, model.basis.factor), weights)
-
-
-def _head(model: Any) -> List[Optional[Tensor]]:
-    one, two = model.head[0], model.head[2]
-    return [one.weight, one.bias, two.weight, two.bias, model.atom_references]
-
-
-def _is_supported(model: Any) -> bool:
-    """True if the kernels have this model's sizes and formats."""
-    formats = {tensor.dtype for tensor in [*model.parameters(), *model.buffers()]}
-    one_target = model.head[2].weight.shape[0] == 1 and model.readout == "sum"
-    return one_target and len(formats) == 1 and formats <= set(_REALS) and len(model.interactions) <= _MOST_BLOCKS
-
-
-def _pointers(tensors: List[Optional[Tensor]]) -> Any:
-    assert all(tensor is None or tensor.is_contiguous() for tensor in tensors)
-    return (ctypes.c_void_p * len(tensors))(*[None if tensor is None else tensor.data_ptr() for tensor in tensors])
-
-
-_NETWORKS: Dict[type, Callable[[Any], Network]] = {SchNet: _schnet, PaiNN: _painn}

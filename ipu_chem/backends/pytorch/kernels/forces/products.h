@@ -102,12 +102,42 @@ static void bias_gradient(int64_t rows, int64_t out, const real *y, real *gradie
     for (int64_t r = 0; r < rows; r++) add_to(out, y + r * out, gradient);
 }
 
+/* to [columns, rows] = from^T, [rows, columns]. Tiles of LANES rows are transposed in registers: interleaving row r with
+   row r + LANES / 2, log2(LANES) times, turns a tile over. */
 static void transpose(int64_t rows, int64_t columns, const real *restrict from, real *restrict to) {
-    enum { BLOCK = 16 };
-    for (int64_t i = 0; i < rows; i += BLOCK)
-        for (int64_t j = 0; j < columns; j += BLOCK)
-            for (int64_t r = i; r < rows && r < i + BLOCK; r++)
-                for (int64_t c = j; c < columns && c < j + BLOCK; c++) to[c * rows + r] = from[r * columns + c];
+    int64_t i = 0;
+#if defined(__GNUC__) && !defined(__clang__)
+    enum { TILE = VECTOR_BYTES / sizeof(real), HALF = TILE / 2 };
+    __typeof__((vector){0} < (vector){0}) low, high; /* integers: lanes of two vectors, one behind the other */
+    for (int k = 0; k < HALF; k++) {
+        low[2 * k] = k, low[2 * k + 1] = TILE + k;
+        high[2 * k] = HALF + k, high[2 * k + 1] = TILE + HALF + k;
+    }
+    const int64_t whole = columns / TILE * TILE;
+    for (; i + TILE <= rows; i += TILE) {
+        for (int64_t j = 0; j < whole; j += TILE) {
+            vector now[TILE], next[TILE];
+#pragma GCC unroll 16
+            for (int r = 0; r < TILE; r++) now[r] = *(const vector *)(from + (i + r) * columns + j);
+#pragma GCC unroll 4
+            for (int turn = 1; turn < TILE; turn *= 2) {
+#pragma GCC unroll 8
+                for (int r = 0; r < HALF; r++) {
+                    next[2 * r] = __builtin_shuffle(now[r], now[r + HALF], low);
+                    next[2 * r + 1] = __builtin_shuffle(now[r], now[r + HALF], high);
+                }
+#pragma GCC unroll 16
+                for (int r = 0; r < TILE; r++) now[r] = next[r];
+            }
+#pragma GCC unroll 16
+            for (int r = 0; r < TILE; r++) *(vector *)(to + (j + r) * rows + i) = now[r];
+        }
+        for (int64_t j = whole; j < columns; j++)
+            for (int r = 0; r < TILE; r++) to[j * rows + i + r] = from[(i + r) * columns + j];
+    }
+#endif
+    for (; i < rows; i++)
+        for (int64_t j = 0; j < columns; j++) to[j * rows + i] = from[i * columns + j];
 }
 
 #endif
