@@ -127,9 +127,7 @@ def ours(setting: Setting, data: Frames, kernels: bool) -> Callable[[], Any]:
     budget = Budget(nodes=atoms * STEP, edges=largest * STEP, graphs=STEP)
     plan = make_plan(store.sizes(), budget, "best_fit")
     labels = (data.energies[:, None].astype(np.float32), data.forces.reshape(-1, 3).astype(np.float32))
-    loader = PackLoader(
-        store, np.arange(count), plan, labels[0], budget, Batching(1), charges=spooky, forces=labels[1]
-    )
+    loader = PackLoader(store, np.arange(count), plan, labels[0], budget, Batching(1), charges=spooky, forces=labels[1])
     torch.manual_seed(0)
     options: Dict[str, Any] = {"num_radial": NUM_RADIAL, "use_dispersion": False} if spooky else {}
     model = build_model(
@@ -246,9 +244,7 @@ def race(setting: List[Any], shared: str, quick: bool, checkout: str) -> Callabl
     other = AUTHORS if checkout else PEER
     try:
         if checkout:
-            contestants[other] = reference(
-                Path(checkout), chosen.features, CUTOFF, FORCE_WEIGHT, STEP, data, _live
-            )
+            contestants[other] = reference(Path(checkout), chosen.features, CUTOFF, FORCE_WEIGHT, STEP, data, _live)
         else:
             contestants[other] = peer(chosen, data)
     except ImportError as error:

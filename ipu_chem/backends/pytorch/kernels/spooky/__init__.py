@@ -134,7 +134,7 @@ class _Run:
         self._inputs = [part.detach().contiguous() for part in inputs]
         self._space: Optional[Tensor] = None
         self.adjoints_of: Any = None  # mark of the node whose adjoints are in the workspace
-        self.moves = False  # tangents along those are there, too
+        self.moves = False  # tangents are there, too, and pass 4 of this backward pass is to come
 
     def __del__(self) -> None:
         if self._space is not None:
@@ -168,7 +168,6 @@ class _Run:
         """Pass 3: tangents of the features."""
         features = torch.zeros_like(self._inputs[0])
         self._call("tangents", radial_tan.contiguous(), angular_tan.contiguous(), features)
-        self.moves = True
         return features
 
     def second(self, features_adj2: Tensor) -> List[Tensor]:
@@ -207,14 +206,13 @@ class _Values(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, features_adj: Tensor) -> Any:  # type: ignore[override]
         run, (features, *inputs) = ctx.run, ctx.saved_tensors  # torch refuses if a weight has changed since
-        nodes = [node for place, (node, _) in enumerate(ctx.next_functions) if place not in (1, 2)]
-        wanted = any(node is not None and torch._C._will_engine_execute_node(node) for node in nodes)
+        wanted = any(_is_wanted(node) for place, (node, _) in enumerate(ctx.next_functions) if place not in (1, 2))
         no_weights = [None] * (len(inputs) - 3)
         if torch.is_grad_enabled():
             if wanted:
                 raise RuntimeError(_REFUSED.format("derivatives of the gradients of weights"))
             return (None, None, *_Adjoints.apply(run, features, features_adj), *no_weights)
-        if not wanted:
+        if not wanted and not run.moves:
             return (None, None, *run.adjoints(features_adj, None), *no_weights)
         found = run.second(features_adj)
         if run.form.adds_in_place:
@@ -239,11 +237,18 @@ class _Adjoints(torch.autograd.Function):
     def backward(ctx: Any, angular_tan: Tensor, radial_tan: Tensor) -> Any:  # type: ignore[override]
         if ctx.run.adjoints_of is not ctx.mark:
             raise RuntimeError(_REFUSED.format("gradients through several derivatives of one prediction"))
-        return None, None, ctx.run.tangents(angular_tan, radial_tan)
+        features_tan = ctx.run.tangents(angular_tan, radial_tan)
+        ctx.run.moves = _is_wanted(ctx.next_functions[0][0])  # else there is no pass 4 to take them
+        return None, None, features_tan
+
+
+def _is_wanted(node: Any) -> bool:
+    """True if the backward pass that runs now comes to a node of autograd's graph, which may be None."""
+    return node is not None and torch._C._will_engine_execute_node(node)
 
 
 def _batch(graph: Graph, real: str) -> Optional[Batch]:
-    """Real atoms and pairs; None if an edge joins an atom with itself, or atoms of molecules do not follow each other."""
+    """Real atoms and pairs; None if an edge joins an atom with itself, or molecules lie among each other."""
     packs, nodes = graph.z.shape
     edges = graph.edge_index.shape[2]
     index = torch.empty(4 * packs * nodes + 3 * packs * edges, dtype=torch.int32)
