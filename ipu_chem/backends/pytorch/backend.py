@@ -20,13 +20,13 @@ from ipu_chem.backends.options import Batching, Precision, TorchOptions, world_o
 from ipu_chem.backends.pytorch.compile import compile_blocks, compiled_programs
 from ipu_chem.backends.pytorch.flat import FlatWeights
 from ipu_chem.backends.pytorch.fsdp import Shards, check_torch, on_host
+from ipu_chem.backends.pytorch.kernels import spooky
 from ipu_chem.backends.pytorch.kernels.convolution import use_kernels
 from ipu_chem.backends.pytorch.kernels.features import use_feature_kernels
 from ipu_chem.backends.pytorch.kernels.forces import add_gradients_in_place, use_force_kernels
 from ipu_chem.backends.pytorch.kernels.fused import use_fused_attention, use_torch_activations
 from ipu_chem.backends.pytorch.kernels.native import NativeError
 from ipu_chem.backends.pytorch.kernels.operator import COMPILES_WHOLE
-from ipu_chem.backends.pytorch.kernels.spooky import use_spooky_kernels
 from ipu_chem.backends.pytorch.kernels.transformer import use_transformer_kernels
 from ipu_chem.backends.pytorch.numerics import (
     build_optimizer,
@@ -124,7 +124,7 @@ class TorchBackend(Backend):
             use_fused_attention(model)
         if self._may_use_kernels(model) and not self.options.compile:
             with suppress(NativeError):
-                use_spooky_kernels(model)
+                native += spooky.use_spooky_kernels(model)
         self._first_target = first_target(example)
         if self._shards is not None:
             self._shards.shard(model)
@@ -151,6 +151,7 @@ class TorchBackend(Backend):
                 self._flat = FlatWeights(groups)
                 groups = self._flat.groups
                 add_gradients_in_place(model)
+                spooky.add_gradients_in_place(model)
             self._optimizer = build_optimizer(optimizer, groups)
 
     def train_step(self, batch: Any, learning_rate: float) -> Tensor:

@@ -7,7 +7,7 @@ N node, E edge slots, F features, R radial functions.
 """
 
 import ctypes
-from typing import Any, Callable, List, NamedTuple, Optional, Tuple
+from typing import Any, Callable, List, NamedTuple, Optional, Sequence, Tuple
 
 import torch
 from torch import Tensor, nn
@@ -44,6 +44,18 @@ def use_spooky_kernels(model: nn.Module) -> int:
     return parts
 
 
+def add_gradients_in_place(model: nn.Module) -> None:
+    """Let kernels add gradients of weights to what ``grad`` of each holds, without autograd, where all are trained.
+
+    Args:
+        model: after `use_spooky_kernels`; whose weights have gradients, which stay the same tensors.
+    """
+    for part in model.modules():
+        kernel = part.kernel if isinstance(part, SpookyNet) else None
+        if isinstance(kernel, NativeInteractions):
+            kernel.adds_in_place = all(weight.requires_grad for weight in kernel.weights)
+
+
 class Batch(NamedTuple):
     """Real atoms and pairs of packs."""
 
@@ -54,9 +66,15 @@ class Batch(NamedTuple):
 
 
 class NativeInteractions:
-    """The interactions of one model. Its weights may change at any time, but stay the same tensors."""
+    """The interactions of one model. Its weights may change at any time, but stay the same tensors.
+
+    Attributes:
+        weights: of all interactions.
+        adds_in_place: gradients are added to what ``grad`` of each weight holds, without autograd.
+    """
 
     def __init__(self, model: SpookyNet) -> None:
+        self.adds_in_place = False
         self.weights = [weight for block in model.interactions for weight in _weights(block)]
         self._sizes = (self.weights[0].numel(), len(model.basis.rises), len(model.interactions))
         self._undirected = int(model.undirected)
@@ -79,7 +97,7 @@ class NativeInteractions:
         if batch is None:
             return None
         run = _Run(self, batch, training and torch.is_grad_enabled(), *tensors)
-        return _Values.apply(run, *tensors, *self.weights)
+        return _Values.apply(run, *tensors, *(self.weights[:1] if self.adds_in_place else self.weights))
 
     @property
     def dtype(self) -> torch.dtype:
@@ -115,8 +133,8 @@ class _Run:
         self.form, self.batch, self.training = form, batch, training
         self._inputs = [part.detach().contiguous() for part in inputs]
         self._space: Optional[Tensor] = None
-        self.adjoints_of: Any = None  # the node whose adjoints are in the workspace
-        self.moves = False  # tangents along those are there, too
+        self.adjoints_of: Any = None  # mark of the node whose adjoints are in the workspace
+        self.moves = False  # tangents are there, too, and pass 4 of this backward pass is to come
 
     def __del__(self) -> None:
         if self._space is not None:
@@ -136,34 +154,34 @@ class _Run:
         self._call("values", x, radial, angular, features)
         return features
 
-    def adjoints(self, features_adj: Tensor, node: Any) -> Tuple[Tensor, Tensor]:
-        """Pass 2: adjoints of angular and radial functions; the node is asked for its tangents later."""
-        if node is not None and not self.training:  # after all
+    def adjoints(self, features_adj: Tensor, mark: Any) -> Tuple[Tensor, Tensor]:
+        """Pass 2: adjoints of angular and radial functions; with a mark tangents will be asked for."""
+        if mark is not None and not self.training:  # after all
             self.training = True
             self.values()
         _, angular, radial = (torch.zeros_like(part) for part in self._inputs)
         self._call("adjoints", features_adj.contiguous(), radial, angular)
-        self.adjoints_of, self.moves = node, False
+        self.adjoints_of, self.moves = mark, False
         return angular, radial
 
     def tangents(self, angular_tan: Tensor, radial_tan: Tensor) -> Tensor:
         """Pass 3: tangents of the features."""
         features = torch.zeros_like(self._inputs[0])
         self._call("tangents", radial_tan.contiguous(), angular_tan.contiguous(), features)
-        self.moves = True
         return features
 
     def second(self, features_adj2: Tensor) -> List[Tensor]:
-        """Pass 4: second adjoints of x, angular and radial functions, then the gradients of the weights."""
+        """Pass 4: second adjoints of x, angular and radial functions, then the gradients of the weights.
+
+        Those are none if they have been added in place.
+        """
         if not self.training:
             self.training = True
             self.values()
         x, angular, radial = (torch.zeros_like(part) for part in self._inputs)
-        weights = self.form.weights
-        sizes = [weight.numel() for weight in weights]
-        parts = torch.zeros(sum(sizes), dtype=self.form.dtype).split(sizes)
-        gradients = [part.view(weight.shape) for part, weight in zip(parts, weights)]
-        addresses = _pointers(gradients)
+        in_place, weights = self.form.adds_in_place, self.form.weights
+        gradients = [] if in_place else [torch.zeros_like(weight) for weight in weights]
+        addresses = _pointers(gradients or [weight.grad for weight in weights])
         moves, features_adj2 = ctypes.c_int64(self.moves), features_adj2.contiguous()
         self._call("second", moves, features_adj2, x, radial, angular, addresses)
         self.moves = False
@@ -187,16 +205,18 @@ class _Values(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, features_adj: Tensor) -> Any:  # type: ignore[override]
-        run, (features, *_) = ctx.run, ctx.saved_tensors  # torch refuses if a weight has changed since
-        x_and_weights = [ctx.next_functions[0], *ctx.next_functions[3:]]
-        wanted = any(node is not None and torch._C._will_engine_execute_node(node) for node, _ in x_and_weights)
+        run, (features, *inputs) = ctx.run, ctx.saved_tensors  # torch refuses if a weight has changed since
+        wanted = any(_is_wanted(node) for place, (node, _) in enumerate(ctx.next_functions) if place not in (1, 2))
+        no_weights = [None] * (len(inputs) - 3)
         if torch.is_grad_enabled():
             if wanted:
                 raise RuntimeError(_REFUSED.format("derivatives of the gradients of weights"))
-            return (None, None, *_Adjoints.apply(run, features, features_adj), *[None] * (len(x_and_weights) - 1))
-        if not wanted:
-            return (None, None, *run.adjoints(features_adj, None), *[None] * (len(x_and_weights) - 1))
+            return (None, None, *_Adjoints.apply(run, features, features_adj), *no_weights)
+        if not wanted and not run.moves:
+            return (None, None, *run.adjoints(features_adj, None), *no_weights)
         found = run.second(features_adj)
+        if run.form.adds_in_place:
+            return (None, *found, *no_weights)
         return (None, *(part if needed else None for part, needed in zip(found, ctx.needs_input_grad[1:])))
 
 
@@ -209,19 +229,26 @@ class _Adjoints(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, run: _Run, features: Tensor, features_adj: Tensor) -> Any:  # type: ignore[override]
-        ctx.run = run
-        return run.adjoints(features_adj, ctx)
+        ctx.run, ctx.mark = run, object()  # the node itself would be a circle, which keeps the workspace
+        return run.adjoints(features_adj, ctx.mark)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, angular_tan: Tensor, radial_tan: Tensor) -> Any:  # type: ignore[override]
-        if ctx.run.adjoints_of is not ctx:
+        if ctx.run.adjoints_of is not ctx.mark:
             raise RuntimeError(_REFUSED.format("gradients through several derivatives of one prediction"))
-        return None, None, ctx.run.tangents(angular_tan, radial_tan)
+        features_tan = ctx.run.tangents(angular_tan, radial_tan)
+        ctx.run.moves = _is_wanted(ctx.next_functions[0][0])  # else there is no pass 4 to take them
+        return None, None, features_tan
+
+
+def _is_wanted(node: Any) -> bool:
+    """True if the backward pass that runs now comes to a node of autograd's graph, which may be None."""
+    return node is not None and torch._C._will_engine_execute_node(node)
 
 
 def _batch(graph: Graph, real: str) -> Optional[Batch]:
-    """Real atoms and pairs; None if an edge joins an atom with itself, or atoms of molecules do not follow each other."""
+    """Real atoms and pairs; None if an edge joins an atom with itself, or molecules lie among each other."""
     packs, nodes = graph.z.shape
     edges = graph.edge_index.shape[2]
     index = torch.empty(4 * packs * nodes + 3 * packs * edges, dtype=torch.int32)
@@ -271,6 +298,6 @@ def _is_supported(model: SpookyNet) -> bool:
     return len(formats) == 1 and formats <= set(_REALS) and len(model.interactions) <= _MOST_BLOCKS
 
 
-def _pointers(tensors: List[Tensor]) -> Any:
+def _pointers(tensors: Sequence[Any]) -> Any:
     assert all(tensor.is_contiguous() for tensor in tensors)
     return (ctypes.c_void_p * len(tensors))(*[tensor.data_ptr() for tensor in tensors])

@@ -33,7 +33,7 @@ static void dots(int64_t n, int64_t F, real scale, const real *x, const real *y,
 
 /* out += w x, or w^T x, of w [n, n] and x, out [n, F]. */
 static void mix(int64_t n, int64_t F, const real *w, int transposed, const real *x, real *out) {
-    product(n, F, n, w, transposed ? 1 : n, transposed ? n : 1, x, F, out, F, 0, ADD);
+    plain_product(n, F, n, w, transposed ? 1 : n, transposed ? n : 1, x, F, out, F, 0, ADD);
 }
 
 /* Pass 1. */

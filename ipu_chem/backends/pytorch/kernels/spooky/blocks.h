@@ -150,7 +150,7 @@ static void lay_out(Workspace *space, const Batch *all, const Spooky *net, int t
         made->features_adj2 = take(space, size);
         made->q_adj2 = take(space, size), made->k_adj2 = take(space, size), made->v_adj2 = take(space, size);
         made->s_adj2 = take(space, all->scores), made->scratch = take(space, all->scores);
-        made->filter_gradient = take(space, 3 * F * net->R);
+        made->filter_gradient = take(space, 3 * F * net->functions);
         made->adj2 = take_orbitals(space, all, F, 1);
         made->adj2.angular = take(space, P * AXES);
     }

@@ -72,7 +72,7 @@ static void gated(const Rows *rows, const Gates *gates, int k, const real *x, co
     real *h = rows->h;
     EACH_ENTRY(i, f, rows) h[i] = gate_at(x[i], alpha[f], beta[f]).value;
     if (residual) EACH_ENTRY(i, f, rows) y[i] = residual[i] + bias[f];
-    product(M, F, F, h, F, 1, transposed_of(rows, gates, k), F, y, F, bias, residual ? ADD : SET);
+    plain_product(M, F, F, h, F, 1, transposed_of(rows, gates, k), F, y, F, bias, residual ? ADD : SET);
 }
 
 /* Pass 2 of one layer: the adjoint of f(x) is h_adj = y_adj W, that of x gets f'(x) h_adj (+ residual). */
@@ -100,7 +100,7 @@ static void gated_tangent(const Rows *rows, const Gates *gates, int k, const rea
     real *h = rows->h;
     EACH_ENTRY(i, f, rows) h[i] = gate_at(x[i], alpha[f], beta[f]).first * x_tan[i];
     if (residual) memcpy(y_tan, residual, (size_t)(M * F) * sizeof(real));
-    product(M, F, F, h, F, 1, transposed_of(rows, gates, k), F, y_tan, F, 0, residual ? ADD : SET);
+    plain_product(M, F, F, h, F, 1, transposed_of(rows, gates, k), F, y_tan, F, 0, residual ? ADD : SET);
 }
 
 /* Pass 4 of one layer. With h = f(x), h_tan = f'(x) x_tan and h_adj2 = y_adj2 W,

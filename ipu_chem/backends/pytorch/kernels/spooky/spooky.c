@@ -28,6 +28,19 @@ static Attended attended(const Block *block, int which) {
 static const int FROM_X1[] = {OWN, SENT_S, SENT_P, SENT_D, QUERY, KEY, VALUE};
 enum { FROM_X1_COUNT = 7 };
 
+/* Filters of all pairs, [P, 3 F], or their tangents, from functions of the distance. */
+static void filter(const Batch *all, const Spooky *net, int64_t block, const real *radial, real *filters) {
+    plain_product(all->pairs.pairs, 3 * net->F, net->functions, radial, net->R, 1, prepared_of(net, block, FILTERS_T),
+            3 * net->F, filters, 3 * net->F, 0, SET);
+}
+
+/* Functions of the distance are too few to fill tiles as columns: gradients of filters are made transposed. */
+static void filter_gradient(const Batch *all, const Spooky *net, const real *radial, const real *adjoint,
+                            real *transposed) {
+    plain_product(net->functions, 3 * net->F, all->pairs.pairs, radial, 1, net->R, adjoint, 3 * net->F, transposed,
+            3 * net->F, 0, ADD);
+}
+
 /* Pass 1. */
 static void values(const Batch *all, const Spooky *net, Passes *now) {
     const int64_t M = all->atoms, F = net->F, size = M * F;
@@ -45,7 +58,7 @@ static void values(const Batch *all, const Spooky *net, Passes *now) {
             gates = gates_of(net, b, FROM_X1[k]);
             chain(rows, &gates, chains + FROM_X1[k], x1);
         }
-        layer(all->pairs.pairs, net->R, 3 * F, now->radial, prepared_of(net, b, FILTERS_T), 0, at->filter);
+        filter(all, net, b, now->radial, at->filter);
         copy(size, chains[OWN].y, at->S);
         clear(P_AXES * size, at->P), clear(D_AXES * size, at->D);
         BY_WIDTH(F, orbitals, &all->pairs, at);
@@ -137,7 +150,7 @@ static void tangents(const Batch *all, const Spooky *net, Passes *now) {
         } else {
             clear(size, tan->s), clear(size, tan->p), clear(size, tan->d), clear(size, tan->S);
         }
-        layer(all->pairs.pairs, net->R, 3 * F, now->radial_tan, prepared_of(net, b, FILTERS_T), 0, tan->filter);
+        filter(all, net, b, now->radial_tan, tan->filter);
         clear(P_AXES * size, tan->P), clear(D_AXES * size, tan->D);
         BY_WIDTH(F, orbitals_tangent, &all->pairs, &block->at, tan);
         layer(P_AXES * M, F, 2 * F, tan->P, prepared_of(net, b, MIX_P_T), 0, block->mixed_p_tan);
@@ -207,12 +220,13 @@ static void second_adjoints(const Batch *all, const Spooky *net, Passes *now, in
         } else {
             BY_WIDTH(F, orbitals_adjoint, &all->pairs, &block->at, adj2);
         }
-        clear(3 * F * R, now->filter_gradient);
-        weight_gradient(P, R, 3 * F, adj2->filter, now->radial, now->filter_gradient);
-        if (moves) weight_gradient(P, R, 3 * F, block->adj.filter, now->radial_tan, now->filter_gradient);
+        clear(3 * F * net->functions, now->filter_gradient);
+        filter_gradient(all, net, now->radial, adj2->filter, now->filter_gradient);
+        if (moves) filter_gradient(all, net, now->radial_tan, block->adj.filter, now->filter_gradient);
         real *of_filters = net->gradients[b * PER_BLOCK + FILTERS];
         for (int64_t row = 0; row < 3 * F; row++)
-            add_to(net->functions, now->filter_gradient + row * R, of_filters + row * net->functions);
+            for (int64_t r = 0; r < net->functions; r++)
+                of_filters[row * net->functions + r] += now->filter_gradient[r * 3 * F + row];
         layer_adjoint(P, R, 3 * F, adj2->filter, prepared_of(net, b, FILTERS_PADDED), now->radial_adj2, ADD);
 
         const int x_moves = moves && b; /* the first block's features are those of elements */
@@ -304,8 +318,8 @@ int64_t NAME(spooky_prepare)(const int64_t *sizes, const real *const *weights, r
         for (int64_t row = 0; row < 3 * F; row++)
             copy(functions, weight_of(&net, b, FILTERS) + row * functions, wide + row * R);
         transpose(3 * F, R, wide, prepared_of(&net, b, FILTERS_T));
-        transpose(2 * F, F, weight_of(&net, b, MIX_P), prepared_of(&net, b, MIX_P_T));
-        transpose(2 * F, F, weight_of(&net, b, MIX_D), prepared_of(&net, b, MIX_D_T));
+        lay_out_panels(2 * F, F, weight_of(&net, b, MIX_P), prepared_of(&net, b, MIX_P_T));
+        lay_out_panels(2 * F, F, weight_of(&net, b, MIX_D), prepared_of(&net, b, MIX_D_T));
     }
     return net.blocks * prepared_size(&net);
 }
