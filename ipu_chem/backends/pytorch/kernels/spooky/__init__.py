@@ -251,8 +251,8 @@ def _batch(graph: Graph, real: str) -> Optional[Batch]:
     """Real atoms and pairs; None if an edge joins an atom with itself, or molecules lie among each other."""
     packs, nodes = graph.z.shape
     edges = graph.edge_index.shape[2]
-    index = torch.empty(4 * packs * nodes + 3 * packs * edges, dtype=torch.int32)
-    counts = (ctypes.c_int64 * 2)()
+    index = torch.empty(6 * packs * nodes + 3 * packs * edges, dtype=torch.int32)
+    counts = (ctypes.c_int64 * 3)()  # atoms, pairs, elements
     whole = [part.to(torch.int64).contiguous() for part in (graph.z, graph.graph_index, graph.edge_index)]
     masks = [part.contiguous() for part in (graph.node_mask, graph.edge_mask)]
     shape = [ctypes.c_int64(size) for size in (packs, nodes, edges, graph.graph_mask.shape[1], MAX_Z)]
