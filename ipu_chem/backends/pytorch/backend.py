@@ -331,6 +331,8 @@ class TorchBackend(Backend):
     def _micro_batches(self, batch: Any) -> Any:
         """The batch on the device, cut into micro-batches in order."""
         size = self.batching.micro_batch_size
+        if len(batch[0]) == size:
+            return iter([to_device(batch, self.device)])
         fields = [field.split(size) for field in to_device(batch, self.device)]
         return (type(batch)(*micro) for micro in zip(*fields))
 

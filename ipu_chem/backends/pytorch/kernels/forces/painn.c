@@ -12,6 +12,9 @@
 #include "painn_update.h"
 #include "painn_waves.h"
 
+/* Filters of a block that are needed: in the first one nothing is multiplied with w3. */
+static int64_t filters_used(int64_t b, int64_t F) { return (b ? 3 : 2) * F; }
+
 /* Gates of a block that are needed: nothing takes the last block's vectors, so its a3 counts as 0. */
 static int64_t gates_used(const Painn *net, int64_t b) { return (b + 1 == net->blocks ? 2 : 3) * net->F; }
 
@@ -26,13 +29,13 @@ static void energies(const Molecules *all, const Painn *net, Passes *now, real *
     waves(all, net, now->distance, &now->geometry);
     embed(all, F, head.embedding, now->kinds);
     to_atoms(all, F, now->kinds, now->block[0].at.s);
-    clear(3 * M * F, now->block[0].at.v);
     for (int64_t b = 0; b < net->blocks; b++) {
         const real *const *w = block_weights(net, b);
         Block *block = now->block + b;
         const Places *at = &block->at;
         real *s = now->s, *v = block->v_moved; /* s for a moment: it goes on in z */
-        layer(2 * P, net->R + 1, 3 * F, now->geometry.basis, block_transposed(net, b, FILTER_T), 0, block->filter);
+        layer_of(filters_used(b, F), 2 * P, net->R + 1, 3 * F, now->geometry.basis, block_transposed(net, b, FILTER_T),
+                 0, block->filter);
         /* The first block's scalars are embeddings: one row for all atoms of an element. */
         const int64_t rows = b ? M : all->kinds;
         layer(rows, F, F, b ? at->s : now->kinds, block_transposed(net, b, MESSAGE_1_T), w[MESSAGE_BIAS_1], at->a);
@@ -41,8 +44,11 @@ static void energies(const Molecules *all, const Painn *net, Passes *now, real *
         layer(rows, F, 3 * F, at->h, block_transposed(net, b, MESSAGE_2_T), w[MESSAGE_BIAS_2], phi);
         if (!b) to_atoms(all, 3 * F, phi, at->phi);
         memcpy(s, at->s, (size_t)(M * F) * sizeof(real));
-        memcpy(v, at->v, (size_t)(3 * M * F) * sizeof(real));
-        BY_WIDTH(F, messages, all, &now->geometry, block, s, v);
+        if (b)
+            memcpy(v, at->v, (size_t)(3 * M * F) * sizeof(real));
+        else
+            clear(3 * M * F, v);
+        BY_BLOCK(b, F, messages, all, &now->geometry, block, s, v)
         layer(3 * M, F, 2 * F, v, block_transposed(net, b, MIX_T), 0, at->mixed);
         BY_WIDTH(F, lengths, M, at, s);
         layer(M, 2 * F, F, at->z, block_transposed(net, b, UPDATE_1_T), w[UPDATE_BIAS_1], at->k);
@@ -75,11 +81,10 @@ static void adjoints(const Molecules *all, const Painn *net, Passes *now, real *
         BY_WIDTH(F, lengths_adjoint, M, block);
         memcpy(adj->v, block->v_out_adj, (size_t)(3 * M * F) * sizeof(real));
         layer_adjoint(3 * M, F, 2 * F, adj->mixed, w[MIX], adj->v, ADD);
-        real *s_adj = b ? now->block[b - 1].s_out_adj : now->s_adj;
-        real *v_adj = b ? now->block[b - 1].v_out_adj : now->v_adj;
-        memcpy(v_adj, adj->v, (size_t)(3 * M * F) * sizeof(real));
+        real *s_adj = b ? now->block[b - 1].s_out_adj : 0, *v_adj = b ? now->block[b - 1].v_out_adj : 0;
+        if (b) memcpy(v_adj, adj->v, (size_t)(3 * M * F) * sizeof(real));
         clear(3 * M * F, adj->phi);
-        BY_WIDTH(F, messages_adjoint, all, now, block, v_adj);
+        BY_BLOCK(b, F, messages_adjoint, all, now, block, v_adj)
         if (!b) break; /* below are embeddings, on which no position acts */
         layer_adjoint(M, F, 3 * F, adj->phi, w[MESSAGE_2], adj->h, SET);
         activate_first(M * F, block->at.a, adj->h, adj->a);
@@ -104,10 +109,9 @@ static void tangents(const Molecules *all, const Painn *net, Passes *now, const 
             memcpy(s, tan->s, (size_t)(M * F) * sizeof(real));
             memcpy(v, tan->v, (size_t)(3 * M * F) * sizeof(real));
         } else {
-            clear(3 * M * F, tan->v), clear(3 * M * F, tan->phi);
             clear(M * F, s), clear(3 * M * F, v);
         }
-        BY_WIDTH(F, messages_tangent, all, now, block, s, v);
+        BY_BLOCK(b, F, messages_tangent, all, now, block, s, v)
         layer(3 * M, F, 2 * F, v, block_transposed(net, b, MIX_T), 0, tan->mixed);
         BY_WIDTH(F, lengths_tangent, M, block, s);
         layer(M, 2 * F, F, tan->z, block_transposed(net, b, UPDATE_1_T), 0, tan->k);
@@ -170,12 +174,13 @@ static void second_adjoints(const Molecules *all, const Painn *net, Passes *now,
         layer_gradients(2 * F, 3 * M, F, 2 * F, block->v_moved, block->v_moved_tan, adj->mixed, adj2->mixed, grad[MIX], 0);
         memcpy(now->v_moved_adj2, now->v_adj, (size_t)(3 * M * F) * sizeof(real));
         layer_adjoint(3 * M, F, 2 * F, adj2->mixed, w[MIX], now->v_moved_adj2, ADD);
-        memcpy(now->v_adj, now->v_moved_adj2, (size_t)(3 * M * F) * sizeof(real));
+        if (b) memcpy(now->v_adj, now->v_moved_adj2, (size_t)(3 * M * F) * sizeof(real));
         clear(3 * M * F, adj2->phi);
-        BY_WIDTH(F, messages_second, all, now, block, now->v_adj);
+        BY_BLOCK(b, F, messages_second, all, now, block, now->v_adj)
         /* Waves are too few to fill tiles as columns: the gradient is made transposed. */
         clear(3 * F * width, now->transposed_gradient);
-        weight_gradient(2 * P, 3 * F, width, now->geometry.basis, now->pairs, now->transposed_gradient);
+        product(1, width, filters_used(b, F), 2 * P, (Matrix){now->geometry.basis, 1, width, 0},
+                (Matrix){now->pairs, 3 * F, 1, 0}, now->transposed_gradient, 3 * F, 0, ADD);
         for (int64_t f = 0; f < 3 * F; f++) {
             for (int64_t r = 0; r < net->R; r++)
                 grad[FILTER][f * net->R + r] += now->transposed_gradient[r * 3 * F + f];

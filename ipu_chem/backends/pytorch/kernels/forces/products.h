@@ -22,9 +22,11 @@ typedef struct {
 } Matrix;
 
 /* C[r, n] = (bias[n] or C[r, n] or 0) + sum over k of A[r, k] B[k, n], over both matrices A and B where `terms` is 2,
-   for `rows` rows and `vectors` * LANES columns, which are constants where this is inlined. */
+   for `rows` rows and `vectors` * LANES columns, which are constants where this is inlined. What the next column of tiles
+   will take of B is asked for meanwhile: weights come from far away, and rows of a matrix are no stream. */
 INLINE void tile(int rows, int vectors, int terms, int64_t depth, Matrix A, Matrix B, real *C, int64_t c_row,
                  const real *bias, How how) {
+    const int64_t next = B.row == vectors * LANES ? depth * B.row : vectors * LANES; /* panels follow each other */
     vector sum[ROWS][WIDEST];
 #pragma GCC unroll 6
     for (int r = 0; r < rows; r++)
@@ -35,10 +37,13 @@ INLINE void tile(int rows, int vectors, int terms, int64_t depth, Matrix A, Matr
         }
     for (int term = 0; term < terms; term++)
         for (int64_t k = 0; k < depth; k++) {
+            const real *const row = B.start + term * B.second + k * B.row;
             vector b[WIDEST];
 #pragma GCC unroll 4
-            for (int v = 0; v < vectors; v++)
-                b[v] = *(const vector *)(B.start + term * B.second + k * B.row + v * LANES);
+            for (int v = 0; v < vectors; v++) {
+                b[v] = *(const vector *)(row + v * LANES);
+                if (rows == ROWS) __builtin_prefetch(row + next + v * LANES);
+            }
 #pragma GCC unroll 6
             for (int r = 0; r < rows; r++) {
                 const real a = A.start[term * A.second + r * A.row + k * A.column];
