@@ -46,7 +46,7 @@ class BernsteinBasis(nn.Module):
 
 
 class EdgeFunctions(NamedTuple):
-    """What interactions take of P edges, each of them once."""
+    """Functions of P edges that interactions take, each edge once."""
 
     source: Tensor  # [P] integer
     target: Tensor  # [P] integer

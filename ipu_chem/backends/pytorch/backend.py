@@ -81,6 +81,7 @@ class TorchBackend(Backend):
         self._optimizer: Optional[torch.optim.Optimizer] = None
         self._half: Optional[HalfWeights] = None
         self._flat: Optional[FlatWeights] = None
+        self._leaves: Optional[List[nn.Parameter]] = None  # that gradients are taken of; None is all
         self._scaler: Any = grad_scaler(self.device.type) if self.options.autocast == "float16" else None
 
     def compile(
@@ -95,7 +96,7 @@ class TorchBackend(Backend):
         assert optimizer is None or loss is not None, "an optimizer needs a loss"
         self.batching = batching.for_one_of(self.world)
         self._config = optimizer
-        self._flat = None
+        self._flat = self._leaves = None
         native = 0
         if self._is_half:
             weights_to_half(model)
@@ -122,7 +123,7 @@ class TorchBackend(Backend):
                 use_fused_attention(model)
         elif self.options.kernels and self.device.type == "cuda":
             use_fused_attention(model)
-        if self._may_use_kernels(model) and not self.options.compile:
+        if self._may_use_kernels(model) and not self.options.compile and self._shards is None:
             with suppress(NativeError):
                 native += spooky.use_spooky_kernels(model)
         self._first_target = first_target(example)
@@ -141,6 +142,9 @@ class TorchBackend(Backend):
             compile_blocks(model, self.options)
         elif self.options.compile:
             self._run, self._predict = compiled_programs(self._program, self.options)
+        # Where forces are taken positions are leaves of the graph, too, whose gradients nobody wants.
+        if differentiates and self._shards is None:
+            self._leaves = [weight for weight in self._program.parameters() if weight.requires_grad] or None
         if optimizer is not None:
             if self._is_half:
                 self._half = HalfWeights(model, self.precision)
@@ -251,6 +255,7 @@ class TorchBackend(Backend):
         self._optimizer = None
         self._half = None
         self._flat = None
+        self._leaves = None
         self._run = self._predict = _closed
         self._processes.close()
 
@@ -265,7 +270,7 @@ class TorchBackend(Backend):
         elif self._scaler is not None:
             scaled = self._scaler.scale(loss)
         with HalfOnCpu() if self._emulates_half else nullcontext():
-            scaled.backward()
+            scaled.backward(inputs=self._leaves)
         if self._half is not None:
             self._half.collect()
         return loss.detach()

@@ -188,6 +188,18 @@ def test_gradients_asked_twice_between_other_passes():
         torch.testing.assert_close(part.grad, before, rtol=1e-9, atol=1e-9)
 
 
+def test_gradients_of_the_head_alone_leave_nothing_behind():
+    _, native = make(wrap=lambda model: model, **SMALL)
+    native.train()
+    graph = charged()
+    pos = graph.pos.clone().requires_grad_()
+    energy = native(graph._replace(pos=pos)).sum()
+    (once,) = torch.autograd.grad(energy, pos, create_graph=True)
+    torch.autograd.grad((once[graph.node_mask] ** 2).sum(), native.head.output.weight, retain_graph=True)
+    (again,) = torch.autograd.grad(energy, pos)  # tangents of the line above are no part of it
+    torch.testing.assert_close(again, once.detach(), rtol=1e-12, atol=1e-12, equal_nan=True)
+
+
 def test_gradients_in_evaluation_are_those_of_training():
     _, native = make(wrap=lambda model: model, **SMALL)
     gradients = []

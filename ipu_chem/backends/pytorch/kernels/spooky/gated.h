@@ -36,10 +36,10 @@ typedef struct {
 
 INLINE Gate gate_at(real x, real alpha, real beta) {
     const real t = beta * x, e = NAME(exp_minus)(t), below = 1 / (1 + e), sigma = t < 0 ? e * below : below;
-    const real sigma_1 = sigma * (1 - sigma), bend = sigma_1 * (2 + t * (1 - 2 * sigma));
-    const real slope = sigma + t * sigma_1;
-    return (Gate){alpha * x * sigma, alpha * slope,           alpha * beta * bend, x * sigma,
-                  slope,             alpha * x * x * sigma_1, alpha * x * bend};
+    const real sigma_1 = sigma * (1 - sigma), first = sigma + t * sigma_1;
+    const real second = sigma_1 * (2 + t * (1 - 2 * sigma)); /* of t / (1 + exp(-t)) */
+    return (Gate){alpha * x * sigma, alpha * first,           alpha * beta * second, x * sigma,
+                  first,             alpha * x * x * sigma_1, alpha * x * second};
 }
 
 #define EACH_ENTRY(i, f, rows)                                                                                         \
