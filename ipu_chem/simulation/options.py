@@ -17,6 +17,8 @@ class MdOptions:
     Attributes:
         structure: .xyz, .extxyz, .sdf, .db or .npz file with the molecule to start from.
         frame: which structure of the file, from 0; -1 is the last.
+        frames: all, or some as Python slices them, such as 0:100:10; they move at once, each like a simulation alone.
+        copies: of each structure, with velocities of their own, that move at once.
         thermostat: none keeps the energy (NVE, velocity Verlet); langevin keeps the temperature (NVT).
         temperature: K, that velocities are drawn for, and that langevin keeps.
         timestep: fs.
@@ -38,6 +40,8 @@ class MdOptions:
 
     structure: str
     frame: int = 0
+    frames: str = ""
+    copies: int = 1
     thermostat: str = "none"
     temperature: float = 300.0
     timestep: float = 0.5
@@ -63,11 +67,33 @@ class MdOptions:
         least = dict.fromkeys(("temperature", "friction", "skin"), "0 or more")
         above = dict.fromkeys(("timestep", "time"), "above 0")
         seeds = "from 0 to 4,294,967,295"
-        check_fields(self, interval="1 or more", seed=seeds, threads=THREADS, **least, **above)
+        counts = dict.fromkeys(("interval", "copies"), "1 or more")
+        check_fields(self, seed=seeds, threads=THREADS, **counts, **least, **above)
+        if self.frames:
+            self.frames_slice  # refuses words that are none
+            if self.frame:
+                raise ValueError(f"frame={self.frame} and frames={self.frames} are both given: leave one out.")
         if self.time * 1000 / self.timestep > _MOST_STEPS:
             raise ValueError(
                 f"time={self.time} ps are {self.time * 1000 / self.timestep:.2g} steps: give a shorter time."
             )
+
+    @property
+    def frames_slice(self) -> slice:
+        """Structures of the file that ``frames`` names.
+
+        Raises:
+            ValueError: it is neither all nor a slice.
+        """
+        ends = ["", ""] if self.frames == "all" else self.frames.split(":")
+        try:
+            if not 2 <= len(ends) <= 3 or ends[2:] == ["0"]:
+                raise ValueError
+            return slice(*(int(end) if end else None for end in ends))
+        except ValueError:
+            raise ValueError(
+                f"frames={self.frames}: give all, or a slice such as 0:100:10; one structure is --frame 7."
+            ) from None
 
     @property
     def steps(self) -> int:
