@@ -3,21 +3,15 @@
 from typing import Any, List, Optional, Sequence
 
 import numpy as np
-import torch
 from ase.calculators.calculator import Calculator as AseCalculator
 from ase.calculators.calculator import all_changes
 
-from ipu_chem.backends.pytorch.kernels.fused import use_torch_activations
-from ipu_chem.data.checks import check_atoms, check_electrons
 from ipu_chem.data.neighbors import radius_pairs
-from ipu_chem.models.registry import needs_charge
 from ipu_chem.simulation.batch import Runs, load_force_fields
-from ipu_chem.simulation.options import check_device
-from ipu_chem.simulation.program import OneMolecule
+from ipu_chem.simulation.checks import charges_of, check_structure
+from ipu_chem.simulation.program import DTYPES, OneMolecule, check_can_run, frozen_models
 from ipu_chem.trained_run import ForceField
 from packing.types import Ragged
-
-_DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
 class Calculator(AseCalculator):
@@ -54,19 +48,12 @@ class Calculator(AseCalculator):
             ValueError: no such accelerator or format, or a skin below 0.
         """
         super().__init__()
-        check_device(accelerator, dtype)
-        if not skin >= 0:
-            raise ValueError(f"skin={skin}: give a length in Å, 0 or more.")
-        if accelerator == "cuda" and not torch.cuda.is_available():
-            raise ValueError("accelerator=cuda, but torch sees no CUDA device; use cpu.")
+        check_can_run(accelerator, dtype, skin)
         self.members = list(members)
         self.skin = float(skin)
-        models: List[Any] = [member.new_model(exact=True).model for member in self.members]
-        for model in models:
-            use_torch_activations(model)
-        self._program = OneMolecule(models, accelerator, _DTYPES[dtype], threads)
-        self._cutoff = self.members[0].config.model.cutoff
-        self._takes_charge = needs_charge(self.members[0].config.model.name)
+        self._program = OneMolecule(frozen_models(self.members), accelerator, DTYPES[dtype], threads)
+        model: Any = self.members[0].config.model
+        self._cutoff = model.cutoff
         self._numbers = np.zeros(0, np.int64)
         self._charges: List[int] = []
         self._built_at: Optional[np.ndarray] = None
@@ -87,7 +74,7 @@ class Calculator(AseCalculator):
         if before is None:
             return list(all_changes)
         changes = [name for name in ("positions", "numbers", "pbc") if not _same(before, atoms, name)]
-        return changes + ["initial_charges"] * (self._charges_of(atoms) != self._charges)
+        return changes + ["initial_charges"] * (charges_of(atoms, self.members) != self._charges)
 
     def calculate(
         self, atoms: Any = None, properties: Optional[List[str]] = None, system_changes: List[str] = all_changes
@@ -110,22 +97,11 @@ class Calculator(AseCalculator):
 
     def check(self, atoms: Any) -> None:
         """Refuse atoms that `calculate` would refuse; computes nothing."""
-        who = atoms.get_chemical_formula() or "the molecule"
-        if atoms.pbc.any():
-            raise ValueError(
-                f"{who} has a periodic cell; runs know free molecules, so set atoms.pbc=False if it is one."
-            )
-        numbers, offsets = atoms.numbers, np.array([0, len(atoms)])
-        check_atoms(numbers, atoms.positions, offsets, [who])
-        for member in self.members:
-            member.check_elements(numbers, who)
-        if self._takes_charge:
-            charge, spin = (np.array([value]) for value in self._charges_of(atoms))
-            check_electrons(numbers, offsets, charge, spin, [who])
+        check_structure(atoms, self.members)
 
     def _prepare(self, atoms: Any, positions: np.ndarray) -> None:
         """Tensors of another molecule, pairs of other places."""
-        numbers, charges = atoms.numbers, self._charges_of(atoms)
+        numbers, charges = atoms.numbers, charges_of(atoms, self.members)
         same = np.array_equal(numbers, self._numbers) and charges == self._charges
         if same and self._built_at is not None and not atoms.pbc.any():
             moved = positions - self._built_at
@@ -142,19 +118,6 @@ class Calculator(AseCalculator):
         pairs = radius_pairs(positions, np.array([0, len(numbers)]), self._cutoff + self.skin)
         self._program.set_pairs(pairs.values)
         self._built_at = positions.copy()
-
-    def _charges_of(self, atoms: Any) -> List[int]:
-        """Charge and unpaired electrons where the model takes them, else nothing."""
-        if not self._takes_charge:
-            return []
-        lacking = [name for name in ("charge", "spin") if name not in atoms.info]
-        if lacking:
-            raise ValueError(
-                f"{self.members[0].config.model.name} takes the charge and the unpaired electrons of a molecule: set "
-                f"atoms.info[{lacking[0]!r}], 0 for neutral molecules with all electrons paired; of a file, give "
-                "--charge 0 --multiplicity 1."
-            )
-        return [int(atoms.info["charge"]), int(atoms.info["spin"])]
 
 
 def _same(one: Any, other: Any, name: str) -> bool:

@@ -99,6 +99,24 @@ class NativeForces:
 
     def forward(self, molecules: Molecules, graph: Graph, training: int) -> Tuple[Tensor, Tensor, Used]:
         """Energies, forces, and what `backward` needs of them if ``training`` is 1."""
+        energy = torch.zeros((*graph.graph_mask.shape, 1), dtype=self._dtype)
+        forces = torch.zeros(graph.pos.shape, dtype=self._dtype)
+        pos = graph.pos.detach().to(self._dtype).contiguous()
+        return energy, forces, self._forward(molecules, pos, energy, forces, training)
+
+    def add(self, molecules: Molecules, pos: Tensor, energy: Tensor, forces: Tensor) -> None:
+        """Add energies and forces to what is there, for those who make `Molecules` themselves.
+
+        Args:
+            molecules: atoms and pairs, none of an atom with itself.
+            pos: [N, 3], of the weights' format and contiguous, as the other two.
+            energy: [G].
+            forces: [N, 3].
+        """
+        assert all(one.dtype == self._dtype and one.is_contiguous() for one in (pos, energy, forces))
+        self._spaces.append(self._forward(molecules, pos, energy, forces, 0).workspace)
+
+    def _forward(self, molecules: Molecules, pos: Tensor, energy: Tensor, forces: Tensor, training: int) -> Used:
         shape, weights = self._shape(molecules, training), self._pointers()
         prepared = -(-self._function("prepare", ctypes.c_int64)(*shape, weights, None) // _LINE) * _LINE
         size = prepared + self._function("workspace", ctypes.c_int64)(*shape)
@@ -108,12 +126,9 @@ class NativeForces:
             transposed = torch.empty(prepared, dtype=self._dtype) if self._frozen else workspace[:prepared]
             self._function("prepare", ctypes.c_int64)(*shape, weights, pointer(transposed))
             self._transposed = transposed if self._frozen else None
-        energy = torch.zeros((*graph.graph_mask.shape, 1), dtype=self._dtype)
-        forces = torch.zeros(graph.pos.shape, dtype=self._dtype)
-        pos = graph.pos.detach().to(self._dtype).contiguous()
         tensors = (transposed, rest, energy, forces)
         self._function("forward")(*shape, *map(pointer, (molecules.index, pos)), weights, *map(pointer, tensors))
-        return energy, forces, Used(workspace, transposed, rest)
+        return Used(workspace, transposed, rest)
 
     def backward(self, molecules: Molecules, used: Used, grad_energy: Tensor, grad_forces: Tensor) -> List[Tensor]:
         """Gradients of `weights`, after a `forward` with ``training``; gives the workspace back."""
