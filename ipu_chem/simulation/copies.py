@@ -124,7 +124,7 @@ class _Copies:
 
     def run(self) -> Dict[str, Any]:
         """To the end, to a signal, or until no copy is left."""
-        options, began, first, done = self.options, time.monotonic(), self.step, 0
+        options, began, done = self.options, time.monotonic(), 0
         steps = options.steps
         with StopSignals() as stop, self._bar() as bar:
             if not self.records.state:

@@ -19,9 +19,7 @@ class FrameText:
         self._begin = begin.replace("%", "%%") + 'time_ps=%r energy=%r pbc="F F F"\n'
         self._lines = "".join(f"{symbol:<2}" + 9 * " %16.8f" + "\n" for symbol in atoms.get_chemical_symbols())
 
-    def text(
-        self, time: float, energy: float, positions: np.ndarray, momenta: np.ndarray, forces: np.ndarray
-    ) -> str:
+    def text(self, time: float, energy: float, positions: np.ndarray, momenta: np.ndarray, forces: np.ndarray) -> str:
         """One frame.
 
         Args:

@@ -5,7 +5,7 @@ from typing import Any, List, Sequence
 from ipu_chem.data.structures import read_structures
 from ipu_chem.simulation.batch import say_doubts
 from ipu_chem.simulation.checks import check_structure
-from ipu_chem.simulation.options import MdOptions, said_of_structures
+from ipu_chem.simulation.options import MdOptions, said_of_structures, slice_of
 from ipu_chem.simulation.velocities import degrees_of_freedom
 from ipu_chem.trained_run import ForceField
 
@@ -39,7 +39,7 @@ def _frames(options: MdOptions, count: int) -> List[int]:
         if not -count <= options.frame < count:
             raise ValueError(f"frame={options.frame}: {options.structure} has {count} structures, from 0 on.")
         return [options.frame]
-    frames = list(range(count))[options.frames_slice]
+    frames = list(range(count))[slice_of(options.frames)]
     if not frames:
         raise ValueError(f"frames={options.frames}: no structure of {options.structure} is there, it has {count}.")
     return frames

@@ -70,30 +70,13 @@ class MdOptions:
         counts = dict.fromkeys(("interval", "copies"), "1 or more")
         check_fields(self, seed=seeds, threads=THREADS, **counts, **least, **above)
         if self.frames:
-            self.frames_slice  # refuses words that are none
+            slice_of(self.frames)  # refuses words that are none
             if self.frame:
                 raise ValueError(f"frame={self.frame} and frames={self.frames} are both given: leave one out.")
         if self.time * 1000 / self.timestep > _MOST_STEPS:
             raise ValueError(
                 f"time={self.time} ps are {self.time * 1000 / self.timestep:.2g} steps: give a shorter time."
             )
-
-    @property
-    def frames_slice(self) -> slice:
-        """Structures of the file that ``frames`` names.
-
-        Raises:
-            ValueError: it is neither all nor a slice.
-        """
-        ends = ["", ""] if self.frames == "all" else self.frames.split(":")
-        try:
-            if not 2 <= len(ends) <= 3 or ends[2:] == ["0"]:
-                raise ValueError
-            return slice(*(int(end) if end else None for end in ends))
-        except ValueError:
-            raise ValueError(
-                f"frames={self.frames}: give all, or a slice such as 0:100:10; one structure is --frame 7."
-            ) from None
 
     @property
     def steps(self) -> int:
@@ -149,3 +132,20 @@ def check_device(accelerator: str, dtype: str) -> None:
 def said_of_structures(options: Any) -> Dict[str, Any]:
     """The options among those of `read_molecules`."""
     return {name: getattr(options, name) for name in ("length_unit", "charge", "multiplicity")}
+
+
+def slice_of(frames: str) -> slice:
+    """Structures of a file that the option ``frames`` names.
+
+    Raises:
+        ValueError: it is neither all nor a slice.
+    """
+    ends = ["", ""] if frames == "all" else frames.split(":")
+    try:
+        if not 2 <= len(ends) <= 3 or ends[2:] == ["0"]:
+            raise ValueError
+        return slice(*(int(end) if end else None for end in ends))
+    except ValueError:
+        raise ValueError(
+            f"frames={frames}: give all, or a slice such as 0:100:10; one structure is --frame 7."
+        ) from None

@@ -17,6 +17,7 @@ class NeighborLists:
     Attributes:
         pairs: slot -> [P, 2] int64, places of atoms, each pair once.
         refused: slot -> why no model can take its atoms where they are.
+        built_at: [N, 3] float64, Å, positions at the last search of each molecule; 0 in places that nobody has.
         middle: [N, 3] float64, Å, center of each atom's molecule at its last search.
     """
 
@@ -29,25 +30,25 @@ class NeighborLists:
             skin: Å, by which pairs that are kept may exceed the cutoff.
         """
         self._slots, self._reach, self._limit = slots, cutoff + skin, (skin / 2) ** 2
-        self._built_at = np.zeros_like(slots.positions)
+        self.built_at = np.zeros_like(slots.positions)
         self.middle = np.zeros_like(slots.positions)
         self.pairs: Dict[int, np.ndarray] = {}
         self.refused: Dict[int, str] = {}
 
     def enter(self, slot: int) -> None:
         """Expect a molecule that has no list yet."""
-        self._built_at[self._slots.places(slot)] = np.nan
+        self.built_at[self._slots.places(slot)] = np.nan
 
     def leave(self, slot: int) -> None:
         """Forget a molecule that is about to leave its slot."""
         own = self._slots.places(slot)
-        self._built_at[own] = self.middle[own] = 0.0
+        self.built_at[own] = self.middle[own] = 0.0
         self.pairs.pop(slot, None)
         self.refused.pop(slot, None)
 
     def update(self) -> bool:
         """Search the lists of molecules of which some atom has moved half the skin; True if there are any."""
-        moved = self._slots.positions - self._built_at
+        moved = self._slots.positions - self.built_at
         # A coordinate that is no number compares as False, and is refused below.
         near = np.einsum("ij,ij->i", moved, moved) <= self._limit
         if near.all():
@@ -76,7 +77,7 @@ class NeighborLists:
                     taken[item] = False
                     self.refused[slot] = str(error)
                     self.pairs.pop(slot, None)
-                    self._built_at[places[own]] = np.nan  # the next update checks it again
+                    self.built_at[places[own]] = np.nan  # the next update checks it again
         return taken
 
     def _search(self, slots: np.ndarray) -> None:
@@ -85,7 +86,7 @@ class NeighborLists:
             return
         places, offsets = self.atoms(slots)
         sizes, positions = np.diff(offsets), self._slots.positions[places]
-        self._built_at[places] = positions
+        self.built_at[places] = positions
         centers = np.add.reduceat(positions, offsets[:-1]) / sizes[:, None]
         self.middle[places] = np.repeat(centers, sizes, axis=0)
         found = radius_pairs(positions, offsets, self._reach)

@@ -31,7 +31,15 @@ def start(tmp_path, ethanol):
     write(path, [ethanol, WATER], format="extxyz")
 
     def options(**changes):
-        given = dict(structure=str(path), time=0.025, interval=5, dtype="float64", progress=False, out=str(tmp_path / "md"), copies=3)
+        given = dict(
+            structure=str(path),
+            time=0.025,
+            interval=5,
+            dtype="float64",
+            progress=False,
+            out=str(tmp_path / "md"),
+            copies=3,
+        )
         return MdOptions(**{**given, **changes})
 
     return options
@@ -48,7 +56,7 @@ def summary_of(options):
 
 @THERMOSTATS
 def test_each_copy_moves_as_ase_moves_it(make_run, start, ethanol, thermostat):
-    run, options = make_run(scale=0.02), start(thermostat=thermostat, seed=4, frames="all", copies=2)
+    run, options = make_run(scale=0.02), start(thermostat=thermostat, seed=4, temperature=50.0, frames="all", copies=2)
     run_md([run], options)
     state = read_state(options.out)
     ends = np.split(state["positions"], state["offsets"][1:-1])
@@ -57,9 +65,9 @@ def test_each_copy_moves_as_ase_moves_it(make_run, start, ethanol, thermostat):
     for copy, (end, molecule) in enumerate(zip(ends, [ethanol, ethanol, WATER, WATER])):
         atoms, random = molecule.copy(), random_of(4, copy)
         degrees = degrees_of_freedom(atoms.positions, thermostat)
-        draw_velocities(atoms, 300.0, degrees, random)
+        draw_velocities(atoms, 50.0, degrees, random)
         atoms.calc = calculator
-        how = dict(temperature_K=300, friction=10 / (1000 * units.fs), rng=random, fixcm=False)
+        how = dict(temperature_K=50, friction=10 / (1000 * units.fs), rng=random, fixcm=False)
         step = 0.5 * units.fs
         (VelocityVerlet(atoms, step) if thermostat == "none" else Langevin(atoms, step, **how)).run(50)
         np.testing.assert_allclose(end, atoms.positions, rtol=0, atol=1e-8)
@@ -67,7 +75,7 @@ def test_each_copy_moves_as_ase_moves_it(make_run, start, ethanol, thermostat):
         kinetic = atoms.get_kinetic_energy()
         assert rows["copy"].tolist() == [copy] * 11 and rows["kinetic_eV"][-1] == pytest.approx(kinetic, abs=1e-7)
         assert rows["potential_eV"][-1] == pytest.approx(atoms.get_potential_energy(), abs=1e-5)
-        assert rows["temperature_K"][0] == pytest.approx(300) and rows["total_eV"].std() < 0.5
+        assert rows["temperature_K"][0] == pytest.approx(50) and rows["total_eV"].std() < 0.5
         frame = read(f"{options.out}/copy_{copy}.extxyz", "-1")
         np.testing.assert_allclose(frame.get_forces(), atoms.get_forces(), atol=2e-8)
         assert frame.info["time_ps"] == pytest.approx(0.025)
@@ -107,8 +115,14 @@ def test_a_copy_that_explodes_stops_alone_and_says_so(springs, start, tmp_path, 
     assert stopped in capsys.readouterr().err and summary["copies_that_exploded"] == 1
     assert [one["stopped"] for one in summary["each"]] == ["", stopped, ""] and summary["stopped"] == ""
     steps = summary["each"][1]["steps"]
-    assert 1 <= steps < 50 and [one["steps"] for one in summary["each"]] == [50, steps, 50] and f"step {steps} (" in stopped
-    assert len(read(options.out + "/copy_1.extxyz", ":")) == steps and len(read(options.out + "/copy_2.extxyz", ":")) == 51
+    assert (
+        1 <= steps < 50
+        and [one["steps"] for one in summary["each"]] == [50, steps, 50]
+        and f"step {steps} (" in stopped
+    )
+    assert (
+        len(read(options.out + "/copy_1.extxyz", ":")) == steps and len(read(options.out + "/copy_2.extxyz", ":")) == 51
+    )
     assert (table(options.out)["copy"] == 1).sum() == steps
     # Copy 0 and copy 2 are where they would be without it.
     alone = start(out=str(tmp_path / "alone"), **shared)
@@ -119,16 +133,14 @@ def test_a_copy_that_explodes_stops_alone_and_says_so(springs, start, tmp_path, 
 
 
 def test_when_all_explode_there_is_an_error(make_run, start, capsys):
-    with pytest.raises(ValueError, match=r"all 3 copies exploded, the first of them: copy \d exploded at step"):
+    with pytest.raises(ValueError, match=r"all 3 copies exploded, the first of them: copy \d .* exploded at step"):
         run_md([make_run(scale=100.0)], start(time=1.0, interval=1))
     assert summary_of(start())["stopped"] == "all 3 copies exploded" and capsys.readouterr().err.count("warning") == 3
 
 
 @THERMOSTATS
 @pytest.mark.parametrize("native", [True, False])
-def test_what_was_interrupted_goes_on_to_the_bit(
-    springs, make_run, start, tmp_path, ethanol, thermostat, native, monkeypatch
-):
+def test_what_was_interrupted_goes_on_to_the_bit(springs, make_run, start, tmp_path, ethanol, thermostat, native):
     run = make_run("net", scale=0.3) if native else springs
     if native:  # as springs are there in place of SchNet
         options = dict(frames="all", copies=5, temperature=400.0)
@@ -152,7 +164,7 @@ def test_what_was_interrupted_goes_on_to_the_bit(
         {copy: stop["why"].replace(str(folder), "") for copy, stop in state["stops"].items()}
         for folder, state in ((whole, one), (cut, other))
     ]
-    assert stops[0] == stops[1] and bool(stops[0]) == (not native)
+    assert stops[0] == stops[1] and bool(stops[0]), "one has stopped, and stays stopped"
 
 
 def test_a_signal_stops_all_and_the_rest_follows(springs, start, monkeypatch, capsys):

@@ -197,7 +197,9 @@ def test_bonds_are_those_of_the_start(ethanol):
 def test_bonds_of_many_molecules_are_those_of_each(ethanol):
     water = Atoms("HOH", [[0.76, 0.59, 0], [0, 0, 0], [-0.76, 0.59, 0]])
     molecules = [water, ethanol, Atoms("He", [[0, 0, 0]]), ethanol.copy()]
-    numbers, positions = (np.concatenate([getattr(one, name) for one in molecules]) for name in ("numbers", "positions"))
+    numbers, positions = (
+        np.concatenate([getattr(one, name) for one in molecules]) for name in ("numbers", "positions")
+    )
     many = Bonds(numbers, positions, np.cumsum([0, *map(len, molecules)]))
     np.testing.assert_array_equal(np.bincount(many.molecule, minlength=4), [2, 8, 0, 8])
     moved = positions + np.random.default_rng(0).normal(0, 0.1, positions.shape)
