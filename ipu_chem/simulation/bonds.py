@@ -51,7 +51,7 @@ class Bonds:
     def worst(self, ratios: np.ndarray, molecule: int = 0) -> str:
         """Sentence about the bond of the greatest of the ratios that `update` has returned."""
         own = np.flatnonzero(self.molecule == molecule)
-        bond = own[ratios[own].argmax()]
+        bond = int(own[ratios[own].argmax()])
         first, second = self._atoms(bond)
         length = f"the bond of atoms {first} and {second} is {self._lengths[bond]:.2f} Å long"
         return f"{length}, {ratios[bond]:.2f} times that at the start"
@@ -64,7 +64,7 @@ class Bonds:
         ratios = self.longest[own] / self._start[own]
         oh = own[self._is_oh[own]]
         longest_oh = float(self.longest[oh].max()) if len(oh) else 0.0
-        return float(ratios.max()), self._atoms(own[ratios.argmax()]), longest_oh
+        return float(ratios.max()), self._atoms(int(own[ratios.argmax()])), longest_oh
 
     def _atoms(self, bond: int) -> Tuple[int, int]:
         """Atoms of a bond, counted in their molecule."""

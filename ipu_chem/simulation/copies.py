@@ -217,16 +217,17 @@ class _Copies:
         rows: List[Sequence[float]] = []
         frames: Dict[int, str] = {}
         for copy in np.flatnonzero(self._moves).tolist():
-            energies = (potential[copy], kinetic[copy], potential[copy] + kinetic[copy])
-            rows.append((copy, now, *energies, hot[copy], spread[copy]))
+            energy = float(potential[copy])
+            total = energy + float(kinetic[copy])
+            rows.append((copy, now, energy, float(kinetic[copy]), total, float(hot[copy]), float(spread[copy])))
             own = slice(self._offsets[copy], self._offsets[copy + 1])
             values = (one[own] for one in (atoms.positions, atoms.momenta, atoms.forces))
-            frames[copy] = self._texts[copy].text(now, potential[copy], *values)
+            frames[copy] = self._texts[copy].text(now, energy, *values)
         state = {"step": self.step, "asked": self._asked, "info": self._infos, "stops": self._stops}
         arrays = {"numbers": self._numbers, "offsets": self._offsets, "built_at": self._pack.lists.built_at}
         arrays.update(positions=atoms.positions, momenta=atoms.momenta, begin=self._begin, longest=self.bonds.longest)
         if self._noise is not None:
-            randoms = [random.get_state() for random in self._randoms]
+            randoms: List[Any] = [random.get_state() for random in self._randoms]
             state["random_at"] = [at[2:] for at in randoms]
             arrays["random"] = np.array([at[1] for at in randoms])
         self.records.frame(rows, frames, state, **arrays)
