@@ -46,7 +46,7 @@ class Differences(NamedTuple):
     change: float
 
 
-def train_run(molecule: str, shared: Path, folder: Path, quick: bool) -> Path:
+def train_run(molecule: str, shared: Path, folder: Path, quick: bool, features: int = 64) -> Path:
     """A run on frames of one molecule; returns its folder."""
     from ipu_chem.config import from_dict
     from ipu_chem.train import train
@@ -59,7 +59,7 @@ def train_run(molecule: str, shared: Path, folder: Path, quick: bool) -> Path:
     values = {
         "data": {**data, "validation": 20, "test": 20},
         "force_share": 0.95,
-        "model": {"name": "painn", "hidden_features": 64, "cutoff": 5.0},
+        "model": {"name": "painn", "hidden_features": features, "cutoff": 5.0},
         "pack": {"nodes": 84},  # 9 frames of ethanol or 4 of aspirin
         "batching": {"micro_batch_size": 1},
         "optimizer": {"learning_rate": 1e-3, "max_grad_norm": 10.0},

@@ -144,7 +144,7 @@ def _live_head(model: nn.Module) -> None:
 
 def peer(setting: Setting, data: Frames) -> Callable[[], Any]:
     """SchNetPack's model, loss and AdamW on batches of its collate function."""
-    collate, representation, atomistic, spk = _schnetpack()
+    collate, representation, atomistic, spk = schnetpack_modules()
     atoms = len(data.z)
     inputs: List[Dict[str, torch.Tensor]] = []
     for place, energy, force in zip(data.positions, data.energies, data.forces):
@@ -201,7 +201,7 @@ def peer(setting: Setting, data: Frames) -> Callable[[], Any]:
     return step
 
 
-def _schnetpack() -> Tuple[Any, Any, Any, Any]:
+def schnetpack_modules() -> Tuple[Any, Any, Any, Any]:
     """SchNetPack's collate function and modules; its imports want a name that torch 2.13 no longer has."""
     from typing import TypeVar
 
