@@ -14,6 +14,8 @@ from ipu_chem.simulation.program import DTYPES, OneMolecule, check_can_run, froz
 from ipu_chem.trained_run import ForceField
 from packing.types import Ragged
 
+_SUSPECT = 0.2  # Å; atoms this close may be some that `check` refuses
+
 
 class Calculator(AseCalculator):
     """Energies and forces of free molecules by one run, or the means of several.
@@ -61,6 +63,7 @@ class Calculator(AseCalculator):
         self._numbers = np.zeros(0, np.int64)
         self._charges: List[int] = []
         self._built_at: Optional[np.ndarray] = None
+        self._pairs = np.zeros((0, 2), np.int64)
 
     @classmethod
     def from_run(cls, runs: Runs, *options: Any, **named: Any) -> "Calculator":
@@ -113,21 +116,28 @@ class Calculator(AseCalculator):
     def _prepare(self, atoms: Any, positions: np.ndarray) -> None:
         """Tensors of another molecule, pairs of other places."""
         numbers, charges = atoms.numbers, self._charges_of(atoms)
-        same = numbers.tobytes() == self._numbers.tobytes() and charges == self._charges
-        if same and self._built_at is not None and not atoms.pbc.any():
+        same = self._built_at is not None and numbers.tobytes() == self._numbers.tobytes() and charges == self._charges
+        if same and not atoms.pbc.any():
             moved = positions - self._built_at
-            # A coordinate that is no number compares as False, and is refused below.
-            if np.einsum("ij,ij->i", moved, moved).max() <= (self.skin / 2) ** 2:
+            farthest = np.einsum("ij,ij->i", moved, moved).max()
+            if farthest <= (self.skin / 2) ** 2:
                 return
-        self.check(atoms)
-        if not same or self._built_at is None:
+            same = bool(np.isfinite(farthest))
+        if not same or atoms.pbc.any():
+            self.check(atoms)
             extras = [np.array(value, kind) for value, kind in zip(charges, (np.int8, np.uint8))]
             self._program.set_atoms(numbers, extras)
             z = Ragged(np.asarray(numbers, np.uint8), np.array([0, len(numbers)]))
             self._offsets = np.array([member.offsets(z)[0] for member in self.members])
             self._numbers, self._charges = numbers.copy(), charges
-        pairs = radius_pairs(positions, np.array([0, len(numbers)]), self._cutoff + self.skin)
-        self._program.set_pairs(pairs.values)
+        every = len(numbers) * (len(numbers) - 1) // 2
+        if not same or len(self._pairs) < every:  # no search finds more than every pair
+            self._pairs = radius_pairs(positions, np.array([0, len(numbers)]), self._cutoff + self.skin).values
+            self._program.set_pairs(self._pairs)
+        if same and len(self._pairs):
+            apart = positions[self._pairs[:, 0]] - positions[self._pairs[:, 1]]
+            if np.einsum("ij,ij->i", apart, apart).min() < _SUSPECT**2:
+                self.check(atoms)
         self._built_at = positions.copy()
 
     def _charges_of(self, atoms: Any) -> List[int]:
