@@ -77,6 +77,7 @@ class NativeForces:
         self._undirected = int(model.undirected)
         self.weights = [weight for weight in network.weights if weight is not None]
         self._transposed: Optional[Tensor] = None  # of frozen weights
+        self._addresses = _pointers(network.weights) if frozen else None
         self._spaces: List[Tensor] = []  # workspaces that nobody uses: new memory costs as much as a pass
 
     def __call__(self, graph: Graph, training: bool) -> Optional[Tuple[Tensor, Tensor]]:
@@ -158,7 +159,7 @@ class NativeForces:
         return self.weights[0].dtype
 
     def _pointers(self) -> Any:
-        return _pointers(self._network.weights)
+        return self._addresses or _pointers(self._network.weights)
 
     def _shape(self, molecules: Molecules, training: int) -> Tuple[Any, Any]:
         sizes = (molecules.atoms, molecules.pairs, self._undirected, training, *self._network.sizes)
