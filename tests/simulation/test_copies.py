@@ -197,9 +197,11 @@ def test_several_runs_say_how_far_they_disagree_on_each_copy(make_run, start):
 
 
 def test_doubts_come_before_the_first_step_and_once_for_each_structure(make_run, start, capsys):
-    run_md([make_run()], start(time=0.0005, copies=4, frames="1:"))
-    doubts = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning")]
-    assert len(doubts) == len(set(doubts))
+    with pytest.raises(ValueError, match="all 8 copies exploded"):
+        run_md([make_run(seen={"sizes": [3, 6]}, scale=100.0)], start(copies=4, frames="all"))
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning")]
+    assert "1 of 2 molecules have fewer or more atoms than any training molecule (those had 3 to 6)" in lines[0]
+    assert "exploded at step 1" in lines[1] and not [line for line in lines[1:] if "training molecule" in line]
 
 
 @pytest.mark.parametrize(
