@@ -46,7 +46,7 @@ class Differences(NamedTuple):
     change: float
 
 
-def train_run(molecule: str, shared: Path, folder: Path, quick: bool) -> Path:
+def train_run(molecule: str, shared: Path, folder: Path, epochs: int, features: int = 64) -> Path:
     """A run on frames of one molecule; returns its folder."""
     from ipu_chem.config import from_dict
     from ipu_chem.train import train
@@ -59,12 +59,12 @@ def train_run(molecule: str, shared: Path, folder: Path, quick: bool) -> Path:
     values = {
         "data": {**data, "validation": 20, "test": 20},
         "force_share": 0.95,
-        "model": {"name": "painn", "hidden_features": 64, "cutoff": 5.0},
+        "model": {"name": "painn", "hidden_features": features, "cutoff": 5.0},
         "pack": {"nodes": 84},  # 9 frames of ethanol or 4 of aspirin
         "batching": {"micro_batch_size": 1},
         "optimizer": {"learning_rate": 1e-3, "max_grad_norm": 10.0},
         "schedule": {"name": "cosine", "warmup_steps": 50, "min_factor": 0.01},
-        "training": {"epochs": 2 if quick else 60, "progress": False, "report": False},
+        "training": {"epochs": epochs, "progress": False, "report": False},
         "torch": {"threads": 1},
         "accelerator": "cpu",
         "out": str(folder / molecule),
@@ -112,7 +112,7 @@ def main() -> int:
     goals, rows = Goals(), []
     with tempfile.TemporaryDirectory() as folder:
         for molecule in ("ethanol", "aspirin"):
-            run = train_run(molecule, options.shared, Path(folder), options.quick)
+            run = train_run(molecule, options.shared, Path(folder), 2 if options.quick else 60)
             structures = frames_of(molecule, options.shared, frames)
             found: Dict[str, Moved] = {}
             for name, engine in ENGINES.items():

@@ -31,7 +31,7 @@ def model_of(name: str, features: int, cutoff: float, with_forces: bool) -> Tupl
     Raises:
         ImportError: SchNetPack is not installed.
     """
-    schnetpack, atomistic, representation, collate = _modules()
+    schnetpack, atomistic, representation, collate = modules()
     torch.manual_seed(0)
     envelope = schnetpack.nn.CosineCutoff(cutoff)
     if name == "painn":
@@ -49,7 +49,7 @@ def model_of(name: str, features: int, cutoff: float, with_forces: bool) -> Tupl
     return model, collate
 
 
-def _modules() -> Tuple[Any, Any, Any, Any]:
+def modules() -> Tuple[Any, Any, Any, Any]:
     """Modules and the collate function; SchNetPack's imports want a name that torch 2.13 no longer has."""
     from typing import TypeVar
 

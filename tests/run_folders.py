@@ -22,6 +22,7 @@ def make_run(tmp_path):
         model = {"hidden_features": 16, "num_filters": 16, "num_interactions": 2, "num_gaussians": 12, "num_radial": 8}
         model.update(cutoff=4.0, name="painn")
         model.update(options.pop("model", {}))
+        seen = options.pop("seen", None)
         model = model_values(**model)
         values = {"model": model, "training": {"seed": seed}, "torch": {"threads": 1}, "accelerator": "cpu"}
         config = from_dict({"force_share": 0.9, **values, **options})
@@ -43,6 +44,7 @@ def make_run(tmp_path):
             "standardizer": standardizer.to_dict(),
             "budget": {"nodes": 45, "edges": 180, "graphs": 5},
             "fingerprint": "",
+            "seen": seen,
         }
         save_checkpoint(tmp_path / folder / "checkpoints" / "best.safetensors", {"model": net.state_dict()}, state)
         return tmp_path / folder

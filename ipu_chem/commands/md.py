@@ -1,4 +1,4 @@
-"""Simulate a molecule with the forces of trained runs, or go on with a simulation."""
+"""Simulate a molecule, or many at once, with the forces of trained runs, or go on with a simulation."""
 
 from dataclasses import dataclass
 from typing import Any, Dict, List
@@ -8,12 +8,16 @@ from ipu_chem.simulation.options import MdOptions
 
 _SHOWN = (
     ("drift_meV_per_atom_per_ps", "drift of the total energy, meV per atom and ps"),
+    ("mean_absolute_drift_meV_per_atom_per_ps", "its mean size over copies"),
+    ("worst_drift_meV_per_atom_per_ps", "its worst among copies"),
     ("largest_deviation_meV_per_atom", "its largest deviation from the start, meV per atom"),
     ("temperature_mean_K", "mean temperature, K"),
     ("largest_bond_ratio", "most stretched bond, of its length at the start"),
     ("largest_OH_angstrom", "longest O-H bond, Å"),
     ("largest_force_std_eV_per_A", "largest disagreement of forces, eV/Å"),
     ("milliseconds_per_step", "ms per step"),
+    ("microseconds_per_molecule_step", "µs per step of a molecule"),
+    ("copies_that_exploded", "copies exploded and were stopped"),
 )
 
 
@@ -58,9 +62,10 @@ def run(options: Options) -> int:
         raise ValueError("give folders of runs and --structure, or --resume and the folder of a simulation.")
     check_folder("--out", options.out)
     summary = run_md(options.runs, part(options, MdOptions), bool(options.resume))
-    print(f"{summary['steps']:,} steps, {summary['time_ps']:.4g} ps of {summary['atoms']} atoms in {options.out}")
+    atoms = f"{summary['atoms']:,} atoms" + (f" in {summary['copies']:,} copies" if "copies" in summary else "")
+    print(f"{summary['steps']:,} steps, {summary['time_ps']:.4g} ps of {atoms} in {options.out}")
     for name, what in _SHOWN:
-        if summary[name]:
+        if summary.get(name):
             print(f"{summary[name]:12.4g}  {what}")
     if summary["signal"]:
         print(f"stopped after step {summary['steps']}; go on with: ipu-chem md --resume {options.out}")

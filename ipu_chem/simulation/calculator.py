@@ -3,21 +3,18 @@
 from typing import Any, List, Optional, Sequence
 
 import numpy as np
-import torch
 from ase.calculators.calculator import Calculator as AseCalculator
 from ase.calculators.calculator import all_changes
 
-from ipu_chem.backends.pytorch.kernels.fused import use_torch_activations
-from ipu_chem.data.checks import check_atoms, check_electrons
 from ipu_chem.data.neighbors import radius_pairs
 from ipu_chem.models.registry import needs_charge
 from ipu_chem.simulation.batch import Runs, load_force_fields
-from ipu_chem.simulation.options import check_device
-from ipu_chem.simulation.program import OneMolecule
+from ipu_chem.simulation.checks import charges_of, check_structure
+from ipu_chem.simulation.program import DTYPES, OneMolecule, check_can_run, frozen_models
 from ipu_chem.trained_run import ForceField
 from packing.types import Ragged
 
-_DTYPES = {"float32": torch.float32, "float64": torch.float64}
+_SUSPECT = 0.2  # Å; atoms this close may be some that `check` refuses
 
 
 class Calculator(AseCalculator):
@@ -54,22 +51,19 @@ class Calculator(AseCalculator):
             ValueError: no such accelerator or format, or a skin below 0.
         """
         super().__init__()
-        check_device(accelerator, dtype)
-        if not skin >= 0:
-            raise ValueError(f"skin={skin}: give a length in Å, 0 or more.")
-        if accelerator == "cuda" and not torch.cuda.is_available():
-            raise ValueError("accelerator=cuda, but torch sees no CUDA device; use cpu.")
+        check_can_run(accelerator, dtype, skin)
         self.members = list(members)
         self.skin = float(skin)
-        models: List[Any] = [member.new_model(exact=True).model for member in self.members]
-        for model in models:
-            use_torch_activations(model)
-        self._program = OneMolecule(models, accelerator, _DTYPES[dtype], threads)
-        self._cutoff = self.members[0].config.model.cutoff
-        self._takes_charge = needs_charge(self.members[0].config.model.name)
+        self._program = OneMolecule(frozen_models(self.members), accelerator, DTYPES[dtype], threads)
+        model: Any = self.members[0].config.model
+        self._cutoff, self._takes_charge = model.cutoff, needs_charge(model.name)
+        self._scales = np.array([member.scale for member in self.members])
+        self.use_cache = False  # of ASE, which would copy atoms once more: `calculate` does
+        self._last: Any = None  # copy of the atoms of the last call
         self._numbers = np.zeros(0, np.int64)
         self._charges: List[int] = []
         self._built_at: Optional[np.ndarray] = None
+        self._pairs = np.zeros((0, 2), np.int64)
 
     @classmethod
     def from_run(cls, runs: Runs, *options: Any, **named: Any) -> "Calculator":
@@ -97,65 +91,58 @@ class Calculator(AseCalculator):
         Raises:
             ValueError: periodic atoms, an element or a place that the model cannot have learned; says which.
         """
-        super().calculate(atoms, properties or ["energy"], system_changes)
+        if atoms is not None:
+            if system_changes == ["positions"] and self._last is not None:
+                self._last.positions[:] = atoms.positions
+            else:
+                self._last = atoms.copy()
+            self.atoms = self._last
         positions = self.atoms.positions
         self._prepare(self.atoms, positions)
         energies, forces = self._program(positions)
-        scales = np.array([member.scale for member in self.members])
-        energies, forces = energies * scales + self._offsets, forces * scales[:, None, None]
-        self.results = {"energy": float(energies.mean()), "forces": forces.mean(0)}
-        self.results["free_energy"] = self.results["energy"]
-        if len(self.members) > 1:
-            self.results.update(energy_std=float(energies.std()), forces_std=forces.std(0))
+        energies, forces = energies * self._scales + self._offsets, forces * self._scales[:, None, None]
+        if len(self.members) == 1:
+            energy = float(energies[0])
+            self.results = {"energy": energy, "free_energy": energy, "forces": forces[0]}
+            return
+        energy = float(energies.mean())
+        self.results = {"energy": energy, "free_energy": energy, "forces": forces.mean(0)}
+        self.results.update(energy_std=float(energies.std()), forces_std=forces.std(0))
 
     def check(self, atoms: Any) -> None:
         """Refuse atoms that `calculate` would refuse; computes nothing."""
-        who = atoms.get_chemical_formula() or "the molecule"
-        if atoms.pbc.any():
-            raise ValueError(
-                f"{who} has a periodic cell; runs know free molecules, so set atoms.pbc=False if it is one."
-            )
-        numbers, offsets = atoms.numbers, np.array([0, len(atoms)])
-        check_atoms(numbers, atoms.positions, offsets, [who])
-        for member in self.members:
-            member.check_elements(numbers, who)
-        if self._takes_charge:
-            charge, spin = (np.array([value]) for value in self._charges_of(atoms))
-            check_electrons(numbers, offsets, charge, spin, [who])
+        check_structure(atoms, self.members)
 
     def _prepare(self, atoms: Any, positions: np.ndarray) -> None:
         """Tensors of another molecule, pairs of other places."""
         numbers, charges = atoms.numbers, self._charges_of(atoms)
-        same = np.array_equal(numbers, self._numbers) and charges == self._charges
-        if same and self._built_at is not None and not atoms.pbc.any():
+        same = self._built_at is not None and numbers.tobytes() == self._numbers.tobytes() and charges == self._charges
+        if same and not atoms.pbc.any():
             moved = positions - self._built_at
-            # A coordinate that is no number compares as False, and is refused below.
-            if np.einsum("ij,ij->i", moved, moved).max() <= (self.skin / 2) ** 2:
+            farthest = np.einsum("ij,ij->i", moved, moved).max()
+            if farthest <= (self.skin / 2) ** 2:
                 return
-        self.check(atoms)
-        if not same or self._built_at is None:
+            same = bool(np.isfinite(farthest))
+        if not same or atoms.pbc.any():
+            self.check(atoms)
             extras = [np.array(value, kind) for value, kind in zip(charges, (np.int8, np.uint8))]
             self._program.set_atoms(numbers, extras)
             z = Ragged(np.asarray(numbers, np.uint8), np.array([0, len(numbers)]))
             self._offsets = np.array([member.offsets(z)[0] for member in self.members])
             self._numbers, self._charges = numbers.copy(), charges
-        pairs = radius_pairs(positions, np.array([0, len(numbers)]), self._cutoff + self.skin)
-        self._program.set_pairs(pairs.values)
+        every = len(numbers) * (len(numbers) - 1) // 2
+        if not same or len(self._pairs) < every:  # no search finds more than every pair
+            self._pairs = radius_pairs(positions, np.array([0, len(numbers)]), self._cutoff + self.skin).values
+            self._program.set_pairs(self._pairs)
+        if same and len(self._pairs):
+            apart = positions[self._pairs[:, 0]] - positions[self._pairs[:, 1]]
+            if np.einsum("ij,ij->i", apart, apart).min() < _SUSPECT**2:
+                self.check(atoms)
         self._built_at = positions.copy()
 
     def _charges_of(self, atoms: Any) -> List[int]:
-        """Charge and unpaired electrons where the model takes them, else nothing."""
-        if not self._takes_charge:
-            return []
-        lacking = [name for name in ("charge", "spin") if name not in atoms.info]
-        if lacking:
-            raise ValueError(
-                f"{self.members[0].config.model.name} takes the charge and the unpaired electrons of a molecule: set "
-                f"atoms.info[{lacking[0]!r}], 0 for neutral molecules with all electrons paired; of a file, give "
-                "--charge 0 --multiplicity 1."
-            )
-        return [int(atoms.info["charge"]), int(atoms.info["spin"])]
+        return charges_of(atoms, self.members) if self._takes_charge else []
 
 
 def _same(one: Any, other: Any, name: str) -> bool:
-    return np.array_equal(getattr(one, name), getattr(other, name))
+    return getattr(one, name).tobytes() == getattr(other, name).tobytes()

@@ -1,4 +1,4 @@
-"""Molecular dynamics of one free molecule by trained runs, through ASE, checked at every step."""
+"""Molecular dynamics of free molecules by trained runs: one of them through ASE, checked at every step."""
 
 import time
 from dataclasses import asdict
@@ -8,17 +8,21 @@ from typing import Any, Dict, List
 import numpy as np
 from tqdm import tqdm
 
-from ipu_chem.data.structures import read_structures
+from ipu_chem.data.structures import with_results
 from ipu_chem.locks import locked
-from ipu_chem.simulation.batch import load_force_fields, say_doubts
+from ipu_chem.simulation.batch import load_force_fields
 from ipu_chem.simulation.bonds import Bonds
-from ipu_chem.simulation.options import MdOptions, said_of_structures
-from ipu_chem.simulation.records import COLUMNS, Records
+from ipu_chem.simulation.copies import run_copies
+from ipu_chem.simulation.explosions import LONGEST, explosion, hottest
+from ipu_chem.simulation.frames import FrameText
+from ipu_chem.simulation.integrators import random_of
+from ipu_chem.simulation.md_start import structures_of
+from ipu_chem.simulation.md_summary import energy_figures, plot
+from ipu_chem.simulation.options import MdOptions
+from ipu_chem.simulation.records import Records, read_state
+from ipu_chem.simulation.velocities import degrees_of_freedom, draw_velocities
 from ipu_chem.training.signals import StopSignals
 
-_HOTTEST = 10.0  # times the temperature asked for
-_LONGEST = 2.0  # times a bond's length at the start
-_COOL = 100.0  # K; a cold start may warm up to ten times this
 _MAY_CHANGE = ("time", "accelerator", "threads", "progress", "out", "skin")  # when a simulation is resumed
 
 
@@ -46,14 +50,19 @@ def _run(runs: List[str], options: MdOptions, resume: bool) -> Dict[str, Any]:
     from ipu_chem.simulation.calculator import Calculator
 
     members = load_force_fields(runs)
-    calculator = Calculator(members, options.accelerator, options.skin, options.threads, options.dtype)
-    start = None if resume else _start(options, calculator)
-    records = Records(Path(options.out), options.trajectory, resume)
+    structures = [] if resume else structures_of(options, members)
+    # Where some structures were asked for they have a trajectory each, and one that is left is nothing else.
+    copies = len(read_state(options.out).get("trajectories", [])) if resume else len(structures)
     asked = {**asdict(options), "runs": [str(run) for run in runs]}
+    if copies > 1 and options.trajectory != "extxyz":
+        raise ValueError("--trajectory traj holds one molecule: leave it out, and every copy has an .extxyz file.")
+    records = Records(Path(options.out), options.trajectory, resume, copies)
     if resume:
         _check_same(records.state["asked"], asked)
-    simulation = _Simulation(calculator, options, records, asked, start)
-    return simulation.run()
+    if copies > 1:
+        return run_copies(members, options, records, asked, structures)
+    calculator = Calculator(members, options.accelerator, options.skin, options.threads, options.dtype)
+    return _Simulation(calculator, options, records, asked, None if resume else structures[0]).run()
 
 
 class _Simulation:
@@ -63,7 +72,7 @@ class _Simulation:
         from ase import Atoms
 
         state = records.state
-        self.random = np.random.RandomState(options.seed)
+        self.random = random_of(options.seed, 0)
         self.step = 0
         if start is None:
             start = Atoms(state["numbers"], state["positions"], momenta=state["momenta"], info=state["info"])
@@ -72,12 +81,12 @@ class _Simulation:
         self.atoms, self.options, self.records, self._asked = start, options, records, asked
         self._begin = np.array(state.get("begin", start.positions))
         self.bonds = Bonds(start.numbers, self._begin)
-        if "bonds" in state:
-            self.bonds.restore(state["bonds"])
+        self.bonds.longest[:] = state.get("longest", self.bonds.longest)
         self._degrees = degrees_of_freedom(self._begin, options.thermostat)
         if not state:
             draw_velocities(start, options.temperature, self._degrees, self.random)
         start.calc = calculator
+        self._text = FrameText(start)
         self._dynamics = _dynamics(start, options, self.random)
 
     def run(self) -> Dict[str, Any]:
@@ -88,7 +97,7 @@ class _Simulation:
             total=options.steps, initial=first, desc="dynamics", unit="step", disable=None if options.progress else True
         ) as bar:
             try:
-                if first == 0:
+                if not self.records.state:
                     self._record(bar)
                 while self.step < options.steps and not stop.received:
                     self._dynamics.step()
@@ -104,9 +113,8 @@ class _Simulation:
                 exploded = self._where(str(error))
         seconds = (time.monotonic() - began) / max(self.step - first, 1)
         summary = self._summary(exploded or (f"stopped by signal {stop.received}" if stop.received else ""), seconds)
-        self.records.keep()
         self.records.write_json("summary.json", summary)
-        self.records.plot(len(self.atoms))
+        plot(self.records.folder, [self.records.table()], [len(self.atoms)])
         if exploded:
             raise ValueError(exploded)
         return {**summary, "signal": stop.received}
@@ -116,19 +124,15 @@ class _Simulation:
         hot = self._temperature()
         if not np.isfinite(hot) or not np.isfinite(self.atoms.calc.results["energy"]):
             raise _Exploded(self._where("energies or velocities are not finite"))
-        limit = _HOTTEST * max(self.options.temperature, _COOL)
+        limit = hottest(self.options.temperature)
         if hot > limit:
             raise _Exploded(self._where(f"the temperature is {hot:,.0f} K, above {limit:,.0f} K"))
-        ratio, what = self.bonds.update(self.atoms.positions)
-        if ratio > _LONGEST:
-            raise _Exploded(self._where(f"{what}, {ratio:.2f} times that at the start"))
+        ratios = self.bonds.update(self.atoms.positions)
+        if (ratios > LONGEST).any():
+            raise _Exploded(self._where(self.bonds.worst(ratios)))
 
     def _where(self, what: str) -> str:
-        at = f"step {self.step} ({self.step * self.options.timestep / 1000:.4g} ps)"
-        return (
-            f"the simulation exploded at {at}: {what.rstrip('.')}; a shorter timestep, a lower temperature or a run "
-            f"trained on such geometries would help. Frames up to there are in {self.records.trajectory}."
-        )
+        return explosion("the simulation", self.step, self.options.timestep, what, self.records.trajectories[0])
 
     def _temperature(self) -> float:
         from ase.units import kB
@@ -141,37 +145,35 @@ class _Simulation:
         potential, kinetic, hot = atoms.get_potential_energy(), atoms.get_kinetic_energy(), self._temperature()
         spread = float(np.abs(atoms.calc.results.get("forces_std", 0.0)).max())
         now = self.step * self.options.timestep / 1000
-        values = (now, potential, kinetic, potential + kinetic, hot, spread)
         key, keys, *at = self.random.get_state()
-        state = {"step": self.step, "asked": self._asked, "bonds": self.bonds.state(), "random_at": at}
+        state = {"step": self.step, "asked": self._asked, "random_at": at}
         state["info"] = {name: atoms.info[name] for name in ("name", "charge", "spin") if name in atoms.info}
         arrays = {"numbers": atoms.numbers, "positions": atoms.positions, "momenta": atoms.get_momenta()}
-        self.records.frame(
-            atoms, dict(zip(COLUMNS, values)), state, begin=self._begin, random=np.asarray(keys), **arrays
-        )
+        arrays.update(begin=self._begin, longest=self.bonds.longest, random=np.asarray(keys))
+        row = (now, potential, kinetic, potential + kinetic, hot, spread)
+        self.records.frame([row], {0: self._frame(now, potential)}, state, **arrays)
         bar.set_postfix_str(f"{hot:.0f} K, {potential + kinetic:.4f} eV", refresh=False)
+
+    def _frame(self, now: float, energy: float) -> Any:
+        """The molecule as the trajectory takes it."""
+        atoms, forces = self.atoms, self.atoms.get_forces()
+        if self.options.trajectory == "extxyz":
+            return self._text.text(now, energy, atoms.positions, atoms.get_momenta(), forces)
+        frame = with_results(atoms.copy(), energy, forces)
+        frame.info["time_ps"] = now
+        return frame
 
     def _summary(self, stopped: str, seconds: float) -> Dict[str, Any]:
         """Figures of the whole simulation, resumed parts included."""
-        table, atoms = self.records.table(), len(self.atoms)
-        total = table["total_eV"] / atoms * 1000
-        # A thermostat exchanges energy with the molecule: its total is not conserved, and has no drift.
-        conserved = self.options.thermostat == "none"
-        drift = float(np.polyfit(table["time_ps"], total, 1)[0]) if len(total) > 1 else 0.0
+        ratio, atoms, longest_oh = self.bonds.stretched()
         return {
-            "atoms": atoms,
+            "atoms": len(self.atoms),
             "steps": self.step,
-            "time_ps": float(table["time_ps"][-1]),
-            "drift_meV_per_atom_per_ps": drift if conserved else None,
-            "largest_deviation_meV_per_atom": float(np.abs(total - total[0]).max()) if conserved else None,
-            "total_energy_std_meV_per_atom": float(total.std()),
-            "temperature_mean_K": float(table["temperature_K"].mean()),
-            "temperature_std_K": float(table["temperature_K"].std()),
+            **energy_figures(self.records.table(), len(self.atoms), self.options.thermostat == "none"),
             "bonds": len(self.bonds.pairs),
-            "largest_bond_ratio": self.bonds.largest_ratio,
-            "most_stretched_bond": list(self.bonds.stretched),
-            "largest_OH_angstrom": self.bonds.largest_oh,
-            "largest_force_std_eV_per_A": float(table["largest_force_std_eV_per_A"].max()),
+            "largest_bond_ratio": ratio,
+            "most_stretched_bond": list(atoms),
+            "largest_OH_angstrom": longest_oh,
             "milliseconds_per_step": 1000 * seconds,
             "stopped": stopped,
             "options": self._asked,
@@ -180,37 +182,6 @@ class _Simulation:
 
 class _Exploded(Exception):
     """Energies, velocities or bonds that no molecule has."""
-
-
-def degrees_of_freedom(positions: np.ndarray, thermostat: str) -> int:
-    """Degrees of freedom that have kinetic energy: without thermostat the molecule neither moves as a whole nor turns.
-
-    Raises:
-        ValueError: a lone atom, whose energy is all in moving as a whole.
-    """
-    if thermostat != "none":
-        return 3 * len(positions)
-    turns = int(np.linalg.matrix_rank(positions - positions.mean(0), tol=1e-3))
-    degrees = 3 * len(positions) - 3 - (3 if turns > 1 else 2)
-    if turns == 0 or degrees < 1:
-        raise ValueError("a lone atom has nothing to vibrate against; simulate a molecule.")
-    return degrees
-
-
-def draw_velocities(atoms: Any, temperature: float, degrees: int, random: np.random.RandomState) -> None:
-    """Maxwell and Boltzmann's, without momentum and rotation, of exactly this temperature in K."""
-    from ase.units import kB
-
-    masses = atoms.get_masses()[:, None]
-    velocities = random.standard_normal((len(atoms), 3)) / np.sqrt(masses)
-    velocities -= (masses * velocities).sum(0) / masses.sum()
-    # Rotation goes with its angular momentum; about the axis of a linear molecule there is none to be had.
-    place = atoms.positions - atoms.get_center_of_mass()
-    inertia = (masses * place**2).sum() * np.eye(3) - (masses * place).T @ place
-    spin = np.linalg.pinv(inertia, rcond=1e-9) @ (masses * np.cross(place, velocities)).sum(0)
-    velocities -= np.cross(spin, place)
-    kinetic = 0.5 * float((masses * velocities**2).sum())
-    atoms.set_velocities(velocities * np.sqrt(0.5 * degrees * kB * temperature / max(kinetic, 1e-30)))
 
 
 def _dynamics(atoms: Any, options: MdOptions, random: np.random.RandomState) -> Any:
@@ -225,18 +196,6 @@ def _dynamics(atoms: Any, options: MdOptions, random: np.random.RandomState) -> 
     # All directions take up heat, moving as a whole included: holding that one back is not quite canonical.
     friction = options.friction / (1000 * units.fs)
     return Langevin(atoms, timestep, temperature_K=options.temperature, friction=friction, rng=random, fixcm=False)
-
-
-def _start(options: MdOptions, calculator: Any) -> Any:
-    """The structure asked for, if the calculator can take it."""
-    structures = read_structures(options.structure, **said_of_structures(options))
-    if not -len(structures) <= options.frame < len(structures):
-        raise ValueError(f"frame={options.frame}: {options.structure} has {len(structures)} structures, from 0 on.")
-    atoms = structures[options.frame]
-    calculator.check(atoms)
-    say_doubts(calculator.members, [atoms])
-    degrees_of_freedom(atoms.positions, options.thermostat)
-    return atoms
 
 
 def _check_same(before: Dict[str, Any], now: Dict[str, Any]) -> None:

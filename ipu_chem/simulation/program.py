@@ -14,10 +14,14 @@ import torch
 from torch import Tensor, nn
 
 from ipu_chem.backends.pytorch.kernels.forces import use_force_kernels
+from ipu_chem.backends.pytorch.kernels.fused import use_torch_activations
 from ipu_chem.backends.pytorch.kernels.native import NativeError
 from ipu_chem.backends.pytorch.numerics import denormals_flushed
 from ipu_chem.models.base import Graph
+from ipu_chem.simulation.options import check_device
+from ipu_chem.trained_run import ForceField
 
+DTYPES = {"float32": torch.float32, "float64": torch.float64}
 _RECORDED_AFTER = 256  # calls; recording takes as long as several hundred of them
 _SMALL = 200  # atoms; with fewer, threads wait for each other longer than they compute
 _HEAD_ROOM = 1.25  # of pair slots, so that shapes stay when atoms come closer
@@ -36,11 +40,7 @@ class OneMolecule:
             dtype: of weights, positions and results.
             threads: of torch, while it computes; 0 is one for less than 200 atoms, else as many as torch has.
         """
-        self._models = [model.to(device, dtype).eval().requires_grad_(False) for model in models]
-        self._is_native = False
-        if torch.device(device).type == "cpu":
-            with suppress(NativeError):  # autograd does it
-                self._is_native = all([use_force_kernels(model, frozen=True) for model in self._models])
+        self._models, self._is_native = on_device(models, device, dtype)
         self._device, self._dtype, self._threads = torch.device(device), dtype, threads
         self._inputs: List[Tensor] = []
         self._forget()
@@ -89,18 +89,24 @@ class OneMolecule:
     def __call__(self, positions: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
         """Standardized energies [M] and forces [M, n, 3] of M models, float64, of positions [n, 3] in Å."""
         # From the middle: far from the origin float32 would have no digits left for bonds.
-        np.subtract(positions, positions.mean(0), out=self._positions, casting="same_kind")
+        middle = np.add.reduce(positions, axis=0) / len(positions)
+        np.subtract(positions, middle, out=self._positions, casting="same_kind")
         if self._device.type != "cpu":
             self._inputs[1] = self._host.to(self._device)
-        with torch.no_grad(), denormals_flushed(self._device.type == "cpu"), self._own_threads():
+        with torch.no_grad(), denormals_flushed(self._device.type == "cpu"), own_threads(
+            self._threads, len(self._positions)
+        ):
             self._calls += 1
             if self._calls == _RECORDED_AFTER and not self._is_native:
                 self._recorded = self._record()
             energies, forces = (self._recorded or self._compute)(*self._inputs)
-        return energies.double().cpu().numpy(), forces.double().cpu().numpy()
+        return energies.cpu().numpy().astype(np.float64), forces.cpu().numpy().astype(np.float64)
 
     def _compute(self, *inputs: Tensor) -> Tuple[Tensor, Tensor]:
         """All models, one after the other."""
+        if len(self._models) == 1:
+            energy, force = self._models[0](Graph(*inputs))
+            return energy.reshape(-1), force
         energies, forces = zip(*(model(Graph(*inputs)) for model in self._models))
         return torch.cat(energies).reshape(-1), torch.cat(forces)
 
@@ -124,14 +130,46 @@ class OneMolecule:
         self._recorded: Optional[Callable[..., Any]] = None
         self._calls = 0
 
-    @contextmanager
-    def _own_threads(self) -> Iterator[None]:
-        before = torch.get_num_threads()
-        wanted = self._threads or (1 if len(self._positions) < _SMALL else before)
+
+def frozen_models(members: Sequence[ForceField]) -> List[nn.Module]:
+    """Models of runs, which give energies and forces and are never trained."""
+    models: List[Any] = [member.new_model(exact=True).model for member in members]
+    for model in models:
+        use_torch_activations(model)
+    return models
+
+
+def on_device(models: Sequence[nn.Module], device: str, dtype: torch.dtype) -> Tuple[List[nn.Module], bool]:
+    """Models with frozen weights on a device of torch, in one format; True if all are native kernels there."""
+    placed = [model.to(device, dtype).eval().requires_grad_(False) for model in models]
+    if torch.device(device).type == "cpu":
+        with suppress(NativeError):  # autograd does it
+            return placed, all([use_force_kernels(model, frozen=True) for model in placed])
+    return placed, False
+
+
+def check_can_run(accelerator: str, dtype: str, skin: float) -> None:
+    """Refuse what cannot run here.
+
+    Raises:
+        ValueError: no such device or format, or a skin below 0.
+    """
+    check_device(accelerator, dtype)
+    if not skin >= 0:
+        raise ValueError(f"skin={skin}: give a length in Å, 0 or more.")
+    if accelerator == "cuda" and not torch.cuda.is_available():
+        raise ValueError("accelerator=cuda, but torch sees no CUDA device; use cpu.")
+
+
+@contextmanager
+def own_threads(threads: int, atoms: int) -> Iterator[None]:
+    """Inside, torch has so many threads; 0 is one for less than 200 atoms, else as many as it has."""
+    before = torch.get_num_threads()
+    wanted = threads or (1 if atoms < _SMALL else before)
+    if wanted != before:
+        torch.set_num_threads(wanted)
+    try:
+        yield
+    finally:
         if wanted != before:
-            torch.set_num_threads(wanted)
-        try:
-            yield
-        finally:
-            if wanted != before:
-                torch.set_num_threads(before)
+            torch.set_num_threads(before)

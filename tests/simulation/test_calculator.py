@@ -118,6 +118,30 @@ def test_a_skin_saves_searches_and_changes_no_trajectory(make_run, ethanol, monk
     assert ends[0][9, 0] < -5.0  # ran through the whole molecule
 
 
+def test_a_list_of_every_pair_is_never_searched_again_and_still_refuses_what_collides(make_run, ethanol, monkeypatch):
+    from ipu_chem.simulation import calculator
+
+    search, searches = calculator.radius_pairs, []
+    monkeypatch.setattr(calculator, "radius_pairs", lambda *args: searches.append(1) or search(*args))
+    folder = make_run()
+    ours = Calculator.from_run(folder, skin=1.0, dtype="float64")
+    for seed, size in enumerate((0.1, 0.5, 1.5, 0.1)):
+        moved = shaken(ethanol, seed, size)
+        moved.positions[8] += [3.0 * size, 0, 0]
+        energy, forces = of_the_model(folder, moved)
+        moved.calc = ours
+        assert moved.get_potential_energy() == pytest.approx(energy, abs=1e-8)
+        np.testing.assert_allclose(moved.get_forces(), forces, atol=1e-8)
+    assert len(searches) == 1
+    for place, sentence in ((ethanol.positions[2] + 0.01, "are 0.017 Å apart"), (np.nan, "is not finite")):
+        wrong = shaken(ethanol, 9, 0.0)
+        wrong.positions[8] = place
+        wrong.calc = ours
+        for _ in range(2):
+            with pytest.raises(ValueError, match=sentence):
+                wrong.get_forces()
+
+
 @KINDS
 def test_recorded_operators_say_the_same_wherever_atoms_go(make_run, ethanol, kind, monkeypatch):
     monkeypatch.setattr(program, "_RECORDED_AFTER", 3)

@@ -186,11 +186,34 @@ def test_bonds_are_those_of_the_start(ethanol):
     assert sorted(map(tuple, bonds.pairs.tolist())) == [(0, 1), (0, 3), (0, 4), (0, 5), (1, 2), (1, 6), (1, 7), (2, 8)]
     moved = ethanol.positions.copy()
     moved[8] += 2.0 * (moved[8] - moved[2])
-    ratio, what = bonds.update(moved)
-    assert ratio == pytest.approx(3.0) and "atoms 2 and 8" in what
-    assert bonds.largest_oh == pytest.approx(3 * 0.9705, abs=1e-3) and bonds.stretched == (2, 8)
+    ratios = bonds.update(moved)
+    assert ratios.max() == pytest.approx(3.0)
+    assert bonds.worst(ratios) == "the bond of atoms 2 and 8 is 2.91 Å long, 3.00 times that at the start"
     bonds.update(ethanol.positions)
-    assert bonds.largest_ratio == pytest.approx(3.0)
+    ratio, pair, longest_oh = bonds.stretched()
+    assert ratio == pytest.approx(3.0) and pair == (2, 8) and longest_oh == pytest.approx(3 * 0.9705, abs=1e-3)
+
+
+def test_bonds_of_many_molecules_are_those_of_each(ethanol):
+    water = Atoms("HOH", [[0.76, 0.59, 0], [0, 0, 0], [-0.76, 0.59, 0]])
+    molecules = [water, ethanol, Atoms("He", [[0, 0, 0]]), ethanol.copy()]
+    numbers, positions = (
+        np.concatenate([getattr(one, name) for one in molecules]) for name in ("numbers", "positions")
+    )
+    many = Bonds(numbers, positions, np.cumsum([0, *map(len, molecules)]))
+    np.testing.assert_array_equal(np.bincount(many.molecule, minlength=4), [2, 8, 0, 8])
+    moved = positions + np.random.default_rng(0).normal(0, 0.1, positions.shape)
+    moved[-1] = np.nan
+    ratios = many.update(moved)
+    many.update(positions)
+    first = 0
+    for number, one in enumerate(molecules[:2]):
+        alone = Bonds(one.numbers, one.positions)
+        alone.update(moved[first : first + len(one)])
+        alone.update(one.positions)
+        assert many.stretched(number) == alone.stretched()
+        first += len(one)
+    assert many.stretched(2) == (1.0, (-1, -1), 0.0) and np.isnan(ratios).sum() == 1 and many.stretched(3)[0] < 2.0
 
 
 def test_directions_that_take_up_heat():

@@ -1,19 +1,15 @@
 """The folder of a simulation: damaged files are named, and those of others are kept."""
 
 import pytest
-from ase import Atoms
-from ase.calculators.singlepoint import SinglePointCalculator
 
 from ipu_chem.simulation.records import COLUMNS, Records
 
 
 @pytest.fixture
 def folder(tmp_path):
-    atoms = Atoms("OH", [[0, 0, 0], [0.96, 0, 0]])
-    atoms.calc = SinglePointCalculator(atoms, energy=-1.0, forces=[[0.0, 0, 0], [0, 0, 0]])
     records = Records(tmp_path / "md", "extxyz", resume=False)
     for step in range(3):
-        records.frame(atoms, dict.fromkeys(COLUMNS, 0.5 * step), {"step": step})
+        records.frame([[0.5 * step] * len(COLUMNS)], {0: f"1\n\nH {step} 0 0\n"}, {"step": step})
     records.keep()
     return tmp_path / "md"
 
@@ -39,6 +35,25 @@ def test_a_damaged_file_is_named(folder, name, change, words):
     (folder / name).write_bytes(change((folder / name).read_bytes()))
     with pytest.raises(ValueError, match=f"{words}.* begin it again with another --out"):
         Records(folder, "extxyz", resume=True)
+
+
+def test_each_copy_has_a_trajectory_and_rows(tmp_path):
+    records = Records(tmp_path / "md", "extxyz", resume=False, copies=11)
+    for step in range(3):
+        rows = [[copy, *[0.5 * step] * len(COLUMNS)] for copy in range(11 - step)]
+        records.frame(rows, {copy: f"frame {step} of {copy}\n" for copy in range(11 - step)}, {"step": step})
+        if step == 1:
+            records.keep()
+    assert (tmp_path / "md" / "copy_09.extxyz").read_text() == "frame 0 of 9\nframe 1 of 9\n", "the third one waits"
+    table = records.table()
+    assert table["copy"].tolist() == [*range(11), *range(10), *range(9)] and table["total_eV"].max() == 1.0
+    with open(tmp_path / "md" / "copy_03.extxyz", "a") as file:
+        file.write("half a fr")
+    again = Records(tmp_path / "md", "extxyz", resume=True, copies=11)
+    assert again.state["step"] == 2
+    assert (tmp_path / "md" / "copy_03.extxyz").read_text() == "frame 0 of 3\nframe 1 of 3\nframe 2 of 3\n"
+    with pytest.raises(ValueError, match="or of other copies"):
+        Records(tmp_path / "md", "extxyz", resume=True, copies=10)
 
 
 @pytest.mark.parametrize("name", ["log.csv", "trajectory.extxyz"])

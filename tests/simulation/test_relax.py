@@ -4,11 +4,13 @@ import numpy as np
 import pytest
 from ase import Atoms
 from ase.io import read, write
+from ase.optimize import BFGS, FIRE
 
 from ipu_chem.cli import main
+from ipu_chem.simulation.batch import load_force_fields
 from ipu_chem.simulation.calculator import Calculator
 from ipu_chem.simulation.options import RelaxOptions
-from ipu_chem.simulation.relax import relax_file
+from ipu_chem.simulation.relax import relax_file, relax_many
 from ipu_chem.units import BOHR
 
 
@@ -38,6 +40,74 @@ def test_energies_go_down_until_forces_vanish(make_run, structures, optimizer, t
         again.calc = calculator
         assert again.get_potential_energy() == pytest.approx(after.get_potential_energy(), abs=1e-6)
     assert [one.name for one in relaxed] == ["two.xyz frame 0", "water"]
+
+
+def drawn(ethanol, count):
+    """Molecules of three sizes, in no order of size."""
+    rng = np.random.default_rng(7)
+    kinds = [
+        Atoms("OHH", [[0, 0, 0], [0.76, 0.59, 0], [-0.76, 0.59, 0]]),
+        ethanol,
+        Atoms("OH", [[0, 0, 0], [0, 0, 1.0]]),
+    ]
+    made = [kinds[number % 3].copy() for number in range(count)]
+    for number, atoms in enumerate(made):
+        atoms.positions += rng.normal(0, 0.04, atoms.positions.shape)
+        atoms.info["name"] = f"number {number}"
+    return made
+
+
+@pytest.mark.parametrize("optimizer, theirs", [("bfgs", BFGS), ("fire", FIRE)])
+@pytest.mark.parametrize("batch", [9, 21, 0])
+def test_each_ends_where_ase_takes_it_after_as_many_steps(make_run, ethanol, optimizer, theirs, batch):
+    given, members = drawn(ethanol, 9), load_force_fields(make_run())
+    options = RelaxOptions(fmax=0.02, optimizer=optimizer, dtype="float64", steps=150, batch=batch)
+    ends = []
+    relaxed = relax_many(members, given, options, lambda: ends.append(1))
+    assert len(ends) == 9 and [one.name for one in relaxed] == [f"number {number}" for number in range(9)]
+    calculator = Calculator(members, dtype="float64")
+    for one, atoms in zip(relaxed, given):
+        alone = atoms.copy()
+        alone.calc = calculator
+        dynamics = theirs(alone, logfile=None)
+        converged = dynamics.run(fmax=0.02, steps=150)
+        assert (one.converged, one.steps, one.reason) == (converged, dynamics.nsteps, "")
+        np.testing.assert_allclose(one.atoms.positions, alone.positions, atol=1e-7)
+        assert one.atoms.get_potential_energy() == pytest.approx(alone.get_potential_energy(), abs=1e-9)
+        assert one.fmax == pytest.approx(np.linalg.norm(alone.get_forces(), axis=1).max(), abs=1e-6)
+        assert not np.array_equal(atoms.positions, one.atoms.positions)
+    assert sum(one.converged for one in relaxed) > 5
+
+
+def test_one_that_collides_stops_alone_where_all_was_well(make_run, ethanol):
+    given, members = drawn(ethanol, 6), load_force_fields(make_run())
+    options = RelaxOptions(fmax=0.02, dtype="float64", steps=150)
+    without = relax_many(members, given, options)
+    bad = ethanol.copy()
+    bad.positions += np.random.default_rng(13).normal(0, 0.2, bad.positions.shape)
+    bad.info["name"] = "bad"
+    *others, end = relax_many(members, [*given, bad], options)
+    assert end.reason.startswith(": C2H6O: atoms ") and " Å apart" in end.reason
+    assert not end.converged and 0 < end.steps < 150 and not end.atoms.info["converged"]
+    assert end.fmax == pytest.approx(np.linalg.norm(end.atoms.get_forces(), axis=1).max()) and end.fmax > 0.02
+    last = end.atoms.copy()
+    last.calc = Calculator(members, dtype="float64")
+    assert last.get_potential_energy() == pytest.approx(end.atoms.get_potential_energy(), abs=1e-9)
+    for one, expected in zip(others, without):
+        assert one.steps == expected.steps
+        np.testing.assert_allclose(one.atoms.positions, expected.atoms.positions, atol=1e-9)
+
+
+def test_several_runs_write_how_far_they_differ(make_run, structures, tmp_path):
+    runs, output = [make_run("one", 0), make_run("other", 1)], tmp_path / "out.extxyz"
+    relax_file(runs, structures, RelaxOptions(str(output), steps=3, fmax=1e-4))
+    calculator = Calculator.from_run(runs)
+    for atoms in read(output, ":"):
+        calculator.calculate(atoms)
+        expected = calculator.results
+        assert atoms.get_potential_energy() == pytest.approx(expected["energy"], rel=1e-6)
+        assert atoms.info["energy_std"] == pytest.approx(expected["energy_std"], rel=1e-4)
+        np.testing.assert_allclose(atoms.arrays["forces_std"], expected["forces_std"], atol=1e-4)
 
 
 def test_what_did_not_come_to_rest_is_written_and_listed(make_run, structures, tmp_path, capsys):
@@ -71,7 +141,11 @@ def test_what_cannot_work_is_refused(make_run, structures, tmp_path, capsys):
     write(tmp_path / "n.xyz", Atoms("NH", [[0, 0, 0], [0, 0, 1.0]], info={"name": "imidogen"}), format="extxyz")
     with pytest.raises(ValueError, match="imidogen: HN holds N, but"):
         relax_file(run, tmp_path / "n.xyz", RelaxOptions(str(tmp_path / "out.extxyz")))
-    for change, sentence in (({"optimizer": "newton"}, "choose one of bfgs, fire"), ({"fmax": 0.0}, "fmax")):
+    for change, sentence in (
+        ({"optimizer": "newton"}, "choose one of bfgs, fire"),
+        ({"fmax": 0.0}, "fmax"),
+        ({"batch": -1}, "batch=-1"),
+    ):
         with pytest.raises(ValueError, match=sentence):
             RelaxOptions(**change)
     with pytest.raises(ValueError, match="an .extxyz file"):

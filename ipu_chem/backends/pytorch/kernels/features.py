@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ipu_chem.backends.pytorch.kernels.calls import pointer
-from ipu_chem.backends.pytorch.kernels.forces import Addresses, Molecules, compact
+from ipu_chem.backends.pytorch.kernels.forces import Addresses, Molecules, compact, joined
 from ipu_chem.backends.pytorch.kernels.forces.networks import MOST_BLOCKS, REALS, painn_network
 from ipu_chem.backends.pytorch.kernels.native import library
 from ipu_chem.models.base import Graph
@@ -153,11 +153,10 @@ def groups(molecules: Molecules, full: int = FULL) -> List[Molecules]:
     first = np.unique(begins[np.searchsorted(begins[:-1], asked)]) if atoms else asked[:0]
     low = np.searchsorted(of_pairs, molecule[first])
     kind, element = index[3 * atoms + 2 * pairs : 4 * atoms + 2 * pairs], index[4 * atoms + 2 * pairs :]
+    element = element[: molecules.kinds]
     made = []
     for begin, end, start, stop in zip(first, [*first[1:], atoms], low, [*low[1:], pairs]):
-        parts = (of_atoms[:, begin:end], ends[:, start:stop] - begin, kind[begin:end], element[: molecules.kinds])
-        part = np.concatenate([values.ravel() for values in parts]).astype(np.int32)
-        made.append(Molecules(torch.from_numpy(part), int(end - begin), int(stop - start), molecules.kinds))
+        made.append(joined(of_atoms[:, begin:end], ends[:, start:stop] - begin, kind[begin:end], element))
     return made
 
 

@@ -8,6 +8,7 @@ packs, N node, E edge, G graph slots.
 import ctypes
 from typing import Any, List, NamedTuple, Optional, Sequence, Tuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -27,6 +28,19 @@ class Molecules(NamedTuple):
     atoms: int
     pairs: int
     kinds: int  # of atoms: different elements
+
+
+def joined(atoms: np.ndarray, ends: np.ndarray, kind: np.ndarray, element: np.ndarray) -> Molecules:
+    """`Molecules` of arrays of one's own.
+
+    Args:
+        atoms: [3, M] integer, atomic number, slot and molecule.
+        ends: [2, P] integer, source and target among the atoms.
+        kind: [M] integer, place of an atom's element among those of
+        element: [U] integer, atomic numbers.
+    """
+    index = np.concatenate([part.ravel() for part in (atoms, ends, kind, element)]).astype(np.int32, copy=False)
+    return Molecules(torch.from_numpy(index), atoms.shape[1], ends.shape[1], len(element))
 
 
 class Shape(NamedTuple):
@@ -121,6 +135,24 @@ class NativeForces:
 
     def forward(self, molecules: Molecules, graph: Graph, training: int) -> Tuple[Tensor, Tensor, Used]:
         """Energies, forces, and what `backward` needs of them if ``training`` is 1."""
+        energy = torch.zeros((*graph.graph_mask.shape, 1), dtype=self._dtype)
+        forces = torch.zeros(graph.pos.shape, dtype=self._dtype)
+        pos = graph.pos.detach().to(self._dtype).contiguous()
+        return energy, forces, self._forward(molecules, pos, energy, forces, training)
+
+    def add(self, molecules: Molecules, pos: Tensor, energy: Tensor, forces: Tensor) -> None:
+        """Add energies and forces to what is there, for those who make `Molecules` themselves.
+
+        Args:
+            molecules: atoms and pairs, none of an atom with itself.
+            pos: [N, 3], of the weights' format and contiguous, as the other two.
+            energy: [G].
+            forces: [N, 3].
+        """
+        assert all(one.dtype == self._dtype and one.is_contiguous() for one in (pos, energy, forces))
+        self._spaces.append(self._forward(molecules, pos, energy, forces, 0).workspace)
+
+    def _forward(self, molecules: Molecules, pos: Tensor, energy: Tensor, forces: Tensor, training: int) -> Used:
         shape, weights = self._shape_of(molecules, training), self._values.of(self._network.weights)
         workspace = self._workspace(shape.workspace)
         transposed, rest = self._transposed, workspace[shape.prepared :]
@@ -128,12 +160,9 @@ class NativeForces:
             transposed = torch.empty(shape.prepared, dtype=self._dtype) if self._frozen else workspace[: shape.prepared]
             self._function("prepare", ctypes.c_int64)(*shape.arguments, weights, pointer(transposed))
             self._transposed = transposed if self._frozen else None
-        energy = torch.zeros((*graph.graph_mask.shape, 1), dtype=self._dtype)
-        forces = torch.zeros(graph.pos.shape, dtype=self._dtype)
-        pos = graph.pos.detach().to(self._dtype).contiguous()
         positions, tensors = map(pointer, (molecules.index, pos)), map(pointer, (transposed, rest, energy, forces))
         self._function("forward")(*shape.arguments, *positions, weights, *tensors)
-        return energy, forces, Used(workspace, transposed, rest)
+        return Used(workspace, transposed, rest)
 
     def backward(self, molecules: Molecules, used: Used, grad_energy: Tensor, grad_forces: Tensor) -> List[Tensor]:
         """Gradients of `weights`, after a `forward` with ``training``; gives the workspace back.

@@ -75,7 +75,7 @@ static void features(const Molecules *all, const Painn *net, Features *now) {
         if (!b) to_atoms(all, 3 * F, phi, at->phi);
         memcpy(s, at->s, (size_t)(M * F) * sizeof(real));
         memcpy(v, at->v, (size_t)(3 * M * F) * sizeof(real));
-        BY_WIDTH(F, messages, all, &now->geometry, block, s, v);
+        BY_BLOCK(b, F, messages, all, &now->geometry, block, s, v)
         layer(3 * M, F, 2 * F, v, block_transposed(net, b, MIX_T), 0, at->mixed);
         BY_WIDTH(F, lengths, M, at, s);
         layer(M, 2 * F, F, at->z, block_transposed(net, b, UPDATE_1_T), w[UPDATE_BIAS_1], at->k);
@@ -85,8 +85,9 @@ static void features(const Molecules *all, const Painn *net, Features *now) {
     }
 }
 
-/* g_adj = (s_adj_i, u . v_adj_i, v_j . v_adj_i),  phi_adj_j += w g_adj,  v_adj_j += g3 v_adj_i,  w_adj = phi_j g_adj. */
-INLINE void messages_gradient(const Molecules *all, const Features *now, const Block *block, int64_t F) {
+/* g_adj = (s_adj_i, u . v_adj_i, v_j . v_adj_i),  phi_adj_j += w g_adj,  v_adj_j += g3 v_adj_i,  w_adj = phi_j g_adj;
+   in the first block v_j is 0, and nothing takes its adjoint. */
+INLINE void messages_gradient(const Molecules *all, const Features *now, const Block *block, int first, int64_t F) {
     for (int64_t p = 0; p < all->pairs; p++) {
         const real *restrict w = block->filter + 3 * p * F, *unit = now->geometry.unit + 3 * p;
         real *restrict w_adj = now->pairs + 3 * p * F;
@@ -97,18 +98,20 @@ INLINE void messages_gradient(const Molecules *all, const Features *now, const B
             const real *restrict s_i = block->adj.s + i * F, *restrict v_i = block->adj.v + 3 * i * F;
             real *restrict phi_adj_j = block->adj.phi + 3 * j * F, *restrict v_adj_j = now->v_adj + 3 * j * F;
             EACH(f, F) {
-                const real first = s_i[f], second = x * v_i[f] + y * v_i[F + f] + z * v_i[2 * F + f];
-                const real third = v_j[f] * v_i[f] + v_j[F + f] * v_i[F + f] + v_j[2 * F + f] * v_i[2 * F + f];
-                const real g3 = phi_j[2 * F + f] * w[2 * F + f];
-                phi_adj_j[f] += w[f] * first;
-                phi_adj_j[F + f] += w[F + f] * second;
-                phi_adj_j[2 * F + f] += w[2 * F + f] * third;
-                v_adj_j[f] += g3 * v_i[f];
-                v_adj_j[F + f] += g3 * v_i[F + f];
-                v_adj_j[2 * F + f] += g3 * v_i[2 * F + f];
-                w_adj[f] += phi_j[f] * first;
-                w_adj[F + f] += phi_j[F + f] * second;
-                w_adj[2 * F + f] += phi_j[2 * F + f] * third;
+                const real g1_adj = s_i[f], g2_adj = x * v_i[f] + y * v_i[F + f] + z * v_i[2 * F + f];
+                phi_adj_j[f] += w[f] * g1_adj;
+                phi_adj_j[F + f] += w[F + f] * g2_adj;
+                w_adj[f] += phi_j[f] * g1_adj;
+                w_adj[F + f] += phi_j[F + f] * g2_adj;
+                if (!first) {
+                    const real g3_adj = v_j[f] * v_i[f] + v_j[F + f] * v_i[F + f] + v_j[2 * F + f] * v_i[2 * F + f];
+                    const real g3 = phi_j[2 * F + f] * w[2 * F + f];
+                    phi_adj_j[2 * F + f] += w[2 * F + f] * g3_adj;
+                    w_adj[2 * F + f] += phi_j[2 * F + f] * g3_adj;
+                    v_adj_j[f] += g3 * v_i[f];
+                    v_adj_j[F + f] += g3 * v_i[F + f];
+                    v_adj_j[2 * F + f] += g3 * v_i[2 * F + f];
+                }
             }
         }
     }
@@ -141,7 +144,7 @@ static void adjoints_of_weights(const Molecules *all, const Painn *net, Features
         layer_adjoint(3 * M, F, 2 * F, adj->mixed, w[MIX], adj->v, ADD);
         memcpy(now->v_adj, adj->v, (size_t)(3 * M * F) * sizeof(real));
         clear(3 * M * F, adj->phi);
-        BY_WIDTH(F, messages_gradient, all, now, block);
+        BY_BLOCK(b, F, messages_gradient, all, now, block)
         /* Waves are too few to fill tiles as columns: the gradient is made transposed. */
         clear(3 * F * width, now->transposed_gradient);
         weight_gradient(P, 3 * F, width, now->geometry.basis, now->pairs, now->transposed_gradient);

@@ -1,0 +1,254 @@
+"""Conformers of drug-like molecules relaxed in packs, against ASE's BFGS on one at a time.
+
+    python benchmarks/relax_many.py [--count 1000] [--run FOLDER] [--out FOLDER] [--quick] [--shared PATH] [--no-goals]
+
+RDKit embeds molecules of ZINC. A small PaiNN that has learned RDKit's MMFF94 for some minutes moves their atoms; with
+``--run`` another force field does. Contestants take turns on chunks of molecules, one thread each: `ipu-chem relax`,
+our calculator with ``ase.optimize.BFGS``, and the same with autograd in place of native kernels, on fewer. A figure is
+molecules per CPU second. Exits with 1 when a goal is missed.
+"""
+
+import argparse
+import gzip
+import os
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence
+
+if __package__ in (None, ""):
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import numpy as np
+import torch
+
+from benchmarks.common import Goals, arguments, machine_line, print_table, throughput_line
+
+PACKS, LOOP, AUTOGRAD = "packs", "ASE, one at a time", "ASE with autograd"
+FMAX, STEPS, CHUNK = 0.01, 500, 20
+_KCAL = 0.0433641153  # eV, one kcal/mol
+# Where RDKit cannot be fed with ZINC: some drugs.
+_SMILES = ["CC(=O)Oc1ccccc1C(=O)O", "CC(C)Cc1ccc(cc1)C(C)C(=O)O", "CC(=O)Nc1ccc(O)cc1", "CN1C=NC2=C1C(=O)N(C)C(=O)N2C"]
+
+
+class Minimum(NamedTuple):
+    """Where a relaxation has ended."""
+
+    energy: float  # eV
+    converged: bool
+    steps: int
+
+
+def main(argv: Optional[Sequence[str]] = None) -> int:
+    """Print the table; the exit status is 1 when a goal is missed."""
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--count", type=int, default=1000)
+    parser.add_argument("--run", type=Path)
+    parser.add_argument("--out", type=Path)
+    own, rest = parser.parse_known_args(argv)
+    options = arguments(__doc__, rest)
+    torch.set_num_threads(1)
+    print(machine_line("float32", "torch", "ase", "rdkit"))
+    folder = own.out or Path(tempfile.mkdtemp(prefix="relax-"))
+    run = own.run or folder / "run"
+    smiles = drugs(options.shared)
+    structures = conformers(smiles, min(own.count, 20) if options.quick else own.count)
+    if own.run is None and not (run / "checkpoints" / "best.safetensors").is_file():
+        train(smiles, folder, 40 if options.quick else 500, 2 if options.quick else 10)
+    sizes = [len(atoms) for atoms in structures]
+    print(f"{len(structures)} conformers of {min(sizes)} to {max(sizes)} atoms, {np.mean(sizes):.1f} on average")
+    return report(race(run, structures, -(-len(structures) // 10)), len(structures), options.no_goals)
+
+
+def drugs(shared: Path) -> Iterator[Any]:
+    """Neutral molecules of ZINC with their hydrogen atoms, of RDKit, in an order that is always the same."""
+    from rdkit import Chem, RDLogger
+
+    RDLogger.DisableLog("rdApp.*")
+    file, lines = shared / "data" / "smiles" / "zinc250k.smi.gz", list(_SMILES)
+    if file.is_file():
+        with gzip.open(file, "rt") as text:
+            lines = [line.split()[0] for line in text]
+    else:
+        print("NOT ZINC: four drugs again and again", file=sys.stderr)
+        lines *= 2000
+    for number in np.random.default_rng(0).permutation(len(lines)).tolist():
+        molecule = Chem.AddHs(Chem.MolFromSmiles(lines[number]))
+        if all(atom.GetFormalCharge() == 0 for atom in molecule.GetAtoms()):
+            yield molecule
+
+
+def embedded(smiles: Iterator[Any], count: int) -> Iterator[Any]:
+    """The next molecules that RDKit embeds and MMFF94 knows, of the six elements of most drugs."""
+    from rdkit.Chem import AllChem
+
+    while count:
+        molecule = next(smiles)
+        common = {atom.GetSymbol() for atom in molecule.GetAtoms()} <= set(("H", "C", "N", "O", "F", "S"))
+        known = common and AllChem.MMFFHasAllMoleculeParams(molecule)  # type: ignore[attr-defined]
+        if known and AllChem.EmbedMolecule(molecule, randomSeed=1) == 0:  # type: ignore[attr-defined]
+            count -= 1
+            yield molecule
+
+
+def conformers(smiles: Iterator[Any], count: int) -> List[Any]:
+    """Molecules as RDKit embeds them, ase.Atoms."""
+    from ase import Atoms
+
+    return [
+        Atoms([atom.GetAtomicNum() for atom in one.GetAtoms()], one.GetConformer().GetPositions())
+        for one in embedded(smiles, count)
+    ]
+
+
+def train(smiles: Iterator[Any], folder: Path, molecules: int, epochs: int) -> None:
+    """Train a PaiNN on MMFF94's energies and forces on the way from conformers to their minima, and around."""
+    from ipu_chem.config import from_dict
+    from ipu_chem.data.structures import write_extxyz
+    from ipu_chem.train import train as train_run
+
+    folder.mkdir(parents=True, exist_ok=True)
+    frames = [frame for molecule in embedded(smiles, molecules) for frame in mmff_frames(molecule)]
+    write_extxyz(folder / "frames.extxyz", frames)
+    data = {"name": "file", "path": str(folder / "frames.extxyz"), "target": "energy", "unit": "eV"}
+    config: Dict[str, Any] = {
+        "data": {**data, "validation": 0.05, "test": 0.05},
+        "model": {"name": "painn", "hidden_features": 64, "num_interactions": 3, "num_radial": 20, "cutoff": 5.0},
+        "force_share": 0.95,
+        "optimizer": {"learning_rate": 1e-3, "max_grad_norm": 10.0},
+        "schedule": {"name": "cosine", "warmup_steps": 50, "min_factor": 0.01},
+        "batching": {"micro_batch_size": 1},
+        "training": {"epochs": epochs, "evaluate_every": 3, "ema_decay": 0.99, "report": False},
+        "accelerator": "cpu",
+        "out": str(folder / "run"),
+    }
+    train_run(from_dict(config))
+
+
+def mmff_frames(molecule: Any) -> Iterator[Any]:
+    """Four frames of a molecule with energies, eV, and forces, eV/Å, ase.Atoms."""
+    from ase import Atoms
+    from rdkit.Chem import rdForceFieldHelpers
+
+    from ipu_chem.data.structures import with_results
+
+    random = np.random.default_rng(molecule.GetNumAtoms())
+    properties = rdForceFieldHelpers.MMFFGetMoleculeProperties(molecule)
+    field = rdForceFieldHelpers.MMFFGetMoleculeForceField(molecule, properties)
+    numbers = [atom.GetAtomicNum() for atom in molecule.GetAtoms()]
+    for iterations, noise in ((0, 0.0), (5, 0.02), (30, 0.08), (200, 0.04)):
+        if iterations:
+            field.Minimize(maxIts=iterations)
+        place = np.reshape(field.Positions(), (-1, 3)) + random.normal(0, noise, (len(numbers), 3))
+        energy, gradient = field.CalcEnergy(place.reshape(-1).tolist()), field.CalcGrad(place.reshape(-1).tolist())
+        yield with_results(Atoms(numbers, place), energy * _KCAL, -np.reshape(gradient, (-1, 3)) * _KCAL)
+
+
+def race(run: Path, structures: Sequence[Any], few: int) -> Dict[str, Any]:
+    """Relax chunk after chunk by all contestants in turns; autograd has the first ``few`` molecules of all chunks.
+
+    Returns:
+        seconds: contestant -> CPU seconds of each chunk; minima: contestant -> `Minimum` of each molecule; fewer: of
+        autograd, molecules of each chunk.
+    """
+    from ipu_chem.simulation.batch import load_force_fields
+    from ipu_chem.simulation.calculator import Calculator
+    from ipu_chem.simulation.options import RelaxOptions
+    from ipu_chem.simulation.relax import relax_many
+
+    members = load_force_fields(run)
+    slow = Calculator(members)
+    for model in slow._program._models:  # as it was before there were native kernels
+        model.kernel = None  # type: ignore[assignment]
+    slow._program._is_native = False
+    options = RelaxOptions(fmax=FMAX, steps=STEPS)
+
+    def in_packs(chunk: Sequence[Any]) -> List[Minimum]:
+        return [
+            Minimum(one.atoms.get_potential_energy(), one.converged, one.steps)
+            for one in relax_many(members, chunk, options)
+        ]
+
+    contestants: Dict[str, Callable[[Sequence[Any]], List[Minimum]]] = {
+        PACKS: in_packs,
+        LOOP: lambda chunk: _one_by_one(Calculator(members), chunk),
+        AUTOGRAD: lambda chunk: _one_by_one(slow, chunk),
+    }
+    seconds: Dict[str, List[float]] = {name: [] for name in contestants}
+    minima: Dict[str, List[Minimum]] = {name: [] for name in contestants}
+    chunks = [structures[first : first + CHUNK] for first in range(0, len(structures), CHUNK)]
+    each = -(-few // len(chunks))
+    in_packs(chunks[0][:2])  # libraries are loaded
+    for number, chunk in enumerate(chunks):
+        names = list(contestants)[:: 1 if number % 2 else -1]
+        for name in names:
+            given = chunk[:each] if name == AUTOGRAD else chunk
+            start = time.process_time()
+            minima[name] += contestants[name](given)
+            seconds[name].append((time.process_time() - start) / len(given))
+        told = ", ".join(f"{name} {seconds[name][-1] * 1000:.0f}" for name in contestants)
+        print(f"chunk {number + 1} of {len(chunks)}: ms a molecule: {told}", file=sys.stderr)
+    return {"seconds": seconds, "minima": minima}
+
+
+def _one_by_one(calculator: Any, structures: Sequence[Any]) -> List[Minimum]:
+    from ase.optimize import BFGS
+
+    found = []
+    for one in structures:
+        atoms = one.copy()
+        atoms.calc = calculator
+        optimizer = BFGS(atoms, logfile=None)
+        try:
+            converged = bool(optimizer.run(fmax=FMAX, steps=STEPS))
+            found.append(Minimum(atoms.get_potential_energy(), converged, int(optimizer.nsteps)))
+        except ValueError:  # atoms that met
+            found.append(Minimum(float("nan"), False, int(optimizer.nsteps)))
+    return found
+
+
+def report(results: Dict[str, Any], count: int, no_goals: bool) -> int:
+    """Print figures and goals."""
+    seconds, minima = results["seconds"], results["minima"]
+    rows = []
+    for name in seconds:
+        steps = sum(one.steps for one in minima[name])
+        ratio = statistics.median(slow / fast for slow, fast in zip(seconds[name], seconds[PACKS]))
+        rows.append(
+            [
+                name,
+                f"{len(minima[name]):,}",
+                f"{1 / statistics.median(seconds[name]):.2f}",
+                f"{statistics.mean(seconds[name]) * len(minima[name]) / steps * 1000:.2f}",
+                f"{steps / len(minima[name]):.0f}",
+                f"{np.mean([one.converged for one in minima[name]]):.1%}",
+                f"{ratio:.2f}",
+            ]
+        )
+    print_table(
+        f"BFGS to {FMAX} eV/Å, {STEPS} steps at most, one thread",
+        ["", "molecules", "molecules per CPU second", "ms a step", "steps", "at rest", "time, of packs'"],
+        rows,
+    )
+    pairs = list(zip(minima[PACKS], minima[LOOP]))
+    both = [(one, other) for one, other in pairs if one.converged and other.converged]
+    same = np.mean([abs(one.energy - other.energy) < 1e-3 for one, other in both])
+    equal_steps = np.mean([one.steps == other.steps for one, other in pairs])
+    print(f"of {len(both)} molecules at rest in both, {same:.2%} within 1 meV; as many steps: {equal_steps:.1%}")
+    goals = Goals()
+    goals.at_least("fraction of minima within 1 meV of the ASE loop's", float(same), 0.99)
+    goals.at_least("packs against the ASE loop", statistics.median(_ratios(seconds, LOOP)), 5.0)
+    goals.at_least("packs against the ASE loop with autograd", statistics.median(_ratios(seconds, AUTOGRAD)), 5.0)
+    print(throughput_line(count, sum(seconds[PACKS]) / len(seconds[PACKS]) * count))
+    return goals.finish(not no_goals)
+
+
+def _ratios(seconds: Dict[str, List[float]], name: str) -> List[float]:
+    return [slow / fast for slow, fast in zip(seconds[name], seconds[PACKS])]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
