@@ -231,7 +231,7 @@ def _head(model: Any) -> List[Optional[Tensor]]:
 def _is_supported(model: Any) -> bool:
     """True if the kernels have this model's sizes and formats."""
     formats = {tensor.dtype for tensor in [*model.parameters(), *model.buffers()]}
-    one_target = model.head[2].weight.shape[0] == 1 and model.readout == "sum"
+    one_target = model.readout == "sum" and model.head[2].weight.shape[0] == 1
     return one_target and len(formats) == 1 and formats <= set(_REALS) and len(model.interactions) <= _MOST_BLOCKS
 
 
