@@ -21,6 +21,7 @@ from ipu_chem.backends.pytorch.compile import compile_blocks, compiled_programs
 from ipu_chem.backends.pytorch.fsdp import Shards, check_torch, on_host
 from ipu_chem.backends.pytorch.kernels.convolution import use_kernels
 from ipu_chem.backends.pytorch.kernels.forces import use_force_kernels
+from ipu_chem.backends.pytorch.kernels.forces.energies import use_energy_kernels
 from ipu_chem.backends.pytorch.kernels.fused import use_fused_attention, use_torch_activations
 from ipu_chem.backends.pytorch.kernels.native import NativeError
 from ipu_chem.backends.pytorch.kernels.operator import COMPILES_WHOLE
@@ -109,6 +110,8 @@ class TorchBackend(Backend):
             try:
                 use_kernels(model)
                 use_transformer_kernels(model)
+                if not self.options.compile:
+                    use_energy_kernels(model)
             except NativeError:  # plain torch does it; `ipu-chem doctor` says what is missing
                 use_fused_attention(model)
         elif self.options.kernels and self.device.type == "cuda":
