@@ -157,7 +157,7 @@ def command_of(run: Run, folder: Path, options: Dict[str, str], schedule: Schedu
     given = dict(options)
     given["training.epochs"] = str(schedule.epochs)
     given["training.evaluate_every"] = str(max(schedule.epochs // _EVALUATIONS, 1))
-    given["training.checkpoint_every"] = "500"
+    given["training.checkpoint_every"] = "200"
     if schedule.is_trial:
         given.update({"data.train": str(schedule.molecules), "data.validation": "500", "data.test": "500"})
     for key, value in given.items():
