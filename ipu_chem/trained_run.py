@@ -7,7 +7,7 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Callable, ContextManager, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import Any, ContextManager, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
 
 import numpy as np
 import torch
@@ -30,9 +30,7 @@ from ipu_chem.data.structures import to_molecule
 from ipu_chem.tasks.base import Task
 from ipu_chem.tasks.evaluation import Evaluator, PerAtom, PerMolecule, predict, predict_split
 from ipu_chem.tasks.graphs import GraphTask, check_charges
-from ipu_chem.tasks.latents import known_domain, latent_doubts
 from ipu_chem.tasks.registry import load_task, restored_task
-from ipu_chem.tasks.seen import doubts
 from ipu_chem.tasks.sequences import fit_sequences
 from ipu_chem.tasks.text_labels import TextPropertyTask, ended, heavy_atoms_alike
 from ipu_chem.units import in_ev
@@ -239,21 +237,6 @@ class TrainedRun:
             self.compile(backend, prepared.loader)
             standardized = predict_split(backend, prepared.loader)
         return self.standardizer.invert(prepared.atoms, standardized)
-
-    def doubts(self, store: Store, name: Callable[[int], str]) -> List[str]:
-        """Sentences on molecules that are unlike those that the run was trained on.
-
-        Args:
-            store: molecules.
-            name: of a molecule by its number.
-        """
-        found, domain = doubts(store, self.state, name), known_domain(self.folder, self.state)
-        if domain is None or not isinstance(self.task, GraphTask):
-            return found
-        prepared = self.prepare(store)
-        if prepared.loader is None:
-            return found
-        return found + latent_doubts(domain, self.new_model(), prepared.loader, prepared.items, name)
 
     def force_field(self) -> "ForceField":
         """The run as a potential energy; one that was trained without forces has them, too.

@@ -18,6 +18,7 @@ from ipu_chem.data.molecule import Molecule, molecules_to_store
 from ipu_chem.data.smiles import embed_many
 from ipu_chem.data.standardize import unfit
 from ipu_chem.data.structures import to_atoms, with_results, write_extxyz
+from ipu_chem.doubts import doubts_of
 from ipu_chem.outputs import check_file
 from ipu_chem.prediction import SUFFIXES
 from ipu_chem.prediction.calibration import intervals_of
@@ -130,7 +131,7 @@ def predict_file(
     else:
         read = _read_molecules(Path(source), first, table, strict, workers, structures)
     for member in members if read.store is not None else ():
-        for doubt in member.doubts(read.store, read.name):  # type: ignore[arg-type]
+        for doubt in doubts_of(member, read.store, read.name):  # type: ignore[arg-type]
             print(f"warning: {member.folder}: {doubt}", file=sys.stderr)
     if with_forces:
         return _predict_forces(fields, output, read, strict, intervals)

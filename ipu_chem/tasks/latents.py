@@ -1,4 +1,4 @@
-"""What a graph model has learned of molecules: the features that its head takes, and how far they are from training."""
+"""Features that the head of a graph model takes, and how far those of molecules are from those of training."""
 
 from itertools import count
 from pathlib import Path
