@@ -163,8 +163,9 @@ class ModelConfig(Chosen):
 
     Attributes:
         name: schnet, painn, spookynet or chemgpt, or package.module:Class of your own.
-        readout: how atoms make up a molecule: sum, mean, or auto (sum for extensive targets, else mean). Of the
-            tokens of a chemgpt that learns labels also max, last or eos.
+        readout: how atoms make up a molecule: sum, mean, or auto (sum for extensive targets, else mean). Moments of
+            charges on atoms: dipole and extent of schnet and painn, dipole_vectors of painn, for dipole moments and
+            electronic spatial extents. Of the tokens of a chemgpt that learns labels also max, last or eos.
         filter: exact evaluates the filter network for every edge; table evaluates it on a grid of distances in every
             step, and edges read between its points, equal to float32's last digits; chebyshev reads by a matrix
             product; auto is table for schnet, exact for the others, and spookynet has no other.

@@ -100,7 +100,7 @@ def fitting(run: "TrainedRun") -> List[str]:
         units = run.standardizer
         # A sum over atoms has no place for a shift of the molecule, nor a mean for references that add up.
         left = units.shift if inner.readout == "sum" else units.element_values + units.shift_per_atom
-        forms += ["pyg"] if not left.any() else []
+        forms += ["pyg"] if inner.readout in ("sum", "mean") and not left.any() else []
     return forms
 
 

@@ -249,7 +249,7 @@ class TrainedRun:
             raise ValueError(f"{self.folder} is a run of {name} on text, which knows no positions and no forces.")
         targets, config = self.standardizer.targets, self.config
         names = ", ".join(target["name"] for target in targets)
-        if len(targets) != 1 or not targets[0]["extensive"] or config.model.readout == "mean":
+        if len(targets) != 1 or not targets[0]["extensive"] or config.model.readout not in ("auto", "sum"):
             raise ValueError(
                 f"{self.folder} learned {names}; forces are derivatives of one energy that adds up over atoms, so "
                 "train on one alone."

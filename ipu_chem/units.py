@@ -82,6 +82,18 @@ def is_length(unit: str) -> bool:
     return _length_word(unit) in LENGTHS
 
 
+def is_dipole(unit: str) -> bool:
+    """Test if a unit of dipole moments is known, such as "D", "Debye", "e*Å", "e a0" or "au"."""
+    word = re.sub(r"[\s*·⋅]", "", unicodedata.normalize("NFKC", unit)).lower()
+    return word in ("d", "debye", "debyes", "au", "a.u.") or (word.startswith("e") and is_length(word[1:]))
+
+
+def is_area(unit: str) -> bool:
+    """Test if a unit of area is known, such as "a0^2", "bohr**2", "Å2" or "au"."""
+    word = re.sub(r"\s|\^|\*\*|[{}()]", "", unicodedata.normalize("NFKC", unit))
+    return word.lower() in ("au", "a.u.") or (word.endswith("2") and is_length(word[:-1]))
+
+
 def in_angstrom(unit: str) -> float:
     """Å in a unit of length, spelled as people do, such as "Ang" or "au"; capitals do not count.
 

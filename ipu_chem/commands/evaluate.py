@@ -18,7 +18,8 @@ class Options:
     Attributes:
         split: which molecules.
         interval: coverage of the intervals that are measured on the test split; 0.9 if not given.
-        calibrate: first make the residuals that intervals need from the validation split, for runs that lack them.
+        calibrate: first make the residuals that intervals need from the validation split, for runs that lack them, and
+            of graph models how far molecules are from those trained on, by which others are doubted.
         plot: picture of the error over the fraction of molecules on which several runs agree best (.png, .svg).
         accelerator: auto, cpu, cuda or ipu; the run's own if not given.
     """

@@ -3,7 +3,7 @@
 `tests/contracts/graph_model.py` tests every model against it, and may test those of other projects.
 """
 
-from typing import Any, ClassVar, Dict, Iterable, List, NamedTuple, Optional, Tuple
+from typing import Any, ClassVar, Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple
 
 import torch
 from torch import Tensor, nn
@@ -125,12 +125,18 @@ class GraphModel(Model):
         """
 
 
-def check_readout_and_cutoff(readout: str, cutoff: float) -> None:
+def check_readout_and_cutoff(readout: str, cutoff: float, more: Sequence[str] = ()) -> None:
     """Refuse values of two options that graph models share.
+
+    Args:
+        readout: how atoms make up a molecule.
+        cutoff: Å.
+        more: readouts of the model beside sum and mean.
 
     Raises:
         ValueError: unknown readout, or no length.
     """
-    if readout not in ("sum", "mean"):
-        raise ValueError(f"readout={readout!r}: choose 'sum' or 'mean'.")
+    known = ("sum", "mean", *more)
+    if readout not in known:
+        raise ValueError(f"readout={readout!r}: choose {', '.join(map(repr, known[:-1]))} or {known[-1]!r}.")
     check_number("cutoff", cutoff, "above 0")

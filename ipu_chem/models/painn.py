@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ipu_chem.models.base import Graph, check_readout_and_cutoff, edge_vectors, lengths, zero_padded
 from ipu_chem.models.layers import Silu, SincBasis, at_least_float32, look_up, read_out, sum_into, take_rows
+from ipu_chem.models.moments import MOMENTS, Owners, VectorHead, make_moment, outputs_of_atoms, start_last_layer
 from ipu_chem.models.schnet import MAX_Z
 from ipu_chem.models.tables import DistanceTable, Tabulated, make_table
 from ipu_chem.ranges import BLOCKS, FEATURES, check_number
@@ -108,23 +109,25 @@ class PaiNN(Tabulated):
             num_radial: R, functions of the distance basis.
             cutoff: longest edge, Å.
             num_targets: T, values predicted for every molecule.
-            readout: "sum" (extensive targets such as energies) or "mean" (intensive ones) over atoms.
+            readout: "sum" (extensive targets such as energies) or "mean" (intensive ones) over atoms; "dipole",
+                "dipole_vectors" or "extent", moments of charges on atoms (`ipu_chem.models.moments`).
             atom_references: [MAX_Z, T], fixed value of each element, added for every atom.
             filter: "exact", "table" or "chebyshev", see `SchNet`.
             table_points: of the grid of a tabulated filter; 0 takes what float32 needs.
             undirected: see `SchNet`.
 
         Raises:
-            ValueError: a size is out of range, the readout or the kind of filter is unknown.
+            ValueError: a size is out of range, the readout or the kind of filter is unknown, references with a moment.
         """
         super().__init__()
-        check_readout_and_cutoff(readout, cutoff)
+        check_readout_and_cutoff(readout, cutoff, MOMENTS)
         check_number("hidden_features", hidden_features, FEATURES, whole=True)
         check_number("num_radial", num_radial, "from 1 to 10,000", whole=True)
         check_number("num_interactions", num_interactions, BLOCKS, whole=True)
         check_number("num_targets", num_targets, "1 or more", whole=True)
         self.cutoff = float(cutoff)
         self.readout = readout
+        self.moment = make_moment(readout, num_targets, atom_references)
         self.undirected = undirected
         self.embedding = nn.Embedding(MAX_Z, hidden_features)
         self.basis = SincBasis(num_radial, self.cutoff)
@@ -134,29 +137,42 @@ class PaiNN(Tabulated):
         self.interactions = nn.ModuleList(
             [Interaction(hidden_features, num_radial, undirected) for _ in range(num_interactions)]
         )
-        self.head = nn.Sequential(
-            nn.Linear(hidden_features, hidden_features // 2), Silu(), nn.Linear(hidden_features // 2, num_targets)
-        )
+        half, outputs = hidden_features // 2, outputs_of_atoms(readout, num_targets)
+        self.head: Any
+        if readout == "dipole_vectors":
+            self.head = VectorHead(hidden_features, num_targets)
+        else:
+            self.head = nn.Sequential(nn.Linear(hidden_features, half), Silu(), nn.Linear(half, outputs))
         self.register_buffer("atom_references", atom_references)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Glorot-uniform weights, zero biases, normal embeddings; the last layer starts at zero, as SchNet's."""
+        """Glorot-uniform weights, zero biases, normal embeddings; the last layer as `start_last_layer` says."""
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
         nn.init.normal_(self.embedding.weight)
-        nn.init.zeros_(self.head[2].weight)
+        last = self.head.last.net if isinstance(self.head, VectorHead) else self.head
+        start_last_layer(last[2], self.readout)
 
     def forward(self, graph: Graph) -> Tensor:
         graph = zero_padded(graph)
-        scalars, _ = self._features(graph)
+        scalars, vectors = self._features(graph)
+        if isinstance(self.head, VectorHead):
+            return self._moment(graph, *self.head(scalars, vectors))
         per_atom = at_least_float32(self.head(scalars))
+        if self.moment is not None:
+            return self._moment(graph, per_atom)
         if self.atom_references is not None:
             per_atom = per_atom + look_up(self.atom_references.to(per_atom.dtype), graph.z.reshape(-1))
         return read_out(per_atom, graph.graph_index, graph.node_mask, graph.graph_mask, self.readout == "mean")
+
+    def _moment(self, graph: Graph, per_atom: Tensor, dipoles: Optional[Tensor] = None) -> Tensor:
+        assert self.moment is not None
+        owners = Owners(graph.graph_index, graph.node_mask, graph.graph_mask)
+        return self.moment(per_atom, self.moment.arms(graph), owners, dipoles)
 
     def features(self, graph: Graph) -> Tuple[Tensor, Tensor]:
         """Scalars [B * N, F] and vectors [B * N, 3, F] of every atom.

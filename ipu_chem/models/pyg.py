@@ -27,8 +27,8 @@ _REST = {
     "lin2.bias": "head.2.bias",
     "atomref.weight": "atom_references",
 }
-# conv.nn is the same module as mlp, initial_atomref a copy of what atomref started from.
-_REPEATED = ("conv.nn.", "initial_atomref")
+# conv.nn is the same module as mlp, initial_atomref a copy of what atomref started from, masses are a constant.
+_REPEATED = ("conv.nn.", "initial_atomref", "atomic_mass")
 
 _HYDRONET = {"atom_embedding": "embedding", "basis_expansion": "distance_expansion"}
 
@@ -40,8 +40,8 @@ def schnet_from_pyg(state: Mapping[str, Tensor], readout: str = "add") -> SchNet
     ``mean`` and ``std``, in a state dict; models with those two set are not equal to the result.
 
     Args:
-        state: of torch_geometric.nn.SchNet with dipole=False.
-        readout: the one of that model: "add", "sum" or "mean".
+        state: of torch_geometric.nn.SchNet.
+        readout: the one of that model: "add", "sum" or "mean", or "dipole" of one with dipole=True.
 
     Returns:
         A SchNet in evaluation order of the same dtype, on the CPU.

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ipu_chem.models.base import Graph, check_readout_and_cutoff, edge_vectors, lengths, zero_padded
 from ipu_chem.models.convolution import Convolution, EdgeList
 from ipu_chem.models.layers import GaussianBasis, ShiftedSoftplus, at_least_float32, look_up, read_out
+from ipu_chem.models.moments import Owners, make_moment, outputs_of_atoms, start_last_layer
 from ipu_chem.models.tables import DistanceTable, Tabulated, make_table
 from ipu_chem.ranges import BLOCKS, FEATURES, FUNCTIONS, check_number
 
@@ -85,7 +86,8 @@ class SchNet(Tabulated):
             num_gaussians: functions of the distance basis.
             cutoff: longest edge, Å.
             num_targets: T, values predicted for every molecule.
-            readout: "sum" (extensive targets such as energies) or "mean" (intensive ones) over atoms.
+            readout: "sum" (extensive targets such as energies) or "mean" (intensive ones) over atoms; "dipole" or
+                "extent", moments of charges on atoms (`ipu_chem.models.moments`).
             atom_references: [MAX_Z, T], fixed value of each element, added for every atom.
             filter: "exact" evaluates filters for every edge, "table" and "chebyshev" on a grid of distances, between
                 whose points they are read (`ipu_chem.models.tables`); weights and results are the same.
@@ -93,10 +95,10 @@ class SchNet(Tabulated):
             undirected: edge_index has every pair of atoms once, in either order, instead of both directions.
 
         Raises:
-            ValueError: a size is out of range, the readout or the kind of filter is unknown.
+            ValueError: a size is out of range, the readout or the kind of filter is unknown, references with a moment.
         """
         super().__init__()
-        check_readout_and_cutoff(readout, cutoff)
+        check_readout_and_cutoff(readout, cutoff, ("dipole", "extent"))
         check_number("hidden_features", hidden_features, FEATURES, whole=True)
         check_number("num_filters", num_filters, FEATURES, whole=True)
         check_number("num_gaussians", num_gaussians, FUNCTIONS, whole=True)
@@ -104,6 +106,7 @@ class SchNet(Tabulated):
         check_number("num_targets", num_targets, "1 or more", whole=True)
         self.cutoff = float(cutoff)
         self.readout = readout
+        self.moment = make_moment(readout, num_targets, atom_references)
         self.undirected = undirected
         self.embedding = nn.Embedding(MAX_Z, hidden_features)
         self.basis = GaussianBasis(num_gaussians, self.cutoff)
@@ -114,23 +117,20 @@ class SchNet(Tabulated):
         self.head = nn.Sequential(
             nn.Linear(hidden_features, hidden_features // 2),
             ShiftedSoftplus(),
-            nn.Linear(hidden_features // 2, num_targets),
+            nn.Linear(hidden_features // 2, outputs_of_atoms(readout, num_targets)),
         )
         self.register_buffer("atom_references", atom_references)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Glorot-uniform weights, zero biases, normal embeddings; the last layer starts at zero.
-
-        A sum over atoms of random outputs would begin tens of standard deviations away from any target.
-        """
+        """Glorot-uniform weights, zero biases, normal embeddings; the last layer as `start_last_layer` says."""
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
         nn.init.normal_(self.embedding.weight)
-        nn.init.zeros_(self.head[2].weight)
+        start_last_layer(self.head[2], self.readout)  # type: ignore[arg-type]
 
     def forward(self, graph: Graph) -> Tensor:
         return self.from_prepared(*self.prepare(graph))
@@ -145,9 +145,10 @@ class SchNet(Tabulated):
         distance = lengths(vectors)
         real = graph.edge_mask.reshape(-1).to(distance.dtype)
         common = (graph.z.reshape(-1), graph.graph_index, graph.node_mask, graph.graph_mask, source, target)
+        arms = () if self.moment is None else (self.moment.arms(graph),)
         if self.table is None:
-            return (*common, *self.distance_inputs(distance, real))
-        return (*common, *self.grid_inputs(), *self.table.places(distance, real))
+            return (*common, *self.distance_inputs(distance, real), *arms)
+        return (*common, *self.grid_inputs(), *self.table.places(distance, real), *arms)
 
     def from_prepared(
         self,
@@ -159,9 +160,10 @@ class SchNet(Tabulated):
         target: Tensor,
         basis: Tensor,
         envelope: Tensor,
-        *places: Tensor,
+        *rest: Tensor,
     ) -> Tensor:
         table = self.table
+        places = rest if self.moment is None else rest[:-1]
         edges = Edges(
             EdgeList(source, target, self.undirected), basis, envelope, table.places_type(*places) if table else None
         )
@@ -169,6 +171,8 @@ class SchNet(Tabulated):
         for interaction in self.interactions:
             x = x + interaction(x, edges, table)
         per_atom = at_least_float32(self.head(x))
+        if self.moment is not None:
+            return self.moment(per_atom, rest[-1], Owners(graph_index, node_mask, graph_mask))
         if self.atom_references is not None:
             per_atom = per_atom + look_up(self.atom_references.to(per_atom.dtype), z)
         return read_out(per_atom, graph_index, node_mask, graph_mask, self.readout == "mean")

@@ -1,13 +1,15 @@
 """Intervals of trained runs: calibrated with their validation splits, and measured on their test splits."""
 
 from shlex import quote
-from typing import Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 
 from ipu_chem.locks import locked
 from ipu_chem.metrics import Target
 from ipu_chem.tasks.evaluation import SplitOutput
+from ipu_chem.tasks.graphs import GraphTask
+from ipu_chem.tasks.latents import has_latents, learn_domain
 from ipu_chem.trained_run import TrainedRun
 from ipu_chem.uncertainty.intervals import Intervals, spread_of
 from ipu_chem.uncertainty.residuals import FORCES, LABELS, Residuals, checkpoint_of, data_of_split, read_residuals
@@ -65,7 +67,9 @@ def intervals_of(members: Sequence[TrainedRun], coverage: float) -> Intervals:
 
 
 def calibrate(run: TrainedRun) -> None:
-    """Predict the validation split of a finished run anew, and keep its residuals in the run's folder.
+    """Predict the validation split of a finished run anew; keep its residuals, and its domain, in the run's folder.
+
+    The domain is of graph models (`ipu_chem.uncertainty.domain`).
 
     Raises:
         ValueError: there is no such split, its molecules are not there any more, or the run learned no numbers.
@@ -76,6 +80,12 @@ def calibrate(run: TrainedRun) -> None:
     with locked(run.folder):
         evaluator, predictions = run.on_split("validation")
         run.task.keep_residuals(run.folder, run.state, evaluator.residuals(predictions))
+        if isinstance(run.task, GraphTask):
+            task: Any = run.loaded_task()
+            model = task.model()
+            if has_latents(model):
+                model.load_state_dict(run.weights)
+                learn_domain(task, model, run.folder, run.state)
 
 
 def measure(members: Sequence[TrainedRun], split: str, intervals: Optional[Intervals] = None) -> Measured:

@@ -18,10 +18,10 @@ from ipu_chem.data.molecule import Molecule, molecules_to_store
 from ipu_chem.data.smiles import embed_many
 from ipu_chem.data.standardize import unfit
 from ipu_chem.data.structures import to_atoms, with_results, write_extxyz
+from ipu_chem.doubts import doubts_of
 from ipu_chem.outputs import check_file
 from ipu_chem.prediction import SUFFIXES
 from ipu_chem.prediction.calibration import intervals_of
-from ipu_chem.tasks.seen import doubts
 from ipu_chem.trained_run import EnergiesForces, ForceField, TrainedRun, energies_forces
 from ipu_chem.uncertainty.intervals import Intervals, spread_of
 from packing.files import PathLike, atomic_file
@@ -131,7 +131,7 @@ def predict_file(
     else:
         read = _read_molecules(Path(source), first, table, strict, workers, structures)
     for member in members if read.store is not None else ():
-        for doubt in doubts(read.store, member.state, read.name):  # type: ignore[arg-type]
+        for doubt in doubts_of(member, read.store, read.name):  # type: ignore[arg-type]
             print(f"warning: {member.folder}: {doubt}", file=sys.stderr)
     if with_forces:
         return _predict_forces(fields, output, read, strict, intervals)

@@ -6,7 +6,7 @@ import io
 from functools import partial
 from pathlib import Path
 from shlex import quote
-from typing import Any, Callable, List, Mapping, NamedTuple, Tuple
+from typing import Any, Callable, List, Mapping, NamedTuple, Optional, Tuple
 
 import numpy as np
 
@@ -14,9 +14,12 @@ from ipu_chem.generation.drawing import grid_svg
 from ipu_chem.generation.metrics import MEANING
 from ipu_chem.generation.samples import FILE
 from ipu_chem.json_file import read_json
-from ipu_chem.metrics import FORCES
+from ipu_chem.metrics import FORCES, Target
 from ipu_chem.reports.run_figures import baselines, class_figure, learning_figure, packing_figure, parity_figure
+from ipu_chem.reports.selective_figure import selective_figure
 from ipu_chem.training.logging import read_rows
+from ipu_chem.uncertainty.domain import FILE as DOMAIN
+from ipu_chem.uncertainty.domain import read_domain
 from packing import PackingPlan
 from packing.arrays import open_arrays
 from packing.files import PathLike, atomic_file
@@ -58,6 +61,7 @@ def write_report(folder: PathLike) -> Path:
         baselines=[name for name, _ in baselines(run)],
         learning=picture("loss and validation metrics", partial(learning_figure, run, read_rows(folder))),
         predictions=_predictions(folder, run),
+        selective=_selective(folder, run),
         samples=run.get("samples"),
         meaning=MEANING,
         molecules=_molecules(folder, run),
@@ -135,6 +139,23 @@ def _predictions(folder: Path, run: Mapping[str, Any]) -> List[Picture]:
             draw = partial(parity_figure, target, split, *_labels(folder, split, name))
         found.append(picture(f"predictions of {name}", draw))
     return found
+
+
+def _selective(folder: Path, run: Mapping[str, Any]) -> Optional[Picture]:
+    """Errors of test molecules by their distance from the training molecules; None of a run that keeps no domain."""
+    targets = [target for target in run.get("targets", []) if "mae" in target and target["name"] != FORCES]
+    if not targets or not (folder / "predictions_test.csv").is_file() or not (folder / DOMAIN).is_file():
+        return None
+    distances, doubted = read_domain(folder).held_out, {}
+    for target in targets:
+        label, prediction = _labels(folder, "test", target["name"])
+        if len(label) != len(distances):
+            return None
+        doubted[target["mae"]] = (
+            np.abs(prediction - label) * Target(target["name"], target["unit"]).error_factor,
+            distances,
+        )
+    return picture("errors by distance from the training molecules", partial(selective_figure, doubted, "distance"))
 
 
 def _labels(folder: Path, split: str, name: str, column: str = "prediction") -> List[np.ndarray]:

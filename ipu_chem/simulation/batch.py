@@ -6,7 +6,7 @@ from typing import Any, List, Optional, Sequence, Union
 
 from ipu_chem.data.molecule import molecules_to_store
 from ipu_chem.data.structures import to_molecule
-from ipu_chem.tasks.seen import doubts
+from ipu_chem.doubts import doubts_of
 from ipu_chem.trained_run import EnergiesForces, ForceField, TrainedRun, energies_forces
 from packing.files import PathLike
 
@@ -60,5 +60,6 @@ def say_doubts(members: Sequence[ForceField], structures: Sequence[Any]) -> None
     molecules = [to_molecule(one) for one in structures]
     store = molecules_to_store(molecules)
     for member in members:
-        for doubt in doubts(store, member.state, lambda item: molecules[item].name or f"structure {item}"):
+        run = TrainedRun.load(member.folder)
+        for doubt in doubts_of(run, store, lambda item: molecules[item].name or f"structure {item}"):
             print(f"warning: {member.folder}: {doubt}", file=sys.stderr)

@@ -28,6 +28,7 @@ from ipu_chem.tasks.example_graphs import random_loader
 from ipu_chem.tasks.forces import Forces, check_forces, fit_with_forces
 from ipu_chem.tasks.graph_shape import assumed_shape, choose_budget, device_neighbors, pack_sizes
 from ipu_chem.tasks.labels import KnownLabels, Labels, check_classes, planned_targets
+from ipu_chem.tasks.moments import check_moment_labels, check_moment_options, fit_moments, is_moment
 from ipu_chem.tasks.splits import SplitData, plans_of_splits, split_items
 from ipu_chem.tasks.start_from import EarlierRun, earlier_run, load_weights
 from ipu_chem.units import energy_unit
@@ -59,11 +60,13 @@ class GraphTask(Task):
     def load(cls, config: RunConfig, plans: Optional[Path] = None, state: Optional[State] = None) -> "GraphTask":
         model, data, start = model_section(config, state), config.data, config.training.start_from
         check_features(model, start)
+        check_moment_options(config)
         store = load_store(data, model.cutoff)
         if config.short_positions:
             store = with_fixed_point(store, data.cache or None)
         targets = targets_of(store.info["targets"])
         check_charges(store, model)
+        check_moment_labels(config, targets, store)
         if config.force_share:
             check_forces(store, targets)
         items = split_items(store, data, state or {})
@@ -98,6 +101,7 @@ class GraphTask(Task):
     @classmethod
     def planned(cls, config: RunConfig) -> "GraphTask":
         check_features(config.model, config.training.start_from)
+        check_moment_options(config)
         budget, neighbors, assumed = assumed_shape(config.pack)
         step = step_for(config.model.cutoff) if config.short_positions else None
         outputs = outputs_of(config, planned_targets(config.data))
@@ -218,11 +222,14 @@ def _fit(
     store: Store, train: np.ndarray, targets: List[Target], config: RunConfig, earlier: Optional[EarlierRun]
 ) -> Standardizer:
     """A standardizer for the training molecules, or what an earlier run's makes of them."""
-    if earlier is not None and config.data.references == "auto":
+    if is_moment(config):
+        fitted = fit_moments(store, train)
+    elif earlier is not None and config.data.references == "auto":
         return earlier.standardizer
-    usual = {target.name: "linear" if target.extensive else "none" for target in targets}
-    fit = fit_with_forces if config.force_share else Standardizer.fit
-    fitted = fit(store, train, usual if config.data.references == "auto" else config.data.references)
+    else:
+        usual = {target.name: "linear" if target.extensive else "none" for target in targets}
+        fit = fit_with_forces if config.force_share else Standardizer.fit
+        fitted = fit(store, train, usual if config.data.references == "auto" else config.data.references)
     if earlier is not None:
         fitted.scale = earlier.standardizer.scale
     return fitted

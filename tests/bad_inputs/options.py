@@ -60,6 +60,9 @@ train --model.cutoff .inf
 train --model.cutoff five
 train --model.readout max
 train --model.readout median
+train --model.readout dipole --force_share 0.9
+train --model.readout extent --data.references linear
+train --model.readout dipole_vectors
 train --model.filter fast
 train --model.filter Table
 train --model.table_points 2

@@ -238,6 +238,7 @@ class Form(NamedTuple):
     extensive: bool = True
     filter: str = "exact"
     undirected: bool = False
+    readout: str = "auto"
 
     @property
     def is_energy(self) -> bool:
@@ -247,7 +248,7 @@ class Form(NamedTuple):
     def build(self, dtype: torch.dtype = torch.float64, noise: float = 0.2, seed: int = 0) -> GraphModel:
         torch.manual_seed(seed)
         model = build_model(
-            self.name, self.num_targets, self.extensive, "auto", self.filter, self.undirected, **self.options
+            self.name, self.num_targets, self.extensive, self.readout, self.filter, self.undirected, **self.options
         ).to(dtype)
         for parameter in model.parameters():  # zeros would hide leaks through padding
             parameter.data += noise * torch.randn_like(parameter)
@@ -267,11 +268,13 @@ class GraphModelContract:
     Attributes:
         names: registered, or ``package.module:Class``.
         options: of constructors, by model; beside `SMALL`, of which each takes what it has.
+        moments: readouts beside sum and mean, by model, of quantities that are no sums over atoms and have no forces.
         without_poptorch: models that are not made for IPUs, whose operators are not checked.
     """
 
     names: ClassVar[Sequence[str]] = ()
     options: ClassVar[Dict[str, Dict[str, Any]]] = {}
+    moments: ClassVar[Dict[str, Sequence[str]]] = {}
     without_poptorch: ClassVar[Sequence[str]] = ()
 
     def pytest_generate_tests(self, metafunc: Any) -> None:
@@ -303,6 +306,11 @@ class GraphModelContract:
             yield plain._replace(label=f"{name}-references", options=more, num_targets=2)
         if "readout" in known:
             yield plain._replace(label=f"{name}-mean", options=learned, num_targets=2, extensive=False)
+            moments = dict(options=learned, extensive=False, undirected=True)
+            for readout in self.moments.get(name, ()):
+                yield plain._replace(label=f"{name}-{readout}", readout=readout, **moments)
+                two = dict(num_targets=2, filter="table" if "filter" in known else "exact")
+                yield plain._replace(label=f"{name}-{readout}-targets", readout=readout, **{**moments, **two})
 
     def test_a_pack_equals_its_molecules_one_by_one(self, form: Form) -> None:
         model = Charged(form.build())

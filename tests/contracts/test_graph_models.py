@@ -5,6 +5,7 @@ from pathlib import Path
 from types import ModuleType
 
 from contracts.graph_model import GraphModelContract
+from ipu_chem.models.moments import MOMENTS
 from ipu_chem.models.registry import MODELS
 
 PAGE = (Path(__file__).resolve().parents[2] / "ipu_chem" / "README.md").read_text(encoding="utf-8")
@@ -12,6 +13,7 @@ PAGE = (Path(__file__).resolve().parents[2] / "ipu_chem" / "README.md").read_tex
 
 class TestRegistered(GraphModelContract):
     names = list(MODELS)
+    moments = {"schnet": ("dipole", "extent"), "painn": MOMENTS}
 
 
 def shown() -> str:

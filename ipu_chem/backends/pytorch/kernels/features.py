@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ipu_chem.backends.pytorch.kernels.calls import pointer
 from ipu_chem.backends.pytorch.kernels.forces import Addresses, Molecules, compact, joined
-from ipu_chem.backends.pytorch.kernels.forces.networks import MOST_BLOCKS, REALS, painn_network
+from ipu_chem.backends.pytorch.kernels.forces.networks import MOST_BLOCKS, REALS, painn_body
 from ipu_chem.backends.pytorch.kernels.native import library
 from ipu_chem.models.base import Graph
 from ipu_chem.models.painn import PaiNN
@@ -50,12 +50,9 @@ class NativeFeatures:
     """Features of one model. Its weights may change at any time, but stay the same tensors."""
 
     def __init__(self, model: PaiNN) -> None:
-        network = painn_network(model)
-        head = [*model.head.parameters(), model.atom_references]
-        self._weights = [None if any(one is part for part in head) else one for one in network.weights]
-        self.weights = [weight for weight in self._weights if weight is not None]
-        features, radial, _, blocks = network.sizes
-        self._sizes, self._numbers = (features, radial, 0, blocks), network.numbers
+        network = painn_body(model)
+        self._weights, self._sizes, self._numbers = network.weights, network.sizes, network.numbers
+        self.weights = [weight for weight in network.weights if weight is not None]
         self._undirected = int(model.undirected)
         self._values, self._gradients = Addresses(), Addresses()
         self._spaces: List[Tensor] = []  # workspaces that nobody uses: new memory costs as much as a pass

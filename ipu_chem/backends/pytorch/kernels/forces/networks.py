@@ -10,6 +10,7 @@ from ipu_chem.models.schnet import SchNet
 
 REALS = {torch.float32: "float", torch.float64: "double"}  # formats, in C
 MOST_BLOCKS = 32  # as in the C files
+_OF_HEAD = 5  # tensors
 
 
 class Network(NamedTuple):
@@ -39,9 +40,22 @@ def _schnet(model: SchNet) -> Network:
     return Network("schnet", sizes, (model.cutoff, model.basis.factor), weights)
 
 
-def painn_network(model: PaiNN) -> Network:
-    """PaiNN with any head."""
-    weights = [model.embedding.weight, *_head(model)]
+def _painn(model: PaiNN) -> Network:
+    radial, features = len(model.basis.half_periods), model.embedding.weight.shape[1]
+    sizes = (features, radial, model.head[0].weight.shape[0], len(model.interactions))
+    weights = [model.embedding.weight, *_head(model), *_blocks(model)]
+    return Network("painn", sizes, (model.cutoff, model.basis.factor), weights)
+
+
+def painn_body(model: PaiNN) -> Network:
+    """PaiNN without its head."""
+    radial, features = len(model.basis.half_periods), model.embedding.weight.shape[1]
+    weights = [model.embedding.weight, *[None] * _OF_HEAD, *_blocks(model)]
+    return Network("painn", (features, radial, 0, len(model.interactions)), (model.cutoff, model.basis.factor), weights)
+
+
+def _blocks(model: PaiNN) -> List[Optional[Tensor]]:
+    weights: List[Optional[Tensor]] = []
     for block in model.interactions:
         layers = (
             block.message_net[0],
@@ -52,9 +66,7 @@ def painn_network(model: PaiNN) -> Network:
         )
         weights += [part for layer in layers for part in (layer.weight, layer.bias)]
         weights += [block.mix.weight]
-    radial, features = len(model.basis.half_periods), model.embedding.weight.shape[1]
-    sizes = (features, radial, model.head[0].weight.shape[0], len(model.interactions))
-    return Network("painn", sizes, (model.cutoff, model.basis.factor), weights)
+    return weights
 
 
 def _head(model: Any) -> List[Optional[Tensor]]:
@@ -65,8 +77,8 @@ def _head(model: Any) -> List[Optional[Tensor]]:
 def _is_supported(model: Any) -> bool:
     """True if the kernels have this model's sizes and formats."""
     formats = {tensor.dtype for tensor in [*model.parameters(), *model.buffers()]}
-    one_target = model.head[2].weight.shape[0] == 1 and model.readout == "sum"
+    one_target = model.readout == "sum" and model.head[2].weight.shape[0] == 1
     return one_target and len(formats) == 1 and formats <= set(REALS) and len(model.interactions) <= MOST_BLOCKS
 
 
-_NETWORKS: Dict[type, Callable[[Any], Network]] = {SchNet: _schnet, PaiNN: painn_network}
+_NETWORKS: Dict[type, Callable[[Any], Network]] = {SchNet: _schnet, PaiNN: _painn}
