@@ -35,7 +35,7 @@ _SMILES = ["CC(=O)Oc1ccccc1C(=O)O", "CC(C)Cc1ccc(cc1)C(C)C(=O)O", "CC(=O)Nc1ccc(
 
 
 class Minimum(NamedTuple):
-    """Where a relaxation has ended."""
+    """End of a relaxation."""
 
     energy: float  # eV
     converged: bool
