@@ -7,6 +7,7 @@ from ase.calculators.calculator import Calculator as AseCalculator
 from ase.calculators.calculator import all_changes
 
 from ipu_chem.data.neighbors import radius_pairs
+from ipu_chem.models.registry import needs_charge
 from ipu_chem.simulation.batch import Runs, load_force_fields
 from ipu_chem.simulation.checks import charges_of, check_structure
 from ipu_chem.simulation.program import DTYPES, OneMolecule, check_can_run, frozen_models
@@ -53,7 +54,10 @@ class Calculator(AseCalculator):
         self.skin = float(skin)
         self._program = OneMolecule(frozen_models(self.members), accelerator, DTYPES[dtype], threads)
         model: Any = self.members[0].config.model
-        self._cutoff = model.cutoff
+        self._cutoff, self._takes_charge = model.cutoff, needs_charge(model.name)
+        self._scales = np.array([member.scale for member in self.members])
+        self.use_cache = False  # of ASE, which would copy atoms once more: `calculate` does
+        self._last: Any = None  # copy of the atoms of the last call
         self._numbers = np.zeros(0, np.int64)
         self._charges: List[int] = []
         self._built_at: Optional[np.ndarray] = None
@@ -74,7 +78,7 @@ class Calculator(AseCalculator):
         if before is None:
             return list(all_changes)
         changes = [name for name in ("positions", "numbers", "pbc") if not _same(before, atoms, name)]
-        return changes + ["initial_charges"] * (charges_of(atoms, self.members) != self._charges)
+        return changes + ["initial_charges"] * (self._charges_of(atoms) != self._charges)
 
     def calculate(
         self, atoms: Any = None, properties: Optional[List[str]] = None, system_changes: List[str] = all_changes
@@ -84,16 +88,23 @@ class Calculator(AseCalculator):
         Raises:
             ValueError: periodic atoms, an element or a place that the model cannot have learned; says which.
         """
-        super().calculate(atoms, properties or ["energy"], system_changes)
+        if atoms is not None:
+            if system_changes == ["positions"] and self._last is not None:
+                self._last.positions[:] = atoms.positions
+            else:
+                self._last = atoms.copy()
+            self.atoms = self._last
         positions = self.atoms.positions
         self._prepare(self.atoms, positions)
         energies, forces = self._program(positions)
-        scales = np.array([member.scale for member in self.members])
-        energies, forces = energies * scales + self._offsets, forces * scales[:, None, None]
-        self.results = {"energy": float(energies.mean()), "forces": forces.mean(0)}
-        self.results["free_energy"] = self.results["energy"]
-        if len(self.members) > 1:
-            self.results.update(energy_std=float(energies.std()), forces_std=forces.std(0))
+        energies, forces = energies * self._scales + self._offsets, forces * self._scales[:, None, None]
+        if len(self.members) == 1:
+            energy = float(energies[0])
+            self.results = {"energy": energy, "free_energy": energy, "forces": forces[0]}
+            return
+        energy = float(energies.mean())
+        self.results = {"energy": energy, "free_energy": energy, "forces": forces.mean(0)}
+        self.results.update(energy_std=float(energies.std()), forces_std=forces.std(0))
 
     def check(self, atoms: Any) -> None:
         """Refuse atoms that `calculate` would refuse; computes nothing."""
@@ -101,8 +112,8 @@ class Calculator(AseCalculator):
 
     def _prepare(self, atoms: Any, positions: np.ndarray) -> None:
         """Tensors of another molecule, pairs of other places."""
-        numbers, charges = atoms.numbers, charges_of(atoms, self.members)
-        same = np.array_equal(numbers, self._numbers) and charges == self._charges
+        numbers, charges = atoms.numbers, self._charges_of(atoms)
+        same = numbers.tobytes() == self._numbers.tobytes() and charges == self._charges
         if same and self._built_at is not None and not atoms.pbc.any():
             moved = positions - self._built_at
             # A coordinate that is no number compares as False, and is refused below.
@@ -119,6 +130,9 @@ class Calculator(AseCalculator):
         self._program.set_pairs(pairs.values)
         self._built_at = positions.copy()
 
+    def _charges_of(self, atoms: Any) -> List[int]:
+        return charges_of(atoms, self.members) if self._takes_charge else []
+
 
 def _same(one: Any, other: Any, name: str) -> bool:
-    return np.array_equal(getattr(one, name), getattr(other, name))
+    return getattr(one, name).tobytes() == getattr(other, name).tobytes()

@@ -89,7 +89,8 @@ class OneMolecule:
     def __call__(self, positions: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
         """Standardized energies [M] and forces [M, n, 3] of M models, float64, of positions [n, 3] in Å."""
         # From the middle: far from the origin float32 would have no digits left for bonds.
-        np.subtract(positions, positions.mean(0), out=self._positions, casting="same_kind")
+        middle = np.add.reduce(positions, axis=0) / len(positions)
+        np.subtract(positions, middle, out=self._positions, casting="same_kind")
         if self._device.type != "cpu":
             self._inputs[1] = self._host.to(self._device)
         with torch.no_grad(), denormals_flushed(self._device.type == "cpu"), own_threads(
@@ -99,10 +100,13 @@ class OneMolecule:
             if self._calls == _RECORDED_AFTER and not self._is_native:
                 self._recorded = self._record()
             energies, forces = (self._recorded or self._compute)(*self._inputs)
-        return energies.double().cpu().numpy(), forces.double().cpu().numpy()
+        return energies.cpu().numpy().astype(np.float64), forces.cpu().numpy().astype(np.float64)
 
     def _compute(self, *inputs: Tensor) -> Tuple[Tensor, Tensor]:
         """All models, one after the other."""
+        if len(self._models) == 1:
+            energy, force = self._models[0](Graph(*inputs))
+            return energy.reshape(-1), force
         energies, forces = zip(*(model(Graph(*inputs)) for model in self._models))
         return torch.cat(energies).reshape(-1), torch.cat(forces)
 

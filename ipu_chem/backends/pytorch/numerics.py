@@ -1,6 +1,7 @@
 """Numerics of CPUs and GPUs: denormal numbers, 16-bit products under autocast, and optimizers in one kernel."""
 
 import ctypes
+import sys
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -13,7 +14,7 @@ from ipu_chem.optim import OptimizerConfig
 _CPUINFO = Path("/proc/cpuinfo")
 # Of CPUs with bfloat16 products of their own; without, they are several times slower than float32.
 _FAST_BFLOAT16 = frozenset(("avx512_bf16", "amx_bf16", "bf16"))
-_SMALLEST_NORMAL = torch.finfo(torch.float32).tiny
+_SMALLEST_NORMAL = sys.float_info.min  # of float64: Python computes with the same registers as torch
 
 
 @lru_cache(maxsize=None)
@@ -85,7 +86,7 @@ def denormals_flushed(wanted: bool) -> Iterator[None]:
 
 def flushes_denormals() -> bool:
     """True if this thread takes numbers below 1.2e-38 as 0."""
-    return float(torch.full((), _SMALLEST_NORMAL) * 0.5) == 0.0
+    return _SMALLEST_NORMAL * 0.5 == 0.0
 
 
 def grad_scaler(device: str) -> Any:
