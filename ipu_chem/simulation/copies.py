@@ -164,7 +164,7 @@ class _Copies:
         with np.errstate(all="ignore"):
             hot, ratios = self._temperatures(), self.bonds.update(self.atoms.positions)
             limit = hottest(self.options.temperature)
-            calm = (hot <= limit) & np.isfinite(self.found.energy[: len(hot)])
+            calm = hot <= limit  # False where velocities are no numbers; of energies the pack says so
             too_long = np.unique(self.bonds.molecule[ratios > LONGEST])
         if calm.all() and not len(too_long) and not self.found.refused:
             return
@@ -223,7 +223,7 @@ class _Copies:
             own = slice(self._offsets[copy], self._offsets[copy + 1])
             values = (one[own] for one in (atoms.positions, atoms.momenta, atoms.forces))
             frames[copy] = self._texts[copy].text(now, energy, *values)
-        state = {"step": self.step, "asked": self._asked, "info": self._infos, "stops": self._stops}
+        state = {"step": self.step, "asked": self._asked, "info": self._infos, "stops": {**self._stops}}
         arrays = {"numbers": self._numbers, "offsets": self._offsets, "built_at": self._pack.lists.built_at}
         arrays.update(positions=atoms.positions, momenta=atoms.momenta, begin=self._begin, longest=self.bonds.longest)
         if self._noise is not None:

@@ -1,4 +1,4 @@
-"""Equations of motion of many molecules at once, step by step, in the formulas and to the bits of ASE's integrators.
+"""Equations of motion of many molecules at once, step by step, rounded as by ASE's integrators.
 
 Arrays are float64 in ASE's units: Å, eV, atomic mass units, and for times what follows from these. N atoms of all
 molecules lie one behind the other; a molecule never sees another one.
@@ -64,7 +64,7 @@ class Langevin:
         dt, rate = _in_ase_units(timestep), friction / (1000 * fs)
         sigma = np.sqrt(2 * kB * temperature * rate / masses)
         self._timestep, self._noise = dt, noise
-        self._force = (dt / 2.0 - dt * dt * rate / 8.0) / masses
+        self._force = dt / 2.0 - dt * dt * rate / 8.0
         self._drag = dt * rate / 2 - dt * dt * rate * rate / 8.0
         self._kick = np.sqrt(dt) * sigma / 2.0 - dt**1.5 * rate * sigma / 8.0
         self._shift = dt**1.5 * sigma / (2 * np.sqrt(3))
@@ -76,12 +76,12 @@ class Langevin:
         shift = self._shift * second
         kick = self._kick * first - self._pull * second
         velocities = atoms.momenta / atoms.masses
-        velocities = velocities + (self._force * atoms.forces - self._drag * velocities + kick)
+        velocities = velocities + (self._force * atoms.forces / atoms.masses - self._drag * velocities + kick)
         before = atoms.positions
         atoms.positions = before + self._timestep * velocities + shift
         velocities = (atoms.positions - before - shift) / self._timestep
         atoms.forces = compute(atoms.positions)
-        velocities = velocities + (self._force * atoms.forces - self._drag * velocities + kick)
+        velocities = velocities + (self._force * atoms.forces / atoms.masses - self._drag * velocities + kick)
         atoms.momenta = velocities * atoms.masses
 
 

@@ -51,7 +51,7 @@ def _run(runs: List[str], options: MdOptions, resume: bool) -> Dict[str, Any]:
 
     members = load_force_fields(runs)
     structures = [] if resume else structures_of(options, members)
-    # Where some structures were asked for they have a trajectory each, and one that is left is nothing else.
+    # A simulation that goes on has as many molecules as trajectories.
     copies = len(read_state(options.out).get("trajectories", [])) if resume else len(structures)
     asked = {**asdict(options), "runs": [str(run) for run in runs]}
     if copies > 1 and options.trajectory != "extxyz":

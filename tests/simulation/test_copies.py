@@ -187,6 +187,25 @@ def test_a_signal_stops_all_and_the_rest_follows(springs, start, monkeypatch, ca
     assert "40 steps, 0.02 ps of 27 atoms in 3 copies" in output and "its worst among copies" in output
 
 
+def test_a_copy_that_stopped_after_the_last_state_stops_again(springs, start, tmp_path, ethanol, monkeypatch):
+    same = dict(structure=explosive(tmp_path, ethanol), frames="all", copies=1, interval=50)
+    whole = run_md([springs], start(out=str(tmp_path / "whole"), **same))
+    call, calls = MovingPack.__call__, []
+
+    def interrupted(self):
+        calls.append(1)
+        if len(calls) == whole["each"][1]["steps"] + 5:
+            os.kill(os.getpid(), signal.SIGINT)
+        return call(self)
+
+    monkeypatch.setattr(MovingPack, "__call__", interrupted)
+    assert run_md([springs], start(**same))["copies_that_exploded"] == 1
+    assert read_state(start().out)["step"] == 0 and not read_state(start().out)["stops"]
+    again = run_md([springs], start(**same), resume=True)
+    assert [one["steps"] for one in again["each"]] == [one["steps"] for one in whole["each"]]
+    assert (tmp_path / "whole" / "log.csv").read_bytes() == (tmp_path / "md" / "log.csv").read_bytes()
+
+
 def test_several_runs_say_how_far_they_disagree_on_each_copy(make_run, start):
     summary = run_md([make_run(f"run{seed}", seed, scale=0.1) for seed in range(2)], start(time=0.01))
     rows = table(start().out)

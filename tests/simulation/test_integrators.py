@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from ase import Atoms, units
+from ase.calculators.lj import LennardJones
 from ase.md.langevin import Langevin as AseLangevin
 from ase.md.verlet import VelocityVerlet as AseVerlet
 
@@ -26,6 +27,12 @@ def molecules(ethanol):
 @pytest.fixture
 def calculator(make_run):
     return Calculator.from_run(make_run(scale=0.02), dtype="float64")
+
+
+def with_forces(atoms):
+    """The same atoms in a potential whose forces follow from positions alone, to the bit."""
+    atoms.calc = LennardJones(sigma=0.8, epsilon=0.3, rc=3.0)
+    return atoms
 
 
 def moved_by_ase(molecules, calculator, make):
@@ -61,6 +68,39 @@ def moved_by_us(molecules, calculator, make):
         integrator.step(moving, compute)
         path.append([moving.positions.copy(), moving.momenta.copy()])
     return np.array(path)
+
+
+@pytest.mark.parametrize("thermostat", [False, True])
+def test_the_same_forces_give_the_same_bits(ethanol, thermostat):
+    noise = [random_of(2, copy) for copy in range(2)]
+    others = [random_of(2, copy) for copy in range(2)]
+    molecules = [with_forces(ethanol.copy()), with_forces(Atoms("HOH", [[0.76, 0.59, 0], [0, 0, 0], [-0.76, 0.59, 0]]))]
+    offsets = np.array([0, 9, 12])
+    how = dict(temperature_K=300, friction=10 / (1000 * units.fs), fixcm=False)
+    theirs = [
+        AseLangevin(atoms, 0.5 * units.fs, rng=random, **how) if thermostat else AseVerlet(atoms, 0.5 * units.fs)
+        for atoms, random in zip(molecules, noise)
+    ]
+    copies = [with_forces(atoms.copy()) for atoms in molecules]
+
+    def compute(positions):
+        for atoms, first, last in zip(copies, offsets, offsets[1:]):
+            atoms.set_positions(positions[first:last])
+        return np.concatenate([atoms.get_forces() for atoms in copies])
+
+    positions = np.concatenate([atoms.positions for atoms in molecules])
+    masses = np.concatenate([atoms.get_masses() for atoms in molecules])[:, None]
+    moving = Moving(positions, np.zeros_like(positions), compute(positions), masses)
+    verlet = VelocityVerlet(0.5)
+    ours = Langevin(0.5, 300.0, 10.0, masses, Noise(others, offsets)) if thermostat else verlet
+    for _ in range(STEPS):
+        ours.step(moving, compute)
+        for one in theirs:
+            one.step()
+    for name in ("positions", "momenta"):
+        expected = np.concatenate([getattr(atoms, f"get_{name}")() for atoms in molecules])
+        np.testing.assert_array_equal(getattr(moving, name), expected)
+    assert np.abs(moving.positions - positions).max() > 0.01
 
 
 def test_velocity_verlet_is_that_of_ase(molecules, calculator):
