@@ -112,7 +112,7 @@ class NativeForces:
         self._transposed: Optional[Tensor] = None  # of frozen weights
         self._spaces: List[Tensor] = []  # workspaces that nobody uses: new memory costs as much as a pass
         self._shape: Optional[Shape] = None  # of the last call
-        self._values, self._gradients = Addresses(), Addresses()
+        self._values, self._gradients = Addresses(frozen), Addresses()
         self._seen: Tuple[Any, Any] = (None, None)  # the last graph of frozen weights, and its molecules
 
     def __call__(self, graph: Graph, training: bool) -> Optional[Tuple[Tensor, Tensor]]:
@@ -229,12 +229,20 @@ class NativeForces:
 class Addresses:
     """Addresses of tensors, as C takes them, made anew when one has moved."""
 
-    def __init__(self) -> None:
+    def __init__(self, frozen: bool = False) -> None:
+        """Start without any; frozen are those of tensors that never move."""
+        self._frozen = frozen
         self._numbers: List[Optional[int]] = []
         self._array: Any = None
 
+    def __reduce__(self) -> Any:
+        """Leave addresses out of copies, whose tensors are others."""
+        return Addresses, (self._frozen,)
+
     def of(self, tensors: Sequence[Optional[Tensor]]) -> Any:
         """An array of pointers; 0 for None."""
+        if self._frozen and self._array is not None:
+            return self._array
         numbers = [None if tensor is None else tensor.data_ptr() for tensor in tensors]
         if numbers != self._numbers:
             assert all(tensor is None or tensor.is_contiguous() for tensor in tensors)

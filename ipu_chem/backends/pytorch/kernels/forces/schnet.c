@@ -39,6 +39,7 @@ typedef struct {
     real *x, *x_tan, *x_adj;                        /* [M, F], at the head */
     real *kinds, *kinds_sent;                       /* [U, F]: embeddings; [U, K]: sent, in pass 4 its adjoint */
     real *distance, *d_adj, *d_tan;                 /* [P] */
+    int32_t *first, *count;                         /* [P]: Gaussians of a pair */
     real *a_adj2, *sent_adj2, *received_adj2;       /* scratch: [M, F], [M, K], [M, K] */
     real *pair_1, *pair_2;                          /* scratch: [2 P, K] each */
     real *transposed_gradient;                      /* scratch: [R, K] */
@@ -52,6 +53,7 @@ static void lay_out(Workspace *space, const Molecules *all, const Schnet *net, i
     made->x = take(space, M * F), made->x_adj = take(space, M * F);
     made->kinds = take(space, all->kinds * F), made->kinds_sent = take(space, all->kinds * K);
     made->distance = take(space, P), made->d_adj = take(space, P), made->d_tan = take(space, P);
+    made->first = (int32_t *)take(space, P), made->count = (int32_t *)take(space, P);
     if (training) {
         made->x_tan = take(space, M * F);
         made->a_adj2 = take(space, M * F), made->sent_adj2 = take(space, M * K);
@@ -93,17 +95,38 @@ static const real *block_transposed(const Schnet *net, int64_t b, int which) {
     return net->transposed + F * net->H + b * transposed_size(net) + at[which];
 }
 
-/* Gaussians of the distance and their derivatives; as in torch, exponents end at -80. */
+/* Gaussians of the distance and their derivatives where they are more than rounding errors, which is near a few of
+   the centres: `count` from `first` on. */
 static void gaussians(const Molecules *all, const Schnet *net, Passes *now) {
-    const real factor = (real)net->factor, *centres = net->weights[CENTRES];
+    const real factor = (real)net->factor, *centres = net->weights[CENTRES], least = sizeof(real) == 4 ? -20 : -40;
     for (int64_t p = 0; p < all->pairs; p++) {
         const real d = now->distance[p];
         real *basis = now->geometry.basis + p * net->R, *slope = now->geometry.basis_slope + p * net->R;
-        for (int64_t k = 0; k < net->R; k++) {
-            const real offset = d - centres[k], exponent = factor * offset * offset;
-            const int in = exponent > -80;
-            basis[k] = NAME(exp_minus)(in ? exponent : (real)80);
-            slope[k] = in ? 2 * factor * offset * basis[k] : 0;
+        int32_t first = (int32_t)net->R, end = 0;
+        for (int32_t k = 0; k < net->R; k++)
+            if (factor * (d - centres[k]) * (d - centres[k]) > least) first = k < first ? k : first, end = k + 1;
+        now->first[p] = first, now->count[p] = end > first ? end - first : 0;
+        for (int64_t k = first; k < end; k++) {
+            const real offset = d - centres[k];
+            basis[k] = NAME(exp_minus)(factor * offset * offset);
+            slope[k] = 2 * factor * offset * basis[k];
+        }
+    }
+}
+
+/* w1 g + b1 and w1 g', values and derivatives of a pair together, as they take the same part of w1. */
+static void filters_in(const Molecules *all, const Schnet *net, int64_t b, Passes *now) {
+    const int64_t P = all->pairs, K = net->K, R = net->R;
+    const real *bias = block_weights(net, b)[FILTER_BIAS_1], *panels = block_transposed(net, b, FILTER_1_T);
+    real *in = now->block[b].in_1;
+    for (int64_t p = 0; p < P; p++) memcpy(in + p * K, bias, (size_t)K * sizeof(real));
+    clear(P * K, in + P * K);
+    for (int64_t n = 0; n < K; n += PANEL) {
+        const int64_t width = K - n < PANEL ? K - n : PANEL;
+        for (int64_t p = 0; p < P; p++) {
+            const Matrix g = {now->geometry.basis + p * R + now->first[p], P * R, 1, 0};
+            const Matrix w = {panels + n * R + now->first[p] * width, width, 1, 0};
+            product(1, 2, width, now->count[p], g, w, in + p * K + n, P * K, 0, ADD);
         }
     }
 }
@@ -111,11 +134,10 @@ static void gaussians(const Molecules *all, const Schnet *net, Passes *now) {
 /* Filters W = (w2 f(w1 g + b1) + b2) envelope and dW / dd: the network on values, and in forward mode on derivatives,
    one below the other. */
 static void filters(const Molecules *all, const Schnet *net, int64_t b, Passes *now) {
-    const int64_t P = all->pairs, K = net->K, R = net->R;
+    const int64_t P = all->pairs, K = net->K;
     const real *const *w = block_weights(net, b);
     Block *block = now->block + b;
-    layer(P, R, K, now->geometry.basis, block_transposed(net, b, FILTER_1_T), w[FILTER_BIAS_1], block->in_1);
-    layer(P, R, K, now->geometry.basis_slope, block_transposed(net, b, FILTER_1_T), 0, block->in_1 + P * K);
+    filters_in(all, net, b, now);
     activate(P * K, block->in_1, block->out_1);
     activate_first(P * K, block->in_1, block->in_1 + P * K, block->out_1 + P * K);
     layer(P, K, K, block->out_1, block_transposed(net, b, FILTER_2_T), w[FILTER_BIAS_2], block->filter);
@@ -298,7 +320,10 @@ static void filters_second(const Molecules *all, const Schnet *net, int64_t b, P
     bias_gradient(P, K, adj2, grad[FILTER_BIAS_1]);
     /* Gaussians are too few to fill tiles as columns: the gradient is made transposed. */
     clear(R * K, now->transposed_gradient);
-    weight_gradient(2 * P, K, R, now->geometry.basis, adj2, now->transposed_gradient);
+    for (int64_t p = 0; p < P; p++) {
+        const Matrix g = {now->geometry.basis + p * R + now->first[p], 1, P * R, 0}, y = {adj2 + p * K, P * K, 1, 0};
+        product(1, now->count[p], K, 2, g, y, now->transposed_gradient + now->first[p] * K, K, 0, ADD);
+    }
     EACH(k, K)
         for (int64_t r = 0; r < R; r++) grad[FILTER_1][k * R + r] += now->transposed_gradient[r * K + k];
 }
