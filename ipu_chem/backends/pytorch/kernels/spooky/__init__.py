@@ -119,7 +119,7 @@ class NativeInteractions:
             space = self._spaces.pop()
             if space.numel() >= size and space.dtype == self.dtype:
                 return space
-        return torch.empty(size, dtype=self.dtype)
+        return torch.empty(size + size // 8, dtype=self.dtype)  # room for batches of a few pairs more
 
     def give_back(self, space: Tensor) -> None:
         """Keep memory for the next batch."""
