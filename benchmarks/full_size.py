@@ -16,7 +16,7 @@ import sys
 import time
 from itertools import islice
 from pathlib import Path
-from typing import Callable, Dict, List, NamedTuple, Optional, Sequence
+from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence
 
 if __package__ in (None, ""):
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
@@ -85,7 +85,7 @@ def data_options(name: str, shared: Path) -> Dict[str, str]:
     return {**found, "data.target": "e_el"} if (folder / "qm9_geometries.npz").is_file() else found
 
 
-def step_rate(recipe: str, options: Dict[str, str]) -> Callable[[], Dict[str, float]]:
+def step_rate(recipe: str, options: Mapping[str, Any]) -> Callable[[], Dict[str, float]]:
     """In a process of its own: molecules per second of training steps, and training molecules of the run."""
     import torch
 

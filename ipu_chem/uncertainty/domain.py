@@ -76,7 +76,9 @@ def write_domain(folder: PathLike, domain: Domain) -> Path:
     Raises:
         OSError: the disk is full or not writable; what was there is kept.
     """
-    arrays = {name: np.asarray(getattr(domain, name), np.float64) for name in ("mean", "whitening", "held_out")}
+    arrays: Dict[str, Any] = {}
+    for name in ("mean", "whitening", "held_out"):
+        arrays[name] = np.asarray(getattr(domain, name), np.float64)
     about = json.dumps({"limit": domain.limit, "checkpoint": list(domain.checkpoint)})
     arrays["about"] = np.frombuffer(about.encode(), np.uint8)
     path = Path(folder) / FILE
