@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from benchmarks import molecules
-from benchmarks.force_step import _schnetpack
+from benchmarks.schnetpack_peer import model_of
 from ipu_chem.backends.options import Batching, TorchOptions
 from ipu_chem.backends.pytorch.backend import TorchBackend
 from ipu_chem.batches.loader import PackLoader
@@ -239,20 +239,9 @@ class _SchNetPack(nn.Module):
 def schnetpack(name: str, data: Store, scale: Scale, forces: bool) -> Step:
     """SchNetPack's SchNet or PaiNN."""
     try:
-        _, representation, atomistic, spk = _schnetpack()
+        model, _ = model_of(name, scale.features, CUTOFF, forces)
     except ImportError as error:
         raise NotHere(f"SchNetPack is not installed ({error})") from None
-    torch.manual_seed(0)
-    cutoff = spk.nn.CosineCutoff(CUTOFF)
-    if name == "painn":
-        basis = spk.nn.BesselRBF(20, CUTOFF)
-        body = representation.PaiNN(scale.features, 3, radial_basis=basis, cutoff_fn=cutoff)
-    else:
-        basis = spk.nn.GaussianRBF(50, CUTOFF)
-        body = representation.SchNet(scale.features, 3, radial_basis=basis, cutoff_fn=cutoff)
-    outputs = [atomistic.Atomwise(scale.features, output_key="energy")] + ([atomistic.Forces()] if forces else [])
-    inputs = [atomistic.PairwiseDistances()]
-    model = spk.model.NeuralNetworkPotential(body, input_modules=inputs, output_modules=outputs)
     batches = []
     for items, flat in _parts(data, scale):
         source, target = flat["edge_index"]
