@@ -157,7 +157,7 @@ def race(run: Path, structures: Sequence[Any], few: int, dtype: str) -> Dict[str
     """Relax chunk after chunk by all contestants in turns; autograd takes the first molecules of each, ``few`` in all.
 
     Returns:
-        seconds, steps: contestant -> CPU seconds a molecule and a step of each chunk; minima: contestant -> `Minimum`
+        seconds, steps: contestant -> CPU seconds a molecule, and a step, of each chunk; minima: contestant -> `Minimum`
         of each molecule.
     """
     from ipu_chem.simulation.batch import load_force_fields
