@@ -171,7 +171,8 @@ static void second_adjoints(const Molecules *all, const Painn *net, Passes *now,
         layer_gradients(F, M, 2 * F, F, at->z, tan->z, adj->k, adj2->k, grad[UPDATE_1], grad[UPDATE_BIAS_1]);
         layer_adjoint(M, 2 * F, F, adj2->k, w[UPDATE_1], adj2->z, SET);
         BY_WIDTH(F, lengths_second, M, now, block);
-        layer_gradients(2 * F, 3 * M, F, 2 * F, block->v_moved, block->v_moved_tan, adj->mixed, adj2->mixed, grad[MIX], 0);
+        layer_gradients(2 * F, 3 * M, F, 2 * F, block->v_moved, block->v_moved_tan, adj->mixed, adj2->mixed, grad[MIX],
+                        0);
         memcpy(now->v_moved_adj2, now->v_adj, (size_t)(3 * M * F) * sizeof(real));
         layer_adjoint(3 * M, F, 2 * F, adj2->mixed, w[MIX], now->v_moved_adj2, ADD);
         if (b) memcpy(now->v_adj, now->v_moved_adj2, (size_t)(3 * M * F) * sizeof(real));

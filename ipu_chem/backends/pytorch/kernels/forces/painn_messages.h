@@ -7,6 +7,7 @@
 
 #include "painn.h"
 
+/* BY_WIDTH with `first`. */
 #define BY_BLOCK(b, F, body, ...)                                                                                      \
     if (b) {                                                                                                           \
         BY_WIDTH(F, body, __VA_ARGS__, 0)                                                                              \

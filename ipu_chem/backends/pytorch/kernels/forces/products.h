@@ -22,8 +22,8 @@ typedef struct {
 } Matrix;
 
 /* C[r, n] = (bias[n] or C[r, n] or 0) + sum over k of A[r, k] B[k, n], over both matrices A and B where `terms` is 2,
-   for `rows` rows and `vectors` * LANES columns, which are constants where this is inlined. What the next column of tiles
-   will take of B is asked for meanwhile: weights come from far away, and rows of a matrix are no stream. */
+   for `rows` rows and `vectors` * LANES columns, which are constants where this is inlined. What the next column of
+   tiles will take of B is asked for meanwhile: weights come from far away, and rows of a matrix are no stream. */
 INLINE void tile(int rows, int vectors, int terms, int64_t depth, Matrix A, Matrix B, real *C, int64_t c_row,
                  const real *bias, How how) {
     const int64_t next = B.row == vectors * LANES ? depth * B.row : vectors * LANES; /* panels follow each other */
@@ -147,8 +147,8 @@ static void bias_gradient(int64_t rows, int64_t out, const real *y, real *gradie
     for (int64_t r = 0; r < rows; r++) add_to(out, y + r * out, gradient);
 }
 
-/* to [columns, rows] = from^T, [rows, columns]. Tiles of LANES rows are transposed in registers: interleaving row r with
-   row r + LANES / 2, log2(LANES) times, turns a tile over. */
+/* to [columns, rows] = from^T, [rows, columns]. Tiles of LANES rows are transposed in registers: interleaving row r
+   with row r + LANES / 2, log2(LANES) times, turns a tile over. */
 static void transpose(int64_t rows, int64_t columns, const real *restrict from, real *restrict to) {
     int64_t i = 0;
 #if defined(__GNUC__) && !defined(__clang__)
