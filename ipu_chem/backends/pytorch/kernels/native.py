@@ -1,6 +1,6 @@
 """Native kernels: compiled once per machine with the C compiler that is there, kept in the cache folder.
 
-There is no Python header and no C++ in it, so that compiling takes a second, needs nothing but `cc`, and one library
+There is no Python header and no C++ in it, so that compiling takes seconds, needs nothing but `cc`, and one library
 serves every Python. A library runs as the user who loads it: it is taken only from a folder and a file that nobody
 else can write, and only if its digest is that of the one that was compiled.
 """

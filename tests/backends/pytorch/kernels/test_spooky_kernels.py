@@ -134,16 +134,35 @@ def loader(count=12, atoms=6):
     )  # fmt: skip
 
 
+def backend_of(kernels, batches):
+    """A small model with forces, and the backend that trains it."""
+    torch.manual_seed(0)
+    model = SpookyNet(undirected=True, cutoff=CUTOFF, use_dispersion=False, **SMALL)
+    backend = TorchBackend(options=TorchOptions(kernels=kernels, threads=1))
+    compact, loss, example = CompactInputs(EnergyForces(model)), with_forces(mse, 0.9), batches.example(training=True)
+    backend.compile(compact, loss, OptimizerConfig(name="adamw"), Batching(1), example)
+    return model, backend
+
+
+def test_a_run_cut_in_two_is_that_in_one_piece_to_the_bit():
+    batches = loader()
+    steps = [batch for epoch in range(2) for batch, _ in batches.epoch(0, epoch)]
+    whole, first, second = (backend_of(True, batches)[1] for _ in range(3))
+    for batch in steps:
+        whole.train_step(batch, 3e-3)
+    for batch in steps[:3]:
+        first.train_step(batch, 3e-3)
+    second.load_state_dict(copy.deepcopy(first.state_dict()))
+    for batch in steps[3:]:
+        second.train_step(batch, 3e-3)
+    for name, value in whole.state_dict()["model"].items():
+        assert np.array_equal(value, second.state_dict()["model"][name]), name
+
+
 def test_training_by_the_backend_is_that_of_autograd():
     found, batches = [], loader()
     for kernels in (True, False):
-        torch.manual_seed(0)
-        model = SpookyNet(undirected=True, cutoff=CUTOFF, use_dispersion=False, **SMALL)
-        backend = TorchBackend(options=TorchOptions(kernels=kernels, threads=1))
-        backend.compile(
-            CompactInputs(EnergyForces(model)), with_forces(mse, 0.9), OptimizerConfig(name="adamw"), Batching(1),
-            batches.example(training=True),
-        )  # fmt: skip
+        model, backend = backend_of(kernels, batches)
         assert (kernel_of(model) is None) == (not kernels)
         losses = []
         for epoch in range(10):
