@@ -8,7 +8,7 @@ Shapes: B packs, N node, E edge, G graph slots, F features, T targets. Vectors a
 """
 
 import math
-from typing import Any, NamedTuple, Optional, Tuple
+from typing import Any, Callable, NamedTuple, Optional, Tuple
 
 import torch
 from torch import Tensor, nn
@@ -83,6 +83,9 @@ class Interaction(nn.Module):
 
 class PaiNN(Tabulated):
     """Scalar properties of molecules from atomic numbers and positions."""
+
+    # A backend's own form of features: graph -> scalars and vectors, or None where it has none for this graph.
+    kernel: Optional[Callable[[Graph], Optional[Tuple[Tensor, Tensor]]]] = None
 
     def __init__(
         self,
@@ -163,6 +166,10 @@ class PaiNN(Tabulated):
         return self._features(zero_padded(graph))
 
     def _features(self, graph: Graph) -> Tuple[Tensor, Tensor]:
+        if self.kernel is not None:
+            found = self.kernel(graph)
+            if found is not None:
+                return found
         edges = self._edges(graph)
         scalars = self.embedding(graph.z.reshape(-1))
         vectors = torch.zeros((scalars.shape[0], 3, scalars.shape[1]), dtype=scalars.dtype, device=scalars.device)
