@@ -1,18 +1,20 @@
-"""A training step on energies and forces: native kernels and autograd against SchNetPack.
+"""A training step on energies and forces: native kernels and autograd against SchNetPack and SpookyNet's authors.
 
-    python benchmarks/force_step.py [--quick] [--shared PATH] [--no-goals]
+    python benchmarks/force_step.py [--spookynet CHECKOUT] [--quick] [--shared PATH] [--no-goals]
 
 Contestants take turns on the same ten frames a step, one thread; a figure is frames per CPU second of batches, forward,
 loss, gradients and AdamW. Edges are made beforehand on both sides, SchNetPack's batches by its own collate function in
 a DataLoader. A second column has the same with memory kept by the C library's allocator, as our backend asks of it: it
-helps SchNetPack, too. Exits with 1 when a goal is missed. SchNetPack 2 has to be installed by itself.
+helps SchNetPack, too. Exits with 1 when a goal is missed. SchNetPack 2 has to be installed by itself. With --spookynet
+only SpookyNet runs, against the reference of its authors in a checkout of https://github.com/OUnke/SpookyNet.
 """
 
+import argparse
 import os
 import statistics
 import sys
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Tuple
+from typing import Any, Callable, Dict, Iterator, List, NamedTuple
 
 if __package__ in (None, ""):
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
@@ -32,6 +34,8 @@ from benchmarks.common import (
     print_table,
     throughput_line,
 )
+from benchmarks.schnetpack_peer import inputs_of, model_of
+from benchmarks.spooky_peer import NUM_RADIAL, reference
 from ipu_chem.backends.options import Batching, TorchOptions
 from ipu_chem.backends.pytorch.backend import TorchBackend
 from ipu_chem.batches.loader import PackLoader
@@ -45,17 +49,17 @@ from packing import Budget, make_plan
 from packing.store import Store
 
 FRAMES, STEP, CUTOFF, FORCE_WEIGHT = 200, 10, 5.0, 0.95
-NATIVE, AUTOGRAD, PEER = "native kernels", "autograd", "SchNetPack"
+NATIVE, AUTOGRAD, PEER, AUTHORS = "native kernels", "autograd", "SchNetPack", "authors' SpookyNet"
 
 
 class Setting(NamedTuple):
     """A model on a molecule.
 
     Attributes:
-        model: painn or schnet.
+        model: painn, schnet or spookynet.
         features: of it.
         molecule: of rMD17.
-        goal: least ratio to SchNetPack.
+        goal: least ratio to the peer.
     """
 
     model: str
@@ -70,6 +74,11 @@ SETTINGS = [
     Setting("painn", 64, "ethanol", 4.0),
     Setting("schnet", 128, "ethanol", 3.5),
     Setting("schnet", 128, "aspirin", 3.5),
+]
+SPOOKYNET = [
+    Setting("spookynet", 128, "ethanol", 2.0),
+    Setting("spookynet", 128, "aspirin", 2.0),
+    Setting("spookynet", 64, "ethanol", 2.0),
 ]
 # Atoms of the molecules, for frames that are made up where the real ones are not there.
 _FORMULAS = {"ethanol": [6, 6, 8] + [1] * 6, "aspirin": [6] * 9 + [8] * 4 + [1] * 8}
@@ -110,15 +119,22 @@ def ours(setting: Setting, data: Frames, kernels: bool) -> Callable[[], Any]:
     pairs = radius_pairs(positions, offsets, CUTOFF)
     fields = {"z": np.tile(data.z, count).astype(np.uint8), "pos": positions, "edge_index": pairs.values}
     axes = {"nodes": offsets, "edges": pairs.offsets}
-    store = Store(axes, fields, {"z": "nodes", "pos": "nodes", "edge_index": "edges"}, {})
+    of_axis = {"z": "nodes", "pos": "nodes", "edge_index": "edges"}
+    spooky = setting.model == "spookynet"
+    if spooky:
+        fields.update({name: np.zeros(count, np.int8) for name in ("charge", "spin")})
+    store = Store(axes, fields, of_axis, {})
     largest = int(np.diff(pairs.offsets).max())
     budget = Budget(nodes=atoms * STEP, edges=largest * STEP, graphs=STEP)
     plan = make_plan(store.sizes(), budget, "best_fit")
     labels = (data.energies[:, None].astype(np.float32), data.forces.reshape(-1, 3).astype(np.float32))
-    loader = PackLoader(store, np.arange(count), plan, labels[0], budget, Batching(1), forces=labels[1])
+    loader = PackLoader(store, np.arange(count), plan, labels[0], budget, Batching(1), charges=spooky, forces=labels[1])
     torch.manual_seed(0)
-    model = build_model(setting.model, 1, True, undirected=True, hidden_features=setting.features, cutoff=CUTOFF)
-    _live_head(model)
+    options: Dict[str, Any] = {"num_radial": NUM_RADIAL, "use_dispersion": False} if spooky else {}
+    model = build_model(
+        setting.model, 1, True, undirected=True, hidden_features=setting.features, cutoff=CUTOFF, **options
+    )
+    live(model)
     backend = TorchBackend(options=TorchOptions(kernels=kernels, threads=1))
     compact = CompactInputs(EnergyForces(model))
     loss = with_forces(mse, FORCE_WEIGHT)
@@ -135,49 +151,21 @@ def ours(setting: Setting, data: Frames, kernels: bool) -> Callable[[], Any]:
     return lambda: float(backend.train_step(next(source), 1e-4))
 
 
-def _live_head(model: nn.Module) -> None:
-    """Heads begin at zero, where nothing flows back: half the work of a step would be on zeros."""
+def live(model: nn.Module) -> None:
+    """Last layers begin at zero, where nothing flows back: half the work of a step would be on zeros."""
     for name, part in model.named_parameters():
-        if name.startswith("head.") and not part.any() and part.dim() > 1:
+        if not part.any() and part.dim() > 1 and "embedding" not in name and "element" not in name:
             nn.init.xavier_uniform_(part)
 
 
 def peer(setting: Setting, data: Frames) -> Callable[[], Any]:
     """SchNetPack's model, loss and AdamW on batches of its collate function."""
-    collate, representation, atomistic, spk = _schnetpack()
-    atoms = len(data.z)
-    inputs: List[Dict[str, torch.Tensor]] = []
+    model, collate = model_of(setting.model, setting.features, CUTOFF, with_forces=True)
+    items = []
     for place, energy, force in zip(data.positions, data.energies, data.forces):
-        distance = np.linalg.norm(place[:, None] - place, axis=-1)
-        i, j = np.nonzero((distance < CUTOFF) & ~np.eye(atoms, dtype=bool))
-        inputs.append(
-            {
-                "_n_atoms": torch.tensor([atoms]),
-                "_atomic_numbers": torch.from_numpy(data.z.astype(np.int64)),
-                "_positions": torch.from_numpy(place).float(),
-                "_cell": torch.zeros(1, 3, 3),
-                "_pbc": torch.zeros(3, dtype=torch.bool),
-                "_idx_i": torch.from_numpy(i),
-                "_idx_j": torch.from_numpy(j),
-                "_offsets": torch.zeros(len(i), 3),
-                "energy": torch.tensor([energy], dtype=torch.float32),
-                "forces": torch.from_numpy(force).float(),
-            }
-        )
-    loader = torch.utils.data.DataLoader(inputs, STEP, shuffle=True, collate_fn=collate, drop_last=True)
-    torch.manual_seed(0)
-    cutoff = spk.nn.CosineCutoff(CUTOFF)
-    if setting.model == "painn":
-        basis = spk.nn.BesselRBF(20, CUTOFF)
-        body = representation.PaiNN(setting.features, 3, radial_basis=basis, cutoff_fn=cutoff)
-    else:
-        basis = spk.nn.GaussianRBF(50, CUTOFF)
-        body = representation.SchNet(setting.features, 3, radial_basis=basis, cutoff_fn=cutoff)
-    model = spk.model.NeuralNetworkPotential(
-        body,
-        input_modules=[atomistic.PairwiseDistances()],
-        output_modules=[atomistic.Atomwise(setting.features, output_key="energy"), atomistic.Forces()],
-    )
+        labels = {"energy": torch.tensor([energy], dtype=torch.float32), "forces": torch.from_numpy(force).float()}
+        items.append({**inputs_of(data.z, place, CUTOFF), **labels})
+    loader = torch.utils.data.DataLoader(items, STEP, shuffle=True, collate_fn=collate, drop_last=True)
     optimizer = torch.optim.AdamW(model.parameters(), 1e-4, fused=True)
 
     def batches() -> Iterator[Any]:
@@ -201,23 +189,7 @@ def peer(setting: Setting, data: Frames) -> Callable[[], Any]:
     return step
 
 
-def _schnetpack() -> Tuple[Any, Any, Any, Any]:
-    """SchNetPack's collate function and modules; its imports want a name that torch 2.13 no longer has."""
-    from typing import TypeVar
-
-    import torch.utils.data.dataloader as torch_loader
-
-    for name in ("T_co", "T"):
-        if not hasattr(torch_loader, name):
-            setattr(torch_loader, name, TypeVar(name))  # type: ignore[misc]
-    import schnetpack
-    from schnetpack import atomistic, representation
-    from schnetpack.data.loader import _atoms_collate_fn
-
-    return _atoms_collate_fn, representation, atomistic, schnetpack
-
-
-def race(setting: List[Any], shared: str, quick: bool) -> Callable[[], Dict[str, Any]]:
+def race(setting: List[Any], shared: str, quick: bool, checkout: str) -> Callable[[], Dict[str, Any]]:
     """In a process of its own: one setting."""
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
@@ -226,10 +198,14 @@ def race(setting: List[Any], shared: str, quick: bool) -> Callable[[], Dict[str,
     contestants: Dict[str, Callable[[], Any]] = {
         NATIVE: ours(chosen, data, True), AUTOGRAD: ours(chosen, data, False)
     }  # fmt: skip
+    other = AUTHORS if checkout else PEER
     try:
-        contestants[PEER] = peer(chosen, data)
+        if checkout:
+            contestants[other] = reference(Path(checkout), chosen.features, CUTOFF, FORCE_WEIGHT, STEP, data, live)
+        else:
+            contestants[other] = peer(chosen, data)
     except ImportError as error:
-        print(f"NOT RUN: SchNetPack ({error})", file=sys.stderr)
+        print(f"NOT RUN: {other} ({error})", file=sys.stderr)
 
     def work() -> Dict[str, Any]:
         timings = interleaved(contestants, 3 if quick else 15, 2, 0.1 if quick else 0.5)
@@ -242,25 +218,30 @@ def race(setting: List[Any], shared: str, quick: bool) -> Callable[[], Dict[str,
 
 def main() -> int:
     """Print the table; the exit status is 1 when a goal is missed."""
-    args = arguments(__doc__)
-    print(machine_line("float32", "torch", "schnetpack"))
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--spookynet", type=Path, help="a checkout of https://github.com/OUnke/SpookyNet")
+    own, rest = parser.parse_known_args()
+    args = arguments(__doc__, rest)
+    checkout = str(own.spookynet.resolve()) if own.spookynet else ""
+    other, settings = (AUTHORS, SPOOKYNET) if checkout else (PEER, SETTINGS)
+    print(machine_line("float32", "torch", *([] if checkout else ["schnetpack"])))
     goals, rows, best = Goals(), [], 0.0
-    for setting in SETTINGS[:1] if args.quick else SETTINGS:
-        how = dict(setting=list(setting), shared=str(args.shared), quick=args.quick)
+    for setting in settings[:1] if args.quick else settings:
+        how = dict(setting=list(setting), shared=str(args.shared), quick=args.quick, checkout=checkout)
         result = in_child("benchmarks.force_step:race", **how)["result"]
         title = f"{setting.model} {setting.features}, {setting.molecule} ({result['origin']})"
         rates, ratios = result["rates"], result["ratios"]
         row = [
             title,
-            *(f"{rates[name]:,.0f}" if name in rates else "not installed" for name in (NATIVE, AUTOGRAD, PEER)),
+            *(f"{rates[name]:,.0f}" if name in rates else "not installed" for name in (NATIVE, AUTOGRAD, other)),
         ]
-        rows.append([*row, f"{ratios[AUTOGRAD]:.2f}", f"{ratios[PEER]:.2f}" if PEER in ratios else "-"])
-        if PEER in ratios:
-            goals.at_least(f"{title}: against SchNetPack", ratios[PEER], setting.goal)
+        rows.append([*row, f"{ratios[AUTOGRAD]:.2f}", f"{ratios[other]:.2f}" if other in ratios else "-"])
+        if other in ratios:
+            goals.at_least(f"{title}: against {other}", ratios[other], setting.goal)
         best = max(best, rates[NATIVE])
     print_table(
         "Frames per CPU second, ten frames a step",
-        ["model and molecule", NATIVE, AUTOGRAD, PEER, "x autograd", "x SchNetPack"],
+        ["model and molecule", NATIVE, AUTOGRAD, other, "x autograd", f"x {other}"],
         rows,
     )
     print(throughput_line(best, 1.0))

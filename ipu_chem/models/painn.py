@@ -85,8 +85,8 @@ class Interaction(nn.Module):
 class PaiNN(Tabulated):
     """Scalar properties of molecules from atomic numbers and positions."""
 
-    # A backend's own form: (graph, training) -> predictions, or None where it has none for this graph.
-    kernel: Optional[Callable[[Graph, bool], Optional[Tensor]]] = None
+    # A backend's own form of features: graph -> scalars and vectors, or None where it has none for this graph.
+    kernel: Optional[Callable[[Graph], Optional[Tuple[Tensor, Tensor]]]] = None
 
     def __init__(
         self,
@@ -158,10 +158,6 @@ class PaiNN(Tabulated):
         start_last_layer(last[2], self.readout)
 
     def forward(self, graph: Graph) -> Tensor:
-        if self.kernel is not None:
-            found = self.kernel(graph, self.training)
-            if found is not None:
-                return found
         graph = zero_padded(graph)
         scalars, vectors = self._features(graph)
         if isinstance(self.head, VectorHead):
@@ -186,6 +182,10 @@ class PaiNN(Tabulated):
         return self._features(zero_padded(graph))
 
     def _features(self, graph: Graph) -> Tuple[Tensor, Tensor]:
+        if self.kernel is not None:
+            found = self.kernel(graph)
+            if found is not None:
+                return found
         edges = self._edges(graph)
         scalars = self.embedding(graph.z.reshape(-1))
         vectors = torch.zeros((scalars.shape[0], 3, scalars.shape[1]), dtype=scalars.dtype, device=scalars.device)

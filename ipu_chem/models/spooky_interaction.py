@@ -45,6 +45,24 @@ class BernsteinBasis(nn.Module):
         return torch.exp(torch.clamp(exponent, min=_SMALLEST_EXPONENT)) * envelope.unsqueeze(1)
 
 
+class EdgeFunctions(NamedTuple):
+    """What interactions take of P edges, each of them once."""
+
+    source: Tensor  # [P] integer
+    target: Tensor  # [P] integer
+    angular: Tensor  # [P, 8], spherical harmonics of l = 1 and l = 2 of the direction from source to target
+    radial: Tensor  # [P, R], basis times cutoff function; 0 for padding edges
+
+    def both_ways(self, undirected: bool) -> "SpookyEdges":
+        """Edges for messages, undirected ones in either direction."""
+        dipole, quadrupole_ = self.angular.split([3, 5], 1)
+        source, target = self.source, self.target
+        if undirected:
+            source, target = torch.cat([source, target]), torch.cat([target, source])
+            dipole, quadrupole_ = torch.cat([dipole, -dipole]), torch.cat([quadrupole_, quadrupole_])
+        return SpookyEdges(source, target, dipole, quadrupole_, self.radial)
+
+
 class SpookyEdges(NamedTuple):
     """Edges as messages need them; P of them, 2 P where undirected edges work both ways."""
 

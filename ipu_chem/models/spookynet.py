@@ -11,7 +11,7 @@ element instead of D4's reference molecules (`ipu_chem.models.dispersion`), and 
 Shapes: B packs, N node, E edge, G graph slots, F features, T targets.
 """
 
-from typing import Any, Iterable, List, NamedTuple, Optional, Tuple
+from typing import Any, Callable, Iterable, List, NamedTuple, Optional, Tuple
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +22,7 @@ from ipu_chem.models.electrons import ElectronEmbedding
 from ipu_chem.models.layers import at_least_float32, flat_index, look_up, read_out, smooth_cutoff, sum_into
 from ipu_chem.models.physics import Electrostatics, ZblRepulsion, conserve_charge, others, pair_distances, same_molecule
 from ipu_chem.models.schnet import MAX_Z
-from ipu_chem.models.spooky_interaction import BernsteinBasis, SpookyEdges, SpookyInteraction, quadrupole
+from ipu_chem.models.spooky_interaction import BernsteinBasis, EdgeFunctions, SpookyInteraction, quadrupole
 from ipu_chem.ranges import BLOCKS, FEATURES, check_number
 
 
@@ -66,6 +66,9 @@ class SpookyNet(GraphModel):
     """
 
     needs_charge = True
+    # A backend's own form of all interactions: (features of elements, edges, graph, training) -> features to read
+    # energies from, or None where it has none for this graph.
+    kernel: Optional[Callable[[Tensor, EdgeFunctions, Graph, bool], Optional[Tensor]]] = None
 
     def __init__(
         self,
@@ -173,7 +176,7 @@ class SpookyNet(GraphModel):
         real = graph.node_mask.reshape(-1, 1).to(graph.pos.dtype)
         return graph, Atoms(flat_index(graph.graph_index, graph.graph_mask.shape[1]), real, same)
 
-    def _edges(self, graph: Graph, atoms: Atoms) -> Tuple[SpookyEdges, Distances]:
+    def _edges(self, graph: Graph, atoms: Atoms) -> Tuple[EdgeFunctions, Distances]:
         """Directions, distances and functions of them, in the format of the positions until weights meet them."""
         source, target, offset = edge_vectors(graph)
         real = graph.edge_mask.reshape(-1).to(offset.dtype)
@@ -183,29 +186,30 @@ class SpookyNet(GraphModel):
         dtype = self.head.output.weight.dtype
         dipole = offset / distance.unsqueeze(1)
         angular = torch.cat([dipole, quadrupole(dipole)], 1).to(dtype)
-        dipole, quadrupole_ = angular.split([3, 5], 1)
-        ends = (source, target)
-        if self.undirected:
-            ends = (torch.cat(ends), torch.cat([target, source]))
-            dipole, quadrupole_ = torch.cat([dipole, -dipole]), torch.cat([quadrupole_, quadrupole_])
-        edges = SpookyEdges(*ends, dipole, quadrupole_, self.basis(distance, envelope).to(dtype))
+        edges = EdgeFunctions(source, target, angular, self.basis(distance, envelope).to(dtype))
         return edges, Distances(source, target, distance, envelope)
 
-    def _outputs(self, graph: Graph, atoms: Atoms, edges: SpookyEdges) -> Tuple[Tensor, Optional[Tensor]]:
+    def _outputs(self, graph: Graph, atoms: Atoms, edges: EdgeFunctions) -> Tuple[Tensor, Optional[Tensor]]:
         """Targets [B * N, T] and charges [B * N, 1] of atoms, the latter None where nothing needs them."""
         assert graph.charge is not None and graph.spin is not None
         z, charge, spin = graph.z.reshape(-1), graph.charge.reshape(-1), graph.spin.reshape(-1)
         x = self.embedding(z, charge, spin, atoms.owner, atoms.real)
-        features = torch.zeros_like(x)
-        for interaction in self.interactions:
-            x, added = interaction(x, edges, atoms.same)
-            features = features + added
-        outputs = self.head(features, z)
+        features = None if self.kernel is None else self.kernel(x, edges, graph, self.training)
+        outputs = self.head(self._features(x, edges, atoms) if features is None else features, z)
         if outputs.shape[1] == self.num_targets:
             return outputs, None
         targets, charges = outputs.split([self.num_targets, 1], 1)
         total = charge.to(charges.dtype).unsqueeze(1)
         return targets, conserve_charge(charges, total, atoms.owner, atoms.real.to(charges.dtype))
+
+    def _features(self, x: Tensor, edges: EdgeFunctions, atoms: Atoms) -> Tensor:
+        """Features to read energies from, [B * N, F], from those of elements."""
+        ways = edges.both_ways(self.undirected)
+        features = torch.zeros_like(x)
+        for interaction in self.interactions:
+            x, added = interaction(x, ways, atoms.same)
+            features = features + added
+        return features
 
     def _physical(self, graph: Graph, atoms: Atoms, edges: Distances, charges: Optional[Tensor]) -> Tensor:
         """Repulsion, electrostatics and dispersion, as energies of atoms [B * N, 1]; 0 without them."""

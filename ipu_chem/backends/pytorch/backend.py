@@ -20,11 +20,12 @@ from ipu_chem.backends.options import Batching, Precision, TorchOptions, world_o
 from ipu_chem.backends.pytorch.compile import compile_blocks, compiled_programs
 from ipu_chem.backends.pytorch.fsdp import Shards, check_torch, on_host
 from ipu_chem.backends.pytorch.kernels.convolution import use_kernels
+from ipu_chem.backends.pytorch.kernels.features import use_feature_kernels
 from ipu_chem.backends.pytorch.kernels.forces import use_force_kernels
-from ipu_chem.backends.pytorch.kernels.forces.energies import use_energy_kernels
 from ipu_chem.backends.pytorch.kernels.fused import use_fused_attention, use_torch_activations
 from ipu_chem.backends.pytorch.kernels.native import NativeError
 from ipu_chem.backends.pytorch.kernels.operator import COMPILES_WHOLE
+from ipu_chem.backends.pytorch.kernels.spooky import use_spooky_kernels
 from ipu_chem.backends.pytorch.kernels.transformer import use_transformer_kernels
 from ipu_chem.backends.pytorch.numerics import (
     build_optimizer,
@@ -104,18 +105,22 @@ class TorchBackend(Backend):
         if differentiates and optimizer is not None and self.device.type == "cpu":
             keep_memory()
         if self._may_use_kernels(model) and differentiates:  # other kernels have first derivatives only
-            with suppress(NativeError):
-                use_force_kernels(model)
+            if self._holds_weights:
+                with suppress(NativeError):
+                    use_force_kernels(model)
         elif self._may_use_kernels(model):
             try:
                 use_kernels(model)
                 use_transformer_kernels(model)
-                if not self.options.compile:
-                    use_energy_kernels(model)
+                if self._holds_weights:
+                    use_feature_kernels(model)
             except NativeError:  # plain torch does it; `ipu-chem doctor` says what is missing
                 use_fused_attention(model)
         elif self.options.kernels and self.device.type == "cuda":
             use_fused_attention(model)
+        if self._may_use_kernels(model) and not self.options.compile:
+            with suppress(NativeError):
+                use_spooky_kernels(model)
         self._first_target = first_target(example)
         if self._shards is not None:
             self._shards.shard(model)
@@ -316,6 +321,11 @@ class TorchBackend(Backend):
         whole = not self.options.compile or COMPILES_WHOLE
         plain = self.device.type == "cpu" and self.options.autocast == "none"
         return self.options.kernels and single and whole and plain
+
+    @property
+    def _holds_weights(self) -> bool:
+        """True if a kernel of a whole model may keep its weights: they stay the same tensors, in torch's own calls."""
+        return self._shards is None and not self.options.compile
 
     def _check_options(self) -> None:
         """Refuse what does not go together or not on this device."""

@@ -10,35 +10,13 @@
 #define ACTIVATION silu
 #include "painn_messages.h"
 #include "painn_update.h"
-
-/* Waves sin(n factor d) / d, n = 1..R, times the envelope, then the envelope itself, and the derivatives of all. */
-static void waves(const Molecules *all, const Painn *net, Passes *now) {
-    const int64_t width = net->R + 1;
-    for (int64_t p = 0; p < all->pairs; p++) {
-        const real d = now->distance[p], inverse = now->geometry.inverse[p];
-        const real c = now->geometry.envelope[p], c_slope = now->geometry.envelope_slope[p];
-        real *basis = now->geometry.basis + p * width, *slope = now->geometry.basis_slope + p * width;
-        /* sin and cos of multiples of an angle by turning on, in double: exact to float's last digit. */
-        const double angle = net->factor * (double)d, cosine = cos(angle), sine = sin(angle);
-        double s = 0, co = 1;
-        for (int64_t n = 0; n < net->R; n++) {
-            const double next = s * cosine + co * sine;
-            co = co * cosine - s * sine, s = next;
-            const real wave = (real)s * inverse;
-            const real wave_slope = ((real)(co * net->factor * (double)(n + 1)) - wave) * inverse;
-            basis[n] = c * wave;
-            slope[n] = c_slope * wave + c * wave_slope;
-        }
-        basis[net->R] = c;
-        slope[net->R] = c_slope;
-    }
-}
+#include "painn_waves.h"
 
 /* Pass 1. */
 static void energies(const Molecules *all, const Painn *net, Passes *now, real *energy) {
     const int64_t M = all->atoms, P = all->pairs, F = net->F;
     const HeadWeights head = head_weights(net);
-    waves(all, net, now);
+    waves(all, net, now->distance, &now->geometry);
     embed(all, F, head.embedding, now->block[0].at.s);
     clear(3 * M * F, now->block[0].at.v);
     for (int64_t b = 0; b < net->blocks; b++) {
