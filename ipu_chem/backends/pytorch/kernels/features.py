@@ -186,6 +186,6 @@ class _Features(torch.autograd.Function):
 
 def _is_supported(model: PaiNN) -> bool:
     formats = {tensor.dtype for tensor in model.parameters()}
-    if not isinstance(model.head, nn.Sequential):  # its weights are told from the others by their places
+    if not isinstance(model.head, nn.Sequential):  # the weights of a head are known by their places
         return False
     return len(formats) == 1 and formats <= set(_REALS) and len(model.interactions) <= _MOST_BLOCKS
