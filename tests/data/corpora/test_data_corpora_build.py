@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from ipu_chem.data import corpora
 from ipu_chem.data.corpora import build, load_corpus
 from ipu_chem.data.files import table as lines
 from ipu_chem.data.molecule import decode_text
+from packing import files
 
 ROOT = Path(__file__).resolve().parents[3]
 CHUNK = 20
@@ -22,6 +24,7 @@ COUNT = 600
 CODE = """
 import signal, sys, time
 signal.signal(signal.SIGINT, signal.default_int_handler)
+from ipu_chem.data import corpora
 from ipu_chem.data.corpora import build, load_corpus
 from ipu_chem.data.files import table as lines
 def paused(*arguments):
@@ -186,3 +189,39 @@ def test_a_full_disk_is_no_damaged_file(smiles, tmp_path, monkeypatch):
     monkeypatch.setattr(build, "save_chunk", full)
     with pytest.raises(OSError, match="No space left"):
         load_corpus("file", smiles, tmp_path, workers=1, progress=False)
+
+
+def test_parts_of_a_saved_corpus_go_also_where_their_process_was_killed(tmp_path, monkeypatch):
+    path, cache = tmp_path / "few.smi", tmp_path / "cache"
+    path.write_text("CCO\nCCN\nCCC\n")
+
+    def killed_before(place):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(corpora, "remove_folder", killed_before)
+        load_corpus("file", path, cache, limit=2, workers=1, progress=False)
+    assert len(list(cache.iterdir())) == 2  # store and parts
+    (cache / ".corpus-file-parts.999999999@host.abc.tmp").mkdir()
+    (cache / f".corpus-file-parts.999999999@{files.host_name()}.abc.tmp").mkdir()  # killed while it removed
+    monkeypatch.setattr(files, "_cleaned", set())
+    assert len(load_corpus("file", path, cache, limit=2, workers=1, progress=False)) == 2
+    left = sorted(entry.name for entry in cache.iterdir())
+    assert len(left) == 2 and left[0].endswith("@host.abc.tmp") and "parts" not in left[1]  # another host's stays
+
+
+def test_parts_of_another_corpus_are_kept(tmp_path, monkeypatch):
+    path, cache = tmp_path / "few.smi", tmp_path / "cache"
+    path.write_text("CCO\nCCN\nCCC\n")
+    load_corpus("file", path, cache, limit=2, workers=1, progress=False)
+
+    def stopped(*arguments):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(corpora, "_save", stopped)
+        load_corpus("file", path, cache, workers=1, progress=False)
+    load_corpus("file", path, cache, limit=2, workers=1, progress=False)
+    assert len([entry for entry in cache.iterdir() if "parts" in entry.name]) == 1
+    assert len(load_corpus("file", path, cache, workers=1, progress=False)) == 3
+    assert not [entry for entry in cache.iterdir() if "parts" in entry.name]
