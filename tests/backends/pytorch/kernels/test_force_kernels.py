@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-from ipu_chem.backends.pytorch.kernels.forces import use_force_kernels
+from ipu_chem.backends.pytorch.kernels.forces import add_gradients_in_place, use_force_kernels
 from ipu_chem.backends.pytorch.kernels.native import find_compiler
 from ipu_chem.models.base import Graph
 from ipu_chem.models.forces import EnergyForces
@@ -227,7 +227,63 @@ def test_a_copy_has_weights_of_its_own():
     with torch.no_grad():
         native.model.embedding.weight.mul_(2.0)
     torch.testing.assert_close(other(packs())[1], plain(packs())[1], rtol=1e-10, atol=1e-10)
+    other = copy.deepcopy(native)  # after a call, which keeps addresses
+    torch.testing.assert_close(other(packs())[1], native(packs())[1], rtol=0, atol=0)
     assert other.float()(packs(dtype=torch.float32))[0].dtype == torch.float32
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_values_of_the_last_batch_and_nan_in_the_workspace_are_never_read(kind):
+    plain, native = make(kind, hidden_features=32)
+    spaces = native.kernel._spaces  # type: ignore[union-attr]
+    spaces.append(torch.full((4_000_000,), float("nan"), dtype=torch.float64))
+    for seed in (0, 3, 0):  # other numbers of atoms, pairs and elements, in the same memory
+        assert difference(results(native, packs(seed=seed)), results(plain, packs(seed=seed))) < 1e-10
+    assert [len(space) for space in spaces] == [4_000_000]
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_one_element_and_all_elements_of_the_table(kind):
+    plain, native = make(kind, hidden_features=32)
+    graph = packs()
+    for z in (torch.full_like(graph.z, 6), torch.arange(1, graph.z.numel() + 1).reshape(graph.z.shape)):
+        assert difference(results(native, graph._replace(z=z)), results(plain, graph._replace(z=z))) < 1e-10
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_gradients_are_added_in_place_to_what_is_there(kind):
+    plain, native = make(kind, hidden_features=32)
+    reference = results(plain, packs())
+    for part in native.parameters():
+        part.grad = torch.ones_like(part)
+    places = [part.grad.data_ptr() for part in native.parameters()]
+    add_gradients_in_place(native)
+    native.train()
+    for _ in range(2):
+        energy, forces = native(packs())
+        weights = torch.linspace(-1.0, 2.0, forces.numel(), dtype=forces.dtype).reshape(forces.shape)
+        loss = torch.nn.functional.huber_loss(energy, torch.ones_like(energy)) + (weights * forces.abs() ** 1.5).sum()
+        loss.backward()
+    for name, part in native.named_parameters():
+        torch.testing.assert_close(part.grad, 1 + 2 * reference[name], rtol=1e-10, atol=1e-10)
+    assert places == [part.grad.data_ptr() for part in native.parameters()]
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_frozen_weights_see_other_pairs_and_places(kind):
+    plain, _ = make(kind, hidden_features=32)
+    frozen = copy.deepcopy(plain).eval().requires_grad_(False)
+    assert use_force_kernels(frozen, frozen=True) == 1
+    plain.eval()
+    graph = packs()
+    for _ in range(2):
+        torch.testing.assert_close(frozen(graph), plain(graph), rtol=1e-10, atol=1e-10)
+        graph = graph._replace(pos=graph.pos + 0.1 * torch.randn_like(graph.pos))
+        torch.testing.assert_close(frozen(graph), plain(graph), rtol=1e-10, atol=1e-10)
+        graph.edge_mask[:, ::3] = False  # in place
+    expected = plain(packs(seed=3))
+    with torch.inference_mode():  # whose tensors have no versions
+        torch.testing.assert_close(frozen(packs(seed=3)), expected, rtol=1e-10, atol=1e-10)
 
 
 def test_models_without_a_native_form_stay_as_they_are():

@@ -26,12 +26,13 @@ class Molecules(NamedTuple):
     index: Tensor
     atoms: int
     pairs: int
+    kinds: int  # of atoms: different elements
 
 
 class Shape(NamedTuple):
     """Counts of a batch and what follows from them."""
 
-    counts: Tuple[int, int, int, torch.dtype]  # atoms, pairs, training, format
+    counts: Tuple[Any, ...]  # atoms, pairs, kinds, training, format
     arguments: Tuple[Any, Any]  # of C: all sizes, and numbers
     prepared: int  # numbers of transposed weights
     workspace: int  # numbers of a workspace, with those
@@ -97,7 +98,7 @@ class NativeForces:
         self._transposed: Optional[Tensor] = None  # of frozen weights
         self._spaces: List[Tensor] = []  # workspaces that nobody uses: new memory costs as much as a pass
         self._shape: Optional[Shape] = None  # of the last call
-        self._values, self._gradients = Addresses(), Addresses()
+        self._values, self._gradients = Addresses(frozen), Addresses()
         self._seen: Tuple[Any, Any] = (None, None)  # the last graph of frozen weights, and its molecules
 
     def __call__(self, graph: Graph, training: bool) -> Optional[Tuple[Tensor, Tensor]]:
@@ -177,9 +178,9 @@ class NativeForces:
         return molecules
 
     def _shape_of(self, molecules: Molecules, training: int) -> Shape:
-        counts = (molecules.atoms, molecules.pairs, training, self._dtype)
+        counts = (*molecules[1:], training, self._dtype)
         if self._shape is None or self._shape.counts != counts:
-            sizes = (*counts[:2], self._undirected, training, *self._network.sizes)
+            sizes = (*molecules[1:], self._undirected, training, *self._network.sizes)
             numbers = self._network.numbers
             arguments = (ctypes.c_int64 * len(sizes))(*sizes), (ctypes.c_double * len(numbers))(*numbers)
             prepared = self._function("prepare", ctypes.c_int64)(*arguments, None, None)
@@ -199,12 +200,20 @@ class NativeForces:
 class Addresses:
     """Addresses of tensors, as C takes them, made anew when one has moved."""
 
-    def __init__(self) -> None:
+    def __init__(self, frozen: bool = False) -> None:
+        """Start without any; frozen are those of tensors that never move."""
+        self._frozen = frozen
         self._numbers: List[Optional[int]] = []
         self._array: Any = None
 
+    def __reduce__(self) -> Any:
+        """Leave addresses out of copies, whose tensors are others."""
+        return Addresses, (self._frozen,)
+
     def of(self, tensors: Sequence[Optional[Tensor]]) -> Any:
         """An array of pointers; 0 for None."""
+        if self._frozen and self._array is not None:
+            return self._array
         numbers = [None if tensor is None else tensor.data_ptr() for tensor in tensors]
         if numbers != self._numbers:
             assert all(tensor is None or tensor.is_contiguous() for tensor in tensors)
@@ -238,11 +247,11 @@ def _compact(graph: Graph, real: str, elements: int) -> Optional[Molecules]:
     """Real atoms and pairs as C takes them; None if an edge joins an atom with itself, or an index is out of range."""
     packs, nodes = graph.z.shape
     edges = graph.edge_index.shape[2]
-    index = torch.empty(4 * packs * nodes + 2 * packs * edges, dtype=torch.int32)
-    sizes = (ctypes.c_int64 * 2)()
+    index = torch.empty(6 * packs * nodes + 2 * packs * edges, dtype=torch.int32)
+    sizes = (ctypes.c_int64 * 3)()
     whole = [part.to(torch.int64).contiguous() for part in (graph.z, graph.graph_index, graph.edge_index)]
     masks = [part.contiguous() for part in (graph.node_mask, graph.edge_mask)]
     shape = [ctypes.c_int64(size) for size in (packs, nodes, edges, graph.graph_mask.shape[1], elements)]
     if library(real).compact_molecules(*shape, *map(pointer, (*whole, *masks)), sizes, pointer(index)):
         return None
-    return Molecules(index, sizes[0], sizes[1])
+    return Molecules(index, *sizes)

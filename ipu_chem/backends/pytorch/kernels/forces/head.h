@@ -10,7 +10,7 @@
 
 typedef struct {
     const real *embedding, *h1, *b1, *h2, *b2, *references; /* [100, F], [H, F], [H], [1, H], [1], [100] or 0 */
-    const real *h1_transposed;                              /* [F, H] */
+    const real *h1_panels;
 } HeadWeights;
 
 typedef struct {
@@ -31,14 +31,16 @@ static Head take_head(Workspace *space, int64_t atoms, int64_t hidden) {
     return made;
 }
 
+/* Embeddings of the kinds, [U, F]. */
 static void embed(const Molecules *all, int64_t F, const real *embedding, real *x) {
-    for (int64_t m = 0; m < all->atoms; m++) memcpy(x + m * F, embedding + all->z[m] * F, (size_t)F * sizeof(real));
+    for (int64_t u = 0; u < all->kinds; u++)
+        memcpy(x + u * F, embedding + all->element[u] * F, (size_t)F * sizeof(real));
 }
 
 /* Pass 1: energies of molecules, [B * G], are added to. */
 static void head_energy(const Molecules *all, int64_t F, int64_t H, const HeadWeights *w, Head *head, const real *x,
                         real *energy) {
-    layer(all->atoms, F, H, x, w->h1_transposed, w->b1, head->a);
+    layer(all->atoms, F, H, x, w->h1_panels, w->b1, head->a);
     activate(all->atoms * H, head->a, head->work);
     for (int64_t m = 0; m < all->atoms; m++) {
         real e = w->b2[0] + (w->references ? w->references[all->z[m]] : 0);
@@ -59,7 +61,7 @@ static void head_adjoint(const Molecules *all, int64_t F, int64_t H, const HeadW
    h2 gains g f(a) + f'(a) a_tan, and a_adj2 = h2 (g f'(a) + f''(a) a_tan). */
 static void head_second(const Molecules *all, int64_t F, int64_t H, const HeadWeights *w, Head *head, const real *x,
                         const real *x_tan, const real *grad_energy, real *x_adj2, HeadGradients *grad) {
-    layer(all->atoms, F, H, x_tan, w->h1_transposed, 0, head->tan);
+    layer(all->atoms, F, H, x_tan, w->h1_panels, 0, head->tan);
     for (int64_t m = 0; m < all->atoms; m++) {
         const real g = grad_energy[all->molecule[m]];
         const real *restrict a = head->a + m * H, *restrict a_tan = head->tan + m * H, *restrict h2 = w->h2;
@@ -71,14 +73,14 @@ static void head_second(const Molecules *all, int64_t F, int64_t H, const HeadWe
         }
         grad->b2[0] += g;
     }
-    weight_gradient(all->atoms, F, H, head->work, x, grad->h1);
-    weight_gradient(all->atoms, F, H, head->adj, x_tan, grad->h1);
+    weight_gradient_of(H, all->atoms, F, H, head->work, x, head->adj, x_tan, grad->h1);
     bias_gradient(all->atoms, H, head->work, grad->b1);
     layer_adjoint(all->atoms, F, H, head->work, w->h1, x_adj2, SET);
 }
 
+/* From second adjoints of the kinds, [U, F]. */
 static void embedding_gradient(const Molecules *all, int64_t F, const real *x_adj2, real *gradient) {
-    for (int64_t m = 0; m < all->atoms; m++) add_to(F, x_adj2 + m * F, gradient + all->z[m] * F);
+    for (int64_t u = 0; u < all->kinds; u++) add_to(F, x_adj2 + u * F, gradient + all->element[u] * F);
 }
 
 #endif

@@ -1,6 +1,7 @@
 /* The real atoms and pairs of a batch of packs, and what all models need of their geometry.
 
-   Shapes: B packs, N node, E edge and G graph slots; M real atoms, P real pairs, R functions of the distance. */
+   Shapes: B packs, N node, E edge and G graph slots; M real atoms of U elements, P real pairs, R functions of the
+   distance. */
 
 #ifndef MOLECULES_H
 #define MOLECULES_H
@@ -8,20 +9,34 @@
 #include "real.h"
 
 typedef struct {
-    int64_t atoms, pairs, both;                  /* M, P, and whether a pair works in both directions */
-    const int32_t *z, *slot, *molecule;          /* [M]; slot of B * N, molecule of B * G */
+    int64_t atoms, pairs, kinds, both;           /* M, P, U, and whether a pair works in both directions */
+    const int32_t *z, *slot, *molecule, *kind;   /* [M]; slot of B * N, molecule of B * G, kind of U */
     const int32_t *source, *target;              /* [P], of M */
+    const int32_t *element;                      /* [U], atomic numbers of the kinds */
 } Molecules;
 
-/* From the arrays that `compact` writes: sizes are M, P, both, ..., index is z, slot, molecule [M], source, target. */
+/* From what `compact_molecules` writes, in its order; sizes are M, P, U, both, ... */
 static inline Molecules molecules(const int64_t *sizes, const int32_t *index) {
     const int64_t M = sizes[0], P = sizes[1];
-    Molecules made = {M, P, sizes[2], 0, 0, 0, 0, 0};
+    Molecules made = {M, P, sizes[2], sizes[3], 0, 0, 0, 0, 0, 0, 0};
     if (index) {
         made.z = index, made.slot = index + M, made.molecule = index + 2 * M;
-        made.source = index + 3 * M, made.target = index + 3 * M + P;
+        made.source = index + 3 * M, made.target = made.source + P;
+        made.kind = made.target + P, made.element = made.kind + M;
     }
     return made;
+}
+
+/* Rows of kinds become rows of their atoms, [U, width] to [M, width]. */
+static inline void to_atoms(const Molecules *all, int64_t width, const real *of_kinds, real *of_atoms) {
+    for (int64_t m = 0; m < all->atoms; m++)
+        memcpy(of_atoms + m * width, of_kinds + all->kind[m] * width, (size_t)width * sizeof(real));
+}
+
+/* The adjoint of that: rows of atoms add up to rows of their kinds. */
+static inline void to_kinds(const Molecules *all, int64_t width, const real *of_atoms, real *of_kinds) {
+    clear(all->kinds * width, of_kinds);
+    for (int64_t m = 0; m < all->atoms; m++) add_to(width, of_atoms + m * width, of_kinds + all->kind[m] * width);
 }
 
 /* What depends on the distance d of a pair, and the derivatives by d. */

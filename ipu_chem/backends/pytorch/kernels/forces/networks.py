@@ -16,7 +16,7 @@ class Network(NamedTuple):
     """A model as its kernel takes it."""
 
     name: str  # in C
-    sizes: Tuple[int, ...]  # behind M, P, both, training
+    sizes: Tuple[int, ...]  # behind M, P, U, both, training
     numbers: Tuple[float, ...]
     weights: List[Optional[Tensor]]  # in the order of the enumerations in C; None where there is none
 

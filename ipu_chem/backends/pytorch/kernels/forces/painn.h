@@ -39,10 +39,11 @@ typedef struct {
     Geometry geometry;
     Head head;
     real *s, *v, *s_tan, *v_tan; /* behind the last block */
-    real *s_adj, *v_adj;         /* pass 2: of the first block's input, which nothing needs; pass 4: second adjoints */
+    real *s_adj, *v_adj;         /* pass 4: second adjoints of what goes from block to block */
     real *distance, *d_adj, *d_tan, *u_adj, *u_tan;
     Places adj2;                 /* scratch of pass 4 */
     real *v_moved_adj2;          /* scratch: [M, 3, F] */
+    real *kinds, *kinds_phi;     /* [U, F]: embeddings; [U, 3 F]: first block's phi, in pass 4 its second adjoint */
     real *pairs;                 /* scratch: [2 P, 3 F] */
     real *transposed_gradient;   /* scratch: [R + 1, 3 F] */
     Block block[MOST_BLOCKS];
@@ -62,11 +63,12 @@ static void lay_out(Workspace *space, const Molecules *all, const Painn *net, in
     made->geometry = take_geometry(space, P, net->R + 1);
     made->head = take_head(space, M, net->H);
     made->s = take(space, M * F), made->v = take(space, 3 * M * F);
-    made->s_adj = take(space, M * F), made->v_adj = take(space, 3 * M * F);
+    made->kinds = take(space, all->kinds * F), made->kinds_phi = take(space, 3 * all->kinds * F);
     made->distance = take(space, P), made->d_adj = take(space, P), made->u_adj = take(space, 3 * P);
     if (training) {
         made->d_tan = take(space, P), made->u_tan = take(space, 3 * P);
         made->s_tan = take(space, M * F), made->v_tan = take(space, 3 * M * F);
+        made->s_adj = take(space, M * F), made->v_adj = take(space, 3 * M * F);
         made->adj2 = take_places(space, M, F), made->v_moved_adj2 = take(space, 3 * M * F);
         made->pairs = take(space, 6 * P * F);
         made->transposed_gradient = take(space, 3 * F * (net->R + 1));

@@ -37,7 +37,9 @@ typedef struct {
     Geometry geometry;
     Head head;
     real *x, *x_tan, *x_adj;                        /* [M, F], at the head */
+    real *kinds, *kinds_sent;                       /* [U, F]: embeddings; [U, K]: sent, in pass 4 its adjoint */
     real *distance, *d_adj, *d_tan;                 /* [P] */
+    int32_t *first, *count;                         /* [P]: Gaussians of a pair */
     real *a_adj2, *sent_adj2, *received_adj2;       /* scratch: [M, F], [M, K], [M, K] */
     real *pair_1, *pair_2;                          /* scratch: [2 P, K] each */
     real *transposed_gradient;                      /* scratch: [R, K] */
@@ -49,7 +51,9 @@ static void lay_out(Workspace *space, const Molecules *all, const Schnet *net, i
     made->geometry = take_geometry(space, P, net->R);
     made->head = take_head(space, M, net->H);
     made->x = take(space, M * F), made->x_adj = take(space, M * F);
+    made->kinds = take(space, all->kinds * F), made->kinds_sent = take(space, all->kinds * K);
     made->distance = take(space, P), made->d_adj = take(space, P), made->d_tan = take(space, P);
+    made->first = (int32_t *)take(space, P), made->count = (int32_t *)take(space, P);
     if (training) {
         made->x_tan = take(space, M * F);
         made->a_adj2 = take(space, M * F), made->sent_adj2 = take(space, M * K);
@@ -91,17 +95,38 @@ static const real *block_transposed(const Schnet *net, int64_t b, int which) {
     return net->transposed + F * net->H + b * transposed_size(net) + at[which];
 }
 
-/* Gaussians of the distance and their derivatives; as in torch, exponents end at -80. */
+/* Gaussians of the distance and their derivatives where they are more than rounding errors, which is near a few of
+   the centres: `count` from `first` on. */
 static void gaussians(const Molecules *all, const Schnet *net, Passes *now) {
-    const real factor = (real)net->factor, *centres = net->weights[CENTRES];
+    const real factor = (real)net->factor, *centres = net->weights[CENTRES], least = sizeof(real) == 4 ? -20 : -40;
     for (int64_t p = 0; p < all->pairs; p++) {
         const real d = now->distance[p];
         real *basis = now->geometry.basis + p * net->R, *slope = now->geometry.basis_slope + p * net->R;
-        for (int64_t k = 0; k < net->R; k++) {
-            const real offset = d - centres[k], exponent = factor * offset * offset;
-            const int in = exponent > -80;
-            basis[k] = NAME(exp_minus)(in ? exponent : (real)80);
-            slope[k] = in ? 2 * factor * offset * basis[k] : 0;
+        int32_t first = (int32_t)net->R, end = 0;
+        for (int32_t k = 0; k < net->R; k++)
+            if (factor * (d - centres[k]) * (d - centres[k]) > least) first = k < first ? k : first, end = k + 1;
+        now->first[p] = first, now->count[p] = end > first ? end - first : 0;
+        for (int64_t k = first; k < end; k++) {
+            const real offset = d - centres[k];
+            basis[k] = NAME(exp_minus)(factor * offset * offset);
+            slope[k] = 2 * factor * offset * basis[k];
+        }
+    }
+}
+
+/* w1 g + b1 and w1 g', values and derivatives of a pair together, as they take the same part of w1. */
+static void filters_in(const Molecules *all, const Schnet *net, int64_t b, Passes *now) {
+    const int64_t P = all->pairs, K = net->K, R = net->R;
+    const real *bias = block_weights(net, b)[FILTER_BIAS_1], *panels = block_transposed(net, b, FILTER_1_T);
+    real *in = now->block[b].in_1;
+    for (int64_t p = 0; p < P; p++) memcpy(in + p * K, bias, (size_t)K * sizeof(real));
+    clear(P * K, in + P * K);
+    for (int64_t n = 0; n < K; n += PANEL) {
+        const int64_t width = K - n < PANEL ? K - n : PANEL;
+        for (int64_t p = 0; p < P; p++) {
+            const Matrix g = {now->geometry.basis + p * R + now->first[p], P * R, 1, 0};
+            const Matrix w = {panels + n * R + now->first[p] * width, width, 1, 0};
+            product(1, 2, width, now->count[p], g, w, in + p * K + n, P * K, 0, ADD);
         }
     }
 }
@@ -109,11 +134,10 @@ static void gaussians(const Molecules *all, const Schnet *net, Passes *now) {
 /* Filters W = (w2 f(w1 g + b1) + b2) envelope and dW / dd: the network on values, and in forward mode on derivatives,
    one below the other. */
 static void filters(const Molecules *all, const Schnet *net, int64_t b, Passes *now) {
-    const int64_t P = all->pairs, K = net->K, R = net->R;
+    const int64_t P = all->pairs, K = net->K;
     const real *const *w = block_weights(net, b);
     Block *block = now->block + b;
-    layer(P, R, K, now->geometry.basis, block_transposed(net, b, FILTER_1_T), w[FILTER_BIAS_1], block->in_1);
-    layer(P, R, K, now->geometry.basis_slope, block_transposed(net, b, FILTER_1_T), 0, block->in_1 + P * K);
+    filters_in(all, net, b, now);
     activate(P * K, block->in_1, block->out_1);
     activate_first(P * K, block->in_1, block->in_1 + P * K, block->out_1 + P * K);
     layer(P, K, K, block->out_1, block_transposed(net, b, FILTER_2_T), w[FILTER_BIAS_2], block->filter);
@@ -213,13 +237,19 @@ static void energies(const Molecules *all, const Schnet *net, Passes *now, real 
     const int64_t M = all->atoms, F = net->F, K = net->K;
     const HeadWeights head = head_weights(net, net->weights);
     gaussians(all, net, now);
-    embed(all, F, head.embedding, net->blocks ? now->block[0].x : now->x);
+    embed(all, F, head.embedding, now->kinds);
+    to_atoms(all, F, now->kinds, net->blocks ? now->block[0].x : now->x);
     for (int64_t b = 0; b < net->blocks; b++) {
         const real *const *w = block_weights(net, b);
         Block *block = now->block + b;
         real *next = b + 1 < net->blocks ? now->block[b + 1].x : now->x;
         filters(all, net, b, now);
-        layer(M, F, K, block->x, block_transposed(net, b, IN_T), 0, block->sent);
+        if (b)
+            layer(M, F, K, block->x, block_transposed(net, b, IN_T), 0, block->sent);
+        else { /* of embeddings: one row for all atoms of an element */
+            layer(all->kinds, F, K, now->kinds, block_transposed(net, b, IN_T), 0, now->kinds_sent);
+            to_atoms(all, K, now->kinds_sent, block->sent);
+        }
         clear(M * K, block->received);
         BY_WIDTH(K, messages, all, block, block->received);
         layer(M, K, F, block->received, block_transposed(net, b, OUT_T), w[OUT_BIAS], block->a);
@@ -290,7 +320,10 @@ static void filters_second(const Molecules *all, const Schnet *net, int64_t b, P
     bias_gradient(P, K, adj2, grad[FILTER_BIAS_1]);
     /* Gaussians are too few to fill tiles as columns: the gradient is made transposed. */
     clear(R * K, now->transposed_gradient);
-    weight_gradient(2 * P, K, R, now->geometry.basis, adj2, now->transposed_gradient);
+    for (int64_t p = 0; p < P; p++) {
+        const Matrix g = {now->geometry.basis + p * R + now->first[p], 1, P * R, 0}, y = {adj2 + p * K, P * K, 1, 0};
+        product(1, now->count[p], K, 2, g, y, now->transposed_gradient + now->first[p] * K, K, 0, ADD);
+    }
     EACH(k, K)
         for (int64_t r = 0; r < R; r++) grad[FILTER_1][k * R + r] += now->transposed_gradient[r * K + k];
 }
@@ -307,30 +340,36 @@ static void second_adjoints(const Molecules *all, const Schnet *net, Passes *now
         const real *const *w = block_weights(net, b);
         real *const *grad = grads + BLOCKS + b * PER_BLOCK;
         Block *block = now->block + b;
-        weight_gradient(M, F, F, x_adj2, block->h, grad[LAST]);
-        weight_gradient(M, F, F, block->x_adj, block->h_tan, grad[LAST]);
+        weight_gradient_of(F, M, F, F, x_adj2, block->h, block->x_adj, block->h_tan, grad[LAST]);
         bias_gradient(M, F, x_adj2, grad[LAST_BIAS]);
         layer_adjoint(M, F, F, x_adj2, w[LAST], now->a_adj2, SET);
         activate_second(M * F, block->a, block->a_tan, block->h_adj, now->a_adj2, now->a_adj2);
-        weight_gradient(M, K, F, now->a_adj2, block->received, grad[OUT]);
-        weight_gradient(M, K, F, block->a_adj, block->received_tan, grad[OUT]);
+        weight_gradient_of(F, M, K, F, now->a_adj2, block->received, block->a_adj, block->received_tan, grad[OUT]);
         bias_gradient(M, F, now->a_adj2, grad[OUT_BIAS]);
         layer_adjoint(M, K, F, now->a_adj2, w[OUT], now->received_adj2, SET);
         clear(M * K, now->sent_adj2);
         BY_WIDTH(K, messages_second, all, block, now, now->pair_1);
         filters_second(all, net, b, now);
-        weight_gradient(M, F, K, now->sent_adj2, block->x, grad[IN]);
-        if (b) weight_gradient(M, F, K, block->sent_adj, block->x_tan, grad[IN]);
+        if (!b) break;
+        weight_gradient_of(K, M, F, K, now->sent_adj2, block->x, block->sent_adj, block->x_tan, grad[IN]);
         layer_adjoint(M, F, K, now->sent_adj2, w[IN], x_adj2, ADD);
     }
-    embedding_gradient(all, F, x_adj2, head_grad.embedding);
+    /* Below are embeddings, which have no tangent, one row for each kind of atoms. */
+    real *of_kinds = now->a_adj2;
+    to_kinds(all, F, x_adj2, of_kinds);
+    if (net->blocks) {
+        to_kinds(all, K, now->sent_adj2, now->kinds_sent);
+        weight_gradient(all->kinds, F, K, now->kinds_sent, now->kinds, grads[BLOCKS + IN]);
+        layer_adjoint(all->kinds, F, K, now->kinds_sent, net->weights[BLOCKS + IN], of_kinds, ADD);
+    }
+    embedding_gradient(all, F, of_kinds, head_grad.embedding);
 }
 
-/* What Python calls. sizes: M, P, both, training, F, K, R, H, blocks; numbers: cutoff, factor. */
+/* What Python calls. sizes: M, P, U, both, training, F, K, R, H, blocks; numbers: cutoff, factor. */
 
 static Schnet network(const int64_t *sizes, const double *numbers, const real *const *weights,
                       const real *transposed) {
-    return (Schnet){sizes[4], sizes[5], sizes[6], sizes[7], sizes[8], numbers[0], numbers[1], weights, 0, transposed};
+    return (Schnet){sizes[5], sizes[6], sizes[7], sizes[8], sizes[9], numbers[0], numbers[1], weights, 0, transposed};
 }
 
 /* Numbers of a workspace. */
@@ -339,7 +378,7 @@ int64_t NAME(schnet_workspace)(const int64_t *sizes, const double *numbers) {
     const Schnet net = network(sizes, numbers, 0, 0);
     Workspace space = {0, 0};
     Passes now;
-    lay_out(&space, &all, &net, sizes[3] != 0, &now);
+    lay_out(&space, &all, &net, sizes[4] != 0, &now);
     return space.used;
 }
 
@@ -348,14 +387,14 @@ int64_t NAME(schnet_prepare)(const int64_t *sizes, const double *numbers, const 
                              real *transposed) {
     const Schnet net = network(sizes, numbers, weights, transposed);
     if (transposed) {
-        transpose(net.H, net.F, weights[HEAD_1], transposed);
+        lay_out_panels(net.H, net.F, weights[HEAD_1], transposed);
         for (int64_t b = 0; b < net.blocks; b++) {
             const real *const *w = block_weights(&net, b);
-            transpose(net.K, net.R, w[FILTER_1], (real *)block_transposed(&net, b, FILTER_1_T));
-            transpose(net.K, net.K, w[FILTER_2], (real *)block_transposed(&net, b, FILTER_2_T));
-            transpose(net.K, net.F, w[IN], (real *)block_transposed(&net, b, IN_T));
-            transpose(net.F, net.K, w[OUT], (real *)block_transposed(&net, b, OUT_T));
-            transpose(net.F, net.F, w[LAST], (real *)block_transposed(&net, b, LAST_T));
+            lay_out_panels(net.K, net.R, w[FILTER_1], (real *)block_transposed(&net, b, FILTER_1_T));
+            lay_out_panels(net.K, net.K, w[FILTER_2], (real *)block_transposed(&net, b, FILTER_2_T));
+            lay_out_panels(net.K, net.F, w[IN], (real *)block_transposed(&net, b, IN_T));
+            lay_out_panels(net.F, net.K, w[OUT], (real *)block_transposed(&net, b, OUT_T));
+            lay_out_panels(net.F, net.F, w[LAST], (real *)block_transposed(&net, b, LAST_T));
         }
     }
     return net.F * net.H + net.blocks * transposed_size(&net);
@@ -369,7 +408,7 @@ void NAME(schnet_forward)(const int64_t *sizes, const double *numbers, const int
     const Schnet net = network(sizes, numbers, weights, transposed);
     Workspace space = {workspace, 0};
     Passes now;
-    lay_out(&space, &all, &net, sizes[3] != 0, &now);
+    lay_out(&space, &all, &net, sizes[4] != 0, &now);
     measure(&all, positions, (real)net.cutoff, &now.geometry, now.distance);
     energies(&all, &net, &now, energy);
     adjoints(&all, &net, &now, forces);
