@@ -127,7 +127,8 @@ class TorchBackend(Backend):
             self._run, self._predict = compiled_programs(self._program, self.options)
         # Where forces are taken positions are leaves of the graph, too, whose gradients nobody wants.
         if differentiates and self._shards is None:
-            self._leaves = [weight for weight in self._program.parameters() if weight.requires_grad] or None
+            program: nn.Module = self._program
+            self._leaves = [weight for weight in program.parameters() if weight.requires_grad] or None
         if optimizer is not None:
             if self._is_half:
                 self._half = HalfWeights(model, self.precision)

@@ -95,12 +95,6 @@ static void product(int terms, int64_t rows, int64_t columns, int64_t depth, Mat
         }
 }
 
-/* C = (bias or C or 0) + A B of whole matrices; A's element [r, k] is at r * a_row + k * a_column. */
-static void plain_product(int64_t rows, int64_t columns, int64_t depth, const real *A, int64_t a_row, int64_t a_column,
-                          const real *B, int64_t b_row, real *C, int64_t c_row, const real *bias, How how) {
-    product(1, rows, columns, depth, (Matrix){A, a_row, a_column, 0}, (Matrix){B, b_row, 1, 0}, C, c_row, bias, how);
-}
-
 enum { PANEL = WIDEST * VECTOR_BYTES / sizeof(real) };
 
 /* A layer y = x W^T + bias of x [rows, in] for the first `some` of its outputs, of which a row of y has `out`. Weights

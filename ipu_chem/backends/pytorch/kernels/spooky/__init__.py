@@ -252,7 +252,7 @@ def _batch(graph: Graph, real: str) -> Optional[Batch]:
     packs, nodes = graph.z.shape
     edges = graph.edge_index.shape[2]
     index = torch.empty(6 * packs * nodes + 3 * packs * edges, dtype=torch.int32)
-    counts = (ctypes.c_int64 * 3)()  # atoms, pairs, elements
+    counts = (ctypes.c_int64 * 3)()
     whole = [part.to(torch.int64).contiguous() for part in (graph.z, graph.graph_index, graph.edge_index)]
     masks = [part.contiguous() for part in (graph.node_mask, graph.edge_mask)]
     shape = [ctypes.c_int64(size) for size in (packs, nodes, edges, graph.graph_mask.shape[1], MAX_Z)]
@@ -261,7 +261,7 @@ def _batch(graph: Graph, real: str) -> Optional[Batch]:
     scores = _function("scores", real, ctypes.c_int64)(counts, pointer(index))
     if scores < 0:
         return None
-    first = 3 * counts[0] + 2 * counts[1]
+    first = 3 * counts[0] + 2 * counts[1]  # where kinds of atoms are, which nothing here takes
     index[first : first + counts[1]] = masks[1].reshape(-1).nonzero().reshape(-1).to(torch.int32)
     return Batch(index, counts[0], counts[1], scores)
 

@@ -33,7 +33,8 @@ static void dots(int64_t n, int64_t F, real scale, const real *x, const real *y,
 
 /* out += w x, or w^T x, of w [n, n] and x, out [n, F]. */
 static void mix(int64_t n, int64_t F, const real *w, int transposed, const real *x, real *out) {
-    plain_product(n, F, n, w, transposed ? 1 : n, transposed ? n : 1, x, F, out, F, 0, ADD);
+    const Matrix A = {w, transposed ? 1 : n, transposed ? n : 1, 0};
+    product(1, n, F, n, A, (Matrix){x, F, 1, 0}, out, F, 0, ADD);
 }
 
 /* Pass 1. */
@@ -65,7 +66,8 @@ static void attention_adjoint(int64_t n, int64_t F, const Attended *at, const re
     mix(n, F, adj->scores, 1, at->q, adj->k);
 }
 
-/* Pass 3: s_tan = scale (q_tan . k + q . k_tan), w_tan = w (s_tan - sum over j of w s_tan), o_tan = w_tan v + w v_tan. */
+/* Pass 3: s_tan = scale (q_tan . k + q . k_tan), w_tan = w (s_tan - sum over j of w s_tan),
+   o_tan = w_tan v + w v_tan. */
 static void attention_tangent(int64_t n, int64_t F, const Attended *at, const Attended *tan, real *o_tan) {
     const real *w = at->scores, scale = (real)(1 / sqrt((double)F));
     real *w_tan = tan->scores;

@@ -30,8 +30,8 @@ typedef struct {
     real *prepared;              /* see spooky_prepare */
 } Spooky;
 
-/* Weights in other forms, of one block: layers transposed, filters transposed [R, 3 F] and padded [3 F, R], mixing
-   maps transposed [F, 2 F]. */
+/* Weights in other forms, of one block: layers in panels, filters transposed [R, 3 F] and padded [3 F, R], mixing
+   maps in panels. */
 enum { FILTERS_T, FILTERS_PADDED, MIX_P_T, MIX_D_T };
 
 static int64_t prepared_size(const Spooky *net) {
@@ -70,7 +70,7 @@ typedef struct {
 } Batch;
 
 #define EACH_MOLECULE(all, first, place, n)                                                                            \
-    for (int64_t first = 0, place = 0, n = 0; first < (all)->atoms && (n = atoms_of(all, first)) > 0;                   \
+    for (int64_t first = 0, place = 0, n = 0; first < (all)->atoms && (n = atoms_of(all, first)) > 0;                  \
          first += n, place += n * n)
 
 static int64_t atoms_of(const Batch *all, int64_t first) {

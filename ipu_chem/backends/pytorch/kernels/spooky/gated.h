@@ -14,7 +14,7 @@ enum { ALPHA, BETA, WEIGHT, BIAS, PER_GATE };
 
 typedef struct {
     const real *const *weight; /* PER_GATE of each layer */
-    const real *transposed;    /* [F, F] of each */
+    const real *transposed;    /* [F, F] of each, in panels */
     real *const *gradient;     /* as weight, in pass 4 */
 } Gates;
 
@@ -71,8 +71,8 @@ static void gated(const Rows *rows, const Gates *gates, int k, const real *x, co
     const real *alpha = of_gate(gates, k, ALPHA), *beta = of_gate(gates, k, BETA), *bias = of_gate(gates, k, BIAS);
     real *h = rows->h;
     EACH_ENTRY(i, f, rows) h[i] = gate_at(x[i], alpha[f], beta[f]).value;
-    if (residual) EACH_ENTRY(i, f, rows) y[i] = residual[i] + bias[f];
-    plain_product(M, F, F, h, F, 1, transposed_of(rows, gates, k), F, y, F, bias, residual ? ADD : SET);
+    layer(M, F, F, h, transposed_of(rows, gates, k), bias, y);
+    if (residual) add_to(M * F, residual, y);
 }
 
 /* Pass 2 of one layer: the adjoint of f(x) is h_adj = y_adj W, that of x gets f'(x) h_adj (+ residual). */
@@ -99,8 +99,8 @@ static void gated_tangent(const Rows *rows, const Gates *gates, int k, const rea
     const real *alpha = of_gate(gates, k, ALPHA), *beta = of_gate(gates, k, BETA);
     real *h = rows->h;
     EACH_ENTRY(i, f, rows) h[i] = gate_at(x[i], alpha[f], beta[f]).first * x_tan[i];
-    if (residual) memcpy(y_tan, residual, (size_t)(M * F) * sizeof(real));
-    plain_product(M, F, F, h, F, 1, transposed_of(rows, gates, k), F, y_tan, F, 0, residual ? ADD : SET);
+    layer(M, F, F, h, transposed_of(rows, gates, k), 0, y_tan);
+    if (residual) add_to(M * F, residual, y_tan);
 }
 
 /* Pass 4 of one layer. With h = f(x), h_tan = f'(x) x_tan and h_adj2 = y_adj2 W,
@@ -121,8 +121,7 @@ static void gated_second(const Rows *rows, const Gates *gates, int k, const real
         }
     else
         EACH_ENTRY(i, f, rows) h[i] = gate_at(x[i], alpha[f], beta[f]).value;
-    weight_gradient(M, F, F, y_adj2, h, grad[WEIGHT]);
-    if (x_tan) weight_gradient(M, F, F, y_adj, h_tan, grad[WEIGHT]);
+    weight_gradient_of(F, M, F, F, y_adj2, h, y_adj, x_tan ? h_tan : 0, grad[WEIGHT]);
     bias_gradient(M, F, y_adj2, grad[BIAS]);
     layer_adjoint(M, F, F, y_adj2, of_gate(gates, k, WEIGHT), h_adj2, SET);
     if (how == SET) clear(M * F, x_adj2);

@@ -30,15 +30,17 @@ enum { FROM_X1_COUNT = 7 };
 
 /* Filters of all pairs, [P, 3 F], or their tangents, from functions of the distance. */
 static void filter(const Batch *all, const Spooky *net, int64_t block, const real *radial, real *filters) {
-    plain_product(all->pairs.pairs, 3 * net->F, net->functions, radial, net->R, 1, prepared_of(net, block, FILTERS_T),
-            3 * net->F, filters, 3 * net->F, 0, SET);
+    const int64_t width = 3 * net->F;
+    const Matrix A = {radial, net->R, 1, 0}, B = {prepared_of(net, block, FILTERS_T), width, 1, 0};
+    product(1, all->pairs.pairs, width, net->functions, A, B, filters, width, 0, SET);
 }
 
 /* Functions of the distance are too few to fill tiles as columns: gradients of filters are made transposed. */
 static void filter_gradient(const Batch *all, const Spooky *net, const real *radial, const real *adjoint,
                             real *transposed) {
-    plain_product(net->functions, 3 * net->F, all->pairs.pairs, radial, 1, net->R, adjoint, 3 * net->F, transposed,
-            3 * net->F, 0, ADD);
+    const int64_t width = 3 * net->F;
+    const Matrix A = {radial, 1, net->R, 0}, B = {adjoint, width, 1, 0};
+    product(1, net->functions, width, all->pairs.pairs, A, B, transposed, width, 0, ADD);
 }
 
 /* Pass 1. */
@@ -181,16 +183,17 @@ static void mixed_second(const Spooky *net, Passes *now, int64_t b, int64_t rows
     const int64_t F = net->F;
     const Block *block = now->block + b;
     const int is_p = map == MIX_P;
-    const real *mixed = is_p ? block->mixed_p : block->mixed_d, *mixed_tan = is_p ? block->mixed_p_tan : block->mixed_d_tan;
+    const real *mixed = is_p ? block->mixed_p : block->mixed_d;
+    const real *mixed_tan = is_p ? block->mixed_p_tan : block->mixed_d_tan;
     const real *received = is_p ? block->at.P : block->at.D, *received_tan = is_p ? block->tan.P : block->tan.D;
     real *gradient = net->gradients[b * PER_BLOCK + map];
     meet_adjoint(rows, axes, mixed, now->adj2.S, now->wide, 0, F);
     if (moves) {
         meet_adjoint(rows, axes, mixed_tan, block->adj.S, now->wide, 1, F);
         meet_adjoint(rows, axes, mixed, block->adj.S, now->wide_adj, 0, F);
-        weight_gradient(axes * rows, F, 2 * F, now->wide_adj, received_tan, gradient);
     }
-    weight_gradient(axes * rows, F, 2 * F, now->wide, received, gradient);
+    weight_gradient_of(2 * F, axes * rows, F, 2 * F, now->wide, received, now->wide_adj, moves ? received_tan : 0,
+                       gradient);
     layer_adjoint(axes * rows, F, 2 * F, now->wide, weight_of(net, b, map), is_p ? now->adj2.P : now->adj2.D, SET);
 }
 
@@ -254,9 +257,9 @@ static void second_adjoints(const Batch *all, const Spooky *net, Passes *now, in
     }
 }
 
-/* What Python calls. sizes: M, P, both, sum of n^2, training, F, radial functions, blocks; index: that of
-   compact_molecules, then the slots of pairs [P]; arrays of atoms and pairs come and go with their padding,
-   [slots, ...]. */
+/* What Python calls. sizes: M, P, both, sum of n^2, training, F, radial functions, blocks; index: z, slot and molecule
+   [M], source and target [P] as of compact_molecules, then slots of pairs [P]; arrays of atoms and pairs come and go
+   with their padding, [slots, ...]. */
 
 typedef struct {
     Batch all;
@@ -312,7 +315,8 @@ int64_t NAME(spooky_prepare)(const int64_t *sizes, const real *const *weights, r
     const Spooky net = {F, R, sizes[7], functions, weights, 0, prepared};
     for (int64_t b = 0; prepared && b < net.blocks; b++) {
         for (int k = 0; k < LAYERS; k++)
-            transpose(F, F, weight_of(&net, b, k * PER_GATE + WEIGHT), prepared + b * prepared_size(&net) + k * F * F);
+            lay_out_panels(F, F, weight_of(&net, b, k * PER_GATE + WEIGHT),
+                           prepared + b * prepared_size(&net) + k * F * F);
         real *wide = prepared_of(&net, b, FILTERS_PADDED);
         clear(3 * F * R, wide);
         for (int64_t row = 0; row < 3 * F; row++)
