@@ -86,7 +86,7 @@ class NativeFeatures:
         scalars = torch.zeros((slots, features), dtype=dtype)
         vectors = torch.zeros((slots, 3, features), dtype=dtype)
         used = []
-        for group in groups(molecules):
+        for group in groups(molecules, FULL):
             shape = self._shape(group, training)
             workspace = self._space(self._function("features_workspace", ctypes.c_int64)(*shape, ctypes.c_int64(0)))
             tensors = (transposed, workspace, scalars, vectors)
@@ -120,10 +120,16 @@ class NativeFeatures:
         return gradients
 
     def _space(self, size: int) -> Tensor:
-        fitting = [place for place, space in enumerate(self._spaces) if space.numel() >= size]
-        if fitting and self._spaces[fitting[0]].dtype == self.weights[0].dtype:
-            return self._spaces.pop(min(fitting, key=lambda place: self._spaces[place].numel()))
-        return torch.empty(size, dtype=self.weights[0].dtype)
+        """Memory for a group, the smallest that fits; too small ones make room for a new one."""
+        dtype = self.weights[0].dtype
+        self._spaces = [space for space in self._spaces if space.dtype == dtype]
+        self._spaces.sort(key=Tensor.numel)
+        for place, space in enumerate(self._spaces):
+            if space.numel() >= size:
+                return self._spaces.pop(place)
+        if self._spaces:
+            self._spaces.pop()
+        return torch.empty(size + size // 8, dtype=dtype)
 
     def _shape(self, molecules: Molecules, training: int) -> Tuple[Any, Any]:
         sizes = (*molecules[1:], self._undirected, training, *self._sizes)
@@ -136,7 +142,7 @@ class NativeFeatures:
         return made
 
 
-def groups(molecules: Molecules, full: int = FULL) -> List[Molecules]:
+def groups(molecules: Molecules, full: int) -> List[Molecules]:
     """Molecules in groups of about ``full`` atoms; in one if atoms or pairs are not in the order of molecules."""
     atoms, pairs, index = molecules.atoms, molecules.pairs, molecules.index.numpy()
     of_atoms = index[: 3 * atoms].reshape(3, atoms)

@@ -122,6 +122,17 @@ def test_what_the_kernel_does_not_take_is_left_to_autograd():
     assert native.kernel(graph) is None
 
 
+def test_memory_is_used_again():
+    _, native = make()
+    counts = []
+    for turn in range(12):
+        graph = packs(slots=30, real=12 + turn % 6, seed=turn)
+        native(graph).square().sum().backward()
+        native.eval()(graph)
+        counts.append(len(native.kernel._spaces))
+    assert max(counts[6:]) == max(counts) <= 4
+
+
 def test_groups_hold_whole_molecules():
     graph = packs()
     molecules = compact(graph, "double", 100)
