@@ -155,11 +155,10 @@ def groups(molecules: Molecules, full: int) -> List[Molecules]:
     asked = np.arange(0, max(atoms - full, 1), full)
     first = np.unique(begins[np.searchsorted(begins[:-1], asked)]) if atoms else asked[:0]
     low = np.searchsorted(of_pairs, molecule[first])
-    kind, element = index[3 * atoms + 2 * pairs : 4 * atoms + 2 * pairs], index[4 * atoms + 2 * pairs :]
-    element = element[: molecules.kinds]
     made = []
     for begin, end, start, stop in zip(first, [*first[1:], atoms], low, [*low[1:], pairs]):
-        made.append(joined(of_atoms[:, begin:end], ends[:, start:stop] - begin, kind[begin:end], element))
+        element, kind = np.unique(of_atoms[0, begin:end], return_inverse=True)
+        made.append(joined(of_atoms[:, begin:end], ends[:, start:stop] - begin, kind, element))
     return made
 
 

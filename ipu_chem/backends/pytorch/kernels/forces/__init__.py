@@ -37,8 +37,9 @@ def joined(atoms: np.ndarray, ends: np.ndarray, kind: np.ndarray, element: np.nd
         atoms: [3, M] integer, atomic number, slot and molecule.
         ends: [2, P] integer, source and target among the atoms.
         kind: [M] integer, place of an atom's element among those of
-        element: [U] integer, atomic numbers.
+        element: [U] integer, atomic numbers, each of some atom.
     """
+    assert len(element) <= atoms.shape[1], "memory for elements is that of atoms"
     index = np.concatenate([part.ravel() for part in (atoms, ends, kind, element)]).astype(np.int32, copy=False)
     return Molecules(torch.from_numpy(index), atoms.shape[1], ends.shape[1], len(element))
 
