@@ -142,6 +142,18 @@ def test_a_list_of_every_pair_is_never_searched_again_and_still_refuses_what_col
                 wrong.get_forces()
 
 
+def test_a_place_that_is_refused_leaves_no_pairs_behind(make_run):
+    chain = Atoms("COH" * 4, np.arange(12)[:, None] * np.array([[1.3, 0.4, 0.0]]))
+    chain.calc = Calculator.from_run(make_run(), dtype="float64")
+    energy, start = chain.get_potential_energy(), chain.positions.copy()
+    chain.positions[6:, 0] += 50.0
+    chain.positions[11] = chain.positions[10] + 0.01
+    with pytest.raises(ValueError, match="are 0.017 Å apart"):
+        chain.get_forces()
+    chain.positions = start
+    assert chain.get_potential_energy() == pytest.approx(energy, rel=1e-14)
+
+
 @KINDS
 def test_recorded_operators_say_the_same_wherever_atoms_go(make_run, ethanol, kind, monkeypatch):
     monkeypatch.setattr(program, "_RECORDED_AFTER", 3)
