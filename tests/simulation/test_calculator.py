@@ -1,5 +1,6 @@
 """Energies and forces of a run through ASE: those of the model, exact derivatives, whatever pairs are kept."""
 
+import copy
 import re
 from pathlib import Path
 
@@ -152,6 +153,18 @@ def test_a_place_that_is_refused_leaves_no_pairs_behind(make_run):
         chain.get_forces()
     chain.positions = start
     assert chain.get_potential_energy() == pytest.approx(energy, rel=1e-14)
+
+
+def test_a_copy_follows_its_own_atoms(make_run, ethanol):
+    calculator = Calculator.from_run(make_run(), dtype="float64")
+    ethanol.calc = calculator
+    ethanol.get_forces()
+    atoms, moved = copy.deepcopy(ethanol), shaken(ethanol)
+    for seed in range(3):
+        atoms.positions = shaken(ethanol, seed).positions
+        moved.positions, moved.calc = atoms.positions, calculator
+        assert atoms.calc is not calculator
+        assert atoms.get_potential_energy() == pytest.approx(moved.get_potential_energy(), rel=1e-14)
 
 
 @KINDS
