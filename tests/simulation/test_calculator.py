@@ -1,6 +1,7 @@
 """Energies and forces of a run through ASE: those of the model, exact derivatives, whatever pairs are kept."""
 
 import copy
+import pickle
 import re
 from pathlib import Path
 
@@ -155,11 +156,12 @@ def test_a_place_that_is_refused_leaves_no_pairs_behind(make_run):
     assert chain.get_potential_energy() == pytest.approx(energy, rel=1e-14)
 
 
-def test_a_copy_follows_its_own_atoms(make_run, ethanol):
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda atoms: pickle.loads(pickle.dumps(atoms))])
+def test_a_copy_follows_its_own_atoms(make_run, ethanol, copied):
     calculator = Calculator.from_run(make_run(), dtype="float64")
     ethanol.calc = calculator
     ethanol.get_forces()
-    atoms, moved = copy.deepcopy(ethanol), shaken(ethanol)
+    atoms, moved = copied(ethanol), shaken(ethanol)
     for seed in range(3):
         atoms.positions = shaken(ethanol, seed).positions
         moved.positions, moved.calc = atoms.positions, calculator

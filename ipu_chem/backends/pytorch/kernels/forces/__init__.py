@@ -6,7 +6,7 @@ packs, N node, E edge, G graph slots.
 """
 
 import ctypes
-from typing import Any, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 import torch
@@ -111,6 +111,10 @@ class NativeForces:
         network = network_of(model)
         assert network is not None
         self._take(network)
+
+    def __getstate__(self) -> Dict[str, Any]:
+        """Leave what follows from calls out of copies: C's numbers, which cannot be pickled, graphs and memory."""
+        return {**vars(self), "_shape": None, "_seen": (None, None), "_spaces": []}
 
     def _take(self, network: Network) -> None:
         """Take the weights of a network."""
