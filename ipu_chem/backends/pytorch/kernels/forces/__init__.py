@@ -268,7 +268,7 @@ class Addresses:
 
 
 def gradient_of(weight: Tensor) -> Tensor:
-    """What ``grad`` of a weight holds, zeros from now on where there is none: to be added to in place."""
+    """``grad`` of a weight, zeros from now on where there is none: to be added to in place."""
     if weight.grad is None:  # of a copy, or after zero_grad()
         weight.grad = torch.zeros_like(weight)
     return weight.grad
