@@ -123,6 +123,7 @@ class Calculator(AseCalculator):
             if farthest <= (self.skin / 2) ** 2:
                 return
             same = bool(np.isfinite(farthest))
+        self._built_at = None  # until all is well: what is refused below must not leave its pairs to other places
         if not same or atoms.pbc.any():
             self.check(atoms)
             extras = [np.array(value, kind) for value, kind in zip(charges, (np.int8, np.uint8))]

@@ -86,9 +86,8 @@ class MovingPack(Slots):
         self._offsets = np.zeros((len(members), most))
         self._device, self._threads = torch.device(accelerator), threads
         models, is_native = on_device(frozen_models(members), accelerator, DTYPES[dtype])
-        # The model's positions; written through numpy, in the host's memory.
+        # The model's positions, in the host's memory.
         self._pos = torch.zeros((total, 3), dtype=DTYPES[dtype])
-        self._pos_written = self._pos.numpy()
         # Charge and unpaired electrons of each slot, for models that take them.
         self._charges = np.zeros((len(charges_of(waiting[0], members)), most), np.int64)
         self._program: Union[Groups, OneGraph]
@@ -124,7 +123,7 @@ class MovingPack(Slots):
         """Compute energies and forces."""
         self._program.is_old |= self.lists.update()
         # From the middle: far from the origin float32 would have no digits left for bonds.
-        np.subtract(self.positions, self.lists.middle, out=self._pos_written, casting="same_kind")
+        np.subtract(self.positions, self.lists.middle, out=self._pos.numpy(), casting="same_kind")
         with torch.no_grad(), denormals_flushed(self._device.type == "cpu"), own_threads(
             self._threads, len(self.system)
         ):

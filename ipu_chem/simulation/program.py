@@ -55,7 +55,6 @@ class OneMolecule:
         atoms = len(numbers)
         # The host's memory, into which positions are written; on a CPU it is the model's input itself.
         self._host = torch.zeros((1, atoms, 3), dtype=self._dtype)
-        self._positions = self._host.numpy()[0]
         inputs = [
             torch.from_numpy(np.asarray(numbers, np.int64)[None]),
             self._host,
@@ -77,7 +76,7 @@ class OneMolecule:
         """
         capacity = self._inputs[3].shape[2]
         if len(pairs) > capacity or not capacity:
-            atoms = len(self._positions)
+            atoms = self._host.shape[1]
             capacity = -(-int(_HEAD_ROOM * len(pairs)) // _ALIGN) * _ALIGN
             capacity = max(min(capacity, atoms * (atoms - 1) // 2), 1)
             self._inputs[3] = torch.zeros((1, 2, capacity), dtype=torch.int64, device=self._device)
@@ -90,12 +89,11 @@ class OneMolecule:
         """Standardized energies [M] and forces [M, n, 3] of M models, float64, of positions [n, 3] in Å."""
         # From the middle: far from the origin float32 would have no digits left for bonds.
         middle = np.add.reduce(positions, axis=0) / len(positions)
-        np.subtract(positions, middle, out=self._positions, casting="same_kind")
+        # A view of now: one that is kept would be no view any more in a copy of this object.
+        np.subtract(positions, middle, out=self._host.numpy()[0], casting="same_kind")
         if self._device.type != "cpu":
             self._inputs[1] = self._host.to(self._device)
-        with torch.no_grad(), denormals_flushed(self._device.type == "cpu"), own_threads(
-            self._threads, len(self._positions)
-        ):
+        with torch.no_grad(), denormals_flushed(self._device.type == "cpu"), own_threads(self._threads, len(positions)):
             self._calls += 1
             if self._calls == _RECORDED_AFTER and not self._is_native:
                 self._recorded = self._record()

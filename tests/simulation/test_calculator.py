@@ -1,5 +1,7 @@
 """Energies and forces of a run through ASE: those of the model, exact derivatives, whatever pairs are kept."""
 
+import copy
+import pickle
 import re
 from pathlib import Path
 
@@ -140,6 +142,31 @@ def test_a_list_of_every_pair_is_never_searched_again_and_still_refuses_what_col
         for _ in range(2):
             with pytest.raises(ValueError, match=sentence):
                 wrong.get_forces()
+
+
+def test_a_place_that_is_refused_leaves_no_pairs_behind(make_run):
+    chain = Atoms("COH" * 4, np.arange(12)[:, None] * np.array([[1.3, 0.4, 0.0]]))
+    chain.calc = Calculator.from_run(make_run(), dtype="float64")
+    energy, start = chain.get_potential_energy(), chain.positions.copy()
+    chain.positions[6:, 0] += 50.0
+    chain.positions[11] = chain.positions[10] + 0.01
+    with pytest.raises(ValueError, match="are 0.017 Å apart"):
+        chain.get_forces()
+    chain.positions = start
+    assert chain.get_potential_energy() == pytest.approx(energy, rel=1e-14)
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda atoms: pickle.loads(pickle.dumps(atoms))])
+def test_a_copy_follows_its_own_atoms(make_run, ethanol, copied):
+    calculator = Calculator.from_run(make_run(), dtype="float64")
+    ethanol.calc = calculator
+    ethanol.get_forces()
+    atoms, moved = copied(ethanol), shaken(ethanol)
+    for seed in range(3):
+        atoms.positions = shaken(ethanol, seed).positions
+        moved.positions, moved.calc = atoms.positions, calculator
+        assert atoms.calc is not calculator
+        assert atoms.get_potential_energy() == pytest.approx(moved.get_potential_energy(), rel=1e-14)
 
 
 @KINDS

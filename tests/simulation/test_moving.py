@@ -1,5 +1,7 @@
 """Packs of moving molecules: energies and forces of each as if it were alone, whoever enters, leaves or is refused."""
 
+import copy
+
 import numpy as np
 import pytest
 from ase import Atoms
@@ -83,6 +85,22 @@ def test_several_runs_give_their_mean_and_spread(pack_of):
 def test_float32_is_as_good_as_alone(pack_of):
     pack, inside, runs = pack_of(dtype="float32")
     assert_alone(pack(), pack, inside, runs, tolerance=1e-4)
+
+
+@pytest.mark.parametrize("model", ("painn", "spookynet"))
+def test_a_copy_moves_on_its_own(pack_of, model):
+    pack, inside, runs = pack_of(model)
+    pack()
+    other = copy.deepcopy(pack)
+    for one, size in ((other, 0.3), (pack, 0.0), (other, 0.1)):
+        one.positions += np.random.default_rng(1).uniform(-size, size, one.positions.shape)
+        assert_alone(one(), one, inside, runs)
+    for one in (other, pack):
+        one.leave(0)
+        left = {slot: atoms for slot, atoms in inside.items() if slot}
+        assert_alone(one(), one, left, runs)
+        one.enter(inside[0])
+        assert_alone(one(), one, inside, runs)
 
 
 @pytest.mark.parametrize("model", ("painn", "spookynet"))

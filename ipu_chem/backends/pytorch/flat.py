@@ -34,10 +34,11 @@ class FlatWeights:
         self.groups = [{**group, "params": [value]} for group, value in zip(groups, self.values)]
 
     def clear_gradients(self) -> None:
-        """Set all of them to 0."""
-        for value in self.values:
-            assert value.grad is not None
-            value.grad.zero_()
+        """Set all of them to 0; weights and gradients that somebody has replaced are views again."""
+        for group in self._groups:
+            group.take()
+            assert group.value.grad is not None
+            group.value.grad.zero_()
 
     def apart(self, state: State) -> State:
         """An optimizer's state of the tensors as one of the weights, whose values are views or the same."""
@@ -80,9 +81,22 @@ class _Group:
             size += -(-weight.numel() // line) * line
         self.value = nn.Parameter(torch.zeros(size, dtype=weights[0].dtype))
         self.value.grad = torch.zeros_like(self.value)
-        for weight, place, gradient in zip(weights, self.views(self.value.data), self.views(self.value.grad)):
-            weight.data = place.copy_(weight.data)
-            weight.grad = gradient
+        self.take()
+
+    def take(self) -> None:
+        """Make weights and gradients views; otherwise the optimizer would move what no model reads."""
+        assert self.value.grad is not None
+        size, first, first_gradient = self.value.element_size(), self.value.data_ptr(), self.value.grad.data_ptr()
+        for weight, start in zip(self.weights, self._starts):
+            gradient = weight.grad
+            here = weight.data_ptr() == first + size * start
+            if here and gradient is not None and gradient.data_ptr() == first_gradient + size * start:
+                continue
+            assert weight.dtype == self.value.dtype, "the model has been moved to another format"
+            own = slice(start, start + weight.numel())
+            if not here:
+                weight.data = self.value.data[own].view(weight.shape).copy_(weight.data)
+            weight.grad = self.value.grad[own].view(weight.shape)
 
     def views(self, whole: Tensor) -> List[Tensor]:
         """Parts of a tensor like `value`, in the shapes of the weights."""

@@ -161,3 +161,22 @@ def test_packs_that_kernels_leave_to_autograd_train_all_the_same():
     looped.edge_index[0, :, 0] = 2  # an atom with itself
     for step in (looped, batch(seed=1), looped):
         torch.testing.assert_close(native.train_step(step, 1e-3), plain.train_step(step, 1e-3), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("kernels", [True, False])
+def test_gradients_that_others_have_dropped_or_weights_that_they_have_moved_are_trained_all_the_same(kernels):
+    optimizer = OptimizerConfig("adamw")
+    left, touched = (started(PaiNN, optimizer, Batching(4), kernels) for _ in range(2))
+    model = touched._program.model
+    for step in range(4):
+        if step == 1:
+            model.zero_grad()
+        if step == 2:
+            for weight in model.parameters():
+                weight.data = weight.data.clone()
+        if step == 3:
+            model.double().float()
+        losses = [backend.train_step(batch(seed=step), 1e-2) for backend in (left, touched)]
+        torch.testing.assert_close(*losses, rtol=1e-5, atol=1e-7)
+    for name, value in left.state_dict()["model"].items():
+        torch.testing.assert_close(touched.state_dict()["model"][name], value, rtol=1e-4, atol=1e-5)

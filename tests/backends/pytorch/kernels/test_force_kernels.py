@@ -294,3 +294,25 @@ def test_models_without_a_native_form_stay_as_they_are():
     spooky = EnergyForces(SpookyNet())
     for model in (means, mixed, several, spooky):
         assert use_force_kernels(model) == 0 and model.kernel is None
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_a_model_that_is_moved_to_another_format_keeps_its_kernel_and_its_values(kind):
+    plain, native = make(kind, dtype=torch.float32, hidden_features=32)
+    results(native, packs(dtype=torch.float32))
+    plain, native = plain.double(), native.double()
+    assert difference(results(native, packs()), results(plain, packs())) < 1e-10
+    narrow = packs(dtype=torch.float32)
+    assert difference(results(native.float(), narrow), results(plain, packs())) < 1e-2
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_gradients_in_place_begin_anew_where_there_are_none(kind):
+    plain, native = make(kind, hidden_features=32)
+    for weight in native.parameters():
+        weight.grad = torch.zeros_like(weight)
+    add_gradients_in_place(native)
+    other = copy.deepcopy(native)  # copies of parameters have no gradients
+    reference = results(plain, packs())
+    for one in (native, other):
+        assert difference(results(one, packs()), reference) < 1e-10

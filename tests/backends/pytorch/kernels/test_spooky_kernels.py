@@ -9,7 +9,7 @@ import torch
 from ipu_chem.backends.options import Batching, TorchOptions
 from ipu_chem.backends.pytorch.backend import TorchBackend
 from ipu_chem.backends.pytorch.kernels.native import find_compiler
-from ipu_chem.backends.pytorch.kernels.spooky import use_spooky_kernels
+from ipu_chem.backends.pytorch.kernels.spooky import add_gradients_in_place, use_spooky_kernels
 from ipu_chem.batches.loader import PackLoader
 from ipu_chem.data.neighbors import radius_pairs
 from ipu_chem.losses import mse, with_forces
@@ -291,3 +291,21 @@ def test_models_without_a_native_form_stay_as_they_are():
     mixed.head.float()
     for model in (SchNet(), mixed, SpookyNet(**SMALL).bfloat16()):
         assert use_spooky_kernels(model) == 0
+
+
+def test_gradients_in_place_begin_anew_where_there_are_none():
+    plain, native = make(**SMALL)
+    for weight in native.parameters():
+        weight.grad = torch.zeros_like(weight)
+    add_gradients_in_place(native)
+    reference = results(plain, charged())
+    for one in (native, copy.deepcopy(native)):  # copies of parameters have no gradients
+        assert difference(results(one, charged()), reference) < 1e-10
+
+
+def test_models_that_are_derived_from_spookynet_compute_themselves():
+    class Doubled(SpookyNet):
+        def _features(self, *inputs):
+            return 2.0 * super()._features(*inputs)
+
+    assert use_spooky_kernels(EnergyForces(Doubled(undirected=True, cutoff=CUTOFF, **SMALL))) == 0

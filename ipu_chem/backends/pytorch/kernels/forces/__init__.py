@@ -6,14 +6,14 @@ packs, N node, E edge, G graph slots.
 """
 
 import ctypes
-from typing import Any, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ipu_chem.backends.pytorch.kernels.calls import pointer
-from ipu_chem.backends.pytorch.kernels.forces.networks import REALS, network_of
+from ipu_chem.backends.pytorch.kernels.forces.networks import REALS, Network, network_of
 from ipu_chem.backends.pytorch.kernels.native import library
 from ipu_chem.models.base import Graph
 from ipu_chem.models.forces import EnergyForces
@@ -102,19 +102,29 @@ class NativeForces:
 
     def __init__(self, model: Any, frozen: bool = False) -> None:
         """Take a `SchNet` or `PaiNN` of one target that is a sum over atoms; frozen as of `use_force_kernels`."""
-        network = network_of(model)
-        assert network is not None
-        self._network = network
+        self._model = model
         self._frozen = frozen
         self._undirected = int(model.undirected)
         self.adds_in_place = False
-        self.weights = [weight for weight in network.weights if weight is not None]
-        self._trained = [isinstance(weight, nn.Parameter) for weight in self.weights]
-        self._transposed: Optional[Tensor] = None  # of frozen weights
         self._spaces: List[Tensor] = []  # workspaces that nobody uses: new memory costs as much as a pass
         self._shape: Optional[Shape] = None  # of the last call
-        self._values, self._gradients = Addresses(frozen), Addresses()
         self._seen: Tuple[Any, Any] = (None, None)  # the last graph of frozen weights, and its molecules
+        network = network_of(model)
+        assert network is not None
+        self._take(network)
+
+    def __getstate__(self) -> Dict[str, Any]:
+        """Leave what follows from calls out of copies: C's numbers, which cannot be pickled, graphs and memory."""
+        return {**vars(self), "_shape": None, "_seen": (None, None), "_spaces": []}
+
+    def _take(self, network: Network) -> None:
+        """Take the weights of a network."""
+        self._network = network
+        self.weights = [weight for weight in network.weights if weight is not None]
+        self._trained = [isinstance(weight, nn.Parameter) for weight in self.weights]
+        self._format = self._dtype
+        self._transposed: Optional[Tensor] = None  # of frozen weights
+        self._values, self._gradients = Addresses(self._frozen), Addresses()
 
     def __call__(self, graph: Graph, training: bool) -> Optional[Tuple[Tensor, Tensor]]:
         """Energies [B, G, 1] and forces [B, N, 3]; None where autograd has to do it, or to say what is wrong.
@@ -125,6 +135,11 @@ class NativeForces:
         """
         if self._dtype not in REALS or not graph.pos.device.type == self.weights[0].device.type == "cpu":
             return None  # the model has been moved
+        if self._dtype != self._format:  # so it has been, and its buffers are other tensors now
+            network = network_of(self._model)
+            if network is None:
+                return None
+            self._take(network)
         molecules = self._molecules(graph)
         if molecules is None:
             return None
@@ -172,7 +187,8 @@ class NativeForces:
             None of them if they have been added in place.
         """
         gradients = [] if self.adds_in_place else [torch.zeros_like(weight) for weight in self.weights]
-        places = gradients or [weight.grad if trained else None for weight, trained in zip(self.weights, self._trained)]
+        trained = zip(self.weights, self._trained)
+        places = gradients or [gradient_of(weight) if is_trained else None for weight, is_trained in trained]
         left = iter(places)
         addresses = self._gradients.of([None if weight is None else next(left) for weight in self._network.weights])
         grad_energy, grad_forces = grad_energy.contiguous(), grad_forces.contiguous()  # pointers keep nothing alive
@@ -246,9 +262,17 @@ class Addresses:
             return self._array
         numbers = [None if tensor is None else tensor.data_ptr() for tensor in tensors]
         if numbers != self._numbers:
-            assert all(tensor is None or tensor.is_contiguous() for tensor in tensors)
+            given = [tensor for tensor in tensors if tensor is not None]
+            assert all(tensor.is_contiguous() for tensor in given) and len({tensor.dtype for tensor in given}) < 2
             self._numbers, self._array = numbers, (ctypes.c_void_p * len(numbers))(*numbers)
         return self._array
+
+
+def gradient_of(weight: Tensor) -> Tensor:
+    """``grad`` of a weight, zeros from now on where there is none: to be added to in place."""
+    if weight.grad is None:  # of a copy, or after zero_grad()
+        weight.grad = torch.zeros_like(weight)
+    return weight.grad
 
 
 class _Forces(torch.autograd.Function):

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ipu_chem.backends.pytorch.kernels.calls import pointer
+from ipu_chem.backends.pytorch.kernels.forces import gradient_of
 from ipu_chem.backends.pytorch.kernels.native import library
 from ipu_chem.models.base import Graph
 from ipu_chem.models.residual import Residual
@@ -37,7 +38,7 @@ def use_spooky_kernels(model: nn.Module) -> int:
     """
     parts = 0
     for part in model.modules():
-        if isinstance(part, SpookyNet) and _is_supported(part):
+        if type(part) is SpookyNet and _is_supported(part):  # another may not be what the kernels compute
             library(_REALS[part.head.output.weight.dtype])
             part.kernel = NativeInteractions(part)
             parts += 1
@@ -181,7 +182,7 @@ class _Run:
         x, angular, radial = (torch.zeros_like(part) for part in self._inputs)
         in_place, weights = self.form.adds_in_place, self.form.weights
         gradients = [] if in_place else [torch.zeros_like(weight) for weight in weights]
-        addresses = _pointers(gradients or [weight.grad for weight in weights])
+        addresses = _pointers(gradients or [gradient_of(weight) for weight in weights])
         moves, features_adj2 = ctypes.c_int64(self.moves), features_adj2.contiguous()
         self._call("second", moves, features_adj2, x, radial, angular, addresses)
         self.moves = False
