@@ -67,6 +67,9 @@ def run(options: Options) -> int:
     for name, what in _SHOWN:
         if summary.get(name):
             print(f"{summary[name]:12.4g}  {what}")
+    if not (summary["signal"] or summary.get("milliseconds_per_step") or summary.get("microseconds_per_molecule_step")):
+        longer = f"{2 * summary['steps'] * options.timestep / 1000:.4g}"
+        print(f"nothing was left to do; go on with: ipu-chem md --resume {options.out} --time {longer}")
     if summary["signal"]:
         print(f"stopped after step {summary['steps']}; go on with: ipu-chem md --resume {options.out}")
         return 128 + summary["signal"]
