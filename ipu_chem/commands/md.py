@@ -55,12 +55,16 @@ def completed(given: Dict[str, Any]) -> Dict[str, Any]:
 
 def run(options: Options) -> int:
     """Simulate, and print how well energy and bonds were kept."""
+    from ipu_chem.data.files.text import existing_file
     from ipu_chem.outputs import check_folder
-    from ipu_chem.simulation.md import run_md
 
     if not options.runs or not options.structure:
         raise ValueError("give folders of runs and --structure, or --resume and the folder of a simulation.")
     check_folder("--out", options.out)
+    if not options.resume:
+        existing_file(options.structure)  # before torch is loaded
+    from ipu_chem.simulation.md import run_md
+
     summary = run_md(options.runs, part(options, MdOptions), bool(options.resume))
     atoms = f"{summary['atoms']:,} atoms" + (f" in {summary['copies']:,} copies" if "copies" in summary else "")
     print(f"{summary['steps']:,} steps, {summary['time_ps']:.4g} ps of {atoms} in {options.out}")
