@@ -1,6 +1,7 @@
 """Simulate a molecule, or many at once, with the forces of trained runs, or go on with a simulation."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Dict, List
 
 from ipu_chem.commands.parsing import ELSEWHERE, TRUTH, part, positional
@@ -61,7 +62,7 @@ def run(options: Options) -> int:
     if not options.runs or not options.structure:
         raise ValueError("give folders of runs and --structure, or --resume and the folder of a simulation.")
     check_folder("--out", options.out)
-    if not options.resume:
+    if not (options.resume or Path(options.structure).is_dir()):
         existing_file(options.structure)  # before torch is loaded
     from ipu_chem.simulation.md import run_md
 
