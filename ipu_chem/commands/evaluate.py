@@ -46,10 +46,11 @@ def run(options: Options) -> int:
     """Print the metrics of the best checkpoint, and how many labels lie inside of their intervals."""
     if options.plot:
         check_file("--plot", options.plot, (".png", ".svg", ".pdf"))
-    from ipu_chem.prediction.calibration import FRACTIONS, calibrate, measure
+    from ipu_chem.prediction.calibration import FRACTIONS, calibrate, check_one_split, measure
     from ipu_chem.trained_run import TrainedRun
 
     split, members = options.split, [TrainedRun.load(folder, options.accelerator) for folder in options.runs]
+    check_one_split(members)
     for member in members if options.calibrate else ():
         calibrate(member)
         print(f"{member.folder}: residuals of its validation split are kept for intervals")

@@ -1,6 +1,7 @@
 """Simulate a molecule, or many at once, with the forces of trained runs, or go on with a simulation."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Dict, List
 
 from ipu_chem.commands.parsing import ELSEWHERE, TRUTH, part, positional
@@ -55,18 +56,25 @@ def completed(given: Dict[str, Any]) -> Dict[str, Any]:
 
 def run(options: Options) -> int:
     """Simulate, and print how well energy and bonds were kept."""
+    from ipu_chem.data.files.text import existing_file
     from ipu_chem.outputs import check_folder
-    from ipu_chem.simulation.md import run_md
 
     if not options.runs or not options.structure:
         raise ValueError("give folders of runs and --structure, or --resume and the folder of a simulation.")
     check_folder("--out", options.out)
+    if not (options.resume or Path(options.structure).is_dir()):
+        existing_file(options.structure)  # before torch is loaded
+    from ipu_chem.simulation.md import run_md
+
     summary = run_md(options.runs, part(options, MdOptions), bool(options.resume))
     atoms = f"{summary['atoms']:,} atoms" + (f" in {summary['copies']:,} copies" if "copies" in summary else "")
     print(f"{summary['steps']:,} steps, {summary['time_ps']:.4g} ps of {atoms} in {options.out}")
     for name, what in _SHOWN:
         if summary.get(name):
             print(f"{summary[name]:12.4g}  {what}")
+    if not (summary["signal"] or summary.get("milliseconds_per_step") or summary.get("microseconds_per_molecule_step")):
+        longer = f"{2 * summary['steps'] * options.timestep / 1000:.4g}"
+        print(f"nothing was left to do; go on with: ipu-chem md --resume {options.out} --time {longer}")
     if summary["signal"]:
         print(f"stopped after step {summary['steps']}; go on with: ipu-chem md --resume {options.out}")
         return 128 + summary["signal"]

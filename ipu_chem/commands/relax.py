@@ -28,12 +28,15 @@ def completed(given: Dict[str, Any]) -> Dict[str, Any]:
 
 def run(options: Options) -> int:
     """Relax every structure of a file and list those that did not come to rest."""
+    from ipu_chem.data.files.text import existing_file
     from ipu_chem.outputs import check_file, data_of
-    from ipu_chem.simulation.relax import relax_file
 
     if not options.structures:
         raise ValueError("--structures is needed: an .xyz, .extxyz, .sdf, .db or .npz file.")
-    check_file("--output", options.output, (".extxyz",), [options.structures, *data_of(options.runs)])
+    read = [existing_file(options.structures), *data_of(options.runs)]
+    check_file("--output", options.output, (".extxyz",), read)  # before torch is loaded
+    from ipu_chem.simulation.relax import relax_file
+
     relaxed = relax_file(options.runs, options.structures, part(options, RelaxOptions))
     left = [one for one in relaxed if not one.converged]
     for one in left:

@@ -59,7 +59,7 @@ def intervals_of(members: Sequence[TrainedRun], coverage: float) -> Intervals:
             different molecules; or these are too few. Says what to do.
     """
     found = [_residuals(member) for member in members]
-    _check_one_split(members)
+    check_one_split(members)
     try:
         return Intervals(found, coverage)
     except ValueError as error:
@@ -99,7 +99,7 @@ def measure(members: Sequence[TrainedRun], split: str, intervals: Optional[Inter
     Raises:
         ValueError: see `TrainedRun.on_split`; or runs have no mean.
     """
-    _check_one_split(members)
+    check_one_split(members)
     evaluators, found = zip(*(member.on_split(split) for member in members))
     mean = [np.mean(values, 0) for values in zip(*found)]
     spreads = [spread_of(np.stack(values)) for values in zip(*found)]
@@ -170,7 +170,7 @@ def selective_errors(errors: np.ndarray, doubts: np.ndarray, fractions: Sequence
     return [float(errors[chosen].mean()) if len(chosen) else float("nan") for chosen in kept]
 
 
-def _check_one_split(members: Sequence[TrainedRun]) -> None:
+def check_one_split(members: Sequence[TrainedRun]) -> None:
     """Refuse several runs of different molecules or outputs, as one may have trained on what tests the other.
 
     Raises:

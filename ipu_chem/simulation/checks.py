@@ -4,8 +4,9 @@ from typing import Any, List, Sequence
 
 import numpy as np
 
-from ipu_chem.data.checks import check_atoms, check_electrons
+from ipu_chem.data.checks import check_electrons
 from ipu_chem.models.registry import needs_charge
+from ipu_chem.simulation.pairs import check_places
 from ipu_chem.trained_run import ForceField
 
 
@@ -19,7 +20,7 @@ def check_structure(atoms: Any, members: Sequence[ForceField]) -> None:
     if atoms.pbc.any():
         raise ValueError(f"{who} has a periodic cell; runs know free molecules, so set atoms.pbc=False if it is one.")
     numbers, offsets = atoms.numbers, np.array([0, len(atoms)])
-    check_atoms(numbers, atoms.positions, offsets, [who])
+    check_places(numbers, atoms.positions, offsets, [who])
     for member in members:
         member.check_elements(numbers, who)
     charges = charges_of(atoms, members)

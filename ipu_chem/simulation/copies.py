@@ -139,7 +139,7 @@ class _Copies:
                 bar.update(moving)
                 if self.step % options.interval == 0 or self.step == steps:
                     self._record()
-        seconds = (time.monotonic() - began) / max(done, 1)
+        seconds = (time.monotonic() - began) / done if done else 0.0
         all_stopped = "" if self._moves.any() else f"all {len(self._moves):,} copies exploded"
         summary = self._summary(all_stopped or (f"stopped by signal {stop.received}" if stop.received else ""), seconds)
         if all_stopped:

@@ -111,7 +111,7 @@ class _Simulation:
             except ValueError as error:  # of the calculator, which refuses places where no atoms can be
                 self.step += 1
                 exploded = self._where(str(error))
-        seconds = (time.monotonic() - began) / max(self.step - first, 1)
+        seconds = (time.monotonic() - began) / (self.step - first) if self.step > first else 0.0
         summary = self._summary(exploded or (f"stopped by signal {stop.received}" if stop.received else ""), seconds)
         self.records.write_json("summary.json", summary)
         plot(self.records.folder, [self.records.table()], [len(self.atoms)])

@@ -5,7 +5,7 @@ from typing import Any, List, Sequence
 from ipu_chem.data.structures import read_structures
 from ipu_chem.simulation.batch import say_doubts
 from ipu_chem.simulation.checks import check_structure
-from ipu_chem.simulation.options import MdOptions, said_of_structures, slice_of
+from ipu_chem.simulation.options import MOST_COPIES, MdOptions, said_of_structures, slice_of
 from ipu_chem.simulation.velocities import degrees_of_freedom
 from ipu_chem.trained_run import ForceField
 
@@ -20,6 +20,13 @@ def structures_of(options: MdOptions, members: Sequence[ForceField]) -> List[Any
     """
     structures = read_structures(options.structure, **said_of_structures(options))
     frames = _frames(options, len(structures))
+    most = MOST_COPIES // len(frames)
+    if options.copies > most:
+        fewer = f"give --copies {most} or less" if most else "choose fewer --frames"
+        raise ValueError(
+            f"copies={options.copies} of {len(frames):,} structures are {options.copies * len(frames):,} molecules, "
+            f"each with a file of its own, and {MOST_COPIES:,} move at once: {fewer}."
+        )
     chosen = [structures[frame] for frame in frames]
     for frame, atoms in zip(frames, chosen):
         try:

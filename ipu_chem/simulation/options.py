@@ -7,6 +7,7 @@ from ipu_chem.ranges import SLOTS, THREADS, check_choice, check_fields
 
 THERMOSTATS = ("none", "langevin")
 OPTIMIZERS = ("bfgs", "fire")
+MOST_COPIES = 100_000  # that move at once; each has a file of its own
 _MOST_STEPS = 1e12
 
 
@@ -67,7 +68,7 @@ class MdOptions:
         least = dict.fromkeys(("temperature", "friction", "skin"), "0 or more")
         above = dict.fromkeys(("timestep", "time"), "above 0")
         seeds = "from 0 to 4,294,967,295"
-        counts = dict.fromkeys(("interval", "copies"), "1 or more")
+        counts = {"interval": "1 or more", "copies": f"from 1 to {MOST_COPIES:,}"}
         check_fields(self, seed=seeds, threads=THREADS, **counts, **least, **above)
         if self.frames:
             slice_of(self.frames)  # refuses words that are none

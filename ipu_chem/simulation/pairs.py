@@ -67,12 +67,12 @@ class NeighborLists:
         places, offsets = self.atoms(slots)
         numbers, positions = self._slots.numbers[places], self._slots.positions[places]
         try:
-            _check(numbers, positions, offsets, [""] * len(slots))
+            check_places(numbers, positions, offsets, [""] * len(slots))
         except ValueError:  # of the first at fault; there may be more
             for item, (begin, end) in enumerate(zip(offsets[:-1], offsets[1:])):
                 slot, own = int(slots[item]), slice(int(begin), int(end))
                 try:
-                    _check(numbers[own], positions[own], np.array([0, end - begin]), [formula(numbers[own])])
+                    check_places(numbers[own], positions[own], np.array([0, end - begin]), [formula(numbers[own])])
                 except ValueError as error:
                     taken[item] = False
                     self.refused[slot] = str(error)
@@ -100,17 +100,19 @@ class NeighborLists:
         return np.arange(offsets[-1]) + np.repeat(self._slots.start[slots] - offsets[:-1], sizes), offsets
 
 
-def _check(numbers: np.ndarray, positions: np.ndarray, offsets: np.ndarray, names: Sequence[str]) -> None:
+def check_places(numbers: np.ndarray, positions: np.ndarray, offsets: np.ndarray, names: Sequence[str]) -> None:
     """Refuse places where no atoms can be, as `check_atoms` does, and atoms that have flown away."""
     sizes = np.diff(offsets)
-    centers = np.add.reduceat(positions, offsets[:-1]) / sizes[:, None]
-    away = np.abs(positions - np.repeat(centers, sizes, axis=0)).max(1)
-    if (away > _FARTHEST).any():
-        item = int(np.searchsorted(offsets, np.argmax(away > _FARTHEST), side="right")) - 1
-        raise ValueError(
-            f"{names[item]}: an atom is {away[away > _FARTHEST][0]:.3g} Å from the middle of its molecule, which has "
-            "flown apart."
-        )
+    if sizes.all() and np.isfinite(positions).all():  # else `check_atoms` has a sentence
+        with np.errstate(over="ignore"):
+            centers = np.add.reduceat(positions, offsets[:-1]) / sizes[:, None]
+            away = np.abs(positions - np.repeat(centers, sizes, axis=0)).max(1)
+        if (away > _FARTHEST).any():
+            item = int(np.searchsorted(offsets, np.argmax(away > _FARTHEST), side="right")) - 1
+            raise ValueError(
+                f"{names[item]}: an atom is {away[away > _FARTHEST][0]:.3g} Å from the middle of its molecule, which "
+                "has flown apart, or its positions are not in Å."
+            )
     check_atoms(numbers, positions, offsets, names)
 
 

@@ -77,8 +77,17 @@ def test_resume_names_the_folder_everywhere(capsys, tmp_path):
     assert "unknown option --resume" in refused(capsys, "search", "--grid", "demo_rates", "--resume", str(tmp_path))
 
 
-@pytest.mark.parametrize("words", [["train", "--help"], ["train", "--model.help", "spookynet"], ["recipes"]])
-def test_help_loads_no_torch(words):
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["train", "--help"],
+        ["train", "--model.help", "spookynet"],
+        ["recipes"],
+        ["md", "run", "--structure", "nowhere.xyz"],
+        ["relax", "run", "--structures", "nowhere.xyz"],
+    ],
+)
+def test_help_and_files_that_are_missing_load_no_torch(words):
     code = f"""
 import sys
 from ipu_chem.cli import main

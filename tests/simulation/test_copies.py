@@ -232,9 +232,36 @@ def test_doubts_come_before_the_first_step_and_once_for_each_structure(make_run,
         ({"frames": "0:2:0"}, "give all, or a slice"),
         ({"frames": "5:"}, "frames=5:: no structure of .* is there, it has 2"),
         ({"frames": "all", "frame": 1}, "frame=1 and frames=all are both given"),
+        ({"copies": 1_000_000_000}, "copies=1000000000: give an integer from 1 to 100,000"),
+        ({"copies": 99_999, "frames": "all"}, "copies=99999 of 2 structures .* give --copies 50000 or less"),
     ],
 )
 def test_what_cannot_work_is_refused_before_anything_is_written(make_run, start, change, sentence):
     with pytest.raises(ValueError, match=sentence):
         run_md([make_run()], MdOptions(**{**vars(start()), **change}))
     assert not os.path.exists(start().out)
+
+
+@pytest.mark.parametrize("copies", [1, 2])
+def test_atoms_that_have_flown_apart_do_not_begin(make_run, start, tmp_path, copies):
+    far = Atoms("HOH", [[0.76, 0.59, 0], [0, 0, 0], [-5000.0, 0.59, 0]])
+    write(tmp_path / "far.xyz", [WATER, far], format="extxyz")
+    asked = start(structure=str(tmp_path / "far.xyz"), copies=copies, frames="all")
+    with pytest.raises(ValueError, match="structure 1 of .*far.xyz: .* from the middle of its molecule"):
+        run_md([make_run()], asked)
+    with pytest.raises(ValueError, match="H2O: an atom is .* Å from the middle of its molecule, .* not in Å"):
+        run_md([make_run()], start(structure=asked.structure, copies=copies, frame=1))
+    assert not os.path.exists(asked.out)
+
+
+@pytest.mark.parametrize("copies", ["1", "2"])
+def test_a_simulation_at_its_end_says_how_to_go_on(make_run, start, capsys, copies):
+    arguments = ["md", str(make_run(scale=0.02)), "--structure", start().structure, "--time", "0.01"]
+    assert main([*arguments, "--copies", copies, "--out", start().out]) == 0
+    assert "per step" in capsys.readouterr().out
+    assert main(["md", "--resume", start().out, "--time", "0.005"]) == 0
+    output = capsys.readouterr().out
+    assert f"nothing was left to do; go on with: ipu-chem md --resume {start().out} --time 0.02" in output
+    assert "per step" not in output, "of a time in which nothing moved"
+    assert main(["md", "--resume", start().out, "--time", "0.02"]) == 0
+    assert "nothing was left" not in capsys.readouterr().out

@@ -8,6 +8,7 @@ from ase import Atoms
 
 from ipu_chem.simulation.batch import load_force_fields
 from ipu_chem.simulation.calculator import Calculator
+from ipu_chem.simulation.checks import check_structure
 from ipu_chem.simulation.moving import MovingPack
 
 MODELS = ("painn", "schnet", "spookynet")
@@ -195,3 +196,9 @@ def test_pair_slots_grow_where_atoms_come_close(make_run, ethanol):
     assert_alone(pack(), pack, {slot: wide}, [run])
     pack.positions[:] /= 3.0
     assert_alone(pack(), pack, {slot: wide}, [run])
+
+
+@pytest.mark.parametrize("positions, sentence", [([], "has no atoms"), ([[np.inf, 0, 0], [0, 0, 0]], "not finite")])
+def test_no_atoms_and_no_places_are_named(positions, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        check_structure(Atoms("H" * len(positions), positions or None), [])

@@ -156,6 +156,15 @@ def test_runs_of_other_splits_have_no_intervals_together(run, options, tmp_path)
             ask()
 
 
+def test_runs_that_cannot_be_measured_together_are_refused_once(run, options, tmp_path, capsys):
+    options["data"]["split_seed"] = 3
+    train(from_dict({**options, "out": str(tmp_path / "other")}))
+    capsys.readouterr()
+    assert main(["evaluate", str(run), str(tmp_path / "other")]) == 1
+    said = capsys.readouterr().err
+    assert said.count("not the same molecules") == 1 and said.startswith("ipu-chem: ")
+
+
 def test_classes_and_language_models_are_refused(text_options, tmp_path):
     rows = "".join(f"{one},{int('N' in one)}\n" for one in CHAINS)
     (tmp_path / "classes.csv").write_text("smiles,nitrogen\n" + rows)
