@@ -203,6 +203,28 @@ def test_molecules_begin_with_the_prefix():
     assert encode_prefix(text, "").tolist() == [text.bos_id]
 
 
+def test_every_molecule_has_a_start_of_its_own():
+    model, text = random_model(), tokenizer()
+    begins = ["", "[C][O]", "[N]", "[C][=C][O]", "[C][O]"] * 4
+    starts = [encode_prefix(text, selfies) for selfies in begins]
+    samples = generate(model, text, 20, starts=starts, batch=7, seed=2, progress=False)
+    assert all(selfies.startswith(begin) for selfies, begin in zip(samples.selfies, begins))
+    for begin in ("", "[C][O]"):
+        same = generate(model, text, 20, prefix=begin, seed=2, progress=False)
+        for index in [index for index in range(20) if begins[index] == begin]:
+            assert samples.selfies[index] == same.selfies[index]
+            assert samples.log_likelihoods[index] == pytest.approx(same.log_likelihoods[index], abs=1e-4)
+
+
+def test_banned_symbols_are_not_drawn():
+    text = tokenizer()
+    logits = np.zeros(12)
+    logits[text.symbols.index("[F]")] = 5.0
+    start = encode_prefix(text, "[F]")
+    samples = generate(fixed_model(logits), text, 50, banned={"[F]", "[O]"}, starts=[start] * 50, progress=False)
+    assert {selfies.count("[F]") for selfies in samples.selfies} == {1} and "[O]" not in "".join(samples.selfies)
+
+
 def test_a_full_row_is_not_finished():
     text = tokenizer()
     endless = np.zeros(12)
@@ -236,6 +258,15 @@ def test_the_models_mode_comes_back():
         ({"prefix": "[C][Si]"}, r"\[Si\]"),
         ({"prefix": "C[Si](C)C"}, r"prefix C\[Si\]\(C\)C.*\[Si\]"),
         ({"prefix": "C1CC("}, "neither SELFIES nor SMILES"),
+        ({"banned": "[C]"}, "a list of symbols"),
+        ({"banned": ["[C]", "[Si]"]}, r"banned symbol \[Si\] is not in the vocabulary"),
+        ({"banned": [*LETTERS, "[EOS]"]}, "there is none to draw"),
+        ({"starts": [np.array([1])]}, "1 starts for 2 molecules"),
+        ({"starts": [np.array([1])] * 2, "prefix": "[C]"}, "give one of them"),
+        ({"starts": [np.array([1]), np.array([1, 12])]}, r"starts\[1\] holds no ids of the tokenizer"),
+        ({"starts": [np.array([1]), np.zeros(0, np.int64)]}, r"starts\[1\] holds no ids"),
+        ({"starts": [np.array([1, 2, 4])] * 2}, r"starts\[0\] holds the token that ends"),
+        ({"starts": [np.full(24, 4)] * 2}, r"starts\[0\] has 24 tokens, but a sequence of 24"),
     ],
 )
 def test_bad_input_is_told_in_a_sentence(options, message):
