@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 import ipu_chem
 from ipu_chem.config import to_dict
-from ipu_chem.data.selfies.tokens import Tokenizer
+from ipu_chem.data.representations.tokenizer import Tokenizer
 from ipu_chem.data.standardize import Standardizer
 from ipu_chem.metrics import is_binary
 from ipu_chem.models.chemgpt import ChemGPT

@@ -7,7 +7,7 @@ from typing import Any, Dict, Optional, Tuple
 from torch import Tensor
 
 from ipu_chem.data.files.torch_files import load_torch
-from ipu_chem.data.selfies.tokens import Tokenizer
+from ipu_chem.data.representations.tokenizer import Tokenizer
 from ipu_chem.models.chemgpt import ChemGPT
 from ipu_chem.models.gpt_neo import from_gpt_neo, to_gpt_neo
 from packing.files import PathLike, atomic_folder
@@ -41,7 +41,7 @@ def load_chemgpt(folder: PathLike) -> Tuple[ChemGPT, Optional[Tokenizer]]:
         raise ValueError(f"{folder}: {error}") from error
     if not (folder / _TOKENIZER).is_file():
         return model, None
-    from ipu_chem.data.selfies.saved import tokenizer_from_huggingface
+    from ipu_chem.data.representations.saved import tokenizer_from_huggingface
 
     tokenizer = tokenizer_from_huggingface(folder)
     _check_vocabulary(model, tokenizer, str(folder))

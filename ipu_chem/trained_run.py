@@ -24,7 +24,7 @@ from ipu_chem.data.corpora.memory import corpus_in_memory
 from ipu_chem.data.edges import edges_in_memory
 from ipu_chem.data.fragments import ERROR, KEEP
 from ipu_chem.data.molecule import molecules_to_store
-from ipu_chem.data.selfies.store import encode_known
+from ipu_chem.data.representations.store import encode_known
 from ipu_chem.data.standardize import Standardizer, unfit
 from ipu_chem.data.structures import to_molecule
 from ipu_chem.tasks.base import Task

@@ -82,7 +82,7 @@ class Embedder:
 
         Args:
             model: a `ChemGPT`.
-            tokenizer: of the model (`ipu_chem.data.selfies.tokens`).
+            tokenizer: of the model (`ipu_chem.data.representations.tokenizer`).
             options: all others.
 
         Raises:

@@ -19,7 +19,7 @@ from ipu_chem.models.chemgpt import ChemGPT
 from ipu_chem.models.decoding import Cache, decode_step, new_cache
 
 if TYPE_CHECKING:
-    from ipu_chem.data.selfies.tokens import Tokenizer
+    from ipu_chem.data.representations.tokenizer import Tokenizer
 
 _SELFIES = re.compile(r"(\[[^\[\]]+\]|\.)+")
 

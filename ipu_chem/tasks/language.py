@@ -16,9 +16,9 @@ from ipu_chem.batches.tokens import TokenLoader
 from ipu_chem.config import ModelConfig, RunConfig
 from ipu_chem.data.corpora import load_corpus, with_rows
 from ipu_chem.data.molecule import decode_text
-from ipu_chem.data.selfies.saved import tokenizer_from_dict
-from ipu_chem.data.selfies.store import encode_known
-from ipu_chem.data.selfies.tokens import Tokenizer
+from ipu_chem.data.representations.saved import tokenizer_from_dict
+from ipu_chem.data.representations.store import encode_known
+from ipu_chem.data.representations.tokenizer import Tokenizer
 from ipu_chem.losses import token_cross_entropy
 from ipu_chem.metrics import Target
 from ipu_chem.models.chemgpt import width_of

@@ -14,8 +14,8 @@ from ipu_chem.data.corpora import with_rows
 from ipu_chem.data.corpora.labels import load_labeled_corpus, load_labeled_dataset
 from ipu_chem.data.molecule import decode_text
 from ipu_chem.data.selection import select_targets
-from ipu_chem.data.selfies.saved import tokenizer_from_dict
-from ipu_chem.data.selfies.tokens import Tokenizer
+from ipu_chem.data.representations.saved import tokenizer_from_dict
+from ipu_chem.data.representations.tokenizer import Tokenizer
 from ipu_chem.data.standardize import Standardizer
 from ipu_chem.metrics import Target, label_metrics, targets_of
 from ipu_chem.models.chemgpt import ChemGPT, width_of

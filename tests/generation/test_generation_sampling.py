@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from rdkit import Chem
 
 from ipu_chem.data.selfies.chemgpt import ChemGPTTokenizer
-from ipu_chem.data.selfies.tokens import Tokenizer
+from ipu_chem.data.representations.tokenizer import Tokenizer
 from ipu_chem.generation.molecules import decode_many
 from ipu_chem.generation.sampling import draw, encode_prefix, generate, token_probabilities, uniforms
 from ipu_chem.models.chemgpt import ChemGPT

@@ -4,7 +4,7 @@ import pytest
 
 from ipu_chem.config import from_dict
 from ipu_chem.data.molecule import decode_texts
-from ipu_chem.data.selfies.tokens import Tokenizer
+from ipu_chem.data.representations.tokenizer import Tokenizer
 from ipu_chem.tasks.registry import load_task
 
 ALCOHOLS = ["C" * n + "O" for n in range(1, 21)]

@@ -20,7 +20,7 @@ from ipu_chem.cli import main
 from ipu_chem.config import KINDS, from_dict
 from ipu_chem.data.corpora.labels import load_labeled_corpus
 from ipu_chem.data.molecule import decode_texts
-from ipu_chem.data.selfies.tokens import Tokenizer
+from ipu_chem.data.representations.tokenizer import Tokenizer
 from ipu_chem.huggingface import save_chemgpt
 from ipu_chem.models.chemgpt import ChemGPT
 from ipu_chem.options import merge

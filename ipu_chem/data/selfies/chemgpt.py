@@ -13,7 +13,7 @@ import numpy as np
 
 from ipu_chem.data.selfies.dialect import to_version_1, to_version_2, without_stereo
 from ipu_chem.data.selfies.symbols import DOT, UnknownSymbol
-from ipu_chem.data.selfies.tokens import Tokenizer, check_choice
+from ipu_chem.data.representations.tokenizer import Tokenizer, check_choice
 from packing.files import PathLike
 from packing.store import Store
 
@@ -62,7 +62,7 @@ class ChemGPTTokenizer(Tokenizer):
         Raises:
             ValueError: there is no such file, or it is another tokenizer.
         """
-        from ipu_chem.data.selfies.huggingface import read_symbols
+        from ipu_chem.data.representations.huggingface import read_symbols
 
         return cls([to_version_1(symbol) for symbol in read_symbols(path, cls.special)], unknown, stereo, fragments)
 

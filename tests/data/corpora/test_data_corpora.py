@@ -12,7 +12,7 @@ from ipu_chem.data.corpora import CORPORA, corpus_in_memory, describe_corpus, en
 from ipu_chem.data.corpora.assemble import first_of_each
 from ipu_chem.data.corpora.sources import Source
 from ipu_chem.data.molecule import decode_text, decode_texts
-from ipu_chem.data.selfies.tokens import Tokenizer
+from ipu_chem.data.representations.tokenizer import Tokenizer
 
 ROOT = Path(__file__).resolve().parents[3]
 QUIET = dict(workers=1, progress=False)

@@ -13,9 +13,9 @@ import pytest
 
 from ipu_chem.data.selfies.chemgpt import ChemGPTTokenizer
 from ipu_chem.data.selfies.dialect import to_version_1, to_version_2, without_stereo
-from ipu_chem.data.selfies.saved import read_tokenizer, tokenizer_from_huggingface
+from ipu_chem.data.representations.saved import read_tokenizer, tokenizer_from_huggingface
 from ipu_chem.data.selfies.symbols import is_symbol, split_symbols
-from ipu_chem.data.selfies.tokens import Tokenizer
+from ipu_chem.data.representations.tokenizer import Tokenizer
 from tests.data.selfies.test_data_selfies_tokens import ASPIRIN, corpus_store
 
 selfies = pytest.importorskip("selfies")
@@ -176,7 +176,7 @@ def test_a_dot_alone_is_no_fragment(published):
 def test_a_symbol_is_translated_once(published, monkeypatch):
     tokenizer = ChemGPTTokenizer.from_published(published)
     before = tokenizer.encode("[C][C@@H1][13C]").tolist()
-    monkeypatch.setattr("ipu_chem.data.selfies.tokens.split_symbols", None)  # what is known is looked up all at once
+    monkeypatch.setattr("ipu_chem.data.representations.tokenizer.split_symbols", None)  # what is known is looked up all at once
     assert tokenizer.encode("[C][C@@H1][13C]").tolist() == before
 
 

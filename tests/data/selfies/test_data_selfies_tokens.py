@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ipu_chem.data.molecule import encode_texts
-from ipu_chem.data.selfies.saved import read_tokenizer, tokenizer_from_dict
-from ipu_chem.data.selfies.store import encode_known
-from ipu_chem.data.selfies.tokens import BOS, EOS, PAD, UNK, Tokenizer, split_symbols
+from ipu_chem.data.representations.saved import read_tokenizer, tokenizer_from_dict
+from ipu_chem.data.representations.store import encode_known
+from ipu_chem.data.representations.tokenizer import BOS, EOS, PAD, UNK, Tokenizer, split_symbols
 from packing.store import Store
 
 selfies = pytest.importorskip("selfies")
@@ -141,7 +141,7 @@ def test_a_corpus_is_encoded_as_its_molecules(molecules):
 
 
 def test_a_large_corpus_is_encoded_in_blocks(monkeypatch):
-    monkeypatch.setattr("ipu_chem.data.selfies.store._BLOCK", 7)
+    monkeypatch.setattr("ipu_chem.data.representations.store._BLOCK", 7)
     molecules = ["".join(CORPUS[: 1 + index % 9]) for index in range(50)]
     tokenizer = Tokenizer.build(CORPUS)
     np.testing.assert_array_equal(
@@ -264,7 +264,7 @@ def test_auto_tokenizer_gives_the_same_ids(real, tmp_path):
 
 
 def test_huggingface_files_come_back_as_a_tokenizer(tokenizer, tmp_path):
-    from ipu_chem.data.selfies.saved import tokenizer_from_huggingface
+    from ipu_chem.data.representations.saved import tokenizer_from_huggingface
 
     tokenizer.save_huggingface(tmp_path)
     again = tokenizer_from_huggingface(tmp_path)

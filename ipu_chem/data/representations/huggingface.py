@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Dict, List, Optional, Sequence
 from packing.files import PathLike, atomic_file
 
 if TYPE_CHECKING:
-    from ipu_chem.data.selfies.tokens import Tokenizer
+    from ipu_chem.data.representations.tokenizer import Tokenizer
 
 _FILE = "tokenizer.json"
 _PLAIN = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}

@@ -11,7 +11,7 @@ from typing import Any, Dict, Iterable, List, Optional, Sequence, Set, Tuple, Ty
 
 import numpy as np
 
-from ipu_chem.data.selfies.lookup import Lookup, bordered
+from ipu_chem.data.representations.lookup import Lookup, bordered
 from ipu_chem.data.selfies.symbols import DOT, UnknownSymbol, is_symbol, shown, split_symbols
 from packing.files import PathLike, atomic_file
 from packing.store import Store
@@ -153,7 +153,7 @@ class Tokenizer:
         Raises:
             ValueError: it is no such store, a molecule is empty or has a symbol outside the vocabulary.
         """
-        from ipu_chem.data.selfies.store import encode_store
+        from ipu_chem.data.representations.store import encode_store
 
         return self.counted(encode_store(self, store))
 
@@ -175,7 +175,7 @@ class Tokenizer:
 
     def save_huggingface(self, folder: PathLike) -> None:
         """Write the files that transformers' ``AutoTokenizer`` loads, with the same ids (see `huggingface`)."""
-        from ipu_chem.data.selfies.huggingface import write_tokenizer
+        from ipu_chem.data.representations.huggingface import write_tokenizer
 
         write_tokenizer(self, folder)
 

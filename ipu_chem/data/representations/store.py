@@ -5,13 +5,13 @@ from typing import TYPE_CHECKING, Dict, List, Tuple
 import numpy as np
 
 from ipu_chem.data.molecule import decode_text
-from ipu_chem.data.selfies.lookup import bordered
+from ipu_chem.data.representations.lookup import bordered
 from ipu_chem.data.selfies.symbols import DOT, UnknownSymbol
 from packing.store import Store
 from packing.types import Ragged, index_dtype, offsets_of
 
 if TYPE_CHECKING:
-    from ipu_chem.data.selfies.tokens import Tokenizer
+    from ipu_chem.data.representations.tokenizer import Tokenizer
 
 _BLOCK = 1 << 16  # molecules at once: what limits the memory beside the result
 

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any, Dict, Mapping, Type
 
 from ipu_chem.data.selfies.chemgpt import ChemGPTTokenizer
-from ipu_chem.data.selfies.huggingface import read_symbols
-from ipu_chem.data.selfies.tokens import BOS, FORMAT, PAD, UNK, Tokenizer
+from ipu_chem.data.representations.huggingface import read_symbols
+from ipu_chem.data.representations.tokenizer import BOS, FORMAT, PAD, UNK, Tokenizer
 from packing.files import PathLike
 
 _KINDS: Dict[Any, Type[Tokenizer]] = {one.kind: one for one in (Tokenizer, ChemGPTTokenizer)}
