@@ -124,7 +124,8 @@ class TrainedRun:
     def manner(self) -> Manner:
         """Options by which it reads SMILES as text."""
         data = self.config.data
-        return Manner(data.stereo == "keep", KEEP if data.fragments == ERROR else data.fragments)
+        fragments = KEEP if data.fragments == ERROR else data.fragments
+        return Manner(data.stereo == "keep", fragments, data.representation, data.atom_order)
 
     @cached_property
     def model(self) -> nn.Module:

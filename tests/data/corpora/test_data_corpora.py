@@ -177,7 +177,7 @@ def test_description(tmp_path):
         "failures: 1",
         "  1 RDKit cannot parse the SMILES",
     ]
-    assert lines[4] == "symbols: 2 different (2 of them fewer than 10 times), [C] 85.7%, [O] 14.3%"
+    assert lines[4] == "tokens of selfies: 2 different (2 of them fewer than 10 times), [C] 85.7%, [O] 14.3%"
     assert lines[5].startswith("tokens of a molecule: mean 3.5, median 3.5, 99% up to 3.99, at most 4, 7 in all")
     assert lines[-1] == "sample: CCCC  [C][C][C][C]"
 
