@@ -163,8 +163,8 @@ class LanguageTask(Task):
             "longest": int(lengths.max()),
             "cut": self.cut,
             "announced": [
-                f"text: {vocabulary} of {language.title}, {lengths.mean():.1f} of them a molecule, {int(lengths.max())} at most; "
-                f"sequences of {self.budget['tokens']}{'; ' if long else ''}{long}"
+                f"text: {vocabulary} of {language.title}, {lengths.mean():.1f} of them a molecule, "
+                f"{int(lengths.max())} at most; sequences of {self.budget['tokens']}{'; ' if long else ''}{long}"
             ],
         }
 

@@ -9,7 +9,7 @@ import json
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Dict, Iterable, Iterator, List, NamedTuple, Tuple, Union
+from typing import Any, Dict, Iterable, Iterator, List, NamedTuple, Tuple, Union
 
 import numpy as np
 
@@ -22,9 +22,6 @@ from ipu_chem.data.representations.registry import representation_named
 from packing.arrays import open_arrays
 from packing.files import atomic_file
 from packing.types import Ragged, offsets_of
-
-if TYPE_CHECKING:
-    from rdkit.Chem import Mol
 
 MOST_ATOMS = 1000  # of a fragment, without hydrogens; some RDKits take two seconds for as many
 CANONICAL, RANDOM = "canonical", "random"
@@ -228,7 +225,7 @@ def _encode(smiles: str, manner: Manner) -> Tuple[str, List[str], int, bool]:
         canonical = Chem.MolToSmiles(mol)
         written = canonical
         if manner.atom_order == RANDOM and mol.GetNumAtoms():
-            written = _in_random_order(mol, canonical)
+            written = _in_random_order(canonical)
     except RuntimeError:  # an invariant of RDKit is violated
         raise _NoMolecule("RDKit cannot parse the SMILES") from None
     if mol.GetNumAtoms() == 0:
@@ -240,7 +237,7 @@ def _encode(smiles: str, manner: Manner) -> Tuple[str, List[str], int, bool]:
     return canonical, tokens, mol.GetNumHeavyAtoms(), cut
 
 
-def _in_random_order(mol: "Mol", canonical: str) -> str:
+def _in_random_order(canonical: str) -> str:
     """SMILES of a molecule with its atoms in an order drawn by the molecule alone, so that corpora are the same again.
 
     Raises:
@@ -249,7 +246,8 @@ def _in_random_order(mol: "Mol", canonical: str) -> str:
     from rdkit import Chem
 
     seed = int.from_bytes(hashlib.blake2b(canonical.encode("utf-8"), digest_size=4).digest(), "little") >> 1
-    (smiles,) = Chem.MolToRandomSmilesVect(mol, 1, seed)
+    mol = Chem.MolFromSmiles(canonical)  # what is drawn depends on the order of its atoms
+    smiles = "" if mol is None else Chem.MolToRandomSmilesVect(mol, 1, seed)[0]
     if not stands_for(smiles, canonical):
         raise _NoMolecule("SMILES in random order stand for another molecule")
     return smiles
