@@ -68,7 +68,7 @@ def test_embeddings_read_smiles_as_the_model_does(folder):
     language = load_language_model(folder)
     same = embed(language.model, language.tokenizer, ["OCC", "CCO", "[C][C][O]"])
     assert np.array_equal(same.values[0], same.values[1])
-    assert [one.reason for one in same.failures] == ["looks like SELFIES; say notation=selfies"]
+    assert [one.reason for one in same.failures] == ["looks like SELFIES; give SMILES"]
     other = embed(language.model, language.tokenizer, ["OCC", "CCO"], notation="text").values
     assert np.array_equal(other[1], same.values[0]) and not np.allclose(other[0], other[1])
     with pytest.raises(ValueError, match="notation=selfies: the model reads SMILES; give .* notation=text"):
