@@ -44,14 +44,13 @@ class DataConfig(Chosen):
         validation: validation molecules, a fraction below 1 or a number.
         test: test molecules, a fraction below 1 or a number.
         split_seed: of the random and the scaffold split.
-        tokenizer: JSON file or Hugging Face folder of a vocabulary (chemgpt); empty makes one of the molecules'
-            symbols and those that any molecule may need.
+        tokenizer: JSON file or Hugging Face folder of a vocabulary (chemgpt); empty makes one of the molecules' tokens.
         long: what becomes of molecules longer than pack.tokens (chemgpt): error, drop, or truncate.
         stereo: keep what SMILES say of stereochemistry, or drop it (chemgpt).
-        unknown: what becomes of molecules with symbols that the vocabulary lacks (chemgpt): error, drop (leave them
-            out), map (read such symbols as the unknown one), or auto (error, and drop where labels are learned).
-        fragments: what becomes of salts and other molecules of several fragments: keep (models of graphs leave them
-            out), largest (take the fragment of most heavy atoms), or error.
+        unknown: molecules with tokens that the vocabulary lacks (chemgpt): error, drop (leave them out), map (read such
+            tokens as the unknown one), or auto (error, and drop where labels are learned).
+        fragments: of salts and other molecules of several: keep all (models of graphs leave such molecules out), the
+            largest (of most heavy atoms), or error.
         representation: of molecules as tokens (chemgpt): selfies, smiles, safe, or package.module:Class of your own.
         atom_order: of the SMILES that it writes (chemgpt): canonical, or random, drawn once for every molecule.
     """
@@ -108,14 +107,12 @@ class DataConfig(Chosen):
         from ipu_chem.data.corpora import CORPORA, load_corpus
         from ipu_chem.data.datasets import DATASETS
 
-        sets = {name: dataset.prepare for name, dataset in DATASETS.items()}
-        return {**sets, **{name: load_corpus for name in CORPORA if name not in sets}}
+        return {**dict.fromkeys(CORPORA, load_corpus), **{name: one.prepare for name, one in DATASETS.items()}}
 
     def corpus_options(self) -> Dict[str, Any]:
         """Options of `load_corpus`: those that all data have, and those of a table of one's own."""
-        manner: Dict[str, Any] = {"stereo": self.stereo == "keep", "fragments": self.fragments}
-        manner.update(representation=self.representation, atom_order=self.atom_order)
-        return {"limit": self.limit, "workers": self.workers, **manner, **TableOptions.of(self, "data.").given()}
+        plain = {name: getattr(self, name) for name in "limit workers fragments representation atom_order".split()}
+        return {**plain, "stereo": self.stereo == "keep", **TableOptions.of(self, "data.").given()}
 
     @classmethod
     def unknown_option(cls, name: str, option: str) -> str:
