@@ -49,14 +49,12 @@ static void normalize(int64_t rows, int64_t F, double epsilon, double factor, co
     }
 }
 
-/* y += x W^T + bias, with weights from `lay_out_panels`. */
+/* y += x W^T + bias, of weights from `lay_out_panels`: summed in `space` first, as sums that begin with what is large
+   round every time. */
 static void add_layer(int64_t rows, int64_t in, int64_t out, const real *x, const real *panels, const real *bias,
-                      real *y) {
-    for (int64_t r = 0; r < rows; r++) add_to(out, bias, y + r * out);
-    for (int64_t n = 0; n < out; n += PANEL) {
-        const int64_t width = out - n < PANEL ? out - n : PANEL;
-        product(1, rows, width, in, (Matrix){x, in, 1, 0}, (Matrix){panels + n * in, width, 1, 0}, y + n, out, 0, ADD);
-    }
+                      real *space, real *y) {
+    layer(rows, in, out, x, panels, bias, space);
+    add_to(rows * out, space, y);
 }
 
 /* x / 2 (1 + tanh(u)) = x / (1 + exp(-2 u)) with u = sqrt(2 / pi) (x + 0.044715 x^3). */
@@ -204,11 +202,11 @@ void NAME(decoder_step)(const int64_t *sizes, const double *numbers, const int64
         for (int64_t r = 0; r < rows; r++)
             attention_of(&net, l, slots[r], places[r], local[l] ? net.window : 0, now.qkv + r * 3 * F, now.scores,
                          now.seen + r * F);
-        add_layer(rows, F, F, now.seen, w[OUT], w[OUT_BIAS], now.x);
+        add_layer(rows, F, F, now.seen, w[OUT], w[OUT_BIAS], now.normal, now.x);
         normalize(rows, F, net.epsilon, 1, w[LN_2], w[LN_2_BIAS], now.x, now.normal);
         layer(rows, F, 4 * F, now.normal, w[UP], w[UP_BIAS], now.wide);
         gelu_of(rows * 4 * F, now.wide);
-        add_layer(rows, 4 * F, F, now.wide, w[DOWN], w[DOWN_BIAS], now.x);
+        add_layer(rows, 4 * F, F, now.wide, w[DOWN], w[DOWN_BIAS], now.normal, now.x);
     }
     normalize(rows, F, net.epsilon, net.multiplier, last[LN], last[LN_BIAS], now.x, now.normal);
     layer(rows, F, net.V, now.normal, last[HEAD], 0, logits);
