@@ -1,4 +1,4 @@
-/* Tokens drawn from logits: `ipu_chem.generation.drawn` of plain softmax probabilities, in double whatever the
+/* Tokens drawn from logits: `ipu_chem.generation.chance` of plain softmax probabilities, in double whatever the
    logits are. */
 
 #include "../forces/real.h"
