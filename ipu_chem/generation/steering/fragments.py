@@ -30,24 +30,32 @@ class Fragment(NamedTuple):
         ]
 
     def matches(self, mol: Any, grown: Collection[int] = (), free: Collection[int] = ()) -> Iterator[Tuple[int, ...]]:
-        """Places in a molecule where the fragment stands unchanged; atoms of a marked one have no other neighbors.
+        """Places in a molecule where the fragment stands unchanged; of a marked one only points have other neighbors.
 
         Args:
             mol: RDKit's molecule.
-            grown: atoms of the fragment that must have one neighbor or more beside it.
-            free: atoms that may have some. If the fragment has no marked point, all may.
+            grown: atoms of a marked fragment that must have another neighbor, at a single bond.
+            free: atoms of it that may have one. If no point is marked, all may have any.
 
         Yields:
             The molecule's atom for every atom of the fragment.
         """
         found = mol.GetSubstructMatches(self.mol, uniquify=False, maxMatches=_MOST_MATCHES, useChirality=True)
         for match in found:
-            more = [mol.GetAtomWithIdx(there).GetDegree() - bonds for there, bonds in zip(match, self.bonds)]
-            unchanged = not self.points or all(
-                count == 0 or atom in grown or atom in free for atom, count in enumerate(more)
-            )
-            if unchanged and all(more[atom] > 0 for atom in grown):
+            if not self.points or all(
+                self._grows_well(mol, match, atom, atom in grown, atom in free) for atom in range(len(match))
+            ):
                 yield match
+
+    def _grows_well(self, mol: Any, match: Tuple[int, ...], atom: int, must: bool, may: bool) -> bool:
+        """Test if an atom has no neighbor beside the fragment, or one at a single bond where it must or may have it."""
+        there = mol.GetAtomWithIdx(match[atom])
+        more = there.GetDegree() - self.bonds[atom]
+        if more == 0 or not (must or may):
+            return more == 0 and not must
+        own = {match[bond.GetOtherAtomIdx(atom)] for bond in self.mol.GetAtomWithIdx(atom).GetBonds()}
+        others = [bond for bond in there.GetBonds() if bond.GetOtherAtomIdx(match[atom]) not in own]
+        return len(others) == 1 and others[0].GetBondTypeAsDouble() == 1.0
 
 
 def read_fragment(option: str, text: str) -> Fragment:
@@ -78,7 +86,7 @@ def read_fragment(option: str, text: str) -> Fragment:
         if not single or not neighbors[0].GetAtomicNum():
             raise ValueError(f"{said}: an attachment point stands at one single bond to an atom, as in C[*:1].")
         if number in points:
-            remedy = f"number them, as in [*:1]CC[*:2]" if not number else "give it another number"
+            remedy = "number them, as in [*:1]CC[*:2]" if not number else "give it another number"
             raise ValueError(f"{said}: two attachment points are called [*:{number}]; {remedy}.")
         points[number] = neighbors[0]
     if len({atom.GetIdx() for atom in points.values()}) < len(points):  # as in C([*:1])[*:2]
@@ -122,7 +130,7 @@ def needs_points(option: str, fragment: Fragment, least: int, most: Optional[int
     if least <= count and (most is None or count <= most):
         return fragment
     wanted = f"{least} or more" if most is None else str(least) if most == least else f"{least} to {most}"
-    there = f"{count} attachment points" if count else "no attachment point"
+    there = f"{count} attachment points" if count > 1 else "one attachment point" if count else "no attachment point"
     raise ValueError(
-        f'{option} {fragment.text} has {there}, and {wanted} are needed: mark one as in "c1ccccc1[*:1]".'
+        f'{option} {fragment.text} has {there}, but {option} takes {wanted}; they are marked as in "c1ccccc1[*:1]".'
     )

@@ -39,6 +39,7 @@ class Sampler:
         max_length: Optional[int] = None,
         banned: Collection[str] = (),
         leading: Optional[np.ndarray] = None,
+        workers: Optional[int] = None,
     ) -> None:
         """Bind them.
 
@@ -47,19 +48,20 @@ class Sampler:
             tokenizer: of SELFIES, whose ids the model was trained on.
             temperature, top_k, top_p, batch, max_length, banned: see `generate`.
             leading: [n] ids that all texts begin with, the first token included; None takes that token alone.
+            workers: processes that decode and spell; None takes the cores this process may use.
 
         Raises:
             ValueError: the vocabulary is of other texts than SELFIES.
         """
         if tokenizer.kind not in ("selfies", "chemgpt"):
             raise ValueError(
-                f"the model writes {tokenizer.kind}: scaffolds, linkers, decorations and motifs are spelled as SELFIES; "
-                "use a model that was trained with data.representation=selfies."
+                f"the model writes {tokenizer.kind}, and scaffolds, linkers, decorations and motifs are spelled as "
+                "SELFIES: use a model that was trained on SELFIES."
             )
         self.model, self.tokenizer, self.batch = model, tokenizer, batch
         self.options = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "batch": batch}
         self.length = model.max_positions if max_length is None else max_length
-        self.banned = banned
+        self.banned, self.workers = banned, workers
         self.leading = np.array([tokenizer.bos_id], np.int64) if leading is None else leading
 
     def encode(self, symbols: Sequence[str]) -> np.ndarray:

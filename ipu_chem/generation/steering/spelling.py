@@ -13,7 +13,7 @@ _BRANCH = re.compile(r"\[[=#]?Branch([123])\]")
 _RING = re.compile(r"\[(?:[=#]|[-/\\]{2})?Ring([123])\]")
 _PLACEHOLDER = 85  # astatine, which nobody asks for
 _ENTER, _LEAVE = 211, 210  # its isotopes
-_ORDERS = (32, 256, 2048)  # orders of atoms that are tried: more if none of the first will do
+_ORDERS = (24, 192, 2048)  # orders of atoms that are tried: more if none of the first will do
 
 
 def spellings(mol: Any, enter: Optional[int], leave: Optional[int], seed: int, most: int = 8) -> List[List[str]]:

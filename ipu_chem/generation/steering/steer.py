@@ -1,17 +1,18 @@
 """The loop of steering: molecules are drawn until as many as asked for hold what was given."""
 
 from collections import Counter
-from typing import Dict, List, NamedTuple, Optional
+from typing import Dict, List, NamedTuple
 
 import numpy as np
 from tqdm import tqdm
 
 from ipu_chem.generation.molecules import Decoded, decode_many
 from ipu_chem.generation.sampling import Samples
-from ipu_chem.generation.steering.goals import LOST, Goal, _seed
+from ipu_chem.generation.steering.goals import LOST, Goal, seed_of
 from ipu_chem.generation.steering.sampler import Sampler
 
-_ROUND = 256  # texts drawn between two checks, whatever the count: the first molecules of more are those of fewer
+# Texts drawn before the first, second, ... check, whatever the count: the first molecules of more are those of fewer.
+_ROUNDS = (256, 512, 1024)
 
 
 class Steered(NamedTuple):
@@ -38,7 +39,6 @@ def steer(
     count: int,
     seed: int = 0,
     tries: int = 20,
-    workers: Optional[int] = None,
     progress: bool = True,
 ) -> Steered:
     """Draw molecules until ``count`` hold what was given, or ``tries`` texts for each of them are drawn.
@@ -49,7 +49,6 @@ def steer(
         count: molecules.
         seed: 0 or more; the first molecules of a larger count are those of a smaller one.
         tries: texts drawn for each molecule asked for, on the mean, at most.
-        workers: processes that decode; None takes the cores this process may use.
         progress: show a bar on stderr.
 
     Returns:
@@ -67,15 +66,15 @@ def steer(
     finished: List[bool] = []
     nats: List[float] = []
     reasons: "Counter[str]" = Counter()
-    drawn = 0
+    drawn = round_ = 0
     with tqdm(total=count, desc="steering", unit="molecule", disable=not progress) as bar:
         while len(decoded) < count and drawn < limit:
-            here = min(_ROUND, limit - drawn)
-            samples, given_up = goal.draw(sampler, here, _seed(seed, drawn // _ROUND))
-            drawn += here
+            here = min(_ROUNDS[min(round_, len(_ROUNDS) - 1)], limit - drawn)
+            samples, given_up = goal.draw(sampler, here, seed_of(seed, round_))
+            drawn, round_ = drawn + here, round_ + 1
             going = [place for place, reason in enumerate(given_up) if not reason]
             reasons.update(reason for reason in given_up if reason)
-            for place, one in zip(going, decode_many([samples.selfies[place] for place in going], workers)):
+            for place, one in zip(going, decode_many([samples.selfies[place] for place in going], sampler.workers)):
                 reason = one.reason or ("" if goal.holds(Chem.MolFromSmiles(one.smiles)) else LOST)
                 if reason:
                     reasons[reason] += 1
