@@ -1,8 +1,9 @@
 """Native kernels: compiled once per machine with the C compiler that is there, kept in the cache folder.
 
 There is no Python header and no C++ in it, so that compiling takes seconds, needs nothing but `cc`, and one library
-serves every Python. Options in IPU_CHEM_CFLAGS come after ours: -mno-avx512f makes them for AVX2. A library runs as the user who loads it: it is taken only from a folder and a file that nobody
-else can write, and only if its digest is that of the one that was compiled.
+serves every Python. Options in IPU_CHEM_CFLAGS come after ours: -mno-avx512f leaves out AVX-512. A library runs as the
+user who loads it: it is taken only from a folder and a file that nobody else can write, and only if its digest is that
+of the one that was compiled.
 """
 
 import ctypes
