@@ -49,7 +49,8 @@ class DataConfig(Chosen):
         long: what becomes of molecules longer than pack.tokens (chemgpt): error, drop, or truncate.
         stereo: keep what SMILES say of stereochemistry, or drop it (chemgpt).
         unknown: what becomes of molecules with symbols that the vocabulary lacks (chemgpt): error, drop (leave them
-            out), map (read such symbols as the unknown one), or auto (error, and drop where labels are learned).
+            out), map (read such symbols as the unknown one), extend (add them to the vocabulary of training.start_from,
+            with fresh embeddings), or auto (error; of labels extend with training.start_from, and drop without).
         fragments: what becomes of salts and other molecules of several fragments: keep (models of graphs leave them
             out), largest (take the fragment of most heavy atoms), or error.
     """
@@ -75,7 +76,7 @@ class DataConfig(Chosen):
     tokenizer: str = ""
     long: Literal["error", "drop", "truncate"] = "error"
     stereo: Literal["keep", "drop"] = "keep"
-    unknown: Literal["auto", "error", "drop", "map"] = "auto"
+    unknown: Literal["auto", "error", "drop", "map", "extend"] = "auto"
     fragments: Literal["keep", "largest", "error"] = "keep"
 
     def __post_init__(self) -> None:
@@ -170,6 +171,9 @@ class ModelConfig(Chosen):
             step, and edges read between its points, equal to float32's last digits; chebyshev reads by a matrix
             product; auto is table for schnet, exact for the others, and spookynet has no other.
         freeze: train the head alone, on what training.start_from brings (not for a chemgpt without labels).
+        lora_rank: train the head and low-rank adapters of this rank (LoRA) in the layers that training.start_from
+            brings, which stay as they are (a chemgpt with labels), such as 8; 0 is without.
+        lora_alpha: lora_rank times the scale of what adapters add; 0 takes twice the rank.
     """
 
     key: ClassVar[str] = "model"
@@ -179,6 +183,8 @@ class ModelConfig(Chosen):
     readout: str = "auto"
     filter: str = "auto"
     freeze: bool = False
+    lora_rank: int = 0
+    lora_alpha: float = 0.0
 
     @classmethod
     def registered(cls) -> Mapping[str, Any]:
@@ -189,7 +195,11 @@ class ModelConfig(Chosen):
         super().__post_init__()
         if self.name not in LANGUAGE_MODELS and not hasattr(self, "cutoff"):
             raise ValueError(f"{self.name} has no cutoff: give its constructor `cutoff: float = 5.0`, Å, for edges.")
-        check_fields(self, "model", cutoff=CUTOFF)
+        check_fields(self, "model", cutoff=CUTOFF, lora_rank="0 or more", lora_alpha="0 or more")
+        if self.freeze and self.lora_rank:
+            raise ValueError(
+                f"model.freeze=true trains the head alone, model.lora_rank={self.lora_rank} adapters too; drop one."
+            )
 
 
 REFERENCES = ("auto", "none", "atoms", "linear")

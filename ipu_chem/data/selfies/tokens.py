@@ -195,6 +195,10 @@ class Tokenizer:
         """The same vocabulary, which reads what it lacks as ``unk_id``."""
         return type(self)(self.symbols, **{**self._settings(), "unknown": "map"})
 
+    def extended(self: _Self, symbols: Sequence[str]) -> _Self:
+        """The same vocabulary with further symbols of SELFIES 2.x behind those that it has."""
+        return type(self)([*self.symbols, *map(self._spelled, symbols)], **self._settings())
+
     def without_stereo_of(self, store: Store) -> int:
         """Molecules of a corpus store of which it leaves out stereochemistry."""
         return 0
@@ -211,6 +215,10 @@ class Tokenizer:
     def _settings(self) -> Dict[str, Any]:
         """Arguments of the constructor beside the symbols."""
         return {"unknown": self.unknown}
+
+    def _spelled(self, symbol: str) -> str:
+        """A symbol of SELFIES 2.x as the vocabulary spells it."""
+        return symbol
 
     def _join(self, symbols: List[str]) -> str:
         """SELFIES (2.x) of the symbols of a molecule as the vocabulary has them."""
