@@ -35,10 +35,11 @@ class DataConfig(Chosen):
         workers: processes that prepare molecules; 0 is one per CPU core.
         references: what is subtracted from labels per element: none, atoms (the data set's atomic values),
             linear (least squares over the training molecules) or auto (linear for extensive targets).
-        split: random, scaffold (whole Bemis-Murcko scaffolds), official (parts as published; where those have
-            no validation, it is taken from the training molecules; also official_02 to official_05 of rmd17), or the
-            path of an index file (.npz or .json): rows of data.path from 0, its header not counted, whatever is left
-            out of them; of a data set that has a name, its molecules from 0.
+        split: random, scaffold (whole Bemis-Murcko scaffolds), scaffold_deepchem (the same as DeepChem's
+            ScaffoldSplitter gives them, for published figures of MoleculeNet), official (parts as published; where
+            those have no validation, it is taken from the training molecules; also official_02 to official_05 of
+            rmd17), or the path of an index file (.npz or .json): rows of data.path from 0, its header not counted,
+            whatever is left out of them; of a data set that has a name, its molecules from 0.
         replicates: rows of a file that are the same molecule, together on one side of a random split, or apart.
         train: training molecules, a fraction below 1 or a number; 0 takes what validation and test leave.
         validation: validation molecules, a fraction below 1 or a number.
@@ -89,7 +90,7 @@ class DataConfig(Chosen):
             if value >= 1 and value != int(value):
                 raise ValueError(f"data.{name}={value}: give a fraction below 1, or a whole number of molecules.")
         taken = sum(value for value in (self.train, self.validation, self.test) if value < 1)
-        if self.split in ("random", "scaffold") and taken > (1 + 1e-9 if self.train else 1 - 1e-9):
+        if self.split in ("random", "scaffold", "scaffold_deepchem") and taken > (1 + 1e-9 if self.train else 1 - 1e-9):
             raise ValueError(
                 f"data.train={self.train}, data.validation={self.validation}, data.test={self.test}: fractions of all "
                 "molecules that leave none to train, or add up to more than 1; give smaller ones."

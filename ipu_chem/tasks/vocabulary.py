@@ -1,8 +1,8 @@
 """Symbols that an earlier model's vocabulary lacks: new ids behind the earlier ones, with embeddings to begin with.
 
 A symbol begins as the same atom without stereochemistry, isotope or count of hydrogens, [C@@H1] and [CH3] as [C], where
-the earlier vocabulary has that. Others are drawn around the mean of the earlier embeddings (J. Hewitt, "Initializing New
-Word Embeddings for Pretrained Language Models", 2021): a vector of another size would change what all other tokens see.
+the earlier vocabulary has that. Others are drawn around the mean of the earlier embeddings (J. Hewitt, "Initializing
+New Word Embeddings for Pretrained Language Models", 2021): a vector of another size would change what others see.
 """
 
 import re
