@@ -35,11 +35,10 @@ class DataConfig(Chosen):
         workers: processes that prepare molecules; 0 is one per CPU core.
         references: what is subtracted from labels per element: none, atoms (the data set's atomic values),
             linear (least squares over the training molecules) or auto (linear for extensive targets).
-        split: random, scaffold (whole Bemis-Murcko scaffolds), scaffold_deepchem (the same as DeepChem's
-            ScaffoldSplitter gives them, for published figures of MoleculeNet), official (parts as published; where
-            those have no validation, it is taken from the training molecules; also official_02 to official_05 of
-            rmd17), or the path of an index file (.npz or .json): rows of data.path from 0, its header not counted,
-            whatever is left out of them; of a data set that has a name, its molecules from 0.
+        split: random, scaffold (whole Bemis-Murcko scaffolds), scaffold_deepchem (as DeepChem's ScaffoldSplitter, for
+            published figures), official (as published; validation from the training molecules where there is none; also
+            official_02 to official_05 of rmd17), or the path of an index file (.npz or .json): rows of data.path from
+            0, its header not counted, whatever is left out of them; of a data set with a name, its molecules from 0.
         replicates: rows of a file that are the same molecule, together on one side of a random split, or apart.
         train: training molecules, a fraction below 1 or a number; 0 takes what validation and test leave.
         validation: validation molecules, a fraction below 1 or a number.
@@ -49,9 +48,8 @@ class DataConfig(Chosen):
             symbols and those that any molecule may need.
         long: what becomes of molecules longer than pack.tokens (chemgpt): error, drop, or truncate.
         stereo: keep what SMILES say of stereochemistry, or drop it (chemgpt).
-        unknown: what becomes of molecules with symbols that the vocabulary lacks (chemgpt): error, drop (leave them
-            out), map (read such symbols as the unknown one), extend (add them to the vocabulary of training.start_from,
-            with fresh embeddings), or auto (error; of labels extend with training.start_from, and drop without).
+        unknown: policy for symbols that the vocabulary lacks (chemgpt): error, drop (such molecules), map (to the
+            unknown one), extend (the vocabulary of training.start_from), or auto (error; of labels extend or else drop).
         fragments: what becomes of salts and other molecules of several fragments: keep (models of graphs leave them
             out), largest (take the fragment of most heavy atoms), or error.
     """
@@ -172,9 +170,8 @@ class ModelConfig(Chosen):
             step, and edges read between its points, equal to float32's last digits; chebyshev reads by a matrix
             product; auto is table for schnet, exact for the others, and spookynet has no other.
         freeze: train the head alone, on what training.start_from brings (not for a chemgpt without labels).
-        lora_rank: train the head and low-rank adapters of this rank (LoRA) in the layers that training.start_from
-            brings, which stay as they are (a chemgpt with labels), such as 8; 0 is without.
-        lora_alpha: lora_rank times the scale of what adapters add; 0 takes twice the rank.
+        lora_rank: train the head and adapters of this rank (LoRA), such as 8, in layers that training.start_from
+            brings and that stay as they are (a chemgpt with labels); 0 is without.
     """
 
     key: ClassVar[str] = "model"
@@ -185,7 +182,6 @@ class ModelConfig(Chosen):
     filter: str = "auto"
     freeze: bool = False
     lora_rank: int = 0
-    lora_alpha: float = 0.0
 
     @classmethod
     def registered(cls) -> Mapping[str, Any]:
@@ -196,11 +192,7 @@ class ModelConfig(Chosen):
         super().__post_init__()
         if self.name not in LANGUAGE_MODELS and not hasattr(self, "cutoff"):
             raise ValueError(f"{self.name} has no cutoff: give its constructor `cutoff: float = 5.0`, Å, for edges.")
-        check_fields(self, "model", cutoff=CUTOFF, lora_rank="0 or more", lora_alpha="0 or more")
-        if self.freeze and self.lora_rank:
-            raise ValueError(
-                f"model.freeze=true trains the head alone, model.lora_rank={self.lora_rank} adapters too; drop one."
-            )
+        check_fields(self, "model", cutoff=CUTOFF, lora_rank="0 or more")
 
 
 REFERENCES = ("auto", "none", "atoms", "linear")

@@ -50,7 +50,6 @@ class ChemGPTProperty(PooledChemGPT):
         extensive: bool = False,
         freeze: bool = False,
         lora_rank: int = 0,
-        lora_alpha: float = 0.0,
     ) -> None:
         """Put a fresh head on a ChemGPT's layers; pipelines are cut where that can be, but for its own head.
 
@@ -61,8 +60,7 @@ class ChemGPTProperty(PooledChemGPT):
                 predict from one vector of the molecule. "auto": sum for extensive targets, else mean.
             extensive: whether targets grow with the molecule.
             freeze: train the head alone.
-            lora_rank, lora_alpha: train the head and adapters of that rank in the layers, see
-                `ipu_chem.models.adapters.adapt`; rank 0 is without.
+            lora_rank: train the head and adapters of that rank in the layers, see `adapt`; 0 is without.
 
         Raises:
             ValueError: unknown pooling, no target, or a pooling by which extensive targets could not grow.
@@ -82,4 +80,4 @@ class ChemGPTProperty(PooledChemGPT):
             for part in (self.embedding, self.head.ln_f):
                 part.requires_grad_(False)
         if lora_rank:
-            adapt(self.layers, lora_rank, lora_alpha)
+            adapt(self.layers, lora_rank)

@@ -18,7 +18,7 @@ from ipu_chem.data.selfies.saved import tokenizer_from_dict
 from ipu_chem.data.selfies.tokens import Tokenizer
 from ipu_chem.data.standardize import Standardizer
 from ipu_chem.metrics import Target, label_metrics, targets_of
-from ipu_chem.models.adapters import merged_weights, scale_of
+from ipu_chem.models.adapters import merged_weights
 from ipu_chem.models.chemgpt import ChemGPT, width_of
 from ipu_chem.models.property_head import ChemGPTProperty
 from ipu_chem.tasks.base import State, Task
@@ -145,7 +145,7 @@ class TextPropertyTask(Task):
     @classmethod
     def restored(cls, config: RunConfig, state: State) -> "TextPropertyTask":
         # Adapters are merged, see `inference_weights`.
-        model = replace(config.model, lora_rank=0, lora_alpha=0.0)
+        model = replace(config.model, lora_rank=0)
         fitted, tokenizer = Standardizer.from_dict(state["standardizer"]), tokenizer_from_dict(state["tokenizer"])
         labels, budget = Labels(targets_of(fitted.targets), config.loss, fitted), Budget(**state["budget"])
         known = (model, config.batching, config.training.seed, budget, [labels])
@@ -153,10 +153,7 @@ class TextPropertyTask(Task):
 
     @classmethod
     def inference_weights(cls, config: RunConfig, weights: State) -> Dict[str, Any]:
-        options = config.model
-        if not options.lora_rank:
-            return dict(weights)
-        return merged_weights(weights, scale_of(options.lora_rank, options.lora_alpha))
+        return merged_weights(weights)
 
     @property
     def labels(self) -> Labels:
@@ -247,6 +244,8 @@ def check_tuning(config: RunConfig) -> None:
     """
     check_text_options(config)
     data, rank = config.data, config.model.lora_rank
+    if rank and config.model.freeze:
+        raise ValueError(f"model.freeze=true trains the head alone, model.lora_rank={rank} adapters too; drop one.")
     if rank and not config.training.start_from:
         raise ValueError(
             f"model.lora_rank={rank} adapts layers that were trained before; name their run with training.start_from, "
@@ -265,8 +264,8 @@ def fresh_arguments(config: RunConfig, vocab_size: int, max_positions: int) -> D
 
 def with_head(model: ModelConfig, chemgpt: ChemGPT, labels: Labels) -> ChemGPTProperty:
     """A fresh head for labels on a ChemGPT."""
-    adapters = (model.lora_rank, model.lora_alpha)
-    return ChemGPTProperty(chemgpt, len(labels.targets), model.readout, labels.extensive, model.freeze, *adapters)
+    kind = (model.readout, labels.extensive, model.freeze, model.lora_rank)
+    return ChemGPTProperty(chemgpt, len(labels.targets), *kind)
 
 
 def heavy_atoms_alike(heavy_atoms: np.ndarray) -> Ragged:
