@@ -12,7 +12,7 @@ from ipu_chem.backends.poptorch.options import IpuOptions
 from ipu_chem.data.files.layout import TableOptions
 from ipu_chem.models.registry import FILLED, LANGUAGE_MODELS, MODELS
 from ipu_chem.optim import OptimizerConfig, ScheduleConfig
-from ipu_chem.options import Chosen, make, nearest, walk
+from ipu_chem.options import Chosen, listed, make, nearest, walk
 from ipu_chem.ranges import CUTOFF, SLOTS, THREADS, check_choice, check_fields
 from packing import ALGORITHMS
 
@@ -28,9 +28,9 @@ class DataConfig(Chosen):
             nci (ships with RDKit), moses, zinc250k, chembl, pubchem10m, or file for SMILES of your own (.smi, .csv,
             .txt, also compressed). Or package.module:Class of your own.
         cache: folder for prepared data; empty is $IPU_CHEM_CACHE or ~/.cache/ipu-chem.
-        target: names of the labels to learn, separated by commas; empty takes the data set's first. For a
-            file: columns, SDF properties or keys of the xyz comment line. A chemgpt learns labels of a .csv with them,
-            and the text itself without.
+        target: names of the labels to learn, separated by commas, in double quotes where they hold some; empty takes
+            the data set's first. For a file: columns, SDF properties or keys of the xyz comment line. A chemgpt learns
+            labels of a .csv with them, and the text itself without.
         limit: use only the first this many molecules; 0 uses all.
         workers: processes that prepare molecules; 0 is one per CPU core.
         references: what is subtracted from labels per element: none, atoms (the data set's atomic values),
@@ -49,7 +49,7 @@ class DataConfig(Chosen):
         long: what becomes of molecules longer than pack.tokens (chemgpt): error, drop, or truncate.
         stereo: keep what SMILES say of stereochemistry, or drop it (chemgpt).
         unknown: policy for symbols that the vocabulary lacks (chemgpt): error, drop (such molecules), map (to the
-            unknown one), extend (the vocabulary of training.start_from), or auto (error; of labels extend or else drop).
+            unknown one), extend (the vocabulary of training.start_from), or auto (error; of labels extend, else drop).
         fragments: what becomes of salts and other molecules of several fragments: keep (models of graphs leave them
             out), largest (take the fragment of most heavy atoms), or error.
     """
@@ -93,8 +93,8 @@ class DataConfig(Chosen):
                 f"data.train={self.train}, data.validation={self.validation}, data.test={self.test}: fractions of all "
                 "molecules that leave none to train, or add up to more than 1; give smaller ones."
             )
-        names = [name.strip() for name in self.target.split(",")]
-        twice = next((name for name in names if name and names.count(name) > 1), "")
+        names = listed(self.target)
+        twice = next((name for name in names if names.count(name) > 1), "")
         if twice:
             raise ValueError(f"data.target={self.target}: {twice} is named twice; name every label once.")
 
