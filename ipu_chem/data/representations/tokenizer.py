@@ -229,6 +229,11 @@ class Tokenizer:
         """The same vocabulary, which reads what it lacks as ``unk_id``."""
         return type(self)(self.symbols, "map", self.representation.name)
 
+    def extended(self: _Self, symbols: Sequence[str]) -> _Self:
+        """The same vocabulary with further tokens, as corpora spell them, behind those that it has."""
+        settings = {**self._settings(), "representation": self.representation.name}
+        return type(self)([*self.symbols, *map(self._spelled, symbols)], **settings)
+
     def without_stereo_of(self, store: Store) -> int:
         """Molecules of a corpus store of which it leaves out stereochemistry."""
         return 0
@@ -245,6 +250,10 @@ class Tokenizer:
     def _settings(self) -> Dict[str, Any]:
         """Arguments of the constructor beside the tokens and the representation."""
         return {"unknown": self.unknown}
+
+    def _spelled(self, symbol: str) -> str:
+        """A token of a corpus as the vocabulary spells it."""
+        return symbol
 
     def _join(self, symbols: List[str]) -> str:
         """Text of the tokens of a molecule as the vocabulary has them."""

@@ -119,6 +119,9 @@ class ChemGPTTokenizer(Tokenizer):
         known = self._lookup.find(to_version_2(to_version_1(plain)))
         return super()._resolve(symbol) if known is None else known
 
+    def _spelled(self, symbol: str) -> str:
+        return to_version_1(symbol)
+
     def _join(self, symbols: List[str]) -> str:
         text = ""
         for symbol in symbols:
