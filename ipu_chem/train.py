@@ -182,7 +182,8 @@ def _samples(config: RunConfig, task: Task, backend: Backend) -> Dict[str, Any]:
         return {}
     from ipu_chem.generation.samples import write_samples
 
-    return write_samples(task, backend, Path(config.out), config.training.samples, config.data.workers or None)
+    count, workers = config.training.samples, config.data.workers or None
+    return write_samples(task, backend, Path(config.out), count, workers, published=config.data.name == "moses")
 
 
 def _report(config: RunConfig, folder: Path) -> str:

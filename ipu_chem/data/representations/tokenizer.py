@@ -231,8 +231,7 @@ class Tokenizer:
 
     def extended(self: _Self, symbols: Sequence[str]) -> _Self:
         """The same vocabulary with further tokens, as corpora spell them, behind those that it has."""
-        settings = {**self._settings(), "representation": self.representation.name}
-        return type(self)([*self.symbols, *map(self._spelled, symbols)], **settings)
+        return type(self)([*self.symbols, *symbols], self.unknown, self.representation.name)
 
     def without_stereo_of(self, store: Store) -> int:
         """Molecules of a corpus store of which it leaves out stereochemistry."""
@@ -250,10 +249,6 @@ class Tokenizer:
     def _settings(self) -> Dict[str, Any]:
         """Arguments of the constructor beside the tokens and the representation."""
         return {"unknown": self.unknown}
-
-    def _spelled(self, symbol: str) -> str:
-        """A token of a corpus as the vocabulary spells it."""
-        return symbol
 
     def _join(self, symbols: List[str]) -> str:
         """Text of the tokens of a molecule as the vocabulary has them."""

@@ -7,7 +7,7 @@ one that the published file gives to its 1.0.4 spelling.
 """
 
 import re
-from typing import Any, Dict, Iterable, List, Tuple
+from typing import Any, Dict, Iterable, List, Sequence, Tuple
 
 import numpy as np
 
@@ -86,6 +86,10 @@ class ChemGPTTokenizer(Tokenizer):
         fragments = "map" if self.fragments == "error" else self.fragments
         return ChemGPTTokenizer(self.symbols, "map", self.stereo, fragments)
 
+    def extended(self, symbols: Sequence[str]) -> "ChemGPTTokenizer":
+        spelled = [*self.symbols, *map(to_version_1, symbols)]
+        return ChemGPTTokenizer(spelled, self.unknown, self.stereo, self.fragments)
+
     def without_stereo_of(self, store: Store) -> int:
         symbols = store.info["symbols"] if self.stereo == "drop" else []
         lossy = np.array([self._lookup.find(one) is None and without_stereo(one) != one for one in symbols], bool)
@@ -118,9 +122,6 @@ class ChemGPTTokenizer(Tokenizer):
         # Spelled as the vocabulary does where SELFIES allow more than one way, such as [SiH0] and [Si].
         known = self._lookup.find(to_version_2(to_version_1(plain)))
         return super()._resolve(symbol) if known is None else known
-
-    def _spelled(self, symbol: str) -> str:
-        return to_version_1(symbol)
 
     def _join(self, symbols: List[str]) -> str:
         text = ""
