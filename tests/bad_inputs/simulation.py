@@ -45,7 +45,7 @@ md run --structure water.xyz --time .inf
 md run --structure water.xyz --time 1e30
 md run --structure water.xyz --friction -1
 md run --structure water.xyz --thermostat langevin --friction .nan
-md run --structure water.xyz --interval 0
+md run --structure water.xyz --stride 0
 md run --structure water.xyz --trajectory dcd
 md run --structure water.xyz --accelerator tpu
 md run --structure water.xyz --accelerator ipu

@@ -10,8 +10,9 @@ from support import CHAINS, model_values
 
 from ipu_chem.cli import main
 from ipu_chem.config import from_dict
-from ipu_chem.prediction.calibration import FRACTIONS, calibrate, intervals_of, measure, selective_errors
+from ipu_chem.prediction.calibration import FRACTIONS, calibrate, measure, selective_errors
 from ipu_chem.prediction.predict import predict_file
+from ipu_chem.run_intervals import intervals_of
 from ipu_chem.train import train
 from ipu_chem.trained_run import TrainedRun
 from ipu_chem.uncertainty.residuals import FILE, LABELS, read_residuals
