@@ -1,8 +1,8 @@
-"""Intervals of finished runs, calibrated with the residuals in their folders, and the uncertainties that frames hold."""
+"""Intervals of finished runs, calibrated with the residuals in their folders, and uncertainties that frames hold."""
 
 import sys
 from shlex import quote
-from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Dict, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 

@@ -6,7 +6,6 @@ from typing import Any, Dict, List, Sequence
 from ipu_chem.commands.parsing import part, positional
 from ipu_chem.simulation.options import RelaxOptions
 
-
 _NAMED = 5  # structures in the summary
 
 

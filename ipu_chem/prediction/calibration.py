@@ -6,10 +6,10 @@ import numpy as np
 
 from ipu_chem.locks import locked
 from ipu_chem.metrics import Target
+from ipu_chem.run_intervals import check_learned_numbers, check_one_split, without_validation
 from ipu_chem.tasks.evaluation import SplitOutput
 from ipu_chem.tasks.graphs import GraphTask
-from ipu_chem.tasks.latents import has_latents, learn_domain
-from ipu_chem.run_intervals import check_learned_numbers, check_one_split, without_validation
+from ipu_chem.tasks.latents import keep_domain
 from ipu_chem.trained_run import TrainedRun
 from ipu_chem.uncertainty.intervals import Intervals, spread_of
 from ipu_chem.uncertainty.residuals import FORCES, LABELS
@@ -67,10 +67,7 @@ def calibrate(run: TrainedRun) -> None:
         run.task.keep_residuals(run.folder, run.state, evaluator.residuals(predictions))
         if isinstance(run.task, GraphTask):
             task: Any = run.loaded_task()
-            model = task.model()
-            if has_latents(model):
-                model.load_state_dict(run.weights)
-                learn_domain(task, model, run.folder, run.state)
+            keep_domain(task, run.folder, whole=True)
 
 
 def measure(members: Sequence[TrainedRun], split: str, intervals: Optional[Intervals] = None) -> Measured:

@@ -71,9 +71,9 @@ class MdOptions:
         least = dict.fromkeys(("temperature", "friction", "skin"), "0 or more")
         above = dict.fromkeys(("timestep", "time"), "above 0")
         seeds = "from 0 to 4,294,967,295"
-        if self.interval is not None and self.interval >= 1:
+        if isinstance(self.interval, (int, float)) and self.interval >= 1:  # as it was once asked for
             raise ValueError(
-                f"interval={self.interval:g}: give the coverage of intervals, a number above 0 and below 1; steps between "
+                f"interval={self.interval:g}: give the coverage of intervals, above 0 and below 1; steps between "
                 f"frames are --stride {self.interval:g}."
             )
         counts = {"stride": "1 or more", "interval": _COVERAGE, "copies": f"from 1 to {MOST_COPIES:,}"}

@@ -33,9 +33,7 @@ class Records:
         state: that a simulation resumes from; empty for a new one.
     """
 
-    def __init__(
-        self, folder: Path, suffix: str, resume: bool, copies: int = 1, more: Sequence[str] = ()
-    ) -> None:
+    def __init__(self, folder: Path, suffix: str, resume: bool, copies: int = 1, more: Sequence[str] = ()) -> None:
         """Begin, or cut off what was written after the state that a simulation resumes from.
 
         Args:

@@ -44,8 +44,8 @@ def relax_file(runs: Runs, source: PathLike, options: RelaxOptions) -> List[Rela
     Returns:
         One entry for each structure, in the order of the file that is written: energy and forces of the end, and
         "converged", "steps" and "name" in its comment lines, "reason" of those that something stopped; of several runs
-        also "energy_std" there, and columns "forces_std"; with an interval "energy_half_width" and, of runs that learned
-        forces, "forces_half_width".
+        also "energy_std" there, and columns "forces_std"; with an interval "energy_half_width" and, of runs that
+        learned forces, "forces_half_width".
 
     Raises:
         ValueError: the runs give no forces or have no such intervals, or some structure is one that they cannot take;

@@ -231,7 +231,7 @@ def test_directions_that_take_up_heat():
         ({"thermostat": "bussi"}, "choose one of none, langevin"),
         ({"trajectory": "xtc"}, "choose one of extxyz, traj"),
         ({"timestep": 0.0}, "timestep"),
-        ({"frame": 3}, "has 1 structures"),
+        ({"frame": 3}, "has 1 structure"),
         ({"structure": "nowhere.xyz"}, "no file nowhere.xyz"),
     ],
 )
