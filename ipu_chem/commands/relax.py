@@ -53,7 +53,8 @@ def _named(left: Sequence[Any]) -> str:
     """The first of some structures that did not come to rest, and why; how many there are more."""
     words = []
     for one in left[:_NAMED]:
-        why = one.reason.rstrip(".") or f"{one.fmax:.3g} eV/Å after {one.steps:,} steps"
+        steps = "1 step" if one.steps == 1 else f"{one.steps:,} steps"
+        why = one.reason.rstrip(".") or f"{one.fmax:.3g} eV/Å after {steps}"
         words.append(f"{one.name} ({why})")
     more = len(left) - _NAMED
     return ", ".join(words) + (f" and {more:,} more" if more > 0 else "")

@@ -155,3 +155,13 @@ def test_what_cannot_work_is_refused(make_run, structures, tmp_path, capsys):
     with pytest.raises(SystemExit):
         main(["relax", "--help"])
     assert "eV/Å, largest force" in " ".join(capsys.readouterr().out.split())
+
+
+def test_many_that_did_not_come_to_rest_are_a_line(make_run, ethanol, tmp_path, capsys):
+    write(tmp_path / "many.xyz", drawn(ethanol, 8), format="extxyz")
+    arguments = ["relax", str(make_run()), "--structures", str(tmp_path / "many.xyz"), "--steps", "1", "--fmax", "1e-4"]
+    assert main([*arguments, "--output", str(tmp_path / "out.extxyz")]) == 1
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.startswith("0 structures relaxed to 0.0001 eV/Å, 8 not: ") and "number 5" not in second
+    assert second.startswith("not relaxed: number 0 (") and second.count("eV/Å after 1 step") == 5
+    assert second.endswith(" and 3 more; their comment lines say converged=F.")
