@@ -236,8 +236,9 @@ def _predict_forces(
         frames = []
         for item, one in enumerate(taken):
             atoms = with_results(to_atoms(one), float(found.energies[item]), found.forces[item])
-            spreads = (None if values is None else values[item] for values in (found.energies_std, found.forces_std))
-            info, arrays = uncertainties(*spreads, len(atoms), widths)
+            energy_std = None if found.energies_std is None else float(found.energies_std[item])
+            forces_std = None if found.forces_std is None else found.forces_std[item]
+            info, arrays = uncertainties(energy_std, forces_std, len(atoms), widths)
             atoms.info.update(info)
             atoms.arrays.update(arrays)
             frames.append(atoms)

@@ -232,8 +232,9 @@ class _Copies:
             energy = float(potential[copy])
             total = energy + float(kinetic[copy])
             own = slice(self._offsets[copy], self._offsets[copy + 1])
-            spreads = (energies_std[copy], forces_std[own]) if several else (None, None)
-            info, arrays = uncertainties(*spreads, int(self._sizes[copy]), self._intervals)
+            energy_std = float(energies_std[copy]) if several else None
+            own_std = forces_std[own] if several else None
+            info, arrays = uncertainties(energy_std, own_std, int(self._sizes[copy]), self._intervals)
             row = (copy, now, energy, float(kinetic[copy]), total, float(hot[copy]), float(spread[copy]))
             rows.append((*row, *half_width_cells(info, arrays)))
             values = (one[own] for one in (atoms.positions, atoms.momenta, atoms.forces))
