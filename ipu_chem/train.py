@@ -36,6 +36,8 @@ from ipu_chem.locks import locked
 from ipu_chem.optim import Schedule
 from ipu_chem.tasks.base import Task
 from ipu_chem.tasks.early import check_run
+from ipu_chem.tasks.graphs import GraphTask
+from ipu_chem.tasks.latents import keep_domain
 from ipu_chem.tasks.registry import task_of
 from ipu_chem.tasks.seen import seen
 from ipu_chem.trained_run import TrainedRun
@@ -102,6 +104,7 @@ def train(config: RunConfig, resume: bool = False, callbacks: Sequence[Callback]
             backend.load_state_dict({"model": trainer.best_weights()})
             results = task.results(backend, record.folder)
             record.finish({**guard.describe(), **results, **_samples(config, task, backend)})
+            _keep_domain(task, backend, record.folder)
             result["results"] = results["results"]
             result["report"] = _report(config, record.folder) if backend.world.rank == 0 else ""
     return result
@@ -174,6 +177,12 @@ def _kept(config: RunConfig, task: Task) -> Dict[str, Any]:
         **({"seen": seen(task.store, task.items["train"])} if "y" in task.store else {}),
         "version": ipu_chem.__version__,
     }
+
+
+def _keep_domain(task: Task, backend: Backend, folder: Path) -> None:
+    """Keep how far molecules are from those trained on, measured on some, which takes less time than an epoch."""
+    if isinstance(task, GraphTask) and "validation" in task.plans and backend.world.rank == 0:
+        keep_domain(task, folder)
 
 
 def _samples(config: RunConfig, task: Task, backend: Backend) -> Dict[str, Any]:
