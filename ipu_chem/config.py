@@ -12,7 +12,7 @@ from ipu_chem.backends.poptorch.options import IpuOptions
 from ipu_chem.data.files.layout import TableOptions
 from ipu_chem.models.registry import FILLED, LANGUAGE_MODELS, MODELS
 from ipu_chem.optim import OptimizerConfig, ScheduleConfig
-from ipu_chem.options import Chosen, make, nearest, walk
+from ipu_chem.options import Chosen, listed, make, nearest, walk
 from ipu_chem.ranges import CUTOFF, SLOTS, THREADS, check_choice, check_fields
 from packing import ALGORITHMS
 
@@ -28,17 +28,17 @@ class DataConfig(Chosen):
             nci (ships with RDKit), moses, zinc250k, chembl, pubchem10m, or file for SMILES of your own (.smi, .csv,
             .txt, also compressed). Or package.module:Class of your own.
         cache: folder for prepared data; empty is $IPU_CHEM_CACHE or ~/.cache/ipu-chem.
-        target: names of the labels to learn, separated by commas; empty takes the data set's first. For a
-            file: columns, SDF properties or keys of the xyz comment line. A chemgpt learns labels of a .csv with them,
-            and the text itself without.
+        target: names of the labels to learn, separated by commas, in double quotes where they hold some; empty takes
+            the data set's first. For a file: columns, SDF properties or keys of the xyz comment line. A chemgpt learns
+            labels of a .csv with them, and the text itself without.
         limit: use only the first this many molecules; 0 uses all.
         workers: processes that prepare molecules; 0 is one per CPU core.
         references: what is subtracted from labels per element: none, atoms (the data set's atomic values),
             linear (least squares over the training molecules) or auto (linear for extensive targets).
-        split: random, scaffold (whole Bemis-Murcko scaffolds), official (parts as published; where those have
-            no validation, it is taken from the training molecules; also official_02 to official_05 of rmd17), or the
-            path of an index file (.npz or .json): rows of data.path from 0, its header not counted, whatever is left
-            out of them; of a data set that has a name, its molecules from 0.
+        split: random, scaffold (whole Bemis-Murcko scaffolds), scaffold_deepchem (as DeepChem's ScaffoldSplitter, for
+            published figures), official (as published; validation from the training molecules where there is none; also
+            official_02 to official_05 of rmd17), or the path of an index file (.npz or .json): rows of data.path from
+            0, its header not counted, whatever is left out of them; of a data set with a name, its molecules from 0.
         replicates: rows of a file that are the same molecule, together on one side of a random split, or apart.
         train: training molecules, a fraction below 1 or a number; 0 takes what validation and test leave.
         validation: validation molecules, a fraction below 1 or a number.
@@ -47,8 +47,8 @@ class DataConfig(Chosen):
         tokenizer: JSON file or Hugging Face folder of a vocabulary (chemgpt); empty makes one of the molecules' tokens.
         long: what becomes of molecules longer than pack.tokens (chemgpt): error, drop, or truncate.
         stereo: keep what SMILES say of stereochemistry, or drop it (chemgpt).
-        unknown: molecules with tokens that the vocabulary lacks (chemgpt): error, drop (leave them out), map (read such
-            tokens as the unknown one), or auto (error, and drop where labels are learned).
+        unknown: policy for tokens that the vocabulary lacks (chemgpt): error, drop (such molecules), map (to the
+            unknown one), extend (the vocabulary of training.start_from), or auto (error; of labels extend, else drop).
         fragments: of salts and other molecules of several: keep all (models of graphs leave such molecules out), the
             largest (of most heavy atoms), or error.
         representation: of molecules as tokens (chemgpt): selfies, smiles, safe, or package.module:Class of your own.
@@ -76,7 +76,7 @@ class DataConfig(Chosen):
     tokenizer: str = ""
     long: Literal["error", "drop", "truncate"] = "error"
     stereo: Literal["keep", "drop"] = "keep"
-    unknown: Literal["auto", "error", "drop", "map"] = "auto"
+    unknown: Literal["auto", "error", "drop", "map", "extend"] = "auto"
     fragments: Literal["keep", "largest", "error"] = "keep"
     representation: str = "selfies"
     atom_order: Literal["canonical", "random"] = "canonical"
@@ -91,13 +91,13 @@ class DataConfig(Chosen):
             if value >= 1 and value != int(value):
                 raise ValueError(f"data.{name}={value}: give a fraction below 1, or a whole number of molecules.")
         taken = sum(value for value in (self.train, self.validation, self.test) if value < 1)
-        if self.split in ("random", "scaffold") and taken > (1 + 1e-9 if self.train else 1 - 1e-9):
+        if self.split in ("random", "scaffold", "scaffold_deepchem") and taken > (1 + 1e-9 if self.train else 1 - 1e-9):
             raise ValueError(
                 f"data.train={self.train}, data.validation={self.validation}, data.test={self.test}: fractions of all "
                 "molecules that leave none to train, or add up to more than 1; give smaller ones."
             )
-        names = [name.strip() for name in self.target.split(",")]
-        twice = next((name for name in names if name and names.count(name) > 1), "")
+        names = listed(self.target)
+        twice = next((name for name in names if names.count(name) > 1), "")
         if twice:
             raise ValueError(f"data.target={self.target}: {twice} is named twice; name every label once.")
 
@@ -172,6 +172,8 @@ class ModelConfig(Chosen):
             step, and edges read between its points, equal to float32's last digits; chebyshev reads by a matrix
             product; auto is table for schnet, exact for the others, and spookynet has no other.
         freeze: train the head alone, on what training.start_from brings (not for a chemgpt without labels).
+        lora_rank: train the head and adapters of this rank (LoRA), such as 8, in layers that training.start_from
+            brings and that stay as they are (a chemgpt with labels); 0 is without.
     """
 
     key: ClassVar[str] = "model"
@@ -181,6 +183,7 @@ class ModelConfig(Chosen):
     readout: str = "auto"
     filter: str = "auto"
     freeze: bool = False
+    lora_rank: int = 0
 
     @classmethod
     def registered(cls) -> Mapping[str, Any]:
@@ -191,7 +194,7 @@ class ModelConfig(Chosen):
         super().__post_init__()
         if self.name not in LANGUAGE_MODELS and not hasattr(self, "cutoff"):
             raise ValueError(f"{self.name} has no cutoff: give its constructor `cutoff: float = 5.0`, Å, for edges.")
-        check_fields(self, "model", cutoff=CUTOFF)
+        check_fields(self, "model", cutoff=CUTOFF, lora_rank="0 or more")
 
 
 REFERENCES = ("auto", "none", "atoms", "linear")

@@ -3,6 +3,7 @@
 Each option is written once, with its type, default and help, where it is used: see `Chosen`.
 """
 
+import csv
 import difflib
 import inspect
 import re
@@ -32,6 +33,12 @@ import docstring_parser
 
 from ipu_chem.signatures import REQUIRED, is_plain, load, may_be_empty, parameters
 from ipu_chem.yaml_file import integer_of
+
+
+def listed(text: str) -> List[str]:
+    """Names between commas; one that holds a comma itself stands in double quotes, as in a .csv."""
+    names = next(csv.reader([text], skipinitialspace=True), [])
+    return [name.strip() for name in names if name.strip()]
 
 
 class Option(NamedTuple):

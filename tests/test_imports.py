@@ -35,7 +35,7 @@ LAYERS = (
     "ipu_chem.training",
     "ipu_chem.export",
     "ipu_chem.trained_run",
-    "ipu_chem.doubts",
+    "ipu_chem.doubts ipu_chem.run_intervals",
     "ipu_chem.generation ipu_chem.embedding ipu_chem.prediction ipu_chem.simulation",
     "ipu_chem.reports",
     "ipu_chem.train",

@@ -1,7 +1,7 @@
 """Write new molecules with a trained language model, and compare them with known ones."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, List, Optional, Sequence
+from typing import TYPE_CHECKING, Any, Dict, Optional, Sequence, Tuple
 
 from ipu_chem.commands.parsing import positional
 from ipu_chem.outputs import check_file, data_of
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from ipu_chem.generation.sampling import Samples
 
 _SUFFIXES = (".csv", ".smi")
+KEPT = ("scaffold", "decorate", "linker", "motif")  # options that say what molecules keep
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,14 @@ class Options:
         top_k: draw among this many likeliest tokens; 0: all.
         top_p: draw among the likeliest with this probability together; 1: all.
         prefix: what every molecule begins with, as the run writes molecules; one of SELFIES also takes SMILES.
+        scaffold: SMILES that every molecule contains and begins with; it grows from any atom, or from those that are
+            marked, as in "c1cc([*:1])ccn1".
+        decorate: SMILES with marked atoms, each of which gets a side chain, and no other atom does.
+        linker: two SMILES with a marked atom each, which something links, as in "c1ccccc1[*:1].C1CCNCC1[*:2]".
+        motif: SMILES that every molecule contains somewhere.
+        tries: molecules drawn for each that is asked for, at most, until enough keep what was given.
+        ban: symbols of SELFIES that are never drawn, such as "[P][=S]".
+        only: elements that are drawn, separated by commas, such as C,N,O.
         max_length: tokens of a molecule, first and last included.
         batch: molecules at once.
         seed: the same seed gives the same molecules.
@@ -46,6 +55,13 @@ class Options:
     top_k: int = 0
     top_p: float = 1.0
     prefix: str = ""
+    scaffold: str = ""
+    decorate: str = ""
+    linker: str = ""
+    motif: str = ""
+    tries: int = 20
+    ban: str = ""
+    only: str = ""
     max_length: Optional[int] = None
     batch: int = 256
     seed: int = 0
@@ -69,31 +85,76 @@ class Options:
             batch="from 1 to 1,000,000",
             seed="0 or more",
             workers="from 1 to 1,024",
+            tries="from 1 to 1,000,000",
         )
+        given = [f"--{name}" for name in ("prefix", *KEPT) if getattr(self, name)]
+        if len(given) > 1:
+            raise ValueError(f"{' and '.join(given)} say both what molecules are to hold: give one of them.")
 
 
 def run(options: Options) -> int:
     """Write the molecules and print what they are."""
     read = [one for one in (options.train, options.reference) if one]
     output = check_file("--output", options.output, _SUFFIXES, [*read, *data_of([options.run])])
-    from ipu_chem.generation.molecules import decode_many, write_molecules
-    from ipu_chem.generation.sampling import generate
+    from ipu_chem.generation.molecules import write_molecules
     from ipu_chem.tasks.language_model import load_language_model
 
     language = load_language_model(options.run)
     device = _device(options.accelerator)
     known = _known(options, is_run=bool(language.info)) if options.metrics else None
-    names = ("temperature", "top_k", "top_p", "prefix", "batch", "seed", "max_length")
-    how = {name: getattr(options, name) for name in names}
-    samples = generate(language.model.to(device), language.tokenizer, options.count, **how)
-    representation = language.tokenizer.representation.name
-    molecules = decode_many(samples.texts, options.workers, progress=True, representation=representation)
-    write_molecules(output, samples, molecules, representation)
+    drawn = _steered if any(getattr(options, name) for name in KEPT) else _drawn
+    samples, molecules = drawn(options, language.model.to(device), language.tokenizer)
+    write_molecules(output, samples, molecules, language.tokenizer.representation.name)
     _print_counts(samples, molecules)
     if known is not None:
-        _print_metrics([molecule.smiles for molecule in molecules], known, options.workers)
+        from ipu_chem.commands.metrics import print_comparison
+        from ipu_chem.generation.metrics import compare
+
+        smiles = [molecule.smiles for molecule in molecules]
+        found = compare(smiles, known.train, known.reference, workers=options.workers, progress=True)
+        print_comparison(found, False, f"{len(known.reference):,} molecules of {known.origin}")
+        _print_distance(smiles, known.train, options.workers)
     print(f"molecules: {output}")
     return 0 if any(molecule.smiles for molecule in molecules) else 1
+
+
+def _drawn(options: Options, model: Any, tokenizer: Any) -> "Tuple[Samples, Sequence[Decoded]]":
+    """Molecules as they come."""
+    from ipu_chem.generation.molecules import decode_many
+    from ipu_chem.generation.sampling import generate
+
+    samples = generate(
+        model, tokenizer, options.count, prefix=options.prefix, seed=options.seed, **_how(options, tokenizer)
+    )
+    representation = tokenizer.representation.name
+    return samples, decode_many(samples.texts, options.workers, progress=True, representation=representation)
+
+
+def _steered(options: Options, model: Any, tokenizer: Any) -> "Tuple[Samples, Sequence[Decoded]]":
+    """Molecules that keep what was given, after a line of how many did."""
+    from ipu_chem.generation.steering.goals import GOALS
+    from ipu_chem.generation.steering.sampler import Sampler
+    from ipu_chem.generation.steering.steer import steer
+
+    kind = next(name for name in KEPT if getattr(options, name))
+    sampler = Sampler(model, tokenizer, workers=options.workers, **_how(options, tokenizer))
+    goal = GOALS[kind](getattr(options, kind), sampler)
+    found = steer(goal, sampler, options.count, options.seed, options.tries)
+    print(f"drawn        {found.drawn:,}, of which {found.passed:,} keep {goal.option} {getattr(options, kind)}")
+    for reason, count in found.reasons.items():
+        print(f"             {count:,} {reason}")
+    if len(found.decoded) < options.count:
+        print(f"fewer than --count {options.count:,}: raise --tries, which is {options.tries:,}, for more")
+    return found.samples, found.decoded
+
+
+def _how(options: Options, tokenizer: Any) -> Dict[str, Any]:
+    """Options of drawing."""
+    from ipu_chem.generation.steering.alphabet import banned_symbols
+
+    names = ("temperature", "top_k", "top_p", "batch", "max_length")
+    banned = banned_symbols(tokenizer, options.ban, options.only)
+    return {**{name: getattr(options, name) for name in names}, "banned": banned}
 
 
 def _print_counts(samples: "Samples", molecules: Sequence["Decoded"]) -> None:
@@ -108,18 +169,21 @@ def _print_counts(samples: "Samples", molecules: Sequence["Decoded"]) -> None:
     print(f"nats         {-samples.log_likelihoods.mean():.2f} per molecule, on the mean")
 
 
-def _print_metrics(generated: Sequence[str], known: "Known", workers: Optional[int]) -> None:
-    from ipu_chem.commands.pack import print_table
-    from ipu_chem.generation.metrics import MEANING, score
+def _print_distance(generated: Sequence[str], train: Optional[Sequence[str]], workers: Optional[int]) -> None:
+    """Print how far molecules are from those that the model was trained on, where these are known."""
+    if not train:
+        return
+    from ipu_chem.generation.steering.distance import training_distance
 
-    values = score(generated, known.train, known.reference, workers, progress=True)
-    print(f"compared with {len(known.reference):,} molecules of {known.origin}")
-    print_table(("metric", "value", "what it is"), [(name, f"{v:.4g}", MEANING[name]) for name, v in values.items()])
+    distance = training_distance(generated, train, workers)
+    print(f"Tanimoto distance to the nearest of {len(train):,} training molecules: {distance:.3f} on the mean")
 
 
 def _known(options: Options, is_run: bool) -> "Known":
     """Molecules of the files that were given, and for the others those of the run."""
-    from ipu_chem.generation.samples import Known, known_molecules, some
+    from ipu_chem.commands.metrics import canonical, read_rows
+    from ipu_chem.generation.molecules import some
+    from ipu_chem.generation.samples import Known, known_molecules
 
     files = {name: getattr(options, name) for name in ("train", "reference")}
     known = Known("", None, [])
@@ -127,7 +191,7 @@ def _known(options: Options, is_run: bool) -> "Known":
         from ipu_chem.trained_run import TrainedRun
 
         known = known_molecules(TrainedRun.load(options.run).loaded_task())
-    given = {name: _read(path, options) for name, path in files.items() if path}
+    given = {name: canonical(path, read_rows(path, options), options.workers) for name, path in files.items() if path}
     if "reference" in given:
         given = {**given, "reference": some(given["reference"]), "origin": options.reference}
     known = known._replace(**given)
@@ -137,20 +201,6 @@ def _known(options: Options, is_run: bool) -> "Known":
             "novelty), or leave --metrics out."
         )
     return known
-
-
-def _read(path: str, options: Options) -> List[str]:
-    """Canonical SMILES of a file; the others are counted."""
-    from ipu_chem.data.files.layout import TableOptions
-    from ipu_chem.data.files.table import Line, read_smiles_file
-    from ipu_chem.generation.molecules import canonical_smiles
-
-    entries = read_smiles_file(path, TableOptions.of(options, "--"))
-    molecules = canonical_smiles([entry.smiles for entry in entries if isinstance(entry, Line)], options.workers)
-    found = [molecule.smiles for molecule in molecules if molecule.smiles]
-    if len(found) < len(entries):
-        print(f"{path}: {len(entries) - len(found):,} of {len(entries):,} rows hold no molecule and are left out")
-    return found
 
 
 def _device(accelerator: str) -> str:

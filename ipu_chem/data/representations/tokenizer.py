@@ -229,6 +229,10 @@ class Tokenizer:
         """The same vocabulary, which reads what it lacks as ``unk_id``."""
         return type(self)(self.symbols, "map", self.representation.name)
 
+    def extended(self: _Self, symbols: Sequence[str]) -> _Self:
+        """The same vocabulary with further tokens, as corpora spell them, behind those that it has."""
+        return type(self)([*self.symbols, *symbols], self.unknown, self.representation.name)
+
     def without_stereo_of(self, store: Store) -> int:
         """Molecules of a corpus store of which it leaves out stereochemistry."""
         return 0
