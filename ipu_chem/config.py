@@ -28,9 +28,8 @@ class DataConfig(Chosen):
             nci (ships with RDKit), moses, zinc250k, chembl, pubchem10m, or file for SMILES of your own (.smi, .csv,
             .txt, also compressed). Or package.module:Class of your own.
         cache: folder for prepared data; empty is $IPU_CHEM_CACHE or ~/.cache/ipu-chem.
-        target: names of the labels to learn, separated by commas, in double quotes where they hold some; empty takes
-            the data set's first. For a file: columns, SDF properties or keys of the xyz comment line. A chemgpt learns
-            labels of a .csv with them, and the text itself without.
+        target: labels to learn, separated by commas, in double quotes where they hold some; empty takes the set's first.
+            Of a file: columns, SDF properties or keys of xyz comments. A chemgpt without any learns the text itself.
         limit: use only the first this many molecules; 0 uses all.
         workers: processes that prepare molecules; 0 is one per CPU core.
         references: what is subtracted from labels per element: none, atoms (the data set's atomic values),
@@ -49,8 +48,7 @@ class DataConfig(Chosen):
         stereo: keep what SMILES say of stereochemistry, or drop it (chemgpt).
         unknown: policy for tokens that the vocabulary lacks (chemgpt): error, drop (such molecules), map (to the
             unknown one), extend (the vocabulary of training.start_from), or auto (error; of labels extend, else drop).
-        fragments: of salts and other molecules of several: keep all (models of graphs leave such molecules out), the
-            largest (of most heavy atoms), or error.
+        fragments: of salts and other molecules of several: keep all (models of graphs do not), the largest, or error.
         representation: of molecules as tokens (chemgpt): selfies, smiles, safe, or package.module:Class of your own.
         atom_order: of the SMILES that it writes (chemgpt): canonical, or random, drawn once for every molecule.
     """
