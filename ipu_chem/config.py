@@ -28,7 +28,7 @@ class DataConfig(Chosen):
             nci (ships with RDKit), moses, zinc250k, chembl, pubchem10m, or file for SMILES of your own (.smi, .csv,
             .txt, also compressed). Or package.module:Class of your own.
         cache: folder for prepared data; empty is $IPU_CHEM_CACHE or ~/.cache/ipu-chem.
-        target: labels to learn, separated by commas, in double quotes where they hold some; empty takes the set's first.
+        target: labels to learn, separated by commas, in double quotes where they hold some; empty: the set's first.
             Of a file: columns, SDF properties or keys of xyz comments. A chemgpt without any learns the text itself.
         limit: use only the first this many molecules; 0 uses all.
         workers: processes that prepare molecules; 0 is one per CPU core.
