@@ -100,7 +100,7 @@ def test_labels_of_text_are_those_of_files(text_run, tmp_path, target):
         run.evaluate("tets")
     with pytest.raises(ValueError, match=r"molecule 1 \(C1CC\)"):
         run.predict(["CCO", "C1CC"])
-    with pytest.raises(ValueError, match="molecule 0: symbol .* not in the vocabulary"):
+    with pytest.raises(ValueError, match="molecule 0: token .* not in the vocabulary"):
         run.predict(["C[Pt]C"])
     with pytest.raises(ValueError, match="on text, which knows no positions and no forces"):
         run.energies_forces([WATER])
