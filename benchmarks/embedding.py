@@ -37,7 +37,7 @@ from benchmarks.common import (
 )
 from ipu_chem.data.corpora.encode import Manner, encode_lines
 from ipu_chem.data.files.table import Line
-from ipu_chem.data.selfies.tokens import Tokenizer
+from ipu_chem.data.representations.tokenizer import Tokenizer
 from ipu_chem.embedding import Embedder, EmbeddingOptions
 from ipu_chem.embedding.embed import embed_entries, entries_of
 from ipu_chem.embedding.files import embed_file

@@ -5,7 +5,7 @@ heavy, so that --help is instant.
 """
 
 from dataclasses import asdict, dataclass, field
-from typing import Any, ClassVar, Dict, FrozenSet, List, Literal, Mapping, Tuple
+from typing import Any, ClassVar, Dict, FrozenSet, List, Literal, Mapping
 
 from ipu_chem.backends.options import ACCELERATORS, Batching, Precision, TorchOptions
 from ipu_chem.backends.poptorch.options import IpuOptions
@@ -52,11 +52,13 @@ class DataConfig(Chosen):
             unknown one), extend (the vocabulary of training.start_from), or auto (error; of labels extend, else drop).
         fragments: what becomes of salts and other molecules of several fragments: keep (models of graphs leave them
             out), largest (take the fragment of most heavy atoms), or error.
+        representation: of molecules as tokens (chemgpt): selfies, smiles, safe, or package.module:Class of your own.
+        atom_order: of the SMILES that it writes (chemgpt): canonical, or random, drawn once for every molecule.
     """
 
     key: ClassVar[str] = "data"
     filled: ClassVar[FrozenSet[str]] = frozenset(
-        "name cache target targets limit workers progress stereo fragments".split()
+        "name cache target targets limit workers progress stereo fragments representation atom_order".split()
     )
     fills_own: ClassVar[bool] = False
 
@@ -77,6 +79,8 @@ class DataConfig(Chosen):
     stereo: Literal["keep", "drop"] = "keep"
     unknown: Literal["auto", "error", "drop", "map", "extend"] = "auto"
     fragments: Literal["keep", "largest", "error"] = "keep"
+    representation: str = "selfies"
+    atom_order: Literal["canonical", "random"] = "canonical"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -109,7 +113,8 @@ class DataConfig(Chosen):
 
     def corpus_options(self) -> Dict[str, Any]:
         """Options of `load_corpus`: those that all data have, and those of a table of one's own."""
-        manner = {"stereo": self.stereo == "keep", "fragments": self.fragments}
+        manner: Dict[str, Any] = {"stereo": self.stereo == "keep", "fragments": self.fragments}
+        manner.update(representation=self.representation, atom_order=self.atom_order)
         return {"limit": self.limit, "workers": self.workers, **manner, **TableOptions.of(self, "data.").given()}
 
     @classmethod
@@ -380,18 +385,6 @@ def check_keys(values: Mapping[str, Any]) -> None:
                 raise ValueError(classes[section].unknown_option(classes[section].chosen, key.partition(".")[2]))
             if key not in known:
                 raise ValueError(f"unknown option {key}{nearest(key, known)}")
-
-
-def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> List[Tuple[str, Any, Any]]:
-    """Differences of two configs as dicts: (dotted key, old value, new value)."""
-    result: List[Tuple[str, Any, Any]] = []
-    for key in sorted(set(old) | set(new)):
-        before, after = old.get(key), new.get(key)
-        if isinstance(before, Mapping) and isinstance(after, Mapping):
-            result += differences(before, after, f"{prefix}{key}.")
-        elif before != after:
-            result.append((prefix + key, before, after))
-    return result
 
 
 def _plain(value: Any) -> Any:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from ipu_chem.data.selfies.tokens import Tokenizer
+from ipu_chem.data.representations.tokenizer import Tokenizer
 from ipu_chem.huggingface import load_chemgpt, save_chemgpt
 from ipu_chem.models.chemgpt import ChemGPT
 

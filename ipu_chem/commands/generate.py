@@ -25,7 +25,7 @@ class Options:
         temperature: below 1 the likely becomes likelier.
         top_k: draw among this many likeliest tokens; 0: all.
         top_p: draw among the likeliest with this probability together; 1: all.
-        prefix: SELFIES or SMILES that every molecule begins with.
+        prefix: what every molecule begins with, as the run writes molecules; one of SELFIES also takes SMILES.
         max_length: tokens of a molecule, first and last included.
         batch: molecules at once.
         seed: the same seed gives the same molecules.
@@ -86,8 +86,9 @@ def run(options: Options) -> int:
     names = ("temperature", "top_k", "top_p", "prefix", "batch", "seed", "max_length")
     how = {name: getattr(options, name) for name in names}
     samples = generate(language.model.to(device), language.tokenizer, options.count, **how)
-    molecules = decode_many(samples.selfies, options.workers, progress=True)
-    write_molecules(output, samples, molecules)
+    representation = language.tokenizer.representation.name
+    molecules = decode_many(samples.texts, options.workers, progress=True, representation=representation)
+    write_molecules(output, samples, molecules, representation)
     _print_counts(samples, molecules)
     if known is not None:
         _print_metrics([molecule.smiles for molecule in molecules], known, options.workers)

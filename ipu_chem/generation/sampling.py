@@ -4,37 +4,33 @@ A. Fan, M. Lewis, Y. Dauphin, "Hierarchical neural story generation", ACL 2018 (
 "The curious case of neural text degeneration", ICLR 2020 (top-p, nucleus sampling).
 """
 
-import re
 from functools import partial
-from typing import TYPE_CHECKING, Callable, List, NamedTuple, Optional, Tuple
+from typing import TYPE_CHECKING, Callable, Collection, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ipu_chem.data.corpora.encode import libraries
-from ipu_chem.data.selfies.symbols import UnknownSymbol, is_symbol
+from ipu_chem.data.representations.base import UnknownToken
 from ipu_chem.models.chemgpt import ChemGPT
 from ipu_chem.models.decoding import Cache, decode_step, new_cache
 
 if TYPE_CHECKING:
-    from ipu_chem.data.selfies.tokens import Tokenizer
-
-_SELFIES = re.compile(r"(\[[^\[\]]+\]|\.)+")
+    from ipu_chem.data.representations.tokenizer import Tokenizer
 
 
 class Samples(NamedTuple):
     """Molecules as the model wrote them.
 
     Attributes:
-        selfies: N texts, the prefix included.
+        texts: N molecules in the representation of the vocabulary, the prefix included.
         finished: [N] bool; False where the sequence was full before the molecule ended.
         log_likelihoods: [N] float64, nats, of all tokens after the first, prefix and end included, under the
             model as it was trained: at temperature 1, whatever the molecule was drawn at.
     """
 
-    selfies: List[str]
+    texts: List[str]
     finished: np.ndarray
     log_likelihoods: np.ndarray
 
@@ -51,6 +47,8 @@ def generate(
     seed: int = 0,
     max_length: Optional[int] = None,
     progress: bool = True,
+    starts: Optional[Sequence[np.ndarray]] = None,
+    banned: Collection[str] = (),
 ) -> Samples:
     """Draw molecules, on the device where the model is.
 
@@ -65,62 +63,67 @@ def generate(
         top_k: draw among this many likeliest tokens; 0 draws among all.
         top_p: draw among the fewest likeliest tokens that have this probability together; 1 draws among all. After
             top_k where both are given.
-        prefix: SELFIES or SMILES that every molecule begins with; it goes on at the last atom. All its atoms and
-            bonds stay, but a ring that is closed later may raise the order of a bond.
+        prefix: what every molecule begins with, in the vocabulary's representation; one of SELFIES also takes SMILES
+            and goes on at their last atom: all atoms and bonds stay, but a ring that is closed later may raise the
+            order of a bond. SMILES are taken as they are written, open branches and rings included.
         batch: B, molecules at once.
         seed: 0 or more.
         max_length: tokens of a molecule, first and last included; None takes the model's `max_positions`.
         progress: show a bar on stderr.
+        starts: ``count`` arrays of token ids, the first token included, in place of ``prefix``: molecule i begins
+            with starts[i].
+        banned: tokens that are never drawn (SELFIES as 2.x spell them); starts may hold them.
 
     Raises:
-        ValueError: a number out of range, a prefix that has no ids or leaves no room, or a vocabulary larger
-            than the model's.
+        ValueError: a number out of range, a prefix or start that has no ids or leaves no room, a banned symbol that
+            the vocabulary lacks, or a vocabulary larger than the model's.
         FloatingPointError: the model gives NaN.
     """
     length = model.max_positions if max_length is None else max_length
-    start = encode_prefix(tokenizer, prefix)
     _check(count, temperature, top_k, top_p, batch, seed)
     if not 2 <= length <= model.max_positions:
         raise ValueError(f"max_length={length}: a molecule of this model has 2 to {model.max_positions} tokens.")
-    if len(start) >= length:
-        raise ValueError(
-            f"the prefix has {len(start) - 1} tokens, but a sequence of {length} begins with one token and ends with "
-            "another: give a shorter prefix or a larger max_length."
-        )
+    never = torch.from_numpy(never_drawn(model, tokenizer, banned))
+    begins = _starts(tokenizer, count, length, prefix, starts)
     device = next(model.parameters()).device
-    banned = _never_drawn(model, tokenizer).to(device)
-    probabilities = partial(token_probabilities, temperature=temperature, top_k=top_k, top_p=top_p, banned=banned)
+    probabilities = partial(
+        token_probabilities, temperature=temperature, top_k=top_k, top_p=top_p, banned=never.to(device)
+    )
     was_training = model.training
     model.eval()
-    selfies: List[str] = []
+    texts: List[str] = []
     finished, likelihoods = np.zeros(count, bool), np.zeros(count)
     try:
         with torch.no_grad(), tqdm(total=count, desc="generating", unit="molecule", disable=not progress) as bar:
             for first in range(0, count, batch):
                 rows = slice(first, min(first + batch, count))
                 uniform = torch.from_numpy(uniforms(seed, rows, length - 1)).to(device)
-                ids = torch.full((rows.stop - first, length), tokenizer.pad_id, dtype=torch.int64, device=device)
-                ids[:, : len(start)] = torch.from_numpy(start).to(device)
-                done, likelihood = _fill_rows(model, tokenizer, ids, len(start), uniform, probabilities)
-                selfies += [tokenizer.decode(row) for row in ids.cpu().numpy()]
+                given = begins if len(begins) == 1 else begins[rows]
+                begun = np.full((rows.stop - first, length), tokenizer.pad_id, np.int64)
+                for row in range(len(begun)):
+                    begun[row, : len(given[row % len(given)])] = given[row % len(given)]
+                ids = torch.from_numpy(begun).to(device)
+                lengths = torch.tensor([len(start) for start in given], device=device).expand(len(begun))
+                done, likelihood = _fill_rows(model, tokenizer, ids, lengths, uniform, probabilities)
+                texts += [tokenizer.decode(row) for row in ids.cpu().numpy()]
                 finished[rows], likelihoods[rows] = done.cpu().numpy(), likelihood.cpu().numpy()
                 bar.update(rows.stop - first)
     finally:
         model.train(was_training)
     if not np.isfinite(likelihoods).all():
         raise FloatingPointError("the model gives logits that are no numbers (NaN); its training has diverged.")
-    return Samples(selfies, finished, likelihoods)
+    return Samples(texts, finished, likelihoods)
 
 
 def _fill_rows(
     model: ChemGPT,
     tokenizer: "Tokenizer",
     ids: Tensor,
-    start: int,
+    start: Tensor,
     uniform: Tensor,
     probabilities: Callable[[Tensor], Tensor],
 ) -> Tuple[Tensor, Tensor]:
-    """Write rows ids [B, S] from slot ``start`` to their end, with uniform [B, S - 1].
+    """Write rows ids [B, S], each from its slot in start [B] to its end, with uniform [B, S - 1].
 
     Returns:
         (who has ended [B] bool, log-likelihood [B] float64 in nats).
@@ -133,7 +136,8 @@ def _fill_rows(
     likelihood = torch.zeros(rows, dtype=torch.float64, device=ids.device)
     for slot in range(1, length):
         logits = decode_step(model, ids[computed, slot - 1], positions[slot - 1], cache).to(torch.float64)
-        chosen = ids[computed, slot] if slot < start else draw(probabilities(logits), uniform[computed, slot - 1])
+        chosen = draw(probabilities(logits), uniform[computed, slot - 1])
+        chosen = torch.where(slot < start[computed], ids[computed, slot], chosen)
         nats = torch.log_softmax(logits, 1).gather(1, chosen.unsqueeze(1)).squeeze(1)
         # Rows that have ended go on being computed for a while; what is written behind their end is never read.
         ended = done[computed]
@@ -191,47 +195,76 @@ def uniforms(seed: int, rows: slice, steps: int) -> np.ndarray:
 
 
 def encode_prefix(tokenizer: "Tokenizer", prefix: str) -> np.ndarray:
-    """Ids that every molecule begins with, [1 + n] int64: the first token and those of SELFIES or SMILES.
-
-    SMILES are written in the order of their atoms, so that the last atom is where the molecule goes on.
+    """Ids that every molecule begins with, [1 + n] int64: the first token and those of the prefix.
 
     Raises:
-        ValueError: the prefix is neither, or the vocabulary lacks one of its symbols.
+        ValueError: the prefix cannot be written, or the vocabulary lacks one of its tokens.
     """
     if not prefix:
         return np.array([tokenizer.bos_id], np.int64)
-    text = prefix if _SELFIES.fullmatch(prefix) else _selfies_of(prefix)
+    text = tokenizer.representation.beginning(prefix)
     try:
         ids = np.asarray(tokenizer.encode(text, name=f"prefix {prefix}"), np.int64)[:-1]
-    except UnknownSymbol as error:
+    except UnknownToken as error:
         raise ValueError(f"{error.reason}; begin with something else.") from None
     if (ids[1:] == tokenizer.unk_id).any():
-        raise ValueError(f"prefix {prefix}: the vocabulary lacks one of the symbols of {text}.")
+        raise ValueError(f"prefix {prefix}: the vocabulary lacks one of the tokens of {text}.")
     return ids
 
 
-def _selfies_of(smiles: str) -> str:
-    libraries()
-    import selfies
+def never_drawn(model: ChemGPT, tokenizer: "Tokenizer", banned: Collection[str] = ()) -> np.ndarray:
+    """Ids that are never drawn, [K] int64, sorted: special tokens but the end, pieces of tokens as the published
+    vocabulary has them, rows of the model's table beyond the vocabulary, and ``banned`` symbols.
 
-    try:
-        return selfies.encoder(smiles)
-    except selfies.EncoderError as error:
-        reason = str(error).strip().split("\n")[0]
-        raise ValueError(f"prefix {smiles}: neither SELFIES nor SMILES that can be encoded ({reason}).") from None
-
-
-def _never_drawn(model: ChemGPT, tokenizer: "Tokenizer") -> Tensor:
-    """Ids that no molecule holds: special tokens but the end, pieces of tokens as the published vocabulary has
-    them, and rows of the model's table beyond the vocabulary."""
+    Raises:
+        ValueError: the vocabulary is larger than the model's, lacks a banned symbol, or has no others.
+    """
     there = model.embedding.wte.num_embeddings
     if tokenizer.vocab_size > there:
         raise ValueError(
             f"the tokenizer has {tokenizer.vocab_size} tokens and the model {there}: they do not belong together."
         )
-    special = {tokenizer.symbols.index(symbol) for symbol in tokenizer.special} - {tokenizer.eos_id}
-    pieces = {index for index, symbol in enumerate(tokenizer.modern_symbols()) if not is_symbol(symbol)}
-    return torch.tensor(sorted(special | pieces) + list(range(tokenizer.vocab_size, there)), dtype=torch.int64)
+    if isinstance(banned, str):
+        raise ValueError(f"banned={banned!r}: give a list of tokens, even of one.")
+    symbols = tokenizer.modern_symbols()
+    unknown = [symbol for symbol in banned if symbol not in symbols]
+    if unknown:
+        raise ValueError(f"banned token {unknown[0]} is not in the vocabulary, so it is never drawn: leave it out.")
+    never = {*tokenizer.never_written(there), *(index for index, symbol in enumerate(symbols) if symbol in banned)}
+    if len(never) == there:
+        raise ValueError("all tokens are banned: there is none to draw.")
+    return np.array(sorted(never), np.int64)
+
+
+def _starts(
+    tokenizer: "Tokenizer", count: int, length: int, prefix: str, starts: Optional[Sequence[np.ndarray]]
+) -> Sequence[np.ndarray]:
+    """Ids that molecules begin with: one array for each of them, or one for all."""
+    if starts is None:
+        start = encode_prefix(tokenizer, prefix)
+        if len(start) >= length:
+            raise ValueError(
+                f"the prefix has {len(start) - 1} tokens, but a sequence of {length} begins with one token and ends "
+                "with another: give a shorter prefix or a larger max_length."
+            )
+        return [start]
+    if prefix:
+        raise ValueError("prefix and starts say both what molecules begin with: give one of them.")
+    if len(starts) != count:
+        raise ValueError(f"{len(starts)} starts for {count} molecules: give one each.")
+    for index, start in enumerate(starts):
+        if start.ndim != 1 or not len(start) or start.min() < 0 or start.max() >= tokenizer.vocab_size:
+            raise ValueError(
+                f"starts[{index}] holds no ids of the tokenizer: give [1 + n] ids, the first token's first."
+            )
+        if (start == tokenizer.eos_id).any():
+            raise ValueError(f"starts[{index}] holds the token that ends a molecule: leave it out.")
+        if len(start) >= length:
+            raise ValueError(
+                f"starts[{index}] has {len(start)} tokens, but a sequence of {length} ends with one more: give a "
+                "shorter start or a larger max_length."
+            )
+    return starts
 
 
 def _check(count: int, temperature: float, top_k: int, top_p: float, batch: int, seed: int) -> None:

@@ -13,9 +13,9 @@ from ipu_chem.config import DataConfig, ModelConfig, RunConfig
 from ipu_chem.data.corpora import with_rows
 from ipu_chem.data.corpora.labels import load_labeled_corpus, load_labeled_dataset
 from ipu_chem.data.molecule import decode_text
+from ipu_chem.data.representations.saved import tokenizer_from_dict
+from ipu_chem.data.representations.tokenizer import Tokenizer
 from ipu_chem.data.selection import select_targets
-from ipu_chem.data.selfies.saved import tokenizer_from_dict
-from ipu_chem.data.selfies.tokens import Tokenizer
 from ipu_chem.data.standardize import Standardizer
 from ipu_chem.metrics import Target, label_metrics, targets_of
 from ipu_chem.models.adapters import merged_weights
@@ -23,7 +23,7 @@ from ipu_chem.models.chemgpt import ChemGPT, width_of
 from ipu_chem.models.property_head import ChemGPTProperty
 from ipu_chem.tasks.base import State, Task
 from ipu_chem.tasks.labels import KnownLabels, Labels, check_classes, is_smiles_table, planned_targets, target_names
-from ipu_chem.tasks.language import check_vocabulary, choose_tokenizer, known_ids
+from ipu_chem.tasks.language import check_vocabulary, choose_tokenizer, given_tokenizer, known_ids
 from ipu_chem.tasks.language_model import load_language_model
 from ipu_chem.tasks.sequences import (
     VOCABULARY,
@@ -77,10 +77,11 @@ class TextPropertyTask(Task):
         check_tuning(config)
         readout = config.model.readout
         chemgpt, vocabulary = _earlier(config, state)
+        given = given_tokenizer(config, state)
         store = _labeled(config, by_molecules(state))
         targets = targets_of(store.info["targets"])
         _check_readout(targets[0], readout)
-        tokenizer = choose_tokenizer(config, store, state)
+        tokenizer = choose_tokenizer(config, store, given)
         if vocabulary is not None:
             check_vocabulary(vocabulary, tokenizer, config.training.start_from)
         new: Sequence[str] = ()
@@ -199,13 +200,12 @@ class TextPropertyTask(Task):
 
     def describe(self) -> Dict[str, Any]:
         described, lengths = self.labels.describe(self.targets, self.items), self.ids.lengths
-        start = self.start_from
-        rank = self.model_config.lora_rank
+        start, language, rank = self.start_from, self.tokenizer.representation, self.model_config.lora_rank
         trained = f"its head and adapters of rank {rank}" if rank else "all of it"
         trained = "its head alone" if self.model_config.freeze else trained
         begun = f"weights of {start}" if start else "fresh weights"
         text = (
-            f"text: {self.tokenizer.vocab_size} tokens, {lengths.mean():.1f} tokens a molecule, "
+            f"text: {self.tokenizer.vocab_size} tokens of {language.title}, {lengths.mean():.1f} of them a molecule, "
             f"{int(lengths.max())} at most; sequences of {self.budget['tokens']} for {self.budget['segments']} "
             "molecules"
         )
@@ -215,6 +215,7 @@ class TextPropertyTask(Task):
             **described,
             "vocabulary": f"{self.tokenizer.vocab_size} tokens",
             "new symbols": list(self.new_symbols),
+            "representation": language.name,
             "tokenizer": self.tokenizer.fingerprint(),
             "longest": int(lengths.max()),
             "cut": {**self.store.info["left out"], **self.cut},

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ipu_chem.data.representations.base import UnknownToken
+from ipu_chem.data.representations.tokenizer import Tokenizer
 from ipu_chem.data.selfies.dialect import without_stereo
-from ipu_chem.data.selfies.symbols import UnknownSymbol
-from ipu_chem.data.selfies.tokens import Tokenizer
 from packing.store import Store
 
 _BY_TOKEN = ("embedding.wte.weight", "head.weight")  # weights with a row for every token
@@ -84,7 +84,7 @@ def extended_weights(
 def _lacks(tokenizer: Tokenizer, symbol: str) -> bool:
     try:
         tokenizer.id_of(symbol)
-    except UnknownSymbol:
+    except UnknownToken:
         return True
     return False
 
