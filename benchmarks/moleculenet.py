@@ -102,6 +102,8 @@ def main() -> int:
     settings = {"run": _fingerprint(options.run), "epochs": options.epochs, "learning_rate": options.learning_rate}
     settings["patience"] = options.patience
     rows = [row for row in _read(kept) if row["settings"] == settings]
+    if kept.is_file() and not kept.read_bytes().endswith(b"\n"):
+        kept.write_bytes(kept.read_bytes() + b"\n")  # behind a line that was cut
     known = {(row["set"], row["method"], row["seed"]) for row in rows}
     print(f"{kept}: {len(rows)} rows of these settings are known")
     late = False
@@ -121,7 +123,7 @@ def main() -> int:
                 row = {"set": name, "method": method, "seed": seed, "value": value, "seconds": round(seconds, 1)}
                 rows.append({**row, "settings": settings})
                 with open(kept, "a", encoding="utf-8") as file:
-                    file.write(json.dumps(rows[-1]) + "\n")
+                    file.write(f"{json.dumps(rows[-1])}\n")
                 print(f"{name}, {method}, seed {seed}: {value:.4f} in {seconds:.0f} CPU s", flush=True)
     _print(rows, options)
     if late:
@@ -228,7 +230,7 @@ def _value(metrics: Dict[str, float], targets: List[Any]) -> float:
 
 
 def _tuned(**more: Any) -> Callable[..., float]:
-    """A method that trains a ChemGPT; True in the place of start_from is the run."""
+    """A method that trains a ChemGPT: the run, with options of its model, or with ``fresh`` the same sizes."""
 
     def method(name: str, molecules: Molecules, seed: int, options: argparse.Namespace) -> float:
         fresh = more.get("fresh", False)
