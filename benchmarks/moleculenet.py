@@ -167,7 +167,7 @@ def _read(path: Path) -> Iterator[Dict[str, Any]]:
 
 
 def _fingerprint(run: Path) -> str:
-    """Name, data and step of a pretrained model, by which its rows are told from those of others."""
+    """Name, data and step of a pretrained model, that its rows are known by."""
     _, state = load_checkpoint(run / BEST)
     return f"{run.name}, {state['fingerprint']}, step {state.get('step', state.get('progress', {}).get('step', '?'))}"
 
