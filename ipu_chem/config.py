@@ -5,7 +5,7 @@ heavy, so that --help is instant.
 """
 
 from dataclasses import asdict, dataclass, field
-from typing import Any, ClassVar, Dict, FrozenSet, List, Literal, Mapping, Tuple
+from typing import Any, ClassVar, Dict, FrozenSet, List, Literal, Mapping
 
 from ipu_chem.backends.options import ACCELERATORS, Batching, Precision, TorchOptions
 from ipu_chem.backends.poptorch.options import IpuOptions
@@ -380,18 +380,6 @@ def check_keys(values: Mapping[str, Any]) -> None:
                 raise ValueError(classes[section].unknown_option(classes[section].chosen, key.partition(".")[2]))
             if key not in known:
                 raise ValueError(f"unknown option {key}{nearest(key, known)}")
-
-
-def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> List[Tuple[str, Any, Any]]:
-    """Differences of two configs as dicts: (dotted key, old value, new value)."""
-    result: List[Tuple[str, Any, Any]] = []
-    for key in sorted(set(old) | set(new)):
-        before, after = old.get(key), new.get(key)
-        if isinstance(before, Mapping) and isinstance(after, Mapping):
-            result += differences(before, after, f"{prefix}{key}.")
-        elif before != after:
-            result.append((prefix + key, before, after))
-    return result
 
 
 def _plain(value: Any) -> Any:

@@ -31,9 +31,10 @@ import ipu_chem
 from ipu_chem.backends import get_backend
 from ipu_chem.backends.base import Backend
 from ipu_chem.checkpoint import LAST, load_checkpoint
-from ipu_chem.config import FIXED, RunConfig, differences, from_dict, to_dict
+from ipu_chem.config import FIXED, RunConfig, from_dict, to_dict
 from ipu_chem.locks import locked
 from ipu_chem.optim import Schedule
+from ipu_chem.options import differences
 from ipu_chem.tasks.base import Task
 from ipu_chem.tasks.early import check_run
 from ipu_chem.tasks.graphs import GraphTask

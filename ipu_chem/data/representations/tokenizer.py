@@ -230,7 +230,7 @@ class Tokenizer:
         return type(self)(self.symbols, "map", self.representation.name)
 
     def extended(self: _Self, symbols: Sequence[str]) -> _Self:
-        """The same vocabulary with further tokens, as corpora spell them, behind those that it has."""
+        """The same vocabulary with further tokens, as molecules call them, behind those that it has."""
         return type(self)([*self.symbols, *symbols], self.unknown, self.representation.name)
 
     def without_stereo_of(self, store: Store) -> int:
