@@ -30,7 +30,7 @@ from ipu_chem.backends.options import Batching, TorchOptions
 from ipu_chem.backends.pytorch.backend import TorchBackend
 from ipu_chem.batches.tokens import TokenLoader
 from ipu_chem.data.corpora import corpus_in_memory
-from ipu_chem.data.selfies.tokens import Tokenizer
+from ipu_chem.data.representations.tokenizer import Tokenizer
 from ipu_chem.losses import token_cross_entropy
 from ipu_chem.models.chemgpt import ChemGPT
 from ipu_chem.models.gpt_neo import to_gpt_neo

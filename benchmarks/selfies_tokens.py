@@ -30,10 +30,10 @@ from benchmarks.common import (
     print_table,
     throughput_line,
 )
+from ipu_chem.data.representations.tokenizer import Tokenizer
 from ipu_chem.data.selfies.chemgpt import ChemGPTTokenizer
 from ipu_chem.data.selfies.dialect import to_version_1, without_stereo
 from ipu_chem.data.selfies.symbols import split_symbols
-from ipu_chem.data.selfies.tokens import Tokenizer
 from packing.types import Ragged
 
 FILES = ("moses_test.csv.gz", "zinc250k.smi.gz", "chembl30_valid.csv.gz")

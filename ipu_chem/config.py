@@ -52,11 +52,13 @@ class DataConfig(Chosen):
             out), map (read such symbols as the unknown one), or auto (error, and drop where labels are learned).
         fragments: what becomes of salts and other molecules of several fragments: keep (models of graphs leave them
             out), largest (take the fragment of most heavy atoms), or error.
+        representation: of molecules as tokens (chemgpt): selfies, smiles, safe, or package.module:Class of your own.
+        atom_order: of the SMILES that it writes (chemgpt): canonical, or random, drawn once for every molecule.
     """
 
     key: ClassVar[str] = "data"
     filled: ClassVar[FrozenSet[str]] = frozenset(
-        "name cache target targets limit workers progress stereo fragments".split()
+        "name cache target targets limit workers progress stereo fragments representation atom_order".split()
     )
     fills_own: ClassVar[bool] = False
 
@@ -77,6 +79,8 @@ class DataConfig(Chosen):
     stereo: Literal["keep", "drop"] = "keep"
     unknown: Literal["auto", "error", "drop", "map"] = "auto"
     fragments: Literal["keep", "largest", "error"] = "keep"
+    representation: str = "selfies"
+    atom_order: Literal["canonical", "random"] = "canonical"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -109,7 +113,8 @@ class DataConfig(Chosen):
 
     def corpus_options(self) -> Dict[str, Any]:
         """Options of `load_corpus`: those that all data have, and those of a table of one's own."""
-        manner = {"stereo": self.stereo == "keep", "fragments": self.fragments}
+        manner: Dict[str, Any] = {"stereo": self.stereo == "keep", "fragments": self.fragments}
+        manner.update(representation=self.representation, atom_order=self.atom_order)
         return {"limit": self.limit, "workers": self.workers, **manner, **TableOptions.of(self, "data.").given()}
 
     @classmethod

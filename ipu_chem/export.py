@@ -15,8 +15,10 @@ from torch import Tensor, nn
 
 import ipu_chem
 from ipu_chem.config import to_dict
-from ipu_chem.data.selfies.tokens import Tokenizer
+from ipu_chem.data.representations.tokenizer import Tokenizer
 from ipu_chem.data.standardize import Standardizer
+from ipu_chem.huggingface import model_card
+from ipu_chem.json_file import read_json
 from ipu_chem.metrics import is_binary
 from ipu_chem.models.chemgpt import ChemGPT
 from ipu_chem.models.compact import masks_from_ends
@@ -48,6 +50,7 @@ _INPUTS = {
     "ends": "tokens up to the end of each molecule; in padding those of the whole pack",
     "heavy_atoms": "heavy atoms of each molecule",
 }
+_MOLECULES = ("name", "source", "licence", "citation", "molecules", "split")  # of run.json, in a model card
 Written = Tuple[Dict[str, Any], str]  # entries of export.json, and the code of README.md
 
 
@@ -236,7 +239,7 @@ def _example(run: "TrainedRun", shape: Mapping[str, int]) -> Tuple[List[str], Tu
 
 
 def _huggingface(run: "TrainedRun", folder: Path, shape: Mapping[str, int]) -> Written:
-    """A GPT-Neo with its vocabulary, as AutoModelForCausalLM and AutoTokenizer load it."""
+    """A GPT-Neo with its vocabulary, as AutoModelForCausalLM and AutoTokenizer load it, and how it draws molecules."""
     from ipu_chem.huggingface import save_chemgpt
 
     task: Any = run.task
@@ -246,8 +249,17 @@ def _huggingface(run: "TrainedRun", folder: Path, shape: Mapping[str, int]) -> W
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 model, tokenizer = AutoModelForCausalLM.from_pretrained("."), AutoTokenizer.from_pretrained(".")
+ids = model.generate(num_return_sequences=4)  # drawn as generation_config.json says
+texts = tokenizer.batch_decode(ids, skip_special_tokens=True)
 """
-    return _units(run), code
+    representation = task.tokenizer.representation
+    card = {"representation": representation.name, "vocabulary": task.tokenizer.fingerprint()}
+    record = run.folder / "run.json"
+    if record.is_file():  # of what a run of this program has written beside its checkpoints
+        known = read_json(record, "move it away, and the model card says less of its molecules")
+        card["molecules"] = {name: known["data"][name] for name in _MOLECULES if name in known["data"]}
+        card["splits"], card["results"] = known.get("splits", {}), known.get("results", {})
+    return {**_units(run), "card": card}, code
 
 
 def _pyg(run: "TrainedRun", folder: Path, shape: Mapping[str, int]) -> Written:
@@ -311,14 +323,15 @@ def _units(run: "TrainedRun", undone: bool = True) -> Dict[str, Any]:
 
 
 def _readme(run: "TrainedRun", about: Mapping[str, Any], code: str) -> str:
-    """Directions to read the folder, in Markdown."""
+    """Directions to read the folder, in Markdown; of a language model also its model card."""
     outputs = ", ".join(f"{one['name']} ({one['unit'] or 'no unit'})" for one in about["outputs"])
     undone = f"standardized: {_UNDO}, with the numbers of `standardizer`" if "undo" in about else "in these units"
+    front, behind = model_card(about["card"]) if "card" in about else ("", "")
     return (
-        f"# {run.config.model.name} as {about['format']}\n\n"
+        f"{front}# {run.config.model.name} as {about['format']}\n\n"
         f"Written by ipu-chem {about['ipu_chem']} (torch {about['torch']}) from {run.folder.name}. Outputs: {outputs}; "
         f"they are {undone}. {_ABOUT} has the run's options, and names, shapes and meaning of what goes in and comes "
-        f"out.\n\n```python\n{code.strip()}\n```\n"
+        f"out.\n\n```python\n{code.strip()}\n```\n{behind}"
     )
 
 

@@ -2,12 +2,13 @@
 
 import json
 from pathlib import Path
-from typing import Any, Dict, Optional, Tuple
+from typing import Any, Dict, Mapping, Optional, Tuple
 
 from torch import Tensor
 
 from ipu_chem.data.files.torch_files import load_torch
-from ipu_chem.data.selfies.tokens import Tokenizer
+from ipu_chem.data.representations.registry import representation_named
+from ipu_chem.data.representations.tokenizer import Tokenizer
 from ipu_chem.models.chemgpt import ChemGPT
 from ipu_chem.models.gpt_neo import from_gpt_neo, to_gpt_neo
 from packing.files import PathLike, atomic_folder
@@ -41,7 +42,7 @@ def load_chemgpt(folder: PathLike) -> Tuple[ChemGPT, Optional[Tokenizer]]:
         raise ValueError(f"{folder}: {error}") from error
     if not (folder / _TOKENIZER).is_file():
         return model, None
-    from ipu_chem.data.selfies.saved import tokenizer_from_huggingface
+    from ipu_chem.data.representations.saved import tokenizer_from_huggingface
 
     tokenizer = tokenizer_from_huggingface(folder)
     _check_vocabulary(model, tokenizer, str(folder))
@@ -53,7 +54,8 @@ def save_chemgpt(model: ChemGPT, tokenizer: Optional[Tokenizer], folder: PathLik
 
     Args:
         model: with learned positions.
-        tokenizer: its vocabulary; None writes none, and no ids of first, last and padding tokens.
+        tokenizer: its vocabulary; None writes none, and no ids of first, last and padding tokens. With one, what
+            `generate` draws in transformers has the distribution of `ipu_chem.generation.sampling.generate`.
         folder: new or empty.
 
     Raises:
@@ -68,18 +70,58 @@ def save_chemgpt(model: ChemGPT, tokenizer: Optional[Tokenizer], folder: PathLik
         raise ValueError(f"{folder} holds files already; give a new folder.")
     config, state = to_gpt_neo(model)
     special: Dict[str, Any] = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
+    # As `ipu-chem generate` draws: among all tokens, where transformers would take the likeliest or one of 50.
+    drawn: Dict[str, Any] = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0}
     if tokenizer is not None:
         _check_vocabulary(model, tokenizer, "this model")
         special = {name: int(getattr(tokenizer, name[: -len("_token_id")] + "_id")) for name in special}
+        drawn["suppress_tokens"] = tokenizer.never_written(config["vocab_size"])
     config.update(special)
     weights = save({name: value.cpu().contiguous() for name, value in state.items()}, metadata={"format": "pt"})
-    generation = {**special, "max_length": config["max_position_embeddings"]}
+    generation = {**special, "max_length": config["max_position_embeddings"], **drawn}
     with atomic_folder(folder) as made:
         (made / _CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         (made / "generation_config.json").write_text(json.dumps(generation, indent=2) + "\n", encoding="utf-8")
         (made / _WEIGHTS).write_bytes(weights)
         if tokenizer is not None:
             tokenizer.save_huggingface(made)
+
+
+def model_card(card: Mapping[str, Any]) -> Tuple[str, str]:
+    """Front matter, and sections for the end, of the README.md of a folder, as Hugging Face shows model cards.
+
+    M. Mitchell et al., "Model cards for model reporting", FAT* 2019.
+
+    Args:
+        card: representation, and of a run molecules, splits and results, as run.json has them.
+    """
+    title, found = representation_named(card["representation"]).title, card.get("molecules", {})
+    front = (
+        "---\nlibrary_name: transformers\npipeline_tag: text-generation\n"
+        f"tags: [chemistry, molecule-generation, gpt_neo, {title.lower()}]\n---\n\n"
+    )
+    splits = ", ".join(f"{count:,} {name}" for name, count in card.get("splits", {}).items())
+    lines = [
+        "## Model",
+        f"A language model, a GPT-Neo, of molecules as {title}: a first token, those of the molecule, a last one.",
+        "## Molecules",
+        *(f"{name}: {value}" for name, value in found.items()),
+        *([f"splits: {splits}"] if splits else []),
+        *([] if found else ["The run does not say which."]),
+    ]
+    if card.get("results"):
+        names = list(dict.fromkeys(name for values in card["results"].values() for name in values))
+        table = [["split", *names], ["---"] * (len(names) + 1)]
+        for split, values in card["results"].items():
+            table.append([split, *(f"{values[name]:.5g}" if name in values else "" for name in names)])
+        lines += ["## Results", "\n".join(f"| {' | '.join(row)} |" for row in table)]
+        lines.append("Only nats per heavy atom compare with models of other vocabularies.")
+    lines += [
+        "## Limits",
+        "It writes molecules like those it was trained on. Nobody has tested what it writes for toxicity or stability; "
+        + ("check with RDKit which texts are molecules." if title != "SELFIES" else "selfies.decoder gives SMILES."),
+    ]
+    return front, "\n" + "\n\n".join(lines) + "\n"
 
 
 def _check_vocabulary(model: ChemGPT, tokenizer: Tokenizer, name: str) -> None:

@@ -24,7 +24,7 @@ from ipu_chem.data.corpora.memory import corpus_in_memory
 from ipu_chem.data.edges import edges_in_memory
 from ipu_chem.data.fragments import ERROR, KEEP
 from ipu_chem.data.molecule import molecules_to_store
-from ipu_chem.data.selfies.store import encode_known
+from ipu_chem.data.representations.store import encode_known
 from ipu_chem.data.standardize import Standardizer, unfit
 from ipu_chem.data.structures import to_molecule
 from ipu_chem.tasks.base import Task
@@ -124,7 +124,8 @@ class TrainedRun:
     def manner(self) -> Manner:
         """Options by which it reads SMILES as text."""
         data = self.config.data
-        return Manner(data.stereo == "keep", KEEP if data.fragments == ERROR else data.fragments)
+        fragments = KEEP if data.fragments == ERROR else data.fragments
+        return Manner(data.stereo == "keep", fragments, data.representation, data.atom_order)
 
     @cached_property
     def model(self) -> nn.Module:

@@ -12,8 +12,8 @@ from torch import Tensor
 from ipu_chem.backends.options import Batching
 from ipu_chem.batches.tokens import TokenLoader
 from ipu_chem.data.corpora.memory import corpus_in_memory
+from ipu_chem.data.representations.tokenizer import Tokenizer
 from ipu_chem.data.selfies.chemgpt import ChemGPTTokenizer
-from ipu_chem.data.selfies.tokens import Tokenizer
 from ipu_chem.huggingface import load_chemgpt, save_chemgpt
 from ipu_chem.losses import token_cross_entropy
 from ipu_chem.models.chemgpt import ChemGPT

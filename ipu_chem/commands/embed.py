@@ -20,7 +20,7 @@ class Options:
         special_tokens: count the marks of begin and end too.
         tokens: of a packed sequence; grows with the molecules if not given, up to the model's.
         long: molecules that are longer: error, drop or truncate.
-        notation: smiles or selfies.
+        notation: smiles, or texts as the model reads them: selfies, or text for any representation.
         stereo: keep stereochemistry.
         fragments: of molecules of several: keep, largest or error.
         unknown: symbols that the vocabulary lacks: error (no vector) or map (read as the unknown one).

@@ -26,7 +26,7 @@ class Options:
         temperature: below 1 the likely becomes likelier.
         top_k: draw among this many likeliest tokens; 0: all.
         top_p: draw among the likeliest with this probability together; 1: all.
-        prefix: SELFIES or SMILES that every molecule begins with.
+        prefix: what every molecule begins with, as the run writes molecules; one of SELFIES also takes SMILES.
         scaffold: SMILES that every molecule contains and begins with; it grows from any atom, or from those that are
             marked, as in "c1cc([*:1])ccn1".
         decorate: SMILES with marked atoms, each of which gets a side chain, and no other atom does.
@@ -104,7 +104,7 @@ def run(options: Options) -> int:
     known = _known(options, is_run=bool(language.info)) if options.metrics else None
     drawn = _steered if any(getattr(options, name) for name in KEPT) else _drawn
     samples, molecules = drawn(options, language.model.to(device), language.tokenizer)
-    write_molecules(output, samples, molecules)
+    write_molecules(output, samples, molecules, language.tokenizer.representation.name)
     _print_counts(samples, molecules)
     if known is not None:
         _print_metrics([molecule.smiles for molecule in molecules], known, options.workers)
@@ -120,7 +120,8 @@ def _drawn(options: Options, model: Any, tokenizer: Any) -> "Tuple[Samples, Sequ
     samples = generate(
         model, tokenizer, options.count, prefix=options.prefix, seed=options.seed, **_how(options, tokenizer)
     )
-    return samples, decode_many(samples.selfies, options.workers, progress=True)
+    representation = tokenizer.representation.name
+    return samples, decode_many(samples.texts, options.workers, progress=True, representation=representation)
 
 
 def _steered(options: Options, model: Any, tokenizer: Any) -> "Tuple[Samples, Sequence[Decoded]]":

@@ -5,7 +5,6 @@ what may run for hours: a molecule that cannot be embedded gets NaN and a reason
 """
 
 import copy
-import re
 from collections import deque
 from functools import partial
 from itertools import chain, islice
@@ -21,7 +20,8 @@ from ipu_chem.backends.options import Batching
 from ipu_chem.batches.text_labels import TextPropertyLoader
 from ipu_chem.data.corpora.encode import Manner, encode_lines, libraries
 from ipu_chem.data.files.table import Entry, Failure, Line
-from ipu_chem.data.selfies.symbols import UnknownSymbol
+from ipu_chem.data.representations.base import UnknownToken
+from ipu_chem.data.representations.smiles import looks_like_selfies
 from ipu_chem.embedding.options import EmbeddingOptions
 from ipu_chem.models.chemgpt import ChemGPT
 from ipu_chem.models.pooling import PooledChemGPT, check_pooling
@@ -33,14 +33,12 @@ from packing import Budget, Ragged, make_plan
 _TOKENS_PER_MOLECULE = 8
 _IT = "the molecule"
 _PER_TASK = 64  # molecules that a process is sent at a time
-# All brackets, and [C] among them: as SMILES that is a bare carbon, at which RDKit would not complain.
-_BRACKETS = re.compile(r"(\[[^\]]*\])+")
 
 
 class Text(NamedTuple):
-    """A molecule as SELFIES, or why it is none."""
+    """A molecule in the model's representation, or why it is none."""
 
-    selfies: str
+    text: str
     reason: str
 
 
@@ -82,7 +80,7 @@ class Embedder:
 
         Args:
             model: a `ChemGPT`.
-            tokenizer: of the model (`ipu_chem.data.selfies.tokens`).
+            tokenizer: of the model (`ipu_chem.data.representations.tokenizer`).
             options: all others.
 
         Raises:
@@ -90,8 +88,14 @@ class Embedder:
         """
         self.options = options or EmbeddingOptions()
         check_pooling(self.options.pooling)
+        representation = tokenizer.representation
         if self.options.notation == "smiles":
-            libraries()
+            libraries(representation.name)
+        elif self.options.notation not in ("text", representation.name):
+            raise ValueError(
+                f"notation={self.options.notation}: the model reads {representation.title}; give SMILES with "
+                f"notation=smiles, or its {representation.title} as they are with notation=text."
+            )
         self.model = model
         self.tokenizer = tokenizer.mapping_unknown() if self.options.unknown == "map" else tokenizer
         words = model.embedding.wte.num_embeddings
@@ -115,7 +119,7 @@ class Embedder:
         Raises:
             ValueError: a molecule is too long and ``long`` is error; names it and what would do.
         """
-        for part, texts in self._as_selfies(_parts(entries, self.options.chunk)):
+        for part, texts in self._as_texts(_parts(entries, self.options.chunk)):
             yield self._embed(part, texts)
 
     def close(self) -> None:
@@ -129,12 +133,14 @@ class Embedder:
     def __exit__(self, *_: Any) -> None:
         self.close()
 
-    def _as_selfies(self, parts: Iterable[List[Entry]]) -> Iterator[Tuple[List[Entry], List[Text]]]:
-        """Each part with the SELFIES of its molecules; processes work one part ahead."""
-        if self.options.notation == "selfies":
-            yield from ((part, [_unchanged(entry) for entry in part]) for part in parts)
+    def _as_texts(self, parts: Iterable[List[Entry]]) -> Iterator[Tuple[List[Entry], List[Text]]]:
+        """Each part with the texts of its molecules; processes work one part ahead."""
+        representation = self.tokenizer.representation
+        if self.options.notation != "smiles":
+            yield from ((part, [_unchanged(entry, representation.title) for entry in part]) for part in parts)
             return
-        translate = partial(_translated, manner=Manner(self.options.stereo, self.options.fragments))
+        manner = Manner(self.options.stereo, self.options.fragments, representation.name)
+        translate = partial(_translated, manner=manner)
         waiting: Deque[List[Entry]] = deque()
 
         def tasks() -> Iterator[List[Entry]]:
@@ -172,16 +178,16 @@ class Embedder:
         return Chunk(part, values, remarks)
 
     def _tokens(self, part: List[Entry], texts: List[Text]) -> Iterator[Tuple[int, Union[np.ndarray, str]]]:
-        """Rows with SELFIES, and their token ids or why there are none."""
+        """Rows with texts, and their token ids or why there are none."""
         rows = [row for row, text in enumerate(texts) if not text.reason]
         try:
-            ids = self.tokenizer.encode_many([texts[row].selfies for row in rows])
+            ids = self.tokenizer.encode_many([texts[row].text for row in rows])
         except ValueError:  # of one molecule: find out which
             for row in rows:
                 try:
-                    yield row, self.tokenizer.encode(texts[row].selfies, _IT)
+                    yield row, self.tokenizer.encode(texts[row].text, _IT)
                 except ValueError as error:  # the line is named by whoever shows the reason
-                    lacks = isinstance(error, UnknownSymbol)
+                    lacks = isinstance(error, UnknownToken)
                     why = f"{error.reason} (--unknown map reads it as the unknown one)" if lacks else str(error)
                     yield row, why[len(_IT) + 2 :] if why.startswith(f"{_IT}: ") else why
         else:
@@ -297,19 +303,19 @@ def _parts(entries: Iterable[Entry], size: int) -> Iterator[List[Entry]]:
         part = list(islice(iterator, size))
 
 
-def _unchanged(entry: Entry) -> Text:
-    """A molecule that is SELFIES already."""
+def _unchanged(entry: Entry, title: str) -> Text:
+    """A molecule that is in the model's representation already."""
     if isinstance(entry, Failure):
         return Text("", entry.reason)
-    return Text(entry.smiles.strip(), "" if entry.smiles.strip() else "no SELFIES")
+    return Text(entry.smiles.strip(), "" if entry.smiles.strip() else f"no {title}")
 
 
 def _translated(entries: Sequence[Entry], manner: Manner) -> List[Text]:
-    """SELFIES of SMILES."""
+    """Texts of SMILES in the representation of the manner."""
     texts = [Text("", entry.reason if isinstance(entry, Failure) else "") for entry in entries]
     lines = []
     for row, (entry, text) in enumerate(zip(entries, texts)):
-        if "[C]" in entry.smiles and _BRACKETS.fullmatch(entry.smiles.strip()):
+        if looks_like_selfies(entry.smiles):
             texts[row] = Text("", "looks like SELFIES; say notation=selfies")
         elif not text.reason:
             lines.append(Line(row, entry.smiles))

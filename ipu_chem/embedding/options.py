@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Optional
 
-NOTATIONS = ("smiles", "selfies")
+NOTATIONS = ("smiles", "selfies", "text")
 LONG = ("error", "drop", "truncate")
 FRAGMENTS = ("keep", "largest", "error")
 UNKNOWN = ("error", "map")
@@ -20,7 +20,8 @@ class EmbeddingOptions:
         tokens: of a packed sequence, begin and end of every molecule included; None begins with the length that is
             fastest for the model and doubles it where a molecule is longer, up to the longest that the model reads.
         long: policy for molecules longer than that: error, drop (it gets no vector) or truncate.
-        notation: of the molecules, smiles or selfies.
+        notation: of the molecules: smiles, which are written anew as the model reads molecules, or texts that are so
+            already, as they are: selfies, or text for any representation.
         stereo: keep stereochemistry; turn it off for a model whose vocabulary has none.
         fragments: of a salt or another molecule of several: keep all, the largest, or error (it gets no vector).
         unknown: policy for symbols that the vocabulary lacks: error (the molecule gets no vector), or map, which reads

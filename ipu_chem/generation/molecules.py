@@ -1,11 +1,13 @@
-"""Molecules that a model wrote: SELFIES to canonical SMILES, and reasons where there is no molecule."""
+"""Molecules that a model wrote: texts of a representation to canonical SMILES, or why they are no molecules."""
 
 import csv
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Dict, List, NamedTuple, Optional, Sequence
 
 from ipu_chem.data.corpora.encode import libraries
+from ipu_chem.data.representations.registry import USUAL, representation_named
 from ipu_chem.parallel import in_parallel
 from packing.files import PathLike, atomic_file
 
@@ -13,7 +15,6 @@ if TYPE_CHECKING:
     from ipu_chem.generation.sampling import Samples
 
 EMPTY = "empty: no atom"
-NO_SELFIES = "no SELFIES that can be decoded"
 NO_MOLECULE = "RDKit cannot parse the SMILES"
 
 
@@ -29,19 +30,23 @@ class Decoded(NamedTuple):
     reason: str
 
 
-def decode_many(selfies: Sequence[str], workers: Optional[int] = None, progress: bool = False) -> List[Decoded]:
-    """SELFIES as canonical SMILES, in the order given, in parallel processes.
+def decode_many(
+    texts: Sequence[str], workers: Optional[int] = None, progress: bool = False, representation: str = USUAL
+) -> List[Decoded]:
+    """Molecules in a representation as canonical SMILES, in the order given, in parallel processes.
 
     Args:
-        selfies: N texts.
+        texts: N molecules as a model wrote them.
         workers: processes; None takes the cores this process may use.
         progress: show a bar on stderr.
+        representation: of the texts, its name.
 
     Raises:
-        ValueError: rdkit or selfies is not installed.
+        ValueError: there is no such representation, or a library is not installed.
     """
-    libraries()
-    return list(in_parallel(_decode, selfies, workers, title="decoding" if progress else None))
+    libraries(representation)
+    decode = partial(_decode, representation=representation)
+    return list(in_parallel(decode, texts, workers, title="decoding" if progress else None))
 
 
 def canonical_smiles(smiles: Sequence[str], workers: Optional[int] = None) -> List[Decoded]:
@@ -54,33 +59,34 @@ def count_reasons(decoded: Sequence[Decoded]) -> Dict[str, int]:
     return dict(Counter(entry.reason for entry in decoded if entry.reason).most_common())
 
 
-def write_molecules(path: PathLike, samples: "Samples", decoded: Sequence[Decoded]) -> None:
+def write_molecules(
+    path: PathLike, samples: "Samples", decoded: Sequence[Decoded], representation: str = USUAL
+) -> None:
     """Write generated molecules, atomically.
 
     Args:
         path: .smi takes the valid molecules, each with its number from 1; any other name takes a CSV of all: smiles,
-            selfies, finished (1 or 0), log_likelihood in nats, reason.
+            selfies (text, of other representations), finished (1 or 0), log_likelihood in nats, reason.
         samples: N molecules as the model wrote them.
         decoded: the same N.
+        representation: of the samples, its name.
     """
     with atomic_file(path, "w") as file:
         if Path(path).suffix == ".smi":
             file.writelines(f"{entry.smiles} {i}\n" for i, entry in enumerate(decoded, start=1) if entry.smiles)
             return
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["smiles", "selfies", "finished", "log_likelihood", "reason"])
-        for (smiles, reason), selfies, finished, nats in zip(decoded, *samples):
-            writer.writerow([smiles, selfies, int(finished), f"{nats:.4f}", reason])
+        column = representation_named(representation).column
+        writer.writerow(["smiles", column, "finished", "log_likelihood", "reason"])
+        for (smiles, reason), text, finished, nats in zip(decoded, *samples):
+            writer.writerow([smiles, text, int(finished), f"{nats:.4f}", reason])
 
 
-def _decode(text: str) -> Decoded:
-    import selfies
-
+def _decode(text: str, representation: str) -> Decoded:
     try:
-        smiles = selfies.decoder(text)
-    except Exception:  # whatever selfies trips over, the other molecules must not be lost
-        return Decoded("", NO_SELFIES)
-    return _canonical(smiles or "")
+        return _canonical(representation_named(representation).read(text))
+    except ValueError as error:
+        return Decoded("", str(error))
 
 
 def _canonical(smiles: str) -> Decoded:

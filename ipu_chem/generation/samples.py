@@ -59,8 +59,9 @@ def write_samples(
         model = fresh.model()
     model.load_state_dict(weights)
     samples = generate(model.model.eval(), fresh.tokenizer, count, seed=task.seed)
-    decoded = decode_many(samples.selfies, workers)
-    write_molecules(folder / FILE, samples, decoded)
+    representation = fresh.tokenizer.representation.name
+    decoded = decode_many(samples.texts, workers, representation=representation)
+    write_molecules(folder / FILE, samples, decoded, representation)
     known = known_molecules(task)
     result: Dict[str, Any] = {
         "count": len(decoded),

@@ -4,7 +4,6 @@ A. Fan, M. Lewis, Y. Dauphin, "Hierarchical neural story generation", ACL 2018 (
 "The curious case of neural text degeneration", ICLR 2020 (top-p, nucleus sampling).
 """
 
-import re
 from functools import partial
 from typing import TYPE_CHECKING, Callable, Collection, List, NamedTuple, Optional, Sequence, Tuple
 
@@ -13,28 +12,25 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ipu_chem.data.corpora.encode import libraries
-from ipu_chem.data.selfies.symbols import UnknownSymbol, is_symbol
+from ipu_chem.data.representations.base import UnknownToken
 from ipu_chem.models.chemgpt import ChemGPT
 from ipu_chem.models.decoding import Cache, decode_step, new_cache
 
 if TYPE_CHECKING:
-    from ipu_chem.data.selfies.tokens import Tokenizer
-
-_SELFIES = re.compile(r"(\[[^\[\]]+\]|\.)+")
+    from ipu_chem.data.representations.tokenizer import Tokenizer
 
 
 class Samples(NamedTuple):
     """Molecules as the model wrote them.
 
     Attributes:
-        selfies: N texts, the prefix included.
+        texts: N molecules in the representation of the vocabulary, the prefix included.
         finished: [N] bool; False where the sequence was full before the molecule ended.
         log_likelihoods: [N] float64, nats, of all tokens after the first, prefix and end included, under the
             model as it was trained: at temperature 1, whatever the molecule was drawn at.
     """
 
-    selfies: List[str]
+    texts: List[str]
     finished: np.ndarray
     log_likelihoods: np.ndarray
 
@@ -67,15 +63,16 @@ def generate(
         top_k: draw among this many likeliest tokens; 0 draws among all.
         top_p: draw among the fewest likeliest tokens that have this probability together; 1 draws among all. After
             top_k where both are given.
-        prefix: SELFIES or SMILES that every molecule begins with; it goes on at the last atom. All its atoms and
-            bonds stay, but a ring that is closed later may raise the order of a bond.
+        prefix: what every molecule begins with, in the vocabulary's representation; one of SELFIES also takes SMILES
+            and goes on at their last atom: all atoms and bonds stay, but a ring that is closed later may raise the
+            order of a bond. SMILES are taken as they are written, open branches and rings included.
         batch: B, molecules at once.
         seed: 0 or more.
         max_length: tokens of a molecule, first and last included; None takes the model's `max_positions`.
         progress: show a bar on stderr.
         starts: ``count`` arrays of token ids, the first token included, in place of ``prefix``: molecule i begins
             with starts[i].
-        banned: symbols that are never drawn, as SELFIES 2.x spell them; starts may hold them.
+        banned: tokens that are never drawn (SELFIES as 2.x spell them); starts may hold them.
 
     Raises:
         ValueError: a number out of range, a prefix or start that has no ids or leaves no room, a banned symbol that
@@ -94,7 +91,7 @@ def generate(
     )
     was_training = model.training
     model.eval()
-    selfies: List[str] = []
+    texts: List[str] = []
     finished, likelihoods = np.zeros(count, bool), np.zeros(count)
     try:
         with torch.no_grad(), tqdm(total=count, desc="generating", unit="molecule", disable=not progress) as bar:
@@ -108,14 +105,14 @@ def generate(
                 ids = torch.from_numpy(begun).to(device)
                 lengths = torch.tensor([len(start) for start in given], device=device).expand(len(begun))
                 done, likelihood = _fill_rows(model, tokenizer, ids, lengths, uniform, probabilities)
-                selfies += [tokenizer.decode(row) for row in ids.cpu().numpy()]
+                texts += [tokenizer.decode(row) for row in ids.cpu().numpy()]
                 finished[rows], likelihoods[rows] = done.cpu().numpy(), likelihood.cpu().numpy()
                 bar.update(rows.stop - first)
     finally:
         model.train(was_training)
     if not np.isfinite(likelihoods).all():
         raise FloatingPointError("the model gives logits that are no numbers (NaN); its training has diverged.")
-    return Samples(selfies, finished, likelihoods)
+    return Samples(texts, finished, likelihoods)
 
 
 def _fill_rows(
@@ -198,34 +195,21 @@ def uniforms(seed: int, rows: slice, steps: int) -> np.ndarray:
 
 
 def encode_prefix(tokenizer: "Tokenizer", prefix: str) -> np.ndarray:
-    """Ids that every molecule begins with, [1 + n] int64: the first token and those of SELFIES or SMILES.
-
-    SMILES are written in the order of their atoms, so that the last atom is where the molecule goes on.
+    """Ids that every molecule begins with, [1 + n] int64: the first token and those of the prefix.
 
     Raises:
-        ValueError: the prefix is neither, or the vocabulary lacks one of its symbols.
+        ValueError: the prefix cannot be written, or the vocabulary lacks one of its tokens.
     """
     if not prefix:
         return np.array([tokenizer.bos_id], np.int64)
-    text = prefix if _SELFIES.fullmatch(prefix) else _selfies_of(prefix)
+    text = tokenizer.representation.beginning(prefix)
     try:
         ids = np.asarray(tokenizer.encode(text, name=f"prefix {prefix}"), np.int64)[:-1]
-    except UnknownSymbol as error:
+    except UnknownToken as error:
         raise ValueError(f"{error.reason}; begin with something else.") from None
     if (ids[1:] == tokenizer.unk_id).any():
-        raise ValueError(f"prefix {prefix}: the vocabulary lacks one of the symbols of {text}.")
+        raise ValueError(f"prefix {prefix}: the vocabulary lacks one of the tokens of {text}.")
     return ids
-
-
-def _selfies_of(smiles: str) -> str:
-    libraries()
-    import selfies
-
-    try:
-        return selfies.encoder(smiles)
-    except selfies.EncoderError as error:
-        reason = str(error).strip().split("\n")[0]
-        raise ValueError(f"prefix {smiles}: neither SELFIES nor SMILES that can be encoded ({reason}).") from None
 
 
 def never_drawn(model: ChemGPT, tokenizer: "Tokenizer", banned: Collection[str] = ()) -> np.ndarray:
@@ -241,16 +225,15 @@ def never_drawn(model: ChemGPT, tokenizer: "Tokenizer", banned: Collection[str] 
             f"the tokenizer has {tokenizer.vocab_size} tokens and the model {there}: they do not belong together."
         )
     if isinstance(banned, str):
-        raise ValueError(f"banned={banned!r}: give a list of symbols, even of one.")
+        raise ValueError(f"banned={banned!r}: give a list of tokens, even of one.")
     symbols = tokenizer.modern_symbols()
     unknown = [symbol for symbol in banned if symbol not in symbols]
     if unknown:
-        raise ValueError(f"banned symbol {unknown[0]} is not in the vocabulary, so it is never drawn: leave it out.")
-    never = {tokenizer.symbols.index(symbol) for symbol in tokenizer.special} - {tokenizer.eos_id}
-    never |= {index for index, symbol in enumerate(symbols) if not is_symbol(symbol) or symbol in banned}
-    if len(never) == tokenizer.vocab_size:
-        raise ValueError("all symbols are banned: there is none to draw.")
-    return np.array(sorted(never) + list(range(tokenizer.vocab_size, there)), np.int64)
+        raise ValueError(f"banned token {unknown[0]} is not in the vocabulary, so it is never drawn: leave it out.")
+    never = {*tokenizer.never_written(there), *(index for index, symbol in enumerate(symbols) if symbol in banned)}
+    if len(never) == there:
+        raise ValueError("all tokens are banned: there is none to draw.")
+    return np.array(sorted(never), np.int64)
 
 
 def _starts(

@@ -124,10 +124,10 @@ def check_loss(points: Sequence[Point]) -> None:
     names = _different(points, "loss_name")
     if len(names) > 1:
         raise ValueError(f"the points have losses of two kinds, {names[0]} and {names[1]}: fit one of them.")
-    if "per_token" in names[0] and len(_different(points, "tokenizer")) > 1:
+    if ("per_token" in names[0] or names[0] == "perplexity") and len(_different(points, "tokenizer")) > 1:
         raise ValueError(
-            "nats per token of different tokenizers do not compare, since their tokens are of different length: use "
-            "nats_per_heavy_atom."
+            f"{names[0].replace('_', ' ')} of different tokenizers do not compare, since their tokens are of different "
+            "length: use nats_per_heavy_atom."
         )
 
 

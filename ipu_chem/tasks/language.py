@@ -1,8 +1,9 @@
 """Language models of molecules: token sequences in packs, nats of the next token, baselines that count tokens.
 
-Nats per token compare only models of one vocabulary; nats per heavy atom compare any.
+Nats per token, and perplexities, compare only models of one vocabulary; nats per heavy atom compare any.
 """
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
@@ -16,9 +17,9 @@ from ipu_chem.batches.tokens import TokenLoader
 from ipu_chem.config import ModelConfig, RunConfig
 from ipu_chem.data.corpora import load_corpus, with_rows
 from ipu_chem.data.molecule import decode_text
-from ipu_chem.data.selfies.saved import tokenizer_from_dict
-from ipu_chem.data.selfies.store import encode_known
-from ipu_chem.data.selfies.tokens import Tokenizer
+from ipu_chem.data.representations.saved import tokenizer_from_dict
+from ipu_chem.data.representations.store import encode_known
+from ipu_chem.data.representations.tokenizer import Tokenizer
 from ipu_chem.losses import token_cross_entropy
 from ipu_chem.metrics import Target
 from ipu_chem.models.chemgpt import width_of
@@ -41,6 +42,8 @@ from packing import Budget, Ragged
 from packing.store import Store
 
 NATS = ("nats_per_token", "nats_per_molecule", "nats_per_heavy_atom")
+PERPLEXITY = "perplexity"
+_MOST_NATS = 700.0  # per token, of which e to the power is a number
 
 
 @dataclass
@@ -75,10 +78,11 @@ class LanguageTask(Task):
         check_not_frozen(config.model)
         data, state = config.data, state or {}
         path = getattr(data, "path", "")  # data sets of a user's own have none
+        given = given_tokenizer(config, state)
         store = load_corpus(data.name, path or None, data.cache or None, **data.corpus_options())
         if reads_rows(data):
             store = with_rows(store, path)
-        tokenizer = choose_tokenizer(config, store, state)
+        tokenizer = choose_tokenizer(config, store, given)
         ids, known, unknown = known_ids(tokenizer, store, data.unknown == "drop")
         store = store if len(known) == len(store) else store.take(known)
         length = config.pack.tokens or choose_length(
@@ -149,16 +153,18 @@ class LanguageTask(Task):
         lengths = self.ids.lengths
         vocabulary = f"{self.vocab_size} tokens"
         long = ", ".join(f"{count:,} {what}" for what, count in self.cut.items() if count)
+        language = self.tokenizer.representation
         return {
             "kind": self.kind,
             "vocabulary": vocabulary,
+            "representation": language.name,
             "tokenizer": self.tokenizer.fingerprint(),
             "tokens": {split: int(lengths[items].sum()) for split, items in self.items.items() if len(items)},
             "longest": int(lengths.max()),
             "cut": self.cut,
             "announced": [
-                f"text: {vocabulary}, {lengths.mean():.1f} tokens a molecule, {int(lengths.max())} at most; "
-                f"sequences of {self.budget['tokens']}{'; ' if long else ''}{long}"
+                f"text: {vocabulary} of {language.title}, {lengths.mean():.1f} of them a molecule, "
+                f"{int(lengths.max())} at most; sequences of {self.budget['tokens']}{'; ' if long else ''}{long}"
             ],
         }
 
@@ -217,11 +223,12 @@ class SplitTokens(SplitOutput):
 
     @property
     def metric_names(self) -> List[str]:
-        return list(NATS)
+        return [*NATS, PERPLEXITY]
 
     def errors(self, predictions: Sequence[float]) -> Dict[str, float]:
-        """Nats per token, per molecule and per heavy atom."""
-        return {name: float(predictions[0]) / max(count, 1) for name, count in zip(NATS, self.counts.values())}
+        """Nats per token, per molecule and per heavy atom, and the perplexity, e to the nats per token."""
+        nats = {name: float(predictions[0]) / max(count, 1) for name, count in zip(NATS, self.counts.values())}
+        return {**nats, PERPLEXITY: math.exp(min(nats[NATS[0]], _MOST_NATS))}
 
     def selection(self, metrics: Mapping[str, float]) -> float:
         """Nats per token."""
@@ -250,16 +257,30 @@ def check_not_frozen(model: ModelConfig) -> None:
         raise ValueError("model.freeze=true trains the head that predicts labels alone; name them with data.target.")
 
 
-def choose_tokenizer(config: RunConfig, store: Store, state: Mapping[str, Any]) -> Tokenizer:
-    """Take the vocabulary of the checkpoint, the one that the config names, or one made of the corpus.
+def given_tokenizer(config: RunConfig, state: Mapping[str, Any]) -> Optional[Tokenizer]:
+    """The vocabulary of the checkpoint or the one that the config names, None if one is to be made of the corpus.
 
     Raises:
-        ValueError: there is no vocabulary where the config says, or it lacks a symbol of the corpus.
+        ValueError: there is no vocabulary where the config says, or it is of another representation than the data.
     """
     if "tokenizer" in state:
         return tokenizer_from_dict(state["tokenizer"])
-    path = config.data.tokenizer or config.training.start_from
-    tokenizer = load_tokenizer(path) if path else Tokenizer.build(store.info["symbols"])
+    path, wanted = config.data.tokenizer or config.training.start_from, config.data.representation
+    if not path:
+        return None
+    tokenizer = load_tokenizer(path)
+    theirs = tokenizer.representation.name
+    if theirs != wanted:
+        raise ValueError(
+            f"the vocabulary of {path} is of {theirs}, and data.representation is {wanted}: set "
+            f"data.representation={theirs}, or take another vocabulary."
+        )
+    return tokenizer
+
+
+def choose_tokenizer(config: RunConfig, store: Store, given: Optional[Tokenizer]) -> Tokenizer:
+    """Take a vocabulary that is given, or make one of the tokens of the corpus."""
+    tokenizer = given or Tokenizer.build(store.info["symbols"], representation=config.data.representation)
     return tokenizer.mapping_unknown() if config.data.unknown == "map" else tokenizer
 
 
@@ -269,13 +290,13 @@ def known_ids(tokenizer: Tokenizer, store: Store, drop: bool) -> Tuple[Ragged, n
     Args:
         tokenizer: the vocabulary.
         store: the corpus.
-        drop: leave out molecules with symbols that the vocabulary lacks.
+        drop: leave out molecules with tokens that the vocabulary lacks.
 
     Returns:
         (ids of K molecules, which those are [K], how many were left out).
 
     Raises:
-        ValueError: a symbol is missing, or all molecules have one; names molecule and symbol.
+        ValueError: a token is missing, or all molecules have one; names molecule and token.
     """
     lossy = tokenizer.without_stereo_of(store)
     if lossy:

@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Any, Dict, Mapping, NamedTuple, Tuple
 
 from ipu_chem.checkpoint import BEST
-from ipu_chem.data.selfies.saved import read_tokenizer, tokenizer_from_huggingface
-from ipu_chem.data.selfies.tokens import Tokenizer
+from ipu_chem.data.representations.saved import read_tokenizer, tokenizer_from_huggingface
+from ipu_chem.data.representations.tokenizer import Tokenizer
 from ipu_chem.models.chemgpt import ChemGPT
 from ipu_chem.tasks.base import Task
 from ipu_chem.tasks.registry import restored_task

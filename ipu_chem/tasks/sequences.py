@@ -5,6 +5,7 @@ from typing import Dict, List, NamedTuple, Optional, Tuple
 import numpy as np
 
 from ipu_chem.config import PackConfig, RunConfig
+from ipu_chem.data.representations.registry import representation_named
 from ipu_chem.models.chemgpt import width_of
 from ipu_chem.models.pooling import POOLINGS
 from ipu_chem.models.tables import FILTERS
@@ -94,12 +95,13 @@ def check_text_options(config: RunConfig) -> None:
     """Refuse options that no model of text has; filters of a recipe for graphs say nothing to it.
 
     Raises:
-        ValueError: names the option.
+        ValueError: names the option, or the package that a representation needs.
     """
     if config.force_share:
         raise ValueError(
             f"force_share={config.force_share}: a model of text knows no positions, and so no forces; leave it out."
         )
+    representation_named(config.data.representation).versions()  # are its libraries there?
     check_choice("model.readout", config.model.readout, ("auto", *POOLINGS))
     check_choice("model.filter", config.model.filter, ("auto", *FILTERS))
 

@@ -13,16 +13,16 @@ from ipu_chem.config import DataConfig, ModelConfig, RunConfig
 from ipu_chem.data.corpora import with_rows
 from ipu_chem.data.corpora.labels import load_labeled_corpus, load_labeled_dataset
 from ipu_chem.data.molecule import decode_text
+from ipu_chem.data.representations.saved import tokenizer_from_dict
+from ipu_chem.data.representations.tokenizer import Tokenizer
 from ipu_chem.data.selection import select_targets
-from ipu_chem.data.selfies.saved import tokenizer_from_dict
-from ipu_chem.data.selfies.tokens import Tokenizer
 from ipu_chem.data.standardize import Standardizer
 from ipu_chem.metrics import Target, label_metrics, targets_of
 from ipu_chem.models.chemgpt import ChemGPT, width_of
 from ipu_chem.models.property_head import ChemGPTProperty
 from ipu_chem.tasks.base import State, Task
 from ipu_chem.tasks.labels import KnownLabels, Labels, check_classes, is_smiles_table, planned_targets, target_names
-from ipu_chem.tasks.language import check_vocabulary, choose_tokenizer, known_ids
+from ipu_chem.tasks.language import check_vocabulary, choose_tokenizer, given_tokenizer, known_ids
 from ipu_chem.tasks.language_model import load_language_model
 from ipu_chem.tasks.sequences import (
     VOCABULARY,
@@ -74,10 +74,11 @@ class TextPropertyTask(Task):
         check_no_references(data)
         readout = config.model.readout
         chemgpt, vocabulary = _earlier(config, state)
+        given = given_tokenizer(config, state)
         store = _labeled(config, by_molecules(state))
         targets = targets_of(store.info["targets"])
         _check_readout(targets[0], readout)
-        tokenizer = choose_tokenizer(config, store, state)
+        tokenizer = choose_tokenizer(config, store, given)
         if vocabulary is not None:
             check_vocabulary(vocabulary, tokenizer, config.training.start_from)
         ids, known, unknown = known_ids(tokenizer, store, data.unknown in ("auto", "drop"))
@@ -185,11 +186,11 @@ class TextPropertyTask(Task):
 
     def describe(self) -> Dict[str, Any]:
         described, lengths = self.labels.describe(self.targets, self.items), self.ids.lengths
-        start = self.start_from
+        start, language = self.start_from, self.tokenizer.representation
         trained = "its head alone" if self.model_config.freeze else "all of it"
         begun = f"weights of {start}" if start else "fresh weights"
         text = (
-            f"text: {self.tokenizer.vocab_size} tokens, {lengths.mean():.1f} tokens a molecule, "
+            f"text: {self.tokenizer.vocab_size} tokens of {language.title}, {lengths.mean():.1f} of them a molecule, "
             f"{int(lengths.max())} at most; sequences of {self.budget['tokens']} for {self.budget['segments']} "
             "molecules"
         )
@@ -198,6 +199,7 @@ class TextPropertyTask(Task):
             "kind": self.kind,
             **described,
             "vocabulary": f"{self.tokenizer.vocab_size} tokens",
+            "representation": language.name,
             "tokenizer": self.tokenizer.fingerprint(),
             "longest": int(lengths.max()),
             "cut": {**self.store.info["left out"], **self.cut},

@@ -10,8 +10,8 @@ from ipu_chem.checkpoint import save_checkpoint
 from ipu_chem.config import ModelConfig, RunConfig, to_dict
 from ipu_chem.data.corpora import encode_smiles
 from ipu_chem.data.files.table import read_smiles_file
+from ipu_chem.data.representations.tokenizer import Tokenizer
 from ipu_chem.data.selfies.symbols import split_symbols
-from ipu_chem.data.selfies.tokens import Tokenizer
 from ipu_chem.models.chemgpt import ChemGPT
 
 

@@ -177,7 +177,7 @@ def test_bad_options_are_refused(chemgpt, tokenizer, options, words):
 
 
 def test_a_single_text_and_a_foreign_tokenizer_are_refused(chemgpt, tokenizer):
-    from ipu_chem.data.selfies.tokens import Tokenizer
+    from ipu_chem.data.representations.tokenizer import Tokenizer
 
     with pytest.raises(ValueError, match="give a list of texts, even for one molecule"):
         embed(chemgpt, tokenizer, "CCO")

@@ -107,7 +107,7 @@ def test_the_command_embeds_and_says_what_it_could_not(run_folder, chemgpt, toke
     np.testing.assert_allclose(np.load(output), expected, rtol=1e-5, atol=1e-6)
     printed = capsys.readouterr().out
     assert "line 2 (C1CC): RDKit cannot parse the SMILES" in printed
-    assert "\nline 5 (C[Pt]C): symbol '[" in printed  # the line is named once
+    assert "\nline 5 (C[Pt]C): token '[" in printed  # the line is named once
     assert "12 molecules embedded in 32 numbers each, 2 without; too long: 0 of those, 1 truncated" in printed
     (tmp_path / "bad.smi").write_text("C1CC\n")
     assert run([str(run_folder), str(tmp_path / "bad.smi"), f"--output={output}", "--workers=1"]) == 1

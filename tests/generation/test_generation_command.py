@@ -8,7 +8,7 @@ from rdkit import Chem
 
 from ipu_chem.cli import parse
 from ipu_chem.commands import generate
-from ipu_chem.data.selfies.tokens import Tokenizer
+from ipu_chem.data.representations.tokenizer import Tokenizer
 from ipu_chem.huggingface import save_chemgpt
 from ipu_chem.models.chemgpt import ChemGPT
 

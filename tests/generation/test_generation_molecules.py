@@ -5,10 +5,10 @@ import pytest
 import selfies
 from rdkit import Chem
 
+from ipu_chem.data.selfies.representation import NOT_DECODED
 from ipu_chem.generation.molecules import (
     EMPTY,
     NO_MOLECULE,
-    NO_SELFIES,
     Decoded,
     canonical_smiles,
     count_reasons,
@@ -21,8 +21,8 @@ WRITTEN = {
     "[C][=C][C][=C][C][=C][Ring1][=Branch1]": Decoded("c1ccccc1", ""),
     "": Decoded("", EMPTY),
     "[nop]": Decoded("", EMPTY),
-    "[C][Nonsense]": Decoded("", NO_SELFIES),
-    "[C": Decoded("", NO_SELFIES),
+    "[C][Nonsense]": Decoded("", NOT_DECODED),
+    "[C": Decoded("", NOT_DECODED),
 }
 
 
@@ -31,7 +31,7 @@ def test_reasons_stand_in_the_place_of_molecules(workers, monkeypatch, capfd):
     monkeypatch.setattr("ipu_chem.parallel._FEW", 2)
     found = decode_many(list(WRITTEN) * 20, workers)
     assert found == list(WRITTEN.values()) * 20
-    assert count_reasons(found) == {EMPTY: 40, NO_SELFIES: 40}
+    assert count_reasons(found) == {EMPTY: 40, NOT_DECODED: 40}
     assert capfd.readouterr().err == ""
 
 

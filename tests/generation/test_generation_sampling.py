@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rdkit import Chem
 
+from ipu_chem.data.representations.tokenizer import Tokenizer
 from ipu_chem.data.selfies.chemgpt import ChemGPTTokenizer
-from ipu_chem.data.selfies.tokens import Tokenizer
 from ipu_chem.generation.molecules import decode_many
 from ipu_chem.generation.sampling import draw, encode_prefix, generate, token_probabilities, uniforms
 from ipu_chem.models.chemgpt import ChemGPT
@@ -131,7 +131,7 @@ def test_symbols_come_as_often_as_their_shares(options):
     assert samples.finished.all()
     arguments = [options.get(name, default) for name, default in (("temperature", 1.0), ("top_k", 0), ("top_p", 1.0))]
     expected = np.array(shares_by_hand(np.log(shares), *arguments, banned=(0, 1, 3)))
-    ids = np.concatenate([text.encode(selfies)[1:] if selfies else [text.eos_id] for selfies in samples.selfies])
+    ids = np.concatenate([text.encode(selfies)[1:] if selfies else [text.eos_id] for selfies in samples.texts])
     found = np.bincount(ids, minlength=12) / len(ids)
     assert (np.abs(found - expected) < 4 * np.sqrt(expected * (1 - expected) / len(ids)) + 1e-12).all()
 
@@ -157,18 +157,18 @@ def test_one_symbol_left_is_the_likeliest_one():
             logits = model(torch.tensor([ids]), torch.arange(len(ids))[None])[0, -1]
         logits[[text.pad_id, text.bos_id, text.unk_id]] = -math.inf
         ids.append(int(logits.argmax()))
-    assert samples.selfies == [text.decode(ids)] * 2 and len(ids) > 4
+    assert samples.texts == [text.decode(ids)] * 2 and len(ids) > 4
 
 
 def test_the_seed_decides_and_the_batch_does_not():
     model, text = random_model(max_positions=16), tokenizer()
     whole = generate(model, text, 16, batch=64, seed=9, progress=False)
-    assert len(set(whole.selfies)) > 8
+    assert len(set(whole.texts)) > 8
     for count, batch in ((3, 1), (16, 7), (11, 4)):
         part = generate(model, text, count, batch=batch, seed=9, progress=False)
-        assert part.selfies == whole.selfies[:count] and (part.finished == whole.finished[:count]).all()
+        assert part.texts == whole.texts[:count] and (part.finished == whole.finished[:count]).all()
         assert part.log_likelihoods == pytest.approx(whole.log_likelihoods[:count], abs=1e-4)
-    assert generate(model, text, 16, seed=10, progress=False).selfies != whole.selfies
+    assert generate(model, text, 16, seed=10, progress=False).texts != whole.texts
 
 
 def test_special_symbols_and_empty_rows_of_the_table_are_never_drawn():
@@ -176,9 +176,9 @@ def test_special_symbols_and_empty_rows_of_the_table_are_never_drawn():
     logits = np.zeros(16)
     logits[[text.pad_id, text.bos_id, text.unk_id, 12, 13, 14, 15]] = 50.0
     samples = generate(fixed_model(logits), text, 50, progress=False)
-    lengths = [len(text.encode(selfies)) for selfies in samples.selfies if selfies]
+    lengths = [len(text.encode(selfies)) for selfies in samples.texts if selfies]
     assert np.mean(lengths) > 5  # 8 of 9 draws are letters
-    assert not any(special in selfies for selfies in samples.selfies for special in text.special)
+    assert not any(special in selfies for selfies in samples.texts for special in text.special)
 
 
 def test_pieces_of_symbols_are_never_drawn():
@@ -187,15 +187,15 @@ def test_pieces_of_symbols_are_never_drawn():
     logits = np.zeros(9)
     logits[7:] = 50.0
     samples = generate(fixed_model(logits), text, 30, progress=False)
-    assert set("".join(samples.selfies)) == set("[C][O]")
+    assert set("".join(samples.texts)) == set("[C][O]")
 
 
 def test_molecules_begin_with_the_prefix():
     model, text = random_model(max_positions=40), tokenizer()
     phenol = Chem.MolFromSmarts("[#8]~[#6]1~[#6]~[#6]~[#6]~[#6]~[#6]~1")
     samples = generate(model, text, 40, prefix="Oc1ccccc1", progress=False)
-    assert len(set(samples.selfies)) > 10
-    for selfies, molecule in zip(samples.selfies, decode_many(samples.selfies, workers=1)):
+    assert len(set(samples.texts)) > 10
+    for selfies, molecule in zip(samples.texts, decode_many(samples.texts, workers=1)):
         assert selfies.startswith("[O][C][=C][C][=C][C][=C][Ring1][=Branch1]")
         assert Chem.MolFromSmiles(molecule.smiles).HasSubstructMatch(phenol)
     np.testing.assert_array_equal(encode_prefix(text, "[C][O]"), text.encode("[C][O]")[:-1])
@@ -208,11 +208,11 @@ def test_every_molecule_has_a_start_of_its_own():
     begins = ["", "[C][O]", "[N]", "[C][=C][O]", "[C][O]"] * 4
     starts = [encode_prefix(text, selfies) for selfies in begins]
     samples = generate(model, text, 20, starts=starts, batch=7, seed=2, progress=False)
-    assert all(selfies.startswith(begin) for selfies, begin in zip(samples.selfies, begins))
+    assert all(selfies.startswith(begin) for selfies, begin in zip(samples.texts, begins))
     for begin in ("", "[C][O]"):
         same = generate(model, text, 20, prefix=begin, seed=2, progress=False)
         for index in [index for index in range(20) if begins[index] == begin]:
-            assert samples.selfies[index] == same.selfies[index]
+            assert samples.texts[index] == same.texts[index]
             assert samples.log_likelihoods[index] == pytest.approx(same.log_likelihoods[index], abs=1e-4)
 
 
@@ -222,7 +222,7 @@ def test_banned_symbols_are_not_drawn():
     logits[text.symbols.index("[F]")] = 5.0
     start = encode_prefix(text, "[F]")
     samples = generate(fixed_model(logits), text, 50, banned={"[F]", "[O]"}, starts=[start] * 50, progress=False)
-    assert {selfies.count("[F]") for selfies in samples.selfies} == {1} and "[O]" not in "".join(samples.selfies)
+    assert {selfies.count("[F]") for selfies in samples.texts} == {1} and "[O]" not in "".join(samples.texts)
 
 
 def test_a_full_row_is_not_finished():
@@ -231,7 +231,7 @@ def test_a_full_row_is_not_finished():
     endless[text.eos_id] = -100.0
     samples = generate(fixed_model(endless), text, 5, max_length=9, progress=False)
     assert not samples.finished.any()
-    assert [len(text.encode(selfies)) for selfies in samples.selfies] == [8 + 2] * 5  # encode adds the end
+    assert [len(text.encode(selfies)) for selfies in samples.texts] == [8 + 2] * 5  # encode adds the end
     assert samples.log_likelihoods == pytest.approx([-8 * math.log(11)] * 5, abs=1e-5)
 
 
@@ -258,8 +258,8 @@ def test_the_models_mode_comes_back():
         ({"prefix": "[C][Si]"}, r"\[Si\]"),
         ({"prefix": "C[Si](C)C"}, r"prefix C\[Si\]\(C\)C.*\[Si\]"),
         ({"prefix": "C1CC("}, "neither SELFIES nor SMILES"),
-        ({"banned": "[C]"}, "a list of symbols"),
-        ({"banned": ["[C]", "[Si]"]}, r"banned symbol \[Si\] is not in the vocabulary"),
+        ({"banned": "[C]"}, "a list of tokens"),
+        ({"banned": ["[C]", "[Si]"]}, r"banned token \[Si\] is not in the vocabulary"),
         ({"banned": [*LETTERS, "[EOS]"]}, "there is none to draw"),
         ({"starts": [np.array([1])]}, "1 starts for 2 molecules"),
         ({"starts": [np.array([1])] * 2, "prefix": "[C]"}, "give one of them"),
@@ -276,7 +276,7 @@ def test_bad_input_is_told_in_a_sentence(options, message):
 
 def test_a_prefix_of_unknown_symbols_is_refused_also_where_they_are_mapped():
     mapping = Tokenizer.build(LETTERS, robust_alphabet=False, unknown="map")
-    with pytest.raises(ValueError, match="the vocabulary lacks one of the symbols"):
+    with pytest.raises(ValueError, match="the vocabulary lacks one of the tokens"):
         generate(random_model(), mapping, 1, prefix="[C][Si]", progress=False)
 
 

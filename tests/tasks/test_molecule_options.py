@@ -4,7 +4,7 @@ import pytest
 
 from ipu_chem.config import from_dict
 from ipu_chem.data.molecule import decode_texts
-from ipu_chem.data.selfies.tokens import Tokenizer
+from ipu_chem.data.representations.tokenizer import Tokenizer
 from ipu_chem.tasks.registry import load_task
 
 ALCOHOLS = ["C" * n + "O" for n in range(1, 21)]
@@ -30,7 +30,7 @@ def vocabulary(tmp_path):
 def test_symbols_that_the_vocabulary_lacks(tmp_path, capsys, vocabulary, target):
     smiles = [*ALCOHOLS, "CCS", "CCN"]
     options = {"tokenizer": vocabulary, "target": target}
-    with pytest.raises(ValueError, match=r"\(CCS, line 22\): symbol '\[S\]' is not in .*set data.unknown=drop .*=map"):
+    with pytest.raises(ValueError, match=r"\(CCS, line 22\): token '\[S\]' is not in .*set data.unknown=drop .*=map"):
         task_of(tmp_path, smiles, unknown="error", **options)
     dropped = task_of(tmp_path, smiles, unknown="drop", **options)
     assert len(dropped.store) == 20 and dropped.cut["unknown symbols"] == 2

@@ -20,7 +20,7 @@ from ipu_chem.cli import main
 from ipu_chem.config import KINDS, from_dict
 from ipu_chem.data.corpora.labels import load_labeled_corpus
 from ipu_chem.data.molecule import decode_texts
-from ipu_chem.data.selfies.tokens import Tokenizer
+from ipu_chem.data.representations.tokenizer import Tokenizer
 from ipu_chem.huggingface import save_chemgpt
 from ipu_chem.models.chemgpt import ChemGPT
 from ipu_chem.options import merge
@@ -209,7 +209,7 @@ def test_every_row_of_a_file_is_predicted_or_has_a_reason(property_options, tmp_
     assert all(np.isfinite(float(row["share"])) for row in table if not row["reason"])
     for line, words in {3: "parse", 4: "not in the vocabulary", 6: "202 tokens", 7: "no SMILES", 8: "1 cell"}.items():
         assert words in table[line - 2]["reason"] and not table[line - 2]["share"]
-    assert table[2]["name"] == "platinum" and table[2]["reason"].startswith("symbol '[")
+    assert table[2]["name"] == "platinum" and table[2]["reason"].startswith("token '[")
     assert table[2]["reason"].endswith("is not in the vocabulary")  # predict has no option that would help
     with pytest.raises(ValueError, match=r"line 3 \(C1CC\): RDKit cannot parse the SMILES"):
         predict_file(property_options["out"], tmp_path / "in.csv", tmp_path / "strict.csv", strict=True, workers=1)

@@ -12,7 +12,7 @@ from torch.nn import functional
 from ipu_chem.checkpoint import load_checkpoint
 from ipu_chem.cli import main
 from ipu_chem.config import from_dict
-from ipu_chem.data.selfies.tokens import Tokenizer
+from ipu_chem.data.representations.tokenizer import Tokenizer
 from ipu_chem.tasks.language_model import load_language_model, load_tokenizer
 from ipu_chem.tasks.registry import load_task
 from ipu_chem.train import evaluate, train

@@ -1,8 +1,8 @@
 """Corpora of molecules as text by name, encoded once and kept: `load_corpus("moses", path="dataset_v1.csv")`.
 
-A file of SMILES of any size becomes a memory-mapped store of SELFIES symbols and canonical SMILES in the cache folder,
-under a name that changes with the file, the options and the versions of RDKit and selfies. Stopped at any time, the
-same call goes on where it was; the store is the same, whatever the number of processes and of interruptions.
+A file of SMILES of any size becomes a memory-mapped store of tokens and canonical SMILES in the cache folder, under a
+name that changes with the file, the options and the versions of RDKit and of what writes the tokens. Stopped at any
+time, the same call goes on where it was; the store is the same, whatever the number of processes and of interruptions.
 """
 
 import sys
@@ -14,7 +14,7 @@ import numpy as np
 from ipu_chem.cache import cache_folder, content_key, open_prepared
 from ipu_chem.data.corpora.assemble import PartFiles, assemble, first_of_each, on_disk
 from ipu_chem.data.corpora.build import encode_file
-from ipu_chem.data.corpora.encode import Manner, encode_smiles, libraries
+from ipu_chem.data.corpora.encode import CANONICAL, SELFIES, Manner, encode_smiles, libraries
 from ipu_chem.data.corpora.memory import corpus_in_memory
 from ipu_chem.data.corpora.sources import CORPORA, find_file
 from ipu_chem.data.datasets import known_options
@@ -22,6 +22,8 @@ from ipu_chem.data.files.layout import TableOptions, read_layout
 from ipu_chem.data.files.table import read_rows
 from ipu_chem.data.fragments import ERROR, KEEP, SEVERAL
 from ipu_chem.data.molecule import decode_text
+from ipu_chem.data.representations.registry import identity
+from ipu_chem.data.representations.store import representation_of
 from ipu_chem.locks import in_turn
 from ipu_chem.options import meant
 from packing.files import PathLike, atomic_file, file_digest, remove_folder, sweep
@@ -39,7 +41,7 @@ class Options(NamedTuple):
     """Options that decide what is in a corpus.
 
     Attributes:
-        stereo, fragments: see `Manner`.
+        stereo, fragments, representation, atom_order: see `Manner`.
         smiles_column, delimiter, encoding: see `TableOptions`.
         duplicates: keep molecules that the file has before, for whoever must choose among their labels.
     """
@@ -50,6 +52,8 @@ class Options(NamedTuple):
     delimiter: str = ""
     encoding: str = ""
     fragments: str = KEEP
+    representation: str = SELFIES
+    atom_order: str = CANONICAL
 
 
 def load_corpus(
@@ -73,12 +77,13 @@ def load_corpus(
         **options: see `Options`.
 
     Returns:
-        "symbols" uint8 or uint16 on the axis "tokens": places in ``info["symbols"]``; "smiles": canonical SMILES
-        (`decode_text`); heavy_atoms [I] uint16; line [I] int64; split [I] uint8 (0 train, 1 test, 2
+        "symbols" uint8 or uint16 on the axis "tokens": places in ``info["symbols"]``, the tokens; "smiles": canonical
+        SMILES (`decode_text`); heavy_atoms [I] uint16; line [I] int64; split [I] uint8 (0 train, 1 test, 2
         test_scaffolds) where MOSES has it. Lines without a molecule are in ``info["failures"]``.
 
     Raises:
-        ValueError: unknown name or option, a file that is missing, damaged or holds no SMILES.
+        ValueError: unknown name or option, a file that is missing, damaged or holds no SMILES, or a library that the
+            representation needs is not installed.
         OSError: the disk is full.
     """
     if name not in CORPORA:
@@ -86,7 +91,7 @@ def load_corpus(
     chosen = Options(**{**known_options(f"corpus {name}", Options, options), **options})
     if limit < 0 or workers < 0:
         raise ValueError(f"corpus {name}: limit={limit} and workers={workers} are 0 or more.")
-    root, source, versions = cache_folder(cache), CORPORA[name], libraries()
+    root, source, versions = cache_folder(cache), CORPORA[name], libraries(chosen.representation)
     file = find_file(name, None if path is None else Path(path).expanduser(), root)
     table = TableOptions(chosen.smiles_column or "", chosen.delimiter, chosen.encoding, "data.")
     layout = read_layout(file, table, source.with_split)
@@ -94,6 +99,10 @@ def load_corpus(
     manner = {"format": _FORMAT, "stereo": chosen.stereo, "layout": layout, **versions}
     if chosen.fragments != KEEP:
         manner["fragments"] = chosen.fragments
+    if chosen.representation != SELFIES:
+        manner["representation"] = identity(chosen.representation)
+    if chosen.atom_order != CANONICAL:
+        manner["atom_order"] = chosen.atom_order
     kept = {"duplicates": True} if chosen.duplicates else {}
     folder = root / f"corpus-{name}-{content_key({**manner, **kept, 'limit': limit, 'file': file_digest(file)})}"
     # Not by content: what was encoded of a file that was cut serves the whole one, too.
@@ -103,7 +112,7 @@ def load_corpus(
     if store is not None:
         _tidy(parts, folder)
         return _checked(store, file, chosen.fragments)
-    how = Manner(chosen.stereo, chosen.fragments)
+    how = Manner(chosen.stereo, chosen.fragments, chosen.representation, chosen.atom_order)
     with in_turn(parts / "lock", f"encoding into {parts}"):
         store = open_prepared(folder, name, says_why=False)
         if store is None:  # else another process has made it meanwhile
@@ -115,6 +124,7 @@ def load_corpus(
             source_text = str(file) if name == "file" else f"{source.what}; {file.name}"
             info = {"name": name, "source": source_text, "licence": source.licence, "citation": list(source.citation)}
             info.update(versions=versions, options={"limit": limit, **chosen._asdict()})
+            info["representation"] = chosen.representation
             with atomic_file(parts / _SAVED, "w") as saved:
                 saved.write(folder.name)
             _save(made.paths, chosen.duplicates, layout.split >= 0, info, parts / "store", folder)
@@ -186,7 +196,7 @@ def with_rows(store: Store, path: PathLike) -> Store:
 
 
 def describe_corpus(store: Store) -> List[str]:
-    """Size, failures by reason, duplicates, symbols, lengths, and a few molecules, one line each.
+    """Size, failures by reason, duplicates, tokens, lengths, and a few molecules, one line each.
 
     Args:
         store: from `load_corpus` or `corpus_in_memory`.
@@ -206,12 +216,15 @@ def describe_corpus(store: Store) -> List[str]:
         lines.append(f"  {others:,} for {len(reasons) - _REASONS} other reasons")
     common = ", ".join(f"{symbol} {100 * n / sum(counts):.1f}%" for symbol, n in zip(info["symbols"][:5], counts))
     rare = sum(count < 10 for count in counts)
-    lines.append(f"symbols: {len(counts)} different ({rare} of them fewer than 10 times), {common}")
+    lines.append(
+        f"tokens of {representation_of(store)}: {len(counts)} different ({rare} of them fewer than 10 times), {common}"
+    )
     lines.append(f"tokens of a molecule: {_spread(tokens)}, {int(tokens.sum()):,} in all, without BOS and EOS")
     lines.append(f"heavy atoms: {_spread(heavy)}")
     for item in np.linspace(0, len(store) - 1, min(_SAMPLE, len(store))).astype(int).tolist():
-        symbols = "".join(info["symbols"][index] for index in store.ragged("symbols")[item])
-        lines.append(f"sample: {decode_text(store, 'smiles', item)}  {symbols}")
+        smiles = decode_text(store, "smiles", item)
+        text = "".join(info["symbols"][index] for index in store.ragged("symbols")[item])
+        lines.append(f"sample: {smiles}{'' if text == smiles else f'  {text}'}")
     return lines
 
 

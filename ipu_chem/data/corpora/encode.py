@@ -1,14 +1,11 @@
-"""One molecule, and a chunk of lines, from SMILES to canonical SMILES and the symbols of its SELFIES.
+"""One molecule, and a chunk of lines, from SMILES to canonical SMILES and the tokens of a representation.
 
-M. Krenn et al., "Self-referencing embedded strings (SELFIES): A 100% robust molecular string representation", Mach.
-Learn.: Sci. Technol. 1, 045024 (2020). RDKit writes the canonical SMILES, selfies (2.x, its default constraints)
-encodes that, and the result is kept only if it stands for the same molecule: what is decoded has the same canonical
-SMILES. Iodine with three bonds and ferrocene, for which SELFIES have no room, are failures.
+RDKit writes the canonical SMILES, or others that it draws by the molecule, and the representation writes these as
+tokens; it refuses molecules that its tokens cannot stand for.
 """
 
 import hashlib
 import json
-import re
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -19,20 +16,15 @@ import numpy as np
 from ipu_chem.data.files.table import Failure, Line, smiles_doubt
 from ipu_chem.data.fragments import ERROR, KEEP, SEVERAL, exceeds, largest_fragment, without_maps
 from ipu_chem.data.molecule import encode_texts
-from ipu_chem.data.selfies.symbols import DOT, split_symbols
+from ipu_chem.data.representations.base import DOT, stands_for
+from ipu_chem.data.representations.registry import USUAL as SELFIES
+from ipu_chem.data.representations.registry import representation_named
 from packing.arrays import open_arrays
 from packing.files import atomic_file
 from packing.types import Ragged, offsets_of
 
 MOST_ATOMS = 1000  # of a fragment, without hydrogens; some RDKits take two seconds for as many
-_MOST_SYMBOLS = 2**16
-OTHER = "SELFIES stand for another molecule"
-# Molecules without stereochemistry, of atoms and charges that organic chemistry is made of. Where their bonds keep to
-# the constraints of selfies, which its strict encoder tests, the decoder makes the same graph bond by bond, and no
-# choice of double bonds in a ring changes what RDKit takes for aromatic. All others are decoded.
-_PLAIN = re.compile(
-    r"(?:[BCNOPSFIbcnops0-9()=#%.-]|Cl|Br|\[(?:nH|n\+|N\+|NH\+|NH2\+|NH3\+|O-|S-|N-|Na\+|K\+|Cl-|Br-)\])+"
-)
+CANONICAL, RANDOM = "canonical", "random"
 
 
 class Manner(NamedTuple):
@@ -41,10 +33,14 @@ class Manner(NamedTuple):
     Attributes:
         stereo: keep what it says about stereochemistry; isotopes stay in any case.
         fragments: "keep" all, "largest" of them by heavy atoms, or "error" for molecules of several.
+        representation: that writes it as tokens, see `ipu_chem.data.representations.registry`.
+        atom_order: "canonical", or "random": drawn by the molecule.
     """
 
     stereo: bool = True
     fragments: str = KEEP
+    representation: str = SELFIES
+    atom_order: str = CANONICAL
 
 
 USUAL = Manner()
@@ -54,7 +50,7 @@ class Chunk(NamedTuple):
     """The n molecules of some lines, and what failed.
 
     Attributes:
-        table: the symbols they have, in the order met.
+        table: the tokens they have, in the order met.
         symbols: n items, uint16 places in ``table``.
         smiles: n items, canonical SMILES as UTF-8 bytes.
         heavy_atoms: [n] uint16.
@@ -80,22 +76,23 @@ class _NoMolecule(ValueError):
     """A line without a molecule; the reason alone."""
 
 
-def encode_smiles(smiles: str, stereo: bool = True) -> Tuple[str, str]:
-    """Canonical SMILES and SELFIES (2.x) of one molecule.
+def encode_smiles(smiles: str, stereo: bool = True, representation: str = SELFIES) -> Tuple[str, str]:
+    """Canonical SMILES of one molecule, and its text in a representation.
 
     Args:
         smiles: of one molecule, of one or several fragments.
         stereo: keep what it says about stereochemistry; isotopes stay in any case.
+        representation: its name.
 
     Raises:
-        ValueError: names the SMILES and why it has no SELFIES; also if selfies or rdkit is not installed.
+        ValueError: names the SMILES and why it cannot be written; also if a library is not installed.
     """
-    libraries()
+    libraries(representation)
     from rdkit import rdBase
 
     try:
         with rdBase.BlockLogs():
-            canonical, symbols, *_ = _encode(smiles, Manner(stereo))
+            canonical, symbols, *_ = _encode(smiles, Manner(stereo, representation=representation))
     except _NoMolecule as error:
         raise ValueError(f"{smiles!r}: {error}.") from None
     return canonical, "".join(symbols)
@@ -174,21 +171,17 @@ def load_digests(path: Path) -> np.ndarray:
 
 
 @lru_cache(maxsize=None)
-def libraries() -> Dict[str, str]:
-    """Versions of the libraries that decide what a SMILES is encoded as.
+def libraries(representation: str = SELFIES) -> Dict[str, str]:
+    """Versions of the libraries that decide what a SMILES is encoded as in a representation.
 
     Raises:
         ValueError: one is not installed.
     """
-    from importlib.metadata import version
-
     try:
         import rdkit
-        import selfies  # noqa: F401
-    except ImportError as error:
-        raise ValueError(f"molecules are encoded by RDKit and selfies: pip install {error.name}.") from None
-    # selfies.__version__ is behind the release it comes with.
-    return {"rdkit": rdkit.__version__, "selfies": version("selfies")}
+    except ImportError:
+        raise ValueError("molecules are encoded by RDKit: pip install rdkit.") from None
+    return {"rdkit": rdkit.__version__, **representation_named(representation).versions()}
 
 
 @contextmanager
@@ -205,7 +198,7 @@ def _part_file(path: Path) -> Iterator[Any]:
 
 
 def _encode(smiles: str, manner: Manner) -> Tuple[str, List[str], int, bool]:
-    """(canonical SMILES, symbols of the SELFIES, number of heavy atoms, fragments are left out).
+    """(canonical SMILES, tokens, number of heavy atoms, fragments are left out).
 
     Raises:
         _NoMolecule: the reason alone.
@@ -230,71 +223,31 @@ def _encode(smiles: str, manner: Manner) -> Tuple[str, List[str], int, bool]:
                 raise _NoMolecule(f"{SEVERAL} ({count})")
             cut = mol is not whole
         canonical = Chem.MolToSmiles(mol)
+        written = canonical
+        if manner.atom_order == RANDOM and mol.GetNumAtoms():
+            written = _in_random_order(canonical)
     except RuntimeError:  # an invariant of RDKit is violated
         raise _NoMolecule("RDKit cannot parse the SMILES") from None
     if mol.GetNumAtoms() == 0:
         raise _NoMolecule("no atoms")
-    return canonical, _symbols(canonical), mol.GetNumHeavyAtoms(), cut
+    try:
+        tokens = representation_named(manner.representation).write(written, canonical)
+    except ValueError as error:
+        raise _NoMolecule(str(error)) from None
+    return canonical, tokens, mol.GetNumHeavyAtoms(), cut
 
 
-def _symbols(canonical: str) -> List[str]:
-    """Symbols of the SELFIES of a canonical SMILES.
+def _in_random_order(canonical: str) -> str:
+    """SMILES of a molecule with its atoms in an order drawn by the molecule alone, so that corpora are the same again.
 
     Raises:
-        _NoMolecule: there are none, or they stand for another molecule.
+        _NoMolecule: RDKit cannot write any that are the same molecule.
     """
-    import selfies
-
-    if _PLAIN.fullmatch(canonical):
-        try:
-            return _decodable(split_symbols(selfies.encoder(canonical)))
-        except (selfies.EncoderError, RecursionError):
-            pass  # beyond the constraints
-    try:
-        text = selfies.encoder(canonical, strict=False)
-        symbols = split_symbols(text)
-    except MemoryError:
-        raise
-    except Exception:  # also IndexError, KeyError or RecursionError for what its parser does not foresee
-        raise _NoMolecule("selfies cannot encode the molecule") from None
-    _decodable(symbols)
-    if not _stands_for(text, canonical):
-        raise _NoMolecule(OTHER)
-    return symbols
-
-
-def _stands_for(text: str, canonical: str) -> bool:
-    """Test if SELFIES are decoded to the molecule of a canonical SMILES."""
-    import selfies
     from rdkit import Chem
 
-    try:
-        mol = Chem.MolFromSmiles(selfies.decoder(text))
-        # Of a few molecules RDKit's canonical SMILES is not its own.
-        return mol is not None and Chem.MolToSmiles(mol) in (canonical, Chem.CanonSmiles(canonical))
-    except MemoryError:
-        raise
-    except Exception:  # as in `_symbols`
-        return False
-
-
-def _decodable(symbols: List[str]) -> List[str]:
-    """The same symbols, if the decoder takes all of them."""
-    for symbol in dict.fromkeys(symbols):  # in their order: of several the first is named, always
-        if not _decodes(symbol):
-            raise _NoMolecule(f"selfies cannot decode its own symbol {symbol}")
-    return symbols
-
-
-@lru_cache(maxsize=_MOST_SYMBOLS)
-def _decodes(symbol: str) -> bool:
-    """Test if the decoder takes a symbol. It judges each for itself, so a text of symbols it takes is taken, too."""
-    import selfies
-
-    if symbol == DOT:
-        return True
-    try:
-        selfies.decoder(symbol)
-    except selfies.DecoderError:
-        return False
-    return True
+    seed = int.from_bytes(hashlib.blake2b(canonical.encode("utf-8"), digest_size=4).digest(), "little") >> 1
+    mol = Chem.MolFromSmiles(canonical)  # what is drawn depends on the order of its atoms
+    smiles = "" if mol is None else Chem.MolToRandomSmilesVect(mol, 1, seed)[0]
+    if not stands_for(smiles, canonical):
+        raise _NoMolecule("SMILES in random order stand for another molecule")
+    return smiles

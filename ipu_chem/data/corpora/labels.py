@@ -18,6 +18,7 @@ from ipu_chem.data.files.layout import TableOptions, read_layout
 from ipu_chem.data.files.numbers import read_labels
 from ipu_chem.data.files.table import read_rows
 from ipu_chem.data.molecule import decode_texts
+from ipu_chem.data.representations.registry import USUAL, representation_named
 from ipu_chem.metrics import BINARY
 from packing.files import PathLike
 from packing.store import Store
@@ -105,6 +106,10 @@ def load_labeled_dataset(name: str, path: str = "", cache: str = "", **options: 
     kept = np.flatnonzero(np.isfinite(table.y[rows]).any(1))
     store, rows, failed = store.take(kept), rows[kept], store.info["failures"]["count"]
     fields = {**store.fields, "y": table.y[rows], **{field: values[rows] for field, values in table.fields.items()}}
-    counts = {"without label": int((~np.isfinite(table.y).any(1)).sum()), "no SELFIES": failed}
+    representation = options.get("representation", USUAL)
+    counts = {
+        "without label": int((~np.isfinite(table.y).any(1)).sum()),
+        f"no {representation_named(representation).title}": failed,
+    }
     info = {**store.info, **table.info, "failures": store.info["failures"], "left out": counts}
     return Store(store.axes, fields, store.axis_of, info)

@@ -45,7 +45,7 @@ def corpus_in_memory(
 
 def encode_in_memory(lines: Sequence[Union[Line, Failure]], workers: int = 1, manner: Manner = USUAL) -> List[Chunk]:
     """Encode lines in parallel processes; failures among them are passed on."""
-    libraries()
+    libraries(manner.representation)
     blocks = [lines[start : start + CHUNK] for start in range(0, len(lines), CHUNK)]
     return list(in_parallel(partial(encode_lines, manner=manner), blocks, workers or None, chunk=1, few=2))
 
@@ -58,7 +58,8 @@ def corpus_of(chunks: Sequence[Chunk], manner: Manner = USUAL) -> Store:
     """
     store = assemble(chunks, np.ones(sum(len(chunk.line) for chunk in chunks), bool))
     store.info.update(name="memory", source="a list of SMILES", licence="the user's own", citation=[])
-    store.info.update(versions=libraries(), options=manner._asdict())
+    store.info.update(versions=libraries(manner.representation), options=manner._asdict())
+    store.info["representation"] = manner.representation
     return store
 
 

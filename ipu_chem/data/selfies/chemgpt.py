@@ -11,9 +11,9 @@ from typing import Any, Dict, Iterable, List, Tuple
 
 import numpy as np
 
+from ipu_chem.data.representations.base import DOT, UnknownToken
+from ipu_chem.data.representations.tokenizer import Tokenizer, check_choice
 from ipu_chem.data.selfies.dialect import to_version_1, to_version_2, without_stereo
-from ipu_chem.data.selfies.symbols import DOT, UnknownSymbol
-from ipu_chem.data.selfies.tokens import Tokenizer, check_choice
 from packing.files import PathLike
 from packing.store import Store
 
@@ -33,7 +33,6 @@ class ChemGPTTokenizer(Tokenizer):
             of most symbols (the first of several), "map" reads the dot as [UNK], as the published tokenizer does.
     """
 
-    kind = "chemgpt"
     special = ("[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]")
 
     def __init__(
@@ -62,7 +61,7 @@ class ChemGPTTokenizer(Tokenizer):
         Raises:
             ValueError: there is no such file, or it is another tokenizer.
         """
-        from ipu_chem.data.selfies.huggingface import read_symbols
+        from ipu_chem.data.representations.huggingface import read_symbols
 
         return cls([to_version_1(symbol) for symbol in read_symbols(path, cls.special)], unknown, stereo, fragments)
 
@@ -95,14 +94,18 @@ class ChemGPTTokenizer(Tokenizer):
         ids = store.ragged("symbols")
         return len(np.unique(np.searchsorted(ids.offsets, np.flatnonzero(lossy[ids.values]), side="right")))
 
+    @property
+    def kind(self) -> str:
+        return "chemgpt"
+
     def _settings(self) -> Dict[str, Any]:
-        return {**super()._settings(), "stereo": self.stereo, "fragments": self.fragments}
+        return {"unknown": self.unknown, "stereo": self.stereo, "fragments": self.fragments}
 
     def _resolve(self, symbol: str) -> int:
         if symbol == DOT:
             if self.fragments == "map":
                 return self.unk_id
-            raise UnknownSymbol(
+            raise UnknownToken(
                 "it has several fragments and the published vocabulary no dot",
                 "set data.fragments=largest to encode one of them, or data.unknown=map to read the dot as [UNK].",
             )

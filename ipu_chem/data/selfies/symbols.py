@@ -6,23 +6,14 @@ Learn.: Sci. Technol. 1, 045024 (2020); A. Lo et al., "Recent advances in the SE
 """
 
 import re
-from typing import Any, List
+from typing import List
 
-DOT = "."  # between fragments, the only symbol without brackets
+from ipu_chem.data.representations.base import DOT, shown
+
 _SYMBOL = re.compile(r"\[[^\[\]\s]+\]")
 # An atom in brackets as SMILES write it; [=C], [Ring1] or [Branch1] of SELFIES are none.
 _SMILES_ATOM = re.compile(r"\[\d*(?:[A-Z][a-z]?|[a-z]{1,2}|\*)@{0,2}(?:H\d*)?(?:[+-]+\d*)?(?::\d+)?\]")
 _SMILES_TEXT = re.compile(r"(?:[BCNOSPFIbcnops0-9()=#$:/\\%~*-]|Cl|Br)+")
-_SHOWN = 60  # characters of a text in an error message
-
-
-class UnknownSymbol(ValueError):
-    """A vocabulary lacks a symbol; ``reason`` leaves out the remedy, which belongs to training."""
-
-    def __init__(self, reason: str, remedy: str) -> None:
-        """Join both; the remedy names options of a run."""
-        super().__init__(f"{reason}; {remedy}")
-        self.reason, self.remedy = reason, remedy
 
 
 def split_symbols(selfies: str, name: str = "") -> List[str]:
@@ -53,11 +44,6 @@ def looks_like_smiles(text: str) -> bool:
     """Test if a text has atoms outside of brackets, and all else in it could be a SMILES, too."""
     outside = _SYMBOL.sub("", text).replace(DOT, "")
     return _SMILES_TEXT.fullmatch(outside) is not None and all(map(_SMILES_ATOM.fullmatch, _SYMBOL.findall(text)))
-
-
-def shown(text: Any) -> str:
-    """A text as error messages quote it, cut where it is long."""
-    return repr(text) if len(str(text)) <= _SHOWN else repr(str(text)[:_SHOWN])[:-1] + "...'"
 
 
 def _split_carefully(selfies: str, who: str) -> List[str]:

@@ -3,7 +3,7 @@
 import re
 from typing import Collection, Dict, List, Sequence, Set
 
-from ipu_chem.data.selfies.tokens import Tokenizer
+from ipu_chem.data.representations.tokenizer import Tokenizer
 
 _SYMBOL = re.compile(r"\[[^\[\]\s]+\]")
 _STRUCTURE = re.compile(r"\[(?:[=#]|[-/\\]{2})?(?:Branch|Ring)\d\]")
@@ -27,8 +27,10 @@ def banned_symbols(tokenizer: Tokenizer, ban: str = "", only: str = "") -> Set[s
     """
     if not ban and not only:
         return set()
-    if tokenizer.kind not in ("selfies", "chemgpt"):
-        raise ValueError(f"--ban and --only are for models of SELFIES, and this one writes {tokenizer.kind}.")
+    if tokenizer.representation.name != "selfies":
+        raise ValueError(
+            f"--ban and --only are for models of SELFIES, and this one writes {tokenizer.representation.title}."
+        )
     symbols = tokenizer.modern_symbols()
     named = _SYMBOL.findall(ban)
     if ban and (not named or _SYMBOL.sub("", ban).strip(", ")):

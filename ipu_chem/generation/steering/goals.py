@@ -90,7 +90,7 @@ class Decoration(Goal):
             reasons = [reason or ("" if done else CUT) for reason, done in zip(reasons, samples.finished)]
             going = [place for place, reason in enumerate(reasons) if not reason]
             respell = partial(respelled, fragment=self.fragment, grown=self.order[:step], point=self.order[step])
-            texts = [(samples.selfies[place], seed_of(seed, step, place)) for place in going]
+            texts = [(samples.texts[place], seed_of(seed, step, place)) for place in going]
             found = list(in_parallel(respell, texts, sampler.workers))
             kept, starts = [], []
             for place, start in zip(going, likeliest_of_each(found, sampler)):

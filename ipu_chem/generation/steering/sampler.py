@@ -5,8 +5,8 @@ from typing import Any, Collection, List, NamedTuple, Optional, Sequence, Tuple
 import numpy as np
 import torch
 
-from ipu_chem.data.selfies.symbols import UnknownSymbol
-from ipu_chem.data.selfies.tokens import Tokenizer
+from ipu_chem.data.representations.base import UnknownToken
+from ipu_chem.data.representations.tokenizer import Tokenizer
 from ipu_chem.generation.sampling import Samples, generate
 from ipu_chem.models.chemgpt import ChemGPT
 
@@ -53,10 +53,10 @@ class Sampler:
         Raises:
             ValueError: the vocabulary is of other texts than SELFIES.
         """
-        if tokenizer.kind not in ("selfies", "chemgpt"):
+        if tokenizer.representation.name != "selfies":
             raise ValueError(
-                f"the model writes {tokenizer.kind}, and scaffolds, linkers, decorations and motifs are spelled as "
-                "SELFIES: use a model that was trained on SELFIES."
+                f"the model writes {tokenizer.representation.title}, and scaffolds, linkers, decorations and motifs are "
+                "spelled as SELFIES: use a model that was trained on SELFIES."
             )
         self.model, self.tokenizer, self.batch = model, tokenizer, batch
         self.options = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "batch": batch}
@@ -68,14 +68,14 @@ class Sampler:
         """Ids of symbols without first and last token, [n] int64.
 
         Raises:
-            UnknownSymbol: the vocabulary lacks one.
+            UnknownToken: the vocabulary lacks one.
         """
         if not symbols:
             return np.zeros(0, np.int64)
         ids = np.asarray(self.tokenizer.encode("".join(symbols)), np.int64)[-len(symbols) - 1 : -1]
         if (ids == self.tokenizer.unk_id).any():
             lacking = symbols[int(np.argmax(ids == self.tokenizer.unk_id))]
-            raise UnknownSymbol(f"symbol {lacking!r} is not in the vocabulary", "give something else.")
+            raise UnknownToken(f"symbol {lacking!r} is not in the vocabulary", "give something else.")
         return ids
 
     def begun(self, *parts: np.ndarray) -> np.ndarray:
@@ -146,6 +146,6 @@ def merged(count: int, kept: Sequence[int], samples: Samples, reason: Any) -> Dr
     finished, likelihoods, selfies = np.zeros(count, bool), np.zeros(count), [""] * count
     given_up = [reason] * count if isinstance(reason, str) else list(reason)
     finished[list(kept)], likelihoods[list(kept)] = samples.finished, samples.log_likelihoods
-    for place, text in zip(kept, samples.selfies):
+    for place, text in zip(kept, samples.texts):
         selfies[place], given_up[place] = text, ""
     return Drawn(Samples(selfies, finished, likelihoods), given_up)

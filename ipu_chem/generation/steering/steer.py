@@ -74,12 +74,12 @@ def steer(
             drawn, round_ = drawn + here, round_ + 1
             going = [place for place, reason in enumerate(given_up) if not reason]
             reasons.update(reason for reason in given_up if reason)
-            for place, one in zip(going, decode_many([samples.selfies[place] for place in going], sampler.workers)):
+            for place, one in zip(going, decode_many([samples.texts[place] for place in going], sampler.workers)):
                 reason = one.reason or ("" if goal.holds(Chem.MolFromSmiles(one.smiles)) else LOST)
                 if reason:
                     reasons[reason] += 1
                     continue
-                selfies.append(samples.selfies[place])
+                selfies.append(samples.texts[place])
                 decoded.append(one)
                 finished.append(bool(samples.finished[place]))
                 nats.append(float(samples.log_likelihoods[place]))

@@ -5,7 +5,8 @@ from typing import List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 
-from ipu_chem.data.selfies.symbols import UnknownSymbol, split_symbols
+from ipu_chem.data.representations.base import UnknownToken
+from ipu_chem.data.selfies.symbols import split_symbols
 from ipu_chem.generation.sampling import Samples
 from ipu_chem.generation.steering.fragments import Fragment
 from ipu_chem.generation.steering.sampler import Sampler
@@ -71,7 +72,7 @@ def _written(fragment: Fragment, enter: Optional[int], leave: Optional[int], sam
     for symbols in spellings(fragment.mol, enter, leave, 0, most):
         try:
             ids.append(sampler.encode(symbols))
-        except UnknownSymbol as error:
+        except UnknownToken as error:
             lacking = error.reason.rpartition(": ")[2]
     return _Written(ids, lacking)
 
@@ -111,7 +112,7 @@ def likeliest_of_each(found: Sequence[List[List[str]]], sampler: Sampler) -> Lis
         for symbols in ways:
             try:
                 begun.append(sampler.begun(sampler.encode(symbols)))
-            except UnknownSymbol:  # another spelling may have none of it
+            except UnknownToken:  # another spelling may have none of it
                 continue
             owners.append(place)
     best: List[Optional[np.ndarray]] = [None] * len(found)
@@ -151,7 +152,7 @@ def put_in(
     since: List[int] = []
     owners: List[int] = []
     last = np.array([sampler.tokenizer.eos_id], np.int64) if ends else np.zeros(0, np.int64)
-    for index, text in enumerate(samples.selfies):
+    for index, text in enumerate(samples.texts):
         symbols = split_symbols(text) if text else []
         ids = sampler.encode(symbols)
         places = [place for place in [0, *cuts(symbols)] if place >= least[index]]

@@ -12,7 +12,7 @@ from ipu_chem.data.corpora import CORPORA, corpus_in_memory, describe_corpus, en
 from ipu_chem.data.corpora.assemble import first_of_each
 from ipu_chem.data.corpora.sources import Source
 from ipu_chem.data.molecule import decode_text, decode_texts
-from ipu_chem.data.selfies.tokens import Tokenizer
+from ipu_chem.data.representations.tokenizer import Tokenizer
 
 ROOT = Path(__file__).resolve().parents[3]
 QUIET = dict(workers=1, progress=False)
@@ -177,7 +177,7 @@ def test_description(tmp_path):
         "failures: 1",
         "  1 RDKit cannot parse the SMILES",
     ]
-    assert lines[4] == "symbols: 2 different (2 of them fewer than 10 times), [C] 85.7%, [O] 14.3%"
+    assert lines[4] == "tokens of selfies: 2 different (2 of them fewer than 10 times), [C] 85.7%, [O] 14.3%"
     assert lines[5].startswith("tokens of a molecule: mean 3.5, median 3.5, 99% up to 3.99, at most 4, 7 in all")
     assert lines[-1] == "sample: CCCC  [C][C][C][C]"
 

@@ -4,10 +4,12 @@ import re
 
 import pytest
 
-from ipu_chem.data.corpora import encode, encode_smiles, load_corpus
-from ipu_chem.data.corpora.encode import OTHER, Manner, encode_lines
+from ipu_chem.data.corpora import encode_smiles, load_corpus
+from ipu_chem.data.corpora.encode import Manner, encode_lines
 from ipu_chem.data.files.table import Line
 from ipu_chem.data.molecule import decode_texts
+from ipu_chem.data.selfies import representation
+from ipu_chem.data.selfies.representation import OTHER
 
 QUIET = dict(workers=1, progress=False)
 # Iodine with three and five bonds, and iron with ten.
@@ -118,4 +120,4 @@ def test_of_several_symbols_that_cannot_be_decoded_the_first_is_named():
     for wrong in (symbols, symbols[::-1]):
         first = next(symbol for symbol in wrong if symbol != "[C]")
         with pytest.raises(ValueError, match=re.escape(f"selfies cannot decode its own symbol {first}")):
-            encode._decodable(wrong)
+            representation._decodable(wrong)

@@ -12,9 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ipu_chem.data.molecule import encode_texts
-from ipu_chem.data.selfies.saved import read_tokenizer, tokenizer_from_dict
-from ipu_chem.data.selfies.store import encode_known
-from ipu_chem.data.selfies.tokens import BOS, EOS, PAD, UNK, Tokenizer, split_symbols
+from ipu_chem.data.representations.saved import read_tokenizer, tokenizer_from_dict
+from ipu_chem.data.representations.store import encode_known
+from ipu_chem.data.representations.tokenizer import BOS, EOS, PAD, UNK, Tokenizer
+from ipu_chem.data.selfies.symbols import split_symbols
 from packing.store import Store
 
 selfies = pytest.importorskip("selfies")
@@ -107,9 +108,9 @@ def test_a_text_is_encoded_or_refused_wherever_it_stands(text, before):
         ("[=C]C[Ring1]", "is damaged, no symbol begins at character 4"),
         (None, "ibuprofen is no text but NoneType None"),
         (1.5, "ibuprofen is no text but float 1.5"),
-        ("[C][Xe][C]", r"ibuprofen: symbol '\[Xe\]' is not in the vocabulary; .*data.unknown=map"),
-        ("[C][PAD]", r"symbol '\[PAD\]' is not in the vocabulary"),
-        ("[Na+].[Cl-]", r"symbol '\[Na\+\]' is not .* not SMILES"),
+        ("[C][Xe][C]", r"ibuprofen: token '\[Xe\]' is not in the vocabulary; .*data.unknown=map"),
+        ("[C][PAD]", r"token '\[PAD\]' is not in the vocabulary"),
+        ("[Na+].[Cl-]", r"token '\[Na\+\]' is not .* not SMILES"),
     ],
 )
 def test_what_is_no_selfies_is_refused_by_name(tokenizer, text: Any, complaint):
@@ -141,13 +142,13 @@ def test_a_corpus_is_encoded_as_its_molecules(molecules):
 
 
 def test_a_large_corpus_is_encoded_in_blocks(monkeypatch):
-    monkeypatch.setattr("ipu_chem.data.selfies.store._BLOCK", 7)
+    monkeypatch.setattr("ipu_chem.data.representations.store._BLOCK", 7)
     molecules = ["".join(CORPUS[: 1 + index % 9]) for index in range(50)]
     tokenizer = Tokenizer.build(CORPUS)
     np.testing.assert_array_equal(
         tokenizer.encode_store(corpus_store(molecules, CORPUS)).values, tokenizer.encode_many(molecules).values
     )
-    with pytest.raises(ValueError, match=r"^molecule 20 \(u\): symbol '\[Fr\]' is not"):
+    with pytest.raises(ValueError, match=r"^molecule 20 \(u\): token '\[Fr\]' is not"):
         tokenizer.encode_store(corpus_store(["[C]"] * 20 + ["[C][Fr]"], CORPUS + ["[Fr]"]))
 
 
@@ -168,7 +169,7 @@ def test_of_a_corpus_those_are_encoded_that_the_vocabulary_can_write(tokenizer):
 
 
 def test_stores_that_hold_no_text(tokenizer):
-    with pytest.raises(ValueError, match="the store holds no SELFIES symbols"):
+    with pytest.raises(ValueError, match="the store holds no tokens"):
         tokenizer.encode_store(Store({"nodes": np.array([0, 1])}, {"z": np.ones(1)}, {"z": "nodes"}))
     empty = corpus_store(["[C]", "[O]"], CORPUS)
     empty.axes["tokens"][:] = [0, 2, 2]
@@ -217,7 +218,7 @@ def test_incomplete_descriptions_are_refused(tokenizer):
 
 @pytest.mark.parametrize("wrong", ["C", "[C][C]", "[UNK]", "[C", ""])
 def test_a_vocabulary_is_made_of_single_symbols(wrong):
-    with pytest.raises(ValueError, match=f"^'{re.escape(wrong)}' is no symbol of a molecule"):
+    with pytest.raises(ValueError, match=f"^'{re.escape(wrong)}' is no single token of SELFIES"):
         Tokenizer.build(["[C]", wrong])
 
 
@@ -264,7 +265,7 @@ def test_auto_tokenizer_gives_the_same_ids(real, tmp_path):
 
 
 def test_huggingface_files_come_back_as_a_tokenizer(tokenizer, tmp_path):
-    from ipu_chem.data.selfies.saved import tokenizer_from_huggingface
+    from ipu_chem.data.representations.saved import tokenizer_from_huggingface
 
     tokenizer.save_huggingface(tmp_path)
     again = tokenizer_from_huggingface(tmp_path)

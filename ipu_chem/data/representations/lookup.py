@@ -1,13 +1,14 @@
-"""Ids of many molecules at once: their SELFIES as bytes, every symbol a number of eight of them, looked up in a table.
+"""Ids of many molecules at once: their texts as bytes, every token a number of eight of them, looked up in a table.
 
-What is not made of known symbols alone comes back undone; to say what is wrong with which molecule is for others.
+Of representations whose tokens are in brackets, as those of SELFIES. What is not made of known tokens alone comes back
+undone; to say what is wrong with which molecule is for others.
 """
 
 from typing import Dict, Optional, Sequence, Tuple
 
 import numpy as np
 
-from ipu_chem.data.selfies.symbols import DOT
+from ipu_chem.data.representations.base import DOT
 
 _WORD = 8  # bytes of a symbol, without brackets; longer ones ([=123Xe@@H1+1]) are not in the table
 # By the length of a symbol: which bytes of the word that begins with it are its own.
@@ -33,7 +34,7 @@ class Lookup:
         return self._ids.get(symbol)
 
     def encode(self, texts: Sequence[str]) -> Optional[Tuple[np.ndarray, np.ndarray]]:
-        """Ids of the symbols of at least one molecule.
+        """Ids of the tokens of at least one molecule.
 
         Returns:
             (ids [total] int32 one molecule after the other, symbols per molecule [I] int64); None if one of the texts

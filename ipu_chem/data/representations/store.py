@@ -1,26 +1,32 @@
-"""Ids of a whole corpus at once: its symbols are numbers already, and a table turns them into a tokenizer's ids."""
+"""Ids of a whole corpus at once: its tokens are numbers already, and a table turns them into a tokenizer's ids."""
 
 from typing import TYPE_CHECKING, Dict, List, Tuple
 
 import numpy as np
 
 from ipu_chem.data.molecule import decode_text
-from ipu_chem.data.selfies.lookup import bordered
-from ipu_chem.data.selfies.symbols import DOT, UnknownSymbol
+from ipu_chem.data.representations.base import DOT, UnknownToken
+from ipu_chem.data.representations.lookup import bordered
+from ipu_chem.data.representations.registry import USUAL
 from packing.store import Store
 from packing.types import Ragged, index_dtype, offsets_of
 
 if TYPE_CHECKING:
-    from ipu_chem.data.selfies.tokens import Tokenizer
+    from ipu_chem.data.representations.tokenizer import Tokenizer
 
 _BLOCK = 1 << 16  # molecules at once: what limits the memory beside the result
+
+
+def representation_of(store: Store) -> str:
+    """The name of the representation of a corpus; those of earlier versions, which do not say it, are SELFIES."""
+    return store.info.get("representation", USUAL)
 
 
 def encode_store(tokenizer: "Tokenizer", store: Store) -> Ragged:
     """Ids of all molecules, see `Tokenizer.encode_store`."""
     symbols, table, reasons = _looked_up(tokenizer, store)
     if len(symbols) and symbols.lengths.min() == 0:
-        raise ValueError(f"{_name_in(store, int(np.argmin(symbols.lengths)))} is empty: it has no symbols.")
+        raise ValueError(f"{_name_in(store, int(np.argmin(symbols.lengths)))} is empty: it has no tokens.")
     places = _outside(symbols, table, reasons)
     if len(places):
         item = int(_owners(symbols, places[:1])[0])
@@ -29,25 +35,31 @@ def encode_store(tokenizer: "Tokenizer", store: Store) -> Ragged:
 
 
 def encode_known(tokenizer: "Tokenizer", store: Store) -> Tuple[Ragged, np.ndarray, Dict[int, str]]:
-    """Ids of the molecules that the vocabulary has all symbols of.
+    """Ids of the molecules that the vocabulary has all tokens of.
 
     Returns:
         (ids of the K molecules, which those are [K], molecule -> why it is none of them).
     """
     symbols, table, reasons = _looked_up(tokenizer, store)
     places = _outside(symbols, table, reasons)[::-1]  # so that of several reasons the first is given
-    refused = {item: "it has no symbols" for item in np.flatnonzero(symbols.lengths == 0).tolist()}
+    refused = {item: "it has no tokens" for item in np.flatnonzero(symbols.lengths == 0).tolist()}
     for item, symbol in zip(_owners(symbols, places).tolist(), symbols.values[places].tolist()):
         error = reasons[symbol]
-        refused[item] = error.reason if isinstance(error, UnknownSymbol) else str(error)
+        refused[item] = error.reason if isinstance(error, UnknownToken) else str(error)
     kept = np.setdiff1d(np.arange(len(symbols)), list(refused)).astype(np.int64)
     return _ids(tokenizer, symbols.take(kept), table), kept, refused
 
 
 def _looked_up(tokenizer: "Tokenizer", store: Store) -> Tuple[Ragged, np.ndarray, Dict[int, ValueError]]:
-    """Symbols of all molecules, the id of each symbol (-1 for none), and why a symbol has none."""
+    """Tokens of all molecules, the id of each (-1 for none), and why one has none."""
     if "symbols" not in store or "symbols" not in store.info:
-        raise ValueError("the store holds no SELFIES symbols; make one with ipu_chem.data.corpora.")
+        raise ValueError("the store holds no tokens; make one with ipu_chem.data.corpora.")
+    theirs, mine = representation_of(store), tokenizer.representation.name
+    if theirs != mine:
+        raise ValueError(
+            f"the corpus is written in {theirs} and the vocabulary in {mine}; take the corpus with "
+            f"data.representation={mine}, or another vocabulary."
+        )
     names: List[str] = store.info["symbols"]
     symbols = store.ragged("symbols")
     if tokenizer.cuts_fragments and DOT in names:
@@ -62,7 +74,7 @@ def _looked_up(tokenizer: "Tokenizer", store: Store) -> Tuple[Ragged, np.ndarray
 
 
 def _outside(symbols: Ragged, table: np.ndarray, reasons: Dict[int, ValueError]) -> np.ndarray:
-    """Places of symbols that have no id."""
+    """Places of tokens that have no id."""
     return np.flatnonzero((table < 0)[symbols.values]) if reasons else np.zeros(0, np.int64)
 
 
@@ -72,7 +84,7 @@ def _owners(symbols: Ragged, places: np.ndarray) -> np.ndarray:
 
 
 def _ids(tokenizer: "Tokenizer", symbols: Ragged, table: np.ndarray) -> Ragged:
-    """Ids of symbols that all have one, with begin and end."""
+    """Ids of tokens that all have one, with begin and end."""
     offsets = symbols.offsets + 2 * np.arange(len(symbols) + 1)
     values = np.empty(offsets[-1], index_dtype(tokenizer.vocab_size))
     for start in range(0, len(symbols), _BLOCK):
@@ -85,7 +97,7 @@ def _ids(tokenizer: "Tokenizer", symbols: Ragged, table: np.ndarray) -> Ragged:
 
 
 def _cut_fragments(tokenizer: "Tokenizer", symbols: Ragged, dot: int) -> Ragged:
-    """Symbols without the fragments that the tokenizer leaves out."""
+    """Tokens without the fragments that the tokenizer leaves out."""
     items = np.unique(_owners(symbols, np.flatnonzero(symbols.values == dot)))
     cut = {item: tokenizer.cut_fragments(symbols[item].tolist(), dot) for item in items.tolist()}
     lengths, values = symbols.lengths, np.array(symbols.values)

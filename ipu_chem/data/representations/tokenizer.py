@@ -1,23 +1,23 @@
-"""Molecules as token ids, one for each symbol of their SELFIES (2.x).
+"""Molecules as token ids, one for each token of their texts in a representation.
 
-A molecule is BOS, its symbols, EOS. The vocabulary is the four special symbols, those of a corpus, and the alphabet
-that SELFIES can make any molecule of, so that what a model generates can always be written down.
+A molecule is BOS, its tokens, EOS. The vocabulary is the four special tokens, those of a corpus, and the alphabet of
+the representation: that of SELFIES can make any molecule, so that what a model generates can always be written down.
 """
 
 import hashlib
 import json
 from itertools import chain
-from typing import Any, Dict, Iterable, List, Optional, Sequence, Set, Tuple, Type, TypeVar, Union
+from typing import Any, Dict, Iterable, List, Optional, Sequence, Tuple, Type, TypeVar, Union
 
 import numpy as np
 
-from ipu_chem.data.selfies.lookup import Lookup, bordered
-from ipu_chem.data.selfies.symbols import DOT, UnknownSymbol, is_symbol, shown, split_symbols
+from ipu_chem.data.representations.base import DOT, UnknownToken, shown
+from ipu_chem.data.representations.lookup import Lookup, bordered
+from ipu_chem.data.representations.registry import USUAL, representation_named
 from packing.files import PathLike, atomic_file
 from packing.store import Store
 from packing.types import Ragged, index_dtype, offsets_of
 
-__all__ = ["BOS", "EOS", "PAD", "UNK", "Tokenizer", "split_symbols"]
 PAD, BOS, EOS, UNK = "[PAD]", "[BOS]", "[EOS]", "[UNK]"
 FORMAT = 1
 _Self = TypeVar("_Self", bound="Tokenizer")
@@ -26,33 +26,40 @@ _FEW = 16  # molecules that are looked at one by one when that fails
 
 
 class Tokenizer:
-    """Symbols and their ids, which encode and decode molecules.
+    """Tokens and their ids, which encode and decode molecules.
 
     Attributes:
-        symbols: id -> symbol, special ones included.
-        pad_id, bos_id, eos_id, unk_id: ids of the special symbols.
-        unknown: what happens to a symbol outside the vocabulary: "error", or "map" to ``unk_id``.
-        unknown_count: how many symbols it has mapped to ``unk_id`` since it was made.
+        representation: that the texts of molecules are in.
+        symbols: id -> token, special ones included.
+        pad_id, bos_id, eos_id, unk_id: ids of the special tokens.
+        unknown: what happens to a token outside the vocabulary: "error", or "map" to ``unk_id``.
+        unknown_count: how many tokens it has mapped to ``unk_id`` since it was made.
     """
 
     cuts_fragments = False  # encodes every fragment of a molecule
-    kind = "selfies"
     # Those for PAD, BOS, EOS and UNK, then others that no molecule holds.
     special: Tuple[str, ...] = (PAD, BOS, EOS, UNK)
 
-    def __init__(self, symbols: Iterable[str], unknown: str = "error") -> None:
-        """Number the symbols; `build` makes them from those of a corpus.
+    def __init__(self, symbols: Iterable[str], unknown: str = "error", representation: str = USUAL) -> None:
+        """Number the tokens; `build` makes them from those of a corpus.
+
+        Args:
+            symbols: tokens in the order of their ids.
+            unknown: see the class.
+            representation: its name.
 
         Raises:
-            ValueError: a symbol is there twice, a special one is missing, or ``unknown`` is neither error nor map.
+            ValueError: a token is there twice, a special one is missing, ``unknown`` is neither error nor map, or there
+                is no such representation.
         """
         check_choice("unknown", unknown, ("error", "map"))
+        self.representation = representation_named(representation)
         self.symbols = tuple(symbols)
         self.unknown = unknown
         ids = {symbol: index for index, symbol in enumerate(self.symbols)}
         if len(ids) < len(self.symbols):
             twice = next(s for index, s in enumerate(self.symbols) if ids[s] != index)
-            raise ValueError(f"symbol {twice!r} is in the vocabulary twice; every symbol has one id.")
+            raise ValueError(f"token {twice!r} is in the vocabulary twice; every token has one id.")
         missing = [symbol for symbol in self.special if symbol not in ids]
         if missing:
             raise ValueError(f"the vocabulary has no {', '.join(missing)}; it needs {', '.join(self.special)}.")
@@ -61,31 +68,44 @@ class Tokenizer:
         self.unknown_count = 0
         self._lookup = Lookup()
         for index, symbol in enumerate(self.modern_symbols()):
-            if is_symbol(symbol) and index not in self._special_ids:
+            if index not in self._special_ids and self.representation.is_token(symbol):
                 self._lookup.add(symbol, index)
 
     @classmethod
-    def build(cls: Type[_Self], symbols: Iterable[str], robust_alphabet: bool = True, unknown: str = "error") -> _Self:
-        """A tokenizer from the symbols of a corpus: special ones, these in their order, then the robust alphabet.
+    def build(
+        cls: Type[_Self],
+        symbols: Iterable[str],
+        robust_alphabet: bool = True,
+        unknown: str = "error",
+        representation: str = USUAL,
+    ) -> _Self:
+        """A tokenizer from the tokens of a corpus: special ones, these in their order, then the alphabet.
 
         Args:
-            symbols: single symbols, without the special ones; a corpus store lists its own as ``info["symbols"]``.
-            robust_alphabet: add what ``selfies.get_semantic_robust_alphabet()`` has beside them, sorted.
-            unknown: see `Tokenizer`.
+            symbols: single tokens, without the special ones; a corpus store lists its own as ``info["symbols"]``.
+            robust_alphabet: add what the representation's alphabet has beside them, sorted; that of SELFIES is
+                ``selfies.get_semantic_robust_alphabet()``.
+            unknown, representation: see `Tokenizer`.
 
         Raises:
-            ValueError: one is not a single symbol or is a special one, or selfies is not installed.
+            ValueError: one is not a single token or is a special one, or a library is not installed.
         """
+        language = representation_named(representation)
         chosen = list(cls.special)
         for symbol in dict.fromkeys(symbols):
-            if not is_symbol(symbol) or symbol in cls.special:
+            if not language.is_token(symbol) or symbol in cls.special:
                 raise ValueError(
-                    f"{shown(symbol)} is no symbol of a molecule; list symbols (split_symbols) like '[=C]'."
+                    f"{shown(symbol)} is no single token of {language.title}; list what `Representation.split` gives."
                 )
             chosen.append(symbol)
         if robust_alphabet:
-            chosen += sorted(_robust_alphabet().difference(chosen))
-        return cls(chosen, unknown)
+            chosen += sorted(language.alphabet().difference(chosen))
+        return cls(chosen, unknown, representation)
+
+    @property
+    def kind(self) -> str:
+        """Its name in saved vocabularies."""
+        return self.representation.name
 
     @property
     def vocab_size(self) -> int:
@@ -93,8 +113,19 @@ class Tokenizer:
         return len(self.symbols)
 
     def modern_symbols(self) -> Tuple[str, ...]:
-        """id -> what SELFIES 2.x calls it."""
+        """id -> what molecules call it (SELFIES 2.x, where a vocabulary has another dialect)."""
         return self.symbols
+
+    def never_written(self, rows: int = 0) -> List[int]:
+        """Ids that no molecule holds: special tokens but the end, pieces of tokens, and rows beyond the vocabulary.
+
+        Args:
+            rows: of the table of a model, which may have more than the vocabulary.
+        """
+        special = self._special_ids - {self.eos_id}
+        is_token, names = self.representation.is_token, self.modern_symbols()
+        none = (index for index, name in enumerate(names) if index in special or not is_token(name))
+        return [*none, *range(self.vocab_size, rows)]
 
     def fingerprint(self) -> str:
         """16 hex digits that change with the meaning of any id."""
@@ -103,42 +134,44 @@ class Tokenizer:
 
     def to_dict(self) -> Dict[str, Any]:
         """Plain values, from which `tokenizer_from_dict` makes the same tokenizer."""
-        return {"format": FORMAT, "kind": self.kind, **self._settings(), "symbols": list(self.symbols)}
+        what = {"format": FORMAT, "kind": self.kind, "representation": self.representation.name}
+        return {**what, **self._settings(), "symbols": list(self.symbols)}
 
     def save(self, path: PathLike) -> None:
         """Write the tokenizer as JSON, atomically."""
         with atomic_file(path, "w") as file:
             json.dump(self.to_dict(), file, indent=1)
 
-    def encode(self, selfies: str, name: str = "") -> np.ndarray:
-        """Ids of one molecule, [n + 2] of the smallest index dtype: BOS, n symbols, EOS.
+    def encode(self, text: str, name: str = "") -> np.ndarray:
+        """Ids of one molecule, [n + 2] of the smallest index dtype: BOS, n tokens, EOS.
 
         Raises:
             ValueError: see `encode_many`.
         """
-        return self.encode_many([selfies], [name or "the molecule"]).values
+        return self.encode_many([text], [name or "the molecule"]).values
 
-    def encode_many(self, selfies: Sequence[str], names: Optional[Sequence[str]] = None) -> Ragged:
+    def encode_many(self, texts: Sequence[str], names: Optional[Sequence[str]] = None) -> Ragged:
         """Ids of many molecules, each with BOS and EOS.
 
         Args:
-            selfies: I SELFIES (2.x).
+            texts: I molecules in its representation.
             names: I names for error messages; without them a molecule is called by its number.
 
         Raises:
-            ValueError: names the molecule that is empty, damaged, a SMILES, or has a symbol outside the vocabulary.
+            ValueError: names the molecule that is empty, damaged, in another representation, or has a token outside
+                the vocabulary.
         """
-        if isinstance(selfies, str):
-            raise ValueError("encode_many takes a list of SELFIES; encode takes one.")
-        if names is not None and len(names) != len(selfies):
-            raise ValueError(f"{len(names)} names for {len(selfies)} molecules; give one each.")
-        if not len(selfies):
+        if isinstance(texts, str):
+            raise ValueError(f"encode_many takes a list of {self.representation.title}; encode takes one.")
+        if names is not None and len(names) != len(texts):
+            raise ValueError(f"{len(names)} names for {len(texts)} molecules; give one each.")
+        if not len(texts):
             return Ragged(np.empty(0, index_dtype(self.vocab_size)), np.zeros(1, np.int64))
         blocks: List[np.ndarray] = []
         lengths: List[np.ndarray] = []
-        for start in range(0, len(selfies), _BLOCK):
-            texts = selfies[start : start + _BLOCK]
-            ids, counts = self._encode_block(texts, () if names is None else names[start : start + _BLOCK], start)
+        for start in range(0, len(texts), _BLOCK):
+            block = texts[start : start + _BLOCK]
+            ids, counts = self._encode_block(block, () if names is None else names[start : start + _BLOCK], start)
             ids = bordered(ids, counts, self.bos_id, self.eos_id)
             blocks.append(ids.astype(index_dtype(self.vocab_size)))
             lengths.append(counts + 2)
@@ -151,14 +184,15 @@ class Tokenizer:
             store: "symbols" on the axis "tokens" holds places in ``info["symbols"]``; "smiles" names the molecules.
 
         Raises:
-            ValueError: it is no such store, a molecule is empty or has a symbol outside the vocabulary.
+            ValueError: it is no such store or one in another representation, a molecule is empty or has a token outside
+                the vocabulary.
         """
-        from ipu_chem.data.selfies.store import encode_store
+        from ipu_chem.data.representations.store import encode_store
 
         return self.counted(encode_store(self, store))
 
     def decode(self, ids: Union[Sequence[int], np.ndarray]) -> str:
-        """SELFIES (2.x) of ids up to the first EOS, without the special symbols.
+        """Text (SELFIES 2.x) of ids up to the first EOS, without the special tokens.
 
         Raises:
             ValueError: an id is outside the vocabulary.
@@ -175,12 +209,12 @@ class Tokenizer:
 
     def save_huggingface(self, folder: PathLike) -> None:
         """Write the files that transformers' ``AutoTokenizer`` loads, with the same ids (see `huggingface`)."""
-        from ipu_chem.data.selfies.huggingface import write_tokenizer
+        from ipu_chem.data.representations.huggingface import write_tokenizer
 
         write_tokenizer(self, folder)
 
     def id_of(self, symbol: str) -> int:
-        """The id of a 2.x symbol as it stands in a molecule.
+        """The id of a token as it stands in a molecule.
 
         Raises:
             ValueError: it is outside the vocabulary and not to be mapped; the reason alone.
@@ -193,7 +227,7 @@ class Tokenizer:
 
     def mapping_unknown(self: _Self) -> _Self:
         """The same vocabulary, which reads what it lacks as ``unk_id``."""
-        return type(self)(self.symbols, **{**self._settings(), "unknown": "map"})
+        return type(self)(self.symbols, "map", self.representation.name)
 
     def without_stereo_of(self, store: Store) -> int:
         """Molecules of a corpus store of which it leaves out stereochemistry."""
@@ -205,30 +239,30 @@ class Tokenizer:
         return ids
 
     def cut_fragments(self, symbols: List[Any], dot: Any) -> List[Any]:
-        """Symbols that are encoded of a molecule with dots between them."""
+        """Tokens that are encoded of a molecule with dots between them."""
         return symbols
 
     def _settings(self) -> Dict[str, Any]:
-        """Arguments of the constructor beside the symbols."""
+        """Arguments of the constructor beside the tokens and the representation."""
         return {"unknown": self.unknown}
 
     def _join(self, symbols: List[str]) -> str:
-        """SELFIES (2.x) of the symbols of a molecule as the vocabulary has them."""
+        """Text of the tokens of a molecule as the vocabulary has them."""
         return "".join(symbols)
 
     def _resolve(self, symbol: str) -> int:
-        """The id of a symbol that is not among those spelled as in the vocabulary."""
+        """The id of a token that is not among those spelled as in the vocabulary."""
         if self.unknown == "map":
             return self.unk_id
-        raise UnknownSymbol(
-            f"symbol {symbol!r} is not in the vocabulary",
+        raise UnknownToken(
+            f"token {symbol!r} is not in the vocabulary",
             "set data.unknown=drop to leave such molecules out, or data.unknown=map to read it as "
-            f"{self.special[3]} (SELFIES are those of selfies 2.x, not SMILES).",
+            f"{self.special[3]}{self.representation.hint}.",
         )
 
     def _encode_block(self, texts: Sequence[str], names: Sequence[str], first: int) -> Tuple[np.ndarray, np.ndarray]:
-        """Ids of symbols, and how many of each molecule; ``first`` is the number of the first one."""
-        found = self._lookup.encode(texts)
+        """Ids of tokens, and how many of each molecule; ``first`` is the number of the first one."""
+        found = self._lookup.encode(texts) if self.representation.in_brackets else self._ids_of_pieces(texts)
         if found is not None:
             return found
         if len(texts) > _FEW:  # most of them may have nothing to them, or need just one symbol that is new
@@ -244,15 +278,27 @@ class Tokenizer:
         molecules = list(map(self._encode_carefully, texts, called))
         return np.array(list(chain(*molecules)), np.int32), np.array([len(ids) for ids in molecules], np.int64)
 
+    def _ids_of_pieces(self, texts: Sequence[str]) -> Optional[Tuple[np.ndarray, np.ndarray]]:
+        """The same of molecules that are made of known tokens alone, else None."""
+        ids: List[Any] = []
+        counts: List[int] = []
+        for text in texts:
+            pieces = self.representation.pieces(text) if isinstance(text, str) else []
+            if not pieces:
+                return None
+            ids += map(self._lookup.find, pieces)
+            counts.append(len(pieces))
+        return None if None in ids else (np.array(ids, np.int32), np.array(counts, np.int64))
+
     def _encode_carefully(self, text: str, who: str) -> List[int]:
-        """Ids of the symbols of one molecule, or the error that says what is wrong with it."""
-        symbols = split_symbols(text, who)
+        """Ids of the tokens of one molecule, or the error that says what is wrong with it."""
+        symbols = self.representation.split(text, who)
         if DOT in symbols:
-            symbols = self.cut_fragments(symbols, DOT) or split_symbols("", who)
+            symbols = self.cut_fragments(symbols, DOT) or self.representation.split("", who)
         try:
             return list(map(self.id_of, symbols))
-        except UnknownSymbol as error:
-            raise UnknownSymbol(f"{who}: {error.reason}", error.remedy) from None
+        except UnknownToken as error:
+            raise UnknownToken(f"{who}: {error.reason}", error.remedy) from None
         except ValueError as error:
             raise ValueError(f"{who}: {error}") from None
 
@@ -261,11 +307,3 @@ def check_choice(what: str, value: str, choices: Sequence[str]) -> None:
     """Refuse a setting that is none of its choices."""
     if value not in choices:
         raise ValueError(f"{what}={value!r} is none of {', '.join(choices)}.")
-
-
-def _robust_alphabet() -> Set[str]:
-    try:
-        from selfies import get_semantic_robust_alphabet
-    except ImportError:
-        raise ValueError("the robust alphabet comes from the package selfies: pip install selfies") from None
-    return get_semantic_robust_alphabet()

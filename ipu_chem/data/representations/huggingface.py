@@ -1,19 +1,20 @@
 """Tokenizers as the files of Hugging Face's libraries, so that ``AutoTokenizer`` gives the same ids.
 
-A word-level model whose words are SELFIES 2.x symbols; BOS and EOS are added by its post-processor. The files say
-nothing of errors: what `Tokenizer` refuses is read as UNK there.
+A word-level model whose words are the tokens of molecules (of SELFIES those of 2.x); BOS and EOS are added by its
+post-processor. The files say nothing of errors: what `Tokenizer` refuses is read as UNK there.
 """
 
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Dict, List, Optional, Sequence
 
+from ipu_chem.data.representations.registry import USUAL
 from packing.files import PathLike, atomic_file
 
 if TYPE_CHECKING:
-    from ipu_chem.data.selfies.tokens import Tokenizer
+    from ipu_chem.data.representations.tokenizer import Tokenizer
 
-_FILE = "tokenizer.json"
+_FILE, _CONFIG = "tokenizer.json", "tokenizer_config.json"
 _PLAIN = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
 # What `dialect.without_stereo` does, as replacements by nothing inside of a symbol.
 _WITHOUT_STEREO = (
@@ -42,8 +43,9 @@ def write_tokenizer(tokenizer: "Tokenizer", folder: PathLike) -> None:
         "clean_up_tokenization_spaces": False,
         # GPT-Neo would add embeddings of token types to its input.
         "model_input_names": ["input_ids", "attention_mask"],
+        "representation": tokenizer.representation.name,
     }
-    files = {_FILE: _definition(tokenizer), "tokenizer_config.json": config, "special_tokens_map.json": named}
+    files = {_FILE: _definition(tokenizer), _CONFIG: config, "special_tokens_map.json": named}
     for name, content in files.items():
         with atomic_file(Path(folder) / name, "w") as file:
             json.dump(content, file, indent=1)
@@ -65,7 +67,7 @@ def _definition(tokenizer: "Tokenizer") -> Dict[str, Any]:
         "normalizer": _normalizer(tokenizer),
         "pre_tokenizer": {
             "type": "Split",
-            "pattern": {"Regex": r"\[[^\[\]]*\]|\."},
+            "pattern": {"Regex": tokenizer.representation.pattern},
             "behavior": "Isolated",
             "invert": False,
         },
@@ -90,8 +92,25 @@ def _normalizer(tokenizer: "Tokenizer") -> Optional[Dict[str, Any]]:
     return {"type": "Sequence", "normalizers": steps}
 
 
+def read_representation(path: PathLike) -> str:
+    """The representation that the tokenizer_config.json beside a tokenizer.json names.
+
+    Without one it is SELFIES, as of files that earlier versions wrote.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+    file = (Path(path) if Path(path).is_dir() else Path(path).parent) / _CONFIG
+    if not file.is_file():
+        return USUAL
+    try:
+        return str(json.loads(file.read_text(encoding="utf-8")).get("representation", USUAL))
+    except (ValueError, AttributeError):
+        raise ValueError(f"{file} is no tokenizer_config.json; fetch or write it again.") from None
+
+
 def read_symbols(path: PathLike, special: Sequence[str]) -> List[str]:
-    """Symbols by id from a tokenizer.json or the folder that holds one.
+    """Tokens by id from a tokenizer.json or the folder that holds one.
 
     Raises:
         ValueError: there is no such file, it holds no vocabulary, one with gaps, or one without ``special``.
