@@ -55,8 +55,8 @@ class Sampler:
         """
         if tokenizer.representation.name != "selfies":
             raise ValueError(
-                f"the model writes {tokenizer.representation.title}, and scaffolds, linkers, decorations and motifs are "
-                "spelled as SELFIES: use a model that was trained on SELFIES."
+                f"scaffolds, linkers, decorations and motifs are spelled as SELFIES, and this model writes "
+                f"{tokenizer.representation.title}: use one that was trained on SELFIES."
             )
         self.model, self.tokenizer, self.batch = model, tokenizer, batch
         self.options = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "batch": batch}
