@@ -16,13 +16,14 @@ from typing import Any, List, Optional, Sequence
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
+import numpy as np
 import torch
 from rdkit import Chem
 
 from benchmarks.common import Goals, machine_line, print_table, throughput_line
 from ipu_chem.generation.molecules import EMPTY, NO_MOLECULE, decode_many
 from ipu_chem.generation.sampling import generate
-from ipu_chem.generation.steering.distance import training_distance
+from ipu_chem.generation.steering.distance import fingerprints, nearest_distance
 from ipu_chem.generation.steering.goals import GOALS
 from ipu_chem.generation.steering.sampler import Sampler
 from ipu_chem.generation.steering.steer import steer
@@ -64,10 +65,11 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     print(machine_line("float32", "torch", "rdkit", "selfies"))
     language = load_language_model(options.run)
     print(f"{options.run}: {sum(one.numel() for one in language.model.parameters()):,} parameters")
-    train = _training_molecules(options.run)
+    train = fingerprints(_training_molecules(options.run), 1)
     sampler = Sampler(language.model, language.tokenizer, workers=1)
     goals, seconds, written = Goals(), 0.0, 0
     rows: List[Any] = [_free(language, options.count, train)]
+    print("molecules without anything given are drawn", flush=True)
     for kind, given, pattern in CASES:
         start = time.process_time()
         found = steer(GOALS[kind](given, sampler), sampler, options.count, progress=False)
@@ -88,7 +90,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     return missed
 
 
-def _free(language: Any, count: int, train: Sequence[str]) -> List[Any]:
+def _free(language: Any, count: int, train: np.ndarray) -> List[Any]:
     """The row of molecules without anything given."""
     start = time.process_time()
     samples = generate(language.model, language.tokenizer, count, progress=False)
@@ -100,7 +102,7 @@ def _free(language: Any, count: int, train: Sequence[str]) -> List[Any]:
 
 def _row(*values: Any) -> List[Any]:
     option, given, written, kept, valid, passed, different, seconds, molecules, train = values
-    distance = f"{training_distance(molecules, train, 1):.3f}" if train else ""
+    distance = f"{nearest_distance(fingerprints(molecules, 1), train):.3f}" if len(train) else ""
     fractions = [f"{value:.3f}" for value in (valid, passed, different)]
     return [option, given, f"{written:,}", f"{kept:.1%}", *fractions, f"{seconds:.1f}", distance]
 

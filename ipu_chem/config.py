@@ -52,6 +52,12 @@ class DataConfig(Chosen):
             out), map (read such symbols as the unknown one), or auto (error, and drop where labels are learned).
         fragments: what becomes of salts and other molecules of several fragments: keep (models of graphs leave them
             out), largest (take the fragment of most heavy atoms), or error.
+        condition: properties that a language model is told before every molecule, so that `ipu-chem generate` can ask for
+            them: names separated by commas of logp, qed, weight, tpsa, donors, acceptors, rotatable and rings, which RDKit
+            computes, or of columns of data.path, whose empty cells are not known.
+        condition_bins: most bins of a property, about as many molecules in each.
+        condition_hidden: fraction of the training molecules' values that are not told, so that a model also writes
+            molecules without; drawn once.
         representation: of molecules as tokens (chemgpt): selfies, smiles, safe, or package.module:Class of your own.
         atom_order: of the SMILES that it writes (chemgpt): canonical, or random, drawn once for every molecule.
     """
@@ -79,6 +85,9 @@ class DataConfig(Chosen):
     stereo: Literal["keep", "drop"] = "keep"
     unknown: Literal["auto", "error", "drop", "map"] = "auto"
     fragments: Literal["keep", "largest", "error"] = "keep"
+    condition: str = ""
+    condition_bins: int = 10
+    condition_hidden: float = 0.1
     representation: str = "selfies"
     atom_order: Literal["canonical", "random"] = "canonical"
 
@@ -86,6 +95,7 @@ class DataConfig(Chosen):
         super().__post_init__()
         sizes = ("limit", "split_seed", "train", "validation", "test")
         check_fields(self, "data", **dict.fromkeys(sizes, "0 or more"), workers=THREADS)
+        check_fields(self, "data", condition_bins="from 2 to 1,000", condition_hidden="0 or more and below 1")
         check_choice("data.references", self.references, REFERENCES)
         for name in ("train", "validation", "test"):
             value = getattr(self, name)
@@ -97,10 +107,17 @@ class DataConfig(Chosen):
                 f"data.train={self.train}, data.validation={self.validation}, data.test={self.test}: fractions of all "
                 "molecules that leave none to train, or add up to more than 1; give smaller ones."
             )
-        names = [name.strip() for name in self.target.split(",")]
-        twice = next((name for name in names if name and names.count(name) > 1), "")
-        if twice:
-            raise ValueError(f"data.target={self.target}: {twice} is named twice; name every label once.")
+        for option, what in (("target", "label"), ("condition", "property")):
+            names = _named(getattr(self, option))
+            twice = next((name for name in names if names.count(name) > 1), "")
+            if twice:
+                value = getattr(self, option)
+                raise ValueError(f"data.{option}={value}: {twice} is named twice; name every {what} once.")
+
+    @property
+    def conditions(self) -> List[str]:
+        """The names of ``condition``."""
+        return _named(self.condition)
 
     @classmethod
     def registered(cls) -> Mapping[str, Any]:
@@ -394,6 +411,11 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = ""
         elif before != after:
             result.append((prefix + key, before, after))
     return result
+
+
+def _named(text: str) -> List[str]:
+    """Names that commas separate."""
+    return [name.strip() for name in text.split(",") if name.strip()]
 
 
 def _plain(value: Any) -> Any:

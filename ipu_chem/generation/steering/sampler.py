@@ -47,7 +47,8 @@ class Sampler:
             model: on any device of torch's.
             tokenizer: of SELFIES, whose ids the model was trained on.
             temperature, top_k, top_p, batch, max_length, banned: see `generate`.
-            leading: [n] ids that all texts begin with, the first token included; None takes that token alone.
+            leading: [1 + P] ids that all texts begin with: the first token, and those of P properties that the model is
+                told; None takes the vocabulary's own, which say nothing.
             workers: processes that decode and spell; None takes the cores this process may use.
 
         Raises:
@@ -62,7 +63,7 @@ class Sampler:
         self.options = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "batch": batch}
         self.length = model.max_positions if max_length is None else max_length
         self.banned, self.workers = banned, workers
-        self.leading = np.array([tokenizer.bos_id], np.int64) if leading is None else leading
+        self.leading = tokenizer.leading if leading is None else leading
 
     def encode(self, symbols: Sequence[str]) -> np.ndarray:
         """Ids of symbols without first and last token, [n] int64.
