@@ -25,11 +25,11 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import torch
+from ipu_chem.data.selfies.tokens import Tokenizer
 
 from benchmarks.common import Goals, arguments, machine_line, print_table, throughput_line
 from benchmarks.selfies_tokens import read_smiles
 from ipu_chem.data.corpora import corpus_in_memory
-from ipu_chem.data.selfies.tokens import Tokenizer
 from ipu_chem.generation.sampling import generate
 from ipu_chem.models.chemgpt import ChemGPT
 from ipu_chem.models.gpt_neo import to_gpt_neo

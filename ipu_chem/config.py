@@ -49,6 +49,12 @@ class DataConfig(Chosen):
         unknown: policy for tokens that the vocabulary lacks (chemgpt): error, drop (such molecules), map (to the
             unknown one), extend (the vocabulary of training.start_from), or auto (error; of labels extend, else drop).
         fragments: of salts and other molecules of several: keep all (models of graphs do not), the largest, or error.
+        condition: properties that a language model is told before every molecule, so that `ipu-chem generate` can ask
+            for them: logp, qed, weight, tpsa, donors, acceptors, rotatable and rings, which RDKit computes, or columns
+            of data.path, whose empty cells are not known; separated by commas.
+        condition_bins: most bins of a property, about as many molecules in each.
+        condition_hidden: fraction of the training molecules' values that are not told, so that a model also writes
+            molecules without; drawn once.
         representation: of molecules as tokens (chemgpt): selfies, smiles, safe, or package.module:Class of your own.
         atom_order: of the SMILES that it writes (chemgpt): canonical, or random, drawn once for every molecule.
     """
@@ -76,6 +82,9 @@ class DataConfig(Chosen):
     stereo: Literal["keep", "drop"] = "keep"
     unknown: Literal["auto", "error", "drop", "map", "extend"] = "auto"
     fragments: Literal["keep", "largest", "error"] = "keep"
+    condition: str = ""
+    condition_bins: int = 10
+    condition_hidden: float = 0.1
     representation: str = "selfies"
     atom_order: Literal["canonical", "random"] = "canonical"
 
@@ -83,6 +92,7 @@ class DataConfig(Chosen):
         super().__post_init__()
         sizes = ("limit", "split_seed", "train", "validation", "test")
         check_fields(self, "data", **dict.fromkeys(sizes, "0 or more"), workers=THREADS)
+        check_fields(self, "data", condition_bins="from 2 to 1,000", condition_hidden="0 or more and below 1")
         check_choice("data.references", self.references, REFERENCES)
         for name in ("train", "validation", "test"):
             value = getattr(self, name)
@@ -94,10 +104,17 @@ class DataConfig(Chosen):
                 f"data.train={self.train}, data.validation={self.validation}, data.test={self.test}: fractions of all "
                 "molecules that leave none to train, or add up to more than 1; give smaller ones."
             )
-        names = listed(self.target)
-        twice = next((name for name in names if names.count(name) > 1), "")
-        if twice:
-            raise ValueError(f"data.target={self.target}: {twice} is named twice; name every label once.")
+        for option, what in (("target", "label"), ("condition", "property")):
+            value = getattr(self, option)
+            names = listed(value)
+            twice = next((name for name in names if names.count(name) > 1), "")
+            if twice:
+                raise ValueError(f"data.{option}={value}: {twice} is named twice; name every {what} once.")
+
+    @property
+    def conditions(self) -> List[str]:
+        """The names of ``condition``."""
+        return listed(self.condition)
 
     @classmethod
     def registered(cls) -> Mapping[str, Any]:
