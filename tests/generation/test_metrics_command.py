@@ -62,11 +62,11 @@ def test_published_rows_can_be_left_out(folder, capsys):
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["none.smi", "--reference", "known.smi.gz"], "none of the 2 generated molecules is valid"),
-        (["new.csv", "--reference", "none.smi"], "none of the 2 reference molecules is valid"),
+        (["none.smi", "--reference", "known.smi.gz"], "none.smi: none of its 2 rows holds a molecule"),
+        (["new.csv", "--reference", "none.smi"], "none.smi: none of its 2 rows holds a molecule"),
         (
             ["new.csv", "--reference", "known.smi.gz", "--scaffolds", "none.smi"],
-            "none of the 2 scaffold test molecules",
+            "none.smi: none of its 2 rows",
         ),
         (["new.csv", "--reference", "known.smi.gz", "--train", "none.smi"], "none of its 2 rows holds a molecule"),
         (["new.csv", "--reference", "absent.smi"], "absent.smi"),
