@@ -49,12 +49,10 @@ class DataConfig(Chosen):
         unknown: policy for tokens that the vocabulary lacks (chemgpt): error, drop (such molecules), map (to the
             unknown one), extend (the vocabulary of training.start_from), or auto (error; of labels extend, else drop).
         fragments: of salts and other molecules of several: keep all (models of graphs do not), the largest, or error.
-        condition: properties that a language model is told before every molecule, so that `ipu-chem generate` can ask
-            for them: logp, qed, weight, tpsa, donors, acceptors, rotatable and rings, which RDKit computes, or columns
-            of data.path, whose empty cells are not known; separated by commas.
+        condition: properties that chemgpt is told before every molecule, which `generate` then asks for: logp, qed,
+            weight, tpsa, donors, acceptors, rotatable, rings (by RDKit) or columns of data.path; separated by commas.
         condition_bins: most bins of a property, about as many molecules in each.
-        condition_hidden: fraction of the training molecules' values that are not told, so that a model also writes
-            molecules without; drawn once.
+        condition_hidden: fraction of training molecules' values that it is not told, so that it can do without them.
         representation: of molecules as tokens (chemgpt): selfies, smiles, safe, or package.module:Class of your own.
         atom_order: of the SMILES that it writes (chemgpt): canonical, or random, drawn once for every molecule.
     """
@@ -105,16 +103,11 @@ class DataConfig(Chosen):
                 "molecules that leave none to train, or add up to more than 1; give smaller ones."
             )
         for option, what in (("target", "label"), ("condition", "property")):
-            value = getattr(self, option)
-            names = listed(value)
-            twice = next((name for name in names if names.count(name) > 1), "")
-            if twice:
-                raise ValueError(f"data.{option}={value}: {twice} is named twice; name every {what} once.")
-
-    @property
-    def conditions(self) -> List[str]:
-        """The names of ``condition``."""
-        return listed(self.condition)
+            names = listed(getattr(self, option))
+            for twice in (name for name in names if names.count(name) > 1):
+                raise ValueError(
+                    f"data.{option}={getattr(self, option)}: {twice} is named twice; name every {what} once."
+                )
 
     @classmethod
     def registered(cls) -> Mapping[str, Any]:

@@ -27,6 +27,7 @@ from ipu_chem.losses import token_cross_entropy
 from ipu_chem.metrics import Target
 from ipu_chem.models.chemgpt import width_of
 from ipu_chem.models.registry import build_language_model
+from ipu_chem.options import listed
 from ipu_chem.tasks.base import State, Task
 from ipu_chem.tasks.evaluation import Output, SplitOutput
 from ipu_chem.tasks.language_model import load_language_model, load_tokenizer
@@ -321,7 +322,7 @@ def with_conditions(
     Raises:
         ValueError: a property has no values, or the vocabulary that is given has others.
     """
-    data, names = config.data, config.data.conditions
+    data, names = config.data, listed(config.data.condition)
     have = [one.name for one in tokenizer.properties]
     if given is not None and have != names:
         said, remedy = f"data.condition={data.condition}", f"set data.condition={','.join(have)}"
