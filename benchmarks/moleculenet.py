@@ -102,6 +102,8 @@ def main() -> int:
     settings = {"run": _fingerprint(options.run), "epochs": options.epochs, "learning_rate": options.learning_rate}
     settings["patience"] = options.patience
     rows = [row for row in _read(kept) if row["settings"] == settings]
+    if kept.is_file() and not kept.read_bytes().endswith(b"\n"):
+        kept.write_bytes(kept.read_bytes() + b"\n")  # behind a line that was cut
     known = {(row["set"], row["method"], row["seed"]) for row in rows}
     print(f"{kept}: {len(rows)} rows of these settings are known")
     late = False
@@ -121,7 +123,7 @@ def main() -> int:
                 row = {"set": name, "method": method, "seed": seed, "value": value, "seconds": round(seconds, 1)}
                 rows.append({**row, "settings": settings})
                 with open(kept, "a", encoding="utf-8") as file:
-                    file.write(json.dumps(rows[-1]) + "\n")
+                    file.write(f"{json.dumps(rows[-1])}\n")
                 print(f"{name}, {method}, seed {seed}: {value:.4f} in {seconds:.0f} CPU s", flush=True)
     _print(rows, options)
     if late:
@@ -139,7 +141,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=5, help="(default: %(default)s)")
     parser.add_argument("--epochs", type=int, default=40, help="at most (default: %(default)s)")
     parser.add_argument("--patience", type=int, default=8, help="epochs without improvement (default: %(default)s)")
-    parser.add_argument("--learning-rate", type=float, default=5e-4, help="of ChemGPT (default: %(default)s)")
+    rate = "of the run tuned whole; twice as much from fresh weights, four times for LoRA (default: %(default)s)"
+    parser.add_argument("--learning-rate", type=float, default=5e-4, help=rate)
     parser.add_argument("--minutes", type=float, default=float("inf"), help="begin no row after so many")
     parser.add_argument("--rows", type=Path, default=Path("moleculenet.jsonl"), help="(default: %(default)s)")
     default = Path(os.environ.get("IPU_CHEM_SHARED") or ROOT.parent / "shared")
@@ -164,7 +167,7 @@ def _read(path: Path) -> Iterator[Dict[str, Any]]:
 
 
 def _fingerprint(run: Path) -> str:
-    """What tells rows of one pretrained model from those of another."""
+    """Name, data and step of a pretrained model, that its rows are known by."""
     _, state = load_checkpoint(run / BEST)
     return f"{run.name}, {state['fingerprint']}, step {state.get('step', state.get('progress', {}).get('step', '?'))}"
 
@@ -187,7 +190,6 @@ def _config(name: str, seed: int, options: argparse.Namespace, **more: Any) -> A
     sections = {
         "data": data,
         "training": training,
-        "optimizer": {"learning_rate": options.learning_rate, "weight_decay": 0.1, "max_grad_norm": 1.0},
         "schedule": {"name": "cosine", "warmup_steps": 50},
         "batching": {"micro_batch_size": 8},
         "torch": {"threads": 1},
@@ -228,7 +230,7 @@ def _value(metrics: Dict[str, float], targets: List[Any]) -> float:
 
 
 def _tuned(**more: Any) -> Callable[..., float]:
-    """A method that trains a ChemGPT; True in the place of start_from is the run."""
+    """A method that trains a ChemGPT: the run, with options of its model, or with ``fresh`` the same sizes."""
 
     def method(name: str, molecules: Molecules, seed: int, options: argparse.Namespace) -> float:
         fresh = more.get("fresh", False)
@@ -236,11 +238,9 @@ def _tuned(**more: Any) -> Callable[..., float]:
         training = {} if fresh else {"start_from": str(options.run)}
         with tempfile.TemporaryDirectory() as folder:
             out = {"out": str(Path(folder) / "run")}
-            rate = {"learning_rate": 4 * options.learning_rate} if more.get("lora_rank") else {}
-            config = _config(name, seed, options, model=model, training=training, **out)
-            if rate:  # adapters are few and start from 0
-                optimizer = {"weight_decay": 0.0, "max_grad_norm": 1.0, **rate}
-                config = _config(name, seed, options, model=model, training=training, optimizer=optimizer, **out)
+            rate = options.learning_rate * (2 if fresh else 4 if more.get("lora_rank") else 1)
+            optimizer = {"learning_rate": rate, "weight_decay": 0.1, "max_grad_norm": 1.0}
+            config = _config(name, seed, options, model=model, training=training, optimizer=optimizer, **out)
             return _value(train(config)["results"]["test"], molecules.targets)
 
     return method

@@ -5,7 +5,7 @@ heavy, so that --help is instant.
 """
 
 from dataclasses import asdict, dataclass, field
-from typing import Any, ClassVar, Dict, FrozenSet, List, Literal, Mapping, Tuple
+from typing import Any, ClassVar, Dict, FrozenSet, List, Literal, Mapping
 
 from ipu_chem.backends.options import ACCELERATORS, Batching, Precision, TorchOptions
 from ipu_chem.backends.poptorch.options import IpuOptions
@@ -49,6 +49,10 @@ class DataConfig(Chosen):
         unknown: policy for tokens that the vocabulary lacks (chemgpt): error, drop (such molecules), map (to the
             unknown one), extend (the vocabulary of training.start_from), or auto (error; of labels extend, else drop).
         fragments: of salts and other molecules of several: keep all (models of graphs do not), the largest, or error.
+        condition: properties that chemgpt is told before every molecule, which `generate` then asks for: logp, qed,
+            weight, tpsa, donors, acceptors, rotatable, rings (by RDKit) or columns of data.path; separated by commas.
+        condition_bins: most bins of a property, about as many molecules in each.
+        condition_hidden: fraction of training molecules' values that it is not told, so that it can do without them.
         representation: of molecules as tokens (chemgpt): selfies, smiles, safe, or package.module:Class of your own.
         atom_order: of the SMILES that it writes (chemgpt): canonical, or random, drawn once for every molecule.
     """
@@ -76,6 +80,9 @@ class DataConfig(Chosen):
     stereo: Literal["keep", "drop"] = "keep"
     unknown: Literal["auto", "error", "drop", "map", "extend"] = "auto"
     fragments: Literal["keep", "largest", "error"] = "keep"
+    condition: str = ""
+    condition_bins: int = 10
+    condition_hidden: float = 0.1
     representation: str = "selfies"
     atom_order: Literal["canonical", "random"] = "canonical"
 
@@ -83,6 +90,7 @@ class DataConfig(Chosen):
         super().__post_init__()
         sizes = ("limit", "split_seed", "train", "validation", "test")
         check_fields(self, "data", **dict.fromkeys(sizes, "0 or more"), workers=THREADS)
+        check_fields(self, "data", condition_bins="from 2 to 1,000", condition_hidden="0 or more and below 1")
         check_choice("data.references", self.references, REFERENCES)
         for name in ("train", "validation", "test"):
             value = getattr(self, name)
@@ -94,10 +102,12 @@ class DataConfig(Chosen):
                 f"data.train={self.train}, data.validation={self.validation}, data.test={self.test}: fractions of all "
                 "molecules that leave none to train, or add up to more than 1; give smaller ones."
             )
-        names = listed(self.target)
-        twice = next((name for name in names if names.count(name) > 1), "")
-        if twice:
-            raise ValueError(f"data.target={self.target}: {twice} is named twice; name every label once.")
+        for option, what in (("target", "label"), ("condition", "property")):
+            names = listed(getattr(self, option))
+            for twice in (name for name in names if names.count(name) > 1):
+                raise ValueError(
+                    f"data.{option}={getattr(self, option)}: {twice} is named twice; name every {what} once."
+                )
 
     @classmethod
     def registered(cls) -> Mapping[str, Any]:
@@ -380,18 +390,6 @@ def check_keys(values: Mapping[str, Any]) -> None:
                 raise ValueError(classes[section].unknown_option(classes[section].chosen, key.partition(".")[2]))
             if key not in known:
                 raise ValueError(f"unknown option {key}{nearest(key, known)}")
-
-
-def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> List[Tuple[str, Any, Any]]:
-    """Differences of two configs as dicts: (dotted key, old value, new value)."""
-    result: List[Tuple[str, Any, Any]] = []
-    for key in sorted(set(old) | set(new)):
-        before, after = old.get(key), new.get(key)
-        if isinstance(before, Mapping) and isinstance(after, Mapping):
-            result += differences(before, after, f"{prefix}{key}.")
-        elif before != after:
-            result.append((prefix + key, before, after))
-    return result
 
 
 def _plain(value: Any) -> Any:

@@ -35,6 +35,18 @@ from ipu_chem.signatures import REQUIRED, is_plain, load, may_be_empty, paramete
 from ipu_chem.yaml_file import integer_of
 
 
+def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> List[Tuple[str, Any, Any]]:
+    """Differences of two configs as dicts: (dotted key, old value, new value)."""
+    result: List[Tuple[str, Any, Any]] = []
+    for key in sorted(set(old) | set(new)):
+        before, after = old.get(key), new.get(key)
+        if isinstance(before, Mapping) and isinstance(after, Mapping):
+            result += differences(before, after, f"{prefix}{key}.")
+        elif before != after:
+            result.append((prefix + key, before, after))
+    return result
+
+
 def listed(text: str) -> List[str]:
     """Names between commas; one that holds a comma itself stands in double quotes, as in a .csv."""
     names = next(csv.reader([text], skipinitialspace=True), [])

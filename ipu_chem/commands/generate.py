@@ -1,7 +1,10 @@
 """Write new molecules with a trained language model, and compare them with known ones."""
 
+import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Dict, Optional, Sequence, Tuple
+from typing import TYPE_CHECKING, Any, Dict, List, Optional, Sequence, Tuple
+
+import numpy as np
 
 from ipu_chem.commands.parsing import positional
 from ipu_chem.outputs import check_file, data_of
@@ -32,6 +35,8 @@ class Options:
         decorate: SMILES with marked atoms, each of which gets a side chain, and no other atom does.
         linker: two SMILES with a marked atom each, which something links, as in "c1ccccc1[*:1].C1CCNCC1[*:2]".
         motif: SMILES that every molecule contains somewhere.
+        condition: properties that are asked for, of a run with data.condition, as in logp=2.5,qed=0.9;
+            --condition.logp 2.5 says the same.
         tries: molecules drawn for each that is asked for, at most, until enough keep what was given.
         ban: symbols of SELFIES that are never drawn, such as "[P][=S]".
         only: elements that are drawn, separated by commas, such as C,N,O.
@@ -59,6 +64,7 @@ class Options:
     decorate: str = ""
     linker: str = ""
     motif: str = ""
+    condition: str = ""
     tries: int = 20
     ban: str = ""
     only: str = ""
@@ -91,6 +97,42 @@ class Options:
         if len(given) > 1:
             raise ValueError(f"{' and '.join(given)} say both what molecules are to hold: give one of them.")
 
+    @property
+    def conditions(self) -> Dict[str, float]:
+        """Values of ``condition`` by name.
+
+        Raises:
+            ValueError: one is no number, or a name comes twice.
+        """
+        found: Dict[str, float] = {}
+        for one in filter(None, (part.strip() for part in self.condition.split(","))):
+            name, equals, value = (part.strip() for part in one.partition("="))
+            try:
+                number = float(value)
+            except ValueError:
+                number = math.nan
+            if not equals or not name or math.isnan(number):
+                raise ValueError(f"--condition {one}: give a name and a number, as in --condition.logp 2.5.")
+            if name in found:
+                raise ValueError(f"--condition.{name} is given twice; give it once.")
+            found[name] = number
+        return found
+
+
+def respelled(argv: Sequence[str]) -> List[str]:
+    """Words with --condition.NAME VALUE gathered in one --condition NAME=VALUE,..."""
+    rest: List[str] = []
+    asked: List[str] = []
+    words = iter(argv)
+    for word in words:
+        option, equals, value = word.partition("=")
+        if option == "--condition" or option.startswith("--condition."):
+            value = value if equals else next(words, "")
+            asked.append(value if option == "--condition" else f"{option.partition('.')[2]}={value}")
+        else:
+            rest.append(word)
+    return rest + ([f"--condition={','.join(asked)}"] if asked else [])
+
 
 def run(options: Options) -> int:
     """Write the molecules and print what they are."""
@@ -106,6 +148,7 @@ def run(options: Options) -> int:
     samples, molecules = drawn(options, language.model.to(device), language.tokenizer)
     write_molecules(output, samples, molecules, language.tokenizer.representation.name)
     _print_counts(samples, molecules)
+    _print_conditions(options, language.tokenizer, [molecule.smiles for molecule in molecules if molecule.smiles])
     if known is not None:
         from ipu_chem.commands.metrics import print_comparison
         from ipu_chem.generation.metrics import compare
@@ -121,11 +164,14 @@ def run(options: Options) -> int:
 def _drawn(options: Options, model: Any, tokenizer: Any) -> "Tuple[Samples, Sequence[Decoded]]":
     """Molecules as they come."""
     from ipu_chem.generation.molecules import decode_many
-    from ipu_chem.generation.sampling import generate
+    from ipu_chem.generation.sampling import encode_prefix, generate
 
-    samples = generate(
-        model, tokenizer, options.count, prefix=options.prefix, seed=options.seed, **_how(options, tokenizer)
-    )
+    how = _how(options, tokenizer)
+    leading, how["prefix"] = how.pop("leading"), options.prefix
+    if options.condition:
+        start = np.concatenate([leading, encode_prefix(tokenizer, how.pop("prefix"))[len(leading) :]])
+        how["starts"] = [start] * options.count
+    samples = generate(model, tokenizer, options.count, seed=options.seed, **how)
     representation = tokenizer.representation.name
     return samples, decode_many(samples.texts, options.workers, progress=True, representation=representation)
 
@@ -149,12 +195,30 @@ def _steered(options: Options, model: Any, tokenizer: Any) -> "Tuple[Samples, Se
 
 
 def _how(options: Options, tokenizer: Any) -> Dict[str, Any]:
-    """Options of drawing."""
+    """Options of drawing, and the ids that all molecules begin with."""
+    from ipu_chem.data.representations.conditions import leading_ids
     from ipu_chem.generation.steering.alphabet import banned_symbols
 
     names = ("temperature", "top_k", "top_p", "batch", "max_length")
     banned = banned_symbols(tokenizer, options.ban, options.only)
-    return {**{name: getattr(options, name) for name in names}, "banned": banned}
+    leading = leading_ids(tokenizer.bos_id, tokenizer.properties, options.conditions)
+    return {**{name: getattr(options, name) for name in names}, "banned": banned, "leading": leading}
+
+
+def _print_conditions(options: Options, tokenizer: Any, valid: Sequence[str]) -> None:
+    """What was asked for, and how many molecules have it."""
+    from ipu_chem.data.conditions import COMPUTED, computed
+
+    asked = {name: value for name, value in options.conditions.items() if name in COMPUTED}
+    if not asked or not valid:
+        return
+    values = computed(valid, list(asked), options.workers or 0)
+    properties = {one.name: one for one in tokenizer.properties}
+    for (name, value), found in zip(asked.items(), values.T):
+        low, high = properties[name].bounds(value)
+        inside = float(((low <= found) & (found < high)).mean())
+        mean = f"{np.nanmean(found):.3g} on the mean, standard deviation {np.nanstd(found):.3g}"
+        print(f"{name:<12} {mean}; {inside:.1%} from {low:g} to {high:g}, the bin of {value:g}")
 
 
 def _print_counts(samples: "Samples", molecules: Sequence["Decoded"]) -> None:

@@ -80,26 +80,24 @@ def read_rows(path: str, options: Any) -> List[str]:
     """SMILES of a file, one a row; "" where a row holds none.
 
     Raises:
-        ValueError: see `read_smiles_file`.
+        ValueError: see `read_smiles_file`, or no row holds a molecule.
     """
     from ipu_chem.data.files.layout import TableOptions
     from ipu_chem.data.files.table import Line, read_smiles_file
+    from ipu_chem.generation.molecules import is_molecule
 
     entries = read_smiles_file(path, TableOptions.of(options, "--"))
-    return [entry.smiles if isinstance(entry, Line) else "" for entry in entries]
+    found = [entry.smiles if isinstance(entry, Line) else "" for entry in entries]
+    if not any(map(is_molecule, found)):  # the first row says so, as a rule
+        raise ValueError(f"{path}: none of its {len(found):,} rows holds a molecule; give another file.")
+    return found
 
 
 def canonical(path: str, smiles: Sequence[str], workers: Optional[int]) -> List[str]:
-    """Canonical SMILES of a file's rows; those without a molecule are counted and left out.
-
-    Raises:
-        ValueError: no row holds a molecule.
-    """
+    """Canonical SMILES of a file's rows; those without a molecule are counted and left out."""
     from ipu_chem.generation.molecules import canonical_smiles
 
     found = [one.smiles for one in canonical_smiles(smiles, workers, Path(path).name) if one.smiles]
-    if not found:
-        raise ValueError(f"{path}: none of its {len(smiles):,} rows holds a molecule; give another file.")
     if len(found) < len(smiles):
         print(f"{path}: {len(smiles) - len(found):,} of {len(smiles):,} rows hold no molecule and are left out")
     return found

@@ -2,7 +2,8 @@
 
 A command is a module with ``Options``, a dataclass whose fields are its flags, and ``run``. ``SECTIONS`` of a module
 are classes of `ipu_chem.options.Chosen` by the prefix of their flags; their options follow the name given. Where it has
-``WITHOUT_RUN``, it also runs without any option of a run, and then takes None.
+``WITHOUT_RUN``, it also runs without any option of a run, and then takes None. ``respelled`` of a module gives words
+as they are parsed.
 """
 
 import re
@@ -105,6 +106,7 @@ def parse(command: str, about: str, module: Any, argv: Sequence[str]) -> List[An
     # Options of a section without a prefix also go by the one that they have in a run, as messages spell them.
     unprefixed = [kind.key for prefix, kind in sections.items() if not prefix]
     argv = [re.sub(rf"^--({'|'.join(unprefixed)})\.", "--", word) for word in argv] if unprefixed else list(argv)
+    argv = getattr(module, "respelled", list)(argv)
     names = {prefix: _value(argv, f"{prefix}.name" if prefix else "name") for prefix in sections}
     named = {prefix: {"name": name} for prefix, name in names.items() if name}
     base: Dict[str, Any] = {}

@@ -131,7 +131,7 @@ def compare(
     if "FCD/train" in result:
         result["FCD_score"] = guacamol.fcd_score(result.pop("FCD/train"))
     ordered = {name: result[name] for name in MEANING if name in result}
-    return Comparison(ordered, notes, (mine.properties, theirs.properties))
+    return Comparison({**ordered, **result}, notes, (mine.properties, theirs.properties))
 
 
 def _described(

@@ -62,6 +62,11 @@ def canonical_smiles(
     return list(in_parallel(_canonical, smiles, workers, title=title))
 
 
+def is_molecule(smiles: str) -> bool:
+    """True of SMILES that RDKit can parse, of one atom or more."""
+    return not _canonical(smiles).reason
+
+
 def count_reasons(decoded: Sequence[Decoded]) -> Dict[str, int]:
     """Counts of entries without a molecule, by reason, the most frequent first."""
     return dict(Counter(entry.reason for entry in decoded if entry.reason).most_common())

@@ -3,6 +3,8 @@
 from typing import TYPE_CHECKING, Collection, List, NamedTuple, Optional, Sequence
 
 import numpy as np
+import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from ipu_chem.data.representations.base import UnknownToken
@@ -21,8 +23,9 @@ class Samples(NamedTuple):
     Attributes:
         texts: N molecules in the representation of the vocabulary, the prefix included.
         finished: [N] bool; False where the sequence was full before the molecule ended.
-        log_likelihoods: [N] float64, nats, of all tokens after the first, prefix and end included, under the
-            model as it was trained: at temperature 1, whatever the molecule was drawn at.
+        log_likelihoods: [N] float64, nats, of all tokens after the first and the properties that the model is told,
+            prefix and end included, under the model as it was trained: at temperature 1, whatever the molecule was
+            drawn at.
     """
 
     texts: List[str]
@@ -102,9 +105,21 @@ def generate(
                 bar.update(len(some))
     finally:
         model.train(was_training)
+    if len(tokenizer.leading) > 1:
+        told = np.stack([start[: len(tokenizer.leading)] for start in begins])
+        likelihoods -= _nats_of_told(model, torch.from_numpy(told).to(next(model.parameters()).device))
     if not np.isfinite(likelihoods).all():
         raise FloatingPointError("the model gives logits that are no numbers (NaN); its training has diverged.")
     return Samples(texts, finished, likelihoods)
+
+
+def _nats_of_told(model: ChemGPT, told: Tensor) -> np.ndarray:
+    """Log-likelihoods that a model gives to the properties that it is told, ids [B, 1 + P]; nobody has trained them."""
+    ids, places = torch.unique(told, dim=0, return_inverse=True)
+    with torch.no_grad():
+        logits = model(ids, torch.arange(ids.shape[1], device=ids.device).expand(ids.shape))[:, :-1].to(torch.float64)
+    nats = torch.log_softmax(logits, 2).gather(2, ids[:, 1:, None]).sum((1, 2))
+    return nats[places].cpu().numpy()
 
 
 def encode_prefix(tokenizer: "Tokenizer", prefix: str) -> np.ndarray:
@@ -114,7 +129,7 @@ def encode_prefix(tokenizer: "Tokenizer", prefix: str) -> np.ndarray:
         ValueError: the prefix cannot be written, or the vocabulary lacks one of its tokens.
     """
     if not prefix:
-        return np.array([tokenizer.bos_id], np.int64)
+        return tokenizer.leading
     text = tokenizer.representation.beginning(prefix)
     try:
         ids = np.asarray(tokenizer.encode(text, name=f"prefix {prefix}"), np.int64)[:-1]

@@ -178,9 +178,11 @@ def read_state(folder: PathLike) -> Dict[str, Any]:
     try:
         with open_arrays(file) as arrays:
             state = {**{name: arrays[name] for name in arrays.files}, **json.loads(str(arrays["json"]))}
-            asked = state["asked"]
-            if "stride" not in asked:  # steps between frames were called so before there were intervals of energies
-                asked["stride"] = asked.pop("interval")
+            asked = state.get("asked", {})
+            if (
+                "interval" in asked and "stride" not in asked
+            ):  # steps between frames were called so before there were intervals of energies
+                asked.update(stride=asked["interval"], interval=None)
             return state
     except (OSError, ValueError, KeyError) as error:
         raise ValueError(f"{file} is damaged ({error}){_AGAIN}") from None

@@ -18,7 +18,7 @@ from ipu_chem.tasks.graphs import GraphTask
 from ipu_chem.uncertainty.domain import FILE, Domain, domain_of, read_domain, write_domain
 from ipu_chem.uncertainty.residuals import checkpoint_of
 
-_ENOUGH = 5000  # molecules of a split, whose mean, covariance and quantiles say what those of all would
+ENOUGH = 5000  # molecules of a split, whose mean, covariance and quantiles say what those of all would
 
 
 class NoLatents(ValueError):
@@ -78,7 +78,7 @@ def latents_in_order(model: nn.Module, loader: Any) -> np.ndarray:
     return ordered
 
 
-def keep_domain(task: GraphTask, folder: Path, most: int = _ENOUGH, whole: bool = False) -> Optional[Domain]:
+def keep_domain(task: GraphTask, folder: Path, most: int = ENOUGH, whole: bool = False) -> Optional[Domain]:
     """Measure the domain of a run from its splits, and keep it in the run's folder.
 
     Args:

@@ -52,7 +52,7 @@ class TextPropertyTask(Task):
         tokenizer: token <-> id; None before there are data.
         ids: tokens of every molecule of the store, BOS and EOS included; of a loaded task alone.
         cut: molecules that are "dropped" or "truncated" because they are too long, or of "unknown symbols".
-        new_tokens: those that were added to the vocabulary of ``start_from``.
+        new_symbols: those that were added to the vocabulary of ``start_from``.
         start_from: folder of the weights to begin with under the head; empty begins with fresh ones.
         goes_on: weights of a checkpoint will be loaded, so that none are to begin with.
     """
@@ -67,7 +67,7 @@ class TextPropertyTask(Task):
     tokenizer: Any = None
     ids: Any = None
     cut: Dict[str, int] = field(default_factory=dict)
-    new_tokens: Sequence[str] = ()
+    new_symbols: Sequence[str] = ()
     start_from: str = ""
     goes_on: bool = False
 
@@ -200,8 +200,7 @@ class TextPropertyTask(Task):
 
     def describe(self) -> Dict[str, Any]:
         described, lengths = self.labels.describe(self.targets, self.items), self.ids.lengths
-        start, language = self.start_from, self.tokenizer.representation
-        rank = self.model_config.lora_rank
+        start, language, rank = self.start_from, self.tokenizer.representation, self.model_config.lora_rank
         trained = f"its head and adapters of rank {rank}" if rank else "all of it"
         trained = "its head alone" if self.model_config.freeze else trained
         begun = f"weights of {start}" if start else "fresh weights"
@@ -215,8 +214,8 @@ class TextPropertyTask(Task):
             "kind": self.kind,
             **described,
             "vocabulary": f"{self.tokenizer.vocab_size} tokens",
+            "new symbols": list(self.new_symbols),
             "representation": language.name,
-            "new tokens": list(self.new_tokens),
             "tokenizer": self.tokenizer.fingerprint(),
             "longest": int(lengths.max()),
             "cut": {**self.store.info["left out"], **self.cut},

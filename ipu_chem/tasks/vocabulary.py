@@ -19,7 +19,7 @@ from packing.store import Store
 
 _BY_TOKEN = ("embedding.wte.weight", "head.weight")  # weights with a row for every token
 _HYDROGENS = re.compile(r"H\d(?=[\]+-])")
-_SHOWN = 8  # new tokens that are named
+_SHOWN = 8  # new symbols that are named
 
 
 def extended(tokenizer: Tokenizer, store: Store) -> Tuple[Tokenizer, List[str]]:
@@ -38,7 +38,7 @@ def extended(tokenizer: Tokenizer, store: Store) -> Tuple[Tokenizer, List[str]]:
     known = sum(_begins_as(tokenizer, symbol) is not None for symbol in new)
     more = f" and {len(new) - _SHOWN} more" if len(new) > _SHOWN else ""
     print(
-        f"vocabulary: {len(new)} new tokens: {', '.join(new[:_SHOWN])}{more}; the embeddings of {known} begin as "
+        f"vocabulary: {len(new)} new symbols: {', '.join(new[:_SHOWN])}{more}; the embeddings of {known} begin as "
         f"those of the same atoms written plainly, of {len(new) - known} at random"
     )
     return longer, new
@@ -53,7 +53,7 @@ def is_extended(earlier: Tokenizer, tokenizer: Tokenizer) -> bool:
 def extended_weights(
     weights: Mapping[str, Tensor], earlier: Tokenizer, tokenizer: Tokenizer, rows: int, seed: int
 ) -> Dict[str, Tensor]:
-    """Weights of an earlier model with rows for the new tokens of an extended vocabulary.
+    """Weights of an earlier model with rows for the new symbols of an extended vocabulary.
 
     Args:
         weights: its state dict.

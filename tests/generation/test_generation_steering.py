@@ -170,7 +170,7 @@ def test_none_that_keeps_it_is_an_error_and_few_are_not(sampler):
     [
         ("scaffold", "C1CC", "--scaffold C1CC: RDKit reads no molecule"),
         ("scaffold", "C.C", "not connected"),
-        ("scaffold", "C[Se]C", r"cannot write it \(symbol '\[Se\]'"),
+        ("scaffold", "C[Se]C", r"cannot write it \(token '\[Se\]'"),
         ("scaffold", "FC(F)(F)F", "no atom has a hydrogen"),
         ("scaffold", "C" * 70, "sequence has 64"),
         ("scaffold", "C=*", "one single bond"),

@@ -181,6 +181,22 @@ def test_a_signal_stops_between_steps_and_the_rest_follows(springs, start, monke
     assert "--resume names the folder now" in output and "60 steps, 0.03 ps of 9 atoms" in output
 
 
+def test_a_simulation_from_before_there_were_intervals_goes_on(springs, start, tmp_path, capsys):
+    run_md([springs], start(time=0.005))
+    path = tmp_path / "md" / "restart.npz"
+    with np.load(path) as file:
+        arrays = {name: file[name] for name in file.files}
+    state = json.loads(str(arrays["json"]))
+    assert state["asked"].pop("stride") == 5 and state["asked"].pop("interval") is None
+    state["asked"]["interval"] = 5
+    arrays["json"] = np.array(json.dumps(state))
+    np.savez(path, **arrays)
+    assert main(["md", "--resume", str(tmp_path / "md"), "--interval", "0.9"]) == 1
+    assert "no residuals" in capsys.readouterr().err  # and else that it was begun without intervals
+    assert main(["md", "--resume", str(tmp_path / "md"), "--time", "0.01"]) == 0
+    assert len(read(tmp_path / "md" / "trajectory.extxyz", ":")) == 5
+
+
 def test_bonds_are_those_of_the_start(ethanol):
     bonds = Bonds(ethanol.numbers, ethanol.positions)
     assert sorted(map(tuple, bonds.pairs.tolist())) == [(0, 1), (0, 3), (0, 4), (0, 5), (1, 2), (1, 6), (1, 7), (2, 8)]

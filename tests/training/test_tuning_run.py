@@ -1,4 +1,4 @@
-"""Runs that tune a language model: adapters, new tokens, classes and targets of which some are missing."""
+"""Runs that tune a language model: adapters, new symbols, classes and targets of which some are missing."""
 
 import csv
 import json
@@ -75,10 +75,10 @@ def test_adapters_are_trained_resumed_measured_and_exported(tuned, tmp_path, mon
     assert np.isfinite(run.predict(["CCO", METAL])).all()
 
 
-def test_new_tokens_get_embeddings_and_the_others_keep_theirs(tuned, tmp_path, capsys):
+def test_new_symbols_get_embeddings_and_the_others_keep_theirs(tuned, tmp_path, capsys):
     tuned["model"] = {"name": "chemgpt"}
     task = load_task(from_dict(tuned))
-    printed = "vocabulary: 2 new tokens: [CH3], [Pt]; the embeddings of 1 begin as those of the same atoms"
+    printed = "vocabulary: 2 new symbols: [CH3], [Pt]; the embeddings of 1 begin as those of the same atoms"
     assert printed in capsys.readouterr().out and task.cut["unknown symbols"] == 0
     earlier = load_language_model(tmp_path / "language")
     count = earlier.tokenizer.vocab_size
@@ -89,7 +89,7 @@ def test_new_tokens_get_embeddings_and_the_others_keep_theirs(tuned, tmp_path, c
     assert load_task(from_dict(tuned)).cut["unknown symbols"] == 1
     result = train(from_dict({**tuned, "data": {**tuned["data"], "unknown": "auto"}}))
     assert np.isfinite(list(result["results"]["test"].values())).all()
-    assert json.loads(Path(tuned["out"], "run.json").read_text())["new tokens"] == ["[CH3]", "[Pt]"]
+    assert json.loads(Path(tuned["out"], "run.json").read_text())["new symbols"] == ["[CH3]", "[Pt]"]
     assert np.isfinite(TrainedRun.load(tuned["out"]).predict([METAL])).all()
 
 
@@ -99,7 +99,7 @@ def test_a_symbol_begins_as_it_is_without_stereochemistry(tuned, tmp_path, capsy
     task = load_task(from_dict(tuned))
     assert "the embeddings of 2 begin as those of the same atoms" in capsys.readouterr().out
     table, ids = task.model().state_dict()["embedding.wte.weight"], task.tokenizer
-    new = next(symbol for symbol in task.new_tokens if "@" in symbol)
+    new = next(symbol for symbol in task.new_symbols if "@" in symbol)
     assert torch.equal(table[ids.id_of(new)], table[ids.id_of("[C]")])
 
 

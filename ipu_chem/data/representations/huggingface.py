@@ -56,8 +56,10 @@ def _definition(tokenizer: "Tokenizer") -> Dict[str, Any]:
     words = tokenizer.modern_symbols()
     ids = {symbol: words.index(symbol) for symbol in tokenizer.special}
     added = [{"id": index, "content": symbol, "special": True, **_PLAIN} for symbol, index in ids.items()]
-    _, bos, eos, unk = tokenizer.special[:4]
-    first, last = ({"SpecialToken": {"id": symbol, "type_id": 0}} for symbol in (bos, eos))
+    eos, unk = tokenizer.special[2:4]
+    # What every molecule begins with, properties that are not known included.
+    begin = [words[index] for index in tokenizer.leading]
+    *first, last = ({"SpecialToken": {"id": symbol, "type_id": 0}} for symbol in (*begin, eos))
     a, b = ({"Sequence": {"id": name, "type_id": 0}} for name in "AB")
     return {
         "version": "1.0",
@@ -73,10 +75,10 @@ def _definition(tokenizer: "Tokenizer") -> Dict[str, Any]:
         },
         "post_processor": {
             "type": "TemplateProcessing",
-            "single": [first, a, last],
-            "pair": [first, a, last, b, last],
+            "single": [*first, a, last],
+            "pair": [*first, a, last, b, last],
             "special_tokens": {
-                symbol: {"id": symbol, "ids": [ids[symbol]], "tokens": [symbol]} for symbol in (bos, eos)
+                symbol: {"id": symbol, "ids": [ids[symbol]], "tokens": [symbol]} for symbol in (*begin, eos)
             },
         },
         "decoder": {"type": "Fuse"},

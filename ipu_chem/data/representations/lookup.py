@@ -83,22 +83,23 @@ class Lookup:
         return self._table
 
 
-def bordered(ids: np.ndarray, counts: np.ndarray, bos_id: int, eos_id: int) -> np.ndarray:
-    """Ids with BOS before and EOS behind every molecule.
+def bordered(ids: np.ndarray, counts: np.ndarray, leading: np.ndarray, eos_id: int) -> np.ndarray:
+    """Ids with leading ones before and EOS behind every molecule.
 
     Args:
         ids: [total] integer, one molecule after the other.
         counts: [I] integer, ids of each molecule.
-        bos_id: id of BOS.
+        leading: [L] integer, BOS and what stands behind it.
         eos_id: id of EOS.
 
     Returns:
-        [total + 2 I] of the dtype of ``ids``.
+        [total + (L + 1) I] of the dtype of ``ids``.
     """
-    ends = np.cumsum(counts + 2)
-    flat = np.empty(len(ids) + 2 * len(counts), ids.dtype)
-    # Every molecule before it, and the BOS of its own, push a symbol on.
-    flat[np.arange(len(ids)) + np.repeat(2 * np.arange(len(counts)) + 1, counts)] = ids
-    flat[ends - counts - 2] = bos_id
+    more = len(leading) + 1
+    ends = np.cumsum(counts + more)
+    flat = np.empty(len(ids) + more * len(counts), ids.dtype)
+    # Every molecule before it, and what its own begins with, push a symbol on.
+    flat[np.arange(len(ids)) + np.repeat(more * np.arange(len(counts)) + len(leading), counts)] = ids
+    flat[(ends - counts - more)[:, None] + np.arange(len(leading))] = leading
     flat[ends - 1] = eos_id
     return flat

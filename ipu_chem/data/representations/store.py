@@ -85,13 +85,13 @@ def _owners(symbols: Ragged, places: np.ndarray) -> np.ndarray:
 
 def _ids(tokenizer: "Tokenizer", symbols: Ragged, table: np.ndarray) -> Ragged:
     """Ids of tokens that all have one, with begin and end."""
-    offsets = symbols.offsets + 2 * np.arange(len(symbols) + 1)
+    offsets = symbols.offsets + (len(tokenizer.leading) + 1) * np.arange(len(symbols) + 1)
     values = np.empty(offsets[-1], index_dtype(tokenizer.vocab_size))
     for start in range(0, len(symbols), _BLOCK):
         borders = symbols.offsets[start : start + _BLOCK + 1]
         ids = table[symbols.values[borders[0] : borders[-1]]]
         end = start + len(borders) - 1
-        flat = bordered(ids, np.diff(borders), tokenizer.bos_id, tokenizer.eos_id)
+        flat = bordered(ids, np.diff(borders), tokenizer.leading, tokenizer.eos_id)
         values[offsets[start] : offsets[end]] = flat
     return Ragged(values, offsets)
 

@@ -12,6 +12,7 @@ from typing import Any, Dict, Iterable, List, Optional, Sequence, Tuple, Type, T
 import numpy as np
 
 from ipu_chem.data.representations.base import DOT, UnknownToken, shown
+from ipu_chem.data.representations.conditions import leading_ids, properties_of
 from ipu_chem.data.representations.lookup import Lookup, bordered
 from ipu_chem.data.representations.registry import USUAL, representation_named
 from packing.files import PathLike, atomic_file
@@ -33,6 +34,9 @@ class Tokenizer:
         symbols: id -> token, special ones included.
         pad_id, bos_id, eos_id, unk_id: ids of the special tokens.
         unknown: what happens to a token outside the vocabulary: "error", or "map" to ``unk_id``.
+        properties: that molecules begin with tokens of (see `conditions`); none for most vocabularies.
+        leading: [1 + P] int64, ids that every molecule begins with: BOS, then a token for each of P properties, which
+            are not known until `put_conditions` says them.
         unknown_count: how many tokens it has mapped to ``unk_id`` since it was made.
     """
 
@@ -60,11 +64,16 @@ class Tokenizer:
         if len(ids) < len(self.symbols):
             twice = next(s for index, s in enumerate(self.symbols) if ids[s] != index)
             raise ValueError(f"token {twice!r} is in the vocabulary twice; every token has one id.")
+        self.properties = properties_of(self.symbols)
+        told = [one for each in self.properties for one in (*each.ids.tolist(), each.unknown)]
+        if told:
+            self.special = (*type(self).special, *(self.symbols[index] for index in sorted(told)))
         missing = [symbol for symbol in self.special if symbol not in ids]
         if missing:
             raise ValueError(f"the vocabulary has no {', '.join(missing)}; it needs {', '.join(self.special)}.")
         self.pad_id, self.bos_id, self.eos_id, self.unk_id = (ids[symbol] for symbol in self.special[:4])
         self._special_ids = frozenset(ids[symbol] for symbol in self.special)
+        self.leading = leading_ids(self.bos_id, self.properties, {})
         self.unknown_count = 0
         self._lookup = Lookup()
         for index, symbol in enumerate(self.modern_symbols()):
@@ -143,7 +152,7 @@ class Tokenizer:
             json.dump(self.to_dict(), file, indent=1)
 
     def encode(self, text: str, name: str = "") -> np.ndarray:
-        """Ids of one molecule, [n + 2] of the smallest index dtype: BOS, n tokens, EOS.
+        """Ids of one molecule, [n + 2] of the smallest index dtype: BOS, n tokens, EOS; see also ``leading``.
 
         Raises:
             ValueError: see `encode_many`.
@@ -172,9 +181,9 @@ class Tokenizer:
         for start in range(0, len(texts), _BLOCK):
             block = texts[start : start + _BLOCK]
             ids, counts = self._encode_block(block, () if names is None else names[start : start + _BLOCK], start)
-            ids = bordered(ids, counts, self.bos_id, self.eos_id)
+            ids = bordered(ids, counts, self.leading, self.eos_id)
             blocks.append(ids.astype(index_dtype(self.vocab_size)))
-            lengths.append(counts + 2)
+            lengths.append(counts + len(self.leading) + 1)
         return self.counted(Ragged(np.concatenate(blocks), offsets_of(np.concatenate(lengths))))
 
     def encode_store(self, store: Store) -> Ragged:
@@ -230,8 +239,12 @@ class Tokenizer:
         return type(self)(self.symbols, "map", self.representation.name)
 
     def extended(self: _Self, symbols: Sequence[str]) -> _Self:
-        """The same vocabulary with further tokens, as corpora spell them, behind those that it has."""
+        """The same vocabulary with further tokens, as molecules call them, behind those that it has."""
         return type(self)([*self.symbols, *symbols], self.unknown, self.representation.name)
+
+    def with_properties(self: _Self, tokens: Sequence[str]) -> _Self:
+        """The same vocabulary with tokens of properties behind its own; see `conditions.bin_tokens`."""
+        return type(self)([*self.symbols, *tokens], self.unknown, self.representation.name)
 
     def without_stereo_of(self, store: Store) -> int:
         """Molecules of a corpus store of which it leaves out stereochemistry."""

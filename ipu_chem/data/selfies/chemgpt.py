@@ -87,8 +87,7 @@ class ChemGPTTokenizer(Tokenizer):
         return ChemGPTTokenizer(self.symbols, "map", self.stereo, fragments)
 
     def extended(self, symbols: Sequence[str]) -> "ChemGPTTokenizer":
-        spelled = [*self.symbols, *map(to_version_1, symbols)]
-        return ChemGPTTokenizer(spelled, self.unknown, self.stereo, self.fragments)
+        return ChemGPTTokenizer([*self.symbols, *map(to_version_1, symbols)], **self._settings())
 
     def without_stereo_of(self, store: Store) -> int:
         symbols = store.info["symbols"] if self.stereo == "drop" else []

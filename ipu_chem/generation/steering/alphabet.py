@@ -27,8 +27,10 @@ def banned_symbols(tokenizer: Tokenizer, ban: str = "", only: str = "") -> Set[s
     """
     if not ban and not only:
         return set()
-    if tokenizer.kind not in ("selfies", "chemgpt"):
-        raise ValueError(f"--ban and --only are for models of SELFIES, and this one writes {tokenizer.kind}.")
+    if tokenizer.representation.name != "selfies":
+        raise ValueError(
+            f"--ban and --only are for models of SELFIES, and this one writes {tokenizer.representation.title}."
+        )
     symbols = tokenizer.modern_symbols()
     named = _SYMBOL.findall(ban)
     if ban and (not named or _SYMBOL.sub("", ban).strip(", ")):

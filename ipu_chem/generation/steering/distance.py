@@ -22,16 +22,22 @@ def training_distance(smiles: Sequence[str], train: Sequence[str], workers: Opti
     Returns:
         1 - the mean similarity, from 0 (all of them are training molecules) to 1; NaN without molecules.
     """
-    mine, theirs = (_fingerprints(one, workers) for one in (smiles, train))
+    return nearest_distance(*(fingerprints(one, workers) for one in (smiles, train)))
+
+
+def nearest_distance(mine: np.ndarray, theirs: np.ndarray) -> float:
+    """Mean Tanimoto distance of fingerprints to the nearest of others, both [N, 128] uint8; NaN without any."""
+    if not len(mine) or not len(theirs):
+        return float("nan")
     nearest = np.zeros(len(mine))
     for first in range(0, len(theirs), _BLOCK):
         blocks = [block.max(1) for block in tanimoto_blocks(mine, theirs[first : first + _BLOCK])]
-        nearest = np.maximum(nearest, np.concatenate(blocks)) if blocks else nearest
-    return float(1.0 - nearest.mean()) if len(mine) else float("nan")
+        nearest = np.maximum(nearest, np.concatenate(blocks))
+    return float(1.0 - nearest.mean())
 
 
-def _fingerprints(smiles: Sequence[str], workers: Optional[int]) -> np.ndarray:
-    """[N, 128] uint8 of the molecules that RDKit can parse."""
+def fingerprints(smiles: Sequence[str], workers: Optional[int] = None) -> np.ndarray:
+    """Morgan fingerprints of the molecules that RDKit can parse, [N, 128] uint8: 1,024 bits of radius 2."""
     found: List[np.ndarray] = [one for one in in_parallel(_fingerprint, smiles, workers) if one is not None]
     return np.array(found, np.uint8).reshape(len(found), -1)
 

@@ -47,22 +47,23 @@ class Sampler:
             model: on any device of torch's.
             tokenizer: of SELFIES, whose ids the model was trained on.
             temperature, top_k, top_p, batch, max_length, banned: see `generate`.
-            leading: [n] ids that all texts begin with, the first token included; None takes that token alone.
+            leading: [1 + P] ids that all texts begin with: the first token, and those of P properties that the model is
+                told; None takes the vocabulary's own, which say nothing.
             workers: processes that decode and spell; None takes the cores this process may use.
 
         Raises:
             ValueError: the vocabulary is of other texts than SELFIES.
         """
-        if tokenizer.kind not in ("selfies", "chemgpt"):
+        if tokenizer.representation.name != "selfies":
             raise ValueError(
-                f"the model writes {tokenizer.kind}, and scaffolds, linkers, decorations and motifs are spelled as "
-                "SELFIES: use a model that was trained on SELFIES."
+                f"scaffolds, linkers, decorations and motifs are spelled as SELFIES, and this model writes "
+                f"{tokenizer.representation.title}: use one that was trained on SELFIES."
             )
         self.model, self.tokenizer, self.batch = model, tokenizer, batch
         self.options = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "batch": batch}
         self.length = model.max_positions if max_length is None else max_length
         self.banned, self.workers = banned, workers
-        self.leading = np.array([tokenizer.bos_id], np.int64) if leading is None else leading
+        self.leading = tokenizer.leading if leading is None else leading
 
     def encode(self, symbols: Sequence[str]) -> np.ndarray:
         """Ids of symbols without first and last token, [n] int64.

@@ -76,9 +76,19 @@ static void turn(int64_t H, int64_t D, const real *cosine, const real *sine, rea
         }
 }
 
+/* What the next row will read, asked for while this one is computed: it comes from far away, in short stretches. */
+typedef struct {
+    const char *keys, *values;
+    int64_t lines_of_keys, lines_of_values;
+} Ahead;
+
+static void ask(const char *start, int64_t lines, int64_t part, int64_t parts) {
+    for (int64_t i = lines * part / parts; i < lines * (part + 1) / parts; i++) __builtin_prefetch(start + 64 * i, 0, 2);
+}
+
 /* Values of the places from `from` to `end`, weighted by the softmax of the products of a query with their keys. */
 INLINE void attend(int64_t F, int64_t H, int64_t from, int64_t end, real scale, const real *query, const real *keys,
-                   const real *values, real *scores, real *seen, int64_t D) {
+                   const real *values, real *scores, real *seen, Ahead ahead, int64_t D) {
     enum { WIDE = VECTOR_BYTES / sizeof(real) };
     const int64_t first = from / WIDE, blocks = (end + WIDE - 1) / WIDE - first;
     const vector none = (vector){0} - (real)1e30;
@@ -87,6 +97,8 @@ INLINE void attend(int64_t F, int64_t H, int64_t from, int64_t end, real scale, 
     for (int64_t h = 0; h < H; h++) {
         real *const row = scores + h * blocks * WIDE;
         vector most = none;
+        ask(ahead.keys, ahead.lines_of_keys, h, H);
+        ask(ahead.values, ahead.lines_of_values, h, H);
         for (int64_t b = 0; b < blocks; b++) {
             const real *key = keys + ((first + b) * F + h * D) * WIDE;
             vector even = {0}, odd = {0};
@@ -134,18 +146,31 @@ INLINE void attend(int64_t F, int64_t H, int64_t from, int64_t end, real scale, 
     }
 }
 
+/* The first place that a token sees. */
+static int64_t first_of(int64_t window, int64_t place) {
+    return window && place >= window ? place + 1 - window : 0;
+}
+
+static Ahead ahead_of(const Decoder *net, int64_t layer, int64_t slot, int64_t place, int64_t window) {
+    const int64_t from = first_of(window, place), start = from / LANES * LANES;
+    const int64_t blocks = place / LANES - from / LANES + 1;
+    const int64_t line = 64 / sizeof(real), at = stretch(net, layer, slot);
+    return (Ahead){(const char *)(net->keys + at + start * net->F), (const char *)(net->values + at + from * net->F),
+                   blocks * LANES * net->F / line, (place - from) * net->F / line};
+}
+
 /* Attention of one row of queries, keys and values [3 F], whose key and value are kept. */
-static void attention_of(const Decoder *net, int64_t layer, int64_t slot, int64_t place, int64_t window, real *qkv,
-                         real *scores, real *seen) {
-    const int64_t F = net->F, D = F / net->H, from = window && place >= window ? place + 1 - window : 0;
+static void attention_of(const Decoder *net, int64_t layer, int64_t slot, int64_t place, int64_t window, Ahead ahead,
+                         real *qkv, real *scores, real *seen) {
+    const int64_t F = net->F, D = F / net->H, from = first_of(window, place);
     real *const keys = net->keys + stretch(net, layer, slot), *const values = net->values + stretch(net, layer, slot);
     const real *const *last = net->weights + net->layers * PER_LAYER;
     if (last[SINES]) turn(2 * net->H, D, last[PLACES] + place * (D / 2), last[SINES] + place * (D / 2), qkv);
     real *const key = keys + place / LANES * F * LANES + place % LANES;
     for (int64_t f = 0; f < F; f++) key[f * LANES] = qkv[F + f];
     memcpy(values + place * F, qkv + 2 * F, (size_t)F * sizeof(real));
-#define ATTEND(width) \
-    attend(F, net->H, from, place + 1, (real)net->scale, qkv, keys, values, scores, seen, width)
+#define ATTEND(width)                                                                                                  \
+    attend(F, net->H, from, place + 1, (real)net->scale, qkv, keys, values, scores, seen, ahead, width)
     switch (D) {
     case 8: ATTEND(8); break;
     case 16: ATTEND(16); break;
@@ -199,9 +224,12 @@ void NAME(decoder_step)(const int64_t *sizes, const double *numbers, const int64
         const real *const *w = weights + l * PER_LAYER;
         normalize(rows, F, net.epsilon, 1, w[LN_1], w[LN_1_BIAS], now.x, now.normal);
         layer(rows, F, 3 * F, now.normal, w[QKV], 0, now.qkv);
-        for (int64_t r = 0; r < rows; r++)
-            attention_of(&net, l, slots[r], places[r], local[l] ? net.window : 0, now.qkv + r * 3 * F, now.scores,
-                         now.seen + r * F);
+        const int64_t window = local[l] ? net.window : 0;
+        for (int64_t r = 0; r < rows; r++) {
+            Ahead ahead = {0, 0, 0, 0};
+            if (r + 1 < rows) ahead = ahead_of(&net, l, slots[r + 1], places[r + 1], window);
+            attention_of(&net, l, slots[r], places[r], window, ahead, now.qkv + r * 3 * F, now.scores, now.seen + r * F);
+        }
         add_layer(rows, F, F, now.seen, w[OUT], w[OUT_BIAS], now.normal, now.x);
         normalize(rows, F, net.epsilon, 1, w[LN_2], w[LN_2_BIAS], now.x, now.normal);
         layer(rows, F, 4 * F, now.normal, w[UP], w[UP_BIAS], now.wide);
