@@ -94,9 +94,11 @@ def worth(folder: Path, samples: int, seed: int) -> Dict[str, float]:
     decoded = decode_many(written.texts, 1, representation=representation)
     write_molecules(folder / "written.csv", written, decoded, representation)
     known = known_molecules(TrainedRun.load(folder).loaded_task())
-    # Without the training molecules: distances to those, which nothing here needs, take longest.
-    found = score([one.smiles for one in decoded], None, known.reference, workers=1)
-    found["novelty"] = novelty([one.smiles for one in decoded if one.smiles], known.train or [])
+    valid = [one.smiles for one in decoded if one.smiles]
+    found = {"validity": 0.0}
+    if valid:  # without the training molecules: distances to those, which nothing here needs, take longest
+        found = score([one.smiles for one in decoded], None, known.reference, workers=1)
+        found["novelty"] = novelty(valid, known.train or [])
     with atomic_file(kept, "w") as file:
         json.dump(found, file, indent=1)
     return found
