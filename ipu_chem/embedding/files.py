@@ -10,12 +10,12 @@ A row without a vector holds NaN and the reason. Files take their name when they
 import csv
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Callable, ContextManager, Dict, Iterator, List, NamedTuple, Optional
+from typing import Any, Callable, ContextManager, Dict, Iterator, List, NamedTuple, Optional, Sequence, Union
 
 import numpy as np
 
 from ipu_chem.data.files.layout import Layout, TableOptions, read_layout
-from ipu_chem.data.files.table import Entry, Failure, line_of, read_rows
+from ipu_chem.data.files.table import Entry, Failure, Line, line_of, read_rows
 from ipu_chem.data.files.text import as_text, count_lines
 from ipu_chem.embedding.embed import Chunk, Embedder, failures_of, progress_bar
 from packing.files import PathLike, atomic_file
@@ -69,12 +69,13 @@ def embed_file(
     layout = read_layout(source, TableOptions(smiles_column or "", delimiter, encoding, "--"))
     # A .npy begins with its number of rows, and a file does not say how many it has.
     exact = output.suffix == ".npy"
-    total = sum(1 for _ in _entries(source, layout)) if exact else count_lines(source)
+    notation = embedder.options.notation
+    total = sum(1 for _ in read_rows(source, layout)) if exact else count_lines(source)
     failures: List[Failure] = []
     before = embedder.embedded, embedder.failed, embedder.dropped, embedder.truncated
     with _WRITERS[output.suffix](output, total, embedder.features, embedder.dtype) as write:
         with progress_bar(progress, total) as bar:
-            for chunk in embedder.chunks(_entries(source, layout)):
+            for chunk in embedder.chunks(_entries(source, layout, notation)):
                 write(chunk)
                 failures += failures_of(chunk)[: _LISTED - len(failures)]
                 bar.update(len(chunk.entries))
@@ -100,9 +101,15 @@ def index_path(output: PathLike) -> Path:
     return Path(output).with_suffix(".index.csv")
 
 
-def _entries(source: Path, layout: Layout) -> Iterator[Entry]:
-    """Lines of a file."""
-    return (line_of(number, cells, layout) for number, cells in read_rows(source, layout))
+def _entries(source: Path, layout: Layout, notation: str) -> Iterator[Entry]:
+    """Lines of a file; what is no SMILES is not asked if it could be one: [#C] is a symbol of SELFIES and of SMARTS."""
+    read = line_of if notation == "smiles" else _text_of
+    return (read(number, cells, layout) for number, cells in read_rows(source, layout))
+
+
+def _text_of(number: int, cells: Union[Sequence[str], Failure], layout: Layout) -> Entry:
+    """A row in the model's own representation."""
+    return cells if isinstance(cells, Failure) else Line(number, cells[layout.smiles if layout.delimiter else 0])
 
 
 @contextmanager

@@ -83,6 +83,17 @@ def test_tables_in_gzip_are_read_and_a_cut_file_ends_with_a_reason(chemgpt, toke
     assert len(np.load(tmp_path / "cut.npy")) == len(rows)
 
 
+def test_selfies_are_not_read_as_smarts(chemgpt, tokenizer, tmp_path):
+    texts = ["[C][#N]", "[C][C][O]", "[C][#C]"]
+    (tmp_path / "in.smi").write_text("".join(f"{text} name\n" for text in texts))
+    (tmp_path / "in.csv").write_text("id,smiles\n" + "".join(f"1,{text}\n" for text in texts))
+    with Embedder(chemgpt, tokenizer, EmbeddingOptions(notation="selfies")) as embedder:
+        for name in ("in.smi", "in.csv"):
+            assert embed_file(embedder, tmp_path / name, tmp_path / "out.npy", progress=False).embedded == 3
+            expected = embed(chemgpt, tokenizer, texts, notation="selfies").values
+            np.testing.assert_allclose(np.load(tmp_path / "out.npy"), expected, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("suffix", [".npy", ".csv", ".parquet"])
 def test_what_was_there_stays_until_all_is_written(chemgpt, tokenizer, source, tmp_path, suffix):
     output = tmp_path / f"out{suffix}"
