@@ -27,7 +27,8 @@ class Options:
         top_p: draw among the likeliest with this probability together; 1: all.
         prefix: SELFIES or SMILES that every molecule begins with.
         max_length: tokens of a molecule, first and last included.
-        batch: molecules at once.
+        batch: molecules at once, of every job.
+        jobs: threads that write on CPUs; all cores if not given.
         seed: the same seed gives the same molecules.
         metrics: compare with known molecules.
         train: SMILES file for novelty; the run's own if not given.
@@ -48,6 +49,7 @@ class Options:
     prefix: str = ""
     max_length: Optional[int] = None
     batch: int = 256
+    jobs: Optional[int] = None
     seed: int = 0
     metrics: bool = False
     train: Optional[str] = None
@@ -67,6 +69,7 @@ class Options:
             top_p="above 0 and at most 1",
             max_length="2 or more",
             batch="from 1 to 1,000,000",
+            jobs="from 1 to 1,024",
             seed="0 or more",
             workers="from 1 to 1,024",
         )
@@ -78,6 +81,7 @@ def run(options: Options) -> int:
     output = check_file("--output", options.output, _SUFFIXES, [*read, *data_of([options.run])])
     from ipu_chem.generation.molecules import decode_many, write_molecules
     from ipu_chem.generation.sampling import generate
+    from ipu_chem.parallel import core_count
     from ipu_chem.tasks.language_model import load_language_model
 
     language = load_language_model(options.run)
@@ -85,6 +89,7 @@ def run(options: Options) -> int:
     known = _known(options, is_run=bool(language.info)) if options.metrics else None
     names = ("temperature", "top_k", "top_p", "prefix", "batch", "seed", "max_length")
     how = {name: getattr(options, name) for name in names}
+    how["jobs"] = options.jobs or (core_count() if device == "cpu" else 1)
     samples = generate(language.model.to(device), language.tokenizer, options.count, **how)
     molecules = decode_many(samples.selfies, options.workers, progress=True)
     write_molecules(output, samples, molecules)

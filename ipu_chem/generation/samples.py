@@ -9,6 +9,7 @@ import torch
 
 from ipu_chem.backends.base import Backend
 from ipu_chem.data.molecule import decode_text
+from ipu_chem.parallel import core_count
 from ipu_chem.tasks.base import Task
 
 FILE = "generated.csv"
@@ -40,7 +41,7 @@ def write_samples(
         backend: with the best weights.
         folder: of the run.
         count: molecules.
-        workers: processes that decode and score.
+        workers: threads that write, processes that decode and score; None takes all cores.
 
     Returns:
         {"samples": {"count", "finished", "invalid": reason -> count, "compared with", "metrics": name -> value}}, or
@@ -58,7 +59,8 @@ def write_samples(
     with torch.random.fork_rng(devices=[]):
         model = fresh.model()
     model.load_state_dict(weights)
-    samples = generate(model.model.eval(), fresh.tokenizer, count, seed=task.seed)
+    jobs = workers or core_count()
+    samples = generate(model.model.eval(), fresh.tokenizer, count, seed=task.seed, jobs=jobs)
     decoded = decode_many(samples.selfies, workers)
     write_molecules(folder / FILE, samples, decoded)
     known = known_molecules(task)
