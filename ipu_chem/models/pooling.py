@@ -20,7 +20,8 @@ from torch import Tensor, nn
 
 from ipu_chem.models.base import Model
 from ipu_chem.models.chemgpt import ChemGPT
-from ipu_chem.models.layers import as_index, at_least_float32, keep
+from ipu_chem.models.layers import at_least_float32, keep
+from ipu_chem.models.next_token import following_nats
 
 POOLINGS = ("mean", "max", "sum", "last", "eos")
 
@@ -186,11 +187,7 @@ class ScoredChemGPT(Model):
         x, *context = self.embedding(ids, position_ids)
         for layer in self.layers:
             x = layer(x, *context)
-        logits = self.head(x)  # [B, S, V]
-        following = as_index(ids).roll(-1, 1)  # a molecule's last token is followed by nothing that counts
-        tokens = torch.arange(logits.shape[-1], dtype=following.dtype, device=logits.device)
-        drawn = keep(logits, tokens == following.unsqueeze(-1)).sum(-1)
-        nats = drawn - torch.logsumexp(logits, -1)  # [B, S]
+        nats = following_nats(self.head(x), ids)  # [B, S]; a molecule's last token is followed by nothing that counts
         first, behind = _bounds(ends, 0)
         slot = torch.arange(ids.shape[1], dtype=torch.int32, device=ends.device)
         counted = (slot >= first.unsqueeze(2)) & (slot < behind.unsqueeze(2) - 1)  # [B, M, S]
