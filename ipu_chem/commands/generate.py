@@ -27,7 +27,7 @@ class Options:
         top_p: draw among the likeliest with this probability together; 1: all.
         prefix: SELFIES or SMILES that every molecule begins with.
         max_length: tokens of a molecule, first and last included.
-        batch: molecules at once, of every job.
+        batch: molecules at once, which jobs divide among themselves.
         jobs: threads that write on CPUs; all cores if not given.
         seed: the same seed gives the same molecules.
         metrics: compare with known molecules.

@@ -16,6 +16,7 @@ from ipu_chem.models.chemgpt import ChemGPT
 if TYPE_CHECKING:
     from ipu_chem.data.selfies.tokens import Tokenizer
 
+_FEWEST = 32  # molecules of a job at once, if there are: weights are read for all of them together
 _SELFIES = re.compile(r"(\[[^\[\]]+\]|\.)+")
 
 
@@ -67,7 +68,7 @@ def generate(
             top_k where both are given.
         prefix: SELFIES or SMILES that every molecule begins with; it goes on at the last atom. All its atoms and
             bonds stay, but a ring that is closed later may raise the order of a bond.
-        batch: molecules at once, of every job.
+        batch: molecules at once; jobs divide them among themselves, but each has 32 or more.
         seed: 0 or more.
         max_length: tokens of a molecule, first and last included; None takes the model's `max_positions`.
         progress: show a bar on stderr.
@@ -91,7 +92,7 @@ def generate(
     begins = _starts(tokenizer, count, length, prefix, starts)
     wanted = Wanted(count, length, begins, seed, tokenizer.eos_id)
     jobs = min(jobs, count)
-    rows = min(batch, -(-count // jobs))
+    rows = min(max(-(-batch // jobs), min(batch, _FEWEST)), -(-count // jobs))
     was_training = model.training
     model.eval()
     selfies = [""] * count
