@@ -148,3 +148,19 @@ def test_salts_and_unknown_symbols_are_options_of_the_command(text_options, tmp_
     assert main([*words, "--unknown", "map", "--fragments", "error", "--accelerator", "cpu"]) == 0
     mapped = np.load(tmp_path / "e.npy")
     assert np.isnan(mapped[0]).all() and np.isfinite(mapped[1:]).all()
+
+
+def test_log_likelihoods_have_a_column_of_their_own(chemgpt, tokenizer, source, tmp_path):
+    options = EmbeddingOptions(likelihoods=True)
+    with Embedder(chemgpt, tokenizer, options) as embedder:
+        for name in ("nats.csv", "nats.npy", "nats.parquet"):
+            embed_file(embedder, source, tmp_path / name, progress=False)
+    rows = rows_of(tmp_path / "nats.csv")
+    assert list(rows[0]) == ["line", "smiles", "log_likelihood", "reason"] and len(rows) == 14
+    values = np.array([float(row["log_likelihood"]) for row in rows], np.float32)
+    assert sorted(BROKEN) == (np.flatnonzero(np.isnan(values)) + 1).tolist() and np.nanmax(values) < 0
+    np.testing.assert_array_equal(np.load(tmp_path / "nats.npy")[:, 0], values)
+    pyarrow = pytest.importorskip("pyarrow.parquet")
+    np.testing.assert_array_equal(
+        np.array(pyarrow.read_table(tmp_path / "nats.parquet").to_pydict()["log_likelihood"], np.float32), values
+    )
