@@ -52,9 +52,9 @@ class DataConfig(Chosen):
             out), map (read such symbols as the unknown one), or auto (error, and drop where labels are learned).
         fragments: what becomes of salts and other molecules of several fragments: keep (models of graphs leave them
             out), largest (take the fragment of most heavy atoms), or error.
-        condition: properties that a language model is told before every molecule, so that `ipu-chem generate` can ask for
-            them: names separated by commas of logp, qed, weight, tpsa, donors, acceptors, rotatable and rings, which RDKit
-            computes, or of columns of data.path, whose empty cells are not known.
+        condition: properties that a language model is told before every molecule, so that `ipu-chem generate` can ask
+            for them (chemgpt): logp, qed, weight, tpsa, donors, acceptors, rotatable and rings, which RDKit computes,
+            or columns of data.path, whose empty cells are not known; names separated by commas.
         condition_bins: most bins of a property, about as many molecules in each.
         condition_hidden: fraction of the training molecules' values that are not told, so that a model also writes
             molecules without; drawn once.
