@@ -91,19 +91,23 @@ def main() -> int:
 
 def tokens(shared: Path, count: int) -> Tuple[Ragged, int]:
     """Ids of real molecules in a fixed random order, and the size of their vocabulary."""
+    store, _ = corpus_in_memory(real_smiles(shared, count), workers=1)
+    tokenizer = Tokenizer.build(store.info["symbols"])
+    ids = tokenizer.encode_store(store)
+    # No row of 96 holds the few longest of NCI: all contestants go without them.
+    kept = np.random.default_rng(0).permutation(np.flatnonzero(ids.lengths <= ROWS[0]))
+    return ids.take(kept), tokenizer.vocab_size
+
+
+def real_smiles(shared: Path, count: int) -> List[str]:
+    """SMILES of NCI, MOSES, ZINC250k and ChEMBL 30, a quarter each, in turns."""
     from rdkit import RDConfig
 
     files = [shared / "data" / "smiles" / name for name in FILES]
     lists = [list(itertools.islice(_smiles(file), 1, count // 4 + 1)) for file in files]
     with open(Path(RDConfig.RDDataDir) / "NCI" / "first_5K.smi", encoding="utf-8") as file:
         lists.append([line.split()[0] for line in itertools.islice(file, count // 4)])
-    smiles = [text for quarter in zip(*lists) for text in quarter]
-    store, _ = corpus_in_memory(smiles, workers=1)
-    tokenizer = Tokenizer.build(store.info["symbols"])
-    ids = tokenizer.encode_store(store)
-    # No row of 96 holds the few longest of NCI: all contestants go without them.
-    kept = np.random.default_rng(0).permutation(np.flatnonzero(ids.lengths <= ROWS[0]))
-    return ids.take(kept), tokenizer.vocab_size
+    return [text for quarter in zip(*lists) for text in quarter]
 
 
 def _smiles(path: Path) -> Iterator[str]:

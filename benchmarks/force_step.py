@@ -7,6 +7,9 @@ loss, gradients and AdamW. Edges are made beforehand on both sides, SchNetPack's
 a DataLoader. A second column has the same with memory kept by the C library's allocator, as our backend asks of it: it
 helps SchNetPack, too. Exits with 1 when a goal is missed. SchNetPack 2 has to be installed by itself. With --spookynet
 only SpookyNet runs, against the reference of its authors in a checkout of https://github.com/OUnke/SpookyNet.
+
+Without AVX-512: IPU_CHEM_CFLAGS=-mno-avx512f for the kernels, ATEN_CPU_CAPABILITY=avx2, MKL_ENABLE_INSTRUCTIONS=AVX2
+and ONEDNN_MAX_CPU_ISA=AVX2 for torch.
 """
 
 import argparse

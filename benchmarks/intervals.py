@@ -26,7 +26,8 @@ if __package__ in (None, ""):  # run as a file: its folder would hide packages o
 from benchmarks.common import Goals, arguments, machine_line, print_table, throughput_line
 from ipu_chem.checkpoint import BEST
 from ipu_chem.config import from_dict
-from ipu_chem.prediction.calibration import Measured, intervals_of, measure
+from ipu_chem.prediction.calibration import Measured, measure
+from ipu_chem.run_intervals import intervals_of
 from ipu_chem.train import train
 from ipu_chem.trained_run import TrainedRun
 from ipu_chem.uncertainty.residuals import FILE

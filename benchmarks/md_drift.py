@@ -75,7 +75,7 @@ def main() -> int:
             str(folder / "start.xyz"),
             copies=COPIES,
             time=own.time or (0.1 if args.quick else 20.0),
-            interval=20,
+            stride=20,
             out=str(out),
             threads=1,
         )

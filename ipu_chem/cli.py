@@ -23,6 +23,7 @@ COMMANDS: Dict[str, str] = {
     "md": "Simulate a molecule with the forces of trained runs.",
     "relax": "Move the atoms of structures to where trained runs see no forces.",
     "generate": "Write new molecules with a trained ChemGPT.",
+    "metrics": "Compare generated molecules of any origin with known ones: MOSES' table, GuacaMol's measures.",
     "embed": "Turn molecules of a SMILES file into features of a trained ChemGPT.",
     "export": "Write a trained run for other programs, in real units.",
     "report": "Write report.html for one or more runs.",

@@ -5,14 +5,14 @@ heavy, so that --help is instant.
 """
 
 from dataclasses import asdict, dataclass, field
-from typing import Any, ClassVar, Dict, FrozenSet, List, Literal, Mapping, Tuple
+from typing import Any, ClassVar, Dict, FrozenSet, List, Literal, Mapping
 
 from ipu_chem.backends.options import ACCELERATORS, Batching, Precision, TorchOptions
 from ipu_chem.backends.poptorch.options import IpuOptions
 from ipu_chem.data.files.layout import TableOptions
 from ipu_chem.models.registry import FILLED, LANGUAGE_MODELS, MODELS
 from ipu_chem.optim import OptimizerConfig, ScheduleConfig
-from ipu_chem.options import Chosen, make, nearest, walk
+from ipu_chem.options import Chosen, listed, make, nearest, walk
 from ipu_chem.ranges import CUTOFF, SLOTS, THREADS, check_choice, check_fields
 from packing import ALGORITHMS
 
@@ -28,36 +28,31 @@ class DataConfig(Chosen):
             nci (ships with RDKit), moses, zinc250k, chembl, pubchem10m, or file for SMILES of your own (.smi, .csv,
             .txt, also compressed). Or package.module:Class of your own.
         cache: folder for prepared data; empty is $IPU_CHEM_CACHE or ~/.cache/ipu-chem.
-        target: names of the labels to learn, separated by commas; empty takes the data set's first. For a
-            file: columns, SDF properties or keys of the xyz comment line. A chemgpt learns labels of a .csv with them,
-            and the text itself without.
+        target: labels to learn, separated by commas, in double quotes where they hold some; empty: the set's first.
+            Of a file: columns, SDF properties or keys of xyz comments. A chemgpt without any learns the text itself.
         limit: use only the first this many molecules; 0 uses all.
         workers: processes that prepare molecules; 0 is one per CPU core.
         references: what is subtracted from labels per element: none, atoms (the data set's atomic values),
             linear (least squares over the training molecules) or auto (linear for extensive targets).
-        split: random, scaffold (whole Bemis-Murcko scaffolds), official (parts as published; where those have
-            no validation, it is taken from the training molecules; also official_02 to official_05 of rmd17), or the
-            path of an index file (.npz or .json): rows of data.path from 0, its header not counted, whatever is left
-            out of them; of a data set that has a name, its molecules from 0.
+        split: random, scaffold (whole Bemis-Murcko scaffolds), scaffold_deepchem (as DeepChem's ScaffoldSplitter, for
+            published figures), official (as published; validation from the training molecules where there is none; also
+            official_02 to official_05 of rmd17), or the path of an index file (.npz or .json): rows of data.path from
+            0, its header not counted, whatever is left out of them; of a data set with a name, its molecules from 0.
         replicates: rows of a file that are the same molecule, together on one side of a random split, or apart.
         train: training molecules, a fraction below 1 or a number; 0 takes what validation and test leave.
         validation: validation molecules, a fraction below 1 or a number.
         test: test molecules, a fraction below 1 or a number.
         split_seed: of the random and the scaffold split.
-        tokenizer: JSON file or Hugging Face folder of a vocabulary (chemgpt); empty makes one of the molecules'
-            symbols and those that any molecule may need.
+        tokenizer: JSON file or Hugging Face folder of a vocabulary (chemgpt); empty makes one of the molecules' tokens.
         long: what becomes of molecules longer than pack.tokens (chemgpt): error, drop, or truncate.
         stereo: keep what SMILES say of stereochemistry, or drop it (chemgpt).
-        unknown: what becomes of molecules with symbols that the vocabulary lacks (chemgpt): error, drop (leave them
-            out), map (read such symbols as the unknown one), or auto (error, and drop where labels are learned).
-        fragments: what becomes of salts and other molecules of several fragments: keep (models of graphs leave them
-            out), largest (take the fragment of most heavy atoms), or error.
-        condition: properties that a language model is told before every molecule, so that `ipu-chem generate` can ask
-            for them (chemgpt): logp, qed, weight, tpsa, donors, acceptors, rotatable and rings, which RDKit computes,
-            or columns of data.path, whose empty cells are not known; names separated by commas.
+        unknown: policy for tokens that the vocabulary lacks (chemgpt): error, drop (such molecules), map (to the
+            unknown one), extend (the vocabulary of training.start_from), or auto (error; of labels extend, else drop).
+        fragments: of salts and other molecules of several: keep all (models of graphs do not), the largest, or error.
+        condition: properties that chemgpt is told before every molecule, which `generate` then asks for: logp, qed,
+            weight, tpsa, donors, acceptors, rotatable, rings (by RDKit) or columns of data.path; separated by commas.
         condition_bins: most bins of a property, about as many molecules in each.
-        condition_hidden: fraction of the training molecules' values that are not told, so that a model also writes
-            molecules without; drawn once.
+        condition_hidden: fraction of training molecules' values that it is not told, so that it can do without them.
         representation: of molecules as tokens (chemgpt): selfies, smiles, safe, or package.module:Class of your own.
         atom_order: of the SMILES that it writes (chemgpt): canonical, or random, drawn once for every molecule.
     """
@@ -83,7 +78,7 @@ class DataConfig(Chosen):
     tokenizer: str = ""
     long: Literal["error", "drop", "truncate"] = "error"
     stereo: Literal["keep", "drop"] = "keep"
-    unknown: Literal["auto", "error", "drop", "map"] = "auto"
+    unknown: Literal["auto", "error", "drop", "map", "extend"] = "auto"
     fragments: Literal["keep", "largest", "error"] = "keep"
     condition: str = ""
     condition_bins: int = 10
@@ -102,22 +97,17 @@ class DataConfig(Chosen):
             if value >= 1 and value != int(value):
                 raise ValueError(f"data.{name}={value}: give a fraction below 1, or a whole number of molecules.")
         taken = sum(value for value in (self.train, self.validation, self.test) if value < 1)
-        if self.split in ("random", "scaffold") and taken > (1 + 1e-9 if self.train else 1 - 1e-9):
+        if self.split in ("random", "scaffold", "scaffold_deepchem") and taken > (1 + 1e-9 if self.train else 1 - 1e-9):
             raise ValueError(
                 f"data.train={self.train}, data.validation={self.validation}, data.test={self.test}: fractions of all "
                 "molecules that leave none to train, or add up to more than 1; give smaller ones."
             )
         for option, what in (("target", "label"), ("condition", "property")):
-            names = _named(getattr(self, option))
-            twice = next((name for name in names if names.count(name) > 1), "")
-            if twice:
-                value = getattr(self, option)
-                raise ValueError(f"data.{option}={value}: {twice} is named twice; name every {what} once.")
-
-    @property
-    def conditions(self) -> List[str]:
-        """The names of ``condition``."""
-        return _named(self.condition)
+            names = listed(getattr(self, option))
+            for twice in (name for name in names if names.count(name) > 1):
+                raise ValueError(
+                    f"data.{option}={getattr(self, option)}: {twice} is named twice; name every {what} once."
+                )
 
     @classmethod
     def registered(cls) -> Mapping[str, Any]:
@@ -125,14 +115,12 @@ class DataConfig(Chosen):
         from ipu_chem.data.corpora import CORPORA, load_corpus
         from ipu_chem.data.datasets import DATASETS
 
-        sets = {name: dataset.prepare for name, dataset in DATASETS.items()}
-        return {**sets, **{name: load_corpus for name in CORPORA if name not in sets}}
+        return {**dict.fromkeys(CORPORA, load_corpus), **{name: one.prepare for name, one in DATASETS.items()}}
 
     def corpus_options(self) -> Dict[str, Any]:
         """Options of `load_corpus`: those that all data have, and those of a table of one's own."""
-        manner: Dict[str, Any] = {"stereo": self.stereo == "keep", "fragments": self.fragments}
-        manner.update(representation=self.representation, atom_order=self.atom_order)
-        return {"limit": self.limit, "workers": self.workers, **manner, **TableOptions.of(self, "data.").given()}
+        plain = {name: getattr(self, name) for name in "limit workers fragments representation atom_order".split()}
+        return {**plain, "stereo": self.stereo == "keep", **TableOptions.of(self, "data.").given()}
 
     @classmethod
     def unknown_option(cls, name: str, option: str) -> str:
@@ -192,6 +180,8 @@ class ModelConfig(Chosen):
             step, and edges read between its points, equal to float32's last digits; chebyshev reads by a matrix
             product; auto is table for schnet, exact for the others, and spookynet has no other.
         freeze: train the head alone, on what training.start_from brings (not for a chemgpt without labels).
+        lora_rank: train the head and adapters of this rank (LoRA), such as 8, in layers that training.start_from
+            brings and that stay as they are (a chemgpt with labels); 0 is without.
     """
 
     key: ClassVar[str] = "model"
@@ -201,6 +191,7 @@ class ModelConfig(Chosen):
     readout: str = "auto"
     filter: str = "auto"
     freeze: bool = False
+    lora_rank: int = 0
 
     @classmethod
     def registered(cls) -> Mapping[str, Any]:
@@ -211,7 +202,7 @@ class ModelConfig(Chosen):
         super().__post_init__()
         if self.name not in LANGUAGE_MODELS and not hasattr(self, "cutoff"):
             raise ValueError(f"{self.name} has no cutoff: give its constructor `cutoff: float = 5.0`, Å, for edges.")
-        check_fields(self, "model", cutoff=CUTOFF)
+        check_fields(self, "model", cutoff=CUTOFF, lora_rank="0 or more")
 
 
 REFERENCES = ("auto", "none", "atoms", "linear")
@@ -399,23 +390,6 @@ def check_keys(values: Mapping[str, Any]) -> None:
                 raise ValueError(classes[section].unknown_option(classes[section].chosen, key.partition(".")[2]))
             if key not in known:
                 raise ValueError(f"unknown option {key}{nearest(key, known)}")
-
-
-def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> List[Tuple[str, Any, Any]]:
-    """Differences of two configs as dicts: (dotted key, old value, new value)."""
-    result: List[Tuple[str, Any, Any]] = []
-    for key in sorted(set(old) | set(new)):
-        before, after = old.get(key), new.get(key)
-        if isinstance(before, Mapping) and isinstance(after, Mapping):
-            result += differences(before, after, f"{prefix}{key}.")
-        elif before != after:
-            result.append((prefix + key, before, after))
-    return result
-
-
-def _named(text: str) -> List[str]:
-    """Names that commas separate."""
-    return [name.strip() for name in text.split(",") if name.strip()]
 
 
 def _plain(value: Any) -> Any:

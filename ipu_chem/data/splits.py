@@ -24,8 +24,10 @@ _KEYS = {
     "test": ("test", "idx_test", "test_idx", "test_indices"),
 }
 
+_ROUNDING = 1e-6  # of sums of fractions of molecules
 _MOST_JSON = 1 << 28  # bytes; read as a whole, in some ten times as many
 # Names of published splits, and of the fields of a store that say which items are in them.
+RULES = ("random", "scaffold", "scaffold_deepchem")  # splits that need no file
 OFFICIAL = re.compile(r"official(_\d\d)?")
 
 
@@ -196,6 +198,37 @@ def scaffold_split(smiles: Sequence[str], val: Union[int, float], test: Union[in
             f"scaffold_split: {len(groups)} scaffolds of {n} molecules leave {' and '.join(empty)} empty; "
             "use random_split or more varied molecules."
         )
+    return check_split(parts["train"], parts["val"], parts["test"], n)
+
+
+def deepchem_scaffold_split(smiles: Sequence[str], val: Union[int, float], test: Union[int, float]) -> Split:
+    """Whole Bemis-Murcko scaffolds in one split each, as DeepChem's ScaffoldSplitter gives them, for published figures.
+
+    The largest scaffolds are in training until it is full, the next ones in validation, and single molecules in test;
+    there is nothing random in it.
+
+    Args:
+        smiles, val, test: see `scaffold_split`.
+
+    Raises:
+        ValueError: a SMILES cannot be parsed, or a split stays empty.
+    """
+    n = len(smiles)
+    wanted = {"val": _count(n, val, "val"), "test": _count(n, test, "test")}
+    # Fractions are not rounded there: a scaffold that fills 513.6 molecules to 514 does not fit.
+    for_val, for_test = (size * n if isinstance(size, float) else size for size in (val, test))
+    parts: Dict[str, List[int]] = {"train": [], "val": [], "test": []}
+    # Equal scaffolds go by their first item, the later one first.
+    for group in sorted(_scaffold_groups(smiles).values(), key=lambda one: (len(one), one[0]), reverse=True):
+        trained = len(parts["train"]) + len(group)
+        if trained <= n - for_val - for_test + _ROUNDING:
+            part = "train"
+        else:
+            part = "val" if trained + len(parts["val"]) <= n - for_test + _ROUNDING else "test"
+        parts[part] += group
+    empty = [part for part, count in wanted.items() if count and not parts[part]]
+    if empty:
+        raise ValueError(f"the scaffolds of {n} molecules leave {' and '.join(empty)} empty; set data.split=random.")
     return check_split(parts["train"], parts["val"], parts["test"], n)
 
 

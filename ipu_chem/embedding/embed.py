@@ -316,7 +316,8 @@ def _translated(entries: Sequence[Entry], manner: Manner) -> List[Text]:
     lines = []
     for row, (entry, text) in enumerate(zip(entries, texts)):
         if looks_like_selfies(entry.smiles):
-            texts[row] = Text("", "looks like SELFIES; say notation=selfies")
+            remedy = "say notation=selfies" if manner.representation == "selfies" else "give SMILES"
+            texts[row] = Text("", f"looks like SELFIES; {remedy}")
         elif not text.reason:
             lines.append(Line(row, entry.smiles))
     encoded = encode_lines(lines, manner)

@@ -6,7 +6,7 @@ Chem. 4, 90 (2012) (QED); P. Ertl, A. Schuffenhauer, J. Cheminform. 1, 8 (2009) 
 """
 
 import math
-from functools import lru_cache
+from functools import lru_cache, partial
 from importlib.machinery import SourceFileLoader
 from importlib.util import module_from_spec, spec_from_loader
 from pathlib import Path
@@ -19,7 +19,7 @@ from ipu_chem.parallel import in_parallel
 FINGERPRINT_BITS = 1024
 _FINGERPRINT_RADIUS = 2
 _SCAFFOLD_RINGS = 2  # a scaffold of fewer rings is none, as in MOSES
-PROPERTIES = ("logP", "QED", "SA", "weight")
+PROPERTIES = ("logP", "SA", "QED", "weight")
 
 # RDKit's functions in rdMolDescriptors whose values, with the counts of elements below, make the vector of `describe`.
 _CALCULATED = tuple(
@@ -39,6 +39,7 @@ DESCRIPTORS: Tuple[str, ...] = (
     *(f"SlogP_VSA{i}" for i in range(1, _LOGP_BINS + 1)),
     *(f"SMR_VSA{i}" for i in range(1, _REFRACTIVITY_BINS + 1)),
 )
+_NO_PROPERTIES, _NO_DESCRIPTORS = (math.nan,) * len(PROPERTIES), (math.nan,) * len(DESCRIPTORS)
 
 
 class Described(NamedTuple):
@@ -49,7 +50,7 @@ class Described(NamedTuple):
         fingerprints: [N, 128] uint8, 1,024 bits of Morgan fingerprints of radius 2.
         scaffolds: N SMILES of Bemis-Murcko scaffolds, "" below two rings.
         fragments: N lists of SMILES of the pieces between BRICS bonds.
-        properties: [N, 4] float64: logP (Crippen), QED, SA (NaN without RDKit's Contrib), weight in g/mol.
+        properties: [N, 4] float64: logP (Crippen), SA (NaN without RDKit's Contrib), QED, weight in g/mol.
         descriptors: [N, D] float64, the `DESCRIPTORS`.
     """
 
@@ -61,16 +62,20 @@ class Described(NamedTuple):
     descriptors: np.ndarray
 
 
-def describe(smiles: Sequence[str], workers: Optional[int] = None, title: Optional[str] = None) -> Described:
+def describe(
+    smiles: Sequence[str], workers: Optional[int] = None, title: Optional[str] = None, structures_only: bool = False
+) -> Described:
     """Describe molecules in parallel processes, in the order given; what RDKit cannot parse or describe is left out.
 
     Args:
         smiles: of molecules; "" is none.
         workers: processes; None takes the cores this process may use.
         title: of a bar on stderr; None shows none.
+        structures_only: leave properties and descriptors NaN, which take most of the time.
     """
     sa_score()  # read its table once, before processes start
-    rows = [row for row in in_parallel(_describe_one, smiles, workers, title=title) if row is not None]
+    one = partial(_describe_one, structures_only=structures_only)
+    rows = [row for row in in_parallel(one, smiles, workers, title=title) if row is not None]
     columns = list(zip(*rows)) if rows else [()] * 6
     return Described(
         list(columns[0]),
@@ -101,7 +106,7 @@ def sa_score() -> Optional[Callable[[Any], float]]:
     return module.calculateScore
 
 
-def _describe_one(smiles: str) -> Optional[Tuple[Any, ...]]:
+def _describe_one(smiles: str, structures_only: bool = False) -> Optional[Tuple[Any, ...]]:
     """One row of `Described`, or None."""
     from rdkit import Chem, rdBase
 
@@ -110,22 +115,24 @@ def _describe_one(smiles: str) -> Optional[Tuple[Any, ...]]:
         if mol is None or mol.GetNumAtoms() == 0:
             return None
         try:
-            return _row(mol)
+            return _row(mol, structures_only)
         except (RuntimeError, ValueError):  # an invariant of RDKit is violated
             return None
 
 
-def _row(mol: Any) -> Tuple[Any, ...]:
+def _row(mol: Any, structures_only: bool) -> Tuple[Any, ...]:
     from rdkit import Chem
     from rdkit.Chem import QED, Descriptors, rdMolDescriptors, rdmolops
 
-    sa = sa_score()
     fragments = Chem.MolToSmiles(rdmolops.FragmentOnBRICSBonds(mol)).split(".")
+    smiles, structure = Chem.MolToSmiles(mol), (fingerprint(mol), _scaffold(mol), fragments)
+    if structures_only:
+        return (smiles, *structure, _NO_PROPERTIES, _NO_DESCRIPTORS)
+    sa = sa_score()
     accessibility = math.nan if sa is None else float(sa(mol))
     crippen = rdMolDescriptors.CalcCrippenDescriptors(mol)  # logP and molar refractivity
-    properties = (crippen[0], QED.qed(mol), accessibility, Descriptors.MolWt(mol))
-    smiles = Chem.MolToSmiles(mol)
-    return smiles, fingerprint(mol), _scaffold(mol), fragments, properties, _descriptors(mol, crippen)
+    properties = (crippen[0], accessibility, QED.qed(mol), Descriptors.MolWt(mol))
+    return (smiles, *structure, properties, _descriptors(mol, crippen))
 
 
 def fingerprint(mol: Any) -> np.ndarray:

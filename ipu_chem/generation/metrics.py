@@ -1,37 +1,66 @@
-"""Metrics of generated molecules against known ones: those of MOSES, with RDKit's descriptors in place of a net.
+"""Metrics of generated molecules against known ones: all of MOSES, those of GuacaMol, and a distance of descriptors.
 
 D. Polykovskiy et al., "Molecular Sets (MOSES): a benchmarking platform for molecular generation models", Front.
-Pharmacol. 11, 565644 (2020). K. Preuer et al., "Frechet ChemNet distance", J. Chem. Inf. Model. 58, 1736 (2018),
-compare activations of a network that is not free to ship; the distance here has the same formula on the vector of
-`descriptors.DESCRIPTORS` and is not to be compared with theirs.
+Pharmacol. 11, 565644 (2020); N. Brown et al., J. Chem. Inf. Model. 59, 1096 (2019) (GuacaMol). FCD needs the package
+`fcd`; the Frechet distance of `descriptors.DESCRIPTORS` has the same formula, needs no network, and compares with no
+published value.
 """
 
-import math
 from collections import Counter
 from itertools import chain
-from typing import Dict, Iterator, Mapping, Optional, Sequence
+from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 
-from ipu_chem.generation.descriptors import PROPERTIES, describe
-from ipu_chem.generation.molecules import canonical_smiles
+from ipu_chem.generation import chemnet, guacamol
+from ipu_chem.generation.descriptors import PROPERTIES, Described, describe
+from ipu_chem.generation.filters import fraction_passing
+from ipu_chem.generation.molecules import canonical_smiles, some
+from ipu_chem.generation.similarity import cosine_similarity, internal_diversity, nearest_similarity
 
 UNIQUE_AT = (1000, 10000)
+_SCAFFOLDS = "/TestSF"  # end of the names of what is measured against the scaffold test set
+# In the order of MOSES, then what GuacaMol has, then ours.
 MEANING: Dict[str, str] = {
     "validity": "fraction that RDKit parses; about 1 for any sampler of SELFIES, so it says nothing about the model",
-    "unique": "fraction of different molecules among the valid ones",
-    **{f"unique@{k}": f"the same among the first {k:,} valid ones" for k in UNIQUE_AT},
-    "novelty": "fraction of the different valid molecules that the training set does not hold",
+    **{f"unique@{k}": f"fraction of different molecules among the first {k:,} valid ones" for k in UNIQUE_AT},
+    "FCD": "Frechet ChemNet distance to the reference molecules",
+    "FCD/TestSF": "the same to the scaffold test set, whose scaffolds no training molecule has",
+    "SNN": "mean Tanimoto similarity to the nearest reference molecule",
+    "SNN/TestSF": "the same to the nearest of the scaffold test set",
+    "Frag": "cosine similarity of the counts of BRICS fragments",
+    "Frag/TestSF": "the same with the scaffold test set",
+    "Scaf": "cosine similarity of the counts of Bemis-Murcko scaffolds of two or more rings",
+    "Scaf/TestSF": "the same with the scaffold test set",
     "IntDiv1": "internal diversity: 1 - mean Tanimoto similarity of pairs",
     "IntDiv2": "internal diversity: 1 - mean over molecules of the root mean square Tanimoto similarity",
-    "SNN": "mean Tanimoto similarity to the nearest reference molecule",
-    "Frag": "cosine similarity of the counts of BRICS fragments",
-    "Scaf": "cosine similarity of the counts of Bemis-Murcko scaffolds of two or more rings",
+    "Filters": "fraction of the valid ones that pass MOSES' filters: MCF, PAINS, elements, charges and rings",
+    "novelty": "fraction of the different valid molecules that the training set does not hold",
     **{f"W1_{name}": f"Wasserstein-1 distance of the distributions of {name}" for name in PROPERTIES},
+    "KL_score": "GuacaMol: mean of exp(-KL) over the ten divergences below, 1 at best",
+    "FCD_score": "GuacaMol: exp(-0.2 FCD), with the FCD to training molecules, 1 at best",
+    **{
+        f"KL_{name}": f"GuacaMol: divergence of {name.replace('_', ' ')} from that of training molecules, in nats"
+        for name in (*guacamol.CONTINUOUS, *guacamol.WHOLE, guacamol.SIMILARITY)
+    },
+    "unique": "fraction of different molecules among all valid ones",
     "Frechet_descriptors": "Frechet distance of RDKit descriptors, each in units of the reference's deviation",
 }
-_BLOCK = 1 << 24  # pairs at once: 64 MiB of float32
 _TRAIN_CHECKED, _RESPELLED = 100, 0.05
+
+
+class Comparison(NamedTuple):
+    """Generated molecules compared with known ones.
+
+    Attributes:
+        values: name -> value, in the order of `MEANING`; what is not defined is left out.
+        notes: a sentence for each value that is left out, or that should not be trusted.
+        properties: of the generated molecules [N, 4] and of the reference [M, 4], see `Described`.
+    """
+
+    values: Dict[str, float]
+    notes: List[str]
+    properties: Tuple[np.ndarray, np.ndarray]
 
 
 def score(
@@ -41,49 +70,142 @@ def score(
     workers: Optional[int] = None,
     progress: bool = False,
 ) -> Dict[str, float]:
-    """All metrics, in the order of `MEANING`, which says what each is.
+    """Values of `compare` alone."""
+    return compare(generated, train, reference, None, workers, progress).values
+
+
+def compare(
+    generated: Sequence[str],
+    train: Optional[Sequence[str]],
+    reference: Sequence[str],
+    scaffolds: Optional[Sequence[str]] = None,
+    workers: Optional[int] = None,
+    progress: bool = False,
+) -> Comparison:
+    """All metrics of generated molecules.
 
     Args:
         generated: SMILES in the order they were made, duplicates included; "" or what RDKit cannot parse is invalid.
-        train: canonical SMILES of the molecules the model has seen; None leaves novelty out.
+        train: canonical SMILES of the molecules the model has seen; None leaves novelty and GuacaMol's measures out.
         reference: SMILES of molecules it has not seen.
+        scaffolds: SMILES of a scaffold test set; None leaves its columns out.
         workers: processes; None takes the cores this process may use.
         progress: show bars on stderr.
-
-    Returns:
-        Name -> value. What is not defined is left out: ``unique@k`` with fewer than k valid molecules, ``Scaf``
-        where one side has no scaffold, ``W1_SA`` where RDKit's Contrib is not installed.
 
     Raises:
         ValueError: no valid generated or reference molecule, or training SMILES that are not canonical.
     """
-    from scipy.stats import wasserstein_distance
-
     if train is not None:
         _check_canonical(train)
-    mine = describe(generated, workers, "generated" if progress else None)
-    theirs = describe(reference, workers, "reference" if progress else None)
-    if not mine.smiles:
-        raise ValueError(f"none of the {len(generated):,} generated molecules is valid: there is nothing to compare.")
-    if not theirs.smiles:
-        raise ValueError(f"none of the {len(reference):,} reference molecules is valid: there is nothing to compare.")
+    notes: List[str] = []
+    mine = _described("generated", generated, workers, progress)
+    theirs = _described("reference", reference, workers, progress, notes)
+    sides = {"": theirs}
+    if scaffolds is not None:
+        sides[_SCAFFOLDS] = _described("scaffold test", scaffolds, workers, progress, notes, structures_only=True)
     result = {"validity": len(mine.smiles) / len(generated), "unique": uniqueness(mine.smiles)}
     result.update({f"unique@{k}": uniqueness(mine.smiles[:k]) for k in UNIQUE_AT if len(mine.smiles) >= k})
-    if train is not None:
-        result["novelty"] = novelty(mine.smiles, train)
+    short = [k for k in UNIQUE_AT if len(mine.smiles) < k]
+    notes += [f"unique@{k} is left out: it needs {k:,} valid molecules; there are {len(mine.smiles):,}." for k in short]
     for p in (1, 2):
         result[f"IntDiv{p}"] = internal_diversity(mine.fingerprints, p)
-    result["SNN"] = nearest_similarity(mine.fingerprints, theirs.fingerprints)
+    for end, side in sides.items():
+        result.update({f"{name}{end}": value for name, value in _of_structures(mine, side).items()})
+        if f"Scaf{end}" not in result:
+            notes.append(f"Scaf{end} is left out: one side has no scaffold of two rings or more.")
+    result["Filters"] = fraction_passing(mine.smiles, workers, "filters" if progress else None)
+    result.update(_of_properties(mine.properties, theirs.properties))
+    result["Frechet_descriptors"] = frechet_distance(mine.descriptors, theirs.descriptors)
+    known = {end: side.smiles for end, side in sides.items()}
+    if train is not None:
+        result["novelty"] = novelty(mine.smiles, train)
+        divergences = guacamol.kl_divergences(mine.smiles, train, workers, progress)
+        total = guacamol.kl_score(divergences)
+        result.update({f"KL_{name}": value for name, value in divergences.items()})
+        if total is None:
+            notes.append("KL_score is left out: it needs molecules that differ in all ten values, on both sides.")
+        else:
+            result["KL_score"] = total
+        known["/train"] = some(train)
+    result.update(_chemnet(mine.smiles, known, notes, workers, progress))
+    if "FCD/train" in result:
+        result["FCD_score"] = guacamol.fcd_score(result.pop("FCD/train"))
+    ordered = {name: result[name] for name in MEANING if name in result}
+    return Comparison({**ordered, **result}, notes, (mine.properties, theirs.properties))
+
+
+def _described(
+    name: str,
+    smiles: Sequence[str],
+    workers: Optional[int],
+    progress: bool,
+    notes: Optional[List[str]] = None,
+    structures_only: bool = False,
+) -> Described:
+    """Molecules described, at least one; a note says how many could not be.
+
+    Raises:
+        ValueError: none is valid.
+    """
+    found = describe(smiles, workers, name if progress else None, structures_only)
+    if not found.smiles:
+        raise ValueError(f"none of the {len(smiles):,} {name} molecules is valid: there is nothing to compare.")
+    if notes is not None and len(found.smiles) < len(smiles):
+        notes.append(
+            f"{len(smiles) - len(found.smiles):,} of {len(smiles):,} {name} molecules are not valid and left out."
+        )
+    return found
+
+
+def _of_structures(mine: Described, theirs: Described) -> Dict[str, float]:
+    """Metrics by fingerprints, fragments and scaffolds."""
+    result = {"SNN": nearest_similarity(mine.fingerprints, theirs.fingerprints)}
     result["Frag"] = cosine_similarity(*(Counter(chain.from_iterable(side.fragments)) for side in (mine, theirs)))
     scaffolds = [Counter(filter(None, side.scaffolds)) for side in (mine, theirs)]
     if all(scaffolds):
         result["Scaf"] = cosine_similarity(*scaffolds)
-    for column, name in enumerate(PROPERTIES):
-        values = [side.properties[:, column] for side in (mine, theirs)]
-        if not np.isnan(values[0]).all():
-            result[f"W1_{name}"] = float(wasserstein_distance(*values))
-    result["Frechet_descriptors"] = frechet_distance(mine.descriptors, theirs.descriptors)
     return result
+
+
+def _of_properties(mine: np.ndarray, theirs: np.ndarray) -> Dict[str, float]:
+    """Distances of distributions of properties; none of one that could not be calculated."""
+    from scipy.stats import wasserstein_distance
+
+    values = {name: (mine[:, column], theirs[:, column]) for column, name in enumerate(PROPERTIES)}
+    return {
+        f"W1_{name}": float(wasserstein_distance(*both)) for name, both in values.items() if not np.isnan(both[0]).all()
+    }
+
+
+def _chemnet(
+    mine: Sequence[str], known: Dict[str, Sequence[str]], notes: List[str], workers: Optional[int], progress: bool
+) -> Dict[str, float]:
+    """FCD to each of the known sets, by the end of its name; notes are added."""
+    if not chemnet.is_installed():
+        notes.append("FCD is left out: it needs the package fcd (pip install 'ipu-chem[metrics]').")
+        return {}
+    few = f"below {chemnet.FEW:,} it is too large, and noise"
+    if len(mine) < chemnet.FEWEST:
+        notes.append("FCD is left out: it needs two valid generated molecules or more.")
+        return {}
+    if len(mine) < chemnet.FEW:
+        notes.append(f"FCD of {len(mine):,} generated molecules: {few}.")
+    names = {"": "reference", _SCAFFOLDS: "scaffold test", "/train": "training"}
+    found, generated = {}, chemnet.activations(mine, workers, "ChemNet, generated" if progress else None)
+    for end, smiles in known.items():
+        if len(smiles) < chemnet.FEWEST:
+            notes.append(f"FCD{end} is left out: it needs two {names[end]} molecules or more.")
+            continue
+        if len(smiles) < chemnet.FEW:
+            notes.append(f"FCD{end} to {len(smiles):,} {names[end]} molecules: {few}.")
+        long = chemnet.too_long(mine) + chemnet.too_long(smiles)
+        if long:
+            notes.append(
+                f"FCD{end}: {long:,} SMILES are longer than ChemNet reads, which changes all; it compares with none."
+            )
+        title = f"ChemNet, {names[end]}" if progress else None
+        found[f"FCD{end}"] = chemnet.fcd(generated, chemnet.activations(smiles, workers, title))
+    return found
 
 
 def uniqueness(smiles: Sequence[str]) -> float:
@@ -97,55 +219,8 @@ def novelty(smiles: Sequence[str], train: Sequence[str]) -> float:
     return len(different.difference(train)) / len(different)
 
 
-def tanimoto_blocks(left: np.ndarray, right: np.ndarray) -> Iterator[np.ndarray]:
-    """Tanimoto similarities of all pairs, some rows at a time.
-
-    Args:
-        left: [N, bits / 8] uint8, packed.
-        right: [M, bits / 8] uint8, packed.
-
-    Yields:
-        [n, M] float32 for the next n rows of ``left``; 1 where neither has a bit.
-    """
-    other = np.unpackbits(right, axis=1).astype(np.float32)
-    other_count = other.sum(1)
-    rows = max(1, _BLOCK // max(len(other), 1))
-    for first in range(0, len(left), rows):
-        some = np.unpackbits(left[first : first + rows], axis=1).astype(np.float32)
-        common = some @ other.T
-        either = some.sum(1)[:, None] + other_count - common
-        empty = either == 0
-        common[empty] = either[empty] = 1.0
-        yield np.divide(common, either, out=common)
-
-
-def internal_diversity(fingerprints: np.ndarray, p: int = 1) -> float:
-    """1 - the mean over molecules of (the mean over all molecules of Tanimoto^p)^(1/p), as MOSES computes it.
-
-    For p = 2 the article takes the root after both means instead; fingerprints are [N, bits / 8] uint8, packed.
-    """
-    means = [
-        (block if p == 1 else block**p).mean(1, dtype=np.float64)
-        for block in tanimoto_blocks(fingerprints, fingerprints)
-    ]
-    return float(1.0 - (np.concatenate(means) ** (1.0 / p)).mean())
-
-
-def nearest_similarity(fingerprints: np.ndarray, reference: np.ndarray) -> float:
-    """Mean over molecules of the Tanimoto similarity to the nearest of ``reference``, both packed [N, bits / 8]."""
-    nearest = [block.max(1) for block in tanimoto_blocks(fingerprints, reference)]
-    return float(np.concatenate(nearest).mean(dtype=np.float64))
-
-
-def cosine_similarity(one: Mapping[str, int], other: Mapping[str, int]) -> float:
-    """Cosine of two tables of counts, neither of them empty."""
-    product = sum(count * other.get(name, 0) for name, count in one.items())
-    # One root of an exact product, so that equal tables have exactly 1.
-    return product / math.sqrt(sum(c * c for c in one.values()) * sum(c * c for c in other.values()))
-
-
 def frechet_distance(values: np.ndarray, reference: np.ndarray) -> float:
-    """Frechet distance of Gaussians fitted to two samples: |m - n|^2 + tr(C + D - 2 (C D)^(1/2)).
+    """Frechet distance of Gaussians fitted to two samples, each column in units of the reference's deviation.
 
     Args:
         values: [N, D].
@@ -154,14 +229,9 @@ def frechet_distance(values: np.ndarray, reference: np.ndarray) -> float:
     deviation = reference.std(0)
     scale = np.where(deviation > 1e-9, deviation, 1.0)
     values, reference = values / scale, reference / scale
-    shift = values.mean(0) - reference.mean(0)
     centered = [sample - sample.mean(0) for sample in (values, reference)]
-    one, other = (sample.T @ sample / len(sample) for sample in centered)
-    # The trace of the root of C D is that of C^(1/2) D C^(1/2), which is symmetric: real eigenvalues, no noise.
-    levels, axes = np.linalg.eigh(one)
-    root = (axes * np.sqrt(levels.clip(0.0))) @ axes.T
-    common = np.sqrt(np.linalg.eigvalsh(root @ other @ root).clip(0.0)).sum()
-    return float(max(0.0, shift @ shift + np.trace(one) + np.trace(other) - 2.0 * common))
+    covariances = [sample.T @ sample / len(sample) for sample in centered]
+    return chemnet.frechet_distance(values.mean(0) - reference.mean(0), *covariances)
 
 
 def _check_canonical(train: Sequence[str]) -> None:

@@ -4,7 +4,9 @@ import csv
 from collections import Counter
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Dict, List, NamedTuple, Optional, Sequence
+from typing import TYPE_CHECKING, Any, Dict, List, NamedTuple, Optional, Sequence
+
+import numpy as np
 
 from ipu_chem.data.corpora.encode import libraries
 from ipu_chem.data.representations.registry import USUAL, representation_named
@@ -14,6 +16,7 @@ from packing.files import PathLike, atomic_file
 if TYPE_CHECKING:
     from ipu_chem.generation.sampling import Samples
 
+COMPARED = 10_000  # molecules that generated ones are compared with, at most
 EMPTY = "empty: no atom"
 NO_MOLECULE = "RDKit cannot parse the SMILES"
 
@@ -49,14 +52,32 @@ def decode_many(
     return list(in_parallel(decode, texts, workers, title="decoding" if progress else None))
 
 
-def canonical_smiles(smiles: Sequence[str], workers: Optional[int] = None) -> List[Decoded]:
-    """SMILES as RDKit's canonical ones, in the order given, in parallel processes (None: all cores)."""
-    return list(in_parallel(_canonical, smiles, workers))
+def canonical_smiles(
+    smiles: Sequence[str], workers: Optional[int] = None, title: Optional[str] = None
+) -> List[Decoded]:
+    """SMILES as RDKit's canonical ones, in the order given, in parallel processes (None: all cores).
+
+    With a title, a bar of it is shown on stderr.
+    """
+    return list(in_parallel(_canonical, smiles, workers, title=title))
+
+
+def is_molecule(smiles: str) -> bool:
+    """True of SMILES that RDKit can parse, of one atom or more."""
+    return not _canonical(smiles).reason
 
 
 def count_reasons(decoded: Sequence[Decoded]) -> Dict[str, int]:
     """Counts of entries without a molecule, by reason, the most frequent first."""
     return dict(Counter(entry.reason for entry in decoded if entry.reason).most_common())
+
+
+def some(items: Any, most: int = COMPARED) -> Any:
+    """At most so many items of a list or array, in their order, drawn with a fixed seed: files are often sorted."""
+    if len(items) <= most:
+        return items
+    chosen = np.sort(np.random.default_rng(0).choice(len(items), most, replace=False))
+    return items[chosen] if isinstance(items, np.ndarray) else [items[index] for index in chosen]
 
 
 def write_molecules(

@@ -9,10 +9,13 @@ import torch
 
 from ipu_chem.backends.base import Backend
 from ipu_chem.data.molecule import decode_text
+from ipu_chem.generation.molecules import some
 from ipu_chem.tasks.base import Task
+from packing.files import atomic_file
 
 FILE = "generated.csv"
-COMPARED = 10_000  # molecules that generated ones are compared with, at most
+TABLE = "generated_metrics.csv"
+PROPERTIES = "generated_properties.npz"  # of generated and reference molecules, see `Described.properties`
 
 
 class Known(NamedTuple):
@@ -30,7 +33,7 @@ class Known(NamedTuple):
 
 
 def write_samples(
-    task: Task, backend: Backend, folder: Path, count: int, workers: Optional[int] = None
+    task: Task, backend: Backend, folder: Path, count: int, workers: Optional[int] = None, published: bool = False
 ) -> Dict[str, Any]:
     """Generate molecules after a run and score them.
 
@@ -41,18 +44,20 @@ def write_samples(
         folder: of the run.
         count: molecules.
         workers: processes that decode and score.
+        published: the molecules are MOSES', whose published models go beside.
 
     Returns:
-        {"samples": {"count", "finished", "invalid": reason -> count, "compared with", "metrics": name -> value}}, or
-        nothing where none are asked for, and in processes other than the first.
+        {"samples": {"count", "finished", "invalid": reason -> count, "compared with", "metrics": name -> value,
+        "notes", "published"}}, or nothing where none are asked for, and in processes other than the first.
     """
     # Weights that are sharded over processes come together only where all of them ask.
     weights = backend.state_dict(weights_only=True)["model"] if count else {}
     if not weights or backend.world.rank > 0:
         return {}
-    from ipu_chem.generation.metrics import score
+    from ipu_chem.generation.metrics import compare
     from ipu_chem.generation.molecules import count_reasons, decode_many, write_molecules
     from ipu_chem.generation.sampling import generate
+    from ipu_chem.generation.table import write_table
 
     fresh: Any = replace(task, start_from="")  # whatever the run has started from, its weights are loaded now
     with torch.random.fork_rng(devices=[]):
@@ -69,9 +74,15 @@ def write_samples(
         "invalid": count_reasons(decoded),
         "compared with": f"{len(known.reference):,} molecules of {known.origin}" if known.reference else "",
         "metrics": {},
+        "notes": [],
+        "published": published,
     }
     if known.reference and any(entry.smiles for entry in decoded):
-        result["metrics"] = score([entry.smiles for entry in decoded], known.train, known.reference, workers)
+        found = compare([entry.smiles for entry in decoded], known.train, known.reference, workers=workers)
+        result["metrics"], result["notes"] = found.values, found.notes
+        write_table(folder / TABLE, found.values, published)
+        with atomic_file(folder / PROPERTIES) as file:
+            np.savez(file, generated=found.properties[0], reference=found.properties[1])
         shown = ", ".join(f"{name} {value:.4g}" for name, value in result["metrics"].items())
         print(f"{len(decoded):,} molecules generated: {shown}", flush=True)
     return {"samples": result}
@@ -86,11 +97,3 @@ def known_molecules(task: Task) -> Known:
     split = next((name for name in ("test", "validation") if len(task.items[name])), "")
     reference = smiles(some(task.items[split])) if split else []
     return Known(split, smiles(task.items["train"]), reference)
-
-
-def some(items: Any) -> Any:
-    """At most `COMPARED` items of a list or array, in their order, drawn with a fixed seed: files are often sorted."""
-    if len(items) <= COMPARED:
-        return items
-    chosen = np.sort(np.random.default_rng(0).choice(len(items), COMPARED, replace=False))
-    return items[chosen] if isinstance(items, np.ndarray) else [items[index] for index in chosen]

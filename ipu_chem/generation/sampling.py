@@ -1,11 +1,6 @@
-"""New molecules from a language model, token by token, many molecules at once.
+"""New molecules from a language model, token by token, many molecules at once."""
 
-A. Fan, M. Lewis, Y. Dauphin, "Hierarchical neural story generation", ACL 2018 (top-k); A. Holtzman et al.,
-"The curious case of neural text degeneration", ICLR 2020 (top-p, nucleus sampling).
-"""
-
-from functools import partial
-from typing import TYPE_CHECKING, Callable, Collection, List, NamedTuple, Optional, Sequence, Tuple
+from typing import TYPE_CHECKING, Collection, List, NamedTuple, Optional, Sequence
 
 import numpy as np
 import torch
@@ -13,8 +8,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ipu_chem.data.representations.base import UnknownToken
+from ipu_chem.generation.chance import Chance
+from ipu_chem.generation.in_flight import Wanted, write_all
+from ipu_chem.generation.writers import writers
 from ipu_chem.models.chemgpt import ChemGPT
-from ipu_chem.models.decoding import Cache, decode_step, new_cache
 
 if TYPE_CHECKING:
     from ipu_chem.data.representations.tokenizer import Tokenizer
@@ -50,11 +47,14 @@ def generate(
     progress: bool = True,
     starts: Optional[Sequence[np.ndarray]] = None,
     banned: Collection[str] = (),
+    jobs: int = 1,
+    native: bool = True,
 ) -> Samples:
     """Draw molecules, on the device where the model is.
 
-    Every molecule has random numbers of its own, by seed and index: it is the same whatever the batch, but for
-    draws so close to a border that the rounding of a larger matrix product moves it.
+    Every molecule has random numbers of its own, by seed and index: it is the same whatever batch and jobs, to the
+    bit in native kernels, elsewhere but for draws so close to a border that the rounding of a larger matrix product
+    moves it. A molecule that has ended makes room for the next one at once.
 
     Args:
         model: on any device of torch's.
@@ -67,13 +67,16 @@ def generate(
         prefix: what every molecule begins with, in the vocabulary's representation; one of SELFIES also takes SMILES
             and goes on at their last atom: all atoms and bonds stay, but a ring that is closed later may raise the
             order of a bond. SMILES are taken as they are written, open branches and rings included.
-        batch: B, molecules at once.
+        batch: molecules at once, of every job.
         seed: 0 or more.
         max_length: tokens of a molecule, first and last included; None takes the model's `max_positions`.
         progress: show a bar on stderr.
         starts: ``count`` arrays of token ids, the first token included, in place of ``prefix``: molecule i begins
             with starts[i].
         banned: tokens that are never drawn (SELFIES as 2.x spell them); starts may hold them.
+        jobs: threads that write; on CPUs one for each core, with `torch.set_num_threads` as many as jobs or more.
+        native: take native kernels where the model is on the CPU and there is a C compiler; they compute beginnings
+            that molecules share once. False takes torch.
 
     Raises:
         ValueError: a number out of range, a prefix or start that has no ids or leaves no room, a banned symbol that
@@ -81,121 +84,33 @@ def generate(
         FloatingPointError: the model gives NaN.
     """
     length = model.max_positions if max_length is None else max_length
-    _check(count, temperature, top_k, top_p, batch, seed)
+    _check(count, temperature, top_k, top_p, batch, seed, jobs)
     if not 2 <= length <= model.max_positions:
         raise ValueError(f"max_length={length}: a molecule of this model has 2 to {model.max_positions} tokens.")
-    never = torch.from_numpy(never_drawn(model, tokenizer, banned))
+    chance = Chance(temperature, top_k, top_p, never_drawn(model, tokenizer, banned))
     begins = _starts(tokenizer, count, length, prefix, starts)
-    device = next(model.parameters()).device
-    probabilities = partial(
-        token_probabilities, temperature=temperature, top_k=top_k, top_p=top_p, banned=never.to(device)
-    )
+    wanted = Wanted(count, length, begins, seed, tokenizer.eos_id)
+    jobs = min(jobs, count)
+    rows = min(batch, -(-count // jobs))
     was_training = model.training
     model.eval()
-    texts: List[str] = []
+    texts = [""] * count
     finished, likelihoods = np.zeros(count, bool), np.zeros(count)
     try:
-        with torch.no_grad(), tqdm(total=count, desc="generating", unit="molecule", disable=not progress) as bar:
-            for first in range(0, count, batch):
-                rows = slice(first, min(first + batch, count))
-                uniform = torch.from_numpy(uniforms(seed, rows, length - 1)).to(device)
-                given = begins if len(begins) == 1 else begins[rows]
-                begun = np.full((rows.stop - first, length), tokenizer.pad_id, np.int64)
-                for row in range(len(begun)):
-                    begun[row, : len(given[row % len(given)])] = given[row % len(given)]
-                ids = torch.from_numpy(begun).to(device)
-                lengths = torch.tensor([len(start) for start in given], device=device).expand(len(begun))
-                done, likelihood = _fill_rows(model, tokenizer, ids, lengths, uniform, probabilities)
-                texts += [tokenizer.decode(row) for row in ids.cpu().numpy()]
-                finished[rows], likelihoods[rows] = done.cpu().numpy(), likelihood.cpu().numpy()
-                bar.update(rows.stop - first)
+        new_writer = writers(model, rows, chance, count, native)
+        with tqdm(total=count, desc="generating", unit="molecule", disable=not progress) as bar:
+            for some in write_all(wanted, new_writer, rows, jobs):
+                for index, ids, ended, nats in some:
+                    texts[index], finished[index], likelihoods[index] = tokenizer.decode(ids), ended, nats
+                bar.update(len(some))
     finally:
         model.train(was_training)
     if len(tokenizer.leading) > 1:
         told = np.stack([start[: len(tokenizer.leading)] for start in begins])
-        likelihoods -= _nats_of_told(model, torch.from_numpy(told).to(device))
+        likelihoods -= _nats_of_told(model, torch.from_numpy(told).to(next(model.parameters()).device))
     if not np.isfinite(likelihoods).all():
         raise FloatingPointError("the model gives logits that are no numbers (NaN); its training has diverged.")
     return Samples(texts, finished, likelihoods)
-
-
-def _fill_rows(
-    model: ChemGPT,
-    tokenizer: "Tokenizer",
-    ids: Tensor,
-    start: Tensor,
-    uniform: Tensor,
-    probabilities: Callable[[Tensor], Tensor],
-) -> Tuple[Tensor, Tensor]:
-    """Write rows ids [B, S], each from its slot in start [B] to its end, with uniform [B, S - 1].
-
-    Returns:
-        (who has ended [B] bool, log-likelihood [B] float64 in nats).
-    """
-    rows, length = ids.shape
-    cache = new_cache(model, rows, length)
-    positions = torch.arange(length, device=ids.device)
-    computed = torch.arange(rows, device=ids.device)
-    done = torch.zeros(rows, dtype=torch.bool, device=ids.device)
-    likelihood = torch.zeros(rows, dtype=torch.float64, device=ids.device)
-    for slot in range(1, length):
-        logits = decode_step(model, ids[computed, slot - 1], positions[slot - 1], cache).to(torch.float64)
-        chosen = draw(probabilities(logits), uniform[computed, slot - 1])
-        chosen = torch.where(slot < start[computed], ids[computed, slot], chosen)
-        nats = torch.log_softmax(logits, 1).gather(1, chosen.unsqueeze(1)).squeeze(1)
-        # Rows that have ended go on being computed for a while; what is written behind their end is never read.
-        ended = done[computed]
-        likelihood[computed] += torch.where(ended, torch.zeros_like(nats), nats)
-        ids[computed, slot] = chosen
-        ended = ended | (chosen == tokenizer.eos_id)
-        done[computed] = ended
-        going_on = len(computed) - int(ended.sum())
-        if not going_on:
-            break
-        if going_on <= len(computed) // 2:  # the longest molecule is twice as long as the mean
-            computed = computed[~ended]
-            cache = Cache(*(tuple(part[~ended] for part in parts) for parts in cache))
-    return done, likelihood
-
-
-def token_probabilities(logits: Tensor, temperature: float, top_k: int, top_p: float, banned: Tensor) -> Tensor:
-    """Probability of each token.
-
-    Args:
-        logits: [B, V].
-        temperature: above 0.
-        top_k: 0 for all.
-        top_p: in (0, 1].
-        banned: [K] int64, tokens that are never drawn; taken out first.
-
-    Returns:
-        [B, V] float64, every row sums to 1. Of equally likely tokens the lower id comes first.
-    """
-    logits = (logits.to(torch.float64) / temperature).index_fill(1, banned, -torch.inf)
-    if not top_k and top_p == 1.0:
-        return torch.softmax(logits, 1)
-    ranked, order = torch.sort(logits, dim=1, descending=True, stable=True)
-    probabilities = torch.softmax(ranked, 1)
-    if top_k:
-        probabilities[:, top_k:] = 0.0
-        probabilities = probabilities / probabilities.sum(1, keepdim=True)
-    if top_p < 1.0:
-        # A token stays while those before it have less than top_p: the first always does.
-        before = torch.cat([torch.zeros_like(probabilities[:, :1]), probabilities.cumsum(1)[:, :-1]], 1)
-        probabilities = torch.where(before < top_p, probabilities, torch.zeros_like(probabilities))
-        probabilities = probabilities / probabilities.sum(1, keepdim=True)
-    return torch.zeros_like(probabilities).scatter(1, order, probabilities)
-
-
-def draw(probabilities: Tensor, uniform: Tensor) -> Tensor:
-    """Tokens [B] int64 from probabilities [B, V] and uniform numbers in [0, 1), [B], by the inverse of the sums."""
-    ends = probabilities.cumsum(1)
-    return (ends <= uniform.unsqueeze(1) * ends[:, -1:]).sum(1)
-
-
-def uniforms(seed: int, rows: slice, steps: int) -> np.ndarray:
-    """Uniform numbers [rows, steps] float64 in [0, 1); those of a row depend on seed and its index alone."""
-    return np.stack([np.random.default_rng([seed, row]).random(steps) for row in range(rows.start, rows.stop)])
 
 
 def _nats_of_told(model: ChemGPT, told: Tensor) -> np.ndarray:
@@ -280,7 +195,9 @@ def _starts(
     return starts
 
 
-def _check(count: int, temperature: float, top_k: int, top_p: float, batch: int, seed: int) -> None:
+def _check(count: int, temperature: float, top_k: int, top_p: float, batch: int, seed: int, jobs: int) -> None:
+    if jobs < 1:
+        raise ValueError(f"jobs={jobs}: it is 1 or more.")
     if count < 1 or batch < 1:
         raise ValueError(f"count={count}, batch={batch}: both are 1 or more.")
     if not 0.0 < temperature < float("inf"):

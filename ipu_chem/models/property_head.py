@@ -6,6 +6,7 @@ Shapes: B packs, S token slots, M molecule slots, F features, T targets.
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ipu_chem.models.adapters import adapt
 from ipu_chem.models.chemgpt import ChemGPT
 from ipu_chem.models.layers import at_least_float32, keep
 from ipu_chem.models.pooling import PooledChemGPT, pool, real_molecules
@@ -48,6 +49,7 @@ class ChemGPTProperty(PooledChemGPT):
         pooling: str = "auto",
         extensive: bool = False,
         freeze: bool = False,
+        lora_rank: int = 0,
     ) -> None:
         """Put a fresh head on a ChemGPT's layers; pipelines are cut where that can be, but for its own head.
 
@@ -58,6 +60,7 @@ class ChemGPTProperty(PooledChemGPT):
                 predict from one vector of the molecule. "auto": sum for extensive targets, else mean.
             extensive: whether targets grow with the molecule.
             freeze: train the head alone.
+            lora_rank: train the head and adapters of that rank in the layers, see `adapt`; 0 is without.
 
         Raises:
             ValueError: unknown pooling, no target, or a pooling by which extensive targets could not grow.
@@ -72,5 +75,9 @@ class ChemGPTProperty(PooledChemGPT):
         self.num_targets = num_targets
         self.head = PropertyHead(chemgpt.head.ln_f, chemgpt.embedding.wte.embedding_dim, num_targets, pooling)
         if freeze:
-            for part in (self.embedding, self.layers, self.head.ln_f):
+            self.layers.requires_grad_(False)
+        if freeze or lora_rank:
+            for part in (self.embedding, self.head.ln_f):
                 part.requires_grad_(False)
+        if lora_rank:
+            adapt(self.layers, lora_rank)

@@ -112,7 +112,8 @@ class LocalInteraction(nn.Module):
 
 def _outer(angular: Tensor, features: Tensor) -> Tensor:
     """[P, L] and [P, F] -> [P, L F]."""
-    return (angular.unsqueeze(2) * features.unsqueeze(1)).reshape(features.shape[0], -1)
+    width = angular.shape[1] * features.shape[1]  # there may be no pairs to infer it from
+    return (angular.unsqueeze(2) * features.unsqueeze(1)).reshape(features.shape[0], width)
 
 
 def _meet(mix: nn.Linear, received: Tensor, components: int) -> Tensor:

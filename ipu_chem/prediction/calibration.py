@@ -1,18 +1,18 @@
 """Intervals of trained runs: calibrated with their validation splits, and measured on their test splits."""
 
-from shlex import quote
 from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 
 from ipu_chem.locks import locked
 from ipu_chem.metrics import Target
+from ipu_chem.run_intervals import check_learned_numbers, check_one_split, without_validation
 from ipu_chem.tasks.evaluation import SplitOutput
 from ipu_chem.tasks.graphs import GraphTask
-from ipu_chem.tasks.latents import has_latents, learn_domain
+from ipu_chem.tasks.latents import keep_domain
 from ipu_chem.trained_run import TrainedRun
 from ipu_chem.uncertainty.intervals import Intervals, spread_of
-from ipu_chem.uncertainty.residuals import FORCES, LABELS, Residuals, checkpoint_of, data_of_split, read_residuals
+from ipu_chem.uncertainty.residuals import FORCES, LABELS
 from packing.types import Ragged
 
 _NOTHING = Ragged(np.zeros((0, 1)), np.zeros(1, np.int64))
@@ -51,21 +51,6 @@ class Measured(NamedTuple):
     doubted: Dict[str, Tuple[np.ndarray, np.ndarray]]
 
 
-def intervals_of(members: Sequence[TrainedRun], coverage: float) -> Intervals:
-    """Intervals of one run, or of several around their mean.
-
-    Raises:
-        ValueError: a run learned no numbers, has no validation split, or no residuals of it; runs were validated on
-            different molecules; or these are too few. Says what to do.
-    """
-    found = [_residuals(member) for member in members]
-    check_one_split(members)
-    try:
-        return Intervals(found, coverage)
-    except ValueError as error:
-        raise ValueError(f"{members[0].folder}: {error}") from None
-
-
 def calibrate(run: TrainedRun) -> None:
     """Predict the validation split of a finished run anew; keep its residuals, and its domain, in the run's folder.
 
@@ -74,18 +59,15 @@ def calibrate(run: TrainedRun) -> None:
     Raises:
         ValueError: there is no such split, its molecules are not there any more, or the run learned no numbers.
     """
-    _check_learned(run)
+    check_learned_numbers(run)
     if not run.config.data.validation and run.config.data.split == "random":
-        raise ValueError(_without_validation(run))
+        raise ValueError(without_validation(run))
     with locked(run.folder):
         evaluator, predictions = run.on_split("validation")
         run.task.keep_residuals(run.folder, run.state, evaluator.residuals(predictions))
         if isinstance(run.task, GraphTask):
             task: Any = run.loaded_task()
-            model = task.model()
-            if has_latents(model):
-                model.load_state_dict(run.weights)
-                learn_domain(task, model, run.folder, run.state)
+            keep_domain(task, run.folder, whole=True)
 
 
 def measure(members: Sequence[TrainedRun], split: str, intervals: Optional[Intervals] = None) -> Measured:
@@ -168,68 +150,6 @@ def selective_errors(errors: np.ndarray, doubts: np.ndarray, fractions: Sequence
     order = known[np.argsort(doubts[known], kind="stable")]
     kept = [order[: max(round(len(order) * fraction), 1)] for fraction in fractions]
     return [float(errors[chosen].mean()) if len(chosen) else float("nan") for chosen in kept]
-
-
-def check_one_split(members: Sequence[TrainedRun]) -> None:
-    """Refuse several runs of different molecules or outputs, as one may have trained on what tests the other.
-
-    Raises:
-        ValueError: names two of them.
-    """
-    for member in members[1:]:
-        for one in (members[0], member):
-            one.standardizer  # noqa: B018 (raises where there is none)
-        same_targets = member.task.targets == members[0].task.targets
-        same_targets = same_targets and bool(member.config.force_share) == bool(members[0].config.force_share)
-        if not same_targets or data_of_split(member.state) != data_of_split(members[0].state):
-            what = "molecules with the same splits" if same_targets else "targets"
-            raise ValueError(
-                f"{member.folder} and {members[0].folder} have not the same {what}, so that one may have trained on "
-                "what tests the other; train them with the same data options and another --training.seed."
-            )
-
-
-def _residuals(run: TrainedRun) -> Residuals:
-    """Residuals that were kept with a run, if they are those of its checkpoint."""
-    _check_learned(run)
-    remedy = f"`ipu-chem evaluate {quote(str(run.folder))} --calibrate` makes them anew from its validation split"
-    try:
-        found = read_residuals(run.folder)
-    except FileNotFoundError:
-        if run.config.data.split == "random" and not run.config.data.validation:
-            raise ValueError(_without_validation(run)) from None
-        raise ValueError(f"{run.folder} has no residuals, which intervals are made of; {remedy}.") from None
-    except ValueError as error:
-        raise ValueError(f"{str(error)[:-1]}; {remedy}.") from None
-    theirs = (list(found.data), list(found.checkpoint), [list(one) for one in found.targets])
-    labels = run.task.outputs[0].targets
-    ours = (data_of_split(run.state), checkpoint_of(run.state), [[one.name, one.unit] for one in labels])
-    if theirs != ours:
-        raise ValueError(f"{run.folder} has residuals of another checkpoint than its best; {remedy}.")
-    return found
-
-
-def _without_validation(run: TrainedRun) -> str:
-    """The sentence about a run that held no molecules out."""
-    return (
-        f"{run.folder} was trained without a validation split, so that nothing is known of its errors on other "
-        "molecules; train a run with --data.validation 0.1 to have intervals."
-    )
-
-
-def _check_learned(run: TrainedRun) -> None:
-    """Refuse runs whose predictions are no numbers.
-
-    Raises:
-        ValueError: the run learned classes, or no labels.
-    """
-    run.standardizer  # noqa: B018 (raises where there is none)
-    classes = [target.name for target in run.task.targets if target.binary]
-    if classes:
-        raise ValueError(
-            f"{run.folder} learned classes ({', '.join(classes)}), whose predictions are probabilities and have no "
-            "intervals; leave --interval and --calibrate out."
-        )
 
 
 def _of_molecules(values: np.ndarray, like: Ragged) -> np.ndarray:

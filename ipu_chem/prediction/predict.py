@@ -21,8 +21,8 @@ from ipu_chem.data.structures import to_atoms, with_results, write_extxyz
 from ipu_chem.doubts import doubts_of
 from ipu_chem.outputs import check_file
 from ipu_chem.prediction import SUFFIXES
-from ipu_chem.prediction.calibration import intervals_of
-from ipu_chem.trained_run import EnergiesForces, ForceField, TrainedRun, energies_forces
+from ipu_chem.run_intervals import ForceIntervals, intervals_of, uncertainties
+from ipu_chem.trained_run import ForceField, TrainedRun, energies_forces
 from ipu_chem.uncertainty.intervals import Intervals, spread_of
 from packing.files import PathLike, atomic_file
 from packing.store import Store
@@ -90,7 +90,7 @@ def predict_file(
         output: CSV to write: line, name, SMILES, one column per target with its unit, or the probability of a class, of
             several runs another with their standard deviation, and the reason where a molecule could not be predicted.
             Or, of runs that learned an energy, an .extxyz file, which has energies in eV and forces in eV/Å of the
-            molecules that could be predicted.
+            molecules that could be predicted, of several runs also "energy_std" and "forces_std".
         smiles_column: of a table.
         strict: stop at the first molecule that cannot be predicted instead of listing it.
         workers: processes that read SMILES; None takes all cores.
@@ -232,30 +232,18 @@ def _predict_forces(
     taken = [molecule for place, molecule in zip(read.places, read.molecules) if place not in reasons]
     if taken:
         found = energies_forces(members, taken)
-        results = zip(taken, found.energies, found.forces)
-        frames = [with_results(to_atoms(one), float(energy), forces) for one, energy, forces in results]
-        if intervals is not None:
-            _add_half_widths(frames, found, intervals, members[0].ev)
+        widths = None if intervals is None else ForceIntervals(intervals, members[0].ev)
+        frames = []
+        for item, one in enumerate(taken):
+            atoms = with_results(to_atoms(one), float(found.energies[item]), found.forces[item])
+            energy_std = None if found.energies_std is None else float(found.energies_std[item])
+            forces_std = None if found.forces_std is None else found.forces_std[item]
+            info, arrays = uncertainties(energy_std, forces_std, len(atoms), widths)
+            atoms.info.update(info)
+            atoms.arrays.update(arrays)
+            frames.append(atoms)
         write_extxyz(output, frames)
     return len(taken), refused
-
-
-def _add_half_widths(frames: Sequence[Any], found: EnergiesForces, intervals: Intervals, ev: float) -> None:
-    """Give frames the half-widths of their intervals, in eV and eV/Å, for the comment line and for columns.
-
-    Args:
-        frames: ase.Atoms.
-        found: of the frames.
-        intervals: in the unit of the runs' energy.
-        ev: eV, one of that unit.
-    """
-    spread = None if found.energies_std is None else found.energies_std[:, None] / ev
-    energies = intervals.of_labels(spread, len(frames))[:, 0] * ev
-    assert intervals.forces is not None
-    for item, (atoms, energy) in enumerate(zip(frames, energies.tolist())):
-        spread = None if found.forces_std is None else found.forces_std[item] / ev
-        atoms.info["energy_half_width"] = energy
-        atoms.arrays["forces_half_width"] = intervals.forces.half_widths(spread, (len(atoms), 3)) * ev
 
 
 def _read_molecules(

@@ -11,10 +11,12 @@ from typing import Any, Callable, List, Mapping, NamedTuple, Optional, Tuple
 import numpy as np
 
 from ipu_chem.generation.drawing import grid_svg
-from ipu_chem.generation.metrics import MEANING
-from ipu_chem.generation.samples import FILE
+from ipu_chem.generation.published import CONDITIONS, MODELS
+from ipu_chem.generation.samples import FILE, PROPERTIES
+from ipu_chem.generation.table import Row, rows_of
 from ipu_chem.json_file import read_json
 from ipu_chem.metrics import FORCES, Target
+from ipu_chem.reports.property_figure import property_figure
 from ipu_chem.reports.run_figures import baselines, class_figure, learning_figure, packing_figure, parity_figure
 from ipu_chem.reports.selective_figure import selective_figure
 from ipu_chem.training.logging import read_rows
@@ -63,7 +65,10 @@ def write_report(folder: PathLike) -> Path:
         predictions=_predictions(folder, run),
         selective=_selective(folder, run),
         samples=run.get("samples"),
-        meaning=MEANING,
+        table=_table(run),
+        models=list(MODELS),
+        conditions=CONDITIONS,
+        properties=_properties(folder, run),
         molecules=_molecules(folder, run),
         plans=plans,
         packing=picture("sizes and packs", partial(packing_figure, plans["train"])) if "train" in plans else None,
@@ -166,6 +171,21 @@ def _labels(folder: Path, split: str, name: str, column: str = "prediction") -> 
     with open(folder / f"predictions_{split}.csv", encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     return [np.array([float(row[f"{name}_{kind}"]) for row in rows]) for kind in ("label", column)]
+
+
+def _table(run: Mapping[str, Any]) -> List[Row]:
+    """Metrics of the molecules that a language model has written."""
+    samples = run.get("samples") or {}
+    return rows_of(samples["metrics"], samples.get("published", False)) if samples.get("metrics") else []
+
+
+def _properties(folder: Path, run: Mapping[str, Any]) -> Optional[Picture]:
+    """Properties of generated molecules beside those of known ones; None of a run that has none."""
+    if not run.get("samples") or not (folder / PROPERTIES).is_file():
+        return None
+    with open_arrays(folder / PROPERTIES) as arrays:
+        both = arrays["generated"], arrays["reference"]
+    return picture("properties of generated and of known molecules", partial(property_figure, *both))
 
 
 def _molecules(folder: Path, run: Mapping[str, Any]) -> str:

@@ -17,9 +17,9 @@ from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Set, 
 
 from tqdm import tqdm
 
-from ipu_chem.config import KINDS, differences, from_dict, to_dict
+from ipu_chem.config import KINDS, from_dict, to_dict
 from ipu_chem.json_file import read_json, write_json
-from ipu_chem.options import merge, nested
+from ipu_chem.options import differences, merge, nested
 from ipu_chem.parallel import cancel, is_stopped, main_left_out, start_worker
 from ipu_chem.training.logging import METRICS
 from packing.files import disk_full_named

@@ -7,6 +7,7 @@ from typing import Any, Dict, List, Optional, Sequence
 import numpy as np
 from tqdm import tqdm
 
+from ipu_chem.run_intervals import ForceIntervals, uncertainties, uncertainty_names
 from ipu_chem.simulation.bonds import Bonds
 from ipu_chem.simulation.explosions import LONGEST, explosion, hottest
 from ipu_chem.simulation.frames import FrameText
@@ -14,7 +15,7 @@ from ipu_chem.simulation.integrators import Langevin, Moving, Noise, VelocityVer
 from ipu_chem.simulation.md_summary import energy_figures, figures_of_copies, plot, tables_of_copies
 from ipu_chem.simulation.moving import MovingPack
 from ipu_chem.simulation.options import MdOptions
-from ipu_chem.simulation.records import Records
+from ipu_chem.simulation.records import Records, half_width_cells
 from ipu_chem.simulation.velocities import degrees_of_freedom, draw_velocities
 from ipu_chem.trained_run import ForceField
 from ipu_chem.training.signals import StopSignals
@@ -26,6 +27,7 @@ def run_copies(
     records: Records,
     asked: Dict[str, Any],
     structures: Sequence[Any],
+    intervals: Optional[ForceIntervals] = None,
 ) -> Dict[str, Any]:
     """Simulate molecules together.
 
@@ -35,6 +37,7 @@ def run_copies(
         records: of its folder.
         asked: options to go on with.
         structures: ase.Atoms to start from; those of the state in records, if it has one.
+        intervals: of the members, for frames and table.
 
     Returns:
         The contents of summary.json.
@@ -42,18 +45,24 @@ def run_copies(
     Raises:
         ValueError: all molecules exploded; everything up to there is kept.
     """
-    return _Copies(members, options, records, asked, structures).run()
+    return _Copies(members, options, records, asked, structures, intervals).run()
 
 
 class _Copies:
     """I molecules of N atoms in all, one behind the other in all arrays."""
 
     def __init__(
-        self, members: Sequence[ForceField], options: MdOptions, records: Records, asked: Dict[str, Any], given: Any
+        self,
+        members: Sequence[ForceField],
+        options: MdOptions,
+        records: Records,
+        asked: Dict[str, Any],
+        given: Any,
+        intervals: Optional[ForceIntervals],
     ) -> None:
         state = records.state
         structures = _restored(state) if state else list(given)
-        self.options, self.records, self._asked = options, records, asked
+        self.options, self.records, self._asked, self._intervals = options, records, asked, intervals
         self._offsets = np.cumsum([0, *(len(atoms) for atoms in structures)])
         self._sizes, self._starts = np.diff(self._offsets), self._offsets[:-1]
         self._randoms = [random_of(options.seed, copy) for copy in range(len(structures))]
@@ -70,7 +79,8 @@ class _Copies:
         self._numbers = np.concatenate([atoms.numbers for atoms in structures])
         self.bonds = Bonds(self._numbers, self._begin, self._offsets)
         self.bonds.longest[:] = state.get("longest", self.bonds.longest)
-        self._texts = [FrameText(atoms) for atoms in structures]
+        names = uncertainty_names(len(members), intervals)
+        self._texts = [FrameText(atoms, names) for atoms in structures]
         positions, momenta, masses = (
             np.concatenate([getattr(atoms, f"get_{name}")() for atoms in structures])
             for name in ("positions", "momenta", "masses")
@@ -137,7 +147,7 @@ class _Copies:
                 moving = int(self._moves.sum())
                 done += moving
                 bar.update(moving)
-                if self.step % options.interval == 0 or self.step == steps:
+                if self.step % options.stride == 0 or self.step == steps:
                     self._record()
         seconds = (time.monotonic() - began) / done if done else 0.0
         all_stopped = "" if self._moves.any() else f"all {len(self._moves):,} copies exploded"
@@ -213,16 +223,22 @@ class _Copies:
         """A frame and a row of each copy that moves, and the state to go on from."""
         atoms, now = self.atoms, self.step * self.options.timestep / 1000
         kinetic, hot, potential = self._kinetic(), self._temperatures(), self.found.energy
-        spread = np.maximum.reduceat(np.abs(self.found.spread[1]).max(1), self._starts)
+        energies_std, forces_std = self.found.spread
+        spread = np.maximum.reduceat(np.abs(forces_std).max(1), self._starts)
+        several = len(self.found.energies) > 1
         rows: List[Sequence[float]] = []
         frames: Dict[int, str] = {}
         for copy in np.flatnonzero(self._moves).tolist():
             energy = float(potential[copy])
             total = energy + float(kinetic[copy])
-            rows.append((copy, now, energy, float(kinetic[copy]), total, float(hot[copy]), float(spread[copy])))
             own = slice(self._offsets[copy], self._offsets[copy + 1])
+            energy_std = float(energies_std[copy]) if several else None
+            own_std = forces_std[own] if several else None
+            info, arrays = uncertainties(energy_std, own_std, int(self._sizes[copy]), self._intervals)
+            row = (copy, now, energy, float(kinetic[copy]), total, float(hot[copy]), float(spread[copy]))
+            rows.append((*row, *half_width_cells(info, arrays)))
             values = (one[own] for one in (atoms.positions, atoms.momenta, atoms.forces))
-            frames[copy] = self._texts[copy].text(now, energy, *values)
+            frames[copy] = self._texts[copy].text(now, energy, *values, info, arrays)
         state = {"step": self.step, "asked": self._asked, "info": self._infos, "stops": {**self._stops}}
         arrays = {"numbers": self._numbers, "offsets": self._offsets, "built_at": self._pack.lists.built_at}
         arrays.update(positions=atoms.positions, momenta=atoms.momenta, begin=self._begin, longest=self.bonds.longest)

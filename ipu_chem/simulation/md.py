@@ -3,13 +3,14 @@
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Dict, List
+from typing import Any, Dict, List, Optional
 
 import numpy as np
 from tqdm import tqdm
 
 from ipu_chem.data.structures import with_results
 from ipu_chem.locks import locked
+from ipu_chem.run_intervals import ForceIntervals, force_intervals, uncertainties, uncertainty_names
 from ipu_chem.simulation.batch import load_force_fields
 from ipu_chem.simulation.bonds import Bonds
 from ipu_chem.simulation.copies import run_copies
@@ -19,7 +20,7 @@ from ipu_chem.simulation.integrators import random_of
 from ipu_chem.simulation.md_start import structures_of
 from ipu_chem.simulation.md_summary import energy_figures, plot
 from ipu_chem.simulation.options import MdOptions
-from ipu_chem.simulation.records import Records, read_state
+from ipu_chem.simulation.records import Records, half_width_cells, half_width_columns, read_state
 from ipu_chem.simulation.velocities import degrees_of_freedom, draw_velocities
 from ipu_chem.training.signals import StopSignals
 
@@ -50,25 +51,36 @@ def _run(runs: List[str], options: MdOptions, resume: bool) -> Dict[str, Any]:
     from ipu_chem.simulation.calculator import Calculator
 
     members = load_force_fields(runs)
+    intervals = force_intervals(members, options.interval)
     structures = [] if resume else structures_of(options, members)
     # A simulation that goes on has as many molecules as trajectories.
     copies = len(read_state(options.out).get("trajectories", [])) if resume else len(structures)
     asked = {**asdict(options), "runs": [str(run) for run in runs]}
     if copies > 1 and options.trajectory != "extxyz":
         raise ValueError("--trajectory traj holds one molecule: leave it out, and every copy has an .extxyz file.")
-    records = Records(Path(options.out), options.trajectory, resume, copies)
+    more = half_width_columns(uncertainty_names(len(members), intervals))
+    records = Records(Path(options.out), options.trajectory, resume, copies, more)
     if resume:
         _check_same(records.state["asked"], asked)
     if copies > 1:
-        return run_copies(members, options, records, asked, structures)
+        return run_copies(members, options, records, asked, structures, intervals)
     calculator = Calculator(members, options.accelerator, options.skin, options.threads, options.dtype)
-    return _Simulation(calculator, options, records, asked, None if resume else structures[0]).run()
+    start = None if resume else structures[0]
+    return _Simulation(calculator, options, records, asked, start, intervals).run()
 
 
 class _Simulation:
     """One molecule that moves."""
 
-    def __init__(self, calculator: Any, options: MdOptions, records: Records, asked: Dict[str, Any], start: Any):
+    def __init__(
+        self,
+        calculator: Any,
+        options: MdOptions,
+        records: Records,
+        asked: Dict[str, Any],
+        start: Any,
+        intervals: Optional[ForceIntervals],
+    ) -> None:
         from ase import Atoms
 
         state = records.state
@@ -79,6 +91,7 @@ class _Simulation:
             self.step = int(state["step"])
             self.random.set_state(("MT19937", state["random"], *state["random_at"]))
         self.atoms, self.options, self.records, self._asked = start, options, records, asked
+        self._intervals = intervals
         self._begin = np.array(state.get("begin", start.positions))
         self.bonds = Bonds(start.numbers, self._begin)
         self.bonds.longest[:] = state.get("longest", self.bonds.longest)
@@ -86,7 +99,7 @@ class _Simulation:
         if not state:
             draw_velocities(start, options.temperature, self._degrees, self.random)
         start.calc = calculator
-        self._text = FrameText(start)
+        self._text = FrameText(start, uncertainty_names(len(calculator.members), intervals))
         self._dynamics = _dynamics(start, options, self.random)
 
     def run(self) -> Dict[str, Any]:
@@ -104,7 +117,7 @@ class _Simulation:
                     self.step += 1
                     self._check()
                     bar.update()
-                    if self.step % options.interval == 0 or self.step == options.steps:
+                    if self.step % options.stride == 0 or self.step == options.steps:
                         self._record(bar)
             except _Exploded as error:
                 exploded = str(error)
@@ -143,24 +156,26 @@ class _Simulation:
         """A frame, a row, and the state to go on from."""
         atoms = self.atoms
         potential, kinetic, hot = atoms.get_potential_energy(), atoms.get_kinetic_energy(), self._temperature()
-        spread = float(np.abs(atoms.calc.results.get("forces_std", 0.0)).max())
+        energy_std, forces_std = (atoms.calc.results.get(name) for name in ("energy_std", "forces_std"))
+        spread = 0.0 if forces_std is None else float(np.abs(forces_std).max())
+        info, columns = uncertainties(energy_std, forces_std, len(atoms), self._intervals)
         now = self.step * self.options.timestep / 1000
         key, keys, *at = self.random.get_state()
         state = {"step": self.step, "asked": self._asked, "random_at": at}
         state["info"] = {name: atoms.info[name] for name in ("name", "charge", "spin") if name in atoms.info}
         arrays = {"numbers": atoms.numbers, "positions": atoms.positions, "momenta": atoms.get_momenta()}
         arrays.update(begin=self._begin, longest=self.bonds.longest, random=np.asarray(keys))
-        row = (now, potential, kinetic, potential + kinetic, hot, spread)
-        self.records.frame([row], {0: self._frame(now, potential)}, state, **arrays)
+        row = (now, potential, kinetic, potential + kinetic, hot, spread, *half_width_cells(info, columns))
+        self.records.frame([row], {0: self._frame(now, potential, info, columns)}, state, **arrays)
         bar.set_postfix_str(f"{hot:.0f} K, {potential + kinetic:.4f} eV", refresh=False)
 
-    def _frame(self, now: float, energy: float) -> Any:
+    def _frame(self, now: float, energy: float, info: Dict[str, float], columns: Dict[str, np.ndarray]) -> Any:
         """The molecule as the trajectory takes it."""
         atoms, forces = self.atoms, self.atoms.get_forces()
         if self.options.trajectory == "extxyz":
-            return self._text.text(now, energy, atoms.positions, atoms.get_momenta(), forces)
+            return self._text.text(now, energy, atoms.positions, atoms.get_momenta(), forces, info, columns)
         frame = with_results(atoms.copy(), energy, forces)
-        frame.info["time_ps"] = now
+        frame.info.update(time_ps=now, **info, **columns)  # ASE's trajectories keep no columns but its own
         return frame
 
     def _summary(self, stopped: str, seconds: float) -> Dict[str, Any]:

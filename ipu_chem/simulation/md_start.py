@@ -44,7 +44,8 @@ def _frames(options: MdOptions, count: int) -> List[int]:
     """Places of the structures asked for in a file of so many."""
     if not options.frames:
         if not -count <= options.frame < count:
-            raise ValueError(f"frame={options.frame}: {options.structure} has {count} structures, from 0 on.")
+            has = "1 structure" if count == 1 else f"{count:,} structures"
+            raise ValueError(f"frame={options.frame}: {options.structure} has {has}, from 0 on.")
         return [options.frame]
     frames = list(range(count))[slice_of(options.frames)]
     if not frames:

@@ -6,6 +6,11 @@ from typing import Any, Dict, List, Mapping, Optional
 import numpy as np
 
 _MOST_LINES = 100  # of copies in a plot
+# Figures of half-widths, where intervals were asked for, and columns of the table.
+_WIDEST = {
+    "largest_energy_half_width_eV": "energy_half_width_eV",
+    "largest_force_half_width_eV_per_A": "largest_force_half_width_eV_per_A",
+}
 
 
 def energy_figures(table: Mapping[str, np.ndarray], atoms: int, conserved: bool) -> Dict[str, Any]:
@@ -26,6 +31,7 @@ def energy_figures(table: Mapping[str, np.ndarray], atoms: int, conserved: bool)
         "temperature_mean_K": float(table["temperature_K"].mean()),
         "temperature_std_K": float(table["temperature_K"].std()),
         "largest_force_std_eV_per_A": float(table["largest_force_std_eV_per_A"].max()),
+        **{name: float(table[column].max()) for name, column in _WIDEST.items() if column in table},
     }
 
 
@@ -52,6 +58,7 @@ def figures_of_copies(each: List[Dict[str, Any]]) -> Dict[str, Any]:
         "largest_deviation_meV_per_atom": float(deviations.max()) if conserved else None,
         "temperature_mean_K": float(values("temperature_mean_K").mean()),
         "largest_force_std_eV_per_A": float(values("largest_force_std_eV_per_A").max()),
+        **{name: float(values(name).max()) for name in _WIDEST if name in each[0]},
     }
 
 

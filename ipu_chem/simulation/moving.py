@@ -9,7 +9,7 @@ from ipu_chem.backends.pytorch.numerics import denormals_flushed
 from ipu_chem.simulation.checks import charges_of, check_structure
 from ipu_chem.simulation.pack_programs import Groups, OneGraph
 from ipu_chem.simulation.pairs import NeighborLists, formula, pairs_per_atom
-from ipu_chem.simulation.program import DTYPES, check_can_run, frozen_models, on_device, own_threads
+from ipu_chem.simulation.program import DTYPES, are_whole, check_can_run, frozen_models, on_device, own_threads
 from ipu_chem.simulation.slots import Slots
 from ipu_chem.trained_run import ForceField
 from packing.types import Ragged
@@ -85,13 +85,13 @@ class MovingPack(Slots):
         self._scales = np.array([member.scale for member in members])
         self._offsets = np.zeros((len(members), most))
         self._device, self._threads = torch.device(accelerator), threads
-        models, is_native = on_device(frozen_models(members), accelerator, DTYPES[dtype])
+        models, _ = on_device(frozen_models(members), accelerator, DTYPES[dtype])
         # The model's positions, in the host's memory.
         self._pos = torch.zeros((total, 3), dtype=DTYPES[dtype])
         # Charge and unpaired electrons of each slot, for models that take them.
         self._charges = np.zeros((len(charges_of(waiting[0], members)), most), np.int64)
         self._program: Union[Groups, OneGraph]
-        if is_native:
+        if are_whole(models):
             self._program = Groups(self, self.lists, models, self._cutoff)
         else:
             pairs = int(np.ceil(pairs_per_atom(waiting, self._cutoff + skin) * total))

@@ -9,6 +9,7 @@ THERMOSTATS = ("none", "langevin")
 OPTIMIZERS = ("bfgs", "fire")
 MOST_COPIES = 100_000  # that move at once; each has a file of its own
 _MOST_STEPS = 1e12
+_COVERAGE = "above 0 and below 1"
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,8 @@ class MdOptions:
         time: ps, from the start.
         friction: 1/ps, of langevin.
         seed: of the velocities and of langevin's random forces.
-        interval: steps between frames of the trajectory and rows of the table.
+        stride: steps between frames of the trajectory and rows of the table.
+        interval: coverage, such as 0.9, of intervals whose half-widths stand in frames and table.
         trajectory: extxyz (text, any program) or traj (ASE's own).
         out: folder that everything is written to.
         accelerator: cpu or cuda.
@@ -49,7 +51,8 @@ class MdOptions:
     time: float = 1.0
     friction: float = 10.0
     seed: int = 0
-    interval: int = 10
+    stride: int = 10
+    interval: Optional[float] = None
     trajectory: str = "extxyz"
     out: str = "md"
     accelerator: str = "cpu"
@@ -68,7 +71,12 @@ class MdOptions:
         least = dict.fromkeys(("temperature", "friction", "skin"), "0 or more")
         above = dict.fromkeys(("timestep", "time"), "above 0")
         seeds = "from 0 to 4,294,967,295"
-        counts = {"interval": "1 or more", "copies": f"from 1 to {MOST_COPIES:,}"}
+        if isinstance(self.interval, (int, float)) and self.interval >= 1:  # as it was once asked for
+            raise ValueError(
+                f"interval={self.interval:g}: give the coverage of intervals, above 0 and below 1; steps between "
+                f"frames are --stride {self.interval:g}."
+            )
+        counts = {"stride": "1 or more", "interval": _COVERAGE, "copies": f"from 1 to {MOST_COPIES:,}"}
         check_fields(self, seed=seeds, threads=THREADS, **counts, **least, **above)
         if self.frames:
             slice_of(self.frames)  # refuses words that are none
@@ -94,6 +102,7 @@ class RelaxOptions:
         fmax: eV/Å, largest force on an atom of a relaxed structure.
         steps: at most, for each structure.
         optimizer: bfgs, or fire, which is slower and harder to upset.
+        interval: coverage, such as 0.9, of intervals whose half-widths are written with every structure.
         batch: atoms of the structures that move at once; 0 takes 1,024 on a CPU and 4,096 on cuda.
         accelerator: cpu or cuda.
         dtype: float32, or float64 for an fmax below 0.001.
@@ -107,6 +116,7 @@ class RelaxOptions:
     fmax: float = 0.01
     steps: int = 500
     optimizer: str = "bfgs"
+    interval: Optional[float] = None
     batch: int = 0
     accelerator: str = "cpu"
     dtype: str = "float32"
@@ -118,7 +128,7 @@ class RelaxOptions:
     def __post_init__(self) -> None:
         check_choice("optimizer", self.optimizer, OPTIMIZERS)
         check_device(self.accelerator, self.dtype)
-        check_fields(self, fmax="above 0", steps="1 or more", batch=SLOTS, threads=THREADS)
+        check_fields(self, fmax="above 0", steps="1 or more", batch=SLOTS, threads=THREADS, interval=_COVERAGE)
 
     @property
     def atoms(self) -> int:

@@ -1,23 +1,24 @@
 """Energies and forces of one molecule, again and again: tensors made once, operators recorded once.
 
 A small molecule keeps a CPU busy with Python, not with arithmetic: a forward and a backward pass are some hundred
-operators on a few numbers. SchNet and PaiNN on a CPU are one native kernel instead; for others the operators of both
-are recorded after some calls of the same shapes and run without Python, autograd and its graph, to the same bits.
+operators on a few numbers. SchNet and PaiNN on a CPU are one native kernel instead, and so are SpookyNet's
+interactions, which no recording would see; for others the operators of both are recorded after some calls of the same
+shapes and run without Python, autograd and its graph, to the same bits.
 """
 
 import warnings
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any, Callable, Iterator, List, Optional, Sequence, Tuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ipu_chem.backends.pytorch.kernels.forces import use_force_kernels
+from ipu_chem.backends.pytorch.kernels.choice import use_native_kernels
 from ipu_chem.backends.pytorch.kernels.fused import use_torch_activations
-from ipu_chem.backends.pytorch.kernels.native import NativeError
 from ipu_chem.backends.pytorch.numerics import denormals_flushed
 from ipu_chem.models.base import Graph
+from ipu_chem.models.forces import EnergyForces
 from ipu_chem.simulation.options import check_device
 from ipu_chem.trained_run import ForceField
 
@@ -138,12 +139,15 @@ def frozen_models(members: Sequence[ForceField]) -> List[nn.Module]:
 
 
 def on_device(models: Sequence[nn.Module], device: str, dtype: torch.dtype) -> Tuple[List[nn.Module], bool]:
-    """Models with frozen weights on a device of torch, in one format; True if all are native kernels there."""
+    """Models with frozen weights on a device of torch, in one format; True if native kernels are in some there."""
     placed = [model.to(device, dtype).eval().requires_grad_(False) for model in models]
-    if torch.device(device).type == "cpu":
-        with suppress(NativeError):  # autograd does it
-            return placed, all([use_force_kernels(model, frozen=True) for model in placed])
-    return placed, False
+    on_cpu = placed if torch.device(device).type == "cpu" else []
+    return placed, any([use_native_kernels(model, True, whole=True, frozen=True) for model in on_cpu])
+
+
+def are_whole(models: Sequence[nn.Module]) -> bool:
+    """True if one native kernel gives the energies and forces of each model, without autograd."""
+    return all(isinstance(model, EnergyForces) and model.kernel is not None for model in models)
 
 
 def check_can_run(accelerator: str, dtype: str, skin: float) -> None:

@@ -9,10 +9,15 @@ from typing import Any, Dict, List, Mapping, Sequence, Tuple, Union
 
 import numpy as np
 
+from ipu_chem.run_intervals import UncertaintyNames
 from packing.arrays import open_arrays
 from packing.files import PathLike, atomic_file, disk_full_named, remove_leftovers
 
 COLUMNS = ("time_ps", "potential_eV", "kinetic_eV", "total_eV", "temperature_K", "largest_force_std_eV_per_A")
+_HALF_WIDTHS = (
+    ("energy_half_width", "energy_half_width_eV"),
+    ("forces_half_width", "largest_force_half_width_eV_per_A"),
+)
 _AGAIN = ", so the simulation cannot go on: begin it again with another --out."
 _SECONDS = 1.0  # between states on disk: they cost more than a frame
 
@@ -28,7 +33,7 @@ class Records:
         state: that a simulation resumes from; empty for a new one.
     """
 
-    def __init__(self, folder: Path, suffix: str, resume: bool, copies: int = 1) -> None:
+    def __init__(self, folder: Path, suffix: str, resume: bool, copies: int = 1, more: Sequence[str] = ()) -> None:
         """Begin, or cut off what was written after the state that a simulation resumes from.
 
         Args:
@@ -36,6 +41,7 @@ class Records:
             suffix: extxyz or traj.
             resume: go on from restart.npz.
             copies: that move together, of which each has a trajectory of its own.
+            more: columns of the table behind the usual ones.
 
         Raises:
             ValueError: there is something already, or nothing to resume.
@@ -44,7 +50,7 @@ class Records:
         digits = len(str(copies - 1))
         names = [f"copy_{copy:0{digits}d}" for copy in range(copies)] if copies > 1 else ["trajectory"]
         self.trajectories, self.log = [folder / f"{name}.{suffix}" for name in names], folder / "log.csv"
-        self.columns = ("copy", *COLUMNS) if copies > 1 else COLUMNS
+        self.columns = (*(("copy",) if copies > 1 else ()), *COLUMNS, *more)
         self._header = (",".join(self.columns) + "\n").encode()
         self._restart = folder / "restart.npz"
         self.state: Dict[str, Any] = {}
@@ -149,6 +155,17 @@ class Records:
                 raise ValueError(f"{path} is there, and is of no simulation: choose another --out.")
 
 
+def half_width_columns(names: UncertaintyNames) -> Tuple[str, ...]:
+    """Columns of the table for the half-widths among the uncertainties of frames."""
+    return tuple(column for name, column in _HALF_WIDTHS if name in (*names.info, *names.arrays))
+
+
+def half_width_cells(info: Mapping[str, float], arrays: Mapping[str, np.ndarray]) -> List[float]:
+    """Their values: of the energy, eV, and the largest of the forces, eV/Å."""
+    found = {**info, **arrays}
+    return [float(np.max(found[name])) for name, _ in _HALF_WIDTHS if name in found]
+
+
 def read_state(folder: PathLike) -> Dict[str, Any]:
     """Read the state that a simulation resumes from; "asked" are the options of its start.
 
@@ -160,6 +177,12 @@ def read_state(folder: PathLike) -> Dict[str, Any]:
         raise ValueError(f"{folder} holds no simulation to resume (no restart.npz).")
     try:
         with open_arrays(file) as arrays:
-            return {**{name: arrays[name] for name in arrays.files}, **json.loads(str(arrays["json"]))}
+            state = {**{name: arrays[name] for name in arrays.files}, **json.loads(str(arrays["json"]))}
+            asked = state.get("asked", {})
+            if (
+                "interval" in asked and "stride" not in asked
+            ):  # steps between frames were called so before there were intervals of energies
+                asked.update(stride=asked["interval"], interval=None)
+            return state
     except (OSError, ValueError, KeyError) as error:
         raise ValueError(f"{file} is damaged ({error}){_AGAIN}") from None

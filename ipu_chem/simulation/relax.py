@@ -11,6 +11,7 @@ import numpy as np
 from tqdm import tqdm
 
 from ipu_chem.data.structures import read_structures, with_results, write_extxyz
+from ipu_chem.run_intervals import ForceIntervals, force_intervals, uncertainties
 from ipu_chem.simulation.batch import Runs, load_force_fields, say_doubts
 from ipu_chem.simulation.bfgs import Bfgs
 from ipu_chem.simulation.checks import check_structure
@@ -42,15 +43,18 @@ def relax_file(runs: Runs, source: PathLike, options: RelaxOptions) -> List[Rela
 
     Returns:
         One entry for each structure, in the order of the file that is written: energy and forces of the end, and
-        "converged", "steps" and "name" in its comment lines; of several runs also "energy_std" there, and columns
-        "forces_std".
+        "converged", "steps" and "name" in its comment lines, "reason" of those that something stopped; of several runs
+        also "energy_std" there, and columns "forces_std"; with an interval "energy_half_width" and, of runs that
+        learned forces, "forces_half_width".
 
     Raises:
-        ValueError: the runs give no forces, or some structure is one that they cannot take; nothing is written.
+        ValueError: the runs give no forces or have no such intervals, or some structure is one that they cannot take;
+            nothing is written.
     """
     if Path(options.output).suffix != ".extxyz":
         raise ValueError(f"--output {options.output}: relaxed structures are written to an .extxyz file.")
     members = load_force_fields(runs)
+    intervals = force_intervals(members, options.interval)
     structures = read_structures(source, **said_of_structures(options))
     for atoms in structures:
         try:
@@ -59,7 +63,7 @@ def relax_file(runs: Runs, source: PathLike, options: RelaxOptions) -> List[Rela
             raise ValueError(f"{atoms.info.get('name', 'a structure')}: {error}") from None
     say_doubts(members, structures)
     with tqdm(total=len(structures), desc="relaxing", disable=None) as bar:
-        relaxed = relax_many(members, structures, options, bar.update)
+        relaxed = _relaxed(members, structures, options, intervals, bar.update)
     write_extxyz(options.output, [one.atoms for one in relaxed])
     return relaxed
 
@@ -79,9 +83,20 @@ def relax_many(
         finished: called whenever a structure has come to its end.
 
     Raises:
-        ValueError: there is no such device, or a structure is one that the runs cannot take.
+        ValueError: there is no such device, a structure is one that the runs cannot take, or they have no intervals.
     """
-    return _Relaxations(members, structures, options, finished).run() if structures else []
+    return _relaxed(members, structures, options, force_intervals(members, options.interval), finished)
+
+
+def _relaxed(
+    members: Sequence[ForceField],
+    structures: Sequence[Any],
+    options: RelaxOptions,
+    intervals: Optional[ForceIntervals],
+    finished: Callable[[], Any],
+) -> List[Relaxed]:
+    """`relax_many` with intervals that are there."""
+    return _Relaxations(members, structures, options, intervals, finished).run() if structures else []
 
 
 class _Place(NamedTuple):
@@ -99,12 +114,14 @@ class _Relaxations:
         members: Sequence[ForceField],
         structures: Sequence[Any],
         options: RelaxOptions,
+        intervals: Optional[ForceIntervals],
         finished: Callable[[], Any],
     ) -> None:
         how: Dict[str, Any] = dict(accelerator=options.accelerator, threads=options.threads, dtype=options.dtype)
         self._pack = MovingPack(members, structures, options.atoms, **how)
         self._optimizer: Union[Bfgs, Fire] = {"bfgs": Bfgs, "fire": Fire}[options.optimizer](self._pack)
         self._structures, self._options, self._finished = structures, options, finished
+        self._intervals = intervals
         largest_first = np.argsort([-len(atoms) for atoms in structures], kind="stable")
         self._waiting: Deque[int] = deque(largest_first.tolist())
         self._inside: Dict[int, int] = {}  # slot -> structure
@@ -119,13 +136,13 @@ class _Relaxations:
             found = self._pack()
             here = _Place(self._pack.positions.copy(), found)
             for slot, reason in found.refused.items():  # back to where all was well
-                self._finish(slot, before if self._steps[slot] else None, f": {reason}")
+                self._finish(slot, before if self._steps[slot] else None, reason)
             largest = self._pack.greatest(np.sqrt(np.einsum("ij,ij->i", found.force, found.force)))
             ends = (largest < self._options.fmax) | (self._steps >= self._options.steps)
             for slot in [slot for slot in self._inside if ends[slot]]:
                 self._finish(slot, here, "")
             for slot, reason in self._optimizer.step(found.force).items():
-                self._finish(slot, here, f": {reason}")
+                self._finish(slot, here, reason)
             self._steps += 1
             before = here
         return self._relaxed
@@ -149,10 +166,16 @@ class _Relaxations:
             largest = float(np.sqrt((forces**2).sum(1).max()))
         converged = largest <= self._options.fmax and not reason
         atoms.info.update(converged=converged, steps=steps)
-        if place is not None and len(place.found.energies) > 1:
-            energy_std, forces_std = place.found.spread
-            atoms.info["energy_std"] = float(energy_std[slot])
-            atoms.arrays["forces_std"] = forces_std[own].copy()
+        if reason:
+            atoms.info["reason"] = reason
+        if place is not None:
+            energy_std, forces_std = None, None
+            if len(place.found.energies) > 1:
+                energies, forces_of_all = place.found.spread
+                energy_std, forces_std = float(energies[slot]), forces_of_all[own]
+            info, arrays = uncertainties(energy_std, forces_std, len(atoms), self._intervals)
+            atoms.info.update(info)
+            atoms.arrays.update({name: values.copy() for name, values in arrays.items()})
         with_results(atoms, energy, forces)
         name = str(atoms.info.get("name", atoms.get_chemical_formula()))
         self._relaxed[item] = Relaxed(name, atoms, converged, largest, steps, reason)

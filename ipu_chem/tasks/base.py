@@ -100,6 +100,11 @@ class Task(ABC):
     def restored(cls, config: RunConfig, state: State) -> "Task":
         """The task of a checkpoint, for predictions: model, targets and standardizer, but no molecules."""
 
+    @classmethod
+    def inference_weights(cls, config: RunConfig, weights: State) -> Dict[str, Any]:
+        """Weights of a checkpoint for the model of a `restored` task, which has no parts that only training needs."""
+        return dict(weights)
+
     @abstractmethod
     def model(self) -> nn.Module:
         """The model with weights drawn from the run's seed, or those that the run starts from.

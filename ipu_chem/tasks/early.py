@@ -15,13 +15,12 @@ from torch import nn
 from ipu_chem.backends.options import Batching, world_of_torchrun
 from ipu_chem.checkpoint import BEST
 from ipu_chem.config import DataConfig, ModelConfig, RunConfig
-from ipu_chem.data.splits import OFFICIAL
+from ipu_chem.data.splits import OFFICIAL, RULES
 from ipu_chem.models.base import blocks_of
 from ipu_chem.optim import ParameterGroups
 from ipu_chem.outputs import check_folder
 from ipu_chem.tasks.registry import task_of
 
-_NO_FILES = ("random", "scaffold")
 _BYTES_OF_PACK = 256  # less than those of a pack of one small molecule
 _USUAL_SLOTS = 128
 
@@ -85,7 +84,7 @@ def check_data(data: DataConfig) -> None:
         raise ValueError("data.name=file needs data.path: the file with your molecules.")
     if data.name == "file" and os.path.isdir(os.path.expanduser(str(getattr(data, "path", "")))):
         raise ValueError(f"data.path={getattr(data, 'path', '')}: this is a folder; give the file with your molecules.")
-    if data.split not in _NO_FILES and not OFFICIAL.fullmatch(data.split) and not os.path.isfile(data.split):
+    if data.split not in RULES and not OFFICIAL.fullmatch(data.split) and not os.path.isfile(data.split):
         raise ValueError(
             f"data.split={data.split}: there is no such file; choose random, scaffold or official, or give the path of "
             "an index file (.json or .npz)."

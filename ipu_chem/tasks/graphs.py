@@ -239,8 +239,13 @@ def check_features(model: ModelConfig, start_from: str) -> None:
     """Refuse to train a head alone on features that nobody has trained.
 
     Raises:
-        ValueError: ``model.freeze`` of a run that begins with fresh weights.
+        ValueError: ``model.freeze`` of a run that begins with fresh weights, or ``model.lora_rank``.
     """
+    if model.lora_rank:
+        raise ValueError(
+            f"model.lora_rank={model.lora_rank}: adapters are for a chemgpt that learns labels; leave it out, "
+            "model.freeze=true trains the head alone."
+        )
     if model.freeze and not start_from:
         raise ValueError(
             "model.freeze=true trains the head alone, on features that nobody has trained; name an earlier run "

@@ -13,6 +13,7 @@ from ipu_chem.data.molecule import decode_text
 from ipu_chem.data.standardize import Standardizer
 from ipu_chem.losses import Loss, loss_by_name
 from ipu_chem.metrics import BINARY, Target, label_metrics, metric_names, selection_metric
+from ipu_chem.options import listed
 from ipu_chem.tasks.evaluation import Output, PerMolecule, SplitOutput
 from ipu_chem.uncertainty.residuals import LABELS
 from packing.files import atomic_file
@@ -206,7 +207,7 @@ def beside(
 
 def target_names(data: DataConfig) -> List[str]:
     """The labels that `data.target` names."""
-    return [name.strip() for name in data.target.split(",") if name.strip()]
+    return listed(data.target)
 
 
 def is_smiles_table(data: DataConfig) -> bool:

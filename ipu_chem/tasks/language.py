@@ -27,6 +27,7 @@ from ipu_chem.losses import token_cross_entropy
 from ipu_chem.metrics import Target
 from ipu_chem.models.chemgpt import width_of
 from ipu_chem.models.registry import build_language_model
+from ipu_chem.options import listed
 from ipu_chem.tasks.base import State, Task
 from ipu_chem.tasks.evaluation import Output, SplitOutput
 from ipu_chem.tasks.language_model import load_language_model, load_tokenizer
@@ -41,6 +42,7 @@ from ipu_chem.tasks.sequences import (
 from ipu_chem.tasks.splits import SplitData, plans_of_splits, reads_rows, split_items
 from ipu_chem.tasks.start_from import load_weights
 from ipu_chem.tasks.token_baselines import bigram_nats, unigram_nats
+from ipu_chem.tasks.vocabulary import extended, extended_weights, is_extended
 from packing import Budget, Ragged
 from packing.store import Store
 from packing.types import offsets_of
@@ -87,6 +89,8 @@ class LanguageTask(Task):
         if reads_rows(data):
             store = with_rows(store, path)
         tokenizer = choose_tokenizer(config, store, given)
+        if data.unknown == "extend" and not state:
+            tokenizer, _ = extended(tokenizer, store)
         tokenizer, told = with_conditions(config, tokenizer, store, given)
         ids, known, unknown = known_ids(tokenizer, store, data.unknown == "drop")
         told = told[known]
@@ -134,7 +138,7 @@ class LanguageTask(Task):
         torch.manual_seed(self.seed)
         model = self.fresh_model()
         if self.start_from:
-            start_from(model.model, self.tokenizer, self.start_from)
+            start_from(model.model, self.tokenizer, self.start_from, self.seed)
         return model
 
     def fresh_model(self) -> Any:
@@ -266,13 +270,19 @@ class SplitTokens(SplitOutput):
 
 
 def check_not_frozen(model: ModelConfig) -> None:
-    """Refuse to freeze a model that has no head of its own.
+    """Refuse to freeze a model that has no head of its own, or its layers.
 
     Raises:
-        ValueError: ``model.freeze``.
+        ValueError: ``model.freeze`` or ``model.lora_rank``.
     """
     if model.freeze:
         raise ValueError("model.freeze=true trains the head that predicts labels alone; name them with data.target.")
+    if model.lora_rank:
+        raise ValueError(
+            f"model.lora_rank={model.lora_rank}: adapters are trained with a head that predicts labels; name them with "
+            "data.target. A language model for others goes out with `ipu-chem export --format huggingface`, to which "
+            "peft adds adapters."
+        )
 
 
 def given_tokenizer(config: RunConfig, state: Mapping[str, Any]) -> Optional[Tokenizer]:
@@ -312,7 +322,7 @@ def with_conditions(
     Raises:
         ValueError: a property has no values, or the vocabulary that is given has others.
     """
-    data, names = config.data, config.data.conditions
+    data, names = config.data, listed(config.data.condition)
     have = [one.name for one in tokenizer.properties]
     if given is not None and have != names:
         said, remedy = f"data.condition={data.condition}", f"set data.condition={','.join(have)}"
@@ -390,21 +400,28 @@ def check_vocabulary(earlier: Tokenizer, tokenizer: Tokenizer, folder: str) -> N
     Raises:
         ValueError: says what to leave out.
     """
-    if earlier.fingerprint() != tokenizer.fingerprint():
+    if not is_extended(earlier, tokenizer):
         raise ValueError(
             f"training.start_from={folder} was trained with another vocabulary; leave data.tokenizer empty to take it."
         )
 
 
-def start_from(model: nn.Module, tokenizer: Tokenizer, folder: str) -> None:
+def start_from(model: nn.Module, tokenizer: Tokenizer, folder: str, seed: int = 0) -> None:
     """Load weights of an earlier run or of Hugging Face.
+
+    Args:
+        model: to load them.
+        tokenizer: the earlier vocabulary, or an extended one.
+        folder: of the earlier run.
+        seed: of the embeddings of new tokens.
 
     Raises:
         ValueError: another vocabulary or other sizes; says which.
     """
     earlier = load_language_model(folder)
     check_vocabulary(earlier.tokenizer, tokenizer, folder)
-    weights, wanted = earlier.model.state_dict(), model.state_dict()
+    wanted, known = model.state_dict(), (earlier.tokenizer, tokenizer)
+    weights = extended_weights(earlier.model.state_dict(), *known, len(wanted["embedding.wte.weight"]), seed)
     rows = "embedding.wpe.weight"
     if rows in weights and rows in wanted and len(weights[rows]) > len(wanted[rows]):
         weights[rows] = weights[rows][: len(wanted[rows])]  # positions that no packed sequence has

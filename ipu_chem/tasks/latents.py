@@ -1,6 +1,6 @@
 """Features that the head of a graph model takes, and how far those of molecules are from those of training."""
 
-from itertools import count
+import sys
 from pathlib import Path
 from typing import Any, Callable, Iterable, Iterator, List, Mapping, Optional
 
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ipu_chem.batches.types import first_target
+from ipu_chem.checkpoint import BEST, load_checkpoint
 from ipu_chem.models.base import Graph, zero_padded
 from ipu_chem.models.forces import EnergyForces
 from ipu_chem.models.layers import at_least_float32, read_out
@@ -17,7 +18,11 @@ from ipu_chem.tasks.graphs import GraphTask
 from ipu_chem.uncertainty.domain import FILE, Domain, domain_of, read_domain, write_domain
 from ipu_chem.uncertainty.residuals import checkpoint_of
 
-_ENOUGH = 5000  # training molecules, whose mean and covariance say what those of all would
+ENOUGH = 5000  # molecules of a split, whose mean, covariance and quantiles say what those of all would
+
+
+class NoLatents(ValueError):
+    """A model has no features of atoms that its head takes."""
 
 
 def has_latents(model: nn.Module) -> bool:
@@ -31,7 +36,12 @@ def latents(model: nn.Module, batches: Iterable[Any]) -> Iterator[np.ndarray]:
     Args:
         model: as a task makes it, on the CPU, with its weights; see `has_latents`.
         batches: of a loader for that model.
+
+    Raises:
+        NoLatents: the head takes something else.
     """
+    if not has_latents(model):
+        raise NoLatents("its model has no head")
     whole = _without_forces(model).float().eval()
     inner: Any = _innermost(whole)
     seen: List[Any] = []
@@ -44,8 +54,10 @@ def latents(model: nn.Module, batches: Iterable[Any]) -> Iterator[np.ndarray]:
             seen.clear()
             with torch.no_grad():
                 whole(*batch[: first_target(batch)])
-            graph, atoms = seen
-            yield _pooled(zero_padded(graph), at_least_float32(atoms))
+            graph, *taken = seen
+            if len(taken) != 1 or getattr(taken[0], "shape", ())[:-1] != (graph.z.numel(),):
+                raise NoLatents("its model's head does not take features of atoms")
+            yield _pooled(zero_padded(graph), at_least_float32(taken[0]))
     finally:
         for hook in hooks:
             hook.remove()
@@ -66,28 +78,51 @@ def latents_in_order(model: nn.Module, loader: Any) -> np.ndarray:
     return ordered
 
 
-def learn_domain(task: GraphTask, model: nn.Module, folder: Path, state: Mapping[str, Any]) -> Domain:
+def keep_domain(task: GraphTask, folder: Path, most: int = ENOUGH, whole: bool = False) -> Optional[Domain]:
     """Measure the domain of a run from its splits, and keep it in the run's folder.
 
     Args:
-        task: loaded, with a validation split.
-        model: of the task, with the run's weights.
-        folder: of the run.
-        state: of its checkpoint.
+        task: loaded.
+        folder: of the run, with its best checkpoint.
+        most: molecules of a split, from which on some at random stand for all.
+        whole: all molecules of the validation and test splits, whatever their number.
+
+    Returns:
+        None, and says on stderr why, where the model has no features of atoms. Without ``whole`` the test molecules of
+        a larger split have no distances.
+
+    Raises:
+        FileNotFoundError, ValueError: there is no checkpoint, or it is damaged.
     """
-    train, some = task.loader("train"), []
-    shuffled = (batch for epoch in count() for batch, _ in train.epoch(0, epoch))
-    for features in latents(model, shuffled):
-        some.append(features)
-        if sum(map(len, some)) >= min(_ENOUGH, len(task.items["train"])):
-            break
-    held_out = np.zeros((0, some[0].shape[1]))
-    if len(task.items.get("test", ())):
-        held_out = latents_in_order(model, task.loader("test"))
-    validation = latents_in_order(model, task.loader("validation"))
-    domain = domain_of(np.concatenate(some), validation, held_out, checkpoint_of(state))
+    tensors, state = load_checkpoint(folder / BEST)
+    with torch.random.fork_rng(devices=[]):  # weights are drawn before they are loaded
+        model = task.model()
+    model.load_state_dict(tensors["model"])
+    several = {split: task.loader(split) for split in task.plans}
+    try:
+        train = _some_latents(model, several["train"], most)
+        validation = _some_latents(model, several["validation"], None if whole else most)
+        test = np.zeros((0, train.shape[1]))
+        if "test" in several and (whole or len(several["test"].items) <= most):
+            test = latents_in_order(model, several["test"])
+        domain = domain_of(train, validation, test, checkpoint_of(state))
+    except (NoLatents, np.linalg.LinAlgError) as error:
+        print(f"warning: {folder} keeps no distances from its training molecules: {error}.", file=sys.stderr)
+        return None
     write_domain(folder, domain)
     return domain
+
+
+def _some_latents(model: nn.Module, loader: Any, most: Optional[int]) -> np.ndarray:
+    """Features of all molecules of a loader, or of ``most`` or some more at random; [K, F] float64."""
+    if most is None or len(loader.items) <= most:
+        return latents_in_order(model, loader)
+    some: List[np.ndarray] = []
+    for features in latents(model, (batch for batch, _ in loader.epoch(0, 0))):
+        some.append(features)
+        if sum(map(len, some)) >= most:
+            break
+    return np.concatenate(some)
 
 
 def known_domain(folder: Path, state: Mapping[str, Any]) -> Optional[Domain]:

@@ -65,4 +65,5 @@ def restored_task(folder: PathLike, accelerator: Optional[str] = None) -> Tuple[
     config = from_dict(state["config"])
     config = replace(config, accelerator=accelerator or config.accelerator)
     task = task_of(config).restored(config, state)
-    return replace(config, model=task.model_config), task, tensors["model"], state
+    weights = task.inference_weights(config, tensors["model"])
+    return replace(config, model=task.model_config), task, weights, state

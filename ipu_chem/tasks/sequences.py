@@ -104,6 +104,11 @@ def check_text_options(config: RunConfig) -> None:
     representation_named(config.data.representation).versions()  # are its libraries there?
     check_choice("model.readout", config.model.readout, ("auto", *POOLINGS))
     check_choice("model.filter", config.model.filter, ("auto", *FILTERS))
+    if config.data.unknown == "extend" and not config.training.start_from:
+        raise ValueError(
+            "data.unknown=extend adds symbols to the vocabulary of an earlier model; name it with "
+            "training.start_from, or leave it out."
+        )
 
 
 def assumed_tokens(pack: PackConfig, size: str, hidden_features: int) -> Tuple[int, List[str]]:

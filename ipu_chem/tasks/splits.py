@@ -75,10 +75,14 @@ def split_items(store: Store, data: DataConfig, state: Mapping[str, Any] = {}) -
             )
         groups = _groups(store, data, state)
         split = splits.official_split(store.fields[data.split], validation, data.split_seed, train, groups)
-    elif data.split == "scaffold":
+    elif data.split in ("scaffold", "scaffold_deepchem"):
         if "smiles" not in store:
-            raise ValueError(f"data set {data.name} has no SMILES, which data.split=scaffold needs; use random.")
-        split = splits.scaffold_split(decode_texts(store, "smiles"), validation, test, data.split_seed)
+            raise ValueError(f"data set {data.name} has no SMILES, which data.split={data.split} needs; use random.")
+        smiles = decode_texts(store, "smiles")
+        if data.split == "scaffold":
+            split = splits.scaffold_split(smiles, validation, test, data.split_seed)
+        else:
+            split = splits.deepchem_scaffold_split(smiles, validation, test)
     elif "row" in store and by_molecules(state):
         split = _split_of_rows(store, data.split)
     else:
@@ -169,9 +173,7 @@ def _pays(sizes: Mapping[str, np.ndarray], budget: Budget, passes: float) -> boo
 
 def reads_rows(data: DataConfig) -> bool:
     """Tell runs whose split is an index file of rows of a user's own file."""
-    return (
-        data.name == "file" and data.split not in ("random", "scaffold") and not splits.OFFICIAL.fullmatch(data.split)
-    )
+    return data.name == "file" and data.split not in splits.RULES and not splits.OFFICIAL.fullmatch(data.split)
 
 
 def _groups(store: Store, data: DataConfig, state: Mapping[str, Any]) -> Optional[np.ndarray]:

@@ -1,8 +1,8 @@
 """Labels of molecules as text: a head on a ChemGPT, trained before or fresh, whole or frozen."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Dict, Mapping, Optional, Tuple
+from typing import Any, Dict, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from ipu_chem.data.representations.tokenizer import Tokenizer
 from ipu_chem.data.selection import select_targets
 from ipu_chem.data.standardize import Standardizer
 from ipu_chem.metrics import Target, label_metrics, targets_of
+from ipu_chem.models.adapters import merged_weights
 from ipu_chem.models.chemgpt import ChemGPT, width_of
 from ipu_chem.models.property_head import ChemGPTProperty
 from ipu_chem.tasks.base import State, Task
@@ -35,6 +36,7 @@ from ipu_chem.tasks.sequences import (
     random_tokens,
 )
 from ipu_chem.tasks.splits import SplitData, by_molecules, plans_of_splits, reads_rows, split_items
+from ipu_chem.tasks.vocabulary import extended, extended_weights
 from packing import Budget, Ragged, make_plan
 from packing.store import Store
 from packing.types import offsets_of
@@ -50,6 +52,7 @@ class TextPropertyTask(Task):
         tokenizer: token <-> id; None before there are data.
         ids: tokens of every molecule of the store, BOS and EOS included; of a loaded task alone.
         cut: molecules that are "dropped" or "truncated" because they are too long, or of "unknown symbols".
+        new_symbols: those that were added to the vocabulary of ``start_from``.
         start_from: folder of the weights to begin with under the head; empty begins with fresh ones.
         goes_on: weights of a checkpoint will be loaded, so that none are to begin with.
     """
@@ -64,14 +67,14 @@ class TextPropertyTask(Task):
     tokenizer: Any = None
     ids: Any = None
     cut: Dict[str, int] = field(default_factory=dict)
+    new_symbols: Sequence[str] = ()
     start_from: str = ""
     goes_on: bool = False
 
     @classmethod
     def load(cls, config: RunConfig, plans: Optional[Path] = None, state: Optional[State] = None) -> "TextPropertyTask":
         data, state = config.data, state or {}
-        check_text_options(config)
-        check_no_references(data)
+        check_tuning(config)
         readout = config.model.readout
         chemgpt, vocabulary = _earlier(config, state)
         given = given_tokenizer(config, state)
@@ -81,6 +84,10 @@ class TextPropertyTask(Task):
         tokenizer = choose_tokenizer(config, store, given)
         if vocabulary is not None:
             check_vocabulary(vocabulary, tokenizer, config.training.start_from)
+        new: Sequence[str] = ()
+        if vocabulary is not None and data.unknown in ("auto", "extend"):
+            tokenizer, new = extended(tokenizer, store)
+            chemgpt["vocab_size"] = max(chemgpt["vocab_size"], tokenizer.vocab_size)
         ids, known, unknown = known_ids(tokenizer, store, data.unknown in ("auto", "drop"))
         width = chemgpt["hidden_features"] if chemgpt else width_of(config.model.size, config.model.hidden_features)
         longest = chemgpt["max_positions"] if chemgpt else int(ids.lengths.max())
@@ -120,13 +127,12 @@ class TextPropertyTask(Task):
         budget, split = budget.replace(segments=segments), SplitData(store, items, made)
         known = (config.model, config.batching, config.training.seed, budget, [labels], split)
         cut = {**text.counts, "unknown symbols": unknown}
-        return cls(*known, (), chemgpt, tokenizer, ids, cut, config.training.start_from, bool(state))
+        return cls(*known, (), chemgpt, tokenizer, ids, cut, new, config.training.start_from, bool(state))
 
     @classmethod
     def planned(cls, config: RunConfig) -> "TextPropertyTask":
         """See `Task.planned`; weights are fresh, whatever a run starts from."""
-        check_text_options(config)
-        check_no_references(config.data)
+        check_tuning(config)
         tokens, assumed = assumed_tokens(config.pack, config.model.size, config.model.hidden_features)
         segments, more = assumed_segments(config.pack, tokens)
         if config.training.start_from:
@@ -139,10 +145,16 @@ class TextPropertyTask(Task):
 
     @classmethod
     def restored(cls, config: RunConfig, state: State) -> "TextPropertyTask":
+        # Adapters are merged, see `inference_weights`.
+        model = replace(config.model, lora_rank=0)
         fitted, tokenizer = Standardizer.from_dict(state["standardizer"]), tokenizer_from_dict(state["tokenizer"])
         labels, budget = Labels(targets_of(fitted.targets), config.loss, fitted), Budget(**state["budget"])
-        known = (config.model, config.batching, config.training.seed, budget, [labels])
+        known = (model, config.batching, config.training.seed, budget, [labels])
         return cls(*known, chemgpt=dict(state["chemgpt"]), tokenizer=tokenizer)
+
+    @classmethod
+    def inference_weights(cls, config: RunConfig, weights: State) -> Dict[str, Any]:
+        return merged_weights(weights)
 
     @property
     def labels(self) -> Labels:
@@ -158,7 +170,9 @@ class TextPropertyTask(Task):
         torch.manual_seed(self.seed)
         chemgpt = ChemGPT(**self.chemgpt)
         if self.start_from and not self.goes_on:
-            chemgpt.load_state_dict(load_language_model(self.start_from).model.state_dict())
+            earlier = load_language_model(self.start_from)
+            known = (earlier.tokenizer, self.tokenizer, self.chemgpt["vocab_size"], self.seed)
+            chemgpt.load_state_dict(extended_weights(earlier.model.state_dict(), *known))
         return with_head(self.model_config, chemgpt, self.labels)
 
     def loader(self, split: str) -> TextPropertyLoader:
@@ -186,8 +200,9 @@ class TextPropertyTask(Task):
 
     def describe(self) -> Dict[str, Any]:
         described, lengths = self.labels.describe(self.targets, self.items), self.ids.lengths
-        start, language = self.start_from, self.tokenizer.representation
-        trained = "its head alone" if self.model_config.freeze else "all of it"
+        start, language, rank = self.start_from, self.tokenizer.representation, self.model_config.lora_rank
+        trained = f"its head and adapters of rank {rank}" if rank else "all of it"
+        trained = "its head alone" if self.model_config.freeze else trained
         begun = f"weights of {start}" if start else "fresh weights"
         text = (
             f"text: {self.tokenizer.vocab_size} tokens of {language.title}, {lengths.mean():.1f} of them a molecule, "
@@ -199,6 +214,7 @@ class TextPropertyTask(Task):
             "kind": self.kind,
             **described,
             "vocabulary": f"{self.tokenizer.vocab_size} tokens",
+            "new symbols": list(self.new_symbols),
             "representation": language.name,
             "tokenizer": self.tokenizer.fingerprint(),
             "longest": int(lengths.max()),
@@ -206,7 +222,7 @@ class TextPropertyTask(Task):
             "announced": [
                 *described["announced"],
                 f"{text}{'; ' if long else ''}{long}",
-                f"chemgpt: {begun}, {self.chemgpt['num_layers']} layers; {trained} is trained",
+                f"chemgpt: {begun}, {self.chemgpt['num_layers']} layers; {trained} {'are' if rank else 'is'} trained",
             ],
         }
 
@@ -221,12 +237,21 @@ def _known_labels(store: Store, labels: Labels, split: str) -> KnownLabels:
     return KnownLabels(store, atoms, "smiles", "training-mean", mean, split)
 
 
-def check_no_references(data: DataConfig) -> None:
-    """Refuse references of elements, which text has not.
+def check_tuning(config: RunConfig) -> None:
+    """Refuse options that labels of text have not.
 
     Raises:
-        ValueError: ``data.references``.
+        ValueError: names the option.
     """
+    check_text_options(config)
+    data, rank = config.data, config.model.lora_rank
+    if rank and config.model.freeze:
+        raise ValueError(f"model.freeze=true trains the head alone, model.lora_rank={rank} adapters too; drop one.")
+    if rank and not config.training.start_from:
+        raise ValueError(
+            f"model.lora_rank={rank} adapts layers that were trained before; name their run with training.start_from, "
+            "or leave it out."
+        )
     if data.references not in ("auto", "none"):
         raise ValueError(
             f"data.references={data.references}: a model of text sees no elements to have references; leave it out."
@@ -240,7 +265,8 @@ def fresh_arguments(config: RunConfig, vocab_size: int, max_positions: int) -> D
 
 def with_head(model: ModelConfig, chemgpt: ChemGPT, labels: Labels) -> ChemGPTProperty:
     """A fresh head for labels on a ChemGPT."""
-    return ChemGPTProperty(chemgpt, len(labels.targets), model.readout, labels.extensive, model.freeze)
+    kind = (model.readout, labels.extensive, model.freeze, model.lora_rank)
+    return ChemGPTProperty(chemgpt, len(labels.targets), *kind)
 
 
 def heavy_atoms_alike(heavy_atoms: np.ndarray) -> Ragged:

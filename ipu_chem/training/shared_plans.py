@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any, Mapping
 
 from ipu_chem.backends.options import World
-from ipu_chem.config import RunConfig, differences, to_dict
+from ipu_chem.config import RunConfig, to_dict
+from ipu_chem.options import differences
 from ipu_chem.tasks.base import State, Task
 from ipu_chem.tasks.registry import load_task
 from packing import PackingPlan

@@ -86,6 +86,25 @@ embed text ok.smi --output norun
 embed text ok.smi --output nofolder/out.npy
 embed text ok.smi --output ""
 embed text ok.smi --stereo perhaps
+metrics
+metrics ok.smi
+metrics absent.smi --reference ok.smi
+metrics ok.smi --reference absent.smi
+metrics ok.smi --reference norun
+metrics ok.smi --reference picture.png
+metrics empty.smi --reference ok.smi
+metrics blank.smi --reference ok.smi
+metrics bad.smi --reference ok.smi
+metrics ok.smi --reference bad.smi
+metrics ok.smi --reference ok.smi --train bad.smi
+metrics ok.smi --reference ok.smi --scaffolds bad.smi
+metrics nosmiles.csv --reference ok.smi
+metrics ok.csv --reference ok.csv --smiles_column structure
+metrics ok.smi --reference ok.smi --output out.txt
+metrics ok.smi --reference ok.smi --output ok.smi
+metrics ok.smi --reference ok.smi --plot out.gif
+metrics ok.smi --reference ok.smi --jobs 0
+metrics ok.smi --reference ok.smi --published maybe
 generate text --count 99999999999
 generate text --batch 99999999999
 generate text --output ../chains.csv
@@ -96,6 +115,7 @@ embed text ok.smi --workers 99999999999
 GOOD = """
 generate text --count 3 --workers 1
 embed text ok.smi --workers 1
+metrics ok.smi --reference ok.csv --jobs 1
 """
 
 TABLE = Table(BAD, GOOD, FILES, runs=("run", "text"))

@@ -45,7 +45,10 @@ md run --structure water.xyz --time .inf
 md run --structure water.xyz --time 1e30
 md run --structure water.xyz --friction -1
 md run --structure water.xyz --thermostat langevin --friction .nan
+md run --structure water.xyz --stride 0
 md run --structure water.xyz --interval 0
+md run --structure water.xyz --interval 10
+md run --structure water.xyz --interval 0.9
 md run --structure water.xyz --trajectory dcd
 md run --structure water.xyz --accelerator tpu
 md run --structure water.xyz --accelerator ipu
@@ -72,6 +75,8 @@ relax absent --structures water.xyz
 relax run --structures water.xyz --fmax 0
 relax run --structures water.xyz --fmax -0.1
 relax run --structures water.xyz --fmax .nan
+relax run --structures water.xyz --interval 2
+relax run --structures water.xyz --interval 0.9
 relax run --structures water.xyz --steps 0
 relax run --structures water.xyz --steps 1.5
 relax run --structures water.xyz --optimizer newton

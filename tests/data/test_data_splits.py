@@ -6,7 +6,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ipu_chem.data.molecule import decode_texts
-from ipu_chem.data.splits import Split, check_split, describe, file_split, fingerprint, random_split, scaffold_split
+from ipu_chem.data.splits import (
+    Split,
+    check_split,
+    deepchem_scaffold_split,
+    describe,
+    file_split,
+    fingerprint,
+    random_split,
+    scaffold_split,
+)
 
 
 @settings(max_examples=100, deadline=None)
@@ -127,6 +136,20 @@ def test_largest_scaffold_trains():
     split = scaffold_split(smiles, 0.1, 0.1)
     assert split.train.tolist() == list(range(1, 9))
     assert sorted(split.val.tolist() + split.test.tolist()) == [0, 9]
+
+
+def test_deepchem_fills_training_validation_and_test_by_the_size_of_scaffolds():
+    rings = {3: "C1CC1", 4: "C1CCC1", 5: "C1CCCC1", 6: "C1CCCCC1", 7: "C1CCCCCC1"}
+    counts = {6: 5, 5: 2, 3: 1, 4: 1, 7: 1}  # the largest scaffold comes last in the file
+    smiles = [f"{'C' * number}{rings[size]}" for size in (7, 4, 3, 5, 6) for number in range(counts[size])]
+    split = deepchem_scaffold_split(smiles, 0.1, 0.2)
+    # 7 of 10 train; of scaffolds of one molecule the later ones come first.
+    assert [part.tolist() for part in split] == [[3, 4, 5, 6, 7, 8, 9], [2], [0, 1]]
+    # 0.8 x 14 = 11.2: a twelfth molecule is not of training, although 0.1 x 14 is rounded to 1.
+    many = [f"{'C' * number}C1CCCCC1" for number in range(11)] + [rings[3], rings[4], rings[5]]
+    assert [part.tolist() for part in deepchem_scaffold_split(many, 0.1, 0.1)] == [list(range(11)), [13], [11, 12]]
+    with pytest.raises(ValueError, match="leave val empty; set data.split=random"):
+        deepchem_scaffold_split(smiles[5:], 0.2, 0.2)
 
 
 def test_scaffold_split_refuses():

@@ -10,9 +10,9 @@ from rdkit import Chem, DataStructs
 from rdkit.Chem import QED, Crippen, Descriptors, rdFingerprintGenerator
 
 from ipu_chem.data.files.table import read_smiles_file
-from ipu_chem.generation import descriptors, metrics
+from ipu_chem.generation import chemnet, descriptors, metrics, similarity
 from ipu_chem.generation.descriptors import DESCRIPTORS, PROPERTIES, describe, fingerprint, sa_score
-from ipu_chem.generation.metrics import MEANING, score
+from ipu_chem.generation.metrics import MEANING, compare, score
 
 DRUGS = [
     Chem.CanonSmiles(smiles)
@@ -37,13 +37,20 @@ def tanimoto(smiles):
 
 
 def test_a_set_compared_with_itself():
-    values = score(DRUGS, DRUGS, DRUGS, workers=1)
-    assert list(values) == [name for name in MEANING if not name.startswith("unique@")]
-    for name in ("validity", "unique", "SNN", "Frag", "Scaf"):
+    found = compare(DRUGS, DRUGS, DRUGS, DRUGS, workers=1)
+    values = found.values
+    absent = () if chemnet.is_installed() else ("FCD", "FCD/TestSF", "FCD_score")
+    assert list(values) == [name for name in MEANING if not name.startswith("unique@") and name not in absent]
+    assert len(found.notes) == 2 + (1 if absent else 4)  # of unique@, and of FCD
+    for name in ("validity", "unique", "SNN", "Frag", "Scaf", "SNN/TestSF", "Scaf/TestSF", "KL_score"):
         assert values[name] == pytest.approx(1.0, abs=1e-7), name
     for name in values:
         if name.startswith("W1_") or name == "novelty":
             assert values[name] == 0.0, name
+        if name.startswith("FCD"):
+            assert values[name] == pytest.approx(1.0 if name == "FCD_score" else 0.0, abs=1e-5), name
+    assert values["Filters"] == 7 / 8  # one is charged
+    assert np.array_equal(*found.properties) and found.properties[0].shape == (8, 4)
     assert values["Frechet_descriptors"] == pytest.approx(0.0, abs=1e-4)
 
 
@@ -69,27 +76,27 @@ def test_unique_at_k_counts_the_first_k_valid_ones(monkeypatch):
 
 @pytest.mark.parametrize("block", [1, 3 * len(DRUGS), 1 << 24])
 def test_similarities_are_those_of_pairs_one_by_one(monkeypatch, block):
-    monkeypatch.setattr(metrics, "_BLOCK", block)
+    monkeypatch.setattr(similarity, "_BLOCK", block)
     pairs = tanimoto(DRUGS)
     prints = describe(DRUGS, workers=1).fingerprints
-    assert np.concatenate(list(metrics.tanimoto_blocks(prints, prints))) == pytest.approx(pairs, abs=1e-6)
-    assert metrics.internal_diversity(prints, 1) == pytest.approx(1 - pairs.mean(), abs=1e-6)
+    assert np.concatenate(list(similarity.tanimoto_blocks(prints, prints))) == pytest.approx(pairs, abs=1e-6)
+    assert similarity.internal_diversity(prints, 1) == pytest.approx(1 - pairs.mean(), abs=1e-6)
     by_molecule = np.sqrt((pairs**2).mean(1))
-    assert metrics.internal_diversity(prints, 2) == pytest.approx(1 - by_molecule.mean(), abs=1e-6)
+    assert similarity.internal_diversity(prints, 2) == pytest.approx(1 - by_molecule.mean(), abs=1e-6)
     nearest = pairs[:, :3].max(1).mean()
-    assert metrics.nearest_similarity(prints, prints[:3]) == pytest.approx(nearest, abs=1e-6)
+    assert similarity.nearest_similarity(prints, prints[:3]) == pytest.approx(nearest, abs=1e-6)
     assert abs(nearest - pairs[:, :3].max(0).mean()) > 0.1  # the mean is over the generated, not over the reference
 
 
 def test_molecules_without_any_bit_are_alike():
     nothing, one = np.zeros((1, 128), np.uint8), np.full((1, 128), 255, np.uint8)
-    assert [float(next(metrics.tanimoto_blocks(nothing, other))[0, 0]) for other in (nothing, one)] == [1.0, 0.0]
+    assert [float(next(similarity.tanimoto_blocks(nothing, other))[0, 0]) for other in (nothing, one)] == [1.0, 0.0]
 
 
 def test_cosine_of_counts_by_hand():
     one, other = Counter(a=3, b=4), Counter(b=5, c=12)
-    assert metrics.cosine_similarity(one, other) == pytest.approx(20 / (5 * 13))
-    assert metrics.cosine_similarity(one, one) == 1.0 and metrics.cosine_similarity(one, Counter(z=1)) == 0.0
+    assert similarity.cosine_similarity(one, other) == pytest.approx(20 / (5 * 13))
+    assert similarity.cosine_similarity(one, one) == 1.0 and similarity.cosine_similarity(one, Counter(z=1)) == 0.0
 
 
 def test_scaffolds_need_two_rings():
@@ -193,11 +200,13 @@ def test_figures_published_for_moses(shared):
     """Diversity of MOSES' training set, of which these 5,000 are a part; the article gives 0.8567 and 0.8508."""
     lines = read_smiles_file(shared / "data" / "smiles" / "moses_train5k.smi.gz")
     prints = np.array([fingerprint(Chem.MolFromSmiles(line.smiles)) for line in lines])
-    assert metrics.internal_diversity(prints, 1) == pytest.approx(0.8567, abs=0.001)
-    assert metrics.internal_diversity(prints, 2) == pytest.approx(0.8508, abs=0.0015)  # itself counts more among fewer
+    assert similarity.internal_diversity(prints, 1) == pytest.approx(0.8567, abs=0.001)
+    assert similarity.internal_diversity(prints, 2) == pytest.approx(
+        0.8508, abs=0.0015
+    )  # itself counts more among fewer
 
 
-def test_two_samples_of_the_same_molecules_are_close(shared):
+def test_two_samples_of_the_same_molecules_are_close(shared, monkeypatch):
     """Closer than drugs of another collection are."""
     folder = shared / "data" / "smiles"
     one = [line.smiles for line in read_smiles_file(folder / "moses_train5k.smi.gz")[:120]]
@@ -205,6 +214,7 @@ def test_two_samples_of_the_same_molecules_are_close(shared):
         held_out = [line.split(",")[0].strip() for line in file.readlines()[1:121]]
     with gzip.open(folder / "chembl30_valid.csv.gz", "rt") as file:
         other = [line.split(",")[0].strip() for line in file.readlines()[1:121]]
+    monkeypatch.setattr(chemnet, "is_installed", lambda: False)  # which is compared elsewhere
     same, different = (score(generated, None, held_out, workers=1) for generated in (one, other))
     assert 0 < same["Frechet_descriptors"] < 0.2 * different["Frechet_descriptors"]
     assert same["SNN"] > different["SNN"] + 0.02 and same["Frag"] > different["Frag"]

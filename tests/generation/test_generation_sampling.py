@@ -11,8 +11,9 @@ from rdkit import Chem
 
 from ipu_chem.data.representations.tokenizer import Tokenizer
 from ipu_chem.data.selfies.chemgpt import ChemGPTTokenizer
+from ipu_chem.generation.chance import draw, token_probabilities, uniforms
 from ipu_chem.generation.molecules import decode_many
-from ipu_chem.generation.sampling import draw, encode_prefix, generate, token_probabilities, uniforms
+from ipu_chem.generation.sampling import encode_prefix, generate
 from ipu_chem.models.chemgpt import ChemGPT
 
 LETTERS = ["[C]", "[=C]", "[O]", "[N]", "[Branch1]", "[Ring1]", "[=Branch1]", "[F]"]
@@ -115,11 +116,10 @@ def test_draws_follow_the_shares():
     assert ends.tolist() == [1, 4]
 
 
-def test_uniform_numbers_of_a_row_are_its_own():
-    some = uniforms(3, slice(2, 5), 7)
-    np.testing.assert_array_equal(some, uniforms(3, slice(0, 9), 7)[2:5])
-    np.testing.assert_array_equal(some, uniforms(3, slice(2, 5), 9)[:, :7])
-    assert not (some == uniforms(4, slice(2, 5), 7)).any() and len(np.unique(some)) == 21
+def test_uniform_numbers_of_a_molecule_are_its_own():
+    some = np.stack([uniforms(3, molecule, 7) for molecule in range(3)])
+    np.testing.assert_array_equal(some[1], uniforms(3, 1, 9)[:7])
+    assert not (some[1] == uniforms(4, 1, 7)).any() and len(np.unique(some)) == 21
 
 
 @pytest.mark.parametrize("options", [{}, {"temperature": 0.5, "top_k": 4}, {"top_p": 0.7}])

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from ipu_chem.models.chemgpt import ChemGPT
-from ipu_chem.models.decoding import decode_step, new_cache
+from ipu_chem.models.decoding import decode_step, larger_cache, new_cache
 
 VARIANTS = {
     "published": {"scale_attention": False, "local_window": 4},
@@ -25,7 +25,8 @@ def model_of(dtype, **options):
 
 def decode(model, ids, cache):
     return torch.stack(
-        [decode_step(model, ids[:, place], torch.tensor(place), cache) for place in range(ids.shape[1])], 1
+        [decode_step(model, ids[:, place], torch.full((len(ids),), place), cache) for place in range(ids.shape[1])],
+        1,
     )
 
 
@@ -52,6 +53,24 @@ def test_a_smaller_cache_gives_the_same():
     torch.testing.assert_close(
         decode(model, ids, new_cache(model, ROWS, 6)), decode(model, ids, new_cache(model, ROWS))
     )
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_row_is_at_a_position_of_its_own(variant):
+    """Row r begins r steps after the first, where another molecule has stood; the cache grows on the way."""
+    model = model_of(torch.float64, **VARIANTS[variant])
+    ids = torch.randint(0, 11, (ROWS, SYMBOLS), generator=torch.Generator().manual_seed(4))
+    expected = model(ids, torch.arange(SYMBOLS).expand(ROWS, -1)).detach()
+    cache = new_cache(model, ROWS, 8)
+    for step in range(SYMBOLS):
+        if step == 8:
+            cache = larger_cache(cache, SYMBOLS)
+        positions = (step - torch.arange(ROWS)) % SYMBOLS  # the last ones of another molecule first
+        if step < 8:
+            positions = positions.clamp(max=7)
+        got = decode_step(model, ids[torch.arange(ROWS), positions], positions, cache)
+        for row in range(min(step + 1, ROWS)):
+            torch.testing.assert_close(got[row], expected[row, step - row], rtol=1e-10, atol=1e-10)
 
 
 def test_rows_do_not_see_each_other():

@@ -174,7 +174,7 @@ def test_recorded_operators_say_the_same_wherever_atoms_go(make_run, ethanol, ki
     monkeypatch.setattr(program, "_RECORDED_AFTER", 3)
     folder = make_run(model={"name": kind})
     native = Calculator.from_run(folder, dtype="float64")
-    monkeypatch.setattr(program, "use_force_kernels", lambda model, frozen: 0)
+    monkeypatch.setattr(program, "use_native_kernels", lambda *args, **named: 0)
     recorded, plain = Calculator.from_run(folder, dtype="float64"), Calculator.from_run(folder, dtype="float64")
     plain._program._record = lambda: None
     chain = Atoms("COH" * 4, np.arange(12)[:, None] * np.array([[1.3, 0.4, 0.0]]))

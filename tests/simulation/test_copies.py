@@ -34,7 +34,7 @@ def start(tmp_path, ethanol):
         given = dict(
             structure=str(path),
             time=0.025,
-            interval=5,
+            stride=5,
             dtype="float64",
             progress=False,
             out=str(tmp_path / "md"),
@@ -107,7 +107,7 @@ def explosive(tmp_path, ethanol):
 
 
 def test_a_copy_that_explodes_stops_alone_and_says_so(springs, start, tmp_path, ethanol, capsys):
-    shared = dict(copies=1, interval=1)
+    shared = dict(copies=1, stride=1)
     options = start(structure=explosive(tmp_path, ethanol), frames="all", **shared)
     summary = run_md([springs], options)
     stopped = summary["each"][1]["stopped"]
@@ -134,7 +134,7 @@ def test_a_copy_that_explodes_stops_alone_and_says_so(springs, start, tmp_path, 
 
 def test_when_all_explode_there_is_an_error(make_run, start, capsys):
     with pytest.raises(ValueError, match=r"all 3 copies exploded, the first of them: copy \d .* exploded at step"):
-        run_md([make_run(scale=100.0)], start(time=1.0, interval=1))
+        run_md([make_run(scale=100.0)], start(time=1.0, stride=1))
     assert summary_of(start())["stopped"] == "all 3 copies exploded" and capsys.readouterr().err.count("warning") == 3
 
 
@@ -169,7 +169,7 @@ def test_what_was_interrupted_goes_on_to_the_bit(springs, make_run, start, tmp_p
 
 def test_a_signal_stops_all_and_the_rest_follows(springs, start, monkeypatch, capsys):
     arguments = ["md", str(springs), "--structure", start().structure, "--copies", "3", "--time", "0.02"]
-    arguments += ["--interval", "5", "--out", start().out, "--progress", "false"]
+    arguments += ["--stride", "5", "--out", start().out, "--progress", "false"]
     call, calls = MovingPack.__call__, []
 
     def interrupted(self):
@@ -188,7 +188,7 @@ def test_a_signal_stops_all_and_the_rest_follows(springs, start, monkeypatch, ca
 
 
 def test_a_copy_that_stopped_after_the_last_state_stops_again(springs, start, tmp_path, ethanol, monkeypatch):
-    same = dict(structure=explosive(tmp_path, ethanol), frames="all", copies=1, interval=50)
+    same = dict(structure=explosive(tmp_path, ethanol), frames="all", copies=1, stride=50)
     whole = run_md([springs], start(out=str(tmp_path / "whole"), **same))
     call, calls = MovingPack.__call__, []
 

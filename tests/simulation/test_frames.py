@@ -7,6 +7,7 @@ import pytest
 from ase.io import read, write
 
 from ipu_chem.data.structures import with_results
+from ipu_chem.run_intervals import UncertaintyNames
 from ipu_chem.simulation.frames import FrameText
 
 
@@ -15,7 +16,8 @@ def test_lines_are_those_of_ase(ethanol, info):
     random = np.random.default_rng(0)
     ethanol.info = {**info}
     momenta, forces = random.normal(size=(2, 9, 3)) * [[[1.0]], [[300.0]]]
-    ours = FrameText(ethanol).text(0.0125, -4123.456789012345, ethanol.positions, momenta, forces)
+    place = (0.0125, -4123.456789012345, ethanol.positions, momenta, forces)
+    ours = FrameText(ethanol, UncertaintyNames((), ())).text(*place, {}, {})
     ethanol.set_momenta(momenta)
     ethanol.info["time_ps"] = 0.0125
     theirs = StringIO()

@@ -26,7 +26,7 @@ def start(tmp_path, ethanol):
     write(path, ethanol, format="extxyz")
 
     def options(**changes):
-        given = dict(time=0.02, timestep=0.5, interval=5, dtype="float64", progress=False, out=str(tmp_path / "md"))
+        given = dict(time=0.02, timestep=0.5, stride=5, dtype="float64", progress=False, out=str(tmp_path / "md"))
         return MdOptions(str(path), **{**given, **changes})
 
     return options
@@ -51,7 +51,7 @@ def test_energy_is_kept_and_better_with_shorter_steps(springs, start, tmp_path):
     short, long = (
         assert_energy_is_kept(
             springs,
-            start(time=0.2 * step, timestep=step, interval=1, temperature=50.0, out=str(tmp_path / f"{step}")),
+            start(time=0.2 * step, timestep=step, stride=1, temperature=50.0, out=str(tmp_path / f"{step}")),
             at_most,
         )
         for step, at_most in ((0.125, 1e-3), (0.5, 1e-2))
@@ -63,7 +63,7 @@ def test_energy_is_kept_and_better_with_shorter_steps(springs, start, tmp_path):
 def test_energies_of_networks_are_kept(make_run, start, kind):
     # Drawn weights hold nothing together: slow atoms, small forces.
     run = make_run(model={"name": kind}, scale=0.02)
-    assert_energy_is_kept(run, start(time=0.05, timestep=0.25, temperature=20.0, interval=1), 1e-3)
+    assert_energy_is_kept(run, start(time=0.05, timestep=0.25, temperature=20.0, stride=1), 1e-3)
 
 
 def test_nothing_moves_or_turns_as_a_whole_and_the_temperature_is_that_asked_for(springs, start):
@@ -81,7 +81,7 @@ def test_nothing_moves_or_turns_as_a_whole_and_the_temperature_is_that_asked_for
 
 
 def test_what_is_drift_and_what_is_not(springs, start):
-    summary = run_md([springs], start(interval=1))
+    summary = run_md([springs], start(stride=1))
     rows = table(start().out)
     total = rows["total_eV"] / 9 * 1000
     assert summary["drift_meV_per_atom_per_ps"] == pytest.approx(np.polyfit(rows["time_ps"], total, 1)[0], rel=1e-3)
@@ -107,7 +107,7 @@ def test_the_same_seed_gives_the_same_trajectory(springs, start, thermostat, tmp
 
 
 def test_langevin_brings_the_temperature_to_what_it_shall_be(springs, start):
-    options = start(thermostat="langevin", friction=200.0, temperature=600.0, time=0.3, timestep=1.0, interval=1)
+    options = start(thermostat="langevin", friction=200.0, temperature=600.0, time=0.3, timestep=1.0, stride=1)
     summary = run_md([springs], options)
     rows = table(options.out)
     assert summary["drift_meV_per_atom_per_ps"] is summary["largest_deviation_meV_per_atom"] is None
@@ -125,7 +125,7 @@ def test_several_runs_move_atoms_together_and_say_how_far_they_disagree(make_run
 @pytest.mark.parametrize("scale, reason", [(30.0, "temperature is .* K, above 3,000 K|times that at the start|apart")])
 def test_an_explosion_is_named_with_its_step_and_leaves_its_frames(make_run, start, scale, reason):
     with pytest.raises(ValueError, match=rf"exploded at step \d+ \(.* ps\): .*({reason})") as error:
-        run_md([make_run(scale=scale)], start(interval=1, time=1.0))
+        run_md([make_run(scale=scale)], start(stride=1, time=1.0))
     step = int(str(error.value).split("step ")[1].split(" ")[0])
     frames = read(start().out + "/trajectory.extxyz", ":")
     assert 1 <= step < 200 and len(frames) == step
@@ -157,7 +157,7 @@ def test_what_was_interrupted_goes_on_as_if_it_had_not_been(springs, start, ther
 
 
 def test_a_signal_stops_between_steps_and_the_rest_follows(springs, start, monkeypatch, capsys):
-    arguments = ["md", str(springs), "--structure", start().structure, "--time", "0.02", "--interval", "5"]
+    arguments = ["md", str(springs), "--structure", start().structure, "--time", "0.02", "--stride", "5"]
     arguments += ["--out", start().out, "--progress", "false"]
     calculate, calls = Calculator.calculate, []
 
@@ -179,6 +179,22 @@ def test_a_signal_stops_between_steps_and_the_rest_follows(springs, start, monke
     assert main([*arguments, "--time", "0.03", "--resume", "true"]) == 0, "as it was said before"
     output = capsys.readouterr().out
     assert "--resume names the folder now" in output and "60 steps, 0.03 ps of 9 atoms" in output
+
+
+def test_a_simulation_from_before_there_were_intervals_goes_on(springs, start, tmp_path, capsys):
+    run_md([springs], start(time=0.005))
+    path = tmp_path / "md" / "restart.npz"
+    with np.load(path) as file:
+        arrays = {name: file[name] for name in file.files}
+    state = json.loads(str(arrays["json"]))
+    assert state["asked"].pop("stride") == 5 and state["asked"].pop("interval") is None
+    state["asked"]["interval"] = 5
+    arrays["json"] = np.array(json.dumps(state))
+    np.savez(path, **arrays)
+    assert main(["md", "--resume", str(tmp_path / "md"), "--interval", "0.9"]) == 1
+    assert "no residuals" in capsys.readouterr().err  # and else that it was begun without intervals
+    assert main(["md", "--resume", str(tmp_path / "md"), "--time", "0.01"]) == 0
+    assert len(read(tmp_path / "md" / "trajectory.extxyz", ":")) == 5
 
 
 def test_bonds_are_those_of_the_start(ethanol):
@@ -231,7 +247,7 @@ def test_directions_that_take_up_heat():
         ({"thermostat": "bussi"}, "choose one of none, langevin"),
         ({"trajectory": "xtc"}, "choose one of extxyz, traj"),
         ({"timestep": 0.0}, "timestep"),
-        ({"frame": 3}, "has 1 structures"),
+        ({"frame": 3}, "has 1 structure"),
         ({"structure": "nowhere.xyz"}, "no file nowhere.xyz"),
     ],
 )
@@ -255,7 +271,7 @@ def test_a_start_in_another_unit(springs, start, flag, ethanol, tmp_path, capsys
     moved = ethanol.copy()
     moved.positions /= BOHR
     write(tmp_path / "bohr.xyz", moved, format="extxyz")
-    arguments = ["md", str(springs), "--time", "0.001", "--interval", "1", "--progress", "false", "--out"]
+    arguments = ["md", str(springs), "--time", "0.001", "--stride", "1", "--progress", "false", "--out"]
     assert main([*arguments, str(tmp_path / "right"), flag, str(start().structure)]) == 0
     assert main([*arguments, str(tmp_path / "bohr"), flag, str(tmp_path / "bohr.xyz"), "--length_unit", "bohr"]) == 0
     assert "warning" not in capsys.readouterr().err

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from ase import Atoms
 
+from ipu_chem.backends.pytorch.kernels.native import find_compiler
+from ipu_chem.models.spookynet import SpookyNet
 from ipu_chem.simulation.batch import load_force_fields
 from ipu_chem.simulation.calculator import Calculator
 from ipu_chem.simulation.checks import check_structure
@@ -202,3 +204,26 @@ def test_pair_slots_grow_where_atoms_come_close(make_run, ethanol):
 def test_no_atoms_and_no_places_are_named(positions, sentence):
     with pytest.raises(ValueError, match=sentence):
         check_structure(Atoms("H" * len(positions), positions or None), [])
+
+
+def spookynets(models):
+    return [part for model in models for part in model.modules() if isinstance(part, SpookyNet)]
+
+
+def test_spookynets_kernels_say_what_autograd_says(pack_of):
+    pack, inside, runs = pack_of("spookynet")
+    calculator = Calculator.from_run(runs, dtype="float64")
+    chosen = [*spookynets(pack._program._models), *spookynets(calculator._program._models)]
+    assert len(chosen) == 2
+    assert all((part.kernel is not None) == (find_compiler() is not None) for part in chosen)
+    assert calculator._program._is_native == (find_compiler() is not None)  # what no recording would see
+    native, atoms = pack(), inside[0]
+    alone = calculator.get_potential_energy(atoms), calculator.get_forces(atoms)
+    for part in chosen:
+        part.kernel = None
+    plain = pack()
+    np.testing.assert_allclose(native.energies, plain.energies, rtol=1e-12)
+    np.testing.assert_allclose(native.forces, plain.forces, atol=1e-10 * np.abs(plain.forces).max())
+    calculator.calculate(atoms)
+    assert alone[0] == pytest.approx(calculator.results["energy"], rel=1e-12)
+    np.testing.assert_allclose(alone[1], calculator.results["forces"], atol=1e-10 * np.abs(alone[1]).max())

@@ -87,7 +87,8 @@ def test_one_that_collides_stops_alone_where_all_was_well(make_run, ethanol):
     bad.positions += np.random.default_rng(13).normal(0, 0.2, bad.positions.shape)
     bad.info["name"] = "bad"
     *others, end = relax_many(members, [*given, bad], options)
-    assert end.reason.startswith(": C2H6O: atoms ") and " Å apart" in end.reason
+    assert end.reason.startswith("C2H6O: atoms ") and " Å apart" in end.reason
+    assert end.atoms.info["reason"] == end.reason
     assert not end.converged and 0 < end.steps < 150 and not end.atoms.info["converged"]
     assert end.fmax == pytest.approx(np.linalg.norm(end.atoms.get_forces(), axis=1).max()) and end.fmax > 0.02
     last = end.atoms.copy()
@@ -114,7 +115,8 @@ def test_what_did_not_come_to_rest_is_written_and_listed(make_run, structures, t
     arguments = ["relax", str(make_run()), "--structures", str(structures), "--steps", "2", "--fmax", "0.001"]
     assert main([*arguments, "--output", str(tmp_path / "out.extxyz")]) == 1
     printed = capsys.readouterr().out
-    assert "water: the largest force is" in printed and "after 2 steps" in printed and "0 structures relaxed" in printed
+    assert "0 structures relaxed" in printed and printed.count("\n") == 2
+    assert "not relaxed: two.xyz frame 0 (" in printed and ", water (" in printed and "eV/Å after 2 steps)" in printed
     assert [atoms.info["converged"] for atoms in read(tmp_path / "out.extxyz", ":")] == [False, False]
 
 
@@ -153,3 +155,13 @@ def test_what_cannot_work_is_refused(make_run, structures, tmp_path, capsys):
     with pytest.raises(SystemExit):
         main(["relax", "--help"])
     assert "eV/Å, largest force" in " ".join(capsys.readouterr().out.split())
+
+
+def test_many_that_did_not_come_to_rest_are_a_line(make_run, ethanol, tmp_path, capsys):
+    write(tmp_path / "many.xyz", drawn(ethanol, 8), format="extxyz")
+    arguments = ["relax", str(make_run()), "--structures", str(tmp_path / "many.xyz"), "--steps", "1", "--fmax", "1e-4"]
+    assert main([*arguments, "--output", str(tmp_path / "out.extxyz")]) == 1
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.startswith("0 structures relaxed to 0.0001 eV/Å, 8 not: ") and "number 5" not in second
+    assert second.startswith("not relaxed: number 0 (") and second.count("eV/Å after 1 step") == 5
+    assert second.endswith(" and 3 more; their comment lines say converged=F.")

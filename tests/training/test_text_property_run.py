@@ -275,6 +275,7 @@ def test_what_a_language_model_cannot_read_is_left_out_or_refused(text_options, 
         assert task.store.fields["y"][:, 0].tolist() == [labels_of(one)["share"] for one in written]
     with open(property_options["data"]["path"], "a") as file:
         file.write("p,C[Pt]C,1,1,1,1\n")
+    property_options["data"]["unknown"] = "drop"
     task = load_task(from_dict(property_options))
     assert task.cut["unknown symbols"] == 1 and "Pt" not in "".join(decode_texts(task.store, "smiles"))
     printed = capsys.readouterr().out  # RDKit's versions write it in two ways

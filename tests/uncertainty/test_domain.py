@@ -1,6 +1,7 @@
 """Distances from the training molecules in what a model has learned: measured, kept, and said before anything moves."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,10 +10,11 @@ import torch
 from ipu_chem.cli import main
 from ipu_chem.config import from_dict
 from ipu_chem.data.molecule import Molecule
+from ipu_chem.models.schnet import SchNet
 from ipu_chem.prediction.calibration import calibrate
 from ipu_chem.prediction.predict import predict_file
 from ipu_chem.reports.report import write_report
-from ipu_chem.tasks.latents import has_latents, known_domain, latents_in_order
+from ipu_chem.tasks.latents import has_latents, keep_domain, known_domain, latents_in_order
 from ipu_chem.train import train
 from ipu_chem.trained_run import TrainedRun
 from ipu_chem.uncertainty.domain import FILE, domain_of, read_domain, write_domain
@@ -60,9 +62,12 @@ def run(options):
 
 
 def test_a_run_keeps_its_domain_and_doubts_what_is_outside(run, tmp_path, capsys):
-    assert main(["evaluate", str(run), "--calibrate"]) == 0
     trained = TrainedRun.load(run)
     domain = known_domain(run, trained.state)
+    assert main(["evaluate", str(run), "--calibrate"]) == 0
+    again = known_domain(run, trained.state)
+    np.testing.assert_allclose(again.whitening, domain.whitening, rtol=1e-6)
+    np.testing.assert_allclose(again.held_out, domain.held_out, rtol=1e-6)
     assert domain is not None and len(domain.held_out) == 6 and np.isfinite(domain.held_out).all()
     (tmp_path / "in.smi").write_text("CCO\nFC(F)(F)C(F)(F)C(F)(F)F\n")
     capsys.readouterr()
@@ -96,6 +101,22 @@ def test_the_report_shows_errors_by_distance(run):
     pytest.importorskip("matplotlib", reason="figures were NOT drawn: matplotlib is not installed")
     pytest.importorskip("jinja2")
     words = "errors by distance from the training molecules"
+    assert words in write_report(run).read_text(encoding="utf-8")
+    (run / FILE).unlink()
     assert words not in write_report(run).read_text(encoding="utf-8")
-    calibrate(TrainedRun.load(run))
-    assert (run / FILE).is_file() and words in write_report(run).read_text(encoding="utf-8")
+
+
+def test_of_many_molecules_some_stand_for_all(run):
+    task: Any = TrainedRun.load(run).loaded_task()
+    every, some = keep_domain(task, run), keep_domain(task, run, most=4)
+    assert len(every.held_out) == 6 and len(some.held_out) == 0
+    assert np.isfinite(some.whitening).all() and not np.allclose(some.mean, every.mean)
+    assert some.checkpoint == every.checkpoint == read_domain(run).checkpoint
+
+
+def test_a_model_whose_head_takes_something_else_keeps_no_domain(run, capsys, monkeypatch):
+    monkeypatch.setattr(SchNet, "forward", lambda self, graph: self.head(self.embedding.weight))
+    task: Any = TrainedRun.load(run).loaded_task()
+    (run / FILE).unlink()
+    assert keep_domain(task, run) is None and not (run / FILE).exists()
+    assert "keeps no distances from its training molecules: its model's head does not" in capsys.readouterr().err

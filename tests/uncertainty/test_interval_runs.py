@@ -10,8 +10,9 @@ from support import CHAINS, model_values
 
 from ipu_chem.cli import main
 from ipu_chem.config import from_dict
-from ipu_chem.prediction.calibration import FRACTIONS, calibrate, intervals_of, measure, selective_errors
+from ipu_chem.prediction.calibration import FRACTIONS, calibrate, measure, selective_errors
 from ipu_chem.prediction.predict import predict_file
+from ipu_chem.run_intervals import intervals_of
 from ipu_chem.train import train
 from ipu_chem.trained_run import TrainedRun
 from ipu_chem.uncertainty.residuals import FILE, LABELS, read_residuals
@@ -233,6 +234,105 @@ def test_forces_have_intervals_in_their_unit(frames, tmp_path, capsys):
     assert main(["evaluate", frames["out"], "--interval", "0.8"]) == 0
     said = capsys.readouterr().out
     assert re.search(r"0\.8 intervals of forces hold [\d.]+% of 135 components, mean width [\d.]+ kcal/mol/Å", said)
+
+
+@pytest.fixture
+def water(frames, tmp_path):
+    """Folders of two runs on the frames, and a file with two molecules to move."""
+    runs = []
+    for seed in (0, 1):
+        frames["training"].update(seed=seed)
+        runs.append(str(tmp_path / f"seed{seed}"))
+        train(from_dict({**frames, "out": runs[-1]}))
+    path = tmp_path / "two.xyz"
+    path.write_text("".join(f"3\n\nO 0 0 0\nH {x} 0 0\nH -0.24 0.93 0\n" for x in (0.96, 0.99)))
+    return runs, str(path)
+
+
+def half_widths(runs, atoms):
+    """Of the energy, eV, and the forces, eV/Å, of a frame, from the spreads that it holds."""
+    intervals, ev = intervals_of([TrainedRun.load(run) for run in runs], 0.9), 0.0433641153
+    energy, force = intervals.labels[0], intervals.forces
+    if len(runs) == 1:
+        return energy.quantile * ev, np.full((3, 3), force.quantile * ev)
+    return (
+        energy.quantile * (atoms.info["energy_std"] + energy.floor * ev),
+        force.quantile * (atoms.arrays["forces_std"] + force.floor * ev),
+    )
+
+
+def assert_half_widths(runs, path, count):
+    from ase.io import read
+
+    frames = read(path, ":")
+    assert len(frames) == count
+    for atoms in frames:
+        energy, forces = half_widths(runs, atoms)
+        assert atoms.info["energy_half_width"] == pytest.approx(energy, rel=1e-4)
+        np.testing.assert_allclose(atoms.arrays["forces_half_width"], forces, rtol=1e-4, atol=1e-6)
+        assert ("energy_std" in atoms.info) == ("forces_std" in atoms.arrays) == (len(runs) > 1)
+    return frames
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_frames_of_dynamics_and_relaxations_hold_half_widths(water, several, tmp_path, capsys):
+    runs, structures = water
+    runs = runs[: 1 + several]
+    more = ["--interval", "0.9", "--output", str(tmp_path / "relaxed.extxyz")]
+    main(["relax", *runs, "--structures", structures, "--steps", "3", *more])
+    assert_half_widths(runs, tmp_path / "relaxed.extxyz", 2)
+    main(["predict", *runs, structures, *more])
+    assert_half_widths(runs, tmp_path / "relaxed.extxyz", 2)
+    for copies, names in (("1", ["trajectory"]), ("2", ["copy_0", "copy_1"])):
+        out = tmp_path / f"md{copies}"
+        command = ["md", *runs, "--structure", structures, "--temperature", "10", "--interval", "0.9", "--stride", "2"]
+        assert main([*command, "--copies", copies, "--time", "0.002", "--out", str(out)]) == 0
+        assert "largest half-width of the intervals of forces, eV/Å" in capsys.readouterr().out
+        assert main(["md", "--resume", str(out), "--time", "0.004"]) == 0
+        capsys.readouterr()
+        frames = [assert_half_widths(runs, out / f"{name}.extxyz", 5) for name in names]
+        rows = [row for row in table(out / "log.csv") if row.get("copy", "0") == "0"]
+        for row, atoms in zip(rows, frames[0]):
+            assert float(row["energy_half_width_eV"]) == pytest.approx(atoms.info["energy_half_width"], rel=1e-6)
+            largest = atoms.arrays["forces_half_width"].max()
+            assert float(row["largest_force_half_width_eV_per_A"]) == pytest.approx(largest, rel=1e-4)
+
+
+def test_trajectories_of_ase_hold_half_widths_in_their_info(water, tmp_path):
+    from ase.io import read
+
+    runs, structures = water
+    how = ["--time", "0.001", "--temperature", "10", "--trajectory", "traj", "--interval", "0.9"]
+    assert main(["md", *runs, "--structure", structures, *how, "--out", str(tmp_path / "md")]) == 0
+    atoms = read(tmp_path / "md" / "trajectory.traj", "-1")
+    atoms.arrays["forces_std"] = atoms.info["forces_std"]
+    energy, forces = half_widths(runs, atoms)
+    assert atoms.info["energy_half_width"] == pytest.approx(energy, rel=1e-6)
+    np.testing.assert_allclose(atoms.info["forces_half_width"], forces, rtol=1e-6)
+
+
+def test_dynamics_without_intervals_are_refused_before_they_begin(run, tmp_path, capsys):
+    (run / FILE).unlink()
+    (tmp_path / "water.xyz").write_text("3\n\nO 0 0 0\nH 0.96 0 0\nH -0.24 0.93 0\n")
+    for command, place in (("md", "--out"), ("relax", "--output")):
+        out = tmp_path / "new.extxyz"
+        arguments = [
+            command,
+            str(run),
+            "--structure",
+            str(tmp_path / "water.xyz"),
+            "--interval",
+            "0.8",
+            place,
+            str(out),
+        ]
+        assert main(arguments) == 1 and not out.exists()
+        assert f"`ipu-chem evaluate {run} --calibrate` makes them anew" in capsys.readouterr().err
+    calibrate(TrainedRun.load(run))
+    assert main([*arguments, "--steps", "2"]) in (0, 1)
+    assert "learned no forces, so that nothing is known of their errors" in capsys.readouterr().err
+    line = out.read_text().splitlines()[1]
+    assert "energy_half_width=" in line and "forces_half_width" not in line
 
 
 def test_forces_that_were_not_learned_have_no_intervals(run, tmp_path):

@@ -2,6 +2,7 @@
 
 import hashlib
 import inspect
+import re
 from functools import lru_cache
 from typing import Any, Dict
 
@@ -36,6 +37,8 @@ def representation_named(name: str = USUAL) -> Representation:
             f"representation={name}: it is no subclass of ipu_chem.data.representations.base.Representation with a "
             "pattern of its tokens."
         )
+    if re.compile(kind.pattern).groups:
+        raise ValueError(f"representation={name}: its pattern has groups; write (?:...) in place of (...).")
     made = kind()
     made.name = name
     return made

@@ -10,7 +10,7 @@ from typing import Dict, List
 from ipu_chem.data.representations.base import stands_for
 from ipu_chem.data.representations.smiles import Smiles
 
-_MISSING = "SAFE needs the package safe-mol, which needs Python 3.10 or later: pip install 'ipu-chem[safe]'."
+_MISSING = "SAFE needs the package safe-mol, which needs Python 3.11 or later: pip install 'ipu-chem[safe]'."
 
 
 class Safe(Smiles):

@@ -238,6 +238,10 @@ class Tokenizer:
         """The same vocabulary, which reads what it lacks as ``unk_id``."""
         return type(self)(self.symbols, "map", self.representation.name)
 
+    def extended(self: _Self, symbols: Sequence[str]) -> _Self:
+        """The same vocabulary with further tokens, as molecules call them, behind those that it has."""
+        return type(self)([*self.symbols, *symbols], self.unknown, self.representation.name)
+
     def with_properties(self: _Self, tokens: Sequence[str]) -> _Self:
         """The same vocabulary with tokens of properties behind its own; see `conditions.bin_tokens`."""
         return type(self)([*self.symbols, *tokens], self.unknown, self.representation.name)

@@ -7,7 +7,7 @@ one that the published file gives to its 1.0.4 spelling.
 """
 
 import re
-from typing import Any, Dict, Iterable, List, Tuple
+from typing import Any, Dict, Iterable, List, Sequence, Tuple
 
 import numpy as np
 
@@ -85,6 +85,9 @@ class ChemGPTTokenizer(Tokenizer):
     def mapping_unknown(self) -> "ChemGPTTokenizer":
         fragments = "map" if self.fragments == "error" else self.fragments
         return ChemGPTTokenizer(self.symbols, "map", self.stereo, fragments)
+
+    def extended(self, symbols: Sequence[str]) -> "ChemGPTTokenizer":
+        return ChemGPTTokenizer([*self.symbols, *map(to_version_1, symbols)], **self._settings())
 
     def without_stereo_of(self, store: Store) -> int:
         symbols = store.info["symbols"] if self.stereo == "drop" else []

@@ -5,7 +5,7 @@ from typing import List, Optional, Sequence
 import numpy as np
 
 from ipu_chem.generation.descriptors import fingerprint
-from ipu_chem.generation.metrics import tanimoto_blocks
+from ipu_chem.generation.similarity import tanimoto_blocks
 from ipu_chem.parallel import in_parallel
 
 _BLOCK = 1 << 14  # training molecules whose fingerprints are unpacked at once

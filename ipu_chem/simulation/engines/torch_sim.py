@@ -1,15 +1,13 @@
 """A trained run as a model of torch-sim, which moves many molecules at once: they are one pack without padding."""
 
-from contextlib import suppress
 from typing import Any, Dict, Optional, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ipu_chem.backends.pytorch.kernels.forces import use_force_kernels
+from ipu_chem.backends.pytorch.kernels.choice import use_native_kernels
 from ipu_chem.backends.pytorch.kernels.fused import use_torch_activations
-from ipu_chem.backends.pytorch.kernels.native import NativeError
 from ipu_chem.backends.pytorch.numerics import denormals_flushed
 from ipu_chem.data.checks import check_atoms
 from ipu_chem.data.neighbors import radius_pairs
@@ -65,8 +63,7 @@ class TorchSimModel(ModelInterface):
             use_torch_activations(model)
         self._models = torch.nn.ModuleList(models).to(self._device, dtype).eval().requires_grad_(False)
         if self._device.type == "cpu":
-            with suppress(NativeError):  # autograd does it
-                use_force_kernels(self._models)
+            use_native_kernels(self._models, differentiates=True, whole=True, frozen=True)
         self._scales = torch.tensor([one.scale for one in members], dtype=torch.float64, device=self._device)
         self._z = self._system = torch.zeros(0, dtype=torch.int64, device=self._device)
         self._built_at = torch.zeros((0, 3), dtype=dtype, device=self._device)
@@ -90,6 +87,10 @@ class TorchSimModel(ModelInterface):
         z, positions = values["atomic_numbers"].long(), values["positions"].detach().to(self._dtype)
         system = values.get("system_idx")
         system = torch.zeros_like(z) if system is None else system.long()
+        order = None
+        if bool((system[1:] < system[:-1]).any()):  # atoms of a system lie side by side in a pack
+            order = torch.argsort(system, stable=True)
+            z, system, positions = z[order], system[order], positions[order]
         self._prepare(z, system, positions)
         # From the middle: far from the origin float32 would have no digits left for bonds.
         sums = positions.new_zeros((len(self._counts), 3)).index_add_(0, system, positions)
@@ -98,6 +99,8 @@ class TorchSimModel(ModelInterface):
             found = [model(graph) for model in self._models]
         energies = torch.stack([energy.reshape(-1) for energy, _ in found]).double() * self._scales[:, None]
         forces = torch.stack([force[0] for _, force in found]).double() * self._scales[:, None, None]
+        if order is not None:
+            forces = torch.empty_like(forces).index_copy_(1, order, forces)
         means = {"energy": (energies + self._offsets).mean(0), "forces": forces.mean(0)}
         if len(found) > 1:
             means["energy_std"] = (energies + self._offsets).std(0, unbiased=False)

@@ -215,6 +215,10 @@ def test_one_of_ones_own(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="no token of letters begins at character 1"):
         again.encode("C\n", "it")
     sys.modules.pop("letters_of_mine")
+    (tmp_path / "groups_of_mine.py").write_text(code.replace("[ -~]", "([ -~])"))
+    with pytest.raises(ValueError, match="its pattern has groups; write"):
+        representation_named("groups_of_mine:Letters")
+    sys.modules.pop("groups_of_mine")
     representation_named.cache_clear()
 
 

@@ -72,6 +72,22 @@ def test_atoms_that_move_get_new_pairs(make_run, molecules):
             assert_same((energy, forces), by_ase(run, atoms))
 
 
+def test_atoms_of_a_system_need_not_lie_side_by_side(make_run, molecules):
+    model = TorchSimModel.from_run(make_run())
+    state = state_of(molecules)
+    sorted_values = {key: getattr(state, key) for key in ("positions", "atomic_numbers", "system_idx")}
+    expected = model(sorted_values)
+    order = torch.from_numpy(np.random.default_rng(0).permutation(len(state.positions)))
+    mixed = {key: value[order] for key, value in sorted_values.items()}
+    for _ in range(2):
+        found = model(mixed)
+        torch.testing.assert_close(found["energy"], expected["energy"], rtol=1e-12, atol=0)
+        torch.testing.assert_close(found["forces"], expected["forces"][order], rtol=1e-9, atol=1e-9)
+    values = {**mixed, "system_idx": 2 * mixed["system_idx"]}
+    with pytest.raises(ValueError, match="system 1 has no atoms"):
+        model(values)
+
+
 def test_constant_energy_from_rest_moves_atoms_as_ase_does(make_run, molecules):
     run = make_run()
     model = TorchSimModel.from_run(run)

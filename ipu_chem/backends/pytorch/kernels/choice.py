@@ -12,13 +12,14 @@ from ipu_chem.backends.pytorch.kernels.native import NativeError
 from ipu_chem.backends.pytorch.kernels.transformer import use_transformer_kernels
 
 
-def use_native_kernels(model: nn.Module, differentiates: bool, whole: bool) -> int:
+def use_native_kernels(model: nn.Module, differentiates: bool, whole: bool, frozen: bool = False) -> int:
     """Let a model run in native kernels, as far as there are some; plain torch does the rest.
 
     Args:
-        model: with float32 weights on the CPU.
+        model: with float32 weights on the CPU; float64 goes, too, where it differentiates.
         differentiates: the model takes derivatives inside, as of forces, which most kernels do not have twice.
         whole: kernels may keep the weights of networks: they stay the same tensors, and torch.compile stays out.
+        frozen: weights never change, see `forces.use_force_kernels`.
 
     Returns:
         How many parts have kernels that give forces.
@@ -34,7 +35,7 @@ def use_native_kernels(model: nn.Module, differentiates: bool, whole: bool) -> i
             use_fused_attention(model)
     if whole:
         with suppress(NativeError):
-            native += forces.use_force_kernels(model) if differentiates else 0
+            native += forces.use_force_kernels(model, frozen) if differentiates else 0
             native += spooky.use_spooky_kernels(model)
     return native
 

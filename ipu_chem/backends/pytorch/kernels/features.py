@@ -47,21 +47,30 @@ def use_feature_kernels(model: nn.Module) -> int:
 
 
 class NativeFeatures:
-    """Features of one model. Its weights may change at any time, but stay the same tensors."""
+    """Features of one model. Its weights may change at any time, but stay the same tensors until others are loaded."""
 
     def __init__(self, model: PaiNN) -> None:
-        network = painn_body(model)
+        self._model = model
+        self._undirected = int(model.undirected)
+        self.loaded()
+        model.register_load_state_dict_post_hook(self.loaded)
+        self._spaces: List[Tensor] = []  # workspaces that nobody uses: new memory costs as much as a pass
+
+    def loaded(self, *_: Any) -> None:
+        """Take weights that have been loaded, which may be other tensors (``assign=True``), of other formats, too."""
+        network = painn_body(self._model)
         self._weights, self._sizes, self._numbers = network.weights, network.sizes, network.numbers
         self.weights = [weight for weight in network.weights if weight is not None]
-        self._undirected = int(model.undirected)
+        self._is_known = _is_supported(self._model)
         self._values, self._gradients = Addresses(), Addresses()
-        self._spaces: List[Tensor] = []  # workspaces that nobody uses: new memory costs as much as a pass
 
     def __call__(self, graph: Graph) -> Optional[Tuple[Tensor, Tensor]]:
         """Scalars [B * N, F] and vectors [B * N, 3, F], 0 in padding; None where autograd has to do it."""
         dtype = self.weights[0].dtype
         if dtype not in REALS or not graph.pos.device.type == self.weights[0].device.type == "cpu":
             return None  # the model has been moved
+        if not self._is_known:
+            return None
         training = torch.is_grad_enabled()
         if training and graph.pos.requires_grad:
             return None

@@ -1,14 +1,16 @@
 """Native kernels: compiled once per machine with the C compiler that is there, kept in the cache folder.
 
 There is no Python header and no C++ in it, so that compiling takes seconds, needs nothing but `cc`, and one library
-serves every Python. A library runs as the user who loads it: it is taken only from a folder and a file that nobody
-else can write, and only if its digest is that of the one that was compiled.
+serves every Python. Options in IPU_CHEM_CFLAGS come after ours: -mno-avx512f leaves out AVX-512. A library runs as the
+user who loads it: it is taken only from a folder and a file that nobody else can write, and only if its digest is that
+of the one that was compiled.
 """
 
 import ctypes
 import hashlib
 import os
 import platform
+import shlex
 import shutil
 import stat
 import subprocess
@@ -22,7 +24,8 @@ from packing.files import atomic_file, file_digest
 
 _FOLDER = Path(__file__).parent
 _FORCES = ("molecules.c", "schnet.c", "painn.c", "painn_features.c")
-_MODELS = (*(f"forces/{name}" for name in _FORCES), "spooky/spooky.c")
+_DECODING = ("decoding/decoding.c", "decoding/drawing.c")
+_MODELS = (*(f"forces/{name}" for name in _FORCES), "spooky/spooky.c", *_DECODING)
 _SOURCES = {"float": ("convolution.c", "transformer.c", *_MODELS), "double": _MODELS}
 # Without the promise that numbers are finite and sums may be reordered, loops are not turned into vectors. The
 # library is linked without it: there the same flag would switch off denormals in the whole process.
@@ -115,8 +118,13 @@ def _key(compiler: str) -> str:
     sources = sorted(path for path in _FOLDER.rglob("*") if path.suffix in (".c", ".h"))
     digest = hashlib.blake2b(b"".join(source.read_bytes() for source in sources), digest_size=8)
     version = subprocess.run([compiler, "--version"], capture_output=True).stdout
-    digest.update(repr((version, _SOURCES, _COMPILE, _LINK, platform.platform(), _processor())).encode())
+    digest.update(repr((version, _SOURCES, _options(), _LINK, platform.platform(), _processor())).encode())
     return digest.hexdigest()
+
+
+def _options() -> List[str]:
+    """Of the compiler. Not CFLAGS: some environments set it for programs that are to run anywhere."""
+    return [*_COMPILE, *shlex.split(os.environ.get("IPU_CHEM_CFLAGS", ""))]
 
 
 def _processor() -> List[str]:
@@ -133,7 +141,7 @@ def _compile(compiler: str, real: str, path: Path) -> None:
         linked = Path(folder) / "kernels.so"
         sources = [str(_FOLDER / name) for name in _SOURCES[real]]
         compiled = [str(Path(folder) / f"{number}.o") for number in range(len(sources))]
-        command = [compiler, *_COMPILE, f"-DREAL={real}"]
+        command = [compiler, *_options(), f"-DREAL={real}"]
         commands = [[*command, source, "-o", made] for source, made in zip(sources, compiled)]
         for command in (*commands, [compiler, *compiled, *_LINK, "-o", str(linked)]):
             done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace")

@@ -12,7 +12,7 @@ from ipu_chem.backends.pytorch.kernels.features import groups, use_feature_kerne
 from ipu_chem.backends.pytorch.kernels.forces import compact
 from ipu_chem.backends.pytorch.kernels.native import find_compiler
 from ipu_chem.models.painn import PaiNN
-from tests.backends.pytorch.kernels.test_force_kernels import CUTOFF, packs
+from tests.backends.pytorch.kernels.test_force_kernels import CUTOFF, LOADS_BY_ASSIGNMENT, packs
 
 pytestmark = pytest.mark.skipif(find_compiler() is None, reason="no C compiler here")
 
@@ -162,3 +162,13 @@ def test_the_backend_takes_them_unless_told_not_to(kernels):
     graph = packs(dtype=torch.float32)
     backend.compile(model, None, None, Batching(), graph)
     assert (model.kernel is not None) == kernels
+
+
+@pytest.mark.skipif(not LOADS_BY_ASSIGNMENT, reason="torch 2.0 loads weights into the tensors that are there")
+def test_weights_that_are_loaded_by_assignment_are_those_that_compute():
+    (other, _), (_, native) = make(num_interactions=1), make(num_interactions=1)
+    with torch.no_grad():
+        for weight in other.parameters():
+            weight.add_(0.1 * torch.randn_like(weight))
+    native.load_state_dict({name: value.clone() for name, value in other.state_dict().items()}, assign=True)
+    assert_equal(results(native, packs()), results(other, packs()))

@@ -1,6 +1,7 @@
 """Native energies, forces and gradients against autograd, which is the reference."""
 
 import copy
+import inspect
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from ipu_chem.models.spookynet import SpookyNet
 pytestmark = pytest.mark.skipif(find_compiler() is None, reason="no C compiler here")
 CUTOFF = 3.0
 MODELS = [SchNet, PaiNN]
+LOADS_BY_ASSIGNMENT = "assign" in inspect.signature(torch.nn.Module.load_state_dict).parameters
 
 
 def packs(both=True, dtype=torch.float64, seed=0, slots=26, real=22):
@@ -316,3 +318,22 @@ def test_gradients_in_place_begin_anew_where_there_are_none(kind):
     reference = results(plain, packs())
     for one in (native, other):
         assert difference(results(one, packs()), reference) < 1e-10
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+@pytest.mark.parametrize("kind", MODELS)
+def test_weights_that_are_loaded_are_those_that_compute(kind, frozen):
+    """Also those that are other tensors, which ``assign=True`` of torch 2.1 puts in place of the model's."""
+    sizes = {"hidden_features": 16, "num_interactions": 1}
+    _, native = make(kind, **sizes)
+    native = native.eval().requires_grad_(False)
+    assert use_force_kernels(native, frozen=frozen) == 1
+    native(packs())
+    other = kind(undirected=True, cutoff=CUTOFF, atom_references=torch.randn(100, 1), **sizes).double()
+    torch.nn.init.normal_(other.head[2].weight, std=0.3)
+    for how in ({}, {"assign": True}) if LOADS_BY_ASSIGNMENT else ({},):
+        for one in (copy.deepcopy(native), native):
+            one.load_state_dict({name: value.clone() for name, value in other.state_dict().items()}, **how)
+            expected = EnergyForces(other).eval()(packs())
+            torch.testing.assert_close(one(packs()), expected, rtol=1e-10, atol=1e-10)
+        native.load_state_dict(make(kind, **sizes)[0].state_dict())

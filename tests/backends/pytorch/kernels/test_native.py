@@ -1,6 +1,9 @@
 """Native kernels run as the user: none is loaded that somebody else could have written, or that is damaged."""
 
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -60,3 +63,15 @@ def test_a_folder_of_another_user_is_not_used(folder, monkeypatch):
     folder.rename(folder.with_name(f"kernels-{someone}"))
     with pytest.raises(native.NativeError, match=rf"belongs to user {someone - 1}, so its kernels are not loaded"):
         native.library()
+
+
+@pytest.mark.skipif("avx512f" not in " ".join(native._processor()), reason="this processor has no AVX-512 to leave out")
+def test_the_form_for_narrower_vectors_equals_autograd(tmp_path):
+    tests = Path(__file__).with_name("test_force_kernels.py")
+    chosen = "float64_equals_autograd or fill_no_vector or no_farther_from_float64"
+    environment = {**os.environ, "IPU_CHEM_CFLAGS": "-mno-avx512f", "IPU_CHEM_CACHE": str(tmp_path)}
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(tests), "-k", chosen]
+    done = subprocess.run(command, env=environment, capture_output=True, encoding="utf-8")
+    assert done.returncode == 0, done.stdout
+    compiled = {path.name.rsplit("-", 1)[0] for path in tmp_path.rglob("*.so")}
+    assert compiled == {"kernels-float", "kernels-double"}  # and nothing of those of the widest vectors

@@ -20,7 +20,7 @@ from ipu_chem.models.spookynet import SpookyNet
 from ipu_chem.optim import OptimizerConfig
 from packing import Budget, make_plan
 from packing.store import Store
-from tests.backends.pytorch.kernels.test_force_kernels import CUTOFF, packs, results
+from tests.backends.pytorch.kernels.test_force_kernels import CUTOFF, LOADS_BY_ASSIGNMENT, packs, results
 
 pytestmark = pytest.mark.skipif(find_compiler() is None, reason="no C compiler here")
 SMALL = {"hidden_features": 32, "num_interactions": 2, "num_radial": 7}
@@ -271,6 +271,9 @@ def test_atoms_alone_and_packs_of_nothing():
     graph = charged()
     alone = graph._replace(edge_mask=torch.zeros_like(graph.edge_mask))
     assert difference(results(native, alone), results(plain, alone)) < 1e-10
+    no_slots = graph._replace(edge_index=graph.edge_index[:, :, :0], edge_mask=graph.edge_mask[:, :0])
+    for one in (native, plain):
+        assert difference(results(one, no_slots), results(plain, alone)) < 1e-10
     empty = alone._replace(node_mask=torch.zeros_like(graph.node_mask), graph_mask=torch.zeros_like(graph.graph_mask))
     energy, forces = native(empty)
     assert not energy.any() and not forces.any()
@@ -309,3 +312,14 @@ def test_models_that_are_derived_from_spookynet_compute_themselves():
             return 2.0 * super()._features(*inputs)
 
     assert use_spooky_kernels(EnergyForces(Doubled(undirected=True, cutoff=CUTOFF, **SMALL))) == 0
+
+
+def test_weights_that_are_loaded_are_those_that_compute():
+    (other, _), (_, native) = make(**SMALL), make(**SMALL)
+    with torch.no_grad():
+        for weight in other.parameters():
+            weight.add_(0.1 * torch.randn_like(weight))
+    for how in ({}, {"assign": True}) if LOADS_BY_ASSIGNMENT else ({},):
+        native.load_state_dict({name: value.clone() for name, value in other.state_dict().items()}, **how)
+        assert difference(results(native, charged()), results(other, charged())) < 1e-10
+        native.load_state_dict(make(**SMALL)[0].state_dict())

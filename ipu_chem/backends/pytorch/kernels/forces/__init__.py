@@ -94,7 +94,8 @@ def add_gradients_in_place(model: nn.Module) -> None:
 
 
 class NativeForces:
-    """Energies and forces of one model. Its weights may change at any time, but stay the same tensors.
+    """Energies and forces of one model. Its weights may change at any time, but stay the same tensors until others are
+    loaded.
 
     Attributes:
         adds_in_place: see `add_gradients_in_place`.
@@ -109,13 +110,22 @@ class NativeForces:
         self._spaces: List[Tensor] = []  # workspaces that nobody uses: new memory costs as much as a pass
         self._shape: Optional[Shape] = None  # of the last call
         self._seen: Tuple[Any, Any] = (None, None)  # the last graph of frozen weights, and its molecules
+        self._is_known = True  # False after weights were loaded that are not the kernels'
         network = network_of(model)
         assert network is not None
         self._take(network)
+        model.register_load_state_dict_post_hook(self.loaded)
 
     def __getstate__(self) -> Dict[str, Any]:
         """Leave what follows from calls out of copies: C's numbers, which cannot be pickled, graphs and memory."""
         return {**vars(self), "_shape": None, "_seen": (None, None), "_spaces": []}
+
+    def loaded(self, *_: Any) -> None:
+        """Take weights that have been loaded, which may be other tensors (``assign=True``), of other formats, too."""
+        network = network_of(self._model)
+        self._is_known = network is not None
+        if network is not None:
+            self._take(network)
 
     def _take(self, network: Network) -> None:
         """Take the weights of a network."""
@@ -135,6 +145,8 @@ class NativeForces:
         """
         if self._dtype not in REALS or not graph.pos.device.type == self.weights[0].device.type == "cpu":
             return None  # the model has been moved
+        if not self._is_known:
+            return None
         if self._dtype != self._format:  # so it has been, and its buffers are other tensors now
             network = network_of(self._model)
             if network is None:
@@ -165,7 +177,7 @@ class NativeForces:
             energy: [G].
             forces: [N, 3].
         """
-        assert all(one.dtype == self._dtype and one.is_contiguous() for one in (pos, energy, forces))
+        assert self._is_known and all(one.dtype == self._dtype and one.is_contiguous() for one in (pos, energy, forces))
         self._spaces.append(self._forward(molecules, pos, energy, forces, 0).workspace)
 
     def _forward(self, molecules: Molecules, pos: Tensor, energy: Tensor, forces: Tensor, training: int) -> Used:

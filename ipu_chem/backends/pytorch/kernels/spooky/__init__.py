@@ -67,7 +67,8 @@ class Batch(NamedTuple):
 
 
 class NativeInteractions:
-    """The interactions of one model. Its weights may change at any time, but stay the same tensors.
+    """The interactions of one model. Its weights may change at any time, but stay the same tensors until others are
+    loaded.
 
     Attributes:
         weights: of all interactions.
@@ -76,10 +77,17 @@ class NativeInteractions:
 
     def __init__(self, model: SpookyNet) -> None:
         self.adds_in_place = False
-        self.weights = [weight for block in model.interactions for weight in _weights(block)]
+        self._model = model
+        self.loaded()
+        model.register_load_state_dict_post_hook(self.loaded)
         self._sizes = (self.weights[0].numel(), len(model.basis.rises), len(model.interactions))
         self._undirected = int(model.undirected)
         self._spaces: List[Tensor] = []  # workspaces that nobody uses: new memory costs as much as a pass
+
+    def loaded(self, *_: Any) -> None:
+        """Take weights that have been loaded, which may be other tensors (``assign=True``), of other formats, too."""
+        self.weights = [weight for block in self._model.interactions for weight in _weights(block)]
+        self._is_known = _is_supported(self._model)
 
     def __call__(self, x: Tensor, edges: EdgeFunctions, graph: Graph, training: bool) -> Optional[Tensor]:
         """Features to read energies from, [B * N, F]; None where autograd has to do it, or to say what is wrong.
@@ -92,7 +100,7 @@ class NativeInteractions:
         """
         tensors = (x, edges.angular, edges.radial)
         formats = {(part.dtype, part.device.type) for part in (*tensors, self.weights[0])}
-        if len(formats) > 1 or self.dtype not in _REALS or x.device.type != "cpu":
+        if not self._is_known or len(formats) > 1 or self.dtype not in _REALS or x.device.type != "cpu":
             return None  # the model has been moved
         batch = _batch(graph, _REALS[self.dtype])
         if batch is None:
