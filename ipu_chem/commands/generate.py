@@ -211,7 +211,7 @@ def _how(options: Options, model: Any, tokenizer: Any) -> Dict[str, Any]:
 
 
 def _print_conditions(options: Options, tokenizer: Any, valid: Sequence[str]) -> None:
-    """What was asked for, and how many molecules have it."""
+    """Print the properties that were asked for beside those of the molecules."""
     from ipu_chem.data.conditions import COMPUTED, computed
 
     asked = {name: value for name, value in options.conditions.items() if name in COMPUTED}
