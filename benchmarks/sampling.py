@@ -17,7 +17,7 @@ import statistics
 import sys
 import time
 from pathlib import Path
-from typing import Callable, Dict, List
+from typing import Callable, Dict, List, Tuple
 
 if __package__ in (None, ""):
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
@@ -56,21 +56,23 @@ def main() -> int:
     tokenizer = Tokenizer.build([f"[{number}C]" for number in range(VOCABULARY - 4)], robust_alphabet=False)
     goals = Goals()
     title = f"ChemGPT-4.7M, fresh, lengths as of MOSES ({lengths.mean():.1f} tokens)"
-    rate = race(title, model_of_lengths(lengths, tokenizer), tokenizer, goals, 4.0, options.quick)
+    ratio, rate = race(title, model_of_lengths(lengths, tokenizer), tokenizer, options.quick)
+    goals.at_least(f"{OURS}, times Hugging Face", ratio, 4.0)
     if own.run:
         from ipu_chem.tasks.language_model import load_language_model
 
         language = load_language_model(own.run)
-        race(f"The model of {Path(own.run).name}", language.model, language.tokenizer, goals, 4.0, options.quick)
-        seconds = recipe(language.model, language.tokenizer, 500 if options.quick else RECIPE)
-        goals.at_most(f"seconds of {RECIPE:,} molecules", seconds, 60.0)
+        race(f"The model of {Path(own.run).name}", language.model, language.tokenizer, options.quick)
+        count = RECIPE // 20 if options.quick else RECIPE
+        seconds = recipe(language.model, language.tokenizer, count)
+        goals.at_most(f"seconds of {count:,} molecules", seconds, 60.0 * count / RECIPE)
     status = goals.finish(not options.no_goals and not options.quick)
     print(throughput_line(rate / float(lengths.mean()), 1.0))
     return status
 
 
-def race(title: str, model: ChemGPT, tokenizer: Tokenizer, goals: Goals, goal: float, quick: bool) -> float:
-    """Let all sides write in turns; returns our tokens per CPU second."""
+def race(title: str, model: ChemGPT, tokenizer: Tokenizer, quick: bool) -> Tuple[float, float]:
+    """Let all sides write in turns; returns our speed, in units of theirs at its best and in tokens per CPU second."""
     seeds = itertools.count()
 
     def ours(native: bool, count: int) -> Callable[[], List[int]]:
@@ -100,8 +102,7 @@ def race(title: str, model: ChemGPT, tokenizer: Tokenizer, goals: Goals, goal: f
     rows = [[name, f"{medians[name]:,.0f}", f"{ratios[name]:.2f}", f"{np.mean(sizes[name]):.1f}"] for name in rates]
     print_table(title, header, rows)
     name = f"{OURS}, {count:,} molecules"
-    goals.at_least(f"{title}: {name}, times {best}", ratios[name], goal)
-    return medians[name]
+    return ratios[name], medians[name]
 
 
 def lengths_of_moses(shared: Path, count: int) -> np.ndarray:
