@@ -33,8 +33,8 @@ from ipu_chem.tasks.language_model import load_language_model
 CASES = (
     ("scaffold", "c1ccc(-c2ccncc2)cc1", "c1ccc(-c2ccncc2)cc1"),
     ("scaffold", "O=C(Nc1ccccc1)c1ccc([*:1])cc1", "O=C([NH1]c1[cH][cH][cH][cH][cH]1)c1[cH][cH]c[cH][cH]1"),
-    ("linker", "c1ccccc1[*:1].C1CCN([*:2])CC1", "[cH]1[cH][cH][cH][cH]c1[!#1].[CH2]1[CH2][CH2]N([!#1])[CH2][CH2]1"),
-    ("linker", "NS(=O)(=O)c1ccc([*:1])cc1.c1ccoc1[*:2]", "[NH2]S(=O)(=O)c1[cH][cH]c([!#1])[cH][cH]1.[cH]1[cH]o[c]c1"),
+    ("linker", "c1ccccc1[*:1].C1CCN([*:2])CC1", "[cH]1[cH][cH][cH][cH][cD3]1.[CH2]1[CH2][CH2][ND3][CH2][CH2]1"),
+    ("linker", "NS(=O)(=O)c1ccc([*:1])cc1.c1ccoc1[*:2]", "[NH2]S(=O)(=O)c1[cH][cH][cD3][cH][cH]1.[cH]1[cH][cH]o[cD3]1"),
     ("decorate", "c1cc([*:1])ccc1[*:2]", "[cH]1[cH]c(-[!#1])[cH][cH]c1-[!#1]"),
     ("decorate", "c1nc([*:1])sc1[*:2]", "[cH]1nc(-[!#1])sc1-[!#1]"),
     ("decorate", "c1c([*:1])nc([*:2])nc1[*:3]", "[cH]1c(-[!#1])nc(-[!#1])nc1-[!#1]"),
@@ -69,7 +69,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     sampler = Sampler(language.model, language.tokenizer, workers=1)
     goals, seconds, written = Goals(), 0.0, 0
     rows: List[Any] = [_free(language, options.count, train)]
-    print("molecules without anything given are drawn", flush=True)
+    print(", ".join(rows[0]), flush=True)
     for kind, given, pattern in CASES:
         start = time.process_time()
         found = steer(GOALS[kind](given, sampler), sampler, options.count, progress=False)
@@ -83,7 +83,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         thousand = spent / len(molecules) * 1000
         rows.append(_row(f"--{kind}", given, len(molecules), kept, *fractions, thousand, molecules, train))
         seconds, written = seconds + spent, written + len(molecules)
-        print(f"--{kind} {given}: {', '.join(molecules[:3])}; left out {found.reasons}", flush=True)
+        print(f"{', '.join(rows[-1])}: {', '.join(molecules[:3])}; left out {found.reasons}", flush=True)
     print_table(f"{options.count:,} molecules each", HEADER, rows)
     missed = goals.finish(not options.no_goals)
     print(throughput_line(written, seconds))

@@ -1,4 +1,4 @@
-"""Turn molecules of a SMILES file into vectors of a trained language model."""
+"""Turn molecules of a SMILES file into vectors of a trained language model, or into their log-likelihoods."""
 
 from dataclasses import asdict, dataclass, fields
 from typing import Optional
@@ -18,6 +18,7 @@ class Options:
         output: .npy (and an .index.csv beside it), .csv or .parquet.
         pooling: mean, max or sum over tokens, last (token) or eos (the end).
         special_tokens: count the marks of begin and end too.
+        likelihoods: log-likelihoods in nats in place of vectors.
         tokens: of a packed sequence; grows with the molecules if not given, up to the model's.
         long: molecules that are longer: error, drop or truncate.
         notation: smiles, or texts as the model reads them: selfies, or text for any representation.
@@ -37,6 +38,7 @@ class Options:
     output: str = "embeddings.npy"
     pooling: str = "mean"
     special_tokens: bool = False
+    likelihoods: bool = False
     tokens: Optional[int] = None
     long: str = "error"
     notation: str = "smiles"
@@ -73,9 +75,10 @@ def run(options: Options) -> int:
         print(f"line {failure.line} ({failure.smiles}): {failure.reason}")
     if summary.failed > _SHOWN:
         print(f"... and {summary.failed - _SHOWN:,} more, listed in the output")
+    done = "with their log-likelihood" if options.likelihoods else f"embedded in {features} numbers each"
     long = f"; too long: {summary.dropped:,} of those, {summary.truncated:,} truncated"
     print(
-        f"{summary.embedded:,} molecules embedded in {features} numbers each, {summary.failed:,} without"
+        f"{summary.embedded:,} molecules {done}, {summary.failed:,} without"
         f"{long if summary.dropped or summary.truncated else ''}: {options.output}"
     )
     return 0 if summary.embedded else 1

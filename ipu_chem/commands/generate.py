@@ -41,7 +41,8 @@ class Options:
         ban: symbols of SELFIES that are never drawn, such as "[P][=S]".
         only: elements that are drawn, separated by commas, such as C,N,O.
         max_length: tokens of a molecule, first and last included.
-        batch: molecules at once.
+        batch: molecules at once, which jobs divide among themselves.
+        jobs: threads that write on CPUs; all cores if not given.
         seed: the same seed gives the same molecules.
         metrics: compare with known molecules.
         train: SMILES file for novelty; the run's own if not given.
@@ -70,6 +71,7 @@ class Options:
     only: str = ""
     max_length: Optional[int] = None
     batch: int = 256
+    jobs: Optional[int] = None
     seed: int = 0
     metrics: bool = False
     train: Optional[str] = None
@@ -89,6 +91,7 @@ class Options:
             top_p="above 0 and at most 1",
             max_length="2 or more",
             batch="from 1 to 1,000,000",
+            jobs="from 1 to 1,024",
             seed="0 or more",
             workers="from 1 to 1,024",
             tries="from 1 to 1,000,000",
@@ -166,7 +169,7 @@ def _drawn(options: Options, model: Any, tokenizer: Any) -> "Tuple[Samples, Sequ
     from ipu_chem.generation.molecules import decode_many
     from ipu_chem.generation.sampling import encode_prefix, generate
 
-    how = _how(options, tokenizer)
+    how = _how(options, model, tokenizer)
     leading, how["prefix"] = how.pop("leading"), options.prefix
     if options.condition:
         start = np.concatenate([leading, encode_prefix(tokenizer, how.pop("prefix"))[len(leading) :]])
@@ -183,7 +186,7 @@ def _steered(options: Options, model: Any, tokenizer: Any) -> "Tuple[Samples, Se
     from ipu_chem.generation.steering.steer import steer
 
     kind = next(name for name in KEPT if getattr(options, name))
-    sampler = Sampler(model, tokenizer, workers=options.workers, **_how(options, tokenizer))
+    sampler = Sampler(model, tokenizer, workers=options.workers, **_how(options, model, tokenizer))
     goal = GOALS[kind](getattr(options, kind), sampler)
     found = steer(goal, sampler, options.count, options.seed, options.tries)
     print(f"drawn        {found.drawn:,}, of which {found.passed:,} keep {goal.option} {getattr(options, kind)}")
@@ -194,19 +197,21 @@ def _steered(options: Options, model: Any, tokenizer: Any) -> "Tuple[Samples, Se
     return found.samples, found.decoded
 
 
-def _how(options: Options, tokenizer: Any) -> Dict[str, Any]:
+def _how(options: Options, model: Any, tokenizer: Any) -> Dict[str, Any]:
     """Options of drawing, and the ids that all molecules begin with."""
     from ipu_chem.data.representations.conditions import leading_ids
     from ipu_chem.generation.steering.alphabet import banned_symbols
+    from ipu_chem.parallel import core_count
 
     names = ("temperature", "top_k", "top_p", "batch", "max_length")
     banned = banned_symbols(tokenizer, options.ban, options.only)
     leading = leading_ids(tokenizer.bos_id, tokenizer.properties, options.conditions)
-    return {**{name: getattr(options, name) for name in names}, "banned": banned, "leading": leading}
+    jobs = options.jobs or (core_count() if model.head.weight.device.type == "cpu" else 1)
+    return {**{name: getattr(options, name) for name in names}, "banned": banned, "leading": leading, "jobs": jobs}
 
 
 def _print_conditions(options: Options, tokenizer: Any, valid: Sequence[str]) -> None:
-    """What was asked for, and how many molecules have it."""
+    """Print the properties that were asked for beside those of the molecules."""
     from ipu_chem.data.conditions import COMPUTED, computed
 
     asked = {name: value for name, value in options.conditions.items() if name in COMPUTED}

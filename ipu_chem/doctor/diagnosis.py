@@ -24,6 +24,7 @@ _PACKAGES: Tuple[Tuple[str, str, str], ...] = (
     ("sklearn", "metrics of classes", "pip install 'ipu-chem[cpu]'"),
     ("matplotlib", "figures", "pip install 'ipu-chem[plot]'"),
     ("jinja2", "reports", "pip install 'ipu-chem[plot]'"),
+    ("fcd", "distances of generated molecules", "pip install 'ipu-chem[metrics]'"),
     ("torch_geometric", "PyG Data objects", "pip install 'ipu-chem[chem]'"),
     ("tensorboard", "training.loggers=[tensorboard]", "pip install 'ipu-chem[log]'"),
     ("wandb", "training.loggers=[wandb]", "pip install 'ipu-chem[log]'"),

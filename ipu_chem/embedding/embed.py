@@ -23,8 +23,9 @@ from ipu_chem.data.files.table import Entry, Failure, Line
 from ipu_chem.data.representations.base import UnknownToken
 from ipu_chem.data.representations.smiles import looks_like_selfies
 from ipu_chem.embedding.options import EmbeddingOptions
+from ipu_chem.models.base import Model
 from ipu_chem.models.chemgpt import ChemGPT
-from ipu_chem.models.pooling import PooledChemGPT, check_pooling
+from ipu_chem.models.pooling import PooledChemGPT, ScoredChemGPT, check_pooling
 from ipu_chem.parallel import in_parallel
 from ipu_chem.tasks.sequences import usual_length
 from packing import Budget, Ragged, make_plan
@@ -32,6 +33,7 @@ from packing import Budget, Ragged, make_plan
 # Molecules of fewer tokens on average would leave slots of a packed sequence empty, and few sets have them.
 _TOKENS_PER_MOLECULE = 8
 _IT = "the molecule"
+LIKELIHOOD = "log_likelihood"
 _PER_TASK = 64  # molecules that a process is sent at a time
 
 
@@ -104,7 +106,7 @@ class Embedder:
         longest = model.max_positions
         if self.options.tokens is not None and self.options.tokens > longest:
             raise ValueError(f"tokens={self.options.tokens}: the model reads molecules of up to {longest} tokens.")
-        self.features: int = model.embedding.wte.embedding_dim
+        self.features: int = 1 if self.options.likelihoods else model.embedding.wte.embedding_dim
         self.dtype = np.dtype("f8" if model.embedding.wte.weight.dtype == torch.float64 else "f4")
         self.embedded = self.failed = self.dropped = self.truncated = 0
         self._limit = self.options.tokens or longest
@@ -112,6 +114,11 @@ class Embedder:
         self._compiled_row = 0
         self._batching = Batching(self.options.micro_batch_size)
         self._backend = get_backend(self.options.accelerator)
+
+    @property
+    def columns(self) -> List[str]:
+        """Names of the numbers of a molecule."""
+        return [LIKELIHOOD] if self.options.likelihoods else [f"f{index}" for index in range(self.features)]
 
     def chunks(self, entries: Iterable[Entry]) -> Iterator[Chunk]:
         """Embed molecules as they come; every one is in exactly one chunk, in order.
@@ -220,12 +227,17 @@ class Embedder:
         loader = TextPropertyLoader(ids, plan, no_labels, budget, self._batching, self.tokenizer.vocab_size)
         if self._compiled_row != self._row:
             self._compiled_row = self._row
-            program = PooledChemGPT(_same_weights(self.model), self.options.pooling, self.options.special_tokens)
+            program = self._program(_same_weights(self.model))
             self._backend.compile(program, None, None, self._batching, loader.example(training=False))
         result = np.empty((len(ids), self.features), self.dtype)
         for batch, positions in loader.evaluation():
             result[positions] = self._backend.evaluate(batch).numpy()[batch.graph_mask.numpy()]
         return result
+
+    def _program(self, model: ChemGPT) -> Model:
+        if self.options.likelihoods:
+            return ScoredChemGPT(model)
+        return PooledChemGPT(model, self.options.pooling, self.options.special_tokens)
 
 
 def _same_weights(model: ChemGPT) -> ChemGPT:
@@ -261,6 +273,27 @@ def embed(
     entries = entries_of(molecules, 1)
     with Embedder(model, tokenizer, chosen) as embedder:
         return embed_entries(embedder, entries, progress)
+
+
+def log_likelihoods(
+    model: ChemGPT, tokenizer: Any, molecules: Sequence[str], progress: bool = False, **options: Any
+) -> Embeddings:
+    """Log-likelihoods of molecules that are in memory, in nats, of all tokens after the first, the end included.
+
+    Args:
+        model: a `ChemGPT`.
+        tokenizer: its own.
+        molecules: n texts; one that is no molecule gets NaN and a reason.
+        progress: show a bar on stderr.
+        **options: of `EmbeddingOptions`, such as notation and accelerator.
+
+    Returns:
+        `Embeddings` whose values are [n, 1].
+
+    Raises:
+        ValueError: things do not go together, or a molecule is too long and ``long`` is error.
+    """
+    return embed(model, tokenizer, molecules, progress=progress, likelihoods=True, **options)
 
 
 def embed_entries(embedder: Embedder, entries: Sequence[Entry], progress: bool = False) -> Embeddings:

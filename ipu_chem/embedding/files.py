@@ -4,20 +4,22 @@
     .csv       line, smiles, f0, f1, ..., reason
     .parquet   line, smiles, embedding (a list of F numbers), reason
 
+Of log-likelihoods F is 1, and the number's column is called log_likelihood.
+
 A row without a vector holds NaN and the reason. Files take their name when they are complete.
 """
 
 import csv
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Callable, ContextManager, Dict, Iterator, List, NamedTuple, Optional
+from typing import Any, Callable, ContextManager, Dict, Iterator, List, NamedTuple, Optional, Sequence, Union
 
 import numpy as np
 
 from ipu_chem.data.files.layout import Layout, TableOptions, read_layout
-from ipu_chem.data.files.table import Entry, Failure, line_of, read_rows
+from ipu_chem.data.files.table import Entry, Failure, Line, line_of, read_rows
 from ipu_chem.data.files.text import as_text, count_lines
-from ipu_chem.embedding.embed import Chunk, Embedder, failures_of, progress_bar
+from ipu_chem.embedding.embed import LIKELIHOOD, Chunk, Embedder, failures_of, progress_bar
 from packing.files import PathLike, atomic_file
 
 _LISTED = 100  # failures that `embed_file` gives back; the output lists them all
@@ -69,12 +71,13 @@ def embed_file(
     layout = read_layout(source, TableOptions(smiles_column or "", delimiter, encoding, "--"))
     # A .npy begins with its number of rows, and a file does not say how many it has.
     exact = output.suffix == ".npy"
-    total = sum(1 for _ in _entries(source, layout)) if exact else count_lines(source)
+    notation = embedder.options.notation
+    total = sum(1 for _ in read_rows(source, layout)) if exact else count_lines(source)
     failures: List[Failure] = []
     before = embedder.embedded, embedder.failed, embedder.dropped, embedder.truncated
-    with _WRITERS[output.suffix](output, total, embedder.features, embedder.dtype) as write:
+    with _WRITERS[output.suffix](output, total, embedder.columns, embedder.dtype) as write:
         with progress_bar(progress, total) as bar:
-            for chunk in embedder.chunks(_entries(source, layout)):
+            for chunk in embedder.chunks(_entries(source, layout, notation)):
                 write(chunk)
                 failures += failures_of(chunk)[: _LISTED - len(failures)]
                 bar.update(len(chunk.entries))
@@ -100,17 +103,23 @@ def index_path(output: PathLike) -> Path:
     return Path(output).with_suffix(".index.csv")
 
 
-def _entries(source: Path, layout: Layout) -> Iterator[Entry]:
-    """Lines of a file."""
-    return (line_of(number, cells, layout) for number, cells in read_rows(source, layout))
+def _entries(source: Path, layout: Layout, notation: str) -> Iterator[Entry]:
+    """Lines of a file; what is no SMILES is not asked if it could be one: [#C] is a symbol of SELFIES and of SMARTS."""
+    read = line_of if notation == "smiles" else _text_of
+    return (read(number, cells, layout) for number, cells in read_rows(source, layout))
+
+
+def _text_of(number: int, cells: Union[Sequence[str], Failure], layout: Layout) -> Entry:
+    """A row in the model's own representation."""
+    return cells if isinstance(cells, Failure) else Line(number, cells[layout.smiles if layout.delimiter else 0])
 
 
 @contextmanager
-def _npy(path: Path, total: int, features: int, dtype: np.dtype) -> Iterator[Write]:
+def _npy(path: Path, total: int, columns: List[str], dtype: np.dtype) -> Iterator[Write]:
     header: Dict[str, Any] = {
         "descr": np.lib.format.dtype_to_descr(dtype),
         "fortran_order": False,
-        "shape": (total, features),
+        "shape": (total, len(columns)),
     }
     with atomic_file(path) as file, atomic_file(index_path(path), "w") as index:
         np.lib.format.write_array_header_1_0(file, header)
@@ -131,11 +140,11 @@ def _npy(path: Path, total: int, features: int, dtype: np.dtype) -> Iterator[Wri
 
 
 @contextmanager
-def _csv(path: Path, total: int, features: int, dtype: np.dtype) -> Iterator[Write]:
+def _csv(path: Path, total: int, columns: List[str], dtype: np.dtype) -> Iterator[Write]:
     digits = 9 if dtype.itemsize == 4 else 17  # enough to read the same number again
     with atomic_file(path, "w") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["line", "smiles", *(f"f{index}" for index in range(features)), "reason"])
+        writer.writerow(["line", "smiles", *columns, "reason"])
 
         def write(chunk: Chunk) -> None:
             for entry, values, remark in zip(chunk.entries, chunk.values.tolist(), chunk.remarks):
@@ -146,20 +155,19 @@ def _csv(path: Path, total: int, features: int, dtype: np.dtype) -> Iterator[Wri
 
 
 @contextmanager
-def _parquet(path: Path, total: int, features: int, dtype: np.dtype) -> Iterator[Write]:
+def _parquet(path: Path, total: int, columns: List[str], dtype: np.dtype) -> Iterator[Write]:
     pyarrow = _pyarrow()
-    vector = pyarrow.list_(pyarrow.from_numpy_dtype(dtype), features)
-    columns = [
-        ("line", pyarrow.int64()),
-        ("smiles", pyarrow.string()),
-        ("embedding", vector),
-        ("reason", pyarrow.string()),
-    ]
-    schema = pyarrow.schema(columns)
+    number = pyarrow.from_numpy_dtype(dtype)
+    is_vector = columns != [LIKELIHOOD]
+    values_as = ("embedding", pyarrow.list_(number, len(columns))) if is_vector else (LIKELIHOOD, number)
+    text = pyarrow.string()
+    schema = pyarrow.schema([("line", pyarrow.int64()), ("smiles", text), values_as, ("reason", text)])
     with atomic_file(path) as file, pyarrow.parquet.ParquetWriter(file, schema) as writer:
 
         def write(chunk: Chunk) -> None:
-            values = pyarrow.FixedSizeListArray.from_arrays(pyarrow.array(chunk.values.reshape(-1)), features)
+            values = pyarrow.array(chunk.values.reshape(-1))
+            if is_vector:
+                values = pyarrow.FixedSizeListArray.from_arrays(values, len(columns))
             lines, smiles = [entry.line for entry in chunk.entries], [entry.smiles for entry in chunk.entries]
             arrays = [pyarrow.array(lines, pyarrow.int64()), pyarrow.array(smiles, pyarrow.string())]
             arrays += [values, pyarrow.array(chunk.remarks, pyarrow.string())]
@@ -182,7 +190,7 @@ def _pyarrow() -> Any:
     return pyarrow
 
 
-_WRITERS: Dict[str, Callable[[Path, int, int, np.dtype], ContextManager[Write]]] = {
+_WRITERS: Dict[str, Callable[[Path, int, List[str], np.dtype], ContextManager[Write]]] = {
     ".npy": _npy,
     ".csv": _csv,
     ".parquet": _parquet,

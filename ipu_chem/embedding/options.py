@@ -17,6 +17,8 @@ class EmbeddingOptions:
     Attributes:
         pooling: mean, max, sum, last or eos, see `ipu_chem.models.pooling`.
         special_tokens: count the marks of begin and end in means, maxima and sums, as some other programs do.
+        likelihoods: log-likelihoods of molecules in place of vectors: one number each, in nats, of all tokens after the
+            first; the model as it was trained. There is no pooling then.
         tokens: of a packed sequence, begin and end of every molecule included; None begins with the length that is
             fastest for the model and doubles it where a molecule is longer, up to the longest that the model reads.
         long: policy for molecules longer than that: error, drop (it gets no vector) or truncate.
@@ -34,6 +36,7 @@ class EmbeddingOptions:
 
     pooling: str = "mean"
     special_tokens: bool = False
+    likelihoods: bool = False
     tokens: Optional[int] = None
     long: str = "error"
     notation: str = "smiles"
@@ -46,6 +49,8 @@ class EmbeddingOptions:
     accelerator: str = "cpu"
 
     def __post_init__(self) -> None:
+        if self.likelihoods and (self.pooling != "mean" or self.special_tokens):
+            raise ValueError("likelihoods are of whole molecules: leave pooling and special_tokens out.")
         for name, allowed in (("long", LONG), ("notation", NOTATIONS), ("fragments", FRAGMENTS), ("unknown", UNKNOWN)):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name}={getattr(self, name)!r}: choose one of {', '.join(allowed)}.")

@@ -10,6 +10,7 @@ import torch
 from ipu_chem.backends.base import Backend
 from ipu_chem.data.molecule import decode_text
 from ipu_chem.generation.molecules import some
+from ipu_chem.parallel import core_count
 from ipu_chem.tasks.base import Task
 from packing.files import atomic_file
 
@@ -43,7 +44,7 @@ def write_samples(
         backend: with the best weights.
         folder: of the run.
         count: molecules.
-        workers: processes that decode and score.
+        workers: threads that write, processes that decode and score; None takes all cores.
         published: the molecules are MOSES', whose published models go beside.
 
     Returns:
@@ -63,7 +64,8 @@ def write_samples(
     with torch.random.fork_rng(devices=[]):
         model = fresh.model()
     model.load_state_dict(weights)
-    samples = generate(model.model.eval(), fresh.tokenizer, count, seed=task.seed)
+    jobs = workers or core_count()
+    samples = generate(model.model.eval(), fresh.tokenizer, count, seed=task.seed, jobs=jobs)
     representation = fresh.tokenizer.representation.name
     decoded = decode_many(samples.texts, workers, representation=representation)
     write_molecules(folder / FILE, samples, decoded, representation)

@@ -16,6 +16,8 @@ from ipu_chem.models.chemgpt import ChemGPT
 if TYPE_CHECKING:
     from ipu_chem.data.representations.tokenizer import Tokenizer
 
+_FEWEST = 32  # molecules of a job at once, if there are: weights are read for all of them together
+
 
 class Samples(NamedTuple):
     """Molecules as the model wrote them.
@@ -67,7 +69,7 @@ def generate(
         prefix: what every molecule begins with, in the vocabulary's representation; one of SELFIES also takes SMILES
             and goes on at their last atom: all atoms and bonds stay, but a ring that is closed later may raise the
             order of a bond. SMILES are taken as they are written, open branches and rings included.
-        batch: molecules at once, of every job.
+        batch: molecules at once; jobs divide them among themselves, but each has 32 or more.
         seed: 0 or more.
         max_length: tokens of a molecule, first and last included; None takes the model's `max_positions`.
         progress: show a bar on stderr.
@@ -91,7 +93,7 @@ def generate(
     begins = _starts(tokenizer, count, length, prefix, starts)
     wanted = Wanted(count, length, begins, seed, tokenizer.eos_id)
     jobs = min(jobs, count)
-    rows = min(batch, -(-count // jobs))
+    rows = min(max(-(-batch // jobs), min(batch, _FEWEST)), -(-count // jobs))
     was_training = model.training
     model.eval()
     texts = [""] * count

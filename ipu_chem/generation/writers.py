@@ -106,7 +106,6 @@ class NativeWriter(Writer):
         self._nats, self._ends = (nothing, nothing) if beginnings is None else (beginnings.nats, beginnings.ends)
         # Of rows that have left the tree at a node: which one; -1 is the root. Others have -2.
         self._left_at = np.full(rows, -2)
-        self._before = self._left_at  # of rows of a step that fill a node, the node before it
 
     def begin(self, row: int, start: np.ndarray, uniform: np.ndarray, end: int) -> Begun:
         """See `Writer.begin`."""
@@ -124,9 +123,7 @@ class NativeWriter(Writer):
         """See `Writer.step`; any rows."""
         logits = self._decoder.step(rows, ids, positions)
         entries = np.full(len(rows), -1)
-        joins = np.flatnonzero(self._left_at[rows] > -2)
-        if len(joins):
-            self._join(rows, ids, joins, entries)
+        before = self._join(rows, ids, entries)
         if not self._chance.is_plain:
             given = _choose(logits, self._chance, self._never, uniform, given).numpy()
         chosen, nats = self._decoder.draw(
@@ -137,31 +134,38 @@ class NativeWriter(Writer):
             assert self._tree is not None
             self._decoder.keep(rows[filled], positions[filled], entries[filled], self._tree.kept)
             for index in filled.tolist():
-                self._tree.add(int(self._before[index]), int(ids[index]), int(entries[index]))
+                self._tree.add(before[index], int(ids[index]), int(entries[index]))
         return chosen, nats
 
-    def _join(self, rows: np.ndarray, ids: np.ndarray, joins: np.ndarray, entries: np.ndarray) -> None:
-        """Find nodes of rows at the border of the tree; the first that comes to a new place gets a row of its own.
+    def _join(self, rows: np.ndarray, ids: np.ndarray, entries: np.ndarray) -> Dict[int, int]:
+        """Find nodes of rows at the border of the tree; the first that comes to a new place fills a node there.
 
-        A row whose place is there, or is another's from now on, stays at the border; one that makes it has left.
+        A row whose place is there, or is another's from this step on, stays at the border; one that fills it leaves.
+
+        Args:
+            rows, ids: [n] int64, of a step.
+            entries: [n] int64, -1; the nodes that are filled are written into it.
+
+        Returns:
+            Places of ``entries`` that are filled -> the node before.
         """
-        assert self._tree is not None
-        self._before = np.full(len(rows), -2)
+        before: Dict[int, int] = {}
         made: Dict[Tuple[int, int], int] = {}
-        for index in joins.tolist():
-            row, token = int(rows[index]), int(ids[index])
-            before = int(self._left_at[row])
-            node = self._tree.node(before, token)
+        for index in np.flatnonzero(self._left_at[rows] > -2).tolist():
+            assert self._tree is not None
+            row, place = int(rows[index]), (int(self._left_at[rows[index]]), int(ids[index]))
+            node = self._tree.node(*place)
             if node < 0:
-                node = made.get((before, token), -1)
+                node = made.get(place, -1)
             if node >= 0:
                 self._left_at[row] = node
                 continue
             node = self._tree.reserve()
             self._left_at[row] = -2
             if node >= 0:
-                entries[index] = made[(before, token)] = node
-                self._before[index] = before
+                entries[index] = made[place] = node
+                before[index] = place[0]
+        return before
 
 
 def writers(model: ChemGPT, rows: int, chance: Chance, count: int, native: bool) -> Callable[[], Writer]:

@@ -19,7 +19,12 @@ class NextToken(Wrapper):
         logits = self.model(ids, position_ids)
         if self.training:
             return logits
-        following = as_index(torch.cat([ids[:, 1:], ids[:, :1]], 1))
-        tokens = torch.arange(logits.shape[-1], dtype=following.dtype, device=logits.device)
-        # By comparison, as the loss does it (`token_cross_entropy`).
-        return keep(logits, tokens == following.unsqueeze(-1)).sum(-1) - torch.logsumexp(logits, -1)
+        return following_nats(logits, ids)
+
+
+def following_nats(logits: Tensor, ids: Tensor) -> Tensor:
+    """Log-likelihood of the token in the next slot, [B, S] nats, from logits [B, S, V] and ids [B, S] integer."""
+    following = as_index(torch.cat([ids[:, 1:], ids[:, :1]], 1))
+    tokens = torch.arange(logits.shape[-1], dtype=following.dtype, device=logits.device)
+    # By comparison, as the loss does it (`token_cross_entropy`).
+    return keep(logits, tokens == following.unsqueeze(-1)).sum(-1) - torch.logsumexp(logits, -1)

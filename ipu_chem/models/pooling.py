@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from ipu_chem.models.base import Model
 from ipu_chem.models.chemgpt import ChemGPT
 from ipu_chem.models.layers import at_least_float32, keep
+from ipu_chem.models.next_token import following_nats
 
 POOLINGS = ("mean", "max", "sum", "last", "eos")
 
@@ -159,3 +160,36 @@ class PooledChemGPT(Model):
         for layer in self.layers:
             x = layer(x, *context)
         return self.head(x, ends)
+
+
+class ScoredChemGPT(Model):
+    """A ChemGPT that gives the log-likelihood of each molecule in place of logits; weights keep their names."""
+
+    def __init__(self, chemgpt: ChemGPT) -> None:
+        """Take all parts of a ChemGPT."""
+        super().__init__()
+        self.embedding, self.layers, self.head = chemgpt.embedding, chemgpt.layers, chemgpt.head
+
+    def blocks(self) -> List[str]:
+        """See `Model.blocks`."""
+        return ["embedding"] + [f"layers.{i}" for i in range(len(self.layers))] + ["head"]
+
+    def forward(self, ids: Tensor, position_ids: Tensor, ends: Tensor) -> Tensor:
+        """Score.
+
+        Args:
+            ids, position_ids: [B, S] integer, see `ChemGPT.forward`.
+            ends: [B, M] integer, as `pool` takes them.
+
+        Returns:
+            [B, M, 1], nats, of all tokens of a molecule after its first; float32 at least, 0 in padding.
+        """
+        x, *context = self.embedding(ids, position_ids)
+        for layer in self.layers:
+            x = layer(x, *context)
+        nats = following_nats(self.head(x), ids)  # [B, S]; a molecule's last token is followed by nothing that counts
+        first, behind = _bounds(ends, 0)
+        slot = torch.arange(ids.shape[1], dtype=torch.int32, device=ends.device)
+        counted = (slot >= first.unsqueeze(2)) & (slot < behind.unsqueeze(2) - 1)  # [B, M, S]
+        real = slot.unsqueeze(0) < ends.to(torch.int32).narrow(1, ends.shape[1] - 1, 1)  # [B, S]
+        return torch.matmul(counted.to(nats.dtype), keep(nats, real).unsqueeze(2))

@@ -179,9 +179,8 @@ def read_state(folder: PathLike) -> Dict[str, Any]:
         with open_arrays(file) as arrays:
             state = {**{name: arrays[name] for name in arrays.files}, **json.loads(str(arrays["json"]))}
             asked = state.get("asked", {})
-            if (
-                "interval" in asked and "stride" not in asked
-            ):  # steps between frames were called so before there were intervals of energies
+            # Steps between frames were called so before there were intervals of energies.
+            if "interval" in asked and "stride" not in asked:
                 asked.update(stride=asked["interval"], interval=None)
             return state
     except (OSError, ValueError, KeyError) as error:

@@ -38,8 +38,8 @@ def extended(tokenizer: Tokenizer, store: Store) -> Tuple[Tokenizer, List[str]]:
     known = sum(_begins_as(tokenizer, symbol) is not None for symbol in new)
     more = f" and {len(new) - _SHOWN} more" if len(new) > _SHOWN else ""
     print(
-        f"vocabulary: {len(new)} new symbols: {', '.join(new[:_SHOWN])}{more}; the embeddings of {known} begin as "
-        f"those of the same atoms written plainly, of {len(new) - known} at random"
+        f"symbols that are new to the vocabulary: {len(new)}, {', '.join(new[:_SHOWN])}{more}; the embeddings of "
+        f"{known} begin as those of the same atoms written plainly, of {len(new) - known} at random"
     )
     return longer, new
 

@@ -7,7 +7,7 @@ from poptorch_helpers import installed_double
 
 from ipu_chem.data.corpora import encode_smiles
 from ipu_chem.data.files.table import Line
-from ipu_chem.embedding import Embedder, EmbeddingOptions, embed
+from ipu_chem.embedding import Embedder, EmbeddingOptions, embed, log_likelihoods
 from ipu_chem.models.pooling import POOLINGS
 
 CHAIN = "C" * 60  # 62 tokens
@@ -31,6 +31,19 @@ def test_embeddings_are_those_of_each_molecule_by_itself(chemgpt, tokenizer, smi
     np.testing.assert_allclose(result.values, expected.numpy(), rtol=1e-10, atol=1e-10)
     # No two molecules are mistaken for one another.
     assert len(np.unique(result.values.round(8), axis=0)) == len({encode_smiles(one)[0] for one in smiles[:60]})
+
+
+def test_log_likelihoods_are_those_of_each_molecule_by_itself(chemgpt, tokenizer, smiles):
+    chemgpt.double()
+    result = log_likelihoods(chemgpt, tokenizer, [*smiles[:40], "C1CC"], chunk=25, micro_batch_size=3)
+    for one, nats in zip(smiles[:40], result.values):
+        ids = torch.from_numpy(tokenizer.encode(encode_smiles(one)[1]).astype(np.int64))[None]
+        logits = chemgpt(ids, torch.arange(ids.shape[1])[None])[0, :-1]
+        expected = torch.log_softmax(logits, 1).gather(1, ids[0, 1:, None]).sum()
+        assert nats == pytest.approx([float(expected.detach())], rel=1e-10)
+    assert np.isnan(result.values[40]).all() and [failure.line for failure in result.failures] == [41]
+    with pytest.raises(ValueError, match="leave pooling"):
+        EmbeddingOptions(likelihoods=True, pooling="sum")
 
 
 def test_a_broken_molecule_costs_its_own_row_and_no_other(chemgpt, tokenizer):

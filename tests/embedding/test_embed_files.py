@@ -83,6 +83,17 @@ def test_tables_in_gzip_are_read_and_a_cut_file_ends_with_a_reason(chemgpt, toke
     assert len(np.load(tmp_path / "cut.npy")) == len(rows)
 
 
+def test_selfies_are_not_read_as_smarts(chemgpt, tokenizer, tmp_path):
+    texts = ["[C][#N]", "[C][C][O]", "[C][#C]"]
+    (tmp_path / "in.smi").write_text("".join(f"{text} name\n" for text in texts))
+    (tmp_path / "in.csv").write_text("id,smiles\n" + "".join(f"1,{text}\n" for text in texts))
+    with Embedder(chemgpt, tokenizer, EmbeddingOptions(notation="selfies")) as embedder:
+        for name in ("in.smi", "in.csv"):
+            assert embed_file(embedder, tmp_path / name, tmp_path / "out.npy", progress=False).embedded == 3
+            expected = embed(chemgpt, tokenizer, texts, notation="selfies").values
+            np.testing.assert_allclose(np.load(tmp_path / "out.npy"), expected, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("suffix", [".npy", ".csv", ".parquet"])
 def test_what_was_there_stays_until_all_is_written(chemgpt, tokenizer, source, tmp_path, suffix):
     output = tmp_path / f"out{suffix}"
@@ -137,3 +148,19 @@ def test_salts_and_unknown_symbols_are_options_of_the_command(text_options, tmp_
     assert main([*words, "--unknown", "map", "--fragments", "error", "--accelerator", "cpu"]) == 0
     mapped = np.load(tmp_path / "e.npy")
     assert np.isnan(mapped[0]).all() and np.isfinite(mapped[1:]).all()
+
+
+def test_log_likelihoods_have_a_column_of_their_own(chemgpt, tokenizer, source, tmp_path):
+    options = EmbeddingOptions(likelihoods=True)
+    with Embedder(chemgpt, tokenizer, options) as embedder:
+        for name in ("nats.csv", "nats.npy", "nats.parquet"):
+            embed_file(embedder, source, tmp_path / name, progress=False)
+    rows = rows_of(tmp_path / "nats.csv")
+    assert list(rows[0]) == ["line", "smiles", "log_likelihood", "reason"] and len(rows) == 14
+    values = np.array([float(row["log_likelihood"]) for row in rows], np.float32)
+    assert sorted(BROKEN) == (np.flatnonzero(np.isnan(values)) + 1).tolist() and np.nanmax(values) < 0
+    np.testing.assert_array_equal(np.load(tmp_path / "nats.npy")[:, 0], values)
+    pyarrow = pytest.importorskip("pyarrow.parquet")
+    np.testing.assert_array_equal(
+        np.array(pyarrow.read_table(tmp_path / "nats.parquet").to_pydict()["log_likelihood"], np.float32), values
+    )

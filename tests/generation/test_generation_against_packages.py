@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from rdkit import Chem, DataStructs, RDConfig, rdBase
+from rdkit import Chem, DataStructs, RDConfig
 from rdkit.Chem import BRICS, QED, Crippen, Descriptors, rdFingerprintGenerator
 from rdkit.Chem.Scaffolds import MurckoScaffold
 from scipy import stats
@@ -83,8 +83,8 @@ def test_metrics_of_moses(sets, found):
         other = bits(theirs)
         nearest = [max(DataStructs.BulkTanimotoSimilarity(one, other)) for one in prints]
         assert values[f"SNN{end}"] == pytest.approx(np.mean(nearest), **CLOSE)
-        # BRICS by breaking the bonds that it finds, one by one.
-        pieces = [Counter(chain.from_iterable(map(broken, side))) for side in (mine, theirs)]
+        broken = [[Chem.MolToSmiles(BRICS.BreakBRICSBonds(mol)).split(".") for mol in side] for side in (mine, theirs)]
+        pieces = [Counter(chain.from_iterable(side)) for side in broken]
         assert values[f"Frag{end}"] == pytest.approx(cosine(*pieces), **CLOSE)
         frames = [Counter(filter(None, map(scaffold, side))) for side in (mine, theirs)]
         assert values[f"Scaf{end}"] == pytest.approx(cosine(*frames), **CLOSE)
@@ -94,15 +94,6 @@ def test_metrics_of_moses(sets, found):
         sides = [sorted(map(function, side)) for side in (mine, mols(reference))]
         # Two samples of one size: the mean difference of the sorted values.
         assert values[f"W1_{name}"] == pytest.approx(np.abs(np.subtract(*sides)).mean(), **CLOSE)
-
-
-def broken(mol):
-    bonds = [mol.GetBondBetweenAtoms(*atoms).GetIdx() for atoms, _ in BRICS.FindBRICSBonds(mol)]
-    labels = [(int(one), int(other)) for _, (one, other) in BRICS.FindBRICSBonds(mol)]
-    if not bonds:
-        return [Chem.MolToSmiles(mol)]
-    # The label of a dummy atom is that of the end it replaces.
-    return Chem.MolToSmiles(Chem.FragmentOnBonds(mol, bonds, dummyLabels=labels)).split(".")
 
 
 def test_filters_are_pains_and_the_rules_of_moses(sets, found):
@@ -189,5 +180,4 @@ def test_distance_is_that_of_the_package(sets, found):
     mine, known = chemnet.activations(generated[:140], workers=1), read["mine"][:140]
     assert mine.mean == pytest.approx(known.mean(0), abs=1e-6) and mine.count == 140
     assert mine.covariance == pytest.approx(np.cov(known.T), abs=1e-7)
-    with rdBase.BlockLogs():
-        assert chemnet.fcd(mine, mine) == pytest.approx(0.0, abs=1e-6)
+    assert chemnet.fcd(mine, mine) == pytest.approx(0.0, abs=1e-6)

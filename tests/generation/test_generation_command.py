@@ -88,9 +88,24 @@ def test_metrics_against_files(folder, tmp_path, capsys):
     assert 0 < float(table["SNN"]) < 1 and float(table["W1_weight"]) > 0
 
 
+def test_a_scaffold_is_in_all_molecules_and_counted(folder, tmp_path, capsys):
+    flags = {"scaffold": "CCO", "output": tmp_path / "m.csv", "count": 15, "workers": 1, "only": "C,O"}
+    assert generate.run(arguments(folder, **flags)) == 0
+    found = rows(tmp_path / "m.csv")
+    query = Chem.MolFromSmiles("CCO")
+    assert len(found) == 15 and all(Chem.MolFromSmiles(row["smiles"]).HasSubstructMatch(query) for row in found)
+    assert not any("[N]" in row["selfies"] for row in found)
+    printed = capsys.readouterr().out
+    assert printed.startswith("drawn        256, of which ") and "keep --scaffold CCO" in printed
+
+
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
+        ({"scaffold": "CC", "motif": "O"}, "--scaffold and --motif say both"),
+        ({"linker": "CC"}, "two fragments with a dot"),
+        ({"condition": "logp=2"}, "knows no property logp, it was trained without any"),
+        ({"ban": "[Zz]"}, r"--ban \[Zz\]"),
         ({"output": "m.txt"}, "ends in .csv or .smi"),
         ({"accelerator": "ipu"}, "on cpu or cuda"),
         ({"metrics": True}, "give --reference FILE"),

@@ -136,7 +136,9 @@ def test_symbols_come_as_often_as_their_shares(options):
     assert (np.abs(found - expected) < 4 * np.sqrt(expected * (1 - expected) / len(ids)) + 1e-12).all()
 
 
-@pytest.mark.parametrize("options", [{}, {"temperature": 0.7, "top_k": 5, "top_p": 0.9}, {"prefix": "[C][=C]"}])
+@pytest.mark.parametrize(
+    "options", [{}, {"temperature": 0.7, "top_k": 5, "top_p": 0.9}, {"prefix": "[C][=C]"}, {"native": False}]
+)
 def test_log_likelihoods_are_the_models_own(options):
     """Of the whole molecule at temperature 1, whatever it was drawn at; the end counts where it was reached."""
     model, text = random_model(), tokenizer()
@@ -252,6 +254,7 @@ def test_the_models_mode_comes_back():
         ({"batch": 0}, "batch=0"),
         ({"count": 0}, "count=0"),
         ({"seed": -1}, "seed=-1"),
+        ({"jobs": 0}, "jobs=0"),
         ({"max_length": 25}, "2 to 24 tokens"),
         ({"max_length": 1}, "2 to 24 tokens"),
         ({"prefix": "[C]" * 23}, "the prefix has 23 tokens, but a sequence of 24"),

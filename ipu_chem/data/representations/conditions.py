@@ -60,11 +60,16 @@ def bin_tokens(name: str, values: np.ndarray, bins: int) -> List[str]:
     known = values[np.isfinite(values)]
     if not len(known):
         raise ValueError(f"data.condition={name}: no molecule has a value; take another property.")
-    wanted = np.quantile(known, np.arange(1, bins) / bins)
-    edges = sorted({float(f"{edge:.{_DIGITS}g}") for edge in wanted} - {float(known.min())})
-    if not edges:
+    different = np.unique(known)
+    if len(different) == 1:
         raise ValueError(f"data.condition={name}: all molecules have the value {known[0]:g}; take another property.")
-    ends = ["", *(f"{edge:.{_DIGITS}g}" for edge in edges), ""]
+    if len(different) <= bins:  # counts and classes: a bin for each
+        edges = [np.format_float_positional(edge, trim="-") for edge in different[1:]]
+    else:
+        # Many may have the least value, which then has a bin of its own.
+        wanted = np.maximum(np.quantile(known, np.arange(1, bins) / bins), different[1])
+        edges = list(dict.fromkeys(f"{edge:.{_DIGITS}g}" for edge in wanted))
+    ends = ["", *edges, ""]
     return [*(f"[{name}:{low}~{high}]" for low, high in zip(ends, ends[1:])), f"[{name}:?]"]
 
 

@@ -39,6 +39,7 @@ class Sampler:
         max_length: Optional[int] = None,
         banned: Collection[str] = (),
         leading: Optional[np.ndarray] = None,
+        jobs: int = 1,
         workers: Optional[int] = None,
     ) -> None:
         """Bind them.
@@ -46,7 +47,7 @@ class Sampler:
         Args:
             model: on any device of torch's.
             tokenizer: of SELFIES, whose ids the model was trained on.
-            temperature, top_k, top_p, batch, max_length, banned: see `generate`.
+            temperature, top_k, top_p, batch, max_length, banned, jobs: see `generate`.
             leading: [1 + P] ids that all texts begin with: the first token, and those of P properties that the model is
                 told; None takes the vocabulary's own, which say nothing.
             workers: processes that decode and spell; None takes the cores this process may use.
@@ -60,7 +61,7 @@ class Sampler:
                 f"{tokenizer.representation.title}: use one that was trained on SELFIES."
             )
         self.model, self.tokenizer, self.batch = model, tokenizer, batch
-        self.options = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "batch": batch}
+        self.options = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "batch": batch, "jobs": jobs}
         self.length = model.max_positions if max_length is None else max_length
         self.banned, self.workers = banned, workers
         self.leading = tokenizer.leading if leading is None else leading
