@@ -280,7 +280,7 @@ def test_what_a_language_model_cannot_read_is_left_out_or_refused(text_options, 
     assert task.cut["unknown symbols"] == 1 and "Pt" not in "".join(decode_texts(task.store, "smiles"))
     printed = capsys.readouterr().out  # RDKit's versions write it in two ways
     assert re.search(
-        r"1 molecules that the vocabulary cannot write; the first is \S*\[Pt\]\S* \(line \d+\): symbol", printed
+        r"1 molecules that the vocabulary cannot write; the first is \S*\[Pt\]\S* \(line \d+\): token", printed
     )
     assert np.array_equal(task.store.fields["y"][:, 0], [labels_of(one)["share"] for one in written])
     result = train(from_dict({**property_options, "out": str(tmp_path / "run")}))
