@@ -120,9 +120,9 @@ def make_config(tmp_path_factory):
             "model": {"name": "chemgpt", "hidden_features": 32, "num_layers": 2},
             "optimizer": {"learning_rate": 0.01},
             "batching": {"micro_batch_size": 4},
-            "training": {"epochs": 60, "progress": False, "report": False, "samples": 0},
+            "training": {"epochs": 40, "progress": False, "report": False, "samples": 0},
             "accelerator": "cpu",
-            "torch": {"threads": 1},
+            "torch": {"threads": 1, "kernels": False},
             "out": str(folder / "run"),
         }
         return from_dict(options)
