@@ -40,7 +40,7 @@ def test_names_as_people_write_them(options, make_config, tmp_path):
     options["training"].update(report=True, epochs=1)
     page = Path(train(make_config(options))["report"]).read_text(encoding="utf-8")
     assert len(re.findall(r"src='data:image/png;base64,", page)) == 5, (
-        "learning curve, two parities, distances, packing"
+        "learning curve, 2 parities, distances, packing"
     )
     with open(Path(options["out"]) / "predictions_test.csv", encoding="utf-8", newline="") as file:
         written = list(csv.DictReader(file))
