@@ -39,9 +39,7 @@ def test_names_as_people_write_them(options, make_config, tmp_path):
     options["data"].update(validation=3, test=3)
     options["training"].update(report=True, epochs=1)
     page = Path(train(make_config(options))["report"]).read_text(encoding="utf-8")
-    assert len(re.findall(r"src='data:image/png;base64,", page)) == 5, (
-        "learning curve, 2 parities, distances, packing"
-    )
+    assert len(re.findall(r"src='data:image/png;base64,", page)) == 5, "learning curve, 2 parities, distances, packing"
     with open(Path(options["out"]) / "predictions_test.csv", encoding="utf-8", newline="") as file:
         written = list(csv.DictReader(file))
     assert len(written) == 3 and {"log S_label", "k/kT_prediction"} <= set(written[0])
