@@ -20,7 +20,7 @@ def test_a_report_holds_plots_figures_and_config(options, make_config):
     result = train(make_config(options))
     page = Path(result["report"]).read_text(encoding="utf-8")
     pictures = re.findall(r"src='data:image/png;base64,([^']+)'", page)
-    assert len(pictures) == 3, "learning curve, parity, packing"
+    assert len(pictures) == 4, "learning curve, parity, errors by distance, packing"
     assert all(base64.b64decode(picture).startswith(b"\x89PNG") for picture in pictures)
     assert not re.search(r"(src|href)=['\"]?(http|/|\.)", page), "the page must not point outside itself"
     run = json.loads((Path(options["out"]) / "run.json").read_text())
@@ -39,7 +39,7 @@ def test_names_as_people_write_them(options, make_config, tmp_path):
     options["data"].update(validation=3, test=3)
     options["training"].update(report=True, epochs=1)
     page = Path(train(make_config(options))["report"]).read_text(encoding="utf-8")
-    assert len(re.findall(r"src='data:image/png;base64,", page)) == 4, "learning curve, two parities, packing"
+    assert len(re.findall(r"src='data:image/png;base64,", page)) == 5, "learning curve, 2 parities, distances, packing"
     with open(Path(options["out"]) / "predictions_test.csv", encoding="utf-8", newline="") as file:
         written = list(csv.DictReader(file))
     assert len(written) == 3 and {"log S_label", "k/kT_prediction"} <= set(written[0])
@@ -67,7 +67,7 @@ def test_what_users_name_is_escaped(options, make_config):
     write_json(folder / "run.json", run)
     page = write_report(folder).read_text(encoding="utf-8")
     assert "<script" not in page and page.count("&lt;script&gt;alert(") == 3, "title, heading and the table of the data"
-    assert "prefers-color-scheme: dark" in page and page.count("<picture><source srcset='data:image/png") == 3
+    assert "prefers-color-scheme: dark" in page and page.count("<picture><source srcset='data:image/png") == 4
 
 
 @pytest.mark.parametrize("missing", ["jinja2", "matplotlib"])
