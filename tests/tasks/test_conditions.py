@@ -18,6 +18,7 @@ from ipu_chem.data.conditions import computed
 from ipu_chem.data.representations.conditions import bin_tokens, leading_ids, properties_of, put_conditions
 from ipu_chem.data.representations.saved import tokenizer_from_dict, tokenizer_from_huggingface
 from ipu_chem.data.representations.tokenizer import Tokenizer
+from ipu_chem.generation.molecules import decode_many
 from ipu_chem.generation.sampling import generate
 from ipu_chem.tasks.language_model import load_language_model
 from ipu_chem.tasks.registry import load_task, task_of
@@ -117,10 +118,10 @@ def make_config(tmp_path_factory):
         known = {"name": "file", "path": str(folder / "chains.csv"), "cache": str(folder / "cache"), "workers": 1}
         options = {
             "data": {**known, "validation": 8, "test": 8, "condition": "oxygens,logp", "condition_bins": 3, **data},
-            "model": {"name": "chemgpt", "hidden_features": 32, "num_layers": 2},
-            "optimizer": {"learning_rate": 0.01},
-            "batching": {"micro_batch_size": 4},
-            "training": {"epochs": 40, "progress": False, "report": False, "samples": 0},
+            "model": {"name": "chemgpt", "hidden_features": 64, "num_layers": 2},
+            "optimizer": {"learning_rate": 0.005},
+            "batching": {"micro_batch_size": 2},
+            "training": {"epochs": 60, "progress": False, "report": False, "samples": 0},
             "accelerator": "cpu",
             "torch": {"threads": 1, "kernels": False},
             "out": str(folder / "run"),
@@ -143,10 +144,11 @@ def test_molecules_follow_what_they_are_told(told_run):
     text = language.tokenizer
     assert [one.name for one in text.properties] == ["oxygens", "logp"]
     found = {}
-    for oxygens in (0, 1):
-        start = leading_ids(text.bos_id, text.properties, {"oxygens": oxygens})
+    for logp in (0, 3):
+        start = leading_ids(text.bos_id, text.properties, {"logp": logp})
         samples = generate(language.model, text, 60, progress=False, starts=[start] * 60)
-        found[oxygens] = np.mean(["[O]" in one for one in samples.texts])
+        smiles = [one.smiles for one in decode_many(samples.texts, workers=1)]
+        found[logp] = np.nanmean(computed(smiles, ["logp"], workers=1))
         for one, nats in list(zip(samples.texts, samples.log_likelihoods))[:5] if samples.finished.all() else ():
             ids = np.concatenate([start, text.encode(one)[len(start) :]])
             tokens = torch.from_numpy(ids)[None]
@@ -154,9 +156,7 @@ def test_molecules_follow_what_they_are_told(told_run):
                 logits = language.model(tokens, torch.arange(len(ids))[None])[0].double()
             own = torch.log_softmax(logits[2:-1], 1).gather(1, tokens[0, 3:, None]).sum()
             assert nats == pytest.approx(float(own), abs=1e-3)
-    assert found[1] > 0.8 and found[0] < 0.2
-    free = generate(language.model, text, 60, progress=False)
-    assert 0.02 < np.mean(["[O]" in one for one in free.texts]) < 0.7  # a quarter of all
+    assert found[3] - found[0] > 0.6  # of all molecules the standard deviation is 0.9
 
 
 def test_a_run_tells_the_same_again(told_run, make_config):
@@ -171,7 +171,7 @@ def test_a_run_tells_the_same_again(told_run, make_config):
     output = task.outputs[0].on("test", task.items["test"])
     assert output.counts["tokens"] == int((task.ids.lengths[task.items["test"]] - 3).sum())
     baselines = output.baselines()
-    assert 0 < baselines["bigram"]["nats_per_token"] < baselines["baseline"]["nats_per_token"] < 5
+    assert 1 < baselines["baseline"]["nats_per_token"] < 2.5  # of 8 different tokens, not of those of properties
 
 
 def test_the_command_asks_for_properties(told_run, tmp_path, capsys):
