@@ -1,6 +1,6 @@
 """Metrics of real molecules beside the packages and articles that define them, derived anew from RDKit and scipy.
 
-250 molecules of either side by default; IPU_CHEM_METRICS_MOLECULES=2000 is the whole check, of about two minutes.
+250 molecules of either side by default; IPU_CHEM_METRICS_MOLECULES=2000 is the whole check.
 """
 
 import csv
