@@ -49,10 +49,10 @@ class DataConfig(Chosen):
         unknown: policy for tokens that the vocabulary lacks (chemgpt): error, drop (such molecules), map (to the
             unknown one), extend (the vocabulary of training.start_from), or auto (error; of labels extend, else drop).
         fragments: of salts and other molecules of several: keep all (models of graphs do not), the largest, or error.
-        condition: properties that chemgpt is told before every molecule, which `generate` then asks for: logp, qed,
+        condition: properties that chemgpt is given before every molecule, which `generate` then asks for: logp, qed,
             weight, tpsa, donors, acceptors, rotatable, rings (by RDKit) or columns of data.path; separated by commas.
         condition_bins: most bins of a property, about as many molecules in each.
-        condition_hidden: fraction of training molecules' values that it is not told, so that it can do without them.
+        condition_hidden: fraction of training molecules' values that it is not given, so that it can do without them.
         representation: of molecules as tokens (chemgpt): selfies, smiles, safe, or package.module:Class of your own.
         atom_order: of the SMILES that it writes (chemgpt): canonical, or random, drawn once for every molecule.
     """

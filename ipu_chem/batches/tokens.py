@@ -25,7 +25,7 @@ class TokenLoader(Loader):
         vocab_size: int,
         items: Optional[np.ndarray] = None,
         world: World = ALONE,
-        told: int = 0,
+        stated: int = 0,
     ) -> None:
         """Bind a split of sequences to its plan.
 
@@ -35,19 +35,19 @@ class TokenLoader(Loader):
             vocab_size: V; decides how few bytes an id travels in.
             items: see `Loader`; None for all sequences.
             plan, batching, world: see `Loader`.
-            told: tokens behind the first of every sequence that are told, not predicted: labels of weight 0.
+            stated: tokens behind the first of every sequence that are given, not predicted: labels of weight 0.
 
         Raises:
             ValueError: plan and split differ in length, the plan does not fit the budget, or an id is out of range.
         """
         super().__init__(np.arange(len(ids)) if items is None else items, plan, budget, batching, world)
         check_ids(ids, vocab_size)
-        self.ids, self.told = ids, told
+        self.ids, self.stated = ids, stated
         self._dtype = index_dtype(vocab_size)
 
     def _labels_of(self, items: np.ndarray) -> np.ndarray:
         # Nothing follows the last token of a sequence.
-        return np.maximum(self.ids.lengths[items] - 1 - self.told, 0)
+        return np.maximum(self.ids.lengths[items] - 1 - self.stated, 0)
 
     def _collate(self, packs: Packs, labels_of_steps: np.ndarray) -> TokenPack:
         positions, offsets = packs
@@ -56,8 +56,8 @@ class TokenLoader(Loader):
         labels = np.roll(arrays["labels"], -1, axis=1)
         labels[:, -1] = IGNORE_LABEL  # not what rolled in from the front of the pack
         counts = labels != IGNORE_LABEL
-        if self.told:  # the token behind place p stands at p + 1
-            counts &= arrays["position_ids"] >= self.told
+        if self.stated:  # the token behind place p stands at p + 1
+            counts &= arrays["position_ids"] >= self.stated
         return TokenPack(
             ids=torch.from_numpy(arrays["input_ids"].astype(self._dtype)),
             position_ids=torch.from_numpy(arrays["position_ids"]),

@@ -1,4 +1,4 @@
-"""Values of the properties that a language model is told: computed by RDKit, or columns of the molecules' table."""
+"""Values of the properties that a language model is given: computed by RDKit, or columns of the molecules' table."""
 
 import hashlib
 from functools import partial

@@ -25,7 +25,7 @@ class Samples(NamedTuple):
     Attributes:
         texts: N molecules in the representation of the vocabulary, the prefix included.
         finished: [N] bool; False where the sequence was full before the molecule ended.
-        log_likelihoods: [N] float64, nats, of all tokens after the first and the properties that the model is told,
+        log_likelihoods: [N] float64, nats, of all tokens after the first and the properties that the model is given,
             prefix and end included, under the model as it was trained: at temperature 1, whatever the molecule was
             drawn at.
     """
@@ -108,16 +108,16 @@ def generate(
     finally:
         model.train(was_training)
     if len(tokenizer.leading) > 1:
-        told = np.stack([start[: len(tokenizer.leading)] for start in begins])
-        likelihoods -= _nats_of_told(model, torch.from_numpy(told).to(next(model.parameters()).device))
+        stated = np.stack([start[: len(tokenizer.leading)] for start in begins])
+        likelihoods -= _nats_of_stated(model, torch.from_numpy(stated).to(next(model.parameters()).device))
     if not np.isfinite(likelihoods).all():
         raise FloatingPointError("the model gives logits that are no numbers (NaN); its training has diverged.")
     return Samples(texts, finished, likelihoods)
 
 
-def _nats_of_told(model: ChemGPT, told: Tensor) -> np.ndarray:
-    """Log-likelihoods that a model gives to the properties that it is told, ids [B, 1 + P]; nobody has trained them."""
-    ids, places = torch.unique(told, dim=0, return_inverse=True)
+def _nats_of_stated(model: ChemGPT, stated: Tensor) -> np.ndarray:
+    """Log-likelihoods of the properties that a model is given, ids [B, 1 + P]; it was not trained to predict them."""
+    ids, places = torch.unique(stated, dim=0, return_inverse=True)
     with torch.no_grad():
         logits = model(ids, torch.arange(ids.shape[1], device=ids.device).expand(ids.shape))[:, :-1].to(torch.float64)
     nats = torch.log_softmax(logits, 2).gather(2, ids[:, 1:, None]).sum((1, 2))

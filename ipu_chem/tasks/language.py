@@ -15,11 +15,8 @@ from torch import Tensor, nn
 from ipu_chem.backends.options import Batching
 from ipu_chem.batches.tokens import TokenLoader
 from ipu_chem.config import ModelConfig, RunConfig
-from ipu_chem.data.conditions import condition_values
 from ipu_chem.data.corpora import load_corpus, with_rows
-from ipu_chem.data.files.layout import TableOptions
 from ipu_chem.data.molecule import decode_text
-from ipu_chem.data.representations.conditions import bin_tokens, put_conditions
 from ipu_chem.data.representations.saved import tokenizer_from_dict
 from ipu_chem.data.representations.store import encode_known
 from ipu_chem.data.representations.tokenizer import Tokenizer
@@ -27,8 +24,8 @@ from ipu_chem.losses import token_cross_entropy
 from ipu_chem.metrics import Target
 from ipu_chem.models.chemgpt import width_of
 from ipu_chem.models.registry import build_language_model
-from ipu_chem.options import listed
 from ipu_chem.tasks.base import State, Task
+from ipu_chem.tasks.conditions import state_conditions, with_conditions, without_conditions
 from ipu_chem.tasks.evaluation import Output, SplitOutput
 from ipu_chem.tasks.language_model import load_language_model, load_tokenizer
 from ipu_chem.tasks.sequences import (
@@ -45,7 +42,6 @@ from ipu_chem.tasks.token_baselines import bigram_nats, unigram_nats
 from ipu_chem.tasks.vocabulary import extended, extended_weights, is_extended
 from packing import Budget, Ragged
 from packing.store import Store
-from packing.types import offsets_of
 
 NATS = ("nats_per_token", "nats_per_molecule", "nats_per_heavy_atom")
 PERPLEXITY = "perplexity"
@@ -91,9 +87,9 @@ class LanguageTask(Task):
         tokenizer = choose_tokenizer(config, store, given)
         if data.unknown == "extend" and not state:
             tokenizer, _ = extended(tokenizer, store)
-        tokenizer, told = with_conditions(config, tokenizer, store, given)
+        tokenizer, stated = with_conditions(config, tokenizer, store, given)
         ids, known, unknown = known_ids(tokenizer, store, data.unknown == "drop")
-        told = told[known]
+        stated = stated[known]
         store = store if len(known) == len(store) else store.take(known)
         length = config.pack.tokens or choose_length(
             ids.lengths, width_of(config.model.size, config.model.hidden_features)
@@ -101,7 +97,7 @@ class LanguageTask(Task):
         fitted = fit_sequences(ids, length, data.long)
         ids, store = fitted.ids, store if len(fitted.kept) == len(store) else store.take(fitted.kept)
         items = split_items(store, data, state)
-        ids = tell_conditions(ids, tokenizer, told[fitted.kept], items["train"], data)
+        ids = state_conditions(ids, tokenizer, stated[fitted.kept], items["train"], data)
         made, budget = plans_of_splits(
             items,
             lambda chosen: {"tokens": ids.lengths[chosen]},
@@ -198,16 +194,16 @@ class NextTokens(Output):
         heavy_atoms: Optional[np.ndarray] = None,
         train: Optional[np.ndarray] = None,
         vocab_size: int = VOCABULARY,
-        told: int = 0,
+        stated: int = 0,
     ) -> None:
         """Bind the tokens and heavy atoms of every molecule, and the training molecules; none before there are data.
 
-        Of every molecule ``told`` tokens behind the first are properties, which nobody predicts.
+        Of every molecule ``stated`` tokens behind the first are properties, which nobody predicts.
         """
         self.ids: Any = ids
         self.heavy_atoms: Any = heavy_atoms
         self.train = train
-        self.vocab_size, self.told = vocab_size, told
+        self.vocab_size, self.stated = vocab_size, stated
 
     def loss(self) -> Callable[..., Tensor]:
         """See `Output.loss`: cross entropy, whatever the config says of labels."""
@@ -238,7 +234,7 @@ class SplitTokens(SplitOutput):
         self.items = items
         self.place = Nats()
         self.counts = {
-            "tokens": int(np.maximum(output.ids.lengths[items] - 1 - output.told, 0).sum()),
+            "tokens": int(np.maximum(output.ids.lengths[items] - 1 - output.stated, 0).sum()),
             "molecules": len(items),
             "heavy_atoms": int(np.asarray(output.heavy_atoms[items]).sum(dtype=np.int64)),
         }
@@ -259,7 +255,9 @@ class SplitTokens(SplitOutput):
     def baselines(self) -> Dict[str, Dict[str, float]]:
         """See `SplitOutput.baselines`: tokens counted, and pairs of them."""
         output = self.output
-        train, held_out = (_without(output.ids.take(items), output.told) for items in (output.train, self.items))
+        train, held_out = (
+            without_conditions(output.ids.take(items), output.stated) for items in (output.train, self.items)
+        )
         return {
             "baseline": self.errors([unigram_nats(train, held_out, output.vocab_size)]),
             "bigram": self.errors([bigram_nats(train, held_out, output.vocab_size)]),
@@ -310,56 +308,6 @@ def choose_tokenizer(config: RunConfig, store: Store, given: Optional[Tokenizer]
     """Take a vocabulary that is given, or make one of the tokens of the corpus."""
     tokenizer = given or Tokenizer.build(store.info["symbols"], representation=config.data.representation)
     return tokenizer.mapping_unknown() if config.data.unknown == "map" else tokenizer
-
-
-def with_conditions(
-    config: RunConfig, tokenizer: Tokenizer, store: Store, given: Optional[Tokenizer]
-) -> Tuple[Tokenizer, np.ndarray]:
-    """The vocabulary with tokens of the properties that the model is told, and their values, [I, P] float64.
-
-    Bins are those of all molecules read: they divide an input, no target. A vocabulary that is given has its own.
-
-    Raises:
-        ValueError: a property has no values, or the vocabulary that is given has others.
-    """
-    data, names = config.data, listed(config.data.condition)
-    have = [one.name for one in tokenizer.properties]
-    if given is not None and have != names:
-        said, remedy = f"data.condition={data.condition}", f"set data.condition={','.join(have)}"
-        if not have:
-            raise ValueError(
-                f"{said}: the vocabulary that data.tokenizer or training.start_from names has no tokens of properties; "
-                "leave it out to train from fresh weights, or leave data.condition out."
-            )
-        raise ValueError(f"{said or 'data.condition is empty'}: the vocabulary is told {', '.join(have)}; {remedy}.")
-    if not names:
-        return tokenizer, np.zeros((len(store), 0))
-    path, table = getattr(data, "path", ""), TableOptions.of(data, "data.")
-    values = condition_values(store, names, path, data.cache, data.limit, data.workers, table)
-    if given is None:
-        made = (bin_tokens(name, column, data.condition_bins) for name, column in zip(names, values.T))
-        tokenizer = tokenizer.with_properties([token for tokens in made for token in tokens])
-    return tokenizer, values
-
-
-def tell_conditions(ids: Ragged, tokenizer: Tokenizer, values: np.ndarray, train: np.ndarray, data: Any) -> Ragged:
-    """Ids with the tokens of properties [I, P] in place of the unknown ones; some of training molecules are hidden."""
-    if not tokenizer.properties:
-        return ids
-    told = values.copy()
-    hidden = np.random.default_rng([data.split_seed, len(values)]).random((len(train), values.shape[1]))
-    told[train] = np.where(hidden < data.condition_hidden, np.nan, told[train])
-    changed = np.array(ids.values)
-    put_conditions(changed, ids.offsets, tokenizer.properties, told)
-    return Ragged(changed, ids.offsets)
-
-
-def _without(ids: Ragged, told: int) -> Ragged:
-    """Ids without so many tokens behind the first of every molecule."""
-    if not told:
-        return ids
-    place = np.arange(len(ids.values)) - np.repeat(ids.offsets[:-1], ids.lengths)
-    return Ragged(ids.values[(place == 0) | (place > told)], offsets_of(ids.lengths - told))
 
 
 def known_ids(tokenizer: Tokenizer, store: Store, drop: bool) -> Tuple[Ragged, np.ndarray, int]:

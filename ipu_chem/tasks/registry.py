@@ -27,7 +27,7 @@ def task_of(config: RunConfig) -> Type[Task]:
     data set is SMILES with labels, else the next token.
 
     Raises:
-        ValueError: there is no such model, or it is not told properties.
+        ValueError: there is no such model, or it is not stated properties.
     """
     if not reads_text(config.model.name):
         kind = "graphs"
@@ -35,8 +35,8 @@ def task_of(config: RunConfig) -> Type[Task]:
         kind = "text property" if has_labels(config.data) else "text"
     if kind != "text" and config.data.condition:
         raise ValueError(
-            f"data.condition={config.data.condition}: only a language model is told properties; leave it out, or train "
-            "a chemgpt without data.target."
+            f"data.condition={config.data.condition}: only a language model is given properties; leave it out, or "
+            "train a chemgpt without data.target."
         )
     module, _, name = TASKS[kind].partition(":")
     return getattr(import_module(module), name)

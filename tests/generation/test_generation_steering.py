@@ -103,6 +103,7 @@ def test_cuts_stand_behind_whole_branches_and_rings():
             ["Cc1ccc(O)cc1"],
             ["Cc1ccccc1", "C=C1C=CC(=O)C=C1", "Cc1ccc(O)cc1F", "Cc1cccc(O)c1"],
         ),
+        ("decorate", "C1CC([*:1])CC1[*:2]", ["CC1CCC(O)C1"], ["C1CC2CC1C2"]),
         ("linker", "c1ccccc1[*:1].C1CCN([*:2])C1", ["c1ccccc1CN1CCCC1"], ["c1ccccc1N1CCCC1", "c1ccc(C)cc1CN1CCCC1"]),
         ("motif", "C(=O)N", ["CCC(=O)NC"], ["CCC(O)NC"]),
         ("motif", "C(=O)([*:1])N[*:2]", ["CCC(=O)NC"], ["CCC(=O)N(C)C", "O=CNC", "C=NC(C)=O"]),

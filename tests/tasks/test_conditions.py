@@ -1,4 +1,4 @@
-"""Properties that a language model is told: bins and their tokens, losses without them, molecules that follow them."""
+"""Properties that a language model is given: bins and their tokens, losses without them, molecules that follow them."""
 
 import math
 
@@ -65,8 +65,8 @@ def test_molecules_begin_with_properties_that_are_not_known():
     assert plain.leading.tolist() == [plain.bos_id]
     again = tokenizer_from_dict(text.to_dict())
     assert again.fingerprint() == text.fingerprint() and again.leading.tolist() == text.leading.tolist()
-    told = leading_ids(text.bos_id, text.properties, {"n": 7})
-    assert [text.symbols[index] for index in told] == ["[BOS]", "[logp:?]", "[n:2~]"]
+    stated = leading_ids(text.bos_id, text.properties, {"n": 7})
+    assert [text.symbols[index] for index in stated] == ["[BOS]", "[logp:?]", "[n:2~]"]
     ids = text.encode_many(["[C]", "[O][C]"])
     values = np.array(ids.values)
     put_conditions(values, ids.offsets, text.properties, np.array([[2.0, math.nan], [math.nan, 0.0]]))
@@ -94,7 +94,7 @@ def test_what_is_told_is_not_predicted():
     text = tokenizer()
     ids = text.encode_many(["[C][O]", "[O]", "[C][C][C]"])
     budget = Budget(tokens=16)
-    loader = TokenLoader(ids, make_plan(ids.lengths, budget), budget, Batching(2), text.vocab_size, told=2)
+    loader = TokenLoader(ids, make_plan(ids.lengths, budget), budget, Batching(2), text.vocab_size, stated=2)
     batch, _ = next(loader.epoch(0, 0))
     labels = batch.labels[batch.weight > 0].tolist()
     assert sorted(labels) == sorted(np.concatenate([text.encode(one)[3:] for one in ("[C][O]", "[O]", "[C][C][C]")]))
@@ -109,7 +109,7 @@ def test_properties_are_those_of_rdkit():
 
 @pytest.fixture(scope="module")
 def make_config(tmp_path_factory):
-    """Options of a run on small molecules, of which it is told how many oxygens and what logP they have."""
+    """Options of a run on small molecules, of which it is given how many oxygens and what logP they have."""
     folder = tmp_path_factory.mktemp("conditions")
     rows = [f"{one},{'' if place % 7 == 0 else one.count('O')}\n" for place, one in enumerate(CHAINS)]
     (folder / "chains.csv").write_text("smiles,oxygens\n" + "".join(rows))
@@ -132,15 +132,15 @@ def make_config(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def told_run(make_config):
+def stated_run(make_config):
     from ipu_chem.train import train
 
     train(make_config())
     return make_config().out
 
 
-def test_molecules_follow_what_they_are_told(told_run):
-    language = load_language_model(told_run)
+def test_molecules_follow_what_they_are_told(stated_run):
+    language = load_language_model(stated_run)
     text = language.tokenizer
     assert [one.name for one in text.properties] == ["oxygens", "logp"]
     found = {}
@@ -159,9 +159,9 @@ def test_molecules_follow_what_they_are_told(told_run):
     assert found[3] - found[0] > 0.6  # of all molecules the standard deviation is 0.9
 
 
-def test_a_run_tells_the_same_again(told_run, make_config):
+def test_a_run_tells_the_same_again(stated_run, make_config):
     """Loaded from its checkpoint: the same bins and tokens, whose losses count the molecules' own tokens alone."""
-    run = TrainedRun.load(told_run)
+    run = TrainedRun.load(stated_run)
     task, fresh = run.loaded_task(), load_task(make_config())
     np.testing.assert_array_equal(task.ids.values, fresh.ids.values)
     unknown = {one.unknown for one in task.tokenizer.properties}
@@ -174,28 +174,28 @@ def test_a_run_tells_the_same_again(told_run, make_config):
     assert 1 < baselines["baseline"]["nats_per_token"] < 2.5  # of 8 different tokens, not of those of properties
 
 
-def test_the_command_asks_for_properties(told_run, tmp_path, capsys):
-    words = ["generate", told_run, "--count", "30", "--condition.oxygens", "1", "--condition.logp=-1", "--seed", "3"]
+def test_the_command_asks_for_properties(stated_run, tmp_path, capsys):
+    words = ["generate", stated_run, "--count", "30", "--condition.oxygens", "1", "--condition.logp=-1", "--seed", "3"]
     options = parse([*words, "--output", str(tmp_path / "m.csv"), "--workers", "1", "--accelerator", "cpu"])[1][0]
     assert options.conditions == {"oxygens": 1.0, "logp": -1.0}
     assert command.run(options) == 0
     printed = capsys.readouterr().out
     assert "logp " in printed and "from -inf to" in printed
-    again = parse(["generate", told_run, "--condition", "oxygens=1", "--condition.logp", "-1"])[1][0]
+    again = parse(["generate", stated_run, "--condition", "oxygens=1", "--condition.logp", "-1"])[1][0]
     assert again.conditions == options.conditions
     for word, message in (("logp", "give a name and a number"), ("logp=1,logp=2", "given twice")):
         with pytest.raises(ValueError, match=message):
-            parse(["generate", told_run, "--condition", word])[1][0].conditions  # noqa: B018
+            parse(["generate", stated_run, "--condition", word])[1][0].conditions  # noqa: B018
 
 
-def test_refusals(told_run, make_config):
+def test_refusals(stated_run, make_config):
     with pytest.raises(ValueError, match="set data.condition=oxygens,logp"):
-        load_task(make_config(tokenizer=told_run, condition="logp"))
+        load_task(make_config(tokenizer=stated_run, condition="logp"))
     with pytest.raises(ValueError, match="RDKit computes logp"):
         load_task(make_config(name="nci", path="", condition="activity", limit=50))
     with pytest.raises(ValueError, match="activity"):
         load_task(make_config(condition="activity"))
-    with pytest.raises(ValueError, match="only a language model is told"):
+    with pytest.raises(ValueError, match="only a language model is given"):
         task_of(make_config(target="oxygens"))
     with pytest.raises(ValueError, match="logp is named twice"):
         make_config(condition="logp,logp")

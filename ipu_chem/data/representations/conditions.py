@@ -1,4 +1,4 @@
-"""Properties that a model is told before a molecule: values in bins, each bin a leading token of the vocabulary.
+"""Properties that a model is given before a molecule: values in bins, each bin a leading token of the vocabulary.
 
 Tokens say what they mean, so that a vocabulary holds its bins wherever it is written to: [logp:~1.2] is below 1.2,
 [logp:1.2~2.5] from 1.2 to 2.5, [logp:2.5~] from 2.5 on, and [logp:?] is not known. Every molecule has one for each
@@ -38,7 +38,7 @@ class Property(NamedTuple):
         return np.where(np.isnan(values), self.unknown, self.ids[np.minimum(places, len(self.ids) - 1)])
 
     def bounds(self, value: float) -> Tuple[float, float]:
-        """Where the bin of a value begins and ends; infinite at the ends."""
+        """Ends of the bin of a value; infinite where it is the first or the last."""
         place = int(np.searchsorted(self.edges, value, side="right"))
         ends = [-math.inf, *self.edges.tolist(), math.inf]
         return ends[place], ends[place + 1]

@@ -65,9 +65,9 @@ class Tokenizer:
             twice = next(s for index, s in enumerate(self.symbols) if ids[s] != index)
             raise ValueError(f"token {twice!r} is in the vocabulary twice; every token has one id.")
         self.properties = properties_of(self.symbols)
-        told = [one for each in self.properties for one in (*each.ids.tolist(), each.unknown)]
-        if told:
-            self.special = (*type(self).special, *(self.symbols[index] for index in sorted(told)))
+        stated = [one for each in self.properties for one in (*each.ids.tolist(), each.unknown)]
+        if stated:
+            self.special = (*type(self).special, *(self.symbols[index] for index in sorted(stated)))
         missing = [symbol for symbol in self.special if symbol not in ids]
         if missing:
             raise ValueError(f"the vocabulary has no {', '.join(missing)}; it needs {', '.join(self.special)}.")

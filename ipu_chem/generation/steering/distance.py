@@ -1,4 +1,4 @@
-"""How far new molecules are from those that a model was trained on."""
+"""Distances of new molecules from those that a model was trained on."""
 
 from typing import List, Optional, Sequence
 

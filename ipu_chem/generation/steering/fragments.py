@@ -42,10 +42,21 @@ class Fragment(NamedTuple):
         """
         found = mol.GetSubstructMatches(self.mol, uniquify=False, maxMatches=_MOST_MATCHES, useChirality=True)
         for match in found:
-            if not self.points or all(
-                self._grows_well(mol, match, atom, atom in grown, atom in free) for atom in range(len(match))
+            if not self.points or (
+                all(self._grows_well(mol, match, atom, atom in grown, atom in free) for atom in range(len(match)))
+                and self._grows_apart(mol, match, grown)
             ):
                 yield match
+
+    def _grows_apart(self, mol: Any, match: Tuple[int, ...], grown: Collection[int]) -> bool:
+        """Test if no two of the atoms that have grown share the neighbor."""
+        own, seen = set(match), set()
+        for atom in grown:
+            others = {one.GetIdx() for one in mol.GetAtomWithIdx(match[atom]).GetNeighbors()} - own
+            if others & seen:
+                return False
+            seen |= others
+        return True
 
     def _grows_well(self, mol: Any, match: Tuple[int, ...], atom: int, must: bool, may: bool) -> bool:
         """Test if an atom has no neighbor beside the fragment, or one at a single bond where it must or may have it."""

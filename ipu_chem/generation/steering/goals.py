@@ -1,4 +1,4 @@
-"""What molecules are asked to keep, and how each is drawn: scaffold, decoration, linker, motif.
+"""Goals of steering, and how molecules of each are drawn: scaffold, decoration, linker, motif.
 
 A goal draws texts and says which molecules hold what was given; `steer` draws until enough do. Random numbers of a
 text follow from the seed and its place alone.

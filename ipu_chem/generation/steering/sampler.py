@@ -49,7 +49,7 @@ class Sampler:
             tokenizer: of SELFIES, whose ids the model was trained on.
             temperature, top_k, top_p, batch, max_length, banned, jobs: see `generate`.
             leading: [1 + P] ids that all texts begin with: the first token, and those of P properties that the model is
-                told; None takes the vocabulary's own, which say nothing.
+                stated; None takes the vocabulary's own, which say nothing.
             workers: processes that decode and spell; None takes the cores this process may use.
 
         Raises:

@@ -85,9 +85,9 @@ def steer(
                 nats.append(float(samples.log_likelihoods[place]))
             bar.update(min(len(decoded), count) - bar.n)
     if not decoded:
-        told = ", ".join(f"{number:,} {reason}" for reason, number in reasons.most_common())
+        why = ", ".join(f"{number:,} {reason}" for reason, number in reasons.most_common())
         raise ValueError(
-            f"{goal.option}: none of {drawn:,} molecules drawn keeps what was given ({told}); raise --tries, or give a "
+            f"{goal.option}: none of {drawn:,} molecules drawn keeps what was given ({why}); raise --tries, or give a "
             "fragment that is more like the molecules of the training set."
         )
     made = Samples(selfies[:count], np.array(finished[:count], bool), np.array(nats[:count]))
