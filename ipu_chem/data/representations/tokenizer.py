@@ -273,7 +273,7 @@ class Tokenizer:
             return self.unk_id
         raise UnknownToken(
             f"token {symbol!r} is not in the vocabulary",
-            "set data.unknown=drop to leave such molecules out, or data.unknown=map to read it as "
+            "set data.unknown=drop to leave such molecules out, data.unknown=extend to add it, or data.unknown=map to read it as "
             f"{self.special[3]}{self.representation.hint}.",
         )
 
