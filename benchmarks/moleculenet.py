@@ -150,11 +150,17 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--shared", type=Path, default=default, help="folder of real data (default: %(default)s)")
     options = parser.parse_args()
     options.sets = list(SETS) if options.sets == "all" else options.sets.split(",")
-    options.methods = list(METHODS) if options.methods == "all" else options.methods.split(";")
+    options.methods = list(METHODS) if options.methods == "all" else [one.strip() for one in options.methods.split(";")]
     for chosen, there in ((options.sets, SETS), (options.methods, METHODS)):
         unknown = [one for one in chosen if one not in there]
         if unknown:
-            parser.error(f"there is no {unknown[0]!r}; there are {', '.join(there)}")
+            parser.error(f"there is no {unknown[0]!r}; there are {'; '.join(there)}")
+    for number in ("seeds", "epochs"):
+        if getattr(options, number) < 1:
+            parser.error(f"--{number} {getattr(options, number)}: give 1 or more")
+    for path in (options.run / BEST, options.shared / "data" / "moleculenet", options.rows.absolute().parent):
+        if not path.exists():  # before the first row is paid for
+            parser.error(f"there is no {path}")
     return options
 
 

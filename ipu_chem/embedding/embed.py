@@ -110,7 +110,7 @@ class Embedder:
         self.dtype = np.dtype("f8" if model.embedding.wte.weight.dtype == torch.float64 else "f4")
         self.embedded = self.failed = self.dropped = self.truncated = 0
         self._limit = self.options.tokens or longest
-        self._row = self.options.tokens or min(usual_length(self.features), longest)
+        self._row = self.options.tokens or min(usual_length(model.embedding.wte.embedding_dim), longest)
         self._compiled_row = 0
         self._batching = Batching(self.options.micro_batch_size)
         self._backend = get_backend(self.options.accelerator)
@@ -236,7 +236,7 @@ class Embedder:
 
     def _program(self, model: ChemGPT) -> Model:
         if self.options.likelihoods:
-            return ScoredChemGPT(model)
+            return ScoredChemGPT(model, len(self.tokenizer.properties))
         return PooledChemGPT(model, self.options.pooling, self.options.special_tokens)
 
 
@@ -279,6 +279,8 @@ def log_likelihoods(
     model: ChemGPT, tokenizer: Any, molecules: Sequence[str], progress: bool = False, **options: Any
 ) -> Embeddings:
     """Log-likelihoods of molecules that are in memory, in nats, of all tokens after the first, the end included.
+
+    A model that was given properties reads that they are unknown; these tokens are not counted.
 
     Args:
         model: a `ChemGPT`.

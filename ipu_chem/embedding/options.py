@@ -18,7 +18,7 @@ class EmbeddingOptions:
         pooling: mean, max, sum, last or eos, see `ipu_chem.models.pooling`.
         special_tokens: count the marks of begin and end in means, maxima and sums, as some other programs do.
         likelihoods: log-likelihoods of molecules in place of vectors: one number each, in nats, of all tokens after the
-            first; the model as it was trained. There is no pooling then.
+            first and unknown properties; the model as it was trained. There is no pooling then.
         tokens: of a packed sequence, begin and end of every molecule included; None begins with the length that is
             fastest for the model and doubles it where a molecule is longer, up to the longest that the model reads.
         long: policy for molecules longer than that: error, drop (it gets no vector) or truncate.

@@ -165,9 +165,10 @@ class PooledChemGPT(Model):
 class ScoredChemGPT(Model):
     """A ChemGPT that gives the log-likelihood of each molecule in place of logits; weights keep their names."""
 
-    def __init__(self, chemgpt: ChemGPT) -> None:
-        """Take all parts of a ChemGPT."""
+    def __init__(self, chemgpt: ChemGPT, stated: int = 0) -> None:
+        """Take all parts of a ChemGPT; ``stated`` tokens behind a first one are properties, which nobody predicts."""
         super().__init__()
+        self._stated = stated
         self.embedding, self.layers, self.head = chemgpt.embedding, chemgpt.layers, chemgpt.head
 
     def blocks(self) -> List[str]:
@@ -182,7 +183,8 @@ class ScoredChemGPT(Model):
             ends: [B, M] integer, as `pool` takes them.
 
         Returns:
-            [B, M, 1], nats, of all tokens of a molecule after its first; float32 at least, 0 in padding.
+            [B, M, 1], nats, of all tokens of a molecule after its first and the properties; float32 at least, 0 in
+            padding.
         """
         x, *context = self.embedding(ids, position_ids)
         for layer in self.layers:
@@ -190,6 +192,6 @@ class ScoredChemGPT(Model):
         nats = following_nats(self.head(x), ids)  # [B, S]; a molecule's last token is followed by nothing that counts
         first, behind = _bounds(ends, 0)
         slot = torch.arange(ids.shape[1], dtype=torch.int32, device=ends.device)
-        counted = (slot >= first.unsqueeze(2)) & (slot < behind.unsqueeze(2) - 1)  # [B, M, S]
+        counted = (slot >= first.unsqueeze(2) + self._stated) & (slot < behind.unsqueeze(2) - 1)  # [B, M, S]
         real = slot.unsqueeze(0) < ends.to(torch.int32).narrow(1, ends.shape[1] - 1, 1)  # [B, S]
         return torch.matmul(counted.to(nats.dtype), keep(nats, real).unsqueeze(2))

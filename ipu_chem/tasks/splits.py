@@ -79,6 +79,12 @@ def split_items(store: Store, data: DataConfig, state: Mapping[str, Any] = {}) -
         if "smiles" not in store:
             raise ValueError(f"data set {data.name} has no SMILES, which data.split={data.split} needs; use random.")
         smiles = decode_texts(store, "smiles")
+        wanted = sum(size if isinstance(size, int) else size * len(store) for size in (train or 0, validation, test))
+        if train and wanted < len(store) - len(SPLITS) and not state:
+            raise ValueError(
+                f"data.train={data.train:g}: data.split={data.split} trains on all that validation and test leave; "
+                "leave data.train out, or set data.split=random."
+            )
         if data.split == "scaffold":
             split = splits.scaffold_split(smiles, validation, test, data.split_seed)
         else:

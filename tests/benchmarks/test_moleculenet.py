@@ -50,3 +50,22 @@ def test_names_of_targets_may_hold_commas(tmp_path):
     path = tmp_path / "sider.csv.gz"
     path.write_bytes(gzip.compress(b'smiles,Eye disorders,"Injury, poisoning",mol_id\nC,1,0,a\n'))
     assert listed(_all_targets(path)) == ["Eye disorders", "Injury, poisoning"]
+
+
+def test_bad_options_are_refused_before_the_first_row(tmp_path, monkeypatch, capsys):
+    best = tmp_path / "run" / "checkpoints" / "best.safetensors"
+    best.parent.mkdir(parents=True)
+    best.touch()
+    (tmp_path / "data" / "moleculenet").mkdir(parents=True)
+    known = ["moleculenet.py", str(tmp_path / "run"), "--shared", str(tmp_path), "--rows", str(tmp_path / "rows.jsonl")]
+    monkeypatch.setattr("sys.argv", [*known, "--methods", "Morgan, linear; fresh"])
+    assert moleculenet._options().methods == ["Morgan, linear", "fresh"]
+    for words, said in (
+        (["--seeds", "0"], "--seeds 0: give 1 or more"),
+        (["--rows", str(tmp_path / "no" / "rows.jsonl")], f"there is no {tmp_path / 'no'}"),
+        (["--methods", "Morgan"], "there is no 'Morgan'; there are Morgan, random forest; Morgan, linear; "),
+    ):
+        monkeypatch.setattr("sys.argv", [*known, *words])
+        with pytest.raises(SystemExit):
+            moleculenet._options()
+        assert said in capsys.readouterr().err

@@ -18,6 +18,7 @@ from ipu_chem.data.conditions import computed
 from ipu_chem.data.representations.conditions import bin_tokens, leading_ids, properties_of, put_conditions
 from ipu_chem.data.representations.saved import tokenizer_from_dict, tokenizer_from_huggingface
 from ipu_chem.data.representations.tokenizer import Tokenizer
+from ipu_chem.embedding import log_likelihoods
 from ipu_chem.generation.molecules import decode_many
 from ipu_chem.generation.sampling import generate
 from ipu_chem.tasks.language_model import load_language_model
@@ -157,6 +158,15 @@ def test_molecules_follow_what_they_are_told(stated_run):
             own = torch.log_softmax(logits[2:-1], 1).gather(1, tokens[0, 3:, None]).sum()
             assert nats == pytest.approx(float(own), abs=1e-3)
     assert found[3] - found[0] > 0.6  # of all molecules the standard deviation is 0.9
+
+
+def test_log_likelihoods_of_given_molecules_count_no_properties(stated_run):
+    language = load_language_model(stated_run)
+    text = language.tokenizer
+    samples = generate(language.model, text, 20, progress=False)  # told nothing, as molecules that are given
+    found = log_likelihoods(language.model, text, samples.texts, notation="text", long="truncate").values[:, 0]
+    assert samples.finished.sum() > 5
+    np.testing.assert_allclose(found[samples.finished], samples.log_likelihoods[samples.finished], atol=1e-3)
 
 
 def test_a_run_tells_the_same_again(stated_run, make_config):

@@ -204,3 +204,10 @@ def test_scaffolds_have_no_atom_maps():
     ]
     split = scaffold_split(smiles, 1, 1)
     assert {0, 1, 2} <= set(split.train.tolist())
+
+
+@pytest.mark.parametrize("split", ["scaffold", "scaffold_deepchem"])
+def test_scaffold_splits_take_no_number_to_train(tmp_path, split):
+    text = "smiles,y\n" + "".join(f"{'C' * n}c1cc{end}cc1,{n}\n" for n in range(1, 5) for end in ("c", "n", "c(F)"))
+    with pytest.raises(ValueError, match=f"data.train=3: data.split={split} trains on all .*leave data.train out"):
+        load_task(config_of(tmp_path, "text", text, target="y", split=split, train=3, validation=1, test=1))

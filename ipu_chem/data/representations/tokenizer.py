@@ -273,8 +273,8 @@ class Tokenizer:
             return self.unk_id
         raise UnknownToken(
             f"token {symbol!r} is not in the vocabulary",
-            "set data.unknown=drop to leave such molecules out, or data.unknown=map to read it as "
-            f"{self.special[3]}{self.representation.hint}.",
+            "set data.unknown=drop to leave such molecules out, data.unknown=extend to add it, or "
+            f"data.unknown=map to read it as {self.special[3]}{self.representation.hint}.",
         )
 
     def _encode_block(self, texts: Sequence[str], names: Sequence[str], first: int) -> Tuple[np.ndarray, np.ndarray]:

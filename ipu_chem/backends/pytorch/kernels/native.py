@@ -124,7 +124,11 @@ def _key(compiler: str) -> str:
 
 def _options() -> List[str]:
     """Of the compiler. Not CFLAGS: some environments set it for programs that are to run anywhere."""
-    return [*_COMPILE, *shlex.split(os.environ.get("IPU_CHEM_CFLAGS", ""))]
+    given = os.environ.get("IPU_CHEM_CFLAGS", "")
+    try:
+        return [*_COMPILE, *shlex.split(given)]
+    except ValueError as error:
+        raise ValueError(f"IPU_CHEM_CFLAGS={given}: {error}; write options as a shell takes them.") from None
 
 
 def _processor() -> List[str]:

@@ -65,6 +65,12 @@ def test_a_folder_of_another_user_is_not_used(folder, monkeypatch):
         native.library()
 
 
+def test_options_that_no_shell_would_read_are_named(folder, monkeypatch):
+    monkeypatch.setenv("IPU_CHEM_CFLAGS", "-DX='a")
+    with pytest.raises(ValueError, match=r"IPU_CHEM_CFLAGS=-DX='a: No closing quotation; write options as a shell"):
+        native.library()
+
+
 @pytest.mark.skipif("avx512f" not in " ".join(native._processor()), reason="this processor has no AVX-512 to leave out")
 def test_the_form_for_narrower_vectors_equals_autograd(tmp_path):
     tests = Path(__file__).with_name("test_force_kernels.py")
