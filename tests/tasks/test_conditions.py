@@ -204,6 +204,11 @@ def test_the_command_asks_for_properties(stated_run, tmp_path, capsys):
             parse(["generate", stated_run, "--condition", word])[1][0].conditions  # noqa: B018
 
 
+def test_a_property_that_is_never_hidden_is_announced(make_config, capsys):
+    load_task(make_config(condition_hidden=0.0))
+    assert "logp: known of all training molecules" in capsys.readouterr().out
+
+
 def test_refusals(stated_run, make_config):
     with pytest.raises(ValueError, match="set data.condition=oxygens,logp"):
         load_task(make_config(tokenizer=stated_run, condition="logp"))
