@@ -235,9 +235,10 @@ class Embedder:
         return result
 
     def _program(self, model: ChemGPT) -> Model:
+        leading = len(self.tokenizer.leading)
         if self.options.likelihoods:
-            return ScoredChemGPT(model, len(self.tokenizer.properties))
-        return PooledChemGPT(model, self.options.pooling, self.options.special_tokens)
+            return ScoredChemGPT(model, leading)
+        return PooledChemGPT(model, self.options.pooling, self.options.special_tokens, leading)
 
 
 def _same_weights(model: ChemGPT) -> ChemGPT:
@@ -280,7 +281,7 @@ def log_likelihoods(
 ) -> Embeddings:
     """Log-likelihoods of molecules that are in memory, in nats, of all tokens after the first, the end included.
 
-    A model that was given properties reads that they are unknown; these tokens are not counted.
+    Of a model that is given properties they are those of the molecules alone, with no property known.
 
     Args:
         model: a `ChemGPT`.

@@ -43,7 +43,8 @@ def token_probabilities(logits: Tensor, temperature: float, top_k: int, top_p: f
     Returns:
         [B, V] float64, every row sums to 1. Of equally likely tokens the lower id comes first.
     """
-    logits = (logits.to(torch.float64) / temperature).index_fill(1, banned, -torch.inf)
+    logits = logits.to(torch.float64).index_fill(1, banned, -torch.inf)
+    logits = (logits - logits.amax(1, keepdim=True)) / temperature  # 0 at most: no temperature makes infinity of it
     if not top_k and top_p == 1.0:
         return torch.softmax(logits, 1)
     ranked, order = torch.sort(logits, dim=1, descending=True, stable=True)

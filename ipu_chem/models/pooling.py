@@ -26,7 +26,7 @@ from ipu_chem.models.next_token import following_nats
 POOLINGS = ("mean", "max", "sum", "last", "eos")
 
 
-def pool(features: Tensor, ends: Tensor, kind: str = "mean", special_tokens: bool = False) -> Tensor:
+def pool(features: Tensor, ends: Tensor, kind: str = "mean", special_tokens: bool = False, leading: int = 1) -> Tensor:
     """Features of molecules from those of their tokens.
 
     Args:
@@ -34,6 +34,7 @@ def pool(features: Tensor, ends: Tensor, kind: str = "mean", special_tokens: boo
         ends: [B, M] integer, tokens up to the end of each molecule; in padding those of the whole pack.
         kind: one of `POOLINGS`: mean, maximum or sum over the tokens, or the vector of the last one or of the end.
         special_tokens: count the first and the last token too, the marks of begin and end, in means, maxima and sums.
+        leading: tokens before a molecule's own: the mark of its begin, and the properties that a model is given.
 
     Returns:
         [B, M, F], float32 at least; exactly 0 in padding and for molecules without a token.
@@ -44,7 +45,7 @@ def pool(features: Tensor, ends: Tensor, kind: str = "mean", special_tokens: boo
     check_pooling(kind)
     slot = torch.arange(features.shape[1], dtype=torch.int32, device=ends.device)
     with_marks = kind == "eos" or (special_tokens and kind != "last")
-    first, behind = _bounds(ends, 0 if with_marks else 1)
+    first, behind = _bounds(ends) if with_marks else _bounds(ends, leading, 1)
     counted = (slot >= first.unsqueeze(2)) & (slot < behind.unsqueeze(2))  # [B, M, S]
     real = slot.unsqueeze(0) < ends.to(torch.int32).narrow(1, ends.shape[1] - 1, 1)  # [B, S]
     features = keep(at_least_float32(features), real.unsqueeze(2))
@@ -71,16 +72,16 @@ def check_pooling(kind: str) -> None:
 
 def real_molecules(ends: Tensor) -> Tensor:
     """[B, M] bool, False in padding, from ``ends`` as `pool` takes them."""
-    first, behind = _bounds(ends, 0)
+    first, behind = _bounds(ends)
     return behind > first
 
 
-def _bounds(ends: Tensor, marks: int) -> Tuple[Tensor, Tensor]:
-    """First counted token of each molecule and the one behind its last, [B, M] int32, ``marks`` left out at both."""
+def _bounds(ends: Tensor, leading: int = 0, last: int = 0) -> Tuple[Tensor, Tensor]:
+    """First counted token of each molecule and the one behind its last, [B, M] int32, some at both ends left out."""
     ends = ends.to(torch.int32)  # IPUs compare no narrower integers
     start = torch.zeros((ends.shape[0], 1), dtype=torch.int32, device=ends.device)
     starts = torch.cat([start, ends], 1).narrow(1, 0, ends.shape[1])
-    return starts + marks, ends - marks
+    return starts + leading, ends - last
 
 
 def _running_maximum(features: Tensor, counted: Tensor, first: Tensor) -> Tensor:
@@ -104,16 +105,16 @@ def _running_maximum(features: Tensor, counted: Tensor, first: Tensor) -> Tensor
 class PooledHead(nn.Module):
     """The last normalization and `pool`."""
 
-    def __init__(self, ln_f: nn.Module, kind: str, special_tokens: bool = False) -> None:
+    def __init__(self, ln_f: nn.Module, kind: str, special_tokens: bool = False, leading: int = 1) -> None:
         super().__init__()
         check_pooling(kind)
         self.ln_f = ln_f
         self.kind = kind
-        self.special_tokens = special_tokens
+        self.special_tokens, self.leading = special_tokens, leading
 
     def forward(self, x: Tensor, ends: Tensor) -> Tensor:
         """[B, S, F], ends [B, M] -> [B, M, F]."""
-        return pool(self.ln_f(x), ends, self.kind, self.special_tokens)
+        return pool(self.ln_f(x), ends, self.kind, self.special_tokens, self.leading)
 
 
 class PooledChemGPT(Model):
@@ -122,13 +123,13 @@ class PooledChemGPT(Model):
     Weights are the ChemGPT's own and keep their names; its projection on the vocabulary is left behind.
     """
 
-    def __init__(self, chemgpt: ChemGPT, pooling: str = "mean", special_tokens: bool = False) -> None:
+    def __init__(self, chemgpt: ChemGPT, pooling: str = "mean", special_tokens: bool = False, leading: int = 1) -> None:
         """Take a ChemGPT's layers.
 
         Args:
             chemgpt: trained, or with fresh weights.
             pooling: one of `POOLINGS`.
-            special_tokens: see `pool`.
+            special_tokens, leading: see `pool`.
 
         Raises:
             ValueError: unknown pooling.
@@ -137,7 +138,7 @@ class PooledChemGPT(Model):
         self._multipliers = chemgpt.learning_rate_multipliers()
         self.embedding = chemgpt.embedding
         self.layers = chemgpt.layers
-        self.head: nn.Module = PooledHead(chemgpt.head.ln_f, pooling, special_tokens)
+        self.head: nn.Module = PooledHead(chemgpt.head.ln_f, pooling, special_tokens, leading)
 
     def blocks(self) -> List[str]:
         return ["embedding"] + [f"layers.{i}" for i in range(len(self.layers))] + ["head"]
@@ -165,10 +166,10 @@ class PooledChemGPT(Model):
 class ScoredChemGPT(Model):
     """A ChemGPT that gives the log-likelihood of each molecule in place of logits; weights keep their names."""
 
-    def __init__(self, chemgpt: ChemGPT, stated: int = 0) -> None:
-        """Take all parts of a ChemGPT; ``stated`` tokens behind a first one are properties, which nobody predicts."""
+    def __init__(self, chemgpt: ChemGPT, leading: int = 1) -> None:
+        """Take all parts of a ChemGPT; ``leading`` tokens of every molecule are given, see `pool`."""
         super().__init__()
-        self._stated = stated
+        self._leading = leading
         self.embedding, self.layers, self.head = chemgpt.embedding, chemgpt.layers, chemgpt.head
 
     def blocks(self) -> List[str]:
@@ -183,15 +184,14 @@ class ScoredChemGPT(Model):
             ends: [B, M] integer, as `pool` takes them.
 
         Returns:
-            [B, M, 1], nats, of all tokens of a molecule after its first and the properties; float32 at least, 0 in
-            padding.
+            [B, M, 1], nats, of all tokens of a molecule after the leading ones; float32 at least, 0 in padding.
         """
         x, *context = self.embedding(ids, position_ids)
         for layer in self.layers:
             x = layer(x, *context)
         nats = following_nats(self.head(x), ids)  # [B, S]; a molecule's last token is followed by nothing that counts
-        first, behind = _bounds(ends, 0)
+        first, behind = _bounds(ends, self._leading - 1, 1)  # a token tells of the next one
         slot = torch.arange(ids.shape[1], dtype=torch.int32, device=ends.device)
-        counted = (slot >= first.unsqueeze(2) + self._stated) & (slot < behind.unsqueeze(2) - 1)  # [B, M, S]
+        counted = (slot >= first.unsqueeze(2)) & (slot < behind.unsqueeze(2))  # [B, M, S]
         real = slot.unsqueeze(0) < ends.to(torch.int32).narrow(1, ends.shape[1] - 1, 1)  # [B, S]
         return torch.matmul(counted.to(nats.dtype), keep(nats, real).unsqueeze(2))

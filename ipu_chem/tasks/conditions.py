@@ -52,6 +52,12 @@ def state_conditions(ids: Ragged, tokenizer: Tokenizer, values: np.ndarray, trai
     stated = values.copy()
     hidden = np.random.default_rng([data.split_seed, len(values)]).random((len(train), values.shape[1]))
     stated[train] = np.where(hidden < data.condition_hidden, np.nan, stated[train])
+    always = [one.name for one, column in zip(tokenizer.properties, stated[train].T) if not np.isnan(column).any()]
+    if always:
+        print(
+            f"{', '.join(always)}: known of all training molecules, so the model does not learn to do without; set "
+            "data.condition_hidden=0.1, or ask for a value whenever it writes molecules"
+        )
     changed = np.array(ids.values)
     put_conditions(changed, ids.offsets, tokenizer.properties, stated)
     return Ragged(changed, ids.offsets)

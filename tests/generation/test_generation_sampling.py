@@ -104,6 +104,8 @@ def test_shares_by_hand():
     ):
         assert token_probabilities(logits, *options, NONE)[0].tolist() == pytest.approx(expected, abs=1e-6)
     even = token_probabilities(torch.zeros(1, 4), 1.0, 2, 1.0, NONE)
+    cold = token_probabilities(torch.tensor([[1.0, 3.0, 2.0]]), 1e-308, 2, 1.0, NONE)  # 3 / 1e-308 is infinite
+    assert cold.tolist() == [[0.0, 1.0, 0.0]]
     assert even[0].tolist() == [0.5, 0.5, 0.0, 0.0]  # of equals exactly k stay
 
 

@@ -18,7 +18,7 @@ from ipu_chem.data.conditions import computed
 from ipu_chem.data.representations.conditions import bin_tokens, leading_ids, properties_of, put_conditions
 from ipu_chem.data.representations.saved import tokenizer_from_dict, tokenizer_from_huggingface
 from ipu_chem.data.representations.tokenizer import Tokenizer
-from ipu_chem.embedding import log_likelihoods
+from ipu_chem.embedding import embed, log_likelihoods
 from ipu_chem.generation.molecules import decode_many
 from ipu_chem.generation.sampling import generate
 from ipu_chem.tasks.language_model import load_language_model
@@ -160,13 +160,19 @@ def test_molecules_follow_what_they_are_told(stated_run):
     assert found[3] - found[0] > 0.6  # of all molecules the standard deviation is 0.9
 
 
-def test_log_likelihoods_of_given_molecules_count_no_properties(stated_run):
-    language = load_language_model(stated_run)
-    text = language.tokenizer
-    samples = generate(language.model, text, 20, progress=False)  # told nothing, as molecules that are given
-    found = log_likelihoods(language.model, text, samples.texts, notation="text", long="truncate").values[:, 0]
-    assert samples.finished.sum() > 5
-    np.testing.assert_allclose(found[samples.finished], samples.log_likelihoods[samples.finished], atol=1e-3)
+def test_vectors_and_log_likelihoods_are_of_the_molecules_alone(stated_run):
+    model, text, _ = load_language_model(stated_run)
+    samples = generate(model, text, 20, seed=3, progress=False)
+    found = log_likelihoods(model, text, samples.texts, notation="selfies")
+    np.testing.assert_allclose(found.values[:, 0], samples.log_likelihoods, rtol=1e-4)
+    ids = torch.from_numpy(text.encode(samples.texts[0]).astype(np.int64))[None]
+    x, *context = model.embedding(ids, torch.arange(ids.shape[1])[None])
+    for layer in model.layers:
+        x = layer(x, *context)
+    own = model.head.ln_f(x)[0, len(text.leading) : -1].detach().numpy()
+    for kind, expected in (("mean", own.mean(0)), ("max", own.max(0)), ("sum", own.sum(0)), ("last", own[-1])):
+        vector = embed(model, text, samples.texts[:1], pooling=kind, notation="selfies").values[0]
+        np.testing.assert_allclose(vector, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_a_run_tells_the_same_again(stated_run, make_config):
@@ -196,6 +202,11 @@ def test_the_command_asks_for_properties(stated_run, tmp_path, capsys):
     for word, message in (("logp", "give a name and a number"), ("logp=1,logp=2", "given twice")):
         with pytest.raises(ValueError, match=message):
             parse(["generate", stated_run, "--condition", word])[1][0].conditions  # noqa: B018
+
+
+def test_a_property_that_is_never_hidden_is_announced(make_config, capsys):
+    load_task(make_config(condition_hidden=0.0))
+    assert "logp: known of all training molecules" in capsys.readouterr().out
 
 
 def test_refusals(stated_run, make_config):

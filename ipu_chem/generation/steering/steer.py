@@ -6,7 +6,7 @@ from typing import Dict, List, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from ipu_chem.generation.molecules import Decoded, decode_many
+from ipu_chem.generation.molecules import NO_MOLECULE, Decoded, decode_many
 from ipu_chem.generation.sampling import Samples
 from ipu_chem.generation.steering.goals import LOST, Goal, seed_of
 from ipu_chem.generation.steering.sampler import Sampler
@@ -75,7 +75,8 @@ def steer(
             going = [place for place, reason in enumerate(given_up) if not reason]
             reasons.update(reason for reason in given_up if reason)
             for place, one in zip(going, decode_many([samples.texts[place] for place in going], sampler.workers)):
-                reason = one.reason or ("" if goal.holds(Chem.MolFromSmiles(one.smiles)) else LOST)
+                mol = None if one.reason else Chem.MolFromSmiles(one.smiles)  # RDKit does not read all that it writes
+                reason = one.reason or (NO_MOLECULE if mol is None else "" if goal.holds(mol) else LOST)
                 if reason:
                     reasons[reason] += 1
                     continue
