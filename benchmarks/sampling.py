@@ -25,11 +25,11 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import torch
-from ipu_chem.data.selfies.tokens import Tokenizer
 
 from benchmarks.common import Goals, arguments, machine_line, print_table, throughput_line
 from benchmarks.selfies_tokens import read_smiles
 from ipu_chem.data.corpora import corpus_in_memory
+from ipu_chem.data.representations.tokenizer import Tokenizer
 from ipu_chem.generation.sampling import generate
 from ipu_chem.models.chemgpt import ChemGPT
 from ipu_chem.models.gpt_neo import to_gpt_neo
@@ -78,7 +78,7 @@ def race(title: str, model: ChemGPT, tokenizer: Tokenizer, quick: bool) -> Tuple
     def ours(native: bool, count: int) -> Callable[[], List[int]]:
         def write() -> List[int]:
             options = dict(seed=next(seeds), progress=False, native=native, max_length=LONGEST)
-            return tokens_of(generate(model, tokenizer, count, **options).selfies)
+            return tokens_of(generate(model, tokenizer, count, **options).texts)
 
         return write
 
@@ -184,7 +184,7 @@ def recipe(model: ChemGPT, tokenizer: Tokenizer, count: int) -> float:
     started, cpu = time.perf_counter(), time.process_time()
     samples = generate(model, tokenizer, count, jobs=core_count(), progress=False)
     seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
-    tokens = sum(tokens_of(samples.selfies))
+    tokens = sum(tokens_of(samples.texts))
     print(
         f"\n{count:,} molecules, {tokens / count:.1f} tokens each, {int(samples.finished.sum()):,} finished, in "
         f"{seconds:.1f} s on {core_count()} cores, {cpu:.1f} CPU s: {tokens / cpu:,.0f} tokens/CPU s"

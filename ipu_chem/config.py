@@ -115,7 +115,8 @@ class DataConfig(Chosen):
         from ipu_chem.data.corpora import CORPORA, load_corpus
         from ipu_chem.data.datasets import DATASETS
 
-        return {**dict.fromkeys(CORPORA, load_corpus), **{name: one.prepare for name, one in DATASETS.items()}}
+        sets = {name: one.prepare for name, one in DATASETS.items()}
+        return {**sets, **{name: load_corpus for name in CORPORA if name not in sets}}
 
     def corpus_options(self) -> Dict[str, Any]:
         """Options of `load_corpus`: those that all data have, and those of a table of one's own."""

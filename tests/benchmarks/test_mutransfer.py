@@ -15,8 +15,9 @@ from support import CHAINS
 
 from benchmarks import mutransfer
 from benchmarks.mutransfer import MUP, STANDARD, Setting, best_of, candidates_of, losses_of, shift
-from ipu_chem.config import differences, from_dict
+from ipu_chem.config import from_dict
 from ipu_chem.models.registry import build_language_model
+from ipu_chem.options import differences
 from ipu_chem.scaling.candidates import Progress
 
 TINY = Setting((32, 64), (-8, -7, -6), 48, 16, 1)

@@ -18,6 +18,7 @@ OPTIONS = {
 }
 OPTIONS |= {option.name for one in SETS for option in walk(RunConfig, {"data": one})}
 FLAGS = {*OPTIONS, "config", "help", "help-all", "model.help", "data.help", "flag"}
+FLAGS |= {"condition.logp"}  # of a run that was trained with it
 for module in (importlib.import_module(f"ipu_chem.commands.{command}") for command in COMMANDS):
     FLAGS |= {option.name for option in walk(module.Options)}
     if "" in getattr(module, "SECTIONS", {}):

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from ipu_chem.data.selfies.tokens import Tokenizer
 
 from ipu_chem.backends.pytorch.kernels import native
 from ipu_chem.backends.pytorch.kernels.decoding import PackedWeights
+from ipu_chem.data.representations.tokenizer import Tokenizer
 from ipu_chem.generation import beginnings
 from ipu_chem.generation.beginnings import Beginnings
 from ipu_chem.generation.chance import Chance
@@ -63,7 +63,7 @@ def counting(writer):
 def test_native_kernels_draw_the_same_molecules_as_torch(options, kind):
     model, text = model_of(torch.float64, **kind), tokenizer()
     ours, torchs = (generate(model, text, 60, batch=9, progress=False, native=one, **options) for one in (True, False))
-    assert ours.selfies == torchs.selfies and len(set(ours.selfies)) > 20
+    assert ours.texts == torchs.texts and len(set(ours.texts)) > 20
     assert (ours.finished == torchs.finished).all() and 0 < ours.finished.sum() < 60
     np.testing.assert_allclose(ours.log_likelihoods, torchs.log_likelihoods, rtol=1e-11)
 
@@ -80,9 +80,9 @@ def test_neither_batch_nor_jobs_nor_memory_change_a_bit(options, monkeypatch):
     monkeypatch.setattr(beginnings, "MEMORY", 20 * (8 * 2 * 32 + 16 * 12))  # 20 nodes
     made.append(generate(model, text, 90, batch=16, starts=starts, seed=1, progress=False, **options))
     for other in made[1:]:
-        assert other.selfies == made[0].selfies and (other.finished == made[0].finished).all()
+        assert other.texts == made[0].texts and (other.finished == made[0].finished).all()
         assert (other.log_likelihoods == made[0].log_likelihoods).all()
-    assert all(s.startswith("[C][=C][O][N]"[: [0, 3, 7, 10][i % 4]]) for i, s in enumerate(made[0].selfies))
+    assert all(s.startswith("[C][=C][O][N]"[: [0, 3, 7, 10][i % 4]]) for i, s in enumerate(made[0].texts))
 
 
 @needs_compiler
@@ -122,5 +122,5 @@ def test_an_error_of_a_writer_ends_all(jobs):
 def test_jobs_in_torch_give_the_same_and_its_threads_back():
     model, text, threads = model_of(torch.float64), tokenizer(), torch.get_num_threads()
     one, two = (generate(model, text, 30, batch=8, jobs=jobs, progress=False, native=False) for jobs in (1, 2))
-    assert one.selfies == two.selfies and torch.get_num_threads() == threads
+    assert one.texts == two.texts and torch.get_num_threads() == threads
     np.testing.assert_allclose(one.log_likelihoods, two.log_likelihoods, rtol=1e-11)

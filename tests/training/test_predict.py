@@ -114,7 +114,8 @@ def test_several_runs_give_mean_and_spread(options, make_config, tmp_path):
         assert float(row["mmff94_energy (kcal/mol)"]) == pytest.approx(np.mean(pair), rel=1e-6)
         assert float(row["mmff94_energy_std (kcal/mol)"]) == pytest.approx(np.std(pair), rel=1e-4) != 0
     predict_file([tmp_path / "0", tmp_path / "1"], tmp_path / "in.smi", tmp_path / "both.extxyz", workers=1)
-    assert (tmp_path / "both.extxyz").read_text().count("forces") == 2
+    frames = (tmp_path / "both.extxyz").read_text()
+    assert frames.count(":forces:R:3") == frames.count("forces_std:R:3") == 2
     assert main(["predict", str(tmp_path / "0"), str(tmp_path / "1"), str(tmp_path / "in.smi"), "--output",
                  str(tmp_path / "deep" / "er" / "o.csv")]) == 0  # fmt: skip
     assert len(rows(tmp_path / "deep" / "er" / "o.csv")) == 2
