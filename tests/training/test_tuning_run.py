@@ -117,7 +117,7 @@ def test_a_language_model_goes_on_with_more_symbols(text_options, tuned, tmp_pat
 
 def test_several_classes_of_which_some_are_missing(tuned):
     tuned["data"].update(target="alcohol,fluorine", kind="binary")
-    tuned["training"]["epochs"] = 12
+    tuned["training"]["epochs"] = 30
     task = load_task(from_dict(tuned))
     assert np.isnan(task.store.fields["y"]).sum() == 24
     result = train(from_dict(tuned))
