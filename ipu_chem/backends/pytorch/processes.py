@@ -1,6 +1,7 @@
 """Processes that train together on CPUs or GPUs, started by torchrun: their collectives."""
 
 import signal
+import time
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, Iterator, Optional, Sequence
@@ -12,6 +13,8 @@ from torch import distributed as dist
 
 from ipu_chem.backends.options import World
 from ipu_chem.parallel import signal_at_end_of_parent
+
+_REST = 0.1  # seconds
 
 
 class Processes:
@@ -93,6 +96,9 @@ class Processes:
     def close(self) -> None:
         """Leave the others; calling it twice is fine."""
         if self._owned and dist.is_initialized():
+            # Gloo's threads may be about to let go of the tensors of the last exchange, for which they need Python's
+            # lock. Whoever frees a group keeps that lock and waits for the threads, forever: they go first.
+            time.sleep(_REST)
             dist.destroy_process_group()
         self._owned = False
 
