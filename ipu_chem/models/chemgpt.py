@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ipu_chem.models.base import Model
-from ipu_chem.models.decoder_layers import Embedding, Head, Layer
+from ipu_chem.models.decoder_layers import Embedding, Head, Layer, through_layers
 from ipu_chem.ranges import BLOCKS, check_number
 
 SIZES: Dict[str, int] = {"chemgpt-4.7m": 128, "chemgpt-19m": 256, "chemgpt-1.2b": 2048}  # name -> F
@@ -169,17 +169,11 @@ class ChemGPT(Model):
 
         Numbers out of range, as padding may hold, are read as 0: a check would have to wait for the device.
         """
-        return self.head(self._layers_of(ids, position_ids))
+        return self.head(through_layers(self.embedding, self.layers, ids, position_ids))
 
     def features(self, ids: Tensor, position_ids: Tensor) -> Tensor:
         """Arguments of `forward` -> [B, S, F], every token after the last normalization: what embeddings pool."""
-        return self.head.ln_f(self._layers_of(ids, position_ids))
-
-    def _layers_of(self, ids: Tensor, position_ids: Tensor) -> Tensor:
-        x, *context = self.embedding(ids, position_ids)
-        for layer in self.layers:
-            x = layer(x, *context)
-        return x
+        return self.head.ln_f(through_layers(self.embedding, self.layers, ids, position_ids))
 
 
 def width_of(size: str, hidden_features: int) -> int:

@@ -46,7 +46,7 @@ class Embedding(nn.Module):
             Features [B, S, F], then what every `Layer` takes besides: masks [B, 1, S, S] as of `attention_mask`,
             one of all layers or one each of global and local ones, and the rotation if there is one.
         """
-        position_ids = _within(position_ids, self.max_positions)
+        position_ids = within(position_ids, self.max_positions)
         x, rotation = self.embed(ids, position_ids)
         masks = [attention_mask(position_ids, x.dtype)]
         if 0 < self.window < ids.shape[1]:  # else no token is further away
@@ -55,7 +55,7 @@ class Embedding(nn.Module):
 
     def embed(self, ids: Tensor, position_ids: Tensor) -> Tuple[Tensor, Tuple[Tensor, ...]]:
         """ids [B, S] integer, position_ids [B, S] in range -> features [B, S, F], and the rotation if any."""
-        x = self.wte(_within(ids, self.wte.num_embeddings))
+        x = self.wte(within(ids, self.wte.num_embeddings))
         if self.rotary is not None:
             return x, self.rotary(position_ids)
         return x + self.wpe(position_ids), ()  # type: ignore[misc]
@@ -129,7 +129,15 @@ class Head(nn.Module):
         return at_least_float32(functional.linear(features, self.weight))
 
 
-def _within(index: Tensor, size: int) -> Tensor:
+def through_layers(embedding: nn.Module, layers: nn.ModuleList, ids: Tensor, position_ids: Tensor) -> Tensor:
+    """ids, position_ids [B, S] integer -> [B, S, F], what the last layer gives."""
+    x, *context = embedding(ids, position_ids)
+    for layer in layers:
+        x = layer(x, *context)
+    return x
+
+
+def within(index: Tensor, size: int) -> Tensor:
     """As `as_index` gives it, 0 in place of what is not in 0..size-1."""
     index = as_index(index)
     return keep(index, (index >= 0) & (index < size))

@@ -13,13 +13,14 @@ in what was seen, and linear models learn properties better from them. Means and
 Shapes: B packs, S token slots, M molecule slots, F features.
 """
 
-from typing import Dict, List, Tuple
+from typing import Callable, Dict, List, Optional, Tuple
 
 import torch
 from torch import Tensor, nn
 
 from ipu_chem.models.base import Model
 from ipu_chem.models.chemgpt import ChemGPT
+from ipu_chem.models.decoder_layers import through_layers
 from ipu_chem.models.layers import at_least_float32, keep
 from ipu_chem.models.next_token import following_nats
 
@@ -117,7 +118,21 @@ class PooledHead(nn.Module):
         return pool(self.ln_f(x), ends, self.kind, self.special_tokens, self.leading)
 
 
-class PooledChemGPT(Model):
+class Reading(Model):
+    """The embedding and the layers of a ChemGPT, which read molecules; a head of its own makes something of them."""
+
+    kernel: Optional[Callable[[Tensor, Tensor], Tensor]] = None  # a backend's own form, where nothing is differentiated
+    embedding: nn.Module
+    layers: nn.ModuleList
+
+    def _read(self, ids: Tensor, position_ids: Tensor) -> Tensor:
+        """[B, S] integer each -> [B, S, F]."""
+        if self.kernel is not None and not torch.is_grad_enabled():
+            return self.kernel(ids, position_ids)
+        return through_layers(self.embedding, self.layers, ids, position_ids)
+
+
+class PooledChemGPT(Reading):
     """A ChemGPT that gives a vector for each molecule in place of logits.
 
     Weights are the ChemGPT's own and keep their names; its projection on the vocabulary is left behind.
@@ -157,13 +172,11 @@ class PooledChemGPT(Model):
         Returns:
             [B, M, F], float32 at least, exactly 0 in padding.
         """
-        x, *context = self.embedding(ids, position_ids)
-        for layer in self.layers:
-            x = layer(x, *context)
+        x = self._read(ids, position_ids)
         return self.head(x, ends)
 
 
-class ScoredChemGPT(Model):
+class ScoredChemGPT(Reading):
     """A ChemGPT that gives the log-likelihood of each molecule in place of logits; weights keep their names."""
 
     def __init__(self, chemgpt: ChemGPT, leading: int = 1) -> None:
@@ -186,9 +199,7 @@ class ScoredChemGPT(Model):
         Returns:
             [B, M, 1], nats, of all tokens of a molecule after the leading ones; float32 at least, 0 in padding.
         """
-        x, *context = self.embedding(ids, position_ids)
-        for layer in self.layers:
-            x = layer(x, *context)
+        x = self._read(ids, position_ids)
         nats = following_nats(self.head(x), ids)  # [B, S]; a molecule's last token is followed by nothing that counts
         first, behind = _bounds(ends, self._leading - 1, 1)  # a token tells of the next one
         slot = torch.arange(ids.shape[1], dtype=torch.int32, device=ends.device)

@@ -106,7 +106,7 @@ class TorchBackend(Backend):
             keep_memory()
         whole = self._shards is None and not self.options.compile
         if self._may_use_kernels(model):
-            native = use_native_kernels(model, differentiates, whole)
+            native = use_native_kernels(model, differentiates, whole, trained=optimizer is not None)
         elif self.options.kernels and self.device.type == "cuda":
             use_fused_attention(model)
         self._first_target = first_target(example)

@@ -6,13 +6,16 @@ from torch import nn
 
 from ipu_chem.backends.pytorch.kernels import forces, spooky
 from ipu_chem.backends.pytorch.kernels.convolution import use_kernels
+from ipu_chem.backends.pytorch.kernels.decoding.reading import use_reading_kernels
 from ipu_chem.backends.pytorch.kernels.features import use_feature_kernels
 from ipu_chem.backends.pytorch.kernels.fused import use_fused_attention
 from ipu_chem.backends.pytorch.kernels.native import NativeError
 from ipu_chem.backends.pytorch.kernels.transformer import use_transformer_kernels
 
 
-def use_native_kernels(model: nn.Module, differentiates: bool, whole: bool, frozen: bool = False) -> int:
+def use_native_kernels(
+    model: nn.Module, differentiates: bool, whole: bool, frozen: bool = False, trained: bool = True
+) -> int:
     """Let a model run in native kernels, as far as there are some; plain torch does the rest.
 
     Args:
@@ -20,6 +23,7 @@ def use_native_kernels(model: nn.Module, differentiates: bool, whole: bool, froz
         differentiates: the model takes derivatives inside, as of forces, which most kernels do not have twice.
         whole: kernels may keep the weights of networks: they stay the same tensors, and torch.compile stays out.
         frozen: weights never change, see `forces.use_force_kernels`.
+        trained: weights get gradients; else molecules of text may be read as a whole.
 
     Returns:
         How many parts have kernels that give forces.
@@ -31,6 +35,8 @@ def use_native_kernels(model: nn.Module, differentiates: bool, whole: bool, froz
             use_transformer_kernels(model)
             if whole:
                 use_feature_kernels(model)
+            if whole and not trained:
+                use_reading_kernels(model)
         except NativeError:  # `ipu-chem doctor` says what is missing
             use_fused_attention(model)
     if whole:

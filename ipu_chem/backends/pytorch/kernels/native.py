@@ -24,7 +24,7 @@ from packing.files import atomic_file, file_digest
 
 _FOLDER = Path(__file__).parent
 _FORCES = ("molecules.c", "schnet.c", "painn.c", "painn_features.c")
-_DECODING = ("decoding/decoding.c", "decoding/drawing.c")
+_DECODING = ("decoding/decoding.c", "decoding/drawing.c", "decoding/reading.c")
 _MODELS = (*(f"forces/{name}" for name in _FORCES), "spooky/spooky.c", *_DECODING)
 _SOURCES = {"float": ("convolution.c", "transformer.c", *_MODELS), "double": _MODELS}
 # Without the promise that numbers are finite and sums may be reordered, loops are not turned into vectors. The

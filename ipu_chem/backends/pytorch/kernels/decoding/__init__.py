@@ -5,11 +5,11 @@ others: its numbers are the same to the bit whoever is computed beside it.
 """
 
 import ctypes
-from typing import List, NamedTuple, Optional
+from typing import Any, Iterable, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ipu_chem.backends.pytorch.kernels.calls import pointer
 from ipu_chem.backends.pytorch.kernels.native import library
@@ -51,28 +51,13 @@ class PackedWeights:
         self.vocabulary, self.features = head.weight.shape
         self.max_positions = model.max_positions
         self.per_place = 2 * self.layers * self.features
-        tensors: List[Optional[Tensor]] = []
-        local: List[int] = []
-        for layer in model.layers:
-            attention, mlp = layer.attention, layer.mlp
-            projections = [attention.q_proj.weight, attention.k_proj.weight, attention.v_proj.weight]
-            tensors += [layer.ln_1.weight, layer.ln_1.bias, self._panels(torch.cat(projections))]  # type: ignore
-            tensors += [self._panels(attention.out_proj.weight), attention.out_proj.bias]
-            tensors += [layer.ln_2.weight, layer.ln_2.bias]
-            tensors += [self._panels(mlp.c_fc.weight), mlp.c_fc.bias, self._panels(mlp.c_proj.weight), mlp.c_proj.bias]
-            local.append(int(layer.is_local))
+        tensors = [tensor for layer in model.layers for tensor in layer_weights(layer)]
         # Whole vectors of tokens: those beyond the vocabulary have weights of 0 and are never seen.
         self.columns = -(-self.vocabulary // _BLOCK) * _BLOCK
         rows = torch.nn.functional.pad(head.weight.detach(), (0, 0, 0, self.columns - self.vocabulary))
-        tensors += [head.ln_f.weight, head.ln_f.bias, self._panels(rows), embedding.wte.weight]
-        if embedding.rotary is not None:
-            tensors += [embedding.rotary.cosine, embedding.rotary.sine]
-        else:
-            tensors += [embedding.wpe.weight, None]  # type: ignore[union-attr]
-        owned = [None if one is None else one.detach().to(self.dtype, copy=True).contiguous() for one in tensors]
-        self._owned = owned  # pointers keep nothing alive
-        self.pointers = (ctypes.c_void_p * len(owned))(*[None if one is None else one.data_ptr() for one in owned])
-        self.local = (ctypes.c_int64 * self.layers)(*local)
+        tensors += [head.ln_f.weight, head.ln_f.bias, panels(rows), *embedding_weights(embedding)]
+        self._owned, self.pointers = owned(tensors, self.dtype)
+        self.local = local_layers(model.layers)
         first = model.layers[0]
         self.heads = first.attention.num_heads
         self.window = int(embedding.window)
@@ -85,15 +70,8 @@ class PackedWeights:
         made.restype = result
         return made
 
-    def _panels(self, weight: Tensor) -> Tensor:
-        weight = weight.detach().contiguous()
-        panels = torch.empty_like(weight)
-        out, width = weight.shape
-        self.function("panels")(ctypes.c_int64(out), ctypes.c_int64(width), pointer(weight), pointer(panels))
-        return panels
 
-
-def can_be_packed(model: ChemGPT) -> bool:
+def can_be_packed(model: nn.Module) -> bool:
     """True for models whose weights the kernels take: of one format, on the CPU, and no larger than numbers allow."""
     weights = list(model.parameters())
     return (
@@ -102,6 +80,48 @@ def can_be_packed(model: ChemGPT) -> bool:
         and weights[0].dtype in REALS
         and all(bool((weight.detach().abs() <= _LARGEST).all()) for weight in weights)  # False for NaN, too
     )
+
+
+def layer_weights(layer: nn.Module) -> List[Optional[Tensor]]:
+    """Weights of a layer in the order of `layers.h`, matrices in panels."""
+    attention, mlp = layer.attention, layer.mlp
+    projections = [attention.q_proj.weight, attention.k_proj.weight, attention.v_proj.weight]
+    return [
+        layer.ln_1.weight, layer.ln_1.bias, panels(torch.cat(projections)),
+        panels(attention.out_proj.weight), attention.out_proj.bias, layer.ln_2.weight, layer.ln_2.bias,
+        panels(mlp.c_fc.weight), mlp.c_fc.bias, panels(mlp.c_proj.weight), mlp.c_proj.bias,
+    ]  # fmt: skip
+
+
+def embedding_weights(embedding: nn.Module) -> List[Optional[Tensor]]:
+    """Tokens, places or cosines, and sines or None, as `layers.h` has them."""
+    if embedding.rotary is not None:
+        return [embedding.wte.weight, embedding.rotary.cosine, embedding.rotary.sine]
+    return [embedding.wte.weight, embedding.wpe.weight, None]
+
+
+def owned(tensors: Sequence[Optional[Tensor]], dtype: torch.dtype) -> Tuple[List[Optional[Tensor]], Any]:
+    """Copies of tensors, and their addresses for C, which keep nothing alive."""
+    copies = [None if one is None else one.detach().to(dtype, copy=True).contiguous() for one in tensors]
+    addresses = [None if one is None else one.data_ptr() for one in copies]
+    return copies, (ctypes.c_void_p * len(copies))(*addresses)
+
+
+def local_layers(layers: Iterable[nn.Module]) -> Any:
+    """1 for every layer whose tokens see a window alone, else 0."""
+    local = [int(layer.is_local) for layer in layers]
+    return (ctypes.c_int64 * len(local))(*local)
+
+
+def panels(weight: Tensor) -> Tensor:
+    """A matrix [out, in] laid out for products."""
+    weight = weight.detach().contiguous()
+    laid_out = torch.empty_like(weight)
+    out, width = weight.shape
+    real = REALS[weight.dtype]
+    function = getattr(library(real), f"decoder_panels_{real}")
+    function(ctypes.c_int64(out), ctypes.c_int64(width), pointer(weight), pointer(laid_out))
+    return laid_out
 
 
 class Draw(NamedTuple):
