@@ -94,7 +94,7 @@ def _answers(
     pending: Deque["Future[Answer]"] = deque()
     try:
         for part in iter(lambda: list(islice(items, chunk)), []):
-            with _held_back(), main_left_out(module):
+            with held_back(), main_left_out(module):
                 pending.append(pool.submit(_answer, function, part))
             if len(pending) >= most:
                 yield _next(pending)
@@ -103,14 +103,14 @@ def _answers(
     except BrokenProcessPool:
         raise WorkerDied("a process has died, perhaps for want of memory; call again with fewer workers.") from None
     finally:
-        with _held_back(), main_left_out(module):
+        with held_back(), main_left_out(module):
             cancel(pool, pending)
         pool.shutdown()  # what is in work is finished
 
 
 def _next(pending: "Deque[Future[Answer]]") -> Answer:
     while not pending[0].done():
-        with _held_back():
+        with held_back():
             wait([pending[0]], _POLL)
     return pending.popleft().result()
 
@@ -151,7 +151,7 @@ def main_left_out(module: str) -> Iterator[None]:
 
 
 @contextmanager
-def _held_back() -> Iterator[None]:
+def held_back() -> Iterator[None]:
     """Hold Ctrl-C back until the block is done: a pool that is interrupted inside may wait for itself forever."""
     asked: List[Any] = []
     handler: Any = signal.getsignal(signal.SIGINT)
