@@ -280,4 +280,3 @@ def cancel_all(futures: List[Any]) -> None:
     for future in futures:
         with suppress(Exception):
             future.cancel()
-

@@ -71,7 +71,7 @@ def train_elsewhere(job: Dict[str, Any]) -> Dict[str, Any]:
         job: of `job_of`.
 
     Returns:
-        "progress", values of `Progress`; or "waits", "stopped" or "refused" with a sentence; or "full", where a disk is.
+        "progress", values of `Progress`; or "waits", "stopped", "refused" or "full" (of a disk) with a sentence.
 
     Raises:
         WorkerFailed: the process died; names its signal or its last words.
@@ -91,9 +91,8 @@ def train_elsewhere(job: Dict[str, Any]) -> Dict[str, Any]:
     done = subprocess.run(
         [sys.executable, "-m", "ipu_chem.scaling.worker"],
         input=json.dumps(job),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        universal_newlines=True,
+        capture_output=True,
+        text=True,
         cwd=job["cwd"],
         env=environment,
     )
