@@ -20,7 +20,7 @@ from ipu_chem.scaling.candidates import PROGRESS, Candidate, Progress, read_prog
 from ipu_chem.scaling.worker import NotHere, job_of, train_candidate, train_elsewhere
 
 _POLL = 0.05  # seconds between two questions to an engine
-_LOOK = 1.0  # seconds between two readings of the folders
+_READ_EVERY = 1.0  # seconds between two readings of the folders
 _TRIES = 3  # of a candidate whose worker dies
 _STOPS_WITHIN = 60.0  # seconds
 
@@ -56,7 +56,7 @@ def train_all(
         return []
     folder = candidates[0].folder.parent
     campaign = _Campaign(candidates, budget, finished)
-    campaign.look()
+    campaign.read()
     words = "to the end" if budget >= 1 else f"to {budget:.0%}"
     hidden = None if progress else True  # None leaves it to tqdm: a bar on terminals
     with tqdm(total=len(candidates), unit="run", desc=words, disable=hidden) as bar:
@@ -93,7 +93,7 @@ class _Campaign:
         every = range(len(self.candidates))
         return [index for index in every if index not in self.done and index not in self.work]
 
-    def look(self) -> None:
+    def read(self) -> None:
         """Read what has come to the budget, by whomever."""
         found = {}
         for index in self.waiting():
@@ -111,16 +111,16 @@ class _Campaign:
 
     def run(self, engine: Engine, folder: Path) -> None:
         """Hand out and wait until all is done."""
-        looked = -_LOOK
+        asked = -_READ_EVERY
         with _at_work(folder, engine.here) as at_work:
             try:
                 while len(self.done) < len(self.candidates):
                     answered = [index for index, future in self.work.items() if future.done()]
                     for index in answered:
                         self._take(index, engine.here)
-                    if time.monotonic() - looked >= _LOOK:
-                        self.look()
-                        looked = time.monotonic()
+                    if time.monotonic() - asked >= _READ_EVERY:
+                        self.read()
+                        asked = time.monotonic()
                         self._submit(engine, folder, at_work)
                     elif answered:
                         self._submit(engine, folder, at_work)
@@ -157,11 +157,11 @@ class _Campaign:
         name = self.candidates[index].folder.name
         try:
             answer = future.result()
-        except (NotHere, ValueError, OSError, KeyboardInterrupt) as error:
-            if not isinstance(error, NotHere) and here:
-                raise
-            answer = {"waits": str(error)} if isinstance(error, NotHere) else {"died": f"{error}"}
+        except NotHere as error:
+            answer = {"waits": str(error)}
         except Exception as error:  # of an engine, in words of its own
+            if here and isinstance(error, (ValueError, OSError)):
+                raise
             answer = {"died": f"{type(error).__name__}: {' '.join(str(error).split())[-300:]}"}
         if isinstance(answer, Progress):
             answer = {"progress": vars(answer)}
@@ -170,7 +170,7 @@ class _Campaign:
         elif "refused" in answer:
             raise ValueError(answer["refused"])
         elif "waits" in answer or "stopped" in answer:  # the latter where the time of a job was over
-            self._paused[index] = time.monotonic() + _LOOK
+            self._paused[index] = time.monotonic() + _READ_EVERY
         else:
             self._tries[index] += 1
             if self._tries[index] >= _TRIES:

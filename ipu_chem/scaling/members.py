@@ -91,14 +91,20 @@ def _owner(folder: Path) -> str:
 def _others(path: Path, asked: Mapping[str, Any]) -> int:
     """Count others that are at work; whoever comes to those that ask for something else is refused."""
     now = heartbeats.clock(path.parent)
-    members: List[Path] = sorted(path.parent.glob(".member.*"))
+    members: List[Path] = sorted([*path.parent.glob(".member.*"), *path.parent.glob(".work.*")])
     count = 0
     mine = heartbeats.read(path)
     for other in members:
-        if other == path or not heartbeats.is_live(other, now):
+        if other == path:
             continue
-        found = heartbeats.read(other)
-        changed = differences(found.get("asked", {}), mine["asked"])
+        if not heartbeats.is_live(other, now):
+            with suppress(OSError):  # of a process that was killed
+                other.unlink()
+            continue
+        if other.name.startswith(".work"):
+            continue
+        changed = differences(heartbeats.read(other).get("asked", {}), mine["asked"])
+        changed.sort(key=lambda change: change[0] != "version")
         if changed:
             key, was, value = changed[0]
             key = key.replace("options.", "--", 1) if key.startswith("options.") else key

@@ -27,7 +27,7 @@ from ipu_chem.scaling.candidates import Candidate, Progress, budget_steps, read_
 from packing.files import disk_full_named, host_name
 
 _ANSWER = "ipu-chem answer: "  # before the line of a child that its parent reads
-_LOOKED_EVERY = 2.0  # seconds, at the file of who has handed the work out
+_ASKED_EVERY = 2.0  # seconds, at the file of who has handed the work out
 
 
 class NotHere(Exception):
@@ -137,7 +137,7 @@ class WhileAtWork:
         """True when the worker is to stop."""
         if not self.asked and time.monotonic() >= self._next:
             self.asked = not heartbeats.is_live(self._path)
-            self._next = time.monotonic() + _LOOKED_EVERY
+            self._next = time.monotonic() + _ASKED_EVERY
         return self.asked
 
 
