@@ -3,22 +3,23 @@
 import importlib.util
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 sys.path.append(str(Path(__file__).resolve().parent))
-from shared_search import command_of, report, start, trained, until
+from shared_search import ROOT, command_of, start, trained, until
 
-from ipu_chem.cli import main
 from ipu_chem.executors import check_executor, opened
 from ipu_chem.scaling.campaign import train_all
 from ipu_chem.scaling.candidates import make_candidates
 from ipu_chem.scaling.search import SearchOptions
 from ipu_chem.scaling.study import StudyOptions
-from ipu_chem.scaling.worker import job_of, train_elsewhere
+from ipu_chem.scaling.worker import job_of, train_candidate, train_elsewhere
+from ipu_chem.training.logging import read_rows
 
-GRID = {"optimizer.learning_rate": [0.001, 1e30, 0.003]}
+GRID = {"optimizer.learning_rate": [0.001, 1e30]}
 INSTALLED = {name: importlib.util.find_spec(name) is not None for name in ("submitit", "distributed")}
 
 
@@ -28,26 +29,31 @@ def options(options):
     return options
 
 
-@pytest.fixture
-def alone(options, tmp_path):
-    """The command of a search without its folder, and what it finds in one process."""
-    command = command_of(tmp_path, options, grid=GRID)
-    assert main([*command, str(tmp_path / "alone")]) == 0
-    return command, report(tmp_path / "alone"), trained(tmp_path / "alone")
+ENGINES = {"submitit:local,timeout_min=5": "submitit", "dask": "distributed", "executors_here:Dying": ""}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("word", ["submitit:local", "dask", "executors_here:two_threads", "executors_here:Dying"])
-def test_every_engine_finds_the_same(alone, tmp_path, monkeypatch, word):
-    library = {"submitit:local": "submitit", "dask": "distributed"}.get(word)
-    if library and not INSTALLED[library]:
-        pytest.skip(f"{library} was NOT tested: it is not installed")
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]), prepend=":")
-    command, found, steps = alone
-    out = tmp_path / "out"
-    assert main([*command[:-1], "--executor", word, "--jobs", "2", "--out", str(out)]) == 0
-    assert report(out) == found and trained(out) == steps
-    assert not list(out.glob(".work.*")) and not [p for p in out.glob("*/.claim.*") if p.suffix != ".free"]
+@pytest.mark.parametrize("word", ENGINES)
+def test_every_engine_trains_the_same(options, tmp_path, monkeypatch, word):
+    if ENGINES[word] and not INSTALLED[ENGINES[word]]:
+        pytest.skip(f"{ENGINES[word]} was NOT tested: it is not installed")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT), prepend=":")
+    monkeypatch.chdir(tmp_path)
+    here, there = (make_candidates(options, GRID, Path(name)) for name in ("here", "there"))  # relative folders
+    alone = [train_candidate(one, 1.0, 1) for one in here]
+    seen = []
+    with opened(word, 2, tmp_path) as engine:
+        found = train_all(there, 1.0, progress=False, finished=lambda done: seen.append(sorted(done)), engine=engine)
+    assert [replace(one, seconds=0) for one in found] == [replace(one, seconds=0) for one in alone]
+    assert [one.status for one in found] == ["finished", "diverged"] and len(seen[-1]) == 2
+    for one, other in zip(here, there):
+        assert losses(one.folder) == losses(other.folder) and losses(one.folder)
+        assert [path.name for path in other.folder.glob(".claim.*")] == [".claim.1.free"]
+    assert not list(tmp_path.glob("there/.work.*"))
+
+
+def losses(folder):
+    return [(row["step"], row["loss"]) for row in read_rows(folder) if row["kind"] == "train"]
 
 
 @pytest.mark.slow

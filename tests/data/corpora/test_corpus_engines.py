@@ -16,7 +16,7 @@ def chains(count):
     """Different molecules by number: its digits in base 4 are groups of a chain."""
     groups = ("C", "O", "N", "C(F)")
     for number in range(1, count + 1):
-        yield "C" + "".join(groups[int(digit)] for digit in np.base_repr(number, 4)) + "C"
+        yield "N#C" + "".join(groups[int(digit)] for digit in np.base_repr(number, 4)) + "C"
 
 
 @pytest.fixture(scope="module")
