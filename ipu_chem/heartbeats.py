@@ -47,6 +47,7 @@ def make(path: Path, values: Mapping[str, Any]) -> bool:
                 json.dump(dict(values), file)
                 file.flush()
                 os.fsync(file.fileno())
+            os.chmod(temporary, 0o644)  # mkstemp's 0600 would hide it from others who share the folder
             try:
                 os.link(temporary, path)
             except FileExistsError:
@@ -91,6 +92,8 @@ def is_live(path: Path, now: Optional[float] = None) -> bool:
     try:
         with open(path, "rb") as file:  # opened, attributes that a machine has remembered are asked for again
             touched = os.fstat(file.fileno()).st_mtime
+    except PermissionError:  # of another user, who is at work all the same
+        touched = path.stat().st_mtime
     except OSError:
         return False
     if holder and all(holder.get(name) == value for name, value in {"host": host_name(), **_here()}.items()):

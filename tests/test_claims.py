@@ -34,6 +34,7 @@ def test_one_at_a_time_and_numbers_rise(tmp_path):
     with claimed(folder) as claim:
         claim.check()
         assert holder_of(folder) == folder / ".claim.1"
+        assert (folder / ".claim.1").stat().st_mode & 0o444 == 0o444  # for other users who share it
         with pytest.raises(Claimed, match=f"in use by process {os.getpid()} on {heartbeats.host_name()}, since 20"):
             with claimed(folder):
                 pass

@@ -17,7 +17,7 @@ class Options:
     Attributes:
         cutoff: longest edge, in Å.
         text: name=file: SMILES as text, for chemgpt.
-        executor: that encodes text: processes of this machine; submitit, jobs of Slurm; dask, or dask:tcp://HOST:8786;
+        executor: engine that encodes text: processes of this machine; submitit, jobs of Slurm; dask, or dask:tcp://HOST:8786;
             module:factory, which returns an executor of Python. Workers elsewhere need the cache folder.
         check_forces: compare forces with the energies of near frames: sign and units.
     """

@@ -58,7 +58,7 @@ def losses(folder):
 
 @pytest.mark.slow
 def test_ctrl_c_reaches_workers_elsewhere(options, tmp_path):
-    command = command_of(tmp_path, options, "--executor", "concurrent.futures:ThreadPoolExecutor")
+    command = command_of(tmp_path, options, "--executor", "concurrent.futures:ThreadPoolExecutor", grid=GRID)
     out = tmp_path / "out"
     process = start(tmp_path, [*command, str(out)])
     until(lambda: any(trained(out).values()), process)
