@@ -31,7 +31,8 @@ if __package__ in (None, ""):
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from benchmarks.common import ROOT, Goals, machine_line, print_table, throughput_line
-from ipu_chem.scaling.candidates import Candidate, Progress, make_candidates, train_all
+from ipu_chem.scaling.campaign import train_all
+from ipu_chem.scaling.candidates import Candidate, Progress, make_candidates
 from packing.files import atomic_file
 
 METRIC = "nats_per_token"

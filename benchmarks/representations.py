@@ -27,7 +27,8 @@ if __package__ in (None, ""):
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from benchmarks.common import ROOT, machine_line, print_table
-from ipu_chem.scaling.candidates import Candidate, make_candidates, train_all
+from ipu_chem.scaling.campaign import train_all
+from ipu_chem.scaling.candidates import Candidate, make_candidates
 from packing.files import atomic_file
 
 LOSS = "nats_per_heavy_atom"

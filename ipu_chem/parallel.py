@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 import threading
+import time
 import traceback
 from collections import deque
 from concurrent.futures import Future, ProcessPoolExecutor, wait
@@ -17,6 +18,9 @@ from tqdm import tqdm
 
 _FEW = 256
 _POLL = 0.2  # seconds until Ctrl-C takes effect
+_BETWEEN = 0.02  # seconds between two questions to an engine
+_AHEAD = 256  # chunks that an engine has at a time
+_TRIES = 3  # of a chunk whose worker dies
 _SET_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of Linux
 _SHOWN = 200  # characters of an item in an error
 
@@ -46,6 +50,7 @@ def in_parallel(
     few: Optional[int] = None,
     ahead: int = 0,
     title: Optional[str] = None,
+    engine: Any = None,
 ) -> Iterator[Any]:
     """Results in the order of the items, whatever the number of processes.
 
@@ -57,6 +62,7 @@ def in_parallel(
         few: a sequence of fewer items than this (None: 256) stays in this process: starting others costs more.
         ahead: items given out before their results are taken; at least four chunks a process.
         title: of a progress bar of molecules on stderr; None shows none.
+        engine: `ipu_chem.executors.Engine` that works elsewhere, instead of processes; ``workers`` does not count then.
 
     Raises:
         WorkerDied: a process has died.
@@ -65,7 +71,9 @@ def in_parallel(
     workers = core_count() if workers is None else workers
     known = len(items) if isinstance(items, Sequence) else None
     alone = workers <= 1 or known is not None and known < (_FEW if few is None else few)
-    if alone:
+    if engine is not None:
+        answers = _answers_of(engine, function, iter(items), max(chunk, engine.chunk))
+    elif alone:
         answers = (_answer(function, [item]) for item in items)
     else:
         answers = _answers(function, iter(items), workers, chunk, max(ahead // chunk, 4 * workers))
@@ -94,7 +102,7 @@ def _answers(
     pending: Deque["Future[Answer]"] = deque()
     try:
         for part in iter(lambda: list(islice(items, chunk)), []):
-            with _held_back(), main_left_out(module):
+            with held_back(), main_left_out(module):
                 pending.append(pool.submit(_answer, function, part))
             if len(pending) >= most:
                 yield _next(pending)
@@ -103,14 +111,50 @@ def _answers(
     except BrokenProcessPool:
         raise WorkerDied("a process has died, perhaps for want of memory; call again with fewer workers.") from None
     finally:
-        with _held_back(), main_left_out(module):
+        with held_back(), main_left_out(module):
             cancel(pool, pending)
         pool.shutdown()  # what is in work is finished
 
 
+def _answers_of(engine: Any, function: Callable[[Any], Any], items: Iterator[Any], chunk: int) -> Iterator[Answer]:
+    """Answers of an engine to chunks of items, in order; what its workers lose is handed out again, a few times."""
+    pending: Deque[List[Any]] = deque()  # future, items, tries
+    try:
+        for part in iter(lambda: list(islice(items, chunk)), []):
+            pending.append([engine.pool.submit(_answer, function, part), part, 1])
+            while len(pending) >= (engine.at_once or _AHEAD):
+                yield _answer_of(engine, function, pending)
+        while pending:
+            yield _answer_of(engine, function, pending)
+    finally:
+        for future, *_ in pending:
+            with suppress(Exception):
+                future.cancel()
+
+
+def _answer_of(engine: Any, function: Callable[[Any], Any], pending: "Deque[List[Any]]") -> Answer:
+    """The answer to what was handed out first."""
+    while True:
+        future, part, tries = pending[0]
+        while not future.done():
+            time.sleep(_BETWEEN)
+        try:
+            answer: Answer = future.result()
+        except Exception as error:  # of the engine: those of the function are in its answer
+            if tries == _TRIES:
+                raise WorkerDied(
+                    f"a worker has died {tries} times ({type(error).__name__}: {str(error)[-_SHOWN:]}); its "
+                    "executor's own records say why, and the same call goes on."
+                ) from None
+            pending[0] = [engine.pool.submit(_answer, function, part), part, tries + 1]
+            continue
+        pending.popleft()
+        return answer
+
+
 def _next(pending: "Deque[Future[Answer]]") -> Answer:
     while not pending[0].done():
-        with _held_back():
+        with held_back():
             wait([pending[0]], _POLL)
     return pending.popleft().result()
 
@@ -151,7 +195,7 @@ def main_left_out(module: str) -> Iterator[None]:
 
 
 @contextmanager
-def _held_back() -> Iterator[None]:
+def held_back() -> Iterator[None]:
     """Hold Ctrl-C back until the block is done: a pool that is interrupted inside may wait for itself forever."""
     asked: List[Any] = []
     handler: Any = signal.getsignal(signal.SIGINT)

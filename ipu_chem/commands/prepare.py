@@ -4,6 +4,7 @@ from dataclasses import dataclass, fields
 
 from ipu_chem.commands.renamed import renamed
 from ipu_chem.config import DataConfig
+from ipu_chem.executors import PROCESSES, check_executor
 from ipu_chem.ranges import CUTOFF, check_fields
 
 SECTIONS = {"": DataConfig}
@@ -16,15 +17,19 @@ class Options:
     Attributes:
         cutoff: longest edge, in Å.
         text: name=file: SMILES as text, for chemgpt.
+        executor: engine that encodes text: processes of this machine; submitit, jobs of Slurm; dask, or dask:tcp://HOST:8786;
+            module:factory, which returns an executor of Python. Workers elsewhere need the cache folder.
         check_forces: compare forces with the energies of near frames: sign and units.
     """
 
     cutoff: float = 5.0
     text: bool = False
+    executor: str = PROCESSES
     check_forces: bool = False
 
     def __post_init__(self) -> None:
         check_fields(self, cutoff=CUTOFF)
+        check_executor(self.executor)
 
 
 def run(options: Options, data: DataConfig) -> int:
@@ -45,9 +50,13 @@ def _run(options: Options, data: DataConfig) -> int:
     check_data(data)
     if options.text or (data.name in CORPORA and data.name != "file"):
         path = getattr(data, "path", "")
-        corpus = load_corpus(data.name, path or None, data.cache or None, **data.corpus_options())
+        corpus = load_corpus(
+            data.name, path or None, data.cache or None, executor=options.executor, **data.corpus_options()
+        )
         print("\n".join(describe_corpus(corpus)))
         return 0
+    if options.executor != PROCESSES:
+        raise ValueError(f"executor={options.executor} encodes text: add --text true, or leave it out.")
     store = load_store(data, options.cutoff)
     info = store.info
     sizes = store.sizes()

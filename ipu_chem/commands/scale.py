@@ -1,6 +1,6 @@
 """Train a grid of sizes and say how loss follows size and data."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ipu_chem.commands.parsing import part
@@ -28,13 +28,15 @@ class Options(StudyOptions):
 
 def run(options: Options, config: RunConfig) -> int:
     """Train, fit, print and say where everything is."""
-    from ipu_chem.locks import locked
+    from ipu_chem.scaling.members import joined
     from ipu_chem.scaling.study import make_plan, run_study
     from ipu_chem.scaling.study_report import analyze, lines, write_study
 
     grid, out, options = read_grid(options.grid), Path(options.out), part(options, StudyOptions)
     check_folder("--out", out)
-    with locked(out):
+    with joined(out, "scale", asdict(options), grid, config) as others:
+        if others:
+            print(f"{others} other processes are at work in {out}, and share the work with this one", flush=True)
         plan = make_plan(to_dict(config), grid, out, options)
         print("\n".join(plan.lines()), flush=True)
         points = run_study(plan, out, options)

@@ -1,6 +1,6 @@
 """Train many candidates a little and the best of them to the end."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Dict
 
@@ -31,8 +31,8 @@ def run(options: Options, config: RunConfig) -> int:
     """Search, print the table and say where everything is."""
     grid = read_grid(options.grid)
     check_folder("--out", options.out)
-    from ipu_chem.locks import locked
     from ipu_chem.scaling.candidates import make_candidates
+    from ipu_chem.scaling.members import joined
     from ipu_chem.scaling.search import search
     from ipu_chem.scaling.search_report import table, write_result
     from ipu_chem.scaling.search_result import analyze
@@ -49,7 +49,9 @@ def run(options: Options, config: RunConfig) -> int:
         "the others too" if options.finish_all else f"about {cost_of_rungs(rungs).saving:.0%} of all steps saved"
     )
     print("; ".join(words), flush=True)
-    with locked(out):
+    with joined(out, "search", asdict(options), grid, config) as others:
+        if others:
+            print(f"{others} other processes are at work in {out}, and share the work with this one", flush=True)
         result = analyze(search(candidates, options), options)
         paths = write_result(out, result, options)
     print("\n".join(table(result)))

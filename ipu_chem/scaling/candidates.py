@@ -4,32 +4,23 @@ import hashlib
 import itertools
 import json
 import math
-import multiprocessing
-import os
 import re
-import time
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import redirect_stderr, redirect_stdout
-from copy import deepcopy
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Set, Tuple
-
-from tqdm import tqdm
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Set, Tuple
 
 from ipu_chem.config import KINDS, from_dict, to_dict
 from ipu_chem.json_file import read_json, write_json
 from ipu_chem.options import differences, merge, nested
-from ipu_chem.parallel import cancel, is_stopped, main_left_out, start_worker
 from ipu_chem.training.logging import METRICS
-from packing.files import disk_full_named
 
+PROGRESS = "candidate.json"  # in the folder of a candidate
 _SEED = "training.seed"
 # What a search sets itself, and what may differ when it goes on: where runs are and how they are computed.
 _SET = {"training.log_every": 1, "training.progress": False, "training.report": False, "training.samples": 0}
 # What the models and packs of candidates are built from.
 _BUILT = ("data", "pack", "model", "loss", "force_share", "batching", "ipu")
-_FREE = ("out", "torch.threads", "data.cache", "data.workers")
+FREE = ("out", "torch.threads", "data.cache", "data.workers")
 
 
 @dataclass(frozen=True)
@@ -138,7 +129,7 @@ def read_progress(candidate: Candidate) -> Optional[Progress]:
     Raises:
         ValueError: its folder holds a run of other options.
     """
-    path = candidate.folder / "candidate.json"
+    path = candidate.folder / PROGRESS
     if not path.is_file():
         return None
     again = f"delete the folder {candidate.folder}, and the same command trains this candidate again"
@@ -147,7 +138,7 @@ def read_progress(candidate: Candidate) -> Optional[Progress]:
     if digest not in (None, _log(candidate.folder, size)[1]):
         raise ValueError(f"{candidate.folder / METRICS} is damaged (its checksum does not match); {again}.")
     before = to_dict(from_dict(saved.pop("config")))  # with the values of options that were not there yet
-    changed = [one for one in differences(before, candidate.config) if one[0] not in _FREE]
+    changed = [one for one in differences(before, candidate.config) if one[0] not in FREE]
     if changed:
         key, was, now = changed[0]
         raise ValueError(
@@ -156,108 +147,14 @@ def read_progress(candidate: Candidate) -> Optional[Progress]:
     return Progress(**saved)
 
 
-def train_all(
-    candidates: Sequence[Candidate],
-    budget: float,
-    jobs: int,
-    progress: bool = True,
-    finished: Callable[[int, Progress], None] = lambda index, reached: None,
-) -> List[Progress]:
-    """Train candidates up to a fraction of their steps, or to the end where that is 1; nothing is done twice.
-
-    Args:
-        candidates: to train.
-        budget: of the steps of a run.
-        jobs: processes that train side by side.
-        progress: show a bar.
-        finished: called for every candidate, with its place in ``candidates``, as soon as it is there; also for those
-            that an earlier call has trained.
-
-    Returns:
-        How far each is, in their order.
+def write_progress(candidate: Candidate, reached: Progress) -> None:
+    """Write candidate.json, by which a candidate is known to have come so far.
 
     Raises:
-        ValueError: a candidate cannot work; names it and says why.
-        KeyboardInterrupt: stopped; the runs have written checkpoints, from which the next search goes on.
+        OSError: the disk is full; what was there is kept.
     """
-    found = {index: read_progress(candidate) for index, candidate in enumerate(candidates)}
-    done = {index: one for index, one in found.items() if one is not None and one.reaches(budget)}
-    for index, reached in done.items():
-        finished(index, reached)
-    left = [index for index in range(len(candidates)) if index not in done]
-    words = "to the end" if budget >= 1 else f"to {budget:.0%}"
-    hidden = None if progress else True  # None leaves it to tqdm: a bar on terminals
-    with tqdm(total=len(candidates), initial=len(done), unit="run", desc=words, disable=hidden) as bar:
-        if left:
-            context = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
-            stop = context.Event()
-            threads = 0 if jobs == 1 else max(1, (os.cpu_count() or 1) // jobs)  # 0 leaves all cores to one run
-            with ProcessPoolExecutor(min(jobs, len(left)), context, start_worker, (stop,)) as pool:
-                with main_left_out(__name__):
-                    futures = {pool.submit(_train, candidates[index], budget, threads): index for index in left}
-                try:
-                    for future in as_completed(futures):
-                        done[futures[future]] = future.result()
-                        finished(futures[future], done[futures[future]])
-                        bar.update(1)
-                except BaseException:
-                    stop.set()
-                    cancel(pool, futures)
-                    raise
-    return [done[index] for index in range(len(candidates))]
-
-
-def _train(candidate: Candidate, budget: float, threads: int) -> Progress:
-    """In a worker: train one candidate and write down how far it came."""
-    from ipu_chem.checkpoint import LAST
-    from ipu_chem.train import train
-    from ipu_chem.training.callbacks import Callback
-
-    if is_stopped():
-        raise KeyboardInterrupt
-    values = deepcopy(candidate.config)
-    if not values["torch"]["threads"]:
-        values["torch"]["threads"] = threads
-    before = read_progress(candidate)
-    seen = {"step": before.step if before else 0, "total": before.total if before else 0}
-
-    class Follow(Callback):
-        """Notes how far the run is and stops it at the budget, or when the search stops."""
-
-        def on_step(self, step: int, total: int, losses: List[float]) -> bool:
-            seen.update(step=step, total=total)
-            return self.is_enough() or is_stopped()
-
-        def on_resume(self, step: int, total: int) -> bool:
-            seen.update(step=step, total=total)
-            return self.is_enough()  # killed between the checkpoint of the budget and the candidate's own file
-
-        def is_enough(self) -> bool:
-            return budget < 1 and budget_steps(seen["total"], budget) <= seen["step"] < seen["total"]
-
-    started = time.monotonic()
-    candidate.folder.mkdir(parents=True, exist_ok=True)
-    status, message = "stopped", ""
-    metrics: Dict[str, float] = {}
-    path = candidate.folder / "log.txt"
-    with disk_full_named(path), open(path, "a", encoding="utf-8") as log, redirect_stdout(log), redirect_stderr(log):
-        try:
-            resume = (candidate.folder / LAST).is_file()
-            result = train(from_dict(values), resume, [Follow()])
-            metrics = result["metrics"]
-            if result["finished"]:
-                status = "finished"
-            elif result["stopped_by"] or seen["step"] < budget_steps(seen["total"], budget):
-                raise KeyboardInterrupt
-        except FloatingPointError as error:
-            status, message = "diverged", str(error)
-        except ValueError as error:
-            raise ValueError(f"candidate {candidate.folder.name}: {error}") from error
-    seconds = time.monotonic() - started + (before.seconds if before else 0.0)
-    reached = Progress(status, seen["step"], seen["total"], seconds, metrics, message)
     values = {**asdict(reached), "log": _log(candidate.folder), "config": candidate.config}
-    write_json(candidate.folder / "candidate.json", values)
-    return reached
+    write_json(candidate.folder / PROGRESS, values)
 
 
 def _log(folder: Path, size: Optional[int] = None) -> Tuple[int, str]:

@@ -5,8 +5,10 @@ from typing import Dict, List, Sequence
 
 import numpy as np
 
+from ipu_chem.executors import PROCESSES, Engine, check_executor, opened
 from ipu_chem.ranges import check_fields
-from ipu_chem.scaling.candidates import Candidate, Progress, train_all
+from ipu_chem.scaling.campaign import train_all
+from ipu_chem.scaling.candidates import Candidate, Progress
 from ipu_chem.scaling.estimators import ESTIMATORS, TAIL, estimate_of
 from ipu_chem.scaling.selection import LEAST_KEPT, Rung, rungs_of, survivors
 from ipu_chem.scaling.tpe import Trial, over_seeds
@@ -29,7 +31,11 @@ class SearchOptions:
         calibration: of final values by estimates: line, or power where they span a decade.
         finish_all: train all candidates to the end, to judge the estimates.
         metric: validation metric that counts; empty takes the forces' error, else the first one of the runs.
-        jobs: runs side by side, which divide the CPU cores.
+        jobs: runs side by side on this machine, which divide its CPU cores.
+        executor: where runs train: processes of this machine; submitit, jobs of Slurm, with options as in
+            submitit:timeout_min=600,slurm_partition=NAME, or submitit:local; dask, a cluster of this machine, or
+            dask:tcp://HOST:8786; or module:factory, which returns an executor of Python. Beside these, the same command
+            on other machines that share the folder joins in.
     """
 
     budget: float = 0.2
@@ -41,6 +47,7 @@ class SearchOptions:
     finish_all: bool = False
     metric: str = ""
     jobs: int = 1
+    executor: str = PROCESSES
 
     def __post_init__(self) -> None:
         check_fields(self, halving="0 or more")
@@ -53,6 +60,7 @@ class SearchOptions:
         if self.calibration not in ("line", "power"):
             raise ValueError(f"calibration={self.calibration!r}: choose line or power.")
         self.rungs(1)  # refuses a halving that is none
+        check_executor(self.executor)
 
     def rungs(self, candidates: int) -> List[Rung]:
         """Budgets, and the candidates that train for each; see `rungs_of`."""
@@ -101,6 +109,11 @@ def search(candidates: Sequence[Candidate], options: SearchOptions, progress: bo
     Raises:
         ValueError: see `train_all` and `over_seeds`; or all candidates diverged before the first early evaluation.
     """
+    with opened(options.executor, options.jobs, candidates[0].folder.parent) as engine:
+        return _search(candidates, options, progress, engine)
+
+
+def _search(candidates: Sequence[Candidate], options: SearchOptions, progress: bool, engine: Engine) -> Searched:
     left = list(dict.fromkeys(one.name for one in candidates))
     rungs = options.rungs(len(left))
     reached: Dict[int, Progress] = {}
@@ -109,7 +122,7 @@ def search(candidates: Sequence[Candidate], options: SearchOptions, progress: bo
 
     def train(names: Sequence[str], budget: float) -> List[int]:
         places = [place for place, one in enumerate(candidates) if one.name in names]
-        trained = train_all([candidates[place] for place in places], budget, options.jobs, progress)
+        trained = train_all([candidates[place] for place in places], budget, progress=progress, engine=engine)
         reached.update(zip(places, trained))
         return places
 

@@ -16,8 +16,10 @@ from typing import Any, Dict, List, Mapping, Sequence, Tuple
 import numpy as np
 
 from ipu_chem.config import from_dict
+from ipu_chem.executors import PROCESSES, check_executor, opened
 from ipu_chem.json_file import read_json, write_json
-from ipu_chem.scaling.candidates import Candidate, Progress, make_candidates, train_all
+from ipu_chem.scaling.campaign import train_all
+from ipu_chem.scaling.candidates import Candidate, Progress, make_candidates
 from ipu_chem.scaling.points import (
     CONVERGED,
     EPOCHS_HELD,
@@ -43,7 +45,11 @@ class StudyOptions:
         evaluations: of every run, from which its best weights are chosen; rule=epochs keeps the config's cadence.
         metric: validation metric that is the loss; empty is nats_per_heavy_atom of text, the forces' error where forces
             are learned, else the first one.
-        jobs: runs side by side, which divide the CPU cores.
+        jobs: runs side by side on this machine, which divide its CPU cores.
+        executor: where runs train: processes of this machine; submitit, jobs of Slurm, with options as in
+            submitit:timeout_min=600,slurm_partition=NAME, or submitit:local; dask, a cluster of this machine, or
+            dask:tcp://HOST:8786; or module:factory, which returns an executor of Python. Beside these, the same command
+            on other machines that share the folder joins in.
     """
 
     rule: str = "steps"
@@ -51,6 +57,7 @@ class StudyOptions:
     evaluations: int = 8
     metric: str = ""
     jobs: int = 1
+    executor: str = PROCESSES
 
     def __post_init__(self) -> None:
         if self.rule not in _RULES:
@@ -60,6 +67,7 @@ class StudyOptions:
                 f"steps={self.steps}, evaluations={self.evaluations}, jobs={self.jobs}: give 1 or more evaluations and "
                 "jobs, and steps for rule=steps only."
             )
+        check_executor(self.executor)
 
 
 @dataclass(frozen=True)
@@ -181,11 +189,13 @@ def run_study(plan: Plan, out: Path, options: StudyOptions, progress: bool = Tru
     """
     points: Dict[int, Point] = {}
 
-    def finished(index: int, reached: Progress) -> None:
-        points[index] = point_of(plan.candidates[index], reached, plan.rule, options.metric)
+    def finished(done: Mapping[int, Progress]) -> None:
+        for index in set(done) - set(points):
+            points[index] = point_of(plan.candidates[index], done[index], plan.rule, options.metric)
         write_points(out / "points.json", [points[place] for place in sorted(points)])
 
-    train_all(plan.candidates, 1.0, options.jobs, progress, finished)
+    with opened(options.executor, options.jobs, out) as engine:
+        train_all(plan.candidates, 1.0, progress=progress, finished=finished, engine=engine)
     return [points[place] for place in sorted(points)]
 
 

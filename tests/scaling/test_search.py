@@ -17,11 +17,10 @@ import yaml
 from ipu_chem import parallel
 from ipu_chem.checkpoint import load_checkpoint
 from ipu_chem.cli import main
-from ipu_chem.locks import LOCK, locked
-from ipu_chem.scaling import candidates as module
 from ipu_chem.scaling.candidates import Progress, budget_steps, make_candidates, read_progress
 from ipu_chem.scaling.estimators import estimate_of
 from ipu_chem.scaling.search import SearchOptions
+from ipu_chem.scaling.worker import train_candidate
 from ipu_chem.train import train
 from ipu_chem.training.logging import read_rows
 
@@ -119,18 +118,6 @@ def stop_when(command, script, number, reached):
         return process.wait(60)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("command", ["search", "scale"])
-def test_a_folder_has_one_process(command, options, tmp_path, capsys):
-    config, grid, out = tmp_path / "config.yaml", tmp_path / "grid.yaml", tmp_path / "out"
-    config.write_text(yaml.safe_dump(options))
-    grid.write_text(yaml.safe_dump({"model.hidden_features": [8, 16], "training.seed": [0]}))
-    with locked(out):
-        assert main([command, "--config", str(config), "--grid", str(grid), "--out", str(out)]) == 1
-        assert [path.name for path in out.iterdir()] == [LOCK]
-    assert f"{out} is in use by process" in capsys.readouterr().err
-
-
 def test_a_search_that_halves_and_is_stopped_twice_finds_what_one_in_one_piece_does(options, tmp_path, capsys):
     options["training"].update(epochs=5, evaluate_every=5, checkpoint_every=5)
     grid = {"batching.micro_batch_size": [1, 2], "optimizer.learning_rate": [0.001, 0.003, 1e30]}
@@ -191,16 +178,16 @@ def test_a_stopped_search_leaves_runs_that_go_on(options, make_config, tmp_path,
     (candidate,) = make_candidates(options, {"optimizer.learning_rate": [0.003]}, tmp_path / "search")
     monkeypatch.setattr(parallel, "_stop", StopsLater())
     with pytest.raises(KeyboardInterrupt):
-        module._train(candidate, 0.5, 1)
+        train_candidate(candidate, 0.5, 1)
     assert read_progress(candidate) is None and read_rows(candidate.folder)[-1]["step"] == 3
     with pytest.raises(KeyboardInterrupt):  # not even begun
-        module._train(candidate, 0.5, 1)
+        train_candidate(candidate, 0.5, 1)
     assert read_rows(candidate.folder)[-1]["step"] == 3
     monkeypatch.setattr(parallel, "_stop", None)
-    reached = module._train(candidate, 0.5, 1)
+    reached = train_candidate(candidate, 0.5, 1)
     assert reached.status == "stopped" and reached.step == budget_steps(reached.total, 0.5)
     assert read_progress(candidate) == reached and reached.reaches(0.5) and not reached.reaches(1.0)
-    end = module._train(candidate, 1.0, 1)
+    end = train_candidate(candidate, 1.0, 1)
     assert end.status == "finished" and end.step == end.total and end.seconds > reached.seconds and end.metrics
     assert_as_in_one_piece(candidate, make_config, tmp_path)
     assert "packs:" in (candidate.folder / "log.txt").read_text()
@@ -209,22 +196,22 @@ def test_a_stopped_search_leaves_runs_that_go_on(options, make_config, tmp_path,
 def test_a_candidate_killed_before_its_file_was_written_is_not_trained_on(options, tmp_path):
     (candidate,) = make_candidates(options, {"optimizer.learning_rate": [0.003]}, tmp_path / "search")
     written = candidate.folder / "candidate.json"
-    reached = module._train(candidate, 0.5, 1)
+    reached = train_candidate(candidate, 0.5, 1)
     metrics, before = (candidate.folder / "metrics.jsonl").read_bytes(), written.read_bytes()
     written.unlink()
-    again = module._train(candidate, 0.5, 1)
+    again = train_candidate(candidate, 0.5, 1)
     assert again == dataclasses.replace(reached, seconds=again.seconds)
     assert (candidate.folder / "metrics.jsonl").read_bytes() == metrics
-    end = module._train(candidate, 1.0, 1)
+    end = train_candidate(candidate, 1.0, 1)
     written.write_bytes(before)
-    again = module._train(candidate, 1.0, 1)
+    again = train_candidate(candidate, 1.0, 1)
     assert again == dataclasses.replace(end, seconds=again.seconds)
 
 
 def test_an_evaluation_at_the_end_of_an_epoch_finds_its_evaluation(options, tmp_path):
     options["training"]["epochs"] = 4
     (candidate,) = make_candidates(options, {"optimizer.learning_rate": [0.003]}, tmp_path / "search")
-    reached = module._train(candidate, 0.5, 1)
+    reached = train_candidate(candidate, 0.5, 1)
     seen = estimate_of(candidate, reached, 0.5, "validation")
     assert reached.status == "stopped" and seen.steps == reached.step == reached.total // 2
     (metric, *_) = reached.metrics

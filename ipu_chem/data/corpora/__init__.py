@@ -13,19 +13,21 @@ import numpy as np
 
 from ipu_chem.cache import cache_folder, content_key, open_prepared
 from ipu_chem.data.corpora.assemble import PartFiles, assemble, first_of_each, on_disk
-from ipu_chem.data.corpora.build import encode_file
+from ipu_chem.data.corpora.build import Parts, encode_file
 from ipu_chem.data.corpora.encode import CANONICAL, SELFIES, Manner, encode_smiles, libraries
 from ipu_chem.data.corpora.memory import corpus_in_memory
 from ipu_chem.data.corpora.sources import CORPORA, find_file
 from ipu_chem.data.datasets import known_options
-from ipu_chem.data.files.layout import TableOptions, read_layout
+from ipu_chem.data.files.layout import Layout, TableOptions, read_layout
 from ipu_chem.data.files.table import read_rows
 from ipu_chem.data.fragments import ERROR, KEEP, SEVERAL
 from ipu_chem.data.molecule import decode_text
 from ipu_chem.data.representations.registry import identity
 from ipu_chem.data.representations.store import representation_of
+from ipu_chem.executors import PROCESSES, check_executor, opened
 from ipu_chem.locks import in_turn
 from ipu_chem.options import meant
+from ipu_chem.parallel import core_count
 from packing.files import PathLike, atomic_file, file_digest, remove_folder, sweep
 from packing.store import Store
 
@@ -63,6 +65,7 @@ def load_corpus(
     limit: int = 0,
     workers: int = 0,
     progress: bool = True,
+    executor: str = PROCESSES,
     **options: Any,
 ) -> Store:
     """A corpus as a memory-mapped store, encoded on first use.
@@ -74,6 +77,8 @@ def load_corpus(
         limit: only the first lines of the file; 0 takes all. A header, blank lines and comments do not count.
         workers: processes that encode; 0 takes all cores.
         progress: show a bar.
+        executor: that encodes, see `ipu_chem.executors.opened`; workers elsewhere need the cache folder at the same
+            path. The store is the same to the bit.
         **options: see `Options`.
 
     Returns:
@@ -89,6 +94,7 @@ def load_corpus(
     if name not in CORPORA:
         raise ValueError(f"there is no corpus {name!r}{meant(name, CORPORA)}; there are {', '.join(CORPORA)}.")
     chosen = Options(**{**known_options(f"corpus {name}", Options, options), **options})
+    check_executor(executor)
     if limit < 0 or workers < 0:
         raise ValueError(f"corpus {name}: limit={limit} and workers={workers} are 0 or more.")
     root, source, versions = cache_folder(cache), CORPORA[name], libraries(chosen.representation)
@@ -117,7 +123,7 @@ def load_corpus(
         store = open_prepared(folder, name, says_why=False)
         if store is None:  # else another process has made it meanwhile
             try:
-                made = encode_file(file, layout, parts, limit, how, workers or None, progress)
+                made = _encode(executor, file, layout, parts, limit, how, workers, progress)
             except KeyboardInterrupt:
                 print(f"{name}: stopped; what is encoded lies in {parts}, the same call goes on there", file=sys.stderr)
                 raise
@@ -139,6 +145,16 @@ def load_corpus(
         f"{store.info['failures']['count']:,} failures left out (listed in {folder / 'meta.json'})"
     )
     return _checked(store, file, chosen.fragments)
+
+
+def _encode(
+    executor: str, file: Path, layout: Layout, parts: Path, limit: int, how: Manner, workers: int, progress: bool
+) -> Parts:
+    if executor == PROCESSES:
+        return encode_file(file, layout, parts, limit, how, workers or None, progress)
+    folder = parts.resolve()
+    with opened(executor, workers or core_count(), folder) as engine:
+        return encode_file(file, layout, folder, limit, how, None, progress, engine)
 
 
 def _tidy(parts: Path, folder: Path) -> None:

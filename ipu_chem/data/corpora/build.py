@@ -6,9 +6,10 @@ was cut and is fetched anew goes on after its last whole chunk, and how many pro
 """
 
 import hashlib
+import time
 from functools import partial
 from pathlib import Path
-from typing import Iterator, List, NamedTuple, Optional, Tuple
+from typing import Any, Iterator, List, NamedTuple, Optional, Tuple
 
 from tqdm import tqdm
 
@@ -17,6 +18,8 @@ from ipu_chem.data.files.layout import Layout
 from ipu_chem.data.files.table import Record, parse, read_chunks
 from ipu_chem.data.files.text import DAMAGE, count_lines
 from ipu_chem.parallel import WorkerDied, in_parallel
+
+_SEEN_WITHIN = 60.0  # seconds
 
 
 class Parts(NamedTuple):
@@ -27,7 +30,14 @@ class Parts(NamedTuple):
 
 
 def encode_file(
-    path: Path, layout: Layout, folder: Path, limit: int, manner: Manner, workers: Optional[int], progress: bool
+    path: Path,
+    layout: Layout,
+    folder: Path,
+    limit: int,
+    manner: Manner,
+    workers: Optional[int],
+    progress: bool,
+    engine: Any = None,
 ) -> Parts:
     """Make the part files that a folder lacks.
 
@@ -39,6 +49,7 @@ def encode_file(
         manner: see `Manner`.
         workers: processes; None takes all cores, with 1 it is this one.
         progress: show a bar on stderr.
+        engine: `ipu_chem.executors.Engine` whose workers share the folder, instead of processes.
 
     Raises:
         ValueError: the file is cut short or damaged (whole chunks before that are kept), or a worker died.
@@ -61,17 +72,37 @@ def encode_file(
 
         make = partial(_make_part, layout=layout, manner=manner)
         try:
-            for lines in in_parallel(make, missing(), workers, chunk=1):
+            for lines in in_parallel(make, missing(), workers, chunk=1, engine=engine):
                 made += 1
                 bar.update(lines)
         except WorkerDied as error:
             raise ValueError(f"{path}: {error} What is encoded is kept.") from None
+    if engine is not None:
+        _wait_for(paths)
     if damage:
         raise ValueError(
             f"{path} is cut short or damaged ({damage[0]}); fetch it again to the same place: its first "
             f"{len(paths):,} chunks of lines are encoded and kept."
         )
     return Parts(paths, made)
+
+
+def _wait_for(paths: List[Path]) -> None:
+    """Wait until this machine sees what others have written, which file systems of networks show late.
+
+    Raises:
+        ValueError: it does not.
+    """
+    until = time.monotonic() + _SEEN_WITHIN
+    missing = [path for path in paths if not path.is_file()]
+    while missing and time.monotonic() < until:
+        time.sleep(0.1)
+        missing = [path for path in missing if not path.is_file()]
+    if missing:
+        raise ValueError(
+            f"{len(missing):,} of {len(paths):,} parts that workers have encoded are not in {missing[0].parent}: give "
+            "a cache folder (--cache) that all workers share."
+        )
 
 
 def _until_damage(chunks: Iterator[List[Record]], damage: List[str]) -> Iterator[List[Record]]:

@@ -1,0 +1,43 @@
+"""Executors of one's own for tests, by `module:factory`."""
+
+from concurrent.futures import Future, ThreadPoolExecutor
+
+
+def two_threads():
+    """Two threads, which train in processes of their own all the same."""
+    return ThreadPoolExecutor(2)
+
+
+class Dying:
+    """An executor of which the first worker dies every time, or the first two."""
+
+    deaths = 2
+
+    def __init__(self):
+        self.left, self.pool = self.deaths, ThreadPoolExecutor(1)
+
+    def submit(self, function, *arguments):
+        if self.left:
+            self.left -= 1
+            future = Future()
+            future.set_exception(ConnectionError("the worker is gone"))
+            return future
+        return self.pool.submit(function, *arguments)
+
+    def shutdown(self):
+        self.pool.shutdown()
+
+
+class Dead(Dying):
+    """An executor of which every worker dies."""
+
+    deaths = 1000
+
+
+def no_executor():
+    """Something else."""
+    return object()
+
+
+def needs_more(cluster):
+    """A factory that takes something."""
