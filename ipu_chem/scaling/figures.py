@@ -38,7 +38,7 @@ def loss_over(points: Sequence[Point], over: str) -> Any:
         label = f"{short(value)} {each}"
         x = np.array(sorted({getattr(point, over) for point in line}), np.float64)
         if len(x) >= 3:
-            fitted = fit_power_law(line, over, draws=1)  # intervals are not shown
+            fitted = fit_power_law(line, over)
             axis.plot(x, fitted(x), color=color, linewidth=1)
             label += f": exponent {fitted.beta.value:.3f}, R² {fitted.r2:.3f}"
         losses = [[point.loss for point in line if getattr(point, over) == size] for size in x]
