@@ -100,7 +100,7 @@ class Estimate:
         return residuals, jacobian, inverse / np.outer(scale, scale), float(weights.mean())
 
     def _threshold(self, direction: np.ndarray) -> Tuple[float, float, float]:
-        """Standard error along a direction, twice the cost that its square adds, and how many of it make an interval."""
+        """Standard error along a direction, twice the cost that its square adds, and the quantile of an interval."""
         from scipy.special import stdtrit
 
         residuals, jacobian, inverse, weight = self._at_minimum

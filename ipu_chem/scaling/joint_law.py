@@ -92,6 +92,33 @@ def joint_law(
     Raises:
         ValueError: fewer than 3 different N or D or 6 pairs of them, or values that have no logarithm.
     """
+    estimate, middle = joint_minimum(parameters, data, loss, delta, level)
+    # E, A, B, a, b as combinations of parameters, A and B at N = D = 1.
+    directions = np.eye(5)
+    directions[[1, 2], [3, 4]] = middle
+    floor = (-np.inf, float(estimate.values.min()))  # no floor lies above a loss
+    ends = [floor, (-np.inf, np.inf), (-np.inf, np.inf), (0.0, np.inf), (0.0, np.inf)]
+    fitted = estimate.law(estimate.theta[None])[0][0]
+    if estimate.delta < _MEDIAN * spread(estimate.values - fitted):
+        sizes_and_data = np.stack([np.asarray(parameters, np.float64), np.asarray(data, np.float64)])
+        intervals = _paired(estimate, directions, ends, sizes_and_data, draws, seed)
+    else:
+        intervals = [estimate.profile(directions[place], place, ends[place]) for place in range(5)]
+    intervals[:3] = [Interval(*np.exp(one).tolist()) for one in intervals[:3]]
+    return JointLaw(*intervals, r2=r_squared(estimate.values, fitted), runs=len(fitted))
+
+
+def joint_minimum(
+    parameters: np.ndarray, data: np.ndarray, loss: np.ndarray, delta: Optional[float] = None, level: float = LEVEL
+) -> Tuple[Estimate, np.ndarray]:
+    """The lowest sum of Huber's losses of L(N, D), and the means of log N and log D; arguments as of `joint_law`.
+
+    Returns:
+        (log E, log A, log B, a, b with A and B at those means, the means [2]).
+
+    Raises:
+        ValueError: as `joint_law`.
+    """
     parameters, data, loss = check_logarithms(parameters, data, loss)
     pairs = np.unique(np.stack([parameters, data]), axis=1).shape[1]
     sizes, amounts = len(np.unique(parameters)), len(np.unique(data))
@@ -114,19 +141,7 @@ def joint_law(
         delta = _HUBER * max(noise, 1e-6)
     found, cost = fit(law, found, y, delta, limits)
     found, _ = fit(law, found[[cost.argmin()]], y, delta, limits, most=1000, tolerance=1e-15)
-    estimate = Estimate(law, found[0], y, delta, limits, level)
-    fitted = law(found)[0][0]
-    # E, A, B, a, b as combinations of parameters, A and B at N = D = 1.
-    directions = np.eye(5)
-    directions[[1, 2], [3, 4]] = middle
-    floor = (-np.inf, float(y.min()))  # no floor lies above a loss
-    ends = [floor, (-np.inf, np.inf), (-np.inf, np.inf), (0.0, np.inf), (0.0, np.inf)]
-    if delta < _MEDIAN * spread(y - fitted):
-        intervals = _paired(estimate, directions, ends, x, draws, seed)
-    else:
-        intervals = [estimate.profile(directions[place], place, ends[place]) for place in range(5)]
-    intervals[:3] = [Interval(*np.exp(one).tolist()) for one in intervals[:3]]
-    return JointLaw(*intervals, r2=r_squared(y, fitted), runs=len(y))
+    return Estimate(law, found[0], y, delta, limits, level), middle
 
 
 def _paired(
