@@ -1,7 +1,7 @@
 """Sizes that make the most of a budget of compute, from runs of several sizes at each of several budgets.
 
 Approach 2 of Hoffmann et al., "Training compute-optimal large language models" (2022), fits a parabola in log N to the
-losses of each budget. The law L = E + A / N^a + B / D^b is no parabola there unless a = b and the sizes lie close around
+losses of each budget. The law L = E + A / N^a + B / D^b is no parabola there unless a = b and sizes lie close around
 the optimum, so its vertex is off even without noise, in one direction, and so is the exponent (Czech et al., "Problems
 with Chinchilla approach 2", arXiv 2603.22339, 2026). Here the law itself is fitted to all budgets together, written so
 that the best size of a budget is one of its parameters and has an interval; the parabolas stand beside it.

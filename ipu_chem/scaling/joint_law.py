@@ -44,6 +44,12 @@ class JointLaw:
     r2: float
     runs: int
 
+    @property
+    def open(self) -> List[str]:
+        """Names of what the runs do not identify: an end of its interval is open."""
+        names = {"E": "floor", "A": "size_factor", "B": "data_factor", "a": "size_exponent", "b": "data_exponent"}
+        return [short for short, name in names.items() if getattr(self, name).open]
+
     def __call__(self, parameters: np.ndarray, data: np.ndarray) -> np.ndarray:
         """Loss at these N and D, which are broadcast."""
         size = self.size_factor.value * np.asarray(parameters, np.float64) ** -self.size_exponent.value
