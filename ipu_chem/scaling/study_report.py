@@ -155,7 +155,7 @@ def _figures(folder: Path, study: Study) -> List[Path]:
     wanted: List[Tuple[str, Callable[[], Any]]] = [
         ("loss_over_parameters", lambda: figures.loss_over(points, "parameters", study.overfitted)),
         ("loss_over_tokens", lambda: figures.loss_over(points, "tokens", study.overfitted)),
-        ("frontier", lambda: figures.compute_frontier_figure(points)),
+        ("frontier", lambda: figures.compute_frontier_figure(points + study.overfitted)),
     ]
     joint = study.joint
     if joint is not None:
