@@ -13,7 +13,8 @@ LEVEL = 0.95
 _EXACT = 1e-9  # relative deviation of all losses below which a law is exact, and an interval is a point
 # Half-widths of a linear law at which a profile is evaluated, and more where it is not high enough there.
 _STEPS = (np.array([0.7, 1.0, 1.4]), np.array([0.3, 2.0, 3.0, 5.0, 10.0, 25.0, 60.0]))
-_REFINED = 2  # times that its root is refined
+_REFINED = 8  # times that its root is refined at most,
+_GAP = 0.15  # until it is known from heights that lie this fraction of the quantile apart
 _SETTLED = 1e-6  # relative change of the cost at which it counts as lowest
 _FULL = 0.95  # largest leverage that is corrected for
 
@@ -91,11 +92,15 @@ class Estimate:
         residuals = self.values - predicted
         weights = np.ones(len(residuals))
         if np.isfinite(self.delta):
-            # A delta far below the noise counts too few runs to tell the density of residuals at 0 from.
+            # Second derivatives are 1 or 0, which of few runs is chance: their mean counts, spread by size of residuals.
+            # A delta far below the noise leaves too few to tell even that from, so more are counted.
             width = max(self.delta, 0.5 * spread(residuals))
-            weights = (np.abs(residuals) <= width) * self.delta / width
+            weights = np.minimum(1.0, width / np.maximum(np.abs(residuals), 1e-300))
+            weights *= np.mean(np.abs(residuals) <= width) / weights.mean() * self.delta / width
         scale = np.sqrt(np.square(jacobian).sum(0)) + 1e-150
         scaled = jacobian / scale
+        if self.limits is not None:  # what stands at a limit does not move
+            scaled = scaled * ((self.theta > self.limits[0]) & (self.theta < self.limits[1]))
         inverse = np.linalg.pinv((scaled * weights[:, None]).T @ scaled, rcond=1e-13, hermitian=True)
         return residuals, jacobian, inverse / np.outer(scale, scale), float(weights.mean())
 
@@ -107,11 +112,19 @@ class Estimate:
         leverage = np.clip(weight * np.einsum("ip,pq,iq->i", jacobian, inverse, jacobian), 0.0, _FULL)
         along = np.square(jacobian @ (inverse @ direction)) / (1 - leverage)
         variance = float(along @ np.square(np.clip(residuals, -self.delta, self.delta)))
+        # Huber, "Robust statistics" (1981), section 7.6: few runs make second derivatives uncertain.
+        variance *= (
+            (1 + len(self.theta) / len(residuals) * (1 - weight) / weight) ** 2 if np.isfinite(self.delta) else 1.0
+        )
         # Moments of that sum under equal noise; the matrix of squared projections is never formed.
         mixed = weight * (jacobian.T * along) @ jacobian @ inverse
         square = np.square(along) @ (1 - 2 * leverage) + np.trace(mixed @ mixed)
         degrees = max(1.0, float(np.square(along @ (1 - leverage)) / max(square, 1e-300)))
-        plain = max(float(direction @ inverse @ direction), 1e-300)
+        plain = float(direction @ inverse @ direction)
+        if plain <= 0:  # at a limit, from which no derivative leads away: the noise of all runs
+            degrees = len(residuals) - len(self.theta)
+            squares = np.square(np.clip(residuals, -self.delta, self.delta)) / (1 - leverage)
+            variance, plain = 1.0, weight / float(squares.mean())
         return math.sqrt(variance), variance / plain, float(-stdtrit(degrees, (1 - self.level) / 2))
 
     def linear(self, direction: np.ndarray) -> Interval:
@@ -185,8 +198,8 @@ class Estimate:
             predicted, jacobian = self.law(rows @ turn.T)
             return predicted, jacobian @ turn
 
-        away = tried - direction @ self.theta
-        start = self.theta + np.outer(away, inverse @ direction / max(float(direction @ inverse @ direction), 1e-300))
+        away, plain = tried - direction @ self.theta, float(direction @ inverse @ direction)
+        start = self.theta + (np.outer(away, inverse @ direction / plain) if plain > 0 else np.zeros((len(tried), 1)))
         start[:, pivot] = tried
         limits = np.full((2, *start.shape), [[[-np.inf]], [[np.inf]]])
         if self.limits is not None:
@@ -223,11 +236,21 @@ class _Side:
         """True where the profile is known to reach the quantile."""
         return bool(self.height.max() >= self.quantile)
 
-    def root(self) -> np.ndarray:
-        """Distance at which the line between the nearest values on both sides of the quantile reaches it."""
+    @property
+    def gap(self) -> float:
+        """Difference of the nearest heights on both sides of the quantile."""
         above = int(np.argmax(self.height >= self.quantile))
-        ends = self.height[[above - 1, above]]
-        fraction = (self.quantile - ends[0]) / max(ends[1] - ends[0], 1e-300)
+        return float(self.height[above] - self.height[above - 1])
+
+    def root(self) -> np.ndarray:
+        """Distance at which the line between the nearest heights on both sides of the quantile reaches it.
+
+        Where they lie far apart it is no line, and the middle is safer.
+        """
+        above = int(np.argmax(self.height >= self.quantile))
+        fraction = (self.quantile - self.height[above - 1]) / max(self.gap, 1e-300)
+        if self.gap > self.quantile:
+            fraction = 0.5
         return np.asarray(self.away[above - 1] + fraction * (self.away[above] - self.away[above - 1]))
 
 
