@@ -7,7 +7,8 @@ Losses of known laws get noise, equal for all runs or ten times as large at one 
 The table of Chinchilla's runs (read from a figure by Besiroglu et al., "Chinchilla scaling: a replication attempt",
 2024) has no known truth: there our intervals stand beside percentiles of fits to 4,000 draws of pairs (N, D, loss).
 Goals: coverage of 86 to 94 % of every parameter; the sum of Huber's losses is not above that of the published fit, and
-no interval is more than 25 % wider or narrower than that of pairs. What is finished is written to ``--out`` at once, and taken from there.
+no interval is more than 25 % wider or narrower than that of pairs. What is finished is written to ``--out`` at once,
+and taken from there.
 """
 
 import argparse

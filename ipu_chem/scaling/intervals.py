@@ -92,11 +92,12 @@ class Estimate:
         residuals = self.values - predicted
         weights = np.ones(len(residuals))
         if np.isfinite(self.delta):
-            # Second derivatives are 1 or 0, which of few runs is chance: their mean counts, spread by size of residuals.
+            # Second derivatives are 1 or 0, of few runs by chance: their mean counts, spread by sizes of residuals.
             # A delta far below the noise leaves too few to tell even that from, so more are counted.
             width = max(self.delta, 0.5 * spread(residuals))
             weights = np.minimum(1.0, width / np.maximum(np.abs(residuals), 1e-300))
-            weights *= np.mean(np.abs(residuals) <= width) / weights.mean() * self.delta / width
+            inside = max(float(np.mean(np.abs(residuals) <= width)), 1 / len(residuals))
+            weights *= inside / weights.mean() * self.delta / width
         scale = np.sqrt(np.square(jacobian).sum(0)) + 1e-150
         scaled = jacobian / scale
         if self.limits is not None:  # what stands at a limit does not move
@@ -112,10 +113,8 @@ class Estimate:
         leverage = np.clip(weight * np.einsum("ip,pq,iq->i", jacobian, inverse, jacobian), 0.0, _FULL)
         along = np.square(jacobian @ (inverse @ direction)) / (1 - leverage)
         variance = float(along @ np.square(np.clip(residuals, -self.delta, self.delta)))
-        # Huber, "Robust statistics" (1981), section 7.6: few runs make second derivatives uncertain.
-        variance *= (
-            (1 + len(self.theta) / len(residuals) * (1 - weight) / weight) ** 2 if np.isfinite(self.delta) else 1.0
-        )
+        if np.isfinite(self.delta):  # few runs: Huber, "Robust statistics" (1981), section 7.6
+            variance *= (1 + len(self.theta) / len(residuals) * (1 - weight) / weight) ** 2
         # Moments of that sum under equal noise; the matrix of squared projections is never formed.
         mixed = weight * (jacobian.T * along) @ jacobian @ inverse
         square = np.square(along) @ (1 - 2 * leverage) + np.trace(mixed @ mixed)
