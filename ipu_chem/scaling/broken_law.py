@@ -12,7 +12,7 @@ from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
 import numpy as np
 
 from ipu_chem.scaling.fitting import fit
-from ipu_chem.scaling.intervals import LEVEL, Estimate, Interval
+from ipu_chem.scaling.intervals import LEVEL, Asked, Estimate, Interval
 from ipu_chem.scaling.points import Point, check_over, columns
 from ipu_chem.scaling.power_law import check_logarithms, r_squared
 from ipu_chem.scaling.tse import Values
@@ -198,18 +198,20 @@ def _intervals(
 ) -> Tuple[Optional[Interval], List[Range], Optional[Interval]]:
     """Floor, ranges and break of a fit."""
     unknowns = np.eye(len(estimate.theta))
-    anywhere = (-np.inf, np.inf)
-    floor = breaks = None
-    below = estimate.profile(unknowns[1], 1, anywhere)
+    asked = {"below": Asked(unknowns[1], 1)}
     if "floor" in name:
         last = len(unknowns) - 1
-        found = estimate.profile(unknowns[last], last, (-np.inf, float(estimate.values.min())))
-        floor = Interval(*np.exp(found).tolist())
+        asked["floor"] = Asked(unknowns[last], last, (-np.inf, float(estimate.values.min())))
+    if name in (BROKEN, BROKEN_FLOOR):
+        asked["above"] = Asked(unknowns[1] + unknowns[2], 2)
+        asked["break"] = Asked(unknowns[3], 3)
+    found = dict(zip(asked, estimate.profiles(list(asked.values()))))
+    floor, breaks = (Interval(*np.exp(found[what]).tolist()) if what in found else None for what in ("floor", "break"))
     low, high = float(np.exp(x.min())), float(np.exp(x.max()))
-    if name in (SINGLE, SINGLE_FLOOR):
+    below = found["below"]
+    if breaks is None:
         return floor, [Range(low, high, below)], None
-    above = estimate.profile(unknowns[1] + unknowns[2], 2, anywhere)
-    breaks = Interval(*np.exp(estimate.profile(unknowns[3], 3, anywhere)).tolist())
+    above = found["above"]
     middle, width = theta[3], math.exp(theta[4])
     sides = [
         Range(low, float(np.exp(middle - 2 * width)), below),  # three quarters of the change lie between

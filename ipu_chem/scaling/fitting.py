@@ -18,6 +18,7 @@ def fit(
     most: int = 100,
     counts: Optional[np.ndarray] = None,
     tolerance: float = 1e-7,
+    turn: Optional[np.ndarray] = None,
 ) -> Tuple[np.ndarray, np.ndarray]:
     """Minimize the sum of Huber's loss of logarithms, by Levenberg and Marquardt with the analytic Jacobian.
 
@@ -32,6 +33,7 @@ def fit(
         most: iterations.
         counts: [K, n] by which each value is there; None is once.
         tolerance: relative decrease of the sum at which a row has settled.
+        turn: [K, p, p] of each row, whose parameters the law gets multiplied by it; None for none.
 
     Returns:
         (parameters [K, p], sums of Huber's loss [K]).
@@ -41,10 +43,17 @@ def fit(
     ends = (
         None if limits is None else np.broadcast_to(limits[:, None] if limits.ndim == 2 else limits, (2, *theta.shape))
     )
-    predicted, jacobian = law(theta)
+
+    def at(rows: np.ndarray, which: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
+        if turn is None:
+            return law(rows)
+        predicted, jacobian = law((turn[which] @ rows[..., None])[..., 0])
+        return predicted, jacobian @ turn[which]
+
+    active = np.arange(len(theta))  # rows that still move
+    predicted, jacobian = at(theta, active)
     cost = huber(values - predicted, delta, counts)
     damping = np.full(len(theta), 1e-3)
-    active = np.arange(len(theta))  # rows that still move
     for _ in range(most):
         residuals = values[active] - predicted[active]
         weights = np.minimum(1.0, delta / np.maximum(np.abs(residuals), 1e-300))
@@ -57,8 +66,8 @@ def fit(
         weighted *= np.where(np.abs(residuals) <= delta, 1.0, _BENT)[..., None]
         hessian = weighted.transpose(0, 2, 1) @ jacobian[active]
         if ends is not None:  # what stands at a limit and would go beyond is left out of the step
-            at, (low, high) = theta[active], ends[:, active]
-            held = ((at <= low) & (gradient[..., 0] < 0)) | ((at >= high) & (gradient[..., 0] > 0))
+            here, (low, high) = theta[active], ends[:, active]
+            held = ((here <= low) & (gradient[..., 0] < 0)) | ((here >= high) & (gradient[..., 0] > 0))
             gradient[held] = 0.0
             hessian *= ~(held[:, None] | held[..., None])
         scale = np.maximum(scale, 1e-9 * scale.max(1, keepdims=True) + 1e-300)
@@ -66,7 +75,7 @@ def fit(
         tried = theta[active] + np.linalg.solve(damped, gradient)[..., 0]
         if ends is not None:
             tried = np.clip(tried, low, high)
-        new_predicted, new_jacobian = law(tried)
+        new_predicted, new_jacobian = at(tried, active)
         new_cost = huber(values[active] - new_predicted, delta, None if counts is None else counts[active])
         better = new_cost < cost[active]
         settled = better & (cost[active] - new_cost <= tolerance * cost[active] + 1e-300)

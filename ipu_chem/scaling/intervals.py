@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import List, NamedTuple, Optional, Tuple
+from typing import List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -15,6 +15,7 @@ _EXACT = 1e-9  # relative deviation of all losses below which a law is exact, an
 _STEPS = (np.array([0.7, 1.0, 1.4]), np.array([0.3, 2.0, 3.0, 5.0, 10.0, 25.0, 60.0]))
 _REFINED = 8  # times that its root is refined at most,
 _GAP = 0.15  # until it is known from heights that lie this fraction of the quantile apart
+_STEEP = 1.5  # ratio of heights per distance of neighbors from which the further one is doubted
 _SETTLED = 1e-6  # relative change of the cost at which it counts as lowest
 _FULL = 0.95  # largest leverage that is corrected for
 
@@ -48,6 +49,20 @@ class Interval(NamedTuple):
     def holds(self, value: float) -> bool:
         """True where a value lies between the ends."""
         return self.low <= value <= self.high
+
+
+class Asked(NamedTuple):
+    """A combination of parameters whose interval is asked.
+
+    Attributes:
+        direction: [p] weights of the parameters.
+        pivot: parameter of weight 1 that gives way for the others.
+        ends: of the interval where the cost stays below the threshold up to the limit.
+    """
+
+    direction: np.ndarray
+    pivot: int
+    ends: Tuple[float, float] = (-math.inf, math.inf)
 
 
 @dataclass(frozen=True)
@@ -136,93 +151,83 @@ class Estimate:
         value = float(direction @ self.theta)
         return Interval(value, value - quantile * error, value + quantile * error)
 
-    def profile(self, direction: np.ndarray, pivot: int, ends: Tuple[float, float]) -> Interval:
-        """Interval of a combination of parameters, by profile of the cost.
-
-        Args:
-            direction: [p] weights of the parameters.
-            pivot: parameter of weight 1 that gives way for the others.
-            ends: of the interval where the cost stays below the threshold up to the limit, as for `limits`.
-        """
-        value = float(direction @ self.theta)
+    def profiles(self, asked: Sequence[Asked]) -> List[Interval]:
+        """Intervals of combinations of parameters, by profiles of the cost."""
         if np.abs(self._at_minimum[0]).max() < _EXACT:
-            return Interval(value, value, value)
-        error, per_square, quantile = self._threshold(direction)
-        limits = np.array([-np.inf, np.inf])
-        if self.limits is not None and np.count_nonzero(direction) == 1:
-            limits = self.limits[:, pivot]
-        sides = [_Side(side, quantile) for side in (-1, 1)]
+            values = [float(one.direction @ self.theta) for one in asked]
+            return [Interval(value, value, value) for value in values]
+        sides = [_Side(self, one, sign) for one in asked for sign in (-1, 1)]
         for steps in _STEPS:
-            self._raise(
-                direction,
-                pivot,
-                limits,
-                per_square,
-                [(side, error * quantile * steps) for side in sides if not side.over],
-            )
+            self._raise([(side, side.width * steps) for side in sides if not side.over])
         for _ in range(_REFINED):
-            self._raise(
-                direction, pivot, limits, per_square, [(side, side.root()[None]) for side in sides if side.over]
-            )
-        found = [value + side.sign * float(side.root()) if side.over else end for side, end in zip(sides, ends)]
-        return Interval(value, found[0], found[1])
+            self._raise([(side, side.root()[None]) for side in sides if side.over and side.gap > _GAP * side.quantile])
+        ends = [side.end for side in sides]
+        return [Interval(side.value, *pair) for side, pair in zip(sides[::2], zip(ends[::2], ends[1::2]))]
 
-    def _raise(
-        self,
-        direction: np.ndarray,
-        pivot: int,
-        limits: np.ndarray,
-        per_square: float,
-        asked: "List[Tuple[_Side, np.ndarray]]",
-    ) -> None:
-        """Evaluate a profile at distances on its sides, all at once."""
+    def _raise(self, asked: "List[Tuple[_Side, np.ndarray]]") -> None:
+        """Evaluate profiles at distances on their sides, all at once."""
         if not asked:
             return
-        value = float(direction @ self.theta)
-        tried = np.concatenate([np.clip(value + side.sign * away, *limits) for side, away in asked])
-        height = np.sqrt(self._profiled(direction, pivot, tried) / per_square)
-        for side, away in asked:
-            side.add(np.abs(tried[: len(away)] - value), height[: len(away)])
-            tried, height = tried[len(away) :], height[len(away) :]
-
-    def _profiled(self, direction: np.ndarray, pivot: int, tried: np.ndarray) -> np.ndarray:
-        """[m] twice the increase of the cost where the combination has these values [m], all else free."""
-        inverse = self._at_minimum[2]
-        # The pivot is what the combination leaves to it, so that the combination is a parameter and can be held.
-        turn = np.eye(len(direction))
-        turn[pivot] = -direction
-        turn[pivot, pivot] = 1.0
-
-        def turned(rows: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
-            predicted, jacobian = self.law(rows @ turn.T)
-            return predicted, jacobian @ turn
-
-        away, plain = tried - direction @ self.theta, float(direction @ inverse @ direction)
-        start = self.theta + (np.outer(away, inverse @ direction / plain) if plain > 0 else np.zeros((len(tried), 1)))
-        start[:, pivot] = tried
+        sides = [side for side, away in asked for _ in away]
+        away = np.concatenate([side.within(away) for side, away in asked])
+        tried = np.array([side.value + side.sign * one for side, one in zip(sides, away)])
+        pivots = np.array([side.asked.pivot for side in sides])
+        rows = np.arange(len(sides))
+        start = self.theta + np.stack([side.sign * side.along for side in sides]) * away[:, None]
+        start[rows, pivots] = tried
         limits = np.full((2, *start.shape), [[[-np.inf]], [[np.inf]]])
         if self.limits is not None:
             limits[:] = self.limits[:, None]
-        limits[:, :, pivot] = tried
-        found, cost = fit(turned, np.clip(start, *limits), self.values, self.delta, limits, tolerance=_SETTLED)
-        for side in (-1, 1):  # what went astray begins anew where its neighbor toward the estimate has ended
-            rows = np.flatnonzero(side * away > 0)
-            rows = rows[np.argsort(np.abs(away[rows]))]
-            astray = rows[1:][cost[rows[1:]] < cost[rows[:-1]]]
-            if len(astray):
-                again = found[rows[:-1]]
-                again[:, pivot] = tried[rows[1:]]
-                _, other = fit(turned, again, self.values, self.delta, limits[:, rows[1:]], tolerance=_SETTLED)
-                cost[rows[1:]] = np.minimum(cost[rows[1:]], other)
-        return 2 * np.maximum(cost - huber(self._at_minimum[0], self.delta), 0.0)
+        limits[:, rows, pivots] = tried
+        turn = np.stack([side.turn for side in sides])
+
+        def fitted(begin: np.ndarray, which: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
+            ends = limits[:, which]
+            begin = np.clip(begin, *ends)
+            return fit(self.law, begin, self.values, self.delta, ends, tolerance=_SETTLED, turn=turn[which])
+
+        found, cost = fitted(start, rows)
+        # A profile rises, and seldom faster than in proportion: what went astray begins anew where a neighbor has ended.
+        lowest = huber(self._at_minimum[0], self.delta)
+        later = rows[1:][[one is other for one, other in zip(sides[1:], sides[:-1])]]
+        steep = np.sqrt(np.maximum(cost - lowest, 0.0)) / np.maximum(away, 1e-300)
+        high = cost[later] < cost[later - 1]
+        jumped = later[steep[later] > _STEEP * steep[later - 1]]
+        astray, neighbor = np.append(later[high] - 1, jumped), np.append(later[high], jumped - 1)
+        if len(astray):
+            again = found[neighbor]
+            again[np.arange(len(astray)), pivots[astray]] = tried[astray]
+            np.minimum.at(cost, astray, fitted(again, astray)[1])
+        increase = 2 * np.maximum(cost - lowest, 0.0)
+        for side, distances in asked:
+            side.add(away[: len(distances)], np.sqrt(increase[: len(distances)] / side.per_square))
+            away, increase = away[len(distances) :], increase[len(distances) :]
 
 
 class _Side:
     """One side of a profile: its square root, in standard errors, at distances from the estimate."""
 
-    def __init__(self, sign: int, quantile: float) -> None:
-        self.sign, self.quantile = sign, quantile
+    def __init__(self, estimate: Estimate, asked: Asked, sign: int) -> None:
+        direction, pivot = asked.direction, asked.pivot
+        self.asked, self.sign = asked, sign
+        self.value = float(direction @ estimate.theta)
+        error, self.per_square, self.quantile = estimate._threshold(direction)
+        self.width = error * self.quantile  # of the interval of a linear law
+        self.limit = math.inf
+        if estimate.limits is not None and np.count_nonzero(direction) == 1:
+            self.limit = abs(float(estimate.limits[(sign + 1) // 2, pivot]) - self.value)
+        # The pivot is what the combination leaves to it, so that the combination is a parameter and can be held.
+        self.turn = np.eye(len(direction))
+        self.turn[pivot] = -direction
+        self.turn[pivot, pivot] = 1.0
+        inverse = estimate._at_minimum[2]
+        plain = float(direction @ inverse @ direction)
+        self.along = inverse @ direction / plain if plain > 0 else np.zeros(len(direction))
         self.away, self.height = np.zeros(1), np.zeros(1)
+
+    def within(self, away: np.ndarray) -> np.ndarray:
+        """Distances, none beyond the limit."""
+        return np.minimum(away, self.limit)
 
     def add(self, away: np.ndarray, height: np.ndarray) -> None:
         """Add heights at distances."""
@@ -251,6 +256,11 @@ class _Side:
         if self.gap > self.quantile:
             fraction = 0.5
         return np.asarray(self.away[above - 1] + fraction * (self.away[above] - self.away[above - 1]))
+
+    @property
+    def end(self) -> float:
+        """End of the interval."""
+        return self.value + self.sign * float(self.root()) if self.over else self.asked.ends[(self.sign + 1) // 2]
 
 
 def spread(residuals: np.ndarray) -> float:

@@ -13,7 +13,7 @@ from typing import List, NamedTuple, Optional, Sequence, Tuple
 import numpy as np
 
 from ipu_chem.scaling.fitting import fit
-from ipu_chem.scaling.intervals import LEVEL, Estimate, Interval
+from ipu_chem.scaling.intervals import LEVEL, Asked, Estimate, Interval
 from ipu_chem.scaling.joint_law import joint_minimum
 from ipu_chem.scaling.points import Point, check_loss, columns
 from ipu_chem.scaling.power_law import power_law
@@ -112,7 +112,7 @@ def optima(parameters: np.ndarray, flops: np.ndarray, loss: np.ndarray, level: f
         compute = float(log_flops[chosen].mean())
         total = compute - np.log(_FLOPS)
         estimate = _estimate(joint, x, total - middle.sum())
-        size = np.array(estimate.profile(np.eye(5)[2], 2, (-np.inf, np.inf))) + middle[0]
+        size = np.array(estimate.profiles([Asked(np.eye(5)[2], 2)])[0]) + middle[0]
         best = float(estimate.theta[2])
         lowest = _IsoLaw(np.array([[best], [total - middle.sum() - best]]), total - middle.sum())(estimate.theta[None])
         vertex = _vertex(np.log(parameters[chosen]), np.log(loss[chosen]))
@@ -128,7 +128,7 @@ def optima(parameters: np.ndarray, flops: np.ndarray, loss: np.ndarray, level: f
                 parabola=None if vertex is None else float(np.exp(vertex)),
             )
         )
-    exponent = estimate.profile(np.eye(5)[4], 4, (0.0, np.inf))
+    exponent = estimate.profiles([Asked(np.eye(5)[4], 4, (0.0, np.inf))])[0]
     by_parabolas = None
     if len(vertices) >= 3:
         falling = power_law(*np.exp(np.array(vertices).T), level=level).beta

@@ -10,7 +10,7 @@ from typing import List, Optional, Sequence, Tuple
 import numpy as np
 
 from ipu_chem.scaling.fitting import fit, huber
-from ipu_chem.scaling.intervals import LEVEL, Estimate, Interval, spread
+from ipu_chem.scaling.intervals import LEVEL, Asked, Estimate, Interval, spread
 from ipu_chem.scaling.points import Point, check_comparable, columns
 from ipu_chem.scaling.power_law import check_logarithms, r_squared
 
@@ -104,12 +104,13 @@ def joint_law(
     directions[[1, 2], [3, 4]] = middle
     floor = (-np.inf, float(estimate.values.min()))  # no floor lies above a loss
     ends = [floor, (-np.inf, np.inf), (-np.inf, np.inf), (0.0, np.inf), (0.0, np.inf)]
+    asked = [Asked(direction, place, end) for place, (direction, end) in enumerate(zip(directions, ends))]
     fitted = estimate.law(estimate.theta[None])[0][0]
     if estimate.delta < _MEDIAN * spread(estimate.values - fitted):
         sizes_and_data = np.stack([np.asarray(parameters, np.float64), np.asarray(data, np.float64)])
-        intervals = _paired(estimate, directions, ends, sizes_and_data, draws, seed)
+        intervals = _paired(estimate, asked, sizes_and_data, draws, seed)
     else:
-        intervals = [estimate.profile(directions[place], place, ends[place]) for place in range(5)]
+        intervals = estimate.profiles(asked)
     intervals[:3] = [Interval(*np.exp(one).tolist()) for one in intervals[:3]]
     return JointLaw(*intervals, r2=r_squared(estimate.values, fitted), runs=len(fitted))
 
@@ -150,14 +151,7 @@ def joint_minimum(
     return Estimate(law, found[0], y, delta, limits, level), middle
 
 
-def _paired(
-    estimate: Estimate,
-    directions: np.ndarray,
-    ends: Sequence[Tuple[float, float]],
-    x: np.ndarray,
-    draws: int,
-    seed: int,
-) -> List[Interval]:
+def _paired(estimate: Estimate, asked: Sequence[Asked], x: np.ndarray, draws: int, seed: int) -> List[Interval]:
     """Percentile intervals of combinations of parameters, over runs drawn anew with all that they are.
 
     Draws that do not hold 3 sizes, 3 amounts of data and 6 pairs of them are drawn again. An end at which the fits
@@ -194,7 +188,7 @@ def _paired(
     theta = np.concatenate(found)
     tail = (1 - estimate.level) / 2
     intervals = []
-    for place, (direction, end) in enumerate(zip(directions, ends)):
+    for direction, place, end in asked:
         low, high = np.quantile(theta @ direction, [tail, 1 - tail])
         at_low, at_high = np.quantile(theta[:, place], [tail, 1 - tail])
         limits = estimate.limits[:, place]

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from ipu_chem.scaling.fitting import fit, huber
-from ipu_chem.scaling.intervals import Estimate, Interval
+from ipu_chem.scaling.intervals import Asked, Estimate, Interval
 from ipu_chem.scaling.joint_law import _Law, fit_joint, joint_law
 from ipu_chem.scaling.points import Point, as_json
 from ipu_chem.scaling.power_law import power_law
@@ -67,7 +67,7 @@ def test_a_profile_of_a_linear_law_is_its_interval():
     )
     both = np.array([1.0, 0.7])
     for direction, pivot in ((np.array([0.0, 1.0]), 1), (both, 0)):
-        profile = estimate.profile(direction, pivot, (-np.inf, np.inf))
+        (profile,) = estimate.profiles([Asked(direction, pivot)])
         assert tuple(profile) == pytest.approx(tuple(estimate.linear(direction)), rel=1e-4)
 
 
