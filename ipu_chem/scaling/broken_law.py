@@ -11,7 +11,8 @@ from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 
-from ipu_chem.scaling.fitting import DRAWS, Interval, Replicates, Resampled, fit
+from ipu_chem.scaling.fitting import fit
+from ipu_chem.scaling.intervals import LEVEL, Asked, Estimate, Interval
 from ipu_chem.scaling.points import Point, check_over, columns
 from ipu_chem.scaling.power_law import check_logarithms, r_squared
 from ipu_chem.scaling.tse import Values
@@ -71,19 +72,19 @@ class BrokenLaw:
         return np.exp(_Law(np.log(np.asarray(resource, np.float64)))(self.theta[None])[0][0])
 
 
-def fit_broken(points: Sequence[Point], over: str = "parameters", draws: int = DRAWS, seed: int = 0) -> BrokenLaw:
+def fit_broken(points: Sequence[Point], over: str = "parameters", level: float = LEVEL) -> BrokenLaw:
     """Fit loss over parameters, tokens, molecules or flops by one power law or two; refuses as `check_over`."""
     check_over(points, over)
-    return broken_law(*columns(points, over, "loss"), draws=draws, seed=seed)
+    return broken_law(*columns(points, over, "loss"), level=level)
 
 
-def broken_law(resource: np.ndarray, loss: np.ndarray, draws: int = DRAWS, seed: int = 0) -> BrokenLaw:
-    """Fit all laws by least squares of logarithms and keep that of the lowest BIC; intervals by bootstrap.
+def broken_law(resource: np.ndarray, loss: np.ndarray, level: float = LEVEL) -> BrokenLaw:
+    """Fit all laws by least squares of logarithms and keep that of the lowest BIC; intervals as of `Estimate`.
 
     Args:
         resource: [n] x of each run; runs of equal x differ in their seed.
         loss: [n] of each run.
-        draws, seed: of the bootstrap.
+        level: nominal coverage of the intervals.
 
     Raises:
         ValueError: fewer than 6 different x, which no break can be seen in; values that have no logarithm.
@@ -104,12 +105,12 @@ def broken_law(resource: np.ndarray, loss: np.ndarray, draws: int = DRAWS, seed:
         for name, (_, cost) in fits.items()
     }
     name = min(bic, key=lambda law: bic[law])
-    theta = fits[name][0][0]
-    fitted = _Law(x)(theta[None])[0][0]
-    sample = Replicates.of(resource).resample(y, fitted, _PARAMETERS[name], draws, seed)
-    drawn, _ = _fit(name, x, sample.values, 2)
-    floor, ranges, breaks = _intervals(name, theta, drawn, x, sample)
-    return BrokenLaw(name, theta, floor, ranges, breaks, r_squared(y, fitted), bic, count)
+    free, fixed, limits = _parts(name, x, y)
+    law = _Law(x, free, fixed)
+    best, _ = fit(law, fits[name][0][:, free], y, np.inf, limits, most=1000, tolerance=1e-15)
+    theta = law.full(best)[0]
+    floor, ranges, breaks = _intervals(name, theta, Estimate(law, best[0], y, limits=limits, level=level), x)
+    return BrokenLaw(name, theta, floor, ranges, breaks, r_squared(y, law(best)[0][0]), bic, count)
 
 
 class _Law:
@@ -193,19 +194,27 @@ def _starts(name: str, x: np.ndarray, values: np.ndarray, keep: int) -> np.ndarr
 
 
 def _intervals(
-    name: str, theta: np.ndarray, drawn: np.ndarray, x: np.ndarray, sample: Resampled
+    name: str, theta: np.ndarray, estimate: Estimate, x: np.ndarray
 ) -> Tuple[Optional[Interval], List[Range], Optional[Interval]]:
-    """Floor, ranges and break of a fit and of its samples."""
-    below = sample.interval(theta[1], drawn[:, 1])
-    floor = sample.interval(math.exp(theta[5]), np.exp(drawn[:, 5])) if "floor" in name else None
+    """Floor, ranges and break of a fit."""
+    unknowns = np.eye(len(estimate.theta))
+    asked = {"below": Asked(unknowns[1], 1)}
+    if "floor" in name:
+        last = len(unknowns) - 1
+        asked["floor"] = Asked(unknowns[last], last, (-np.inf, float(estimate.values.min())))
+    if name in (BROKEN, BROKEN_FLOOR):
+        asked["above"] = Asked(unknowns[1] + unknowns[2], 2)
+        asked["break"] = Asked(unknowns[3], 3)
+    found = dict(zip(asked, estimate.profiles(list(asked.values()))))
+    floor, breaks = (Interval(*np.exp(found[what]).tolist()) if what in found else None for what in ("floor", "break"))
     low, high = float(np.exp(x.min())), float(np.exp(x.max()))
-    if name in (SINGLE, SINGLE_FLOOR):
+    below = found["below"]
+    if breaks is None:
         return floor, [Range(low, high, below)], None
-    above = sample.interval(theta[1] + theta[2], drawn[:, 1] + drawn[:, 2])
+    above = found["above"]
     middle, width = theta[3], math.exp(theta[4])
     sides = [
         Range(low, float(np.exp(middle - 2 * width)), below),  # three quarters of the change lie between
         Range(float(np.exp(middle + 2 * width)), high, above),
     ]
-    breaks = sample.interval(math.exp(theta[3]), np.exp(drawn[:, 3]))
     return floor, [side for side in sides if side.low < side.high], breaks

@@ -19,10 +19,15 @@ _NAMES = {
 }
 
 
-def loss_over(points: Sequence[Point], over: str) -> Any:
+def loss_over(points: Sequence[Point], over: str, overfitted: Sequence[Point] = ()) -> Any:
     """Loss against parameters, for each amount of data, or against tokens or molecules, for each size.
 
     Points are means over seeds with their range; the line of 3 sizes or more is their power law.
+
+    Args:
+        points: of the laws.
+        over: parameters, tokens or molecules.
+        overfitted: points that no law is fitted to; each is marked by a cross.
 
     Raises:
         ValueError: ``over`` is none of these, or the points do not make one study; see `check_comparable`.
@@ -38,7 +43,7 @@ def loss_over(points: Sequence[Point], over: str) -> Any:
         label = f"{short(value)} {each}"
         x = np.array(sorted({getattr(point, over) for point in line}), np.float64)
         if len(x) >= 3:
-            fitted = fit_power_law(line, over, draws=1)  # intervals are not shown
+            fitted = fit_power_law(line, over)
             axis.plot(x, fitted(x), color=color, linewidth=1)
             label += f": exponent {fitted.beta.value:.3f}, R² {fitted.r2:.3f}"
         losses = [[point.loss for point in line if getattr(point, over) == size] for size in x]
@@ -47,6 +52,10 @@ def loss_over(points: Sequence[Point], over: str) -> Any:
         # Rounding may put a mean of equal losses beyond them.
         style = {"color": color, "marker": "o", "markersize": 4, "linestyle": "none" if len(x) >= 3 else "-"}
         axis.errorbar(x, means, np.maximum(spread, 0), linewidth=1, label=label, **style)
+    if overfitted:
+        losses = [point.loss for point in overfitted]
+        label = "overfits: in no law"
+        axis.scatter([getattr(p, over) for p in overfitted], losses, s=24, color=GRAY, marker="x", label=label)
     logarithmic(axis, _name(points, over), words_of(points[0].loss_name))
     legend_beside(axis, "lines: power laws")
     return figure
@@ -69,15 +78,21 @@ def compute_frontier_figure(points: Sequence[Point]) -> Any:
 
 
 def surface(points: Sequence[Point], law: JointLaw) -> Any:
-    """Lines of equal loss of L(N, D) with its runs, and fitted losses against theirs; see `check_comparable`."""
+    """Lines of equal loss of L(N, D) with its runs, and fitted losses against theirs; see `check_comparable`.
+
+    Where runs do not identify the law its lines are dashed and end with the runs.
+    """
     check_comparable(points)
     figure, (left, right) = figure_of(1, 2)
     size = np.array([p.parameters for p in points], np.float64)
     amount = np.array([p.tokens for p in points], np.float64)
     loss = np.array([p.loss for p in points])
-    x, y = (np.geomspace(values.min() / 1.5, values.max() * 1.5, 60) for values in (size, amount))
+    beyond = 1.0 if law.open else 1.5
+    x, y = (np.geomspace(values.min() / beyond, values.max() * beyond, 60) for values in (size, amount))
     levels = np.unique([float(f"{level:.3g}") for level in np.geomspace(loss.min(), loss.max(), 10)])
-    contours = left.contour(x, y, law(x[None], y[:, None]), levels=levels, cmap=colormap(), linewidths=1)
+    style = "dashed" if law.open else "solid"
+    surface_of = law(x[None], y[:, None])
+    contours = left.contour(x, y, surface_of, levels=levels, cmap=colormap(), linewidths=1, linestyles=style)
     left.clabel(contours, fontsize=6)
     left.scatter(size, amount, s=12, color=GRAY, label="runs")
     left.set(xscale="log", yscale="log", xlabel=_NAMES["parameters"], ylabel=_name(points, "tokens"))
@@ -85,7 +100,10 @@ def surface(points: Sequence[Point], law: JointLaw) -> Any:
     diagonal(right, law(size, amount), loss, "fitted", loss_name, law.r2)
     right.scatter(law(size, amount), loss, s=14, color=BLUE, label="runs")
     fitted = f"a = {law.size_exponent}\nb = {law.data_exponent}\nE = {law.floor}, R² {law.r2:.3f}"
-    legend_beside(right, f"L = E + A/N^a + B/D^b\n{fitted}\nlines: equal {loss_name}")
+    lines = f"lines: equal {loss_name}"
+    if law.open:
+        lines = f"dashed: equal {loss_name}, not identified"
+    legend_beside(right, f"L = E + A/N^a + B/D^b\n{fitted}\n{lines}")
     return figure
 
 
@@ -113,12 +131,17 @@ def broken_figure(points: Sequence[Point], laws: Sequence[Tuple[int, BrokenLaw]]
         axis.plot(grid, law(grid), color=color, linewidth=1, label=label)
         if law.breaks is not None:
             at, ends = law.breaks.value, law.breaks
+            low = min(x.min(), at) if ends.open_low else ends.low
+            high = max(x.max(), at) if ends.open_high else ends.high
+            for end, opened, arrow in ((low, ends.open_low, "<"), (high, ends.open_high, ">")):
+                if opened:
+                    axis.plot([end], law([at]), color=color, marker=arrow, markersize=6, alpha=0.6)
             axis.errorbar(
-                [at], law([at]), xerr=[[max(at - ends.low, 0)], [max(ends.high - at, 0)]], color=color, marker="|",
+                [at], law([at]), xerr=[[max(at - low, 0)], [max(high - at, 0)]], color=color, marker="|",
                 markersize=12, capsize=2, linewidth=2.5, alpha=0.6,
             )  # fmt: skip
     logarithmic(axis, _name(points, over), words_of(points[0].loss_name))
-    legend_beside(axis, "lines: laws of lowest BIC\nbars: breaks with intervals")
+    legend_beside(axis, "lines: laws of lowest BIC\nbars: breaks with intervals,\narrows: open")
     return figure
 
 

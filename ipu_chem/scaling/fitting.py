@@ -1,121 +1,24 @@
-"""Fits of all scaling laws: least squares with Huber's loss for many data sets at once, and resampling."""
+"""Fits of all scaling laws: least squares with Huber's loss, for many data sets at once."""
 
-from dataclasses import dataclass
-from typing import Callable, NamedTuple, Optional, Tuple
+from typing import Callable, Optional, Tuple
 
 import numpy as np
 
+_BENT = 0.02  # fraction of its weight with which a large residual counts in a second derivative
 # Parameters [K, p] -> logarithms of losses [K, n] and their derivatives [K, n, p].
 Law = Callable[[np.ndarray], Tuple[np.ndarray, np.ndarray]]
-DRAWS = 400
-LEVEL = 0.95
-
-
-class Interval(NamedTuple):
-    """An estimate with the ends of its interval."""
-
-    value: float
-    low: float
-    high: float
-
-    def __str__(self) -> str:
-        return f"{self.value:.3g} [{self.low:.3g}, {self.high:.3g}]"
-
-    def holds(self, value: float) -> bool:
-        """True where a value lies between the ends."""
-        return self.low <= value <= self.high
-
-
-@dataclass(frozen=True)
-class Replicates:
-    """Groups of runs that differ in their seed alone.
-
-    Attributes:
-        group: [n] of each run, 0, 1, ...
-        counts: runs per group.
-    """
-
-    group: np.ndarray
-    counts: np.ndarray
-
-    @staticmethod
-    def of(*columns: np.ndarray) -> "Replicates":
-        """Runs for which all columns [n] are equal belong together."""
-        _, group, counts = np.unique(np.stack(columns, 1), axis=0, return_inverse=True, return_counts=True)
-        return Replicates(group.reshape(-1), counts)
-
-    def means(self, values: np.ndarray) -> np.ndarray:
-        """[n] of each run's group."""
-        return (np.bincount(self.group, values) / self.counts)[self.group]
-
-    def noise(self, values: np.ndarray, fitted: np.ndarray, parameters: int) -> Tuple[np.ndarray, np.ndarray, int]:
-        """Noise between seeds, or residuals of a law where there is one seed of everything.
-
-        Noise of log L counts as alike at all sizes, because two or three seeds of one size say little of its own.
-
-        Args:
-            values: [n] logarithms of losses.
-            fitted: [n] what the law says of them.
-            parameters: of the law.
-
-        Returns:
-            (what the noise adds to [n], the noise [m] with its full variance, its degrees of freedom).
-
-        Raises:
-            ValueError: nothing is left to tell noise from.
-        """
-        several = self.counts[self.group] > 1
-        if several.any():
-            center, counts = self.means(values), self.counts[self.group][several]
-            noise = (values - center)[several] * np.sqrt(counts / (counts - 1))
-            return center, noise, int(several.sum() - (self.counts > 1).sum())
-        degrees = len(values) - parameters
-        if degrees < 1:
-            raise ValueError(
-                f"{len(values)} runs of one seed each leave nothing to tell noise from with {parameters} unknowns: "
-                "train more sizes, or 3 seeds of each."
-            )
-        noise = (values - fitted) * np.sqrt(len(values) / degrees)
-        return fitted, noise - noise.mean(), degrees
-
-    def resample(self, values: np.ndarray, fitted: np.ndarray, parameters: int, draws: int, seed: int) -> "Resampled":
-        """Bootstrap over seeds: ``draws`` samples of the losses with other noise; see `noise`."""
-        center, noise, degrees = self.noise(values, fitted, parameters)
-        drawn = np.random.default_rng(seed).integers(0, len(noise), (draws, len(values)))
-        return Resampled(center + noise[drawn], degrees)
-
-
-@dataclass(frozen=True)
-class Resampled:
-    """Bootstrap samples of the losses.
-
-    Attributes:
-        values: [draws, n] logarithms.
-        degrees: of freedom that their noise is estimated from.
-    """
-
-    values: np.ndarray
-    degrees: int
-
-    def interval(self, value: float, drawn: np.ndarray) -> Interval:
-        """Expanded percentile interval, of nominal coverage `LEVEL`.
-
-        Percentiles of few seeds are too close: they take the noise for known, and it is estimated (Hesterberg, Am.
-        Stat. 69, 371 (2015), section 5.3).
-
-        Args:
-            value: the estimate.
-            drawn: [draws] of the samples.
-        """
-        from scipy.special import ndtr, stdtrit
-
-        tail = float(ndtr(stdtrit(self.degrees, (1 - LEVEL) / 2)))
-        low, high = np.quantile(drawn, [tail, 1 - tail])
-        return Interval(float(value), float(low), float(high))
 
 
 def fit(
-    law: Law, start: np.ndarray, values: np.ndarray, delta: float, limits: Optional[np.ndarray] = None, most: int = 100
+    law: Law,
+    start: np.ndarray,
+    values: np.ndarray,
+    delta: float,
+    limits: Optional[np.ndarray] = None,
+    most: int = 100,
+    counts: Optional[np.ndarray] = None,
+    tolerance: float = 1e-7,
+    turn: Optional[np.ndarray] = None,
 ) -> Tuple[np.ndarray, np.ndarray]:
     """Minimize the sum of Huber's loss of logarithms, by Levenberg and Marquardt with the analytic Jacobian.
 
@@ -126,39 +29,56 @@ def fit(
         start: [K, p].
         values: [n] or [K, n] logarithms of losses.
         delta: residuals larger than this count linearly; inf is least squares.
-        limits: [2, p] of the parameters; None for none.
+        limits: [2, p] or [2, K, p] of the parameters; equal ones fix a parameter; None for none.
         most: iterations.
+        counts: [K, n] by which each value is there; None is once.
+        tolerance: relative decrease of the sum at which a row has settled.
+        turn: [K, p, p] of each row, whose parameters the law gets multiplied by it; None for none.
 
     Returns:
         (parameters [K, p], sums of Huber's loss [K]).
     """
     theta = np.array(start, np.float64)
     values = np.broadcast_to(values, (len(theta), np.shape(values)[-1]))
-    predicted, jacobian = law(theta)
-    cost = huber(values - predicted, delta)
-    damping = np.full(len(theta), 1e-3)
+    ends = (
+        None if limits is None else np.broadcast_to(limits[:, None] if limits.ndim == 2 else limits, (2, *theta.shape))
+    )
+
+    def at(rows: np.ndarray, which: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
+        if turn is None:
+            return law(rows)
+        predicted, jacobian = law((turn[which] @ rows[..., None])[..., 0])
+        return predicted, jacobian @ turn[which]
+
     active = np.arange(len(theta))  # rows that still move
+    predicted, jacobian = at(theta, active)
+    cost = huber(values - predicted, delta, counts)
+    damping = np.full(len(theta), 1e-3)
     for _ in range(most):
         residuals = values[active] - predicted[active]
         weights = np.minimum(1.0, delta / np.maximum(np.abs(residuals), 1e-300))
-        weighted = (jacobian[active] * weights[..., None]).transpose(0, 2, 1)
-        hessian = weighted @ jacobian[active]
-        gradient = weighted @ residuals[..., None]
-        if limits is not None:  # what stands at a limit and would go beyond is left out of the step
-            at = theta[active]
-            held = ((at <= limits[0]) & (gradient[..., 0] < 0)) | ((at >= limits[1]) & (gradient[..., 0] > 0))
+        if counts is not None:
+            weights = weights * counts[active]
+        weighted = jacobian[active] * weights[..., None]
+        gradient = weighted.transpose(0, 2, 1) @ residuals[..., None]
+        scale = np.einsum("knp,knp->kp", weighted, jacobian[active])
+        # The linear part of Huber's loss bends nothing: without most of it steps are those of Newton.
+        weighted *= np.where(np.abs(residuals) <= delta, 1.0, _BENT)[..., None]
+        hessian = weighted.transpose(0, 2, 1) @ jacobian[active]
+        if ends is not None:  # what stands at a limit and would go beyond is left out of the step
+            here, (low, high) = theta[active], ends[:, active]
+            held = ((here <= low) & (gradient[..., 0] < 0)) | ((here >= high) & (gradient[..., 0] > 0))
             gradient[held] = 0.0
             hessian *= ~(held[:, None] | held[..., None])
-        diagonal = np.einsum("kpp->kp", hessian)
-        scale = np.maximum(diagonal, 1e-9 * diagonal.max(1, keepdims=True) + 1e-300)
+        scale = np.maximum(scale, 1e-9 * scale.max(1, keepdims=True) + 1e-300)
         damped = hessian + (damping[active, None] * scale)[..., None] * np.eye(theta.shape[1])
         tried = theta[active] + np.linalg.solve(damped, gradient)[..., 0]
-        if limits is not None:
-            tried = np.clip(tried, limits[0], limits[1])
-        new_predicted, new_jacobian = law(tried)
-        new_cost = huber(values[active] - new_predicted, delta)
+        if ends is not None:
+            tried = np.clip(tried, low, high)
+        new_predicted, new_jacobian = at(tried, active)
+        new_cost = huber(values[active] - new_predicted, delta, None if counts is None else counts[active])
         better = new_cost < cost[active]
-        settled = better & (cost[active] - new_cost <= 1e-7 * cost[active] + 1e-300)
+        settled = better & (cost[active] - new_cost <= tolerance * cost[active] + 1e-300)
         moved = active[better]
         theta[moved], cost[moved] = tried[better], new_cost[better]
         predicted[moved], jacobian[moved] = new_predicted[better], new_jacobian[better]
@@ -169,9 +89,9 @@ def fit(
     return theta, cost
 
 
-def huber(residuals: np.ndarray, delta: float) -> np.ndarray:
-    """Sum over the last axis of Huber's loss."""
+def huber(residuals: np.ndarray, delta: float, counts: Optional[np.ndarray] = None) -> np.ndarray:
+    """Sum over the last axis of Huber's loss, each residual as often as ``counts`` says."""
     size = np.abs(residuals)
-    if np.isinf(delta):
-        return 0.5 * np.square(size).sum(-1)
-    return np.where(size <= delta, 0.5 * size**2, delta * (size - 0.5 * delta)).sum(-1)
+    inside = 0.5 * np.square(size)
+    each = inside if np.isinf(delta) else np.where(size <= delta, inside, delta * (size - 0.5 * delta))
+    return each.sum(-1) if counts is None else (each * counts).sum(-1)

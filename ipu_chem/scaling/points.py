@@ -10,6 +10,7 @@ from typing import Any, Dict, Iterable, List, Mapping, Sequence
 
 import numpy as np
 
+from ipu_chem.scaling.intervals import Interval
 from packing.files import PathLike, atomic_file
 
 STEPS_HELD = "steps held"  # every run has the same number of optimizer steps, as near as whole epochs allow
@@ -198,7 +199,10 @@ def columns(points: Sequence[Point], *names: str) -> List[np.ndarray]:
 
 
 def as_json(value: Any) -> Any:
-    """Values for a JSON file: records by name, numbers that are not finite as null."""
+    """Values for a JSON file: records by name, numbers that are not finite and open ends of intervals as null."""
+    if isinstance(value, Interval):
+        ends = None if value.open_low else value.low, None if value.open_high else value.high
+        return {"value": as_json(value.value), "low": ends[0], "high": ends[1]}
     if hasattr(value, "_asdict"):
         return {name: as_json(inner) for name, inner in value._asdict().items()}
     if is_dataclass(value):

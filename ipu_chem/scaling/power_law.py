@@ -1,11 +1,11 @@
-"""The power law L(R) = alpha R^-beta, by regression of logarithms, with intervals over seeds."""
+"""The power law L(R) = alpha R^-beta, by regression of logarithms."""
 
 from dataclasses import dataclass
-from typing import Sequence
+from typing import Sequence, Tuple
 
 import numpy as np
 
-from ipu_chem.scaling.fitting import DRAWS, Interval, Replicates
+from ipu_chem.scaling.intervals import LEVEL, Estimate, Interval
 from ipu_chem.scaling.points import Point, check_over, columns
 from ipu_chem.scaling.tse import Values
 
@@ -31,41 +31,38 @@ class PowerLaw:
         return self.alpha.value * np.asarray(resource, np.float64) ** -self.beta.value
 
 
-def fit_power_law(points: Sequence[Point], over: str = "parameters", draws: int = DRAWS, seed: int = 0) -> PowerLaw:
+def fit_power_law(points: Sequence[Point], over: str = "parameters", level: float = LEVEL) -> PowerLaw:
     """Fit loss over one of parameters, tokens, molecules and flops; refuses as `check_over`."""
     check_over(points, over)
-    return power_law(*columns(points, over, "loss"), draws=draws, seed=seed)
+    return power_law(*columns(points, over, "loss"), level=level)
 
 
-def power_law(resource: np.ndarray, loss: np.ndarray, draws: int = DRAWS, seed: int = 0) -> PowerLaw:
-    """Fit by least squares of logarithms; intervals by bootstrap over the runs of equal R.
+def power_law(resource: np.ndarray, loss: np.ndarray, level: float = LEVEL) -> PowerLaw:
+    """Fit by least squares of logarithms; intervals hold where noise differs by size, see `Estimate`.
 
     Args:
         resource: [n] R of each run; runs of equal R differ in their seed.
         loss: [n] of each run, above 0.
-        draws, seed: of the bootstrap.
+        level: nominal coverage of the intervals.
 
     Raises:
-        ValueError: fewer than 3 different R, values that have no logarithm, or too few seeds.
+        ValueError: fewer than 3 different R, or values that have no logarithm.
     """
     resource, loss = check_logarithms(resource, loss)
     sizes = len(np.unique(resource))
     if sizes < 3:
         raise ValueError(f"a power law needs runs of 3 sizes and there are {sizes}: train {3 - sizes} more.")
     x, y = np.log(resource), np.log(loss)
-    center = x - x.mean()
-    weights = center / np.square(center).sum()  # the exponent is minus this sum of logarithms
-    gradient = weights @ y
-    fitted = y.mean() + gradient * center
-    sample = Replicates.of(resource).resample(y, fitted, 2, draws, seed)
-    gradients = sample.values @ weights
-    alphas = np.exp(sample.values.mean(1) - gradients * x.mean())
-    return PowerLaw(
-        alpha=sample.interval(float(np.exp(y.mean() - gradient * x.mean())), alphas),
-        beta=sample.interval(float(-gradient), -gradients),
-        r2=r_squared(y, fitted),
-        runs=len(y),
-    )
+    design = np.stack([np.ones_like(x), x - x.mean()], 1)
+    theta = np.array([y.mean(), design[:, 1] @ y / np.square(design[:, 1]).sum()])
+
+    def law(rows: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
+        return rows @ design.T, np.broadcast_to(design, (len(rows), *design.shape))
+
+    estimate = Estimate(law, theta, y, level=level)
+    at_one = estimate.linear(np.array([1.0, -x.mean()]))
+    falling = estimate.linear(np.array([0.0, -1.0]))
+    return PowerLaw(Interval(*np.exp(at_one).tolist()), falling, r_squared(y, design @ theta), len(y))
 
 
 def check_logarithms(*values: np.ndarray) -> "list[np.ndarray]":

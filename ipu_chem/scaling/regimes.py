@@ -1,4 +1,4 @@
-"""Regimes of a study: local exponents between neighbors of a grid, and breaks along each of its lines."""
+"""Regimes of a study: local exponents between neighbors, breaks along each line of a grid, and sizes that overfit."""
 
 import math
 from typing import Dict, List, NamedTuple, Sequence, Tuple
@@ -6,10 +6,17 @@ from typing import Dict, List, NamedTuple, Sequence, Tuple
 import numpy as np
 
 from ipu_chem.scaling.broken_law import BrokenLaw, fit_broken
+from ipu_chem.scaling.intervals import LEVEL
 from ipu_chem.scaling.points import Point
 
 _NAMES = {"parameters": "N", "tokens": "D"}
 _SURE = 2.0  # standard errors above which an exponent is not noise
+_SURELY_WORSE = 3.0  # standard errors of a difference by which a larger size counts as worse
+_WORSE = 0.02  # of log L, the same where there is one seed of each
+OVERFITTING = (
+    f"a size overfits where its loss lies above the lowest of smaller sizes on the same data by more than "
+    f"{_SURELY_WORSE:g} standard errors between seeds, or by {_WORSE:.0%} with one seed"
+)
 _AHEAD = 2.0  # of BIC, from which the best law is more than a guess (Kass and Raftery 1995)
 
 
@@ -106,8 +113,32 @@ def regimes_of(points: Sequence[Point]) -> List[Regime]:
     return found
 
 
-def lines_of(points: Sequence[Point]) -> Tuple[List[Line], List[str]]:
+def overfitted(points: Sequence[Point]) -> List[Point]:
+    """Points of sizes that overfit their data, which no law that falls with size describes; see `OVERFITTING`.
+
+    Losses are compared by their geometric means over seeds.
+    """
+    groups: Dict[Tuple[int, int], List[float]] = {}
+    for point in points:
+        groups.setdefault((point.tokens, point.parameters), []).append(math.log(point.loss))
+    error = _error_of_means(list(groups.values()))
+    margin = _SURELY_WORSE * math.sqrt(2) * error if error else _WORSE
+    worse = set()
+    lowest: Dict[int, float] = {}
+    for (tokens, size), losses in sorted(groups.items()):
+        mean = float(np.mean(losses))
+        if mean > lowest.get(tokens, math.inf) + margin:
+            worse.add((tokens, size))
+        lowest[tokens] = min(mean, lowest.get(tokens, math.inf))
+    return [point for point in points if (point.tokens, point.parameters) in worse]
+
+
+def lines_of(points: Sequence[Point], level: float = LEVEL) -> Tuple[List[Line], List[str]]:
     """Breaks of the exponent, over sizes for each amount of data and over amounts for each size.
+
+    Args:
+        points: of a study.
+        level: nominal coverage of intervals.
 
     Returns:
         (lines that allow it, least of what is held first; why others do not, each reason once).
@@ -117,7 +148,7 @@ def lines_of(points: Sequence[Point]) -> Tuple[List[Line], List[str]]:
     for over, held in (("parameters", "tokens"), ("tokens", "parameters")):
         for value in sorted({getattr(point, held) for point in points}):
             try:
-                law = fit_broken([point for point in points if getattr(point, held) == value], over)
+                law = fit_broken([point for point in points if getattr(point, held) == value], over, level)
                 found.append(Line(over, value, law))
             except ValueError as error:
                 reason = f"breaks over {_NAMES[over]}: {error}"

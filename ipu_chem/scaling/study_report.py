@@ -2,16 +2,17 @@
 
 import csv
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from functools import partial
 from pathlib import Path
 from typing import Any, Callable, List, Optional, Sequence, Tuple
 
 from ipu_chem.scaling.frontier import frontier_of
+from ipu_chem.scaling.intervals import LEVEL
 from ipu_chem.scaling.joint_law import JointLaw, fit_joint
 from ipu_chem.scaling.points import STEPS_HELD, Point, as_json, check_comparable, write_points
 from ipu_chem.scaling.power_law import PowerLaw, fit_power_law
-from ipu_chem.scaling.regimes import Line, Regime, lines_of, regimes_of
+from ipu_chem.scaling.regimes import OVERFITTING, Line, Regime, lines_of, overfitted, regimes_of
 from packing.files import atomic_file
 
 
@@ -22,6 +23,7 @@ class Study:
     Attributes:
         points: all of them, also runs that diverged.
         fitted: those that the laws are fitted to.
+        overfitted: those that no law is fitted to because larger models do worse; see `OVERFITTING`.
         width: loss over parameters at the most data.
         data: loss over tokens at the largest size.
         breaks: one power law or two, over parameters at each amount of data and over tokens at each size.
@@ -29,6 +31,7 @@ class Study:
         regimes: of every size and amount.
         frontier: runs on the compute frontier, cheapest first.
         notes: sentences.
+        level: nominal coverage of intervals.
     """
 
     points: List[Point]
@@ -40,10 +43,19 @@ class Study:
     regimes: List[Regime]
     frontier: List[Point]
     notes: List[str]
+    overfitted: List[Point] = field(default_factory=list)
+    level: float = LEVEL
 
 
-def analyze(points: Sequence[Point]) -> Study:
-    """Fit what the points allow; a size and amount of which a seed diverged is left out, and a note says so."""
+def analyze(points: Sequence[Point], level: float = LEVEL) -> Study:
+    """Fit what the points allow.
+
+    A size and amount of which a seed diverged is left out, and laws leave out one that overfits; notes say so.
+
+    Args:
+        points: of a study.
+        level: nominal coverage of intervals.
+    """
     notes: List[str] = []
     bad = {(point.parameters, point.tokens) for point in points if point.diverged}
     for size, amount in sorted(bad):
@@ -59,20 +71,28 @@ def analyze(points: Sequence[Point]) -> Study:
 
     # What all laws would refuse is said once.
     if attempt("no law", lambda: check_comparable(fitted) or True) is None:
-        return Study(list(points), fitted, None, None, [], None, [], [], notes)
+        return Study(list(points), fitted, None, None, [], None, [], [], notes, level=level)
+    comparable, worse = fitted, overfitted(fitted)
+    if worse:
+        fitted = [point for point in fitted if point not in worse]
+        pairs = sorted({(point.parameters, point.tokens) for point in worse})
+        named = "; ".join(f"N={size:,}, D={amount:,}" for size, amount in pairs)
+        notes.append(f"left out of all laws: {named}: {OVERFITTING}.")
     at_most_data, at_largest = _edges(fitted)
-    breaks, reasons = lines_of(fitted)
+    breaks, reasons = lines_of(fitted, level)
     notes += reasons
     return Study(
         points=list(points),
         fitted=fitted,
-        width=attempt("exponent of size", lambda: fit_power_law(at_most_data, "parameters")),
-        data=attempt("exponent of data", lambda: fit_power_law(at_largest, "tokens")),
+        width=attempt("exponent of size", lambda: fit_power_law(at_most_data, "parameters", level)),
+        data=attempt("exponent of data", lambda: fit_power_law(at_largest, "tokens", level)),
         breaks=breaks,
-        joint=attempt("joint law", lambda: fit_joint(fitted)),
-        regimes=attempt("what limits the loss", lambda: regimes_of(fitted)) or [],
-        frontier=frontier_of(fitted),
+        joint=attempt("joint law", lambda: fit_joint(fitted, level=level)),
+        regimes=attempt("what limits the loss", lambda: regimes_of(comparable)) or [],
+        frontier=frontier_of(comparable),
         notes=notes,
+        overfitted=worse,
+        level=level,
     )
 
 
@@ -90,7 +110,7 @@ def lines(study: Study) -> List[str]:
                 f"{one.data_exponent:>8.3f}  {one.limited_by}"
             )
     if study.fitted and (study.width or study.data):
-        found.append("exponents, with intervals of 95 %:")
+        found.append(f"exponents, with intervals of {study.level:.0%}:")
     for law, name, where in _laws(study):
         if law is not None:
             found.append(f"  L ~ {name}^-b at {where}: b = {law.beta}, R2 {law.r2:.3f}, {law.runs} runs")
@@ -100,6 +120,11 @@ def lines(study: Study) -> List[str]:
             f"  L = E + A N^-a + B D^-b: a = {law.size_exponent}, b = {law.data_exponent}, E = {law.floor}, "
             f"R2 {law.r2:.3f}, {law.runs} runs"
         )
+        if law.open:
+            found.append(
+                f"  not identified by these runs: {', '.join(law.open)} (an open end is not bounded); train sizes and "
+                "amounts of data that lie further apart, or more of them"
+            )
     if study.breaks:
         found.append("one power law or two, by BIC:")
         found += [f"  {words}" for one in study.breaks for words in one.lines()]
@@ -114,7 +139,7 @@ def write_study(folder: Path, study: Study) -> List[Path]:
     with atomic_file(paths[0], "w") as file:
         json.dump(as_json(study), file, indent=1)
     with atomic_file(paths[1], "w") as file:
-        writer = csv.DictWriter(file, [field.name for field in fields(Point)], lineterminator="\n")
+        writer = csv.DictWriter(file, [one.name for one in fields(Point)], lineterminator="\n")
         writer.writeheader()
         writer.writerows(asdict(point) for point in study.points)
     write_points(paths[2], study.points)
@@ -128,9 +153,9 @@ def _figures(folder: Path, study: Study) -> List[Path]:
 
     points = study.fitted
     wanted: List[Tuple[str, Callable[[], Any]]] = [
-        ("loss_over_parameters", lambda: figures.loss_over(points, "parameters")),
-        ("loss_over_tokens", lambda: figures.loss_over(points, "tokens")),
-        ("frontier", lambda: figures.compute_frontier_figure(points)),
+        ("loss_over_parameters", lambda: figures.loss_over(points, "parameters", study.overfitted)),
+        ("loss_over_tokens", lambda: figures.loss_over(points, "tokens", study.overfitted)),
+        ("frontier", lambda: figures.compute_frontier_figure(points + study.overfitted)),
     ]
     joint = study.joint
     if joint is not None:

@@ -83,7 +83,7 @@ def test_compute_frontier(points):
 
 
 def test_surface(points, tmp_path):
-    law = fit_joint(points, draws=20)
+    law = fit_joint(points)
     figure = surface(points, law)
     check_figure(figure)
     left, right = figure.axes
@@ -103,7 +103,7 @@ def test_break(tmp_path):
         for seed in range(2)
         for loss in [9 * n**-0.2 * (1 + (n / 1e6) ** 3) ** (0.15 / 3) * np.exp(rng.normal(0, 0.005))]
     ]
-    law = fit_broken(points, draws=50)
+    law = fit_broken(points)
     figure = broken_figure(points, [(1, law)])
     check_figure(figure)
     (axis,) = figure.axes

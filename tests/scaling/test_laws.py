@@ -1,6 +1,6 @@
 """Scaling laws find back the laws that synthetic losses were made of, as often as their intervals promise.
 
-Intervals are of nominal 95 %; fewer than 90 % of 200 draws would be seen once in about 500 times.
+Intervals are of nominal 95 %; fewer than 88 % of 100 draws would be seen once in about 500 times.
 """
 
 from collections import Counter
@@ -14,7 +14,7 @@ from ipu_chem.scaling.frontier import compute_frontier
 from ipu_chem.scaling.joint_law import _Law, _starts, joint_law
 from ipu_chem.scaling.power_law import power_law
 
-DRAWS = 200
+DRAWS = 100
 NOISE = 0.01  # of log L between seeds
 SEEDS = 3
 
@@ -35,9 +35,9 @@ def test_a_perfect_power_law_is_found_exactly():
 def test_power_law_is_recovered(seeds):
     rng = np.random.default_rng(0)
     size = np.repeat(np.geomspace(1e4, 1e8, 8), seeds)
-    laws = [power_law(size, noisy(12 * size**-0.17, rng), seed=draw) for draw in range(DRAWS)]
-    assert 0.9 <= np.mean([law.beta.holds(0.17) for law in laws]) < 1
-    assert 0.9 <= np.mean([law.alpha.holds(12) for law in laws]) < 1
+    laws = [power_law(size, noisy(12 * size**-0.17, rng)) for _ in range(DRAWS)]
+    assert 0.88 <= np.mean([law.beta.holds(0.17) for law in laws]) < 1
+    assert 0.88 <= np.mean([law.alpha.holds(12) for law in laws]) < 1
     # Narrow, too: as wide as least squares' standard errors, 4.0 to 5 of them.
     error = NOISE / np.sqrt(np.square(np.log(size) - np.log(size).mean()).sum())
     assert 3 < np.mean([law.beta.high - law.beta.low for law in laws]) / error < 6
@@ -56,20 +56,21 @@ def test_law_of_size_and_data_is_recovered():
     rng = np.random.default_rng(1)
     truth = {"floor": 0.8, "size_factor": 12, "data_factor": 30, "size_exponent": 0.34, "data_exponent": 0.28}
     held = Counter()
-    for draw in range(DRAWS):
-        law = joint_law(SIZE, DATA, noisy(joint(SIZE, DATA), rng), draws=100, seed=draw)
+    for _ in range(DRAWS):
+        law = joint_law(SIZE, DATA, noisy(joint(SIZE, DATA), rng))
         held.update(name for name, value in truth.items() if getattr(law, name).holds(value))
-    assert all(0.9 * DRAWS <= held[name] for name in truth), held
+    assert all(0.88 * DRAWS <= held[name] for name in truth), held
     assert min(held.values()) < DRAWS
 
 
+@pytest.mark.parametrize("scale", [1e-6, 1, 1e6])
 @pytest.mark.parametrize("delta", [None, 1e-3])
-def test_a_perfect_law_of_size_and_data_is_found(delta):
-    law = joint_law(SIZE[::3], DATA[::3], joint(SIZE, DATA)[::3], delta=delta, draws=10)
-    assert law.size_exponent.value == pytest.approx(0.34, abs=1e-4)
-    assert law.data_exponent.value == pytest.approx(0.28, abs=1e-4)
-    assert law.floor.value == pytest.approx(0.8, abs=1e-4)
-    assert law(1e5, 1e6) == pytest.approx(joint(1e5, 1e6), rel=1e-5)
+def test_a_perfect_law_of_size_and_data_is_found(delta, scale):
+    law = joint_law(scale * SIZE[::3], DATA[::3] / scale, scale * joint(SIZE, DATA)[::3], delta=delta, draws=10)
+    factors = 12 * scale**1.34, 30 * scale**0.72
+    found = [law.floor, law.size_factor, law.data_factor, law.size_exponent, law.data_exponent]
+    assert [one.value for one in found] == pytest.approx([0.8 * scale, *factors, 0.34, 0.28], rel=1e-6)
+    assert law(scale * 1e5, 1e6 / scale) == pytest.approx(scale * joint(1e5, 1e6), rel=1e-9)
 
 
 @pytest.mark.parametrize("delta", [1e-3, 0.02, np.inf])
@@ -112,9 +113,9 @@ def test_jacobians_are_derivatives():
 
 def test_an_outlier_moves_huber_less_than_least_squares():
     loss = noisy(joint(SIZE, DATA), np.random.default_rng(4))
-    clean = joint_law(SIZE, DATA, loss, draws=2).size_exponent.value
+    clean = joint_law(SIZE, DATA, loss).size_exponent.value
     loss[-3:] *= 1.2  # runs of the largest size that did not train well
-    robust, plain = (joint_law(SIZE, DATA, loss, delta=delta, draws=2) for delta in (None, np.inf))
+    robust, plain = (joint_law(SIZE, DATA, loss, delta=delta) for delta in (None, np.inf))
     assert abs(robust.size_exponent.value - clean) < 0.5 * abs(plain.size_exponent.value - clean)
 
 
@@ -130,8 +131,8 @@ def test_a_break_is_recovered_with_the_slopes_on_its_sides(slopes):
     c0, c1 = slopes
     rng = np.random.default_rng(5)
     held, names = Counter(), Counter()
-    for draw in range(DRAWS):
-        law = broken_law(RESOURCE, noisy(broken(RESOURCE, c0, c1), rng), draws=200, seed=draw)
+    for _ in range(DRAWS):
+        law = broken_law(RESOURCE, noisy(broken(RESOURCE, c0, c1), rng))
         names[law.name] += 1
         if law.name != BROKEN or len(law.ranges) < 2:  # or the change seems to take the whole of one side
             continue
@@ -143,7 +144,14 @@ def test_a_break_is_recovered_with_the_slopes_on_its_sides(slopes):
         assert below.low == pytest.approx(1e3) and below.high < 3e5 < above.low and above.high == pytest.approx(1e8)
     assert names[BROKEN] >= 0.85 * DRAWS, names
     assert held["two ranges"] >= 0.95 * names[BROKEN]
-    assert all(held[name] >= 0.9 * held["two ranges"] for name in ("break", "below", "above")), (held, names)
+    assert all(held[name] >= 0.87 * held["two ranges"] for name in ("break", "below", "above")), (held, names)
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1, 1e6])
+def test_a_perfect_break_is_found(scale):
+    law = broken_law(scale * RESOURCE, scale * broken(RESOURCE, 0.25, -0.2))
+    found = [law.breaks.value, law.theta[1], law.theta[2], np.exp(law.theta[4])]
+    assert found == pytest.approx([scale * 3e5, 0.25, -0.2, 0.3], rel=1e-6)
 
 
 def test_ranges_in_which_more_helps_and_no_longer_helps():
@@ -164,7 +172,7 @@ def test_ranges_in_which_more_helps_and_no_longer_helps():
 )
 def test_bic_picks_the_law_that_made_the_losses(name, loss):
     rng = np.random.default_rng(7)
-    picked = Counter(broken_law(RESOURCE, noisy(loss, rng), draws=2).name for _ in range(40))
+    picked = Counter(broken_law(RESOURCE, noisy(loss, rng)).name for _ in range(40))
     assert picked[name] >= 34, picked
 
 
@@ -174,11 +182,11 @@ def test_single_law_has_one_range_and_no_break():
     assert law.ranges[0].exponent.holds(0.17) and law.ranges[0].limited
 
 
-def test_bootstrap_is_seeded():
+def test_drawn_pairs_are_seeded():
     loss = noisy(joint(SIZE, DATA), np.random.default_rng(9))
-    assert joint_law(SIZE, DATA, loss, draws=20, seed=1) == joint_law(SIZE, DATA, loss, draws=20, seed=1)
-    assert joint_law(SIZE, DATA, loss, draws=20, seed=1) != joint_law(SIZE, DATA, loss, draws=20, seed=2)
-    assert power_law(SIZE, loss, seed=1) == power_law(SIZE, loss, seed=1) != power_law(SIZE, loss, seed=2)
+    first, again, other = (joint_law(SIZE, DATA, loss, delta=1e-3, draws=20, seed=seed) for seed in (1, 1, 2))
+    assert first == again != other
+    assert joint_law(SIZE, DATA, loss, seed=1) == joint_law(SIZE, DATA, loss, seed=2)  # a profile draws nothing
 
 
 @pytest.mark.parametrize(
