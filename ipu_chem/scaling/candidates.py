@@ -21,6 +21,7 @@ from ipu_chem.config import KINDS, from_dict, to_dict
 from ipu_chem.json_file import read_json, write_json
 from ipu_chem.options import differences, merge, nested
 from ipu_chem.parallel import cancel, is_stopped, main_left_out, start_worker
+from ipu_chem.scaling.lost_time import finish, start
 from ipu_chem.training.logging import METRICS
 from packing.files import disk_full_named
 
@@ -237,6 +238,7 @@ def _train(candidate: Candidate, budget: float, threads: int) -> Progress:
 
     started = time.monotonic()
     candidate.folder.mkdir(parents=True, exist_ok=True)
+    lost = start(candidate.folder, candidate.folder / "candidate.json")  # seconds of parts that were killed
     status, message = "stopped", ""
     metrics: Dict[str, float] = {}
     path = candidate.folder / "log.txt"
@@ -253,10 +255,11 @@ def _train(candidate: Candidate, budget: float, threads: int) -> Progress:
             status, message = "diverged", str(error)
         except ValueError as error:
             raise ValueError(f"candidate {candidate.folder.name}: {error}") from error
-    seconds = time.monotonic() - started + (before.seconds if before else 0.0)
+    seconds = time.monotonic() - started + lost + (before.seconds if before else 0.0)
     reached = Progress(status, seen["step"], seen["total"], seconds, metrics, message)
     values = {**asdict(reached), "log": _log(candidate.folder), "config": candidate.config}
     write_json(candidate.folder / "candidate.json", values)
+    finish(candidate.folder)
     return reached
 
 

@@ -7,14 +7,16 @@ from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
 import numpy as np
 
 from ipu_chem.scaling.candidates import budget_steps
-from ipu_chem.scaling.estimators import ESTIMATORS, counted_metric, estimate_of
-from ipu_chem.scaling.search import EarlyEvaluation, Searched, SearchOptions
-from ipu_chem.scaling.selection import Cost, cost, survivors
-from ipu_chem.scaling.tpe import Assessment, Calibration, Trial, assess, calibrate, over_seeds
+from ipu_chem.scaling.estimators import ESTIMATORS, Seen, counted_metric, estimates_of
+from ipu_chem.scaling.replay import Uncertain, uncertain
+from ipu_chem.scaling.search import EarlyEvaluation, Searched, SearchOptions, evaluate
+from ipu_chem.scaling.selection import Cost, cost, intervals, survivors
+from ipu_chem.scaling.tpe import Assessment, Calibration, Trial, assess, calibrate, covered, over_seeds
 from ipu_chem.scaling.tse import step_losses, tail_mean
 from ipu_chem.training.logging import read_rows
 
-_ENOUGH = 5  # points of a line that is believed beyond them
+_ENOUGH = 5  # points of a line that is believed half their range beyond them
+_LEVEL = 0.9  # of intervals
 _FROM, _POINTS = 0.01, 60  # of the steps, and evenly spaced in their logarithm
 
 
@@ -40,30 +42,42 @@ class Row:
     Attributes:
         name: of its options.
         estimate: mean over seeds at the first early evaluation, inf if one diverged.
+        low, high: ends of its interval; NaN where it is not known.
         predicted: final metric by the calibration; None without one, and where it cannot be believed (`predict`).
+        doubt: reason to doubt the prediction, or empty.
         final: metric at the end; None if it was not trained to the end, inf if it diverged.
         steps: that its runs took.
         total: that they take to the end.
         status: finished, stopped or diverged.
+        gone: reason why it did not go on after an early evaluation, and which; empty for the chosen.
     """
 
     name: str
     estimate: float
+    low: float
+    high: float
     predicted: Optional[float]
+    doubt: str
     final: Optional[float]
     steps: int
     total: int
     status: str
+    gone: str
 
 
 class Compared(NamedTuple):
-    """Ranking of candidates of known final value by an estimator at the first early evaluation; see `Assessment`."""
+    """Ranking of candidates of known final value by an estimator at the first early evaluation; see `Assessment`.
+
+    ``coverage`` is the fraction of their final values in the intervals of 90 % that the line makes of those of the
+    estimates, fitted without the candidate in question; see `ipu_chem.scaling.tpe.covered`.
+    """
 
     estimator: str
     r2: float
     spearman: float
     kendall: float
     regret: float
+    coverage: float
 
 
 @dataclass(frozen=True)
@@ -82,6 +96,7 @@ class Result:
             halves; None where too few were trained to the end, which ``notes`` says.
         assessment: of that ranking, with the regret of ``kept``; None unless others were trained to the end as well.
         compared: all estimators that the runs allow, under the same condition.
+        uncertain: intervals of the regret and saving of such searches, under the same condition.
         curves: of all candidates.
         notes: sentences.
     """
@@ -96,6 +111,7 @@ class Result:
     calibration: Optional[Calibration]
     assessment: Optional[Assessment]
     compared: List[Compared]
+    uncertain: Optional[Uncertain]
     curves: List[Curve]
     notes: List[str]
 
@@ -129,16 +145,21 @@ def analyze(found: Searched, options: SearchOptions) -> Result:
             notes.append("how well the estimates rank is seen with --finish_all true, which trains all to the end")
     except ValueError as error:
         notes.append(str(error))
+    notes += [note for early in found.evaluations for note in early.notes if note not in notes]
     known = [one for one, final in zip(means, finals) if final is not None and math.isfinite(final)]
+    spreads = [found.evaluations[0].spreads.get(name, math.nan) for name in names]
+    lows, highs = intervals(means, spreads, _LEVEL)
     rows = []
     for index, name in enumerate(names):
         own = [p for one, p in runs if one.name == name]
         worst = next((status for status in ("diverged", "stopped") if status in {p.status for p in own}), "finished")
-        predicted, reason = (None, "") if calibration is None else predict(calibration, means[index], known)
-        if reason and reason not in notes:
-            notes.append(reason)
+        predicted, doubt = (None, "") if calibration is None else predict(calibration, means[index], known)
+        if doubt and doubt not in notes:
+            notes.append(doubt)
         steps, total = sum(p.step for p in own), sum(p.total for p in own)
-        rows.append(Row(name, means[index], predicted, finals[index], steps, total, worst))
+        ends = float(lows[index]), float(highs[index])
+        row = Row(name, means[index], *ends, predicted, doubt, finals[index], steps, total, worst, _gone(found, name))
+        rows.append(row)
     rows.sort(key=lambda row: (math.inf if row.final is None else row.final, row.estimate))
     totals = [p.total for p in found.reached]
     return Result(
@@ -152,13 +173,14 @@ def analyze(found: Searched, options: SearchOptions) -> Result:
         calibration,
         assessment,
         [] if assessment is None else _compared(found, options, metric, dict(zip(names, finals))),
+        None if assessment is None else _uncertain(found, options, finals),
         curves_of(found, options.fraction),
         notes,
     )
 
 
 def predict(calibration: Calibration, estimate: float, known: Sequence[float]) -> Tuple[Optional[float], str]:
-    """Predicted final value, or None and why there is none: a line says nothing where it cannot be believed.
+    """Predicted final value and a doubt, or None and why there is none: a line says nothing where it has no support.
 
     Args:
         calibration: the line.
@@ -170,14 +192,22 @@ def predict(calibration: Calibration, estimate: float, known: Sequence[float]) -
         return None, "no predictions: by the line, a worse estimate means a better end"
     if not math.isfinite(estimate):
         return math.inf, ""
-    if len(finite) < _ENOUGH and not min(finite) <= estimate <= max(finite):
+    low, high = min(finite), max(finite)
+    reach = (high - low) / 2 if len(finite) >= _ENOUGH else 0.0
+    if not low - reach <= estimate <= high + reach:
         return None, (
-            f"no prediction where the estimate lies outside those of the {len(finite)} candidates that the line was "
-            f"fitted to: that takes {_ENOUGH} or more; --keep says how many train to the end"
+            f"no prediction where the estimate lies far outside those of the {len(finite)} candidates that the line "
+            f"was fitted to, {low:.4g} to {high:.4g} (with fewer than {_ENOUGH}, outside at all): --keep says how many "
+            "train to the end"
         )
     value = float(calibration([estimate])[0])
     if value <= 0:
         return None, "no prediction where the line falls to 0 or below, which no error does"
+    if not low <= estimate <= high:
+        return value, (
+            "? beside a prediction: the estimate lies outside those that the line was fitted to, "
+            f"{low:.4g} to {high:.4g}"
+        )
     return value, ""
 
 
@@ -186,20 +216,55 @@ def _compared(
 ) -> List[Compared]:
     """Every estimator at the first early evaluation; those that the runs do not allow are left out."""
     compared = []
+    seen = _seen(found, found.evaluations[0].budget)
+    places = dict(enumerate(found.candidates))
     for name in ESTIMATORS:
-        trials = []
         try:
-            for one, p in zip(found.candidates, found.reached):
-                seen = estimate_of(one, p, found.evaluations[0].budget, name, options.fraction, metric, draws=0)
-                trials.append(Trial(one.name, one.seed, seen.value, finals[one.name]))
-            names, means, ends = over_seeds(trials)
+            estimates = estimates_of(seen, name, options.fraction, metric, draws=0)
+            early = evaluate(places, dict(enumerate(estimates)), seen[0].budget)
+            means, spreads = list(early.estimates.values()), list(early.spreads.values())
+            ends = [finals[one] for one in early.estimates]
             line = calibrate(means, ends, is_power=options.calibration == "power")
-            kept = survivors(means, options.keep)
-            ranking = assess(means, ends, kept)
+            ranking = assess(means, ends, [int(one) for one in survivors(means, options.keep)])
+            inside = covered(means, spreads, ends, _LEVEL, options.calibration == "power")
         except ValueError:  # no epoch is over, there was no evaluation, or what it would keep was not trained
             continue
-        compared.append(Compared(name, line.r2, ranking.spearman, ranking.kendall, ranking.regret))
+        compared.append(Compared(name, line.r2, ranking.spearman, ranking.kendall, ranking.regret, inside))
     return compared
+
+
+def _uncertain(found: Searched, options: SearchOptions, finals: Sequence[Optional[float]]) -> Optional[Uncertain]:
+    """Intervals of regret and saving; None where candidates have no final value or no estimate at a later rung."""
+    if any(final is None for final in finals):
+        return None
+    rungs = options.rungs(len(finals))
+    values, spreads = [], []
+    places = dict(enumerate(found.candidates))
+    for rung in rungs[:-1]:
+        try:
+            seen = _seen(found, rung.budget)
+            estimates = estimates_of(seen, options.estimator, options.fraction, options.metric)
+        except ValueError:
+            return None
+        early = evaluate(places, dict(enumerate(estimates)), rung.budget)
+        values.append(list(early.estimates.values()))
+        spreads.append(list(early.spreads.values()))
+    ends = np.array([math.inf if final is None else final for final in finals])
+    confidence = options.confidence if options.halving else 0.0
+    return uncertain(rungs, np.array(values), np.array(spreads), ends, confidence)
+
+
+def _seen(found: Searched, budget: float) -> List[Seen]:
+    """All runs as an early evaluation at this budget sees them."""
+    return [Seen.of(one, p, budget) for one, p in zip(found.candidates, found.reached)]
+
+
+def _gone(found: Searched, name: str) -> str:
+    """Reason why a candidate did not go on, with the budget at which that was found."""
+    for early in found.evaluations:
+        if name in early.gone:
+            return f"at {100 * early.budget:.3g}%: {early.gone[name]}"
+    return ""
 
 
 def chosen_steps(found: Searched) -> List[int]:
