@@ -2,8 +2,8 @@
 
     python benchmarks/estimators.py FOLDER... [--keep 3] [--halving 2] [--calibration line] [--no-goals]
 
-A folder is one of `ipu-chem search ... --finish_all true`. For every estimator and an early evaluation at 10, 20, 35 and
-50 % of the steps, of all candidates:
+A folder is one of `ipu-chem search ... --finish_all true`. For every estimator and an early evaluation at 10, 20, 35
+and 50 % of the steps, of all candidates:
 
 error      of final values, predicted by the line through the other candidates, root mean square, relative to the spread
            of the final values; the noise between seeds beside it, where the grid has seeds
@@ -12,8 +12,8 @@ Spearman   rank correlation of estimates and final values
 regret     final value of the best of those kept above the best of all, in percent of that
 halving    regret and saved steps of a search that halves from this budget on, by rank and by intervals
 
-``+2`` is an estimator with two whole runs to learn from, the best two at that budget. Goal: with the default estimator a
-search that halves by intervals from 10 or 20 % on has no regret, and saves 70 % of the steps.
+``+2`` is an estimator with two whole runs to learn from, the best two at that budget. Goal: with the default estimator
+a search that halves by intervals from 10 or 20 % on has no regret, and saves 70 % of the steps.
 """
 
 import argparse

@@ -7,8 +7,9 @@ import numpy as np
 
 from ipu_chem.scaling.tse import step_losses
 
-_FIRST = 0.1  # of the steps that were seen: what comes before is a transient
+_FIRST = 0.3  # of the steps that were seen: what comes before is a transient
 _POINTS = 24
+_LEAST_DRIFT = 0.02
 
 
 class Points(NamedTuple):
@@ -114,15 +115,15 @@ def drift(courses: np.ndarray) -> float:
     """Spread of the courses of runs, from which the spread of what is still to come is extrapolated.
 
     A course is the change of a logarithm per unit of log(step). Few courses that happen to be alike are no proof that
-    all are: half their mean counts like two more of them.
+    all are: half their mean counts like two more of them, and they may always begin to change.
 
     Args:
         courses: [K] of runs that have come equally far; of one run, its own change counts.
     """
     if len(courses) == 1:
-        return float(abs(courses[0]))
+        return float(np.hypot(courses[0], _LEAST_DRIFT))
     squares = np.square(courses - courses.mean()).sum() + 2 * (courses.mean() / 2) ** 2
-    return float(np.sqrt(squares / (len(courses) + 1)))
+    return float(np.sqrt(squares / (len(courses) + 1) + _LEAST_DRIFT**2))
 
 
 def departures(curves: Sequence[RunCurve]) -> List[Tuple[int, str]]:

@@ -11,6 +11,7 @@ and the widths of these distributions everything is linear; they are averaged ov
 """
 
 import itertools
+from dataclasses import replace
 from typing import List, NamedTuple, Sequence, Tuple
 
 import numpy as np
@@ -60,13 +61,31 @@ class _Fitted(NamedTuple):
 def forecast(curves: Sequence[RunCurve], fraction: float = 0.1) -> Forecast:
     """Final losses of runs from their early parts; runs that were read to the end teach the others.
 
+    What the law predicts of the present from the first half of the steps so far shows how far to believe it: intervals
+    are widened until they hold as much of that as they should.
+
     Args:
         curves: of all candidates, each as far as it may be read; their losses finite.
         fraction: last part of the steps whose mean loss is the final one.
     """
+    found = _forecast(curves, [len(curve.rates) for curve in curves], fraction)
+    early = [replace(curve, losses=curve.losses[: max(1, len(curve.losses) // 2)]) for curve in curves]
+    before = _forecast(early, [len(curve.losses) for curve in curves], fraction)
+    now = np.array([curve.losses[-max(1, round(fraction * len(curve.losses))) :].mean() for curve in curves])
+    misses = (now - before.values) / before.values
+    apart = misses - misses.mean() if len(curves) > 1 else misses
+    wider, wider_own = (
+        max(1.0, float(np.sqrt(np.mean(np.square(miss * before.values / error)))))
+        for miss, error in ((misses, before.errors), (apart, before.own))
+    )
+    return Forecast(found.values, found.errors * wider, found.own * wider_own)
+
+
+def _forecast(curves: Sequence[RunCurve], ends: Sequence[int], fraction: float) -> Forecast:
+    """Losses after so many steps of each run."""
     points = [points_of(curve) for curve in curves]
     unit = float(np.median([one.means[-1] for one in points])) or 1.0
-    runs = [_run(curve, one, fraction, unit) for curve, one in zip(curves, points)]
+    runs = [_run(curve, one, end * (1 - fraction / 2), unit) for curve, one, end in zip(curves, points, ends)]
     fits = [_fit(runs, *cell) for cell in itertools.product(_ALPHAS, _NOISES, _DEVIATIONS, _WALKS)]
     weights = np.exp(np.array([one.evidence for one in fits]) - max(one.evidence for one in fits))
     weights /= weights.sum()
@@ -77,7 +96,10 @@ def forecast(curves: Sequence[RunCurve], fraction: float = 0.1) -> Forecast:
     apart = weights @ np.square(relative - weights @ relative)
     own = weights @ np.stack([one.own for one in fits])
     common = weights @ np.stack([one.common for one in fits])
-    return Forecast(unit * mean, unit * np.sqrt(own + common + between), unit * np.sqrt(own + apart))
+    least = 1e-3 * unit  # where a law that is obeyed exactly leaves no error
+    values = unit * np.maximum(mean, least / unit)
+    errors = unit * np.sqrt(own + common + between) + least
+    return Forecast(values, errors, unit * np.sqrt(own + apart) + least)
 
 
 def noise_left(rates: np.ndarray, warmup: int, steps: np.ndarray) -> np.ndarray:
@@ -99,8 +121,7 @@ def noise_left(rates: np.ndarray, warmup: int, steps: np.ndarray) -> np.ndarray:
     return 1 - gained @ falls / peak
 
 
-def _run(curve: RunCurve, points: Points, fraction: float, unit: float) -> _Run:
-    last = len(curve.rates) * (1 - fraction / 2)
+def _run(curve: RunCurve, points: Points, last: float, unit: float) -> _Run:
     steps = np.concatenate([points.steps, [last]])
     sums = np.interp(steps, np.arange(len(curve.rates) + 1), np.concatenate([[0.0], np.cumsum(curve.rates)]))
     excess = noise_left(curve.rates, curve.warmup, steps)
@@ -124,7 +145,8 @@ def _fit(runs: Sequence[_Run], alpha: float, power: float, deviation: float, wal
         times = np.log(run.steps / run.steps[0])
         covariance = spread @ spread.T + (walk * run.scale) ** 2 * np.minimum(times[:, None], times[None])
         between, variance = covariance[:-1, -1], float(covariance[-1, -1])
-        factor = np.linalg.cholesky(covariance[:-1, :-1] + np.diag(np.square(run.points.errors)))
+        noise_variance = np.square(run.points.errors) + 1e-9 * np.trace(covariance[:-1, :-1])  # for rounding
+        factor = np.linalg.cholesky(covariance[:-1, :-1] + np.diag(noise_variance))
         white = np.linalg.solve(factor, np.column_stack([design[:-1], run.points.means, between]))
         x, y, link = white[:, :3], white[:, 3], white[:, 4]
         precision = precision + x.T @ x
