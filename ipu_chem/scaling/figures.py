@@ -1,5 +1,6 @@
 """Figures of a scaling study, for papers: vector or bitmap by the name of the file."""
 
+from textwrap import wrap
 from typing import Any, Sequence, Tuple
 
 import numpy as np
@@ -128,6 +129,15 @@ def diagonal(axis: Any, predicted: np.ndarray, true: np.ndarray, word: str, loss
     axis.plot(ends, ends, color=GRAY, linewidth=0.8)
     axis.set(xlabel=f"{word} {loss_name}", ylabel=loss_name)
     axis.set_title(f"R² = {r2:.3f}", fontsize=8)
+
+
+def caption_below(figure: Any, lines: Sequence[str]) -> None:
+    """Put small lines below the axes, wrapped to the figure's width; the figure becomes higher by them."""
+    width, height = figure.get_size_inches()
+    wrapped = [part for line in lines for part in wrap(line, int(22 * width), subsequent_indent="    ")]
+    if wrapped:
+        figure.set_size_inches(width, height + 0.12 * len(wrapped))
+        figure.supxlabel("\n".join(wrapped), x=0.01, ha="left", fontsize=6, color=GRAY, linespacing=1.3)
 
 
 def _name(points: Sequence[Point], over: str) -> str:
