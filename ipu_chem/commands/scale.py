@@ -20,25 +20,36 @@ class Options(StudyOptions):
         grid: YAML file of values, `model.hidden_features: [...]`, `data.train: [...]`, `training.seed: [...]`, or the
             name of a shipped one.
         out: folder; the same command goes on where it was.
+        plan: print runs, sizes, FLOPs and an estimate of the time, and train nothing.
+        plan_seconds: of steps that are measured for each size, for that estimate; 0 measures nothing, as where another
+            machine will train.
     """
 
     grid: str = ""
     out: str = "runs/scale"
+    plan: bool = False
+    plan_seconds: float = 1.0
 
 
 def run(options: Options, config: RunConfig) -> int:
     """Train, fit, print and say where everything is."""
     from ipu_chem.locks import locked
-    from ipu_chem.scaling.study import make_plan, run_study
+    from ipu_chem.scaling.cost import cost_lines, costs_of
+    from ipu_chem.scaling.study import held_of, make_plan, run_study
     from ipu_chem.scaling.study_report import analyze, lines, write_study
 
+    planned, seconds = options.plan, options.plan_seconds
     grid, out, options = read_grid(options.grid), Path(options.out), part(options, StudyOptions)
     check_folder("--out", out)
     with locked(out):
         plan = make_plan(to_dict(config), grid, out, options)
         print("\n".join(plan.lines()), flush=True)
+        if planned:
+            print("\n".join(held_of(plan, options).lines()), flush=True)
+            print("\n".join(cost_lines(costs_of(plan, options.jobs, seconds), options.jobs)))
+            return 0
         points = run_study(plan, out, options)
-        study = analyze(points)
+        study = analyze(points, held_of(plan, options))
         paths = write_study(out, study)
     print("\n".join(lines(study)))
     print(f"written: {', '.join(map(str, paths))}; each run in a folder beside them")

@@ -78,7 +78,7 @@ def held_fixed(
             if text:
                 fixed[line.name] = text
     order = [line.name for line in _LINES]
-    placed = sorted(fixed, key=lambda name: order.index(name) if name in order else -1)
+    placed = sorted(fixed, key=lambda name: order.index(name) if name in order else len(order))
     varied = [f"{name}: not the same in all runs" for name, text in facts.items() if not text]
     for name in (name for name in names if name not in same):
         words = f"{name}: {', '.join(map(_text, values[name]))}"
