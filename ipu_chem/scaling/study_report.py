@@ -57,14 +57,7 @@ def analyze(points: Sequence[Point], held: Optional[HeldFixed] = None) -> Study:
         points: of all runs.
         held: what they share, for the report.
     """
-    notes: List[str] = []
-    diverged = sum(point.diverged for point in points)
-    if diverged:
-        notes.append(f"{diverged} of {len(points)} runs diverged; all are in points.json, and these are not fitted:")
-    bad = {(point.parameters, point.tokens) for point in points if point.diverged}
-    for size, amount in sorted(bad):
-        notes.append(f"N={size:,}, D={amount:,} diverged and is left out: repeat it with a lower learning rate.")
-    fitted = [point for point in points if (point.parameters, point.tokens) not in bad]
+    fitted, notes = without_diverged(points)
 
     def attempt(what: str, fit: Callable[[], Any]) -> Any:
         try:
@@ -95,6 +88,18 @@ def analyze(points: Sequence[Point], held: Optional[HeldFixed] = None) -> Study:
         checks=checks,
         gains=gains,
     )
+
+
+def without_diverged(points: Sequence[Point]) -> Tuple[List[Point], List[str]]:
+    """Points of sizes and amounts of data of which no seed diverged, and sentences on the others."""
+    bad = {(point.parameters, point.tokens) for point in points if point.diverged}
+    if not bad:
+        return list(points), []
+    diverged = sum(point.diverged for point in points)
+    notes = [f"{diverged} of {len(points)} runs diverged; points.json keeps all, and laws leave out what follows:"]
+    for size, amount in sorted(bad):
+        notes.append(f"N={size:,}, D={amount:,} diverged and is left out: repeat it with a lower learning rate.")
+    return [point for point in points if (point.parameters, point.tokens) not in bad], notes
 
 
 def lines(study: Study) -> List[str]:
