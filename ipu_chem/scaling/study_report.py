@@ -1,13 +1,15 @@
-"""Analysis of a scaling study: exponents, breaks, regimes, figures, and notes on what could not be fitted."""
+"""Analysis of a scaling study: exponents, breaks, regimes, held-out checks, figures, and what could not be fitted."""
 
 import csv
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from functools import partial
 from pathlib import Path
 from typing import Any, Callable, List, Optional, Sequence, Tuple
 
 from ipu_chem.scaling.frontier import frontier_of
+from ipu_chem.scaling.held_fixed import HeldFixed
+from ipu_chem.scaling.held_out_check import Check, Gain, check_lines, gain_lines, gains_of, held_out_checks
 from ipu_chem.scaling.joint_law import JointLaw, fit_joint
 from ipu_chem.scaling.points import STEPS_HELD, Point, as_json, check_comparable, write_points
 from ipu_chem.scaling.power_law import PowerLaw, fit_power_law
@@ -29,6 +31,9 @@ class Study:
         regimes: of every size and amount.
         frontier: runs on the compute frontier, cheapest first.
         notes: sentences.
+        held: what all runs share, and what differs; None where nothing but points is known.
+        checks: predictions of the largest size and the most data from all others.
+        gains: predictions beyond the runs.
     """
 
     points: List[Point]
@@ -40,15 +45,19 @@ class Study:
     regimes: List[Regime]
     frontier: List[Point]
     notes: List[str]
+    held: Optional[HeldFixed] = None
+    checks: List[Check] = field(default_factory=list)
+    gains: List[Gain] = field(default_factory=list)
 
 
-def analyze(points: Sequence[Point]) -> Study:
-    """Fit what the points allow; a size and amount of which a seed diverged is left out, and a note says so."""
-    notes: List[str] = []
-    bad = {(point.parameters, point.tokens) for point in points if point.diverged}
-    for size, amount in sorted(bad):
-        notes.append(f"N={size:,}, D={amount:,} diverged and is left out: repeat it with a lower learning rate.")
-    fitted = [point for point in points if (point.parameters, point.tokens) not in bad]
+def analyze(points: Sequence[Point], held: Optional[HeldFixed] = None) -> Study:
+    """Fit what the points allow; a size and amount of which a seed diverged is left out, and a note says so.
+
+    Args:
+        points: of all runs.
+        held: what they share, for the report.
+    """
+    fitted, notes = without_diverged(points)
 
     def attempt(what: str, fit: Callable[[], Any]) -> Any:
         try:
@@ -59,10 +68,12 @@ def analyze(points: Sequence[Point]) -> Study:
 
     # What all laws would refuse is said once.
     if attempt("no law", lambda: check_comparable(fitted) or True) is None:
-        return Study(list(points), fitted, None, None, [], None, [], [], notes)
+        return Study(list(points), fitted, None, None, [], None, [], [], notes, held)
     at_most_data, at_largest = _edges(fitted)
     breaks, reasons = lines_of(fitted)
-    notes += reasons
+    checks, unchecked = held_out_checks(fitted)
+    gains, without = gains_of(fitted, checks)
+    notes += [*reasons, *unchecked, *without]
     return Study(
         points=list(points),
         fitted=fitted,
@@ -73,13 +84,29 @@ def analyze(points: Sequence[Point]) -> Study:
         regimes=attempt("what limits the loss", lambda: regimes_of(fitted)) or [],
         frontier=frontier_of(fitted),
         notes=notes,
+        held=held,
+        checks=checks,
+        gains=gains,
     )
+
+
+def without_diverged(points: Sequence[Point]) -> Tuple[List[Point], List[str]]:
+    """Points of sizes and amounts of data of which no seed diverged, and sentences on the others."""
+    bad = {(point.parameters, point.tokens) for point in points if point.diverged}
+    if not bad:
+        return list(points), []
+    diverged = sum(point.diverged for point in points)
+    notes = [f"{diverged} of {len(points)} runs diverged; points.json keeps all, and laws leave out what follows:"]
+    for size, amount in sorted(bad):
+        notes.append(f"N={size:,}, D={amount:,} diverged and is left out: repeat it with a lower learning rate.")
+    return [point for point in points if (point.parameters, point.tokens) not in bad], notes
 
 
 def lines(study: Study) -> List[str]:
     """Lines to print."""
-    first = study.points[0]
-    found = [f"loss: {first.loss_name} of the validation molecules; {first.rule}; FLOPs: 6 N D epochs"]
+    first = (study.fitted or study.points)[0]
+    found = study.held.lines() if study.held is not None else []
+    found += [f"loss: {first.loss_name} of the validation molecules; {first.rule}; FLOPs: 6 N D epochs"]
     if first.rule != STEPS_HELD:
         found.append("steps differ with the data: its exponents are of more data and more steps together")
     if study.regimes:
@@ -103,7 +130,7 @@ def lines(study: Study) -> List[str]:
     if study.breaks:
         found.append("one power law or two, by BIC:")
         found += [f"  {words}" for one in study.breaks for words in one.lines()]
-    return found + study.notes
+    return [*found, *check_lines(study.checks), *gain_lines(study.gains), *study.notes]
 
 
 def write_study(folder: Path, study: Study) -> List[Path]:
@@ -139,10 +166,13 @@ def _figures(folder: Path, study: Study) -> List[Path]:
         broken = [(one.held, one.law) for one in study.breaks if one.over == over]
         if broken:
             wanted.append((f"breaks_over_{over}", partial(figures.broken_figure, points, broken, over)))
+    below = study.held.lines() if study.held is not None else []
     paths = []
     for name, draw in wanted:
         try:
-            paths.append(save(draw(), folder / f"{name}.png"))
+            figure = draw()
+            figures.caption_below(figure, below)
+            paths.append(save(figure, folder / f"{name}.png"))
         except ValueError as error:
             if not any(str(error) in note for note in study.notes):
                 study.notes.append(f"{name}.png: {error}")
