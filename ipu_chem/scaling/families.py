@@ -114,7 +114,9 @@ def family_lines(families: Sequence[Family]) -> List[str]:
     """Table to print."""
     width = max(6, *(len(one.name) for one in families))
     rule = families[0].points[0].rule
-    lines = [f"{'family':{width}} {'over':>4} {'from':>13} {'to':>13}  {'exponent':24} {'R2':>6} {'published':>9}  loss"]
+    lines = [
+        f"{'family':{width}} {'over':>4} {'from':>13} {'to':>13}  {'exponent':24} {'R2':>6} {'published':>9}  loss"
+    ]
     for row in rows_of(families):
         exponent = "none" if row["exponent"] is None else f"{row['exponent']:.3g} [{row['low']:.3g}, {row['high']:.3g}]"
         r2 = "" if row["r2"] is None else f"{row['r2']:.3f}"
@@ -171,7 +173,9 @@ def write_families(folder: Path, families: Sequence[Family]) -> List[Path]:
         writer.writeheader()
         writer.writerows(rows)
     with atomic_file(paths[1], "w") as file:
-        json.dump({"exponents": as_json(rows), "published": _WHICH, "families": as_json(list(families))}, file, indent=1)
+        json.dump(
+            {"exponents": as_json(rows), "published": _WHICH, "families": as_json(list(families))}, file, indent=1
+        )
     with atomic_file(paths[2], "w") as file:
         file.write("\n".join(family_lines(families)) + "\n")
     try:

@@ -152,13 +152,15 @@ def _held_out(one: Options) -> str:
 
 
 def _pack(one: Options) -> str:
-    sizes = [f"{one[f'pack.{name}']:,} {name}" for name in ("tokens", "nodes", "edges", "graphs") if one[f"pack.{name}"]]
+    sizes = [
+        f"{one[f'pack.{name}']:,} {name}" for name in ("tokens", "nodes", "edges", "graphs") if one[f"pack.{name}"]
+    ]
     return ", ".join(sizes) or "chosen for each run by its molecules, so that it may differ"
 
 
 def _model(one: Options) -> str:
     sizes = [
-        f"{name[len(_MODEL):]} {_text(value)}"
+        f"{name[len(_MODEL) :]} {_text(value)}"
         for name, value in one.items()
         if name.startswith(_MODEL) and name not in ("model.name", _TO_TRANSFER) and value not in (None, "", 0, "auto")
     ]
@@ -179,7 +181,10 @@ def _learning_rate(one: Options) -> str:
 
 def _optimizer(one: Options) -> str:
     name = one["optimizer.name"]
-    words = [name, f"momentum {one['optimizer.momentum']:g}" if name == "sgd" else f"betas {_text(one['optimizer.betas'])}"]
+    words = [
+        name,
+        f"momentum {one['optimizer.momentum']:g}" if name == "sgd" else f"betas {_text(one['optimizer.betas'])}",
+    ]
     words.append(f"weight decay {one['optimizer.weight_decay']:g}")
     clipped = one["optimizer.max_grad_norm"]
     return ", ".join([*words, f"gradients clipped at {clipped:g}" if clipped else "gradients not clipped"])
@@ -229,7 +234,9 @@ def _options(section: str, words: str) -> Tuple[str, ...]:
 _LINES = (
     _Line("data", ("data.name",), _data),
     _Line("held-out molecules", _options("data", "validation test"), _held_out),
-    _Line("split", _options("data", "split split_seed"), lambda one: f"{one['data.split']}, seed {one['data.split_seed']}"),
+    _Line(
+        "split", _options("data", "split split_seed"), lambda one: f"{one['data.split']}, seed {one['data.split_seed']}"
+    ),
     _Line("vocabulary", ("data.tokenizer",), lambda one: str(one["data.tokenizer"])),
     _Line("pack capacity", _options("pack", "tokens nodes edges graphs"), _pack),
     _Line("model", ("model.name",), _model),

@@ -68,7 +68,7 @@ def table(result: Result) -> List[str]:
     if gone:
         lines.append("left out:")
         lines += [f"  {row.name}: {row.gone}" for row in gone]
-    return [*lines, *result.notes]
+    return [*lines, *result.held.lines(), *result.notes]
 
 
 def write_result(folder: Path, result: Result, options: SearchOptions) -> List[Path]:

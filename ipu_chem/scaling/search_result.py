@@ -8,6 +8,7 @@ import numpy as np
 
 from ipu_chem.scaling.candidates import budget_steps
 from ipu_chem.scaling.estimators import ESTIMATORS, Seen, counted_metric, estimates_of
+from ipu_chem.scaling.held_fixed import HeldFixed, facts_of, held_fixed
 from ipu_chem.scaling.replay import Uncertain, uncertain
 from ipu_chem.scaling.search import EarlyEvaluation, Searched, SearchOptions, evaluate
 from ipu_chem.scaling.selection import Cost, cost, intervals, survivors
@@ -98,6 +99,7 @@ class Result:
         compared: all estimators that the runs allow, under the same condition.
         uncertain: intervals of the regret and saving of such searches, under the same condition.
         curves: of all candidates.
+        held: what all runs share, and what differs.
         notes: sentences.
     """
 
@@ -113,6 +115,7 @@ class Result:
     compared: List[Compared]
     uncertain: Optional[Uncertain]
     curves: List[Curve]
+    held: HeldFixed
     notes: List[str]
 
 
@@ -175,6 +178,7 @@ def analyze(found: Searched, options: SearchOptions) -> Result:
         [] if assessment is None else _compared(found, options, metric, dict(zip(names, finals))),
         None if assessment is None else _uncertain(found, options, finals),
         curves_of(found, options.fraction),
+        held_fixed([one.config for one in found.candidates], facts_of([one.folder for one in found.candidates])),
         notes,
     )
 
