@@ -2,22 +2,22 @@
 
 import math
 from dataclasses import dataclass
-from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
+from typing import List, Optional, Sequence, Tuple
 
 import numpy as np
 
 from ipu_chem.scaling.candidates import budget_steps
-from ipu_chem.scaling.estimators import ESTIMATORS, Seen, counted_metric, estimates_of
+from ipu_chem.scaling.estimators import counted_metric
 from ipu_chem.scaling.held_fixed import HeldFixed, facts_of, held_fixed
-from ipu_chem.scaling.replay import Uncertain, uncertain
-from ipu_chem.scaling.search import EarlyEvaluation, Searched, SearchOptions, evaluate
-from ipu_chem.scaling.selection import Cost, cost, intervals, survivors
-from ipu_chem.scaling.tpe import Assessment, Calibration, Trial, assess, calibrate, covered, over_seeds
+from ipu_chem.scaling.judgment import LEVEL, Compared, compare, uncertainty
+from ipu_chem.scaling.replay import Uncertain
+from ipu_chem.scaling.search import EarlyEvaluation, Searched, SearchOptions
+from ipu_chem.scaling.selection import Cost, cost, intervals
+from ipu_chem.scaling.tpe import Assessment, Calibration, Trial, assess, calibrate, over_seeds
 from ipu_chem.scaling.tse import step_losses, tail_mean
 from ipu_chem.training.logging import read_rows
 
 _ENOUGH = 5  # points of a line that is believed half their range beyond them
-_LEVEL = 0.9  # of intervals
 _FROM, _POINTS = 0.01, 60  # of the steps, and evenly spaced in their logarithm
 
 
@@ -64,21 +64,6 @@ class Row:
     total: int
     status: str
     gone: str
-
-
-class Compared(NamedTuple):
-    """Ranking of candidates of known final value by an estimator at the first early evaluation; see `Assessment`.
-
-    ``coverage`` is the fraction of their final values in the intervals of 90 % that the line makes of those of the
-    estimates, fitted without the candidate in question; see `ipu_chem.scaling.tpe.covered`.
-    """
-
-    estimator: str
-    r2: float
-    spearman: float
-    kendall: float
-    regret: float
-    coverage: float
 
 
 @dataclass(frozen=True)
@@ -151,7 +136,7 @@ def analyze(found: Searched, options: SearchOptions) -> Result:
     notes += [note for early in found.evaluations for note in early.notes if note not in notes]
     known = [one for one, final in zip(means, finals) if final is not None and math.isfinite(final)]
     spreads = [found.evaluations[0].spreads.get(name, math.nan) for name in names]
-    lows, highs = intervals(means, spreads, _LEVEL)
+    lows, highs = intervals(means, spreads, LEVEL)
     rows = []
     for index, name in enumerate(names):
         own = [p for one, p in runs if one.name == name]
@@ -175,8 +160,8 @@ def analyze(found: Searched, options: SearchOptions) -> Result:
         cost(chosen_steps(found), totals),
         calibration,
         assessment,
-        [] if assessment is None else _compared(found, options, metric, dict(zip(names, finals))),
-        None if assessment is None else _uncertain(found, options, finals),
+        [] if assessment is None else compare(found, options, metric, dict(zip(names, finals))),
+        None if assessment is None else uncertainty(found, options, finals),
         curves_of(found, options.fraction),
         held_fixed([one.config for one in found.candidates], facts_of([one.folder for one in found.candidates])),
         notes,
@@ -213,54 +198,6 @@ def predict(calibration: Calibration, estimate: float, known: Sequence[float]) -
             f"{low:.4g} to {high:.4g}"
         )
     return value, ""
-
-
-def _compared(
-    found: Searched, options: SearchOptions, metric: str, finals: Dict[str, Optional[float]]
-) -> List[Compared]:
-    """Every estimator at the first early evaluation; those that the runs do not allow are left out."""
-    compared = []
-    seen = _seen(found, found.evaluations[0].budget)
-    places = dict(enumerate(found.candidates))
-    for name in ESTIMATORS:
-        try:
-            estimates = estimates_of(seen, name, options.fraction, metric, draws=0)
-            early = evaluate(places, dict(enumerate(estimates)), seen[0].budget)
-            means, spreads = list(early.estimates.values()), list(early.spreads.values())
-            ends = [finals[one] for one in early.estimates]
-            line = calibrate(means, ends, is_power=options.calibration == "power")
-            ranking = assess(means, ends, [int(one) for one in survivors(means, options.keep)])
-            inside = covered(means, spreads, ends, _LEVEL, options.calibration == "power")
-        except ValueError:  # no epoch is over, there was no evaluation, or what it would keep was not trained
-            continue
-        compared.append(Compared(name, line.r2, ranking.spearman, ranking.kendall, ranking.regret, inside))
-    return compared
-
-
-def _uncertain(found: Searched, options: SearchOptions, finals: Sequence[Optional[float]]) -> Optional[Uncertain]:
-    """Intervals of regret and saving; None where candidates have no final value or no estimate at a later rung."""
-    if any(final is None for final in finals):
-        return None
-    rungs = options.rungs(len(finals))
-    values, spreads = [], []
-    places = dict(enumerate(found.candidates))
-    for rung in rungs[:-1]:
-        try:
-            seen = _seen(found, rung.budget)
-            estimates = estimates_of(seen, options.estimator, options.fraction, options.metric)
-        except ValueError:
-            return None
-        early = evaluate(places, dict(enumerate(estimates)), rung.budget)
-        values.append(list(early.estimates.values()))
-        spreads.append(list(early.spreads.values()))
-    ends = np.array([math.inf if final is None else final for final in finals])
-    confidence = options.confidence if options.halving else 0.0
-    return uncertain(rungs, np.array(values), np.array(spreads), ends, confidence)
-
-
-def _seen(found: Searched, budget: float) -> List[Seen]:
-    """All runs as an early evaluation at this budget sees them."""
-    return [Seen.of(one, p, budget) for one, p in zip(found.candidates, found.reached)]
 
 
 def _gone(found: Searched, name: str) -> str:

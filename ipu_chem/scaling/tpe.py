@@ -148,10 +148,10 @@ def covered(
         is_power: see `calibrate`.
 
     Returns:
-        NaN where no candidate has an interval.
+        NaN where no candidate has an interval, or fewer than 4 did not diverge.
 
     Raises:
-        ValueError: fewer than 4 that did not diverge, or their estimates are all the same.
+        ValueError: all estimates are the same.
     """
     lows, highs = intervals(estimates, spreads, level)
     ends = [
@@ -159,13 +159,15 @@ def covered(
         for x, low, high, y in zip(estimates, lows, highs, finals)
         if y is not None and math.isfinite(y) and math.isfinite(x)
     ]
-    inside = []
+    inside: List[bool] = []
+    if len(ends) < 4:
+        return math.nan
     for place, (_, low, high, final) in enumerate(ends):
         others = [one for other, one in enumerate(ends) if other != place]
         line = calibrate([one[0] for one in others], [one[3] for one in others], is_power=is_power)
         if math.isfinite(low) and math.isfinite(high):
             bounds = np.sort(line([low, high]))
-            inside.append(bounds[0] <= final <= bounds[1])
+            inside.append(bool(bounds[0] <= final <= bounds[1]))
     return float(np.mean(inside)) if inside else math.nan
 
 
