@@ -5,9 +5,10 @@ the sum of the learning rates and S_k that since step k (Luo et al., "A multi-po
 learning rate schedules", ICLR 2025, arXiv 2503.12811). The last term is the noise that falling rates take away.
 
 Early on, one run says little of its floor and of its noise. All runs of a search say it together, since their learning
-rates differ: L0, A and B of a run are those of all runs and a deviation, both normally distributed, and what the law
-misses is a random walk in the logarithm of the step, so that an interval widens with what is still to come. Given alpha
-and the widths of these distributions everything is linear; they are averaged over a grid, weighted by the likelihood.
+rates differ: the logarithms of L0, A and B of a run are those of all runs and a deviation, both normally distributed,
+and what the law misses is a random walk of the logarithm of the loss in that of the step, so that an interval widens
+with what is still to come. The law is made linear around what was found before (Gauss and Newton); exponents and widths
+are averaged over a grid, weighted by the likelihood.
 """
 
 import itertools
@@ -21,11 +22,14 @@ from ipu_chem.scaling.curves import Points, RunCurve, points_of
 _BETA, _GAMMA, _C = 0.6, 0.64, 2.0  # of the paper, alike for its three models
 _ALPHAS = (0.2, 0.35, 0.5, 0.75, 1.1)
 _NOISES = (0.5, 1.0)  # exponent of the peak learning rate in the noise; 1 in the paper
-_DEVIATIONS = (0.1, 0.3)  # standard deviations between runs, as fractions of the parameters' scale
-_WALKS = (0.01, 0.04, 0.12, 0.36)  # of the random walk per unit of log(step), as fractions of the loss
-_PRIOR = np.array([0.5, 0.4, 0.3])  # L0, A, B as fractions of the median loss, each with a wide standard deviation
-_WIDE = np.array([0.5, 0.8, 0.6])
+_DEVIATIONS = (0.15, 0.4)  # standard deviations between runs, of logarithms
+_WALKS = (0.01, 0.04, 0.12, 0.36)  # standard deviations per unit of log(step)
+_CELLS = np.array(list(itertools.product(_ALPHAS, _NOISES, _DEVIATIONS, _WALKS)))
+_PRIOR = np.log([0.4, 0.4, 0.2])  # L0, A and B as fractions of the median loss
+_WIDE = np.array([1.0, 1.0, 1.2])  # standard deviations
 _KNOTS = 128
+_ROUNDS = 6
+_LEAST = 1e-3  # error of the logarithm where a law is obeyed exactly
 
 
 class Forecast(NamedTuple):
@@ -43,19 +47,16 @@ class Forecast(NamedTuple):
 
 
 class _Run(NamedTuple):
-    points: Points
-    steps: np.ndarray  # [P + 1] centers, then that of the final loss
-    sums: np.ndarray  # [P + 1] of the learning rates up to each point and to the end
-    excess: np.ndarray  # [P + 1] noise that is left, 1 before the rates fall
-    peak: float
-    scale: float  # of the loss, relative to the median, at least 1
+    losses: np.ndarray  # [P] logarithms of means
+    errors: np.ndarray  # [P] of these
+    times: np.ndarray  # [P + 1] logarithms of the steps since the first point, then of the end
+    basis: np.ndarray  # [C, P + 1, 3] of L0, A and B in every cell of the grid
 
 
-class _Fitted(NamedTuple):
-    evidence: float
-    values: np.ndarray
-    common: np.ndarray  # variances
-    own: np.ndarray
+class _Conditioned(NamedTuple):
+    rest: np.ndarray  # [C, 3] weights of the common parameters in the end
+    end: np.ndarray  # [C] the end without them
+    variance: np.ndarray  # [C] of it
 
 
 def forecast(curves: Sequence[RunCurve], fraction: float = 0.1) -> Forecast:
@@ -85,21 +86,17 @@ def _forecast(curves: Sequence[RunCurve], ends: Sequence[int], fraction: float) 
     """Losses after so many steps of each run."""
     points = [points_of(curve) for curve in curves]
     unit = float(np.median([one.means[-1] for one in points])) or 1.0
-    runs = [_run(curve, one, end * (1 - fraction / 2), unit) for curve, one, end in zip(curves, points, ends)]
-    fits = [_fit(runs, *cell) for cell in itertools.product(_ALPHAS, _NOISES, _DEVIATIONS, _WALKS)]
-    weights = np.exp(np.array([one.evidence for one in fits]) - max(one.evidence for one in fits))
+    runs = _runs(curves, points, [end * (1 - fraction / 2) for end in ends], unit)
+    evidence, values, common, own = _fit(runs)
+    weights = np.exp(evidence - evidence.max())
     weights /= weights.sum()
-    values = np.stack([one.values for one in fits])
     mean = weights @ values
     between = weights @ np.square(values - mean)
     relative = values - values.mean(1, keepdims=True)
     apart = weights @ np.square(relative - weights @ relative)
-    own = weights @ np.stack([one.own for one in fits])
-    common = weights @ np.stack([one.common for one in fits])
-    least = 1e-3 * unit  # where a law that is obeyed exactly leaves no error
-    values = unit * np.maximum(mean, least / unit)
-    errors = unit * np.sqrt(own + common + between) + least
-    return Forecast(values, errors, unit * np.sqrt(own + apart) + least)
+    final = unit * np.exp(mean)
+    errors = np.sqrt(weights @ (own + common) + between) + _LEAST
+    return Forecast(final, final * errors, final * (np.sqrt(weights @ own + apart) + _LEAST))
 
 
 def noise_left(rates: np.ndarray, warmup: int, steps: np.ndarray) -> np.ndarray:
@@ -121,43 +118,64 @@ def noise_left(rates: np.ndarray, warmup: int, steps: np.ndarray) -> np.ndarray:
     return 1 - gained @ falls / peak
 
 
-def _run(curve: RunCurve, points: Points, last: float, unit: float) -> _Run:
-    steps = np.concatenate([points.steps, [last]])
-    sums = np.interp(steps, np.arange(len(curve.rates) + 1), np.concatenate([[0.0], np.cumsum(curve.rates)]))
-    excess = noise_left(curve.rates, curve.warmup, steps)
-    scaled = Points(points.steps, points.means / unit, points.errors / unit)
-    return _Run(scaled, steps, sums, excess, float(curve.rates.max()), max(1.0, float(scaled.means[-1])))
+def _runs(curves: Sequence[RunCurve], points: Sequence[Points], ends: Sequence[float], unit: float) -> List[_Run]:
+    alphas, powers = _CELLS[:, 0, None], _CELLS[:, 1, None]
+    sums, steps = [], []
+    for curve, one, end in zip(curves, points, ends):
+        steps.append(np.concatenate([one.steps, [max(end, one.steps[-1])]]))
+        so_far = np.concatenate([[0.0], np.cumsum(curve.rates)])
+        sums.append(np.maximum(np.interp(steps[-1], np.arange(len(so_far)), so_far), 1e-30))
+    peaks = [max(float(curve.rates.max()), 1e-30) for curve in curves]
+    middle = float(np.exp(np.mean([np.log(one[-1]) for one in sums])))
+    peak = float(np.exp(np.mean(np.log(peaks))))
+    runs = []
+    for curve, one, at, total, own in zip(curves, points, steps, sums, peaks):
+        left = np.maximum(noise_left(curve.rates, curve.warmup, at), 1e-6)
+        noise = (own / peak) ** powers * left
+        basis = np.stack([np.ones_like(noise), (total / middle) ** -alphas, noise], 2)
+        means = np.maximum(one.means, 1e-12 * unit)
+        runs.append(_Run(np.log(means / unit), one.errors / means, np.log(at / at[0]), basis))
+    return runs
 
 
-def _fit(runs: Sequence[_Run], alpha: float, power: float, deviation: float, walk: float) -> _Fitted:
-    """All runs with given exponents and widths; losses are in units of their median."""
-    middle = np.exp(np.mean([np.log(run.sums[-1]) for run in runs]))
-    peak = np.exp(np.mean([np.log(run.peak) for run in runs]))
-    precision, vector = np.diag(_WIDE**-2.0), _WIDE**-2.0 * _PRIOR
-    evidence = 0.0
-    solved: List[Tuple[np.ndarray, np.ndarray, np.ndarray, float]] = []
-    squares = 0.0
-    for run in runs:
-        noise = (run.peak / peak) ** power * run.excess
-        design = np.stack([np.ones_like(noise), (run.sums / middle) ** -alpha, noise], 1)
-        # Covariances of the run's deviations and of what the law misses, at its points and at the end.
-        spread = design * (deviation * run.scale * _PRIOR)
-        times = np.log(run.steps / run.steps[0])
-        covariance = spread @ spread.T + (walk * run.scale) ** 2 * np.minimum(times[:, None], times[None])
-        between, variance = covariance[:-1, -1], float(covariance[-1, -1])
-        noise_variance = np.square(run.points.errors) + 1e-9 * np.trace(covariance[:-1, :-1])  # for rounding
-        factor = np.linalg.cholesky(covariance[:-1, :-1] + np.diag(noise_variance))
-        white = np.linalg.solve(factor, np.column_stack([design[:-1], run.points.means, between]))
-        x, y, link = white[:, :3], white[:, 3], white[:, 4]
-        precision = precision + x.T @ x
-        vector = vector + x.T @ y
-        squares += float(y @ y)
-        evidence -= float(np.log(np.diag(factor)).sum())
-        solved.append((design[-1] - x.T @ link, link, y, variance - float(link @ link)))
-    mean = np.linalg.solve(precision, vector)
-    evidence -= 0.5 * (squares + float(_PRIOR**2 @ _WIDE**-2.0) - float(vector @ mean))
-    evidence -= 0.5 * float(np.linalg.slogdet(precision)[1])
-    shared = np.linalg.inv(precision)
-    values = np.array([rest @ mean + link @ y for rest, link, y, _ in solved])
-    common = np.array([rest @ shared @ rest for rest, *_ in solved])
-    return _Fitted(evidence, values, common, np.array([max(own, 0.0) for *_, own in solved]))
+def _fit(runs: Sequence[_Run]) -> Tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """All runs in all cells: (evidence [C], logarithms of the ends [C, K], variances in common and own [C, K])."""
+    deviations, walks = _CELLS[:, 2] ** 2, _CELLS[:, 3] ** 2
+    own = [np.tile(_PRIOR, (len(_CELLS), 1)) for _ in runs]
+    for _ in range(_ROUNDS):
+        precision = np.tile(np.diag(_WIDE**-2.0), (len(_CELLS), 1, 1))
+        vector = np.tile(_WIDE**-2.0 * _PRIOR, (len(_CELLS), 1))
+        evidence = np.full(len(_CELLS), -0.5 * float(_PRIOR**2 @ _WIDE**-2.0))
+        whitened, ends = [], []
+        for run, theta in zip(runs, own):
+            parts = run.basis * np.exp(theta)[:, None]
+            total = parts.sum(2)
+            slants = parts / total[..., None]  # derivatives of the logarithm of the loss
+            offsets = np.log(total) - np.einsum("cpk,ck->cp", slants, theta)
+            covariance = walks[:, None, None] * np.minimum(run.times[:, None], run.times[None])
+            covariance = covariance + deviations[:, None, None] * slants @ slants.transpose(0, 2, 1)
+            count = len(run.losses)
+            inner = covariance[:, :count, :count] + np.diag(np.square(run.errors) + 1e-8)
+            factor = np.linalg.cholesky(inner)
+            right = np.concatenate(
+                [slants[:, :count], (run.losses - offsets[:, :count])[..., None], covariance[:, :count, count:]], 2
+            )
+            white = np.linalg.solve(factor, right)
+            x, y, link = white[..., :3], white[..., 3], white[..., 4]
+            precision += x.transpose(0, 2, 1) @ x
+            vector += np.einsum("cpk,cp->ck", x, y)
+            evidence -= 0.5 * np.square(y).sum(1) + np.log(np.diagonal(factor, axis1=1, axis2=2)).sum(1)
+            whitened.append((x, y))
+            rest = slants[:, count] - np.einsum("cpk,cp->ck", x, link)
+            end = offsets[:, count] + np.einsum("cp,cp->c", link, y)
+            ends.append(_Conditioned(rest, end, np.maximum(covariance[:, count, count] - np.square(link).sum(1), 0.0)))
+        shared = np.linalg.inv(precision)
+        mean = np.einsum("ckl,cl->ck", shared, vector)
+        evidence += 0.5 * np.einsum("ck,ck->c", vector, mean) - 0.5 * np.linalg.slogdet(precision)[1]
+        for place, (x, y) in enumerate(whitened):
+            missed = y - np.einsum("cpk,ck->cp", x, mean)
+            found = mean + deviations[:, None] * np.einsum("cpk,cp->ck", x, missed)
+            own[place] = np.clip(found, own[place] - 1.0, own[place] + 1.0).clip(-8.0, 4.0)
+    values = np.stack([one.end + np.einsum("ck,ck->c", one.rest, mean) for one in ends], 1)
+    common = np.stack([np.einsum("ck,ckl,cl->c", one.rest, shared, one.rest) for one in ends], 1)
+    return evidence, values.clip(-30.0, 30.0), common, np.stack([one.variance for one in ends], 1)
