@@ -52,6 +52,7 @@ class Grid(NamedTuple):
     rows: List[List[Dict[str, Any]]]
     finals: List[float]
     noise: float
+    found: Dict[Tuple[float, str], Tuple[np.ndarray, np.ndarray]]  # without teachers
 
 
 def read_grid(folder: Path) -> Grid:
@@ -84,17 +85,22 @@ def read_grid(folder: Path) -> Grid:
         groups.setdefault(trial.name, []).append(float(trial.final or math.inf))
     spread = [np.var(own, ddof=1) for own in groups.values() if len(own) > 1 and np.isfinite(own).all()]
     noise = float(np.sqrt(np.mean(spread))) if spread else math.nan
-    return Grid(folder.name, candidates, reached, rows, [float(one) for one in finals if one is not None], noise)
+    return Grid(folder.name, candidates, reached, rows, [float(one) for one in finals if one is not None], noise, {})
 
 
 def estimates(grid: Grid, budget: float, name: str, teachers: Sequence[str] = ()) -> Tuple[np.ndarray, np.ndarray]:
     """Estimates [K] of candidates and their spreads, from what an early evaluation sees and whole runs of teachers."""
+    if not teachers and (budget, name) in grid.found:
+        return grid.found[budget, name]
     runs = list(zip(grid.candidates, grid.reached, grid.rows))
     seen = [Seen(one, p, budget, rows) for one, p, rows in runs]
     taught = [Seen(one, p, 1.0, rows) for one, p, rows in runs if one.name in teachers and p.status == "finished"]
     found = estimates_of([*seen, *taught], name, draws=0)[: len(seen)]
     early = evaluate(dict(enumerate(grid.candidates)), dict(enumerate(found)), budget)
-    return np.array(list(early.estimates.values())), np.array(list(early.spreads.values()))
+    both = np.array(list(early.estimates.values())), np.array(list(early.spreads.values()))
+    if not teachers:
+        grid.found[budget, name] = both
+    return both
 
 
 def halved(grid: Grid, budget: float, name: str, keep: int, eta: int, confidence: float) -> Optional[Replayed]:

@@ -8,7 +8,7 @@ import numpy as np
 from ipu_chem.scaling.tse import step_losses
 
 _FIRST = 0.3  # of the steps that were seen: what comes before is a transient
-_POINTS = 24
+_POINTS = 16
 _LEAST_DRIFT = 0.02
 
 

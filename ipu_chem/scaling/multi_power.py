@@ -28,7 +28,7 @@ _CELLS = np.array(list(itertools.product(_ALPHAS, _NOISES, _DEVIATIONS, _WALKS))
 _PRIOR = np.log([0.4, 0.4, 0.2])  # L0, A and B as fractions of the median loss
 _WIDE = np.array([1.0, 1.0, 1.2])  # standard deviations
 _KNOTS = 128
-_ROUNDS = 6
+_ROUNDS = 5
 _LEAST = 1e-3  # error of the logarithm where a law is obeyed exactly
 
 
