@@ -45,8 +45,9 @@ def run(options: Options, config: RunConfig) -> int:
     for rung in rungs[1:]:
         where = f"{100 * rung.budget:.3g}%" if rung.budget < 1 else "the end"
         words.append(f"the best {rung.candidates} go on to {where}")
+    more = ", more where some cannot win" if options.halving and options.confidence else ""
     words.append(
-        "the others too" if options.finish_all else f"about {cost_of_rungs(rungs).saving:.0%} of all steps saved"
+        "the others too" if options.finish_all else f"about {cost_of_rungs(rungs).saving:.0%} of all steps saved{more}"
     )
     print("; ".join(words), flush=True)
     with joined(out, "search", asdict(options), grid, config) as others:

@@ -81,7 +81,7 @@ class SchNet(Tabulated):
 
         Args:
             hidden_features: F, features of an atom.
-            num_filters: features of a message.
+            num_filters: features of a message; 0 is as many as an atom has.
             num_interactions: blocks.
             num_gaussians: functions of the distance basis.
             cutoff: longest edge, Å.
@@ -100,6 +100,7 @@ class SchNet(Tabulated):
         super().__init__()
         check_readout_and_cutoff(readout, cutoff, ("dipole", "extent"))
         check_number("hidden_features", hidden_features, FEATURES, whole=True)
+        num_filters = num_filters or hidden_features
         check_number("num_filters", num_filters, FEATURES, whole=True)
         check_number("num_gaussians", num_gaussians, FUNCTIONS, whole=True)
         check_number("num_interactions", num_interactions, BLOCKS, whole=True)

@@ -71,6 +71,11 @@ class BrokenLaw:
         """Loss at these x."""
         return np.exp(_Law(np.log(np.asarray(resource, np.float64)))(self.theta[None])[0][0])
 
+    def refit(self, resource: Values, losses: np.ndarray, at: Values) -> np.ndarray:
+        """Fit the same law to several samples of losses; see `PowerLaw.refit`."""
+        theta, _ = _fit(self.name, np.log(np.asarray(resource, np.float64)), np.log(losses), 2)
+        return np.exp(_Law(np.log(np.asarray(at, np.float64)))(theta)[0])
+
 
 def fit_broken(points: Sequence[Point], over: str = "parameters", level: float = LEVEL) -> BrokenLaw:
     """Fit loss over parameters, tokens, molecules or flops by one power law or two; refuses as `check_over`."""

@@ -1,22 +1,68 @@
-"""Estimators of a search: predictions of a run's final metric from the rows it has logged up to an early evaluation.
+"""Estimators of a search: predictions of a run's final value from the rows it has logged up to an early evaluation.
 
 ``tail``, the mean training loss of the last steps, is there for every run. ``validation``, the metric of the last
 evaluation, sees through the noise of high learning rates where the evaluated weights are averaged
-(``training.ema_decay``), as falling rates will remove it later. ``tse``, ``tse_e`` and ``tse_ema`` are there to compare
-with; see `ipu_chem.scaling.tse`.
+(``training.ema_decay``), as falling rates will remove it later. ``multi_power`` and ``collapse`` predict final training
+losses from all runs of a search together; see `ipu_chem.scaling.multi_power` and `ipu_chem.scaling.collapse`. ``tse``,
+``tse_e`` and ``tse_ema`` are there to compare with; see `ipu_chem.scaling.tse`.
 """
 
 import math
-from typing import Any, Callable, Dict, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
+import numpy as np
+
+from ipu_chem.scaling import collapse, multi_power
 from ipu_chem.scaling.candidates import Candidate, Progress, budget_steps
+from ipu_chem.scaling.curves import RunCurve, curve_of, departures, drift
 from ipu_chem.scaling.tse import DRAWS, Estimate, step_losses, tail_mean, tse, tse_e, tse_ema
 from ipu_chem.training.logging import read_rows
 
 TAIL, VALIDATION = "tail", "validation"
 _OF_EPOCHS: Dict[str, Callable[..., Estimate]] = {"tse": tse, "tse_e": tse_e, "tse_ema": tse_ema}
-ESTIMATORS = (TAIL, VALIDATION, *_OF_EPOCHS)
+_OF_ALL: Dict[str, Callable[..., multi_power.Forecast]] = {
+    "multi_power": multi_power.forecast,
+    "collapse": collapse.forecast,
+}
+ESTIMATORS = (TAIL, VALIDATION, *_OF_ALL, *_OF_EPOCHS)
+DEFAULT = TAIL  # by the figures of benchmarks/estimators.py
+_Z = 1.645  # of an interval of 90 %
+_Z_BOOTSTRAP = 1.96  # of those of `ipu_chem.scaling.tse`
 _NO_METRIC = ("kind", "step", "epoch", "loss", "learning_rate", "molecules_per_s", "seconds")
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A run as far as an early evaluation sees it.
+
+    Attributes:
+        candidate: the run.
+        reached: how far it is.
+        budget: fraction of its steps that may be read, also when it has gone on since.
+        rows: of its metrics.jsonl.
+    """
+
+    candidate: Candidate
+    reached: Progress
+    budget: float
+    rows: List[Dict[str, Any]] = field(default_factory=list)
+
+    @staticmethod
+    def of(candidate: Candidate, reached: Progress, budget: float) -> "Seen":
+        """Read a run."""
+        return Seen(candidate, reached, budget, read_rows(candidate.folder))
+
+    @property
+    def end(self) -> int:
+        """Optimizer steps that may be read."""
+        return budget_steps(self.reached.total, self.budget)
+
+    @property
+    def has_diverged(self) -> bool:
+        """True where it did before the end of what may be read."""
+        steps = [row["step"] for row in self.rows if row["kind"] == "train"]
+        return self.reached.status == "diverged" and (not steps or steps[-1] < self.end)
 
 
 def estimate_of(
@@ -28,7 +74,7 @@ def estimate_of(
     metric: str = "",
     draws: int = DRAWS,
 ) -> Estimate:
-    """The estimate at a fraction of a run's steps, also when it has gone on since.
+    """The estimate of a run by itself; see `estimates_of`.
 
     Args:
         candidate: the run.
@@ -40,28 +86,64 @@ def estimate_of(
         draws: of the bootstrap.
 
     Raises:
+        ValueError: see `estimates_of`.
+    """
+    return estimates_of([Seen.of(candidate, reached, budget)], name, fraction, metric, draws)[0]
+
+
+def estimates_of(
+    runs: Sequence[Seen], name: str = TAIL, fraction: float = 0.1, metric: str = "", draws: int = DRAWS
+) -> List[Estimate]:
+    """Estimates of all runs of a search, which say together how far each can be believed.
+
+    The interval of what describes the present (tail, validation, TSE) holds where the run would be now if it ranked as
+    it will at the end. It comes from the spread of how fast runs have changed lately: as much again is to be expected
+    per unit of log(step). The fall that all runs share is left out, since a calibration shows it.
+
+    Args:
+        runs: each as far as it may be read; whole ones teach ``multi_power`` and ``collapse``.
+        name: of `ESTIMATORS`.
+        fraction: of the steps so far; see `tail_mean`.
+        metric: that ``validation`` reads; see `counted_metric`.
+        draws: of the bootstrap.
+
+    Raises:
         ValueError: ``validation`` without an evaluation that early or without the metric, or an estimator over epochs
             and the first one is not over; says what to do.
     """
-    end = budget_steps(reached.total, budget)
-    rows = read_rows(candidate.folder)
-    steps = [row["step"] for row in rows if row["kind"] == "train"]
-    if reached.status == "diverged" and (not steps or steps[-1] < end):
-        return Estimate(name, math.inf, math.inf, math.inf, reached.step, reached.step)
-    if name == VALIDATION:
-        return _validation(candidate, [row for row in rows if row["step"] <= end], end, metric)
-    losses = step_losses(rows)[:end]
-    if name == TAIL:
-        return tail_mean(losses, fraction, draws)
-    if name not in _OF_EPOCHS:
+    if name not in ESTIMATORS:
         raise ValueError(f"estimator={name!r}: choose {', '.join(ESTIMATORS)}.")
-    per_epoch = reached.total // candidate.config["training"]["epochs"]
-    if len(losses) < per_epoch:
-        raise ValueError(
-            f"candidate {candidate.name}: {name} adds up epochs, and the first one of {per_epoch:,} steps is not over "
-            f"at the early evaluation after {end:,}: take {TAIL}, or train more epochs."
+    estimates: List[Estimate] = [
+        Estimate(name, math.inf, math.inf, math.inf, r.reached.step, r.reached.step) for r in runs
+    ]
+    losses = {place: step_losses(run.rows)[: run.end] for place, run in enumerate(runs) if not run.has_diverged}
+    finite = {}
+    for place, values in losses.items():
+        bad = np.nonzero(~np.isfinite(values))[0]
+        if len(bad):
+            estimates[place] = replace(estimates[place], steps=len(values), diverged_at=int(bad[0]) + 1)
+        else:
+            finite[place] = values
+    if not finite:
+        return estimates
+    curves = {
+        place: curve_of(
+            runs[place].candidate.folder.name,
+            runs[place].candidate.config,
+            runs[place].rows,
+            len(values),
+            runs[place].reached.total,
         )
-    return _OF_EPOCHS[name](losses, per_epoch, len(losses) // per_epoch, draws=draws)
+        for place, values in finite.items()
+    }
+    if name in _OF_ALL:
+        found = _forecasts(name, list(curves.values()), fraction)
+    else:
+        found = _presents([runs[place] for place in finite], list(finite.values()), name, fraction, metric, draws)
+    notes = {list(finite)[place]: note for place, note in departures(list(curves.values()))}
+    for place, estimate in zip(finite, found):
+        estimates[place] = replace(estimate, note=notes.get(place, ""))
+    return estimates
 
 
 def counted_metric(names: Sequence[str], asked: str = "") -> str:
@@ -77,14 +159,86 @@ def counted_metric(names: Sequence[str], asked: str = "") -> str:
     return chosen
 
 
-def _validation(candidate: Candidate, rows: Sequence[Mapping[str, Any]], end: int, metric: str) -> Estimate:
-    """The metric of the last evaluation; it has no interval."""
-    seen = [row for row in rows if row["kind"] == "validation"]
+def _forecasts(name: str, curves: Sequence[RunCurve], fraction: float) -> List[Estimate]:
+    """Final training losses from all curves together."""
+    forecast = _OF_ALL[name](curves, fraction)
+    return [
+        Estimate(name, *_ends(float(value), float(error)), len(curve.losses), spread=float(own))
+        for curve, value, error, own in zip(curves, *forecast)
+    ]
+
+
+def _presents(
+    runs: Sequence[Seen], losses: Sequence[np.ndarray], name: str, fraction: float, metric: str, draws: int
+) -> List[Estimate]:
+    """Present values, with intervals from the drift of those that have come as far."""
+    estimates = [_present(run, own, name, fraction, metric, draws) for run, own in zip(runs, losses)]
+    courses: Dict[float, Dict[int, float]] = {}
+    is_ratio = all(one.value > 0 for one in estimates)
+    for place, (run, own, now) in enumerate(zip(runs, losses, estimates)):
+        before = _before(run, own, name, fraction, metric)
+        if before is not None and (before.value > 0 or not is_ratio):
+            change = math.log(now.value / before.value) if is_ratio else now.value - before.value
+            courses.setdefault(run.budget, {})[place] = change / math.log(now.steps / before.steps)
+    drifts = {budget: drift(np.array(list(group.values()))) for budget, group in courses.items()}
+    finished = []
+    for run, one in zip(runs, estimates):
+        boot = (one.high - one.low) / (2 * _Z_BOOTSTRAP)
+        ahead = math.log(max(run.reached.total / one.steps, 1.0))
+        relative = drifts.get(run.budget, math.nan) * ahead if ahead > 0 else 0.0
+        spread = math.hypot(relative * one.value if is_ratio else relative, boot if math.isfinite(boot) else 0.0)
+        value, low, high = (
+            _ends(one.value, spread) if is_ratio else (one.value, one.value - _Z * spread, one.value + _Z * spread)
+        )
+        finished.append(replace(one, low=low, high=high, spread=spread))
+    return finished
+
+
+def _present(run: Seen, losses: np.ndarray, name: str, fraction: float, metric: str, draws: int) -> Estimate:
+    """The present value of a run."""
+    if name == VALIDATION:
+        return _validation(run, metric)
+    if name == TAIL:
+        return tail_mean(losses, fraction, draws)
+    candidate = run.candidate
+    per_epoch = run.reached.total // candidate.config["training"]["epochs"]
+    if len(losses) < per_epoch:
+        raise ValueError(
+            f"candidate {candidate.name}: {name} adds up epochs, and the first one of {per_epoch:,} steps is not over "
+            f"at the early evaluation after {run.end:,}: take {TAIL}, or train more epochs."
+        )
+    return _OF_EPOCHS[name](losses, per_epoch, len(losses) // per_epoch, draws=draws)
+
+
+def _before(run: Seen, losses: np.ndarray, name: str, fraction: float, metric: str) -> Optional[Estimate]:
+    """The value at half the steps, of an evaluation the one that is next to that; None where there is none."""
+    if name == VALIDATION:
+        steps = [row["step"] for row in run.rows if row["kind"] == "validation" and row["step"] <= run.end]
+        earlier = [step for step in steps[:-1] if step <= steps[-1] / 2] or steps[:-1][:1]
+        if not earlier:
+            return None
+        return _validation(replace(run, budget=earlier[-1] / run.reached.total), metric)
+    half = losses[: len(losses) // 2]
+    try:
+        return _present(run, half, name, fraction, metric, 0)
+    except ValueError:  # one step, or not an epoch
+        return None
+
+
+def _validation(run: Seen, metric: str) -> Estimate:
+    """The metric of the last evaluation."""
+    seen = [row for row in run.rows if row["kind"] == "validation" and row["step"] <= run.end]
     if not seen:
         raise ValueError(
-            f"candidate {candidate.name}: there is no evaluation within the budget of {end:,} steps: set "
+            f"candidate {run.candidate.name}: there is no evaluation within the budget of {run.end:,} steps: set "
             f"training.evaluate_every or training.evaluate_calls to less, or take {TAIL}."
         )
     chosen = counted_metric([name for name in seen[-1] if name not in _NO_METRIC], metric)
     value = float(seen[-1][chosen])
     return Estimate(VALIDATION, value if math.isfinite(value) else math.inf, math.nan, math.nan, seen[-1]["step"])
+
+
+def _ends(value: float, error: float) -> Tuple[float, float, float]:
+    """A positive value and the ends of its interval, which no error takes below 0."""
+    wide = math.exp(min(_Z * error / max(value, 1e-300), 700.0)) if math.isfinite(error) else math.nan
+    return value, value / wide, value * wide

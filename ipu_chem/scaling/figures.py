@@ -1,5 +1,6 @@
 """Figures of a scaling study, for papers: vector or bitmap by the name of the file."""
 
+from textwrap import wrap
 from typing import Any, Sequence, Tuple
 
 import numpy as np
@@ -56,7 +57,7 @@ def loss_over(points: Sequence[Point], over: str, overfitted: Sequence[Point] = 
         losses = [point.loss for point in overfitted]
         label = "overfits: in no law"
         axis.scatter([getattr(p, over) for p in overfitted], losses, s=24, color=GRAY, marker="x", label=label)
-    logarithmic(axis, _name(points, over), words_of(points[0].loss_name))
+    logarithmic(axis, axis_name(points, over), words_of(points[0].loss_name))
     legend_beside(axis, "lines: power laws")
     return figure
 
@@ -95,7 +96,7 @@ def surface(points: Sequence[Point], law: JointLaw) -> Any:
     contours = left.contour(x, y, surface_of, levels=levels, cmap=colormap(), linewidths=1, linestyles=style)
     left.clabel(contours, fontsize=6)
     left.scatter(size, amount, s=12, color=GRAY, label="runs")
-    left.set(xscale="log", yscale="log", xlabel=_NAMES["parameters"], ylabel=_name(points, "tokens"))
+    left.set(xscale="log", yscale="log", xlabel=_NAMES["parameters"], ylabel=axis_name(points, "tokens"))
     loss_name = words_of(points[0].loss_name)
     diagonal(right, law(size, amount), loss, "fitted", loss_name, law.r2)
     right.scatter(law(size, amount), loss, s=14, color=BLUE, label="runs")
@@ -118,7 +119,7 @@ def broken_figure(points: Sequence[Point], laws: Sequence[Tuple[int, BrokenLaw]]
     check_comparable(points)
     held = "tokens" if over == "parameters" else "parameters"
     figure, axis = figure_of(1, 1)
-    word = "parameters" if held == "parameters" else _name(points, held).split()[-1]
+    word = "parameters" if held == "parameters" else axis_name(points, held).split()[-1]
     for (value, law), color in zip(laws, shades(len(laws))):
         line = [point for point in points if getattr(point, held) == value]
         x = np.array([getattr(point, over) for point in line], np.float64)
@@ -140,7 +141,7 @@ def broken_figure(points: Sequence[Point], laws: Sequence[Tuple[int, BrokenLaw]]
                 [at], law([at]), xerr=[[max(at - low, 0)], [max(high - at, 0)]], color=color, marker="|",
                 markersize=12, capsize=2, linewidth=2.5, alpha=0.6,
             )  # fmt: skip
-    logarithmic(axis, _name(points, over), words_of(points[0].loss_name))
+    logarithmic(axis, axis_name(points, over), words_of(points[0].loss_name))
     legend_beside(axis, "lines: laws of lowest BIC\nbars: breaks with intervals,\narrows: open")
     return figure
 
@@ -153,7 +154,16 @@ def diagonal(axis: Any, predicted: np.ndarray, true: np.ndarray, word: str, loss
     axis.set_title(f"R² = {r2:.3f}", fontsize=8)
 
 
-def _name(points: Sequence[Point], over: str) -> str:
+def caption_below(figure: Any, lines: Sequence[str]) -> None:
+    """Put small lines below the axes, wrapped to the figure's width; the figure becomes higher by them."""
+    width, height = figure.get_size_inches()
+    wrapped = [part for line in lines for part in wrap(line, int(22 * width), subsequent_indent="    ")]
+    if wrapped:
+        figure.set_size_inches(width, height + 0.12 * len(wrapped))
+        figure.supxlabel("\n".join(wrapped), x=0.01, ha="left", fontsize=6, color=GRAY, linespacing=1.3)
+
+
+def axis_name(points: Sequence[Point], over: str) -> str:
     """Name of an axis; tokens of graphs are atoms."""
     atoms = over == "tokens" and not points[0].loss_name.startswith("nats")
     return "training atoms" if atoms else _NAMES[over]

@@ -57,6 +57,31 @@ class JointLaw:
             self.floor.value + size + self.data_factor.value * np.asarray(data, np.float64) ** -self.data_exponent.value
         )
 
+    def refit(
+        self, parameters: np.ndarray, data: np.ndarray, losses: np.ndarray, at: Tuple[np.ndarray, np.ndarray]
+    ) -> np.ndarray:
+        """Fit the same law to several samples of losses, by least squares.
+
+        Args:
+            parameters, data: [n] N and D of each run.
+            losses: [draws, n] of each sample.
+            at: [m] other N, and their D.
+
+        Returns:
+            [draws, m] losses there.
+        """
+        x = np.log(np.array([parameters, data], np.float64))
+        middle, y = x.mean(1, keepdims=True), np.log(losses)
+        factors = (self.floor.value, self.size_factor.value, self.data_factor.value)
+        exponents = np.array([self.size_exponent.value, self.data_exponent.value])
+        start = np.concatenate([np.log(np.maximum(factors, 1e-300)), exponents])
+        start[1:3] -= exponents * middle[:, 0]
+        low = [float(y.min()) - _NOTHING] * 3 + [1e-3] * 2
+        limits = np.array([low, [float(y.max()) + 3.0] * 3 + [5.0] * 2])
+        start = np.repeat(np.clip(start, limits[0], limits[1])[None], len(y), 0)
+        theta, _ = fit(_Law(x - middle), start, y, np.inf, limits)
+        return np.exp(_Law(np.log(np.array(at, np.float64)) - middle)(theta)[0])
+
 
 def fit_joint(
     points: Sequence[Point],

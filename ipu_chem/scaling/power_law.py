@@ -30,6 +30,22 @@ class PowerLaw:
         """Loss at these R."""
         return self.alpha.value * np.asarray(resource, np.float64) ** -self.beta.value
 
+    def refit(self, resource: Values, losses: np.ndarray, at: Values) -> np.ndarray:
+        """Fit the same law to several samples of losses.
+
+        Args:
+            resource: [n] R of each run.
+            losses: [draws, n] of each sample.
+            at: [m] other R.
+
+        Returns:
+            [draws, m] losses there.
+        """
+        x, y = np.log(np.asarray(resource, np.float64)), np.log(losses)
+        center = x - x.mean()
+        gradients = y @ center / np.square(center).sum()
+        return np.exp(y.mean(1)[:, None] + gradients[:, None] * (np.log(np.asarray(at, np.float64)) - x.mean()))
+
 
 def fit_power_law(points: Sequence[Point], over: str = "parameters", level: float = LEVEL) -> PowerLaw:
     """Fit loss over one of parameters, tokens, molecules and flops; refuses as `check_over`."""

@@ -1,7 +1,7 @@
 """Search: all candidates train for a budget, the best by their estimates go on, the last of them to the end."""
 
-from dataclasses import dataclass
-from typing import Dict, List, Sequence
+from dataclasses import dataclass, field
+from typing import Dict, List, Mapping, Sequence
 
 import numpy as np
 
@@ -9,8 +9,8 @@ from ipu_chem.executors import PROCESSES, Engine, check_executor, opened
 from ipu_chem.ranges import check_fields
 from ipu_chem.scaling.campaign import train_all
 from ipu_chem.scaling.candidates import Candidate, Progress
-from ipu_chem.scaling.estimators import ESTIMATORS, TAIL, estimate_of
-from ipu_chem.scaling.selection import LEAST_KEPT, Rung, rungs_of, survivors
+from ipu_chem.scaling.estimators import DEFAULT, ESTIMATORS, Seen, estimates_of
+from ipu_chem.scaling.selection import LEAST_KEPT, Rung, choose, rungs_of
 from ipu_chem.scaling.tpe import Trial, over_seeds
 from ipu_chem.scaling.tse import Estimate
 
@@ -24,9 +24,13 @@ class SearchOptions:
         keep: candidates that train to the end, 2 or more.
         halving: 0 is one early evaluation; else there is one more at this many times the steps, again and again, and
             each time the best fraction, one of this many, goes on: successive halving.
+        confidence: of the intervals of estimates by which halving leaves out what cannot win, on top of that fraction
+            and down to 2 candidates; 0 goes by rank alone.
         estimator: what an early evaluation ranks by: tail, the mean training loss of the last steps; validation, the
-            metric of the last evaluation, best with training.ema_decay; tse, the sum over epochs of their mean training
-            loss; tse_e, that sum without the first epochs; tse_ema, with later epochs counting more.
+            metric of the last evaluation, best with training.ema_decay; multi_power, the final training loss by the
+            multi-power law of learning rates, fitted to all candidates together; collapse, that by the shape that
+            their curves share; tse, the sum over epochs of their mean training loss; tse_e, that sum without the first
+            epochs; tse_ema, with later epochs counting more.
         fraction: last fraction of the steps up to an early evaluation, whose mean loss is the estimate (tail).
         calibration: of final values by estimates: line, or power where they span a decade.
         finish_all: train all candidates to the end, to judge the estimates.
@@ -41,7 +45,8 @@ class SearchOptions:
     budget: float = 0.2
     keep: int = 3
     halving: int = 0
-    estimator: str = TAIL
+    confidence: float = 0.9
+    estimator: str = DEFAULT
     fraction: float = 0.1
     calibration: str = "line"
     finish_all: bool = False
@@ -53,6 +58,8 @@ class SearchOptions:
         check_fields(self, halving="0 or more")
         if not 0 < self.budget < 1 or not 0 < self.fraction <= 1:
             raise ValueError(f"budget={self.budget}, fraction={self.fraction}: give fractions, such as 0.2 and 0.1.")
+        if not 0 <= self.confidence < 1:
+            raise ValueError(f"confidence={self.confidence}: give a fraction such as 0.9, or 0 to go by rank alone.")
         if self.keep < LEAST_KEPT or self.jobs < 1:
             raise ValueError(f"keep={self.keep}, jobs={self.jobs}: give {LEAST_KEPT} or more, and 1 or more.")
         if self.estimator not in ESTIMATORS:
@@ -64,7 +71,7 @@ class SearchOptions:
 
     def rungs(self, candidates: int) -> List[Rung]:
         """Budgets, and the candidates that train for each; see `rungs_of`."""
-        return rungs_of(candidates, self.budget, self.keep, self.halving)
+        return rungs_of(candidates, self.budget, self.keep, self.halving, is_race=self.confidence > 0)
 
 
 @dataclass(frozen=True)
@@ -74,10 +81,16 @@ class EarlyEvaluation:
     Attributes:
         budget: fraction of the steps of every run.
         estimates: of the candidates that had come this far, by name: means over seeds, inf if one diverged.
+        spreads: standard deviations of the estimates, by name; NaN where they are not known.
+        gone: reasons why candidates did not go on, by name.
+        notes: sentences about runs that leave the curve that the others have in common.
     """
 
     budget: float
     estimates: Dict[str, float]
+    spreads: Dict[str, float] = field(default_factory=dict)
+    gone: Dict[str, str] = field(default_factory=dict)
+    notes: List[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -107,7 +120,8 @@ def search(candidates: Sequence[Candidate], options: SearchOptions, progress: bo
     that a search that was stopped chooses as if it had not been.
 
     Raises:
-        ValueError: see `train_all` and `over_seeds`; or all candidates diverged before the first early evaluation.
+        ValueError: see `train_all`, `estimates_of` and `over_seeds`; or all candidates diverged before the first early
+            evaluation.
     """
     with opened(options.executor, options.jobs, candidates[0].folder.parent) as engine:
         return _search(candidates, options, progress, engine)
@@ -117,6 +131,7 @@ def _search(candidates: Sequence[Candidate], options: SearchOptions, progress: b
     left = list(dict.fromkeys(one.name for one in candidates))
     rungs = options.rungs(len(left))
     reached: Dict[int, Progress] = {}
+    seen: Dict[int, Seen] = {}
     first: Dict[int, Estimate] = {}
     evaluations: List[EarlyEvaluation] = []
 
@@ -127,19 +142,46 @@ def _search(candidates: Sequence[Candidate], options: SearchOptions, progress: b
         return places
 
     for rung, following in zip(rungs, rungs[1:]):
+        if evaluations and len(left) <= LEAST_KEPT:
+            break
         places = train(left, rung.budget)
-        how = options.estimator, options.fraction, options.metric
-        seen = {place: estimate_of(candidates[place], reached[place], rung.budget, *how) for place in places}
-        first = first or seen
-        names, means, _ = over_seeds(
-            [Trial(candidates[place].name, candidates[place].seed, seen[place].value) for place in places]
-        )
-        evaluations.append(EarlyEvaluation(rung.budget, dict(zip(names, means))))
+        seen.update({place: Seen.of(candidates[place], reached[place], rung.budget) for place in places})
+        # What was left out earlier still tells what is common to all, as far as it was trained.
+        found = dict(zip(seen, estimates_of(list(seen.values()), options.estimator, options.fraction, options.metric)))
+        first = first or found
+        evaluation = evaluate({place: candidates[place] for place in places}, found, rung.budget)
+        evaluations.append(evaluation)
+        means, spreads = list(evaluation.estimates.values()), list(evaluation.spreads.values())
         if len(evaluations) > 1 and not np.isfinite(means).any():  # the others are still worth a report
+            evaluation.gone.update({name: "diverged" for name in left})
             left = []
             break
-        left = [names[index] for index in survivors(means, following.candidates)]
+        chosen = choose(means, spreads, following.candidates, options.confidence if options.halving else 0.0)
+        names = list(evaluation.estimates)
+        evaluation.gone.update({names[index]: reason for index, reason in chosen.gone.items()})
+        left = [names[index] for index in chosen.kept]
     train([one.name for one in candidates] if options.finish_all else left, 1.0)
     everywhere = range(len(candidates))
     estimates = [first[place] for place in everywhere]
     return Searched(list(candidates), [reached[place] for place in everywhere], estimates, evaluations, left)
+
+
+def evaluate(candidates: Mapping[int, Candidate], estimates: Mapping[int, Estimate], budget: float) -> EarlyEvaluation:
+    """An early evaluation of candidates, as means over their seeds; nobody is left out yet.
+
+    Args:
+        candidates: runs that have come this far, by their place.
+        estimates: of runs, by their place.
+        budget: fraction of the steps.
+
+    Raises:
+        ValueError: see `over_seeds`.
+    """
+    trials = [Trial(one.name, one.seed, estimates[place].value) for place, one in candidates.items()]
+    names, means, _ = over_seeds(trials)
+    spreads: Dict[str, List[float]] = {}
+    for place, one in candidates.items():
+        spreads.setdefault(one.name, []).append(estimates[place].spread)
+    notes = [estimates[place].note for place in candidates if estimates[place].note]
+    means_of_spreads = {name: float(np.mean(spreads[name])) for name in names}
+    return EarlyEvaluation(budget, dict(zip(names, means)), means_of_spreads, notes=notes)

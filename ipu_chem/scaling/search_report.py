@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Dict, List, Optional
@@ -17,9 +18,14 @@ from packing.files import atomic_file
 def table(result: Result) -> List[str]:
     """Lines to print."""
     width = max(len(row.name) for row in result.rows)
-    lines = [f"{'candidate':{width}}  {'estimate':>10} {'predicted':>10} {'final':>10}  steps"]
+    between = {row.name: f"[{row.low:.4g}, {row.high:.4g}]" for row in result.rows if math.isfinite(row.high)}
+    wide = max((len(one) for one in between.values()), default=0)
+    interval = f" {'of 90%':{wide}}" if wide else ""
+    lines = [f"{'candidate':{width}}  {'estimate':>10}{interval} {'predicted':>10}  {'final':>10}  steps"]
     for row in result.rows:
-        numbers = " ".join(f"{_number(value):>10}" for value in (row.estimate, row.predicted, row.final))
+        ends = f" {between.get(row.name, ''):{wide}}" if wide else ""
+        doubt = "?" if row.doubt and row.predicted is not None else " "
+        numbers = f"{_number(row.estimate):>10}{ends} {_number(row.predicted):>10}{doubt} {_number(row.final):>10}"
         lines.append(f"{row.name:{width}}  {numbers}  {row.steps:,} of {row.total:,}, {row.status}")
     lines.append(f"final: {result.metric} of the validation molecules")
     if result.calibration is not None:
@@ -28,9 +34,10 @@ def table(result: Result) -> List[str]:
     if result.compared:
         lines.append(f"estimators at {100 * result.evaluations[0].budget:.3g}%, and the regret of keeping their best:")
         for one in result.compared:
+            inside = "" if math.isnan(one.coverage) else f", {one.coverage:.0%} in intervals of 90%"
             lines.append(
-                f"  {one.estimator:10} R2 {one.r2:.3f}, Spearman {one.spearman:.2f}, Kendall {one.kendall:.2f}, regret "
-                f"{one.regret:.3g}"
+                f"  {one.estimator:11} R2 {one.r2:.3f}, Spearman {one.spearman:.2f}, Kendall {one.kendall:.2f}, regret "
+                f"{one.regret:.3g}{inside}"
             )
     seen, regret = result.assessment, ""
     if seen is not None:
@@ -51,7 +58,17 @@ def table(result: Result) -> List[str]:
         )
     else:
         lines.append(f"kept: {kept}")
-    return [*lines, *result.notes]
+    if result.uncertain is not None:
+        (least, most), (low, high) = result.uncertain
+        lines.append(
+            f"of such searches, over other candidates of the same kind (90%): regret {least:.3g} to {most:.3g}, "
+            f"{low:.0%} to {high:.0%} of steps saved"
+        )
+    gone = [row for row in result.rows if row.gone]
+    if gone:
+        lines.append("left out:")
+        lines += [f"  {row.name}: {row.gone}" for row in gone]
+    return [*lines, *result.held.lines(), *result.notes]
 
 
 def write_result(folder: Path, result: Result, options: SearchOptions) -> List[Path]:

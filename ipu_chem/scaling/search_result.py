@@ -2,19 +2,22 @@
 
 import math
 from dataclasses import dataclass
-from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
+from typing import List, Optional, Sequence, Tuple
 
 import numpy as np
 
 from ipu_chem.scaling.candidates import budget_steps
-from ipu_chem.scaling.estimators import ESTIMATORS, counted_metric, estimate_of
+from ipu_chem.scaling.estimators import counted_metric
+from ipu_chem.scaling.held_fixed import HeldFixed, facts_of, held_fixed
+from ipu_chem.scaling.judgment import LEVEL, Compared, compare, uncertainty
+from ipu_chem.scaling.replay import Uncertain
 from ipu_chem.scaling.search import EarlyEvaluation, Searched, SearchOptions
-from ipu_chem.scaling.selection import Cost, cost, survivors
+from ipu_chem.scaling.selection import Cost, cost, intervals
 from ipu_chem.scaling.tpe import Assessment, Calibration, Trial, assess, calibrate, over_seeds
 from ipu_chem.scaling.tse import step_losses, tail_mean
 from ipu_chem.training.logging import read_rows
 
-_ENOUGH = 5  # points of a line that is believed beyond them
+_ENOUGH = 5  # points of a line that is believed half their range beyond them
 _FROM, _POINTS = 0.01, 60  # of the steps, and evenly spaced in their logarithm
 
 
@@ -40,30 +43,27 @@ class Row:
     Attributes:
         name: of its options.
         estimate: mean over seeds at the first early evaluation, inf if one diverged.
+        low, high: ends of its interval; NaN where it is not known.
         predicted: final metric by the calibration; None without one, and where it cannot be believed (`predict`).
+        doubt: reason to doubt the prediction, or empty.
         final: metric at the end; None if it was not trained to the end, inf if it diverged.
         steps: that its runs took.
         total: that they take to the end.
         status: finished, stopped or diverged.
+        gone: reason why it did not go on after an early evaluation, and which; empty for the chosen.
     """
 
     name: str
     estimate: float
+    low: float
+    high: float
     predicted: Optional[float]
+    doubt: str
     final: Optional[float]
     steps: int
     total: int
     status: str
-
-
-class Compared(NamedTuple):
-    """Ranking of candidates of known final value by an estimator at the first early evaluation; see `Assessment`."""
-
-    estimator: str
-    r2: float
-    spearman: float
-    kendall: float
-    regret: float
+    gone: str
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,9 @@ class Result:
             halves; None where too few were trained to the end, which ``notes`` says.
         assessment: of that ranking, with the regret of ``kept``; None unless others were trained to the end as well.
         compared: all estimators that the runs allow, under the same condition.
+        uncertain: intervals of the regret and saving of such searches, under the same condition.
         curves: of all candidates.
+        held: what all runs share, and what differs.
         notes: sentences.
     """
 
@@ -96,7 +98,9 @@ class Result:
     calibration: Optional[Calibration]
     assessment: Optional[Assessment]
     compared: List[Compared]
+    uncertain: Optional[Uncertain]
     curves: List[Curve]
+    held: HeldFixed
     notes: List[str]
 
 
@@ -129,16 +133,21 @@ def analyze(found: Searched, options: SearchOptions) -> Result:
             notes.append("how well the estimates rank is seen with --finish_all true, which trains all to the end")
     except ValueError as error:
         notes.append(str(error))
+    notes += [note for early in found.evaluations for note in early.notes if note not in notes]
     known = [one for one, final in zip(means, finals) if final is not None and math.isfinite(final)]
+    spreads = [found.evaluations[0].spreads.get(name, math.nan) for name in names]
+    lows, highs = intervals(means, spreads, LEVEL)
     rows = []
     for index, name in enumerate(names):
         own = [p for one, p in runs if one.name == name]
         worst = next((status for status in ("diverged", "stopped") if status in {p.status for p in own}), "finished")
-        predicted, reason = (None, "") if calibration is None else predict(calibration, means[index], known)
-        if reason and reason not in notes:
-            notes.append(reason)
+        predicted, doubt = (None, "") if calibration is None else predict(calibration, means[index], known)
+        if doubt and doubt not in notes:
+            notes.append(doubt)
         steps, total = sum(p.step for p in own), sum(p.total for p in own)
-        rows.append(Row(name, means[index], predicted, finals[index], steps, total, worst))
+        ends = float(lows[index]), float(highs[index])
+        row = Row(name, means[index], *ends, predicted, doubt, finals[index], steps, total, worst, _gone(found, name))
+        rows.append(row)
     rows.sort(key=lambda row: (math.inf if row.final is None else row.final, row.estimate))
     totals = [p.total for p in found.reached]
     return Result(
@@ -151,14 +160,16 @@ def analyze(found: Searched, options: SearchOptions) -> Result:
         cost(chosen_steps(found), totals),
         calibration,
         assessment,
-        [] if assessment is None else _compared(found, options, metric, dict(zip(names, finals))),
+        [] if assessment is None else compare(found, options, metric, dict(zip(names, finals))),
+        None if assessment is None else uncertainty(found, options, finals),
         curves_of(found, options.fraction),
+        held_fixed([one.config for one in found.candidates], facts_of([one.folder for one in found.candidates])),
         notes,
     )
 
 
 def predict(calibration: Calibration, estimate: float, known: Sequence[float]) -> Tuple[Optional[float], str]:
-    """Predicted final value, or None and why there is none: a line says nothing where it cannot be believed.
+    """Predicted final value and a doubt, or None and why there is none: a line says nothing where it has no support.
 
     Args:
         calibration: the line.
@@ -170,36 +181,31 @@ def predict(calibration: Calibration, estimate: float, known: Sequence[float]) -
         return None, "no predictions: by the line, a worse estimate means a better end"
     if not math.isfinite(estimate):
         return math.inf, ""
-    if len(finite) < _ENOUGH and not min(finite) <= estimate <= max(finite):
+    low, high = min(finite), max(finite)
+    reach = (high - low) / 2 if len(finite) >= _ENOUGH else 0.0
+    if not low - reach <= estimate <= high + reach:
         return None, (
-            f"no prediction where the estimate lies outside those of the {len(finite)} candidates that the line was "
-            f"fitted to: that takes {_ENOUGH} or more; --keep says how many train to the end"
+            f"no prediction where the estimate lies far outside those of the {len(finite)} candidates that the line "
+            f"was fitted to, {low:.4g} to {high:.4g} (with fewer than {_ENOUGH}, outside at all): --keep says how many "
+            "train to the end"
         )
     value = float(calibration([estimate])[0])
     if value <= 0:
         return None, "no prediction where the line falls to 0 or below, which no error does"
+    if not low <= estimate <= high:
+        return value, (
+            "? beside a prediction: the estimate lies outside those that the line was fitted to, "
+            f"{low:.4g} to {high:.4g}"
+        )
     return value, ""
 
 
-def _compared(
-    found: Searched, options: SearchOptions, metric: str, finals: Dict[str, Optional[float]]
-) -> List[Compared]:
-    """Every estimator at the first early evaluation; those that the runs do not allow are left out."""
-    compared = []
-    for name in ESTIMATORS:
-        trials = []
-        try:
-            for one, p in zip(found.candidates, found.reached):
-                seen = estimate_of(one, p, found.evaluations[0].budget, name, options.fraction, metric, draws=0)
-                trials.append(Trial(one.name, one.seed, seen.value, finals[one.name]))
-            names, means, ends = over_seeds(trials)
-            line = calibrate(means, ends, is_power=options.calibration == "power")
-            kept = survivors(means, options.keep)
-            ranking = assess(means, ends, kept)
-        except ValueError:  # no epoch is over, there was no evaluation, or what it would keep was not trained
-            continue
-        compared.append(Compared(name, line.r2, ranking.spearman, ranking.kendall, ranking.regret))
-    return compared
+def _gone(found: Searched, name: str) -> str:
+    """Reason why a candidate did not go on, with the budget at which that was found."""
+    for early in found.evaluations:
+        if name in early.gone:
+            return f"at {100 * early.budget:.3g}%: {early.gone[name]}"
+    return ""
 
 
 def chosen_steps(found: Searched) -> List[int]:

@@ -1,7 +1,7 @@
 """Selection of the candidates that go on after an early evaluation or several, and its cost and savings."""
 
 import math
-from typing import List, NamedTuple, Sequence
+from typing import Dict, List, NamedTuple, Sequence, Tuple
 
 import numpy as np
 
@@ -56,18 +56,78 @@ def survivors(estimates: Values, keep: int) -> np.ndarray:
     return np.argsort(values, kind="stable")[: min(keep, finite)]
 
 
-def rungs_of(candidates: int, first: float, keep: int, eta: int = 0) -> List[Rung]:
+class Choice(NamedTuple):
+    """Outcome of an early evaluation.
+
+    Attributes:
+        kept: indices of those that go on, best first.
+        gone: reason why each of the others does not, by index.
+    """
+
+    kept: List[int]
+    gone: Dict[int, str]
+
+
+def choose(values: Values, spreads: Values, keep: int, confidence: float) -> Choice:
+    """Candidates that go on: the ``keep`` of lowest estimate, without those that cannot win.
+
+    A candidate cannot win where the low end of its interval lies above the high end of that of another.
+
+    Args:
+        values: [K] estimates.
+        spreads: [K] their standard deviations; NaN where they are not known, so that rank alone decides.
+        keep: candidates that go on at most, 2 or more.
+        confidence: of the intervals, above 0 and below 1; 0 chooses by rank alone.
+
+    Raises:
+        ValueError: see `survivors`.
+    """
+    kept = [int(index) for index in survivors(values, keep)]
+    gone = {}
+    for index, value in enumerate(values):
+        if not math.isfinite(value):
+            gone[index] = "diverged"
+        elif index not in kept:
+            gone[index] = f"not among the best {keep}"
+    if confidence:
+        lows, highs = intervals(values, spreads, confidence)
+        best = min(kept, key=lambda index: (highs[index], index))
+        for index in kept[LEAST_KEPT:]:
+            if lows[index] > highs[best]:
+                gone[index] = (
+                    f"cannot win: {values[index]:.4g} [{lows[index]:.4g}, {highs[index]:.4g}] against "
+                    f"{values[best]:.4g} [{lows[best]:.4g}, {highs[best]:.4g}] of another"
+                )
+    return Choice([index for index in kept if index not in gone], gone)
+
+
+def intervals(values: Values, spreads: Values, confidence: float) -> Tuple[np.ndarray, np.ndarray]:
+    """Ends [K] of intervals, of logarithms where all values are above 0, as losses are."""
+    from statistics import NormalDist
+
+    centers, errors = np.asarray(values, np.float64), np.asarray(spreads, np.float64)
+    width = NormalDist().inv_cdf((1 + confidence) / 2) * errors
+    if (centers > 0).all():
+        with np.errstate(over="ignore", invalid="ignore"):
+            factor = np.exp(np.where(np.isfinite(centers), width / centers, np.nan))
+            return centers / factor, centers * factor
+    return centers - width, centers + width
+
+
+def rungs_of(candidates: int, first: float, keep: int, eta: int = 0, is_race: bool = False) -> List[Rung]:
     """Rungs of a search: one early evaluation, or successive halving.
 
     Halving multiplies the budget by ``eta`` from rung to rung and keeps the best 1 / ``eta`` of the candidates, rounded
     up (Jamieson and Talwalkar, "Non-stochastic best arm identification and hyperparameter optimization", AISTATS
-    2016), until ``keep`` are left or the run is over. Later rungs at which nobody would be left out are not made.
+    2016), until ``keep`` are left or the run is over. Later rungs at which nobody would be left out are not made,
+    but in a race, where all but 2 may still be left out because they cannot win (`choose`).
 
     Args:
         candidates: at the start.
         first: budget of the first rung, above 0 and below 1.
         keep: candidates that train to the end; all do where there are no more.
         eta: of halving, 2 or more; 0 is one early evaluation, after which ``keep`` go on to the end.
+        is_race: evaluate also where ``keep`` are left.
 
     Returns:
         Rungs of rising budgets, the last one of budget 1.
@@ -84,9 +144,9 @@ def rungs_of(candidates: int, first: float, keep: int, eta: int = 0) -> List[Run
         raise ValueError(f"halving={eta}: give 2 or more, such as 3, or 0 for a single early evaluation.")
     keep = min(keep, candidates)
     rungs = [Rung(first, candidates)]
-    while eta and rungs[-1].candidates > keep:
+    while eta:
         budget, left = rungs[-1].budget * eta, max(keep, math.ceil(rungs[-1].candidates / eta))
-        if left == keep or budget >= 1 - 1e-9:
+        if budget >= 1 - 1e-9 or (left == keep and not (is_race and keep > LEAST_KEPT)):
             break
         rungs.append(Rung(budget, left))
     return [*rungs, Rung(1.0, keep)]

@@ -20,6 +20,7 @@ from ipu_chem.executors import PROCESSES, check_executor, opened
 from ipu_chem.json_file import read_json, write_json
 from ipu_chem.scaling.campaign import train_all
 from ipu_chem.scaling.candidates import Candidate, Progress, make_candidates
+from ipu_chem.scaling.held_fixed import HeldFixed, facts_of, held_fixed
 from ipu_chem.scaling.points import (
     CONVERGED,
     EPOCHS_HELD,
@@ -105,11 +106,13 @@ class Plan:
         candidates: its runs.
         amounts: of data, least first.
         rule: of `Point`.
+        held_out: validation molecules.
     """
 
     candidates: List[Candidate]
     amounts: List[Amount]
     rule: str
+    held_out: int = 0
 
     def lines(self) -> List[str]:
         """Lines to print before the wait."""
@@ -166,18 +169,19 @@ def make_plan(base: Mapping[str, Any], grid: Mapping[str, Sequence[Any]], out: P
     path = out / "plan.json"
     made = read_json(path, "delete it, and the same command makes it again") if path.is_file() else {}
     if made.get("asked") == asked:
-        pack, amounts = made["pack"], [Amount(**one) for one in made["amounts"]]
+        pack, amounts, held_out = made["pack"], [Amount(**one) for one in made["amounts"]], made.get("held_out", 0)
     else:
-        pack, amounts = _amounts(reference, values, options)
+        pack, amounts, held_out = _amounts(reference, values, options)
         out.mkdir(parents=True, exist_ok=True)
-        write_json(path, {"asked": asked, "pack": pack, "amounts": [asdict(one) for one in amounts]})
+        saved = {"asked": asked, "pack": pack, "amounts": [asdict(one) for one in amounts], "held_out": held_out}
+        write_json(path, saved)
     patience = reference["training"]["early_stopping"]
     if options.rule == "steps":
         rule = STEPS_HELD
     else:
         rule = f"{CONVERGED} no better in {patience} evaluations" if patience else EPOCHS_HELD
     by_value = {one.train: one for one in amounts}
-    return Plan([_planned(one, pack, by_value, options) for one in candidates], amounts, rule)
+    return Plan([_planned(one, pack, by_value, options) for one in candidates], amounts, rule, held_out)
 
 
 def run_study(plan: Plan, out: Path, options: StudyOptions, progress: bool = True) -> List[Point]:
@@ -214,7 +218,7 @@ def point_of(candidate: Candidate, reached: Progress, rule: str, metric: str = "
     parameters = run["parameters without embeddings"]
     epochs = reached.step / reached.total * candidate.config["training"]["epochs"]
     name = metric or _usual_metric(list(reached.metrics), "tokens" in run)
-    if reached.status == "diverged":
+    if reached.status == "diverged" or not reached.metrics:  # or not one evaluation was finite
         loss = math.inf
     elif name in reached.metrics:
         loss = reached.metrics[name]
@@ -235,6 +239,30 @@ def point_of(candidate: Candidate, reached: Progress, rule: str, metric: str = "
     )
 
 
+def held_of(plan: Plan, options: StudyOptions) -> HeldFixed:
+    """List of what a study holds fixed; of molecules and vocabulary what trained runs say.
+
+    Raises:
+        ValueError: a file of a run is damaged.
+    """
+    facts = facts_of([one.folder for one in plan.candidates])
+    if plan.held_out:
+        facts.setdefault("held-out molecules", f"{plan.held_out:,} validation")
+    follows = {}
+    if options.rule == "steps":
+        steps = sorted({one.steps for one in plan.amounts})
+        counts = f"{steps[0]:,}" if len(steps) == 1 else f"{steps[0]:,} to {steps[-1]:,}"
+        facts["training ends after"] = f"{counts} optimizer steps ({plan.rule}, to {STEPS_TOLERANCE:.0%})"
+        facts["evaluations"] = f"{options.evaluations:,} a run"
+        follows = dict.fromkeys(("training.epochs", "training.evaluate_calls"), f"{_DATA}, so that steps are held")
+    else:
+        facts["training ends after"] = plan.rule
+    seeds = sorted({one.seed for one in plan.candidates})
+    if len(seeds) > 1:
+        facts["seeds"] = f"{', '.join(map(str, seeds))} of every size and amount of data"
+    return held_fixed([one.config for one in plan.candidates], facts, follows)
+
+
 def _usual_metric(names: Sequence[str], is_text: bool) -> str:
     """Comparable over vocabularies, or what is hardest to learn; of a run that diverged at once, nothing is known."""
     wanted = "nats_per_heavy_atom" if is_text else "mae_forces"
@@ -243,13 +271,16 @@ def _usual_metric(names: Sequence[str], is_text: bool) -> str:
 
 def _amounts(
     reference: Dict[str, Any], values: List[float], options: StudyOptions
-) -> Tuple[Dict[str, int], List[Amount]]:
-    """Shape of a pack, and how runs on every amount of data train; loads each once, the most data first."""
+) -> Tuple[Dict[str, int], List[Amount], int]:
+    """Shape of a pack, how runs on every amount of data train, and the number of validation molecules.
+
+    Every amount is loaded once, the most data first.
+    """
     from ipu_chem.tasks.registry import load_task
 
     pack: Dict[str, int] = {}
     found: List[Tuple[float, int, int, int]] = []
-    held_out = None
+    held_out: Any = None
     for value in reversed(values):
         values_of_run = {**reference, "data": {**reference["data"], "train": value}}
         values_of_run["pack"] = {**reference["pack"], **pack}
@@ -290,7 +321,7 @@ def _amounts(
             f"in whole epochs the runs would take {min(steps):,} to {max(steps):,} steps, and steps that are held may "
             f"differ by {STEPS_TOLERANCE:.0%}: give --steps {_more(found, wanted)}, or --rule epochs."
         )
-    return pack, amounts[::-1]
+    return pack, amounts[::-1], len(held_out)
 
 
 def _more(found: Sequence[Tuple[float, int, int, int]], wanted: int) -> int:

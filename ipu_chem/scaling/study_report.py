@@ -1,4 +1,4 @@
-"""Analysis of a scaling study: exponents, breaks, regimes, figures, and notes on what could not be fitted."""
+"""Analysis of a scaling study: exponents, breaks, regimes, held-out checks, figures, and what could not be fitted."""
 
 import csv
 import json
@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any, Callable, List, Optional, Sequence, Tuple
 
 from ipu_chem.scaling.frontier import frontier_of
+from ipu_chem.scaling.held_fixed import HeldFixed
+from ipu_chem.scaling.held_out_check import Check, Gain, check_lines, gain_lines, gains_of, held_out_checks
 from ipu_chem.scaling.intervals import LEVEL
 from ipu_chem.scaling.joint_law import JointLaw, fit_joint
 from ipu_chem.scaling.points import STEPS_HELD, Point, as_json, check_comparable, write_points
@@ -32,6 +34,9 @@ class Study:
         frontier: runs on the compute frontier, cheapest first.
         notes: sentences.
         level: nominal coverage of intervals.
+        held: what all runs share, and what differs; None where nothing but points is known.
+        checks: predictions of the largest size and the most data from all others.
+        gains: predictions beyond the runs.
     """
 
     points: List[Point]
@@ -45,22 +50,22 @@ class Study:
     notes: List[str]
     overfitted: List[Point] = field(default_factory=list)
     level: float = LEVEL
+    held: Optional[HeldFixed] = None
+    checks: List[Check] = field(default_factory=list)
+    gains: List[Gain] = field(default_factory=list)
 
 
-def analyze(points: Sequence[Point], level: float = LEVEL) -> Study:
+def analyze(points: Sequence[Point], level: float = LEVEL, held: Optional[HeldFixed] = None) -> Study:
     """Fit what the points allow.
 
     A size and amount of which a seed diverged is left out, and laws leave out one that overfits; notes say so.
 
     Args:
-        points: of a study.
+        points: of all runs.
         level: nominal coverage of intervals.
+        held: what they share, for the report.
     """
-    notes: List[str] = []
-    bad = {(point.parameters, point.tokens) for point in points if point.diverged}
-    for size, amount in sorted(bad):
-        notes.append(f"N={size:,}, D={amount:,} diverged and is left out: repeat it with a lower learning rate.")
-    fitted = [point for point in points if (point.parameters, point.tokens) not in bad]
+    fitted, notes = without_diverged(points)
 
     def attempt(what: str, fit: Callable[[], Any]) -> Any:
         try:
@@ -71,7 +76,7 @@ def analyze(points: Sequence[Point], level: float = LEVEL) -> Study:
 
     # What all laws would refuse is said once.
     if attempt("no law", lambda: check_comparable(fitted) or True) is None:
-        return Study(list(points), fitted, None, None, [], None, [], [], notes, level=level)
+        return Study(list(points), fitted, None, None, [], None, [], [], notes, level=level, held=held)
     comparable, worse = fitted, overfitted(fitted)
     if worse:
         fitted = [point for point in fitted if point not in worse]
@@ -80,7 +85,9 @@ def analyze(points: Sequence[Point], level: float = LEVEL) -> Study:
         notes.append(f"left out of all laws: {named}: {OVERFITTING}.")
     at_most_data, at_largest = _edges(fitted)
     breaks, reasons = lines_of(fitted, level)
-    notes += reasons
+    checks, unchecked = held_out_checks(fitted)
+    gains, without = gains_of(fitted, checks)
+    notes += [*reasons, *unchecked, *without]
     return Study(
         points=list(points),
         fitted=fitted,
@@ -93,13 +100,29 @@ def analyze(points: Sequence[Point], level: float = LEVEL) -> Study:
         notes=notes,
         overfitted=worse,
         level=level,
+        held=held,
+        checks=checks,
+        gains=gains,
     )
+
+
+def without_diverged(points: Sequence[Point]) -> Tuple[List[Point], List[str]]:
+    """Points of sizes and amounts of data of which no seed diverged, and sentences on the others."""
+    bad = {(point.parameters, point.tokens) for point in points if point.diverged}
+    if not bad:
+        return list(points), []
+    diverged = sum(point.diverged for point in points)
+    notes = [f"{diverged} of {len(points)} runs diverged; points.json keeps all, and laws leave out what follows:"]
+    for size, amount in sorted(bad):
+        notes.append(f"N={size:,}, D={amount:,} diverged and is left out: repeat it with a lower learning rate.")
+    return [point for point in points if (point.parameters, point.tokens) not in bad], notes
 
 
 def lines(study: Study) -> List[str]:
     """Lines to print."""
-    first = study.points[0]
-    found = [f"loss: {first.loss_name} of the validation molecules; {first.rule}; FLOPs: 6 N D epochs"]
+    first = (study.fitted or study.points)[0]
+    found = study.held.lines() if study.held is not None else []
+    found += [f"loss: {first.loss_name} of the validation molecules; {first.rule}; FLOPs: 6 N D epochs"]
     if first.rule != STEPS_HELD:
         found.append("steps differ with the data: its exponents are of more data and more steps together")
     if study.regimes:
@@ -128,7 +151,7 @@ def lines(study: Study) -> List[str]:
     if study.breaks:
         found.append("one power law or two, by BIC:")
         found += [f"  {words}" for one in study.breaks for words in one.lines()]
-    return found + study.notes
+    return [*found, *check_lines(study.checks), *gain_lines(study.gains), *study.notes]
 
 
 def write_study(folder: Path, study: Study) -> List[Path]:
@@ -164,10 +187,13 @@ def _figures(folder: Path, study: Study) -> List[Path]:
         broken = [(one.held, one.law) for one in study.breaks if one.over == over]
         if broken:
             wanted.append((f"breaks_over_{over}", partial(figures.broken_figure, points, broken, over)))
+    below = study.held.lines() if study.held is not None else []
     paths = []
     for name, draw in wanted:
         try:
-            paths.append(save(draw(), folder / f"{name}.png"))
+            figure = draw()
+            figures.caption_below(figure, below)
+            paths.append(save(figure, folder / f"{name}.png"))
         except ValueError as error:
             if not any(str(error) in note for note in study.notes):
                 study.notes.append(f"{name}.png: {error}")

@@ -13,7 +13,7 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple
 import numpy as np
 
 from ipu_chem.scaling.power_law import r_squared
-from ipu_chem.scaling.selection import worst_if_not_finite
+from ipu_chem.scaling.selection import intervals, worst_if_not_finite
 from ipu_chem.scaling.tse import Values
 
 
@@ -132,6 +132,43 @@ def calibrate(
     fitted = np.exp(line) if is_power else line
     r2, rmse = r_squared(true, fitted), float(np.sqrt(np.square(true - fitted).mean()))
     return Calibration(intercept, coefficient, r2, rmse, len(x), diverged, is_power)
+
+
+def covered(
+    estimates: Values, spreads: Values, finals: Sequence[Optional[float]], level: float = 0.9, is_power: bool = False
+) -> float:
+    """Fraction of the final values that lie in the intervals which the line makes of those of the estimates.
+
+    Every candidate is judged by the line through the others, so that no final value predicts itself.
+
+    Args:
+        estimates, spreads: [K] of the candidates, and standard deviations.
+        finals: [K] their final losses; None for those that were not trained to the end, which are left out.
+        level: of the intervals.
+        is_power: see `calibrate`.
+
+    Returns:
+        NaN where no candidate has an interval, or fewer than 4 did not diverge.
+
+    Raises:
+        ValueError: all estimates are the same.
+    """
+    lows, highs = intervals(estimates, spreads, level)
+    ends = [
+        (x, low, high, y)
+        for x, low, high, y in zip(estimates, lows, highs, finals)
+        if y is not None and math.isfinite(y) and math.isfinite(x)
+    ]
+    inside: List[bool] = []
+    if len(ends) < 4:
+        return math.nan
+    for place, (_, low, high, final) in enumerate(ends):
+        others = [one for other, one in enumerate(ends) if other != place]
+        line = calibrate([one[0] for one in others], [one[3] for one in others], is_power=is_power)
+        if math.isfinite(low) and math.isfinite(high):
+            bounds = np.sort(line([low, high]))
+            inside.append(bool(bounds[0] <= final <= bounds[1]))
+    return float(np.mean(inside)) if inside else math.nan
 
 
 def assess(estimates: Values, finals: Sequence[Optional[float]], kept: Sequence[int]) -> Assessment:

@@ -25,10 +25,13 @@ class Estimate:
     Attributes:
         name: of the estimator.
         value: lower is better; inf for a run that diverged.
-        low: lower end of the bootstrap interval.
+        low: lower end of its interval.
         high: its upper end.
         steps: optimizer steps that were seen.
         diverged_at: the first of them, counted from 1, whose loss was not finite; None if there was none.
+        spread: standard deviation that counts in comparing runs of a search, without what is common to all of them;
+            NaN where it is not known.
+        note: says that the run leaves the curve that the others have in common.
     """
 
     name: str
@@ -37,6 +40,8 @@ class Estimate:
     high: float
     steps: int
     diverged_at: Optional[int] = None
+    spread: float = math.nan
+    note: str = ""
 
     def __str__(self) -> str:
         if self.diverged_at is not None:

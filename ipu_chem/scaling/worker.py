@@ -23,7 +23,8 @@ from ipu_chem.claims import Claim, Claimed, ClaimLost, claimed
 from ipu_chem.config import from_dict
 from ipu_chem.locks import FolderInUse
 from ipu_chem.parallel import is_stopped, signal_at_end_of_parent, start_worker
-from ipu_chem.scaling.candidates import Candidate, Progress, budget_steps, read_progress, write_progress
+from ipu_chem.scaling import lost_time
+from ipu_chem.scaling.candidates import PROGRESS, Candidate, Progress, budget_steps, read_progress, write_progress
 from packing.files import disk_full_named, host_name
 
 _ANSWER = "ipu-chem answer: "  # before the line of a child that its parent reads
@@ -176,6 +177,7 @@ def _train(candidate: Candidate, budget: float, threads: int, claim: Claim) -> P
             return budget < 1 and budget_steps(seen["total"], budget) <= seen["step"] < seen["total"]
 
     started = time.monotonic()
+    lost = lost_time.start(candidate.folder, candidate.folder / PROGRESS)  # seconds of parts that were killed
     status, message = "stopped", ""
     metrics: Dict[str, float] = {}
     path = candidate.folder / "log.txt"
@@ -194,10 +196,11 @@ def _train(candidate: Candidate, budget: float, threads: int, claim: Claim) -> P
             raise
         except ValueError as error:
             raise ValueError(f"candidate {candidate.folder.name}: {error}") from error
-    seconds = time.monotonic() - started + (before.seconds if before else 0.0)
+    seconds = time.monotonic() - started + lost + (before.seconds if before else 0.0)
     reached = Progress(status, seen["step"], seen["total"], seconds, metrics, message)
     claim.check()
     write_progress(candidate, reached)
+    lost_time.finish(candidate.folder)
     return reached
 
 

@@ -17,6 +17,7 @@ from ipu_chem.checkpoint import BEST
 from ipu_chem.config import DataConfig, ModelConfig, RunConfig
 from ipu_chem.data.splits import OFFICIAL, RULES
 from ipu_chem.models.base import blocks_of
+from ipu_chem.models.registry import parameters_without_embeddings
 from ipu_chem.optim import ParameterGroups
 from ipu_chem.outputs import check_folder
 from ipu_chem.tasks.registry import task_of
@@ -64,9 +65,11 @@ def check_run(config: RunConfig, resumed: bool = False) -> None:
         )
 
 
-def count_weights(config: RunConfig) -> int:
-    """Weights of a run's model, built without values."""
+def count_weights(config: RunConfig, embeddings: bool = True) -> int:
+    """Weights of a run's model, built without values; without embeddings N of scaling laws."""
     model = _without_values(task_of(config).planned(config), config.model)
+    if not embeddings:
+        return parameters_without_embeddings(model)
     return sum(parameter.numel() for parameter in model.parameters())
 
 

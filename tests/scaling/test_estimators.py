@@ -9,7 +9,7 @@ import pytest
 
 from ipu_chem.config import RunConfig, to_dict
 from ipu_chem.scaling.candidates import Candidate, Progress, read_progress
-from ipu_chem.scaling.estimators import ESTIMATORS, estimate_of
+from ipu_chem.scaling.estimators import ESTIMATORS, Seen, estimate_of, estimates_of
 from ipu_chem.scaling.search import SearchOptions, search
 from ipu_chem.scaling.search_report import table
 from ipu_chem.scaling.search_result import analyze
@@ -64,7 +64,7 @@ def test_what_an_estimator_needs_is_said(tmp_path):
         ValueError, match="candidate a: tse_e adds up epochs, and the first one of 10 steps is not over"
     ):
         estimate_of(one, reached, 0.1, "tse_e")
-    with pytest.raises(ValueError, match="estimator='mean': choose tail, validation, tse"):
+    with pytest.raises(ValueError, match="estimator='mean': choose tail, validation, multi_power, collapse, tse"):
         SearchOptions(estimator="mean")
     with pytest.raises(ValueError, match="calibration='log': choose line or power"):
         SearchOptions(calibration="log")
@@ -90,7 +90,42 @@ def test_a_search_ranks_by_its_estimator_and_compares_all(tmp_path):
     }
     assert compared["tail"].spearman == pytest.approx(-1) and compared["validation"].spearman == pytest.approx(1)
     assert compared["validation"].r2 == pytest.approx(1) and compared["validation"].regret == 0
-    assert any(line.startswith("  validation R2 1.000, Spearman 1.00") for line in table(results["tail"]))
+    assert any(line.startswith("  validation  R2 1.000, Spearman 1.00") for line in table(results["tail"]))
+
+
+def test_every_estimator_has_an_interval_that_narrows(tmp_path):
+    """All runs fall alike but for a course of their own: what it may still change is less and less."""
+    runs = []
+    for place in range(6):
+        metrics = {"mae": [(5.0 + place) * (epoch + 1) ** -(0.2 + 0.02 * place) for epoch in range(EPOCHS)]}
+        losses = LOSSES * (1 + 0.1 * place) * np.arange(1, STEPS * EPOCHS + 1) ** (-0.02 * place)
+        runs.append(run(tmp_path, f"rate={place}", losses.tolist(), metrics))
+    for name in ESTIMATORS:
+        wide = []
+        for budget in (0.3, 0.6):
+            found = estimates_of([Seen.of(one, reached, budget) for one, reached in runs], name)
+            assert all(0 < one.low < one.value < one.high and one.spread > 0 for one in found), name
+            wide.append(np.mean([one.spread / one.value for one in found]))
+        assert wide[1] < wide[0], name
+    alone = estimate_of(*runs[0], 0.3, "validation")
+    assert alone.low < alone.value < alone.high
+    assert math.isnan(estimate_of(*runs[0], 0.13, "validation").high)  # one evaluation says nothing of others
+
+
+def test_whole_runs_teach_and_a_run_that_rises_is_named(tmp_path):
+    shape = np.arange(1, 81) ** -0.3
+    runs = [run(tmp_path, f"rate={place}", (shape * (1 + place)).tolist(), {}) for place in range(4)]
+    rising = np.concatenate([shape[:15], np.linspace(shape[15], 3, 65)])
+    runs.append(run(tmp_path, "rate=bad", rising.tolist(), {}))
+    early = [Seen.of(one, reached, 0.4) for one, reached in runs]
+    taught = estimates_of([*early, Seen.of(*runs[0], 1.0), Seen.of(*runs[1], 1.0)], "collapse")
+    for place in range(4):
+        end = shape[-8:].mean() * (1 + place)
+        assert taught[place].value == pytest.approx(end, rel=0.02) and taught[place].low < end < taught[place].high
+    untaught = estimates_of(early, "collapse")
+    assert untaught[2].high / untaught[2].low > taught[2].high / taught[2].low
+    assert [one.note != "" for one in untaught] == [False] * 4 + [True]
+    assert untaught[4].note.startswith("rate=bad: its losses rise by")
 
 
 def test_candidates_from_before_an_option_was_there_go_on(tmp_path):

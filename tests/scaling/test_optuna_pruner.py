@@ -1,6 +1,10 @@
 """Optuna's studies with early evaluations; needs the extra `search`, and says so where that is not installed."""
 
 import math
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -101,8 +105,9 @@ def test_a_real_run_reports_every_step_and_stops(options, make_config, tmp_path)
     def objective(trial):
         options["out"] = str(tmp_path / f"{trial.number}")
         options["optimizer"] = {"learning_rate": [1e-3, 1e-2, 3.0][trial.number]}
-        result = train(make_config(options), callbacks=[TrialReporter(trial)])
-        if not result["finished"]:
+        reporter = TrialReporter(trial)
+        result = train(make_config(options), callbacks=[reporter])
+        if reporter.pruned:
             raise optuna.TrialPruned
         return next(iter(result["metrics"].values()))
 
@@ -111,6 +116,87 @@ def test_a_real_run_reports_every_step_and_stops(options, make_config, tmp_path)
     steps = sorted(study.trials[0].intermediate_values)
     assert steps == list(range(1, steps[-1] + 1)) and steps[-1] > 8
     assert study.trials[2].last_step == 4
+
+
+@pytest.mark.parametrize("direction", ["minimize", "maximize"])
+def test_several_objectives_are_pruned_by_the_first(direction):
+    study = optuna.create_study(directions=[direction, "minimize"], pruner=estimate_pruner(10, 2, fraction=0.2))
+    stopped = {}
+    for x in (0.5, 0.1, 0.9, 0.05, 0.7):
+        trial = study.ask()
+        reporter = TrialReporter(trial)
+        for step, loss in enumerate(curve(x), 1):
+            if reporter.on_step(step, 50, [loss]):
+                stopped[x] = step
+                break
+        assert reporter.pruned == (x in stopped)
+        values = None if reporter.pruned else [x if direction == "minimize" else -x, 1 - x]
+        study.tell(trial, state=State.PRUNED if reporter.pruned else None, values=values)
+    assert stopped == {0.9: 10, 0.7: 10}
+    assert all(len(trial.values) == 2 for trial in study.trials if trial.state == State.COMPLETE)
+    diverges = TrialReporter(study.ask())
+    assert not diverges.on_step(1, 50, [1.0]) and diverges.on_step(2, 50, [math.nan]) and diverges.pruned
+
+
+def test_several_objectives_need_a_pruner_that_can_judge_them():
+    study = optuna.create_study(directions=["minimize", "minimize"], pruner=optuna.pruners.MedianPruner())
+    with pytest.raises(ValueError, match=r"several objectives, .* give it pruner=estimate_pruner"):
+        TrialReporter(study.ask())
+
+
+WORKER = """
+import sys
+
+import optuna
+from ipu_chem.scaling.optuna_pruner import TrialReporter, estimate_pruner
+
+path = sys.argv[1]
+if path.endswith(".log"):
+    journal = optuna.storages.journal
+    storage = optuna.storages.JournalStorage(journal.JournalFileBackend(path))
+else:
+    storage = optuna.storages.RDBStorage("sqlite:///" + path, engine_kwargs={"connect_args": {"timeout": 100}})
+sampler = optuna.samplers.RandomSampler(seed=int(sys.argv[2]))
+study = optuna.load_study(
+    study_name="one", storage=storage, sampler=sampler, pruner=estimate_pruner(6, 2, fraction=0.2)
+)
+
+
+def objective(trial):
+    x = trial.suggest_float("x", 0, 1)
+    reporter = TrialReporter(trial)
+    for step in range(1, 13):
+        if reporter.on_step(step, 12, [x + 1 / step]):
+            raise optuna.TrialPruned
+    return -x
+
+
+study.optimize(objective, n_trials=6)
+"""
+
+
+@pytest.mark.parametrize("storage", ["study.log", "study.db"])
+def test_two_processes_prune_each_other_s_trials(storage, tmp_path):
+    if storage.endswith(".log") and not hasattr(optuna.storages, "journal"):
+        pytest.skip("this Optuna has no storages.journal")
+    path = str(tmp_path / storage)
+    if storage.endswith(".log"):
+        made = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(path))
+    else:
+        made = optuna.storages.RDBStorage(f"sqlite:///{path}")
+    study = optuna.create_study(study_name="one", storage=made, direction="maximize")
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    command = [sys.executable, "-c", WORKER, path]
+    workers = [subprocess.Popen([*command, str(seed)], env=environment, stderr=subprocess.PIPE) for seed in (0, 1)]
+    for worker in workers:
+        _, errors = worker.communicate(timeout=240)
+        assert worker.returncode == 0, errors.decode()
+    assert len(study.trials) == 12 and {trial.state for trial in study.trials} == {State.COMPLETE, State.PRUNED}
+    estimates = {one.number: estimate_at(one.intermediate_values, 6, 0.2, sign=-1) for one in study.trials}
+    best = sorted(study.trials, key=lambda one: estimates[one.number])
+    assert [one.state for one in best[:2]] == [State.COMPLETE] * 2  # whatever the order they came in
+    assert all(one.last_step == 6 for one in study.trials if one.state == State.PRUNED)
+    assert study.best_trial.number == best[0].number
 
 
 @pytest.mark.parametrize("values", [{"budget_steps": 0}, {"budget_steps": 5, "keep": 1}])

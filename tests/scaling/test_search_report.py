@@ -19,7 +19,7 @@ from ipu_chem.scaling.search_result import analyze, predict
 from ipu_chem.scaling.tpe import calibrate
 
 SECONDS = 61.370333675650606  # times 80 and divided by 80 it is less: rounding must not make a run take more than all
-HALVING = SearchOptions(budget=0.125, halving=2, keep=2, fraction=0.01)
+HALVING = SearchOptions(budget=0.125, halving=2, keep=2, fraction=0.01, confidence=0)
 
 
 def made_up(folder, losses, finals, steps=80):
@@ -210,8 +210,13 @@ def test_a_line_predicts_nothing_that_it_cannot_know():
     line = calibrate(few, [0.1, 0.2, 0.3])
     assert predict(line, 2.5, few) == (pytest.approx(0.25), "")
     value, reason = predict(line, 4.0, few)
-    assert value is None and "outside those of the 3 candidates" in reason and "--keep" in reason
-    assert predict(calibrate(many, [0.1, 0.2, 0.3, 0.4, 0.5]), 8.0, many)[0] == pytest.approx(0.8)
+    assert value is None and "far outside those of the 3 candidates" in reason and "--keep" in reason
+    line = calibrate(many, [0.1, 0.2, 0.3, 0.4, 0.5])
+    assert predict(line, 5.0, many) == (pytest.approx(0.5), "")
+    value, doubt = predict(line, 6.5, many)
+    assert value == pytest.approx(0.65) and doubt.startswith("? beside a prediction: the estimate lies outside")
+    value, reason = predict(line, 8.0, many)
+    assert value is None and "far outside those of the 5 candidates" in reason
     value, reason = predict(calibrate(many, [0.5, 0.4, 0.3, 0.2, 0.1]), 2.5, many)
     assert value is None and "a worse estimate means a better end" in reason
     value, reason = predict(calibrate(many, [0.1, 1.1, 2.1, 3.1, 4.1]), 0.5, many)
