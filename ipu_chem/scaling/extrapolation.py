@@ -70,8 +70,8 @@ def extrapolation_of(points: Sequence[Point], over: str = "", draws: int = DRAWS
         draws, seed: of the bootstrap.
 
     Raises:
-        ValueError: see `check_over` and the laws; or there are no more sizes than unknowns, which leaves nothing to tell
-            how far the law is off.
+        ValueError: see `check_over` and the laws; or there are no more sizes than unknowns, which leaves nothing to
+            tell how far the law is off.
     """
     if over not in ("", *_NAMES):
         raise ValueError(f"over={over!r}: choose parameters, tokens, or an empty word for both.")
@@ -134,9 +134,3 @@ def predict(law: Extrapolation, parameters: float, tokens: float) -> Interval:
     spread = math.hypot(float(np.sqrt(np.mean(np.square(drawn - middle)))), law.scatter)
     half = -float(stdtrit(law.degrees, (1 - LEVEL) / 2)) * spread
     return Interval(math.exp(middle), math.exp(middle - half), math.exp(middle + half))
-
-
-def is_beyond(law: Extrapolation, parameters: float, tokens: float) -> bool:
-    """True outside the runs that the law was fitted to."""
-    at = {"parameters": float(parameters), "tokens": float(tokens)}
-    return any(not low <= at[name] <= high for name, (low, high) in law.ranges.items())

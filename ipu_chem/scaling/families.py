@@ -49,9 +49,7 @@ class Family:
 
     def edge(self, over: str) -> List[Point]:
         """Points of the most data, or of the largest size, that a law over parameters or over tokens is fitted to."""
-        held = "tokens" if over == "parameters" else "parameters"
-        most = max(getattr(point, held) for point in self.points)
-        return [point for point in self.points if getattr(point, held) == most]
+        return _edge(self.points, over)
 
     def law(self, over: str) -> Optional[PowerLaw]:
         """The law over parameters or over tokens."""
@@ -82,17 +80,15 @@ def read_family(folder: Path) -> Family:
         notes.append("no plan.json is there, so that the name is the folder's and its molecules are not known.")
     name = asked.get("model", {}).get("name", "") or folder.resolve().name
     options = {key: value for key, value in asked.get("data", {}).items() if key != "train"}
-    family = Family(name, str(folder), points, None, None, PUBLISHED.get(name), options, notes)
     laws: Dict[str, Optional[PowerLaw]] = {}
     for over in _NAMES:
         try:
-            laws[over] = fit_power_law(family.edge(over), over)
+            laws[over] = fit_power_law(_edge(points, over), over)
         except ValueError as error:
             laws[over] = None
             notes.append(f"no exponent over {_NAMES[over]}: {error}")
-    return Family(
-        name, str(folder), points, laws["parameters"], laws["tokens"], family.published, options, notes
-    )  # fmt: skip
+    width, data = laws["parameters"], laws["tokens"]
+    return Family(name, str(folder), points, width, data, PUBLISHED.get(name), options, notes)
 
 
 def compare(folders: Sequence[Path]) -> List[Family]:
@@ -114,7 +110,9 @@ def family_lines(families: Sequence[Family]) -> List[str]:
     """Table to print."""
     width = max(6, *(len(one.name) for one in families))
     rule = families[0].points[0].rule
-    lines = [f"{'family':{width}} {'over':>4} {'from':>13} {'to':>13}  {'exponent':24} {'R2':>6} {'published':>9}  loss"]
+    lines = [
+        f"{'family':{width}} {'over':>4} {'from':>13} {'to':>13}  {'exponent':24} {'R2':>6} {'published':>9}  loss"
+    ]
     for row in rows_of(families):
         exponent = "none" if row["exponent"] is None else f"{row['exponent']:.3g} [{row['low']:.3g}, {row['high']:.3g}]"
         r2 = "" if row["r2"] is None else f"{row['r2']:.3f}"
@@ -171,7 +169,9 @@ def write_families(folder: Path, families: Sequence[Family]) -> List[Path]:
         writer.writeheader()
         writer.writerows(rows)
     with atomic_file(paths[1], "w") as file:
-        json.dump({"exponents": as_json(rows), "published": _WHICH, "families": as_json(list(families))}, file, indent=1)
+        json.dump(
+            {"exponents": as_json(rows), "published": _WHICH, "families": as_json(list(families))}, file, indent=1
+        )
     with atomic_file(paths[2], "w") as file:
         file.write("\n".join(family_lines(families)) + "\n")
     try:
@@ -179,6 +179,12 @@ def write_families(folder: Path, families: Sequence[Family]) -> List[Path]:
     except ValueError as error:
         print(error)
     return paths
+
+
+def _edge(points: Sequence[Point], over: str) -> List[Point]:
+    held = "tokens" if over == "parameters" else "parameters"
+    most = max(getattr(point, held) for point in points)
+    return [point for point in points if getattr(point, held) == most]
 
 
 def _check_pair(one: Family, other: Family) -> None:

@@ -21,10 +21,11 @@ TEXT, FORCES = "nats_per_heavy_atom", "mae_forces_meV_per_A"
 def study(folder, name, loss=FORCES, exponent=0.26, change=lambda point: point, plan=True, **data):
     """A folder as `ipu-chem scale` leaves it, of points whose exponent over size is known."""
     points = [
-        Point(n, d, d // 9, 6.0 * n * d * 40, 3600, seed, 50 * (n / 1e4) ** -exponent * (d / 1e4) ** -0.1, loss, STEPS_HELD)
+        Point(n, d, d // 9, 6.0 * n * d * 40, 3600, seed, value, loss, STEPS_HELD)
         for n in (4000, 16_000, 64_000, 256_000)
         for d in (1350, 8100, 24_300)
         for seed in (0, 1)
+        for value in [50 * (n / 1e4) ** -exponent * (d / 1e4) ** -0.1]
     ]
     generator = np.random.default_rng(0)
     noisy = [replace(one, loss=one.loss * math.exp(0.01 * generator.normal())) for one in points]
@@ -78,7 +79,9 @@ def test_sizes_that_diverged_are_left_out_and_named(tmp_path):
         return replace(point, loss=math.inf) if point.parameters > 16_000 else point
 
     family = read_family(study(tmp_path / "a", "painn", change=half))
-    assert family.width is None and family.data is not None and {one.parameters for one in family.points} == {4000, 16_000}
+    assert (
+        family.width is None and family.data is not None and {one.parameters for one in family.points} == {4000, 16_000}
+    )
     other = study(tmp_path / "b", "schnet")
     text = "\n".join(family_lines([family, read_family(other)]))
     assert "painn: 12 of 24 runs diverged" in text and "painn: no exponent over N: a power law needs runs of 3" in text
