@@ -8,6 +8,7 @@ from ipu_chem.commands.parsing import part
 from ipu_chem.commands.search import read_grid
 from ipu_chem.config import DataConfig, ModelConfig, RunConfig, to_dict
 from ipu_chem.outputs import check_folder
+from ipu_chem.ranges import check_fields
 from ipu_chem.scaling.study import StudyOptions
 
 SECTIONS = {"data": DataConfig, "model": ModelConfig}
@@ -39,6 +40,10 @@ class Options(StudyOptions):
             "and tables in --out; nothing is trained",
         },
     )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_fields(self, plan_seconds="from 0 to 600")
 
 
 def run(options: Options, config: Optional[RunConfig]) -> int:

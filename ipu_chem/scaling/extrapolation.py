@@ -85,9 +85,9 @@ def extrapolation_of(points: Sequence[Point], over: str = "", draws: int = DRAWS
 
     losses = np.exp(y)
     if not over:
-        law: Any = joint_law(*columns, losses, draws=2)
+        law: Any = joint_law(*columns, losses)
     else:
-        law = (broken_law if len(y) >= _MOST_SIZES else power_law)(columns[0], losses, draws=2)
+        law = (broken_law if len(y) >= _MOST_SIZES else power_law)(columns[0], losses)
     name = getattr(law, "name", SINGLE) if over else JOINT
     fitted = np.log(law(*columns))
     degrees = len(y) - _UNKNOWNS[name]
