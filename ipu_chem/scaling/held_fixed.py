@@ -151,14 +151,11 @@ def _held_out(one: Options) -> str:
     return " and ".join(counts)
 
 
-def _split(one: Options) -> str:
-    return f"{one['data.split']}, seed {one['data.split_seed']}"
-
-
 def _pack(one: Options) -> str:
-    sizes = {name: one[f"pack.{name}"] for name in ("tokens", "nodes", "edges", "graphs")}
-    words = ", ".join(f"{size:,} {name}" for name, size in sizes.items() if size)
-    return words or "chosen for each run by its molecules, so that it may differ"
+    sizes = [
+        f"{one[f'pack.{name}']:,} {name}" for name in ("tokens", "nodes", "edges", "graphs") if one[f"pack.{name}"]
+    ]
+    return ", ".join(sizes) or "chosen for each run by its molecules, so that it may differ"
 
 
 def _model(one: Options) -> str:
@@ -184,8 +181,11 @@ def _learning_rate(one: Options) -> str:
 
 def _optimizer(one: Options) -> str:
     name = one["optimizer.name"]
-    moments = f"momentum {one['optimizer.momentum']:g}" if name == "sgd" else f"betas {_text(one['optimizer.betas'])}"
-    words = [name, moments, f"weight decay {one['optimizer.weight_decay']:g}"]
+    words = [
+        name,
+        f"momentum {one['optimizer.momentum']:g}" if name == "sgd" else f"betas {_text(one['optimizer.betas'])}",
+    ]
+    words.append(f"weight decay {one['optimizer.weight_decay']:g}")
     clipped = one["optimizer.max_grad_norm"]
     return ", ".join([*words, f"gradients clipped at {clipped:g}" if clipped else "gradients not clipped"])
 
@@ -234,7 +234,9 @@ def _options(section: str, words: str) -> Tuple[str, ...]:
 _LINES = (
     _Line("data", ("data.name",), _data),
     _Line("held-out molecules", _options("data", "validation test"), _held_out),
-    _Line("split", _options("data", "split split_seed"), _split),
+    _Line(
+        "split", _options("data", "split split_seed"), lambda one: f"{one['data.split']}, seed {one['data.split_seed']}"
+    ),
     _Line("vocabulary", ("data.tokenizer",), lambda one: str(one["data.tokenizer"])),
     _Line("pack capacity", _options("pack", "tokens nodes edges graphs"), _pack),
     _Line("model", ("model.name",), _model),
