@@ -66,7 +66,7 @@ def run(options: Options, config: Optional[RunConfig]) -> int:
             print("\n".join(cost_lines(costs_of(plan, options.jobs, seconds), options.jobs)))
             return 0
         points = run_study(plan, out, options)
-        study = analyze(points, held_of(plan, options))
+        study = analyze(points, held=held_of(plan, options))
         paths = write_study(out, study)
     print("\n".join(lines(study)))
     print(f"written: {', '.join(map(str, paths))}; each run in a folder beside them")
