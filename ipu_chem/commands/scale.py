@@ -8,6 +8,7 @@ from ipu_chem.commands.parsing import part
 from ipu_chem.commands.search import read_grid
 from ipu_chem.config import DataConfig, ModelConfig, RunConfig, to_dict
 from ipu_chem.outputs import check_folder
+from ipu_chem.ranges import check_fields
 from ipu_chem.scaling.intervals import LEVEL
 from ipu_chem.scaling.study import StudyOptions
 
@@ -45,6 +46,7 @@ class Options(StudyOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_fields(self, plan_seconds="from 0 to 600")
         if not 0 < self.level < 1:
             raise ValueError(f"level={self.level}: give a fraction between 0 and 1, such as 0.9.")
 

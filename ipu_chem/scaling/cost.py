@@ -112,8 +112,8 @@ def cost_lines(costs: List[SizeCost], jobs: int) -> List[str]:
         total += f", about {duration(wall)}, {side}"
         lines.append(total)
         lines.append(
-            "estimated from the fastest steps and evaluations on random molecules; data that are read, ends of runs "
-            "and other work on this machine come on top"
+            "estimated from the fastest steps and evaluations on random molecules; data that are read, the ends of "
+            "runs and other work on this machine come on top"
         )
     else:
         lines.append(total)

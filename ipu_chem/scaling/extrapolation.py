@@ -13,7 +13,7 @@ from typing import Any, Dict, List, Sequence, Tuple
 import numpy as np
 
 from ipu_chem.scaling.broken_law import BROKEN, BROKEN_FLOOR, SINGLE, SINGLE_FLOOR, broken_law
-from ipu_chem.scaling.fitting import LEVEL, Interval
+from ipu_chem.scaling.intervals import LEVEL, Interval
 from ipu_chem.scaling.joint_law import joint_law
 from ipu_chem.scaling.points import Point, check_comparable, check_over
 from ipu_chem.scaling.power_law import power_law
@@ -70,8 +70,8 @@ def extrapolation_of(points: Sequence[Point], over: str = "", draws: int = DRAWS
         draws, seed: of the bootstrap.
 
     Raises:
-        ValueError: see `check_over` and the laws; or there are no more sizes than unknowns: nothing is left to tell
-            how far the law is off.
+        ValueError: see `check_over` and the laws; or there are no more sizes than unknowns, which leaves nothing to
+            tell how far the law is off.
     """
     if over not in ("", *_NAMES):
         raise ValueError(f"over={over!r}: choose parameters, tokens, or an empty word for both.")
@@ -85,9 +85,9 @@ def extrapolation_of(points: Sequence[Point], over: str = "", draws: int = DRAWS
 
     losses = np.exp(y)
     if not over:
-        law: Any = joint_law(*columns, losses, draws=2)
+        law: Any = joint_law(*columns, losses)
     else:
-        law = (broken_law if len(y) >= _MOST_SIZES else power_law)(columns[0], losses, draws=2)
+        law = (broken_law if len(y) >= _MOST_SIZES else power_law)(columns[0], losses)
     name = getattr(law, "name", SINGLE) if over else JOINT
     fitted = np.log(law(*columns))
     degrees = len(y) - _UNKNOWNS[name]
@@ -134,9 +134,3 @@ def predict(law: Extrapolation, parameters: float, tokens: float) -> Interval:
     spread = math.hypot(float(np.sqrt(np.mean(np.square(drawn - middle)))), law.scatter)
     half = -float(stdtrit(law.degrees, (1 - LEVEL) / 2)) * spread
     return Interval(math.exp(middle), math.exp(middle - half), math.exp(middle + half))
-
-
-def is_beyond(law: Extrapolation, parameters: float, tokens: float) -> bool:
-    """True outside the runs that the law was fitted to."""
-    at = {"parameters": float(parameters), "tokens": float(tokens)}
-    return any(not low <= at[name] <= high for name, (low, high) in law.ranges.items())

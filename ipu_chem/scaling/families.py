@@ -49,9 +49,7 @@ class Family:
 
     def edge(self, over: str) -> List[Point]:
         """Points of the most data, or of the largest size, that a law over parameters or over tokens is fitted to."""
-        held = "tokens" if over == "parameters" else "parameters"
-        most = max(getattr(point, held) for point in self.points)
-        return [point for point in self.points if getattr(point, held) == most]
+        return _edge(self.points, over)
 
     def law(self, over: str) -> Optional[PowerLaw]:
         """The law over parameters or over tokens."""
@@ -82,17 +80,15 @@ def read_family(folder: Path) -> Family:
         notes.append("no plan.json is there, so that the name is the folder's and its molecules are not known.")
     name = asked.get("model", {}).get("name", "") or folder.resolve().name
     options = {key: value for key, value in asked.get("data", {}).items() if key != "train"}
-    family = Family(name, str(folder), points, None, None, PUBLISHED.get(name), options, notes)
     laws: Dict[str, Optional[PowerLaw]] = {}
     for over in _NAMES:
         try:
-            laws[over] = fit_power_law(family.edge(over), over)
+            laws[over] = fit_power_law(_edge(points, over), over)
         except ValueError as error:
             laws[over] = None
             notes.append(f"no exponent over {_NAMES[over]}: {error}")
-    return Family(
-        name, str(folder), points, laws["parameters"], laws["tokens"], family.published, options, notes
-    )  # fmt: skip
+    width, data = laws["parameters"], laws["tokens"]
+    return Family(name, str(folder), points, width, data, PUBLISHED.get(name), options, notes)
 
 
 def compare(folders: Sequence[Path]) -> List[Family]:
@@ -183,6 +179,12 @@ def write_families(folder: Path, families: Sequence[Family]) -> List[Path]:
     except ValueError as error:
         print(error)
     return paths
+
+
+def _edge(points: Sequence[Point], over: str) -> List[Point]:
+    held = "tokens" if over == "parameters" else "parameters"
+    most = max(getattr(point, held) for point in points)
+    return [point for point in points if getattr(point, held) == most]
 
 
 def _check_pair(one: Family, other: Family) -> None:

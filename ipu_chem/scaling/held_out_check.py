@@ -10,7 +10,7 @@ from typing import Dict, List, NamedTuple, Sequence, Tuple
 import numpy as np
 
 from ipu_chem.scaling.extrapolation import JOINT, extrapolation_of, predict
-from ipu_chem.scaling.fitting import LEVEL, Interval
+from ipu_chem.scaling.intervals import LEVEL, Interval
 from ipu_chem.scaling.points import Point
 
 FACTORS = (2, 4, 10)  # of size, of data, and of both
@@ -84,6 +84,8 @@ def held_out_checks(points: Sequence[Point]) -> Tuple[List[Check], List[str]]:
         edge = _edge(points, over)
         for word, among in ((over, edge), ("", points)):
             kept = [point for point in among if getattr(point, over) != most]
+            if not kept:  # one size, or one amount of data
+                continue
             try:
                 law = extrapolation_of(kept, word)
                 for where in sorted({(p.parameters, p.tokens) for p in among if getattr(p, over) == most}):
@@ -105,6 +107,8 @@ def gains_of(points: Sequence[Point], checks: Sequence[Check]) -> Tuple[List[Gai
         (predictions; sentences on laws that predict nothing).
     """
     size, amount = max(point.parameters for point in points), max(point.tokens for point in points)
+    if not checks:
+        return [], ["no predictions beyond the runs: no law could be checked on a size that it was not fitted to."]
     found: List[Gain] = []
     reasons: List[str] = []
     for over in ("parameters", "tokens", ""):

@@ -184,6 +184,8 @@ def test_laws_and_regimes_of_points_whose_law_is_known(tmp_path):
     saved = json.loads((tmp_path / "study.json").read_text())
     assert saved["joint"]["size_exponent"]["value"] == study.joint.size_exponent.value
     text = "\n".join(lines(study))
+    assert "held-out check, intervals of 95%" in text and "EXTRAPOLATED, not measured" in text
+    assert len(saved["checks"]) == 14 and saved["gains"] and saved["held"] is None
     assert "limited by" in text and "BIC ahead by" in text and "a = " in text
 
 
@@ -220,7 +222,9 @@ def test_exponents_are_those_of_the_most_data_and_of_the_largest_size():
     study = analyze(points)
     assert study.width.beta.value == pytest.approx(0.17) and study.data.beta.value == pytest.approx(0.26)
     assert all(one.size_exponent == pytest.approx(0.17) and one.limited_by == "data" for one in study.regimes)
-    assert [note.split(":")[0] for note in study.notes] == ["breaks over N", "breaks over D"]
+    reasons = [note.split(":")[0] for note in study.notes]
+    assert reasons[:2] == ["breaks over N", "breaks over D"] and reasons[-1] == "no predictions beyond the runs"
+    assert all(reason.startswith("held-out check") for reason in reasons[2:-1]) and len(reasons) == 7
 
 
 def test_mixed_steps_make_no_law(tmp_path):
@@ -239,7 +243,8 @@ def test_what_diverged_is_left_out_and_named(tmp_path):
     points = made_up(3, 3)
     points[0] = replace(points[0], loss=math.inf, steps=3)
     study = analyze(points)
-    assert "N=1,000, D=5,000 diverged and is left out" in study.notes[0] and len(study.fitted) == len(points) - 3
+    assert "1 of 27 runs diverged" in study.notes[0] and len(study.fitted) == len(points) - 3
+    assert "N=1,000, D=5,000 diverged and is left out" in study.notes[1]
     assert study.data is not None and any("every combination" in note for note in study.notes)
     with pytest.raises(ValueError, match="2 sizes and 2 amounts"):
         regimes_of(made_up(3, 1))
