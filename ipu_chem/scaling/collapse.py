@@ -37,6 +37,7 @@ def forecast(curves: Sequence[RunCurve], fraction: float = 0.1) -> Forecast:
         else:
             others = [one for one in curves if one is not curve and one.seen >= at]
             floor, remaining, common, apart = _remaining(curve, others, whole, fraction)
+            floor = min(floor, 0.95 * now)  # of a run that is below all others
         noise = _noise(curve, fraction) / max(now - floor, 1e-12)
         values.append(floor + (now - floor) * np.exp(remaining))
         own.append((values[-1] - floor) * np.hypot(apart, noise))

@@ -161,6 +161,12 @@ def counted_metric(names: Sequence[str], asked: str = "") -> str:
 
 def _forecasts(name: str, curves: Sequence[RunCurve], fraction: float) -> List[Estimate]:
     """Final training losses from all curves together."""
+    for curve in curves:
+        if curve.losses.min() <= 0:
+            raise ValueError(
+                f"candidate {curve.name} has a training loss of {curve.losses.min():.4g}, and {name} needs losses "
+                f"above 0: take {TAIL}."
+            )
     forecast = _OF_ALL[name](curves, fraction)
     return [
         Estimate(name, *_ends(float(value), float(error)), len(curve.losses), spread=float(own))
@@ -177,7 +183,9 @@ def _presents(
     is_ratio = all(one.value > 0 for one in estimates)
     for place, (run, own, now) in enumerate(zip(runs, losses, estimates)):
         before = _before(run, own, name, fraction, metric)
-        if before is not None and (before.value > 0 or not is_ratio):
+        if before is None or not (math.isfinite(before.value) and math.isfinite(now.value)):
+            continue
+        if before.value > 0 or not is_ratio:
             change = math.log(now.value / before.value) if is_ratio else now.value - before.value
             courses.setdefault(run.budget, {})[place] = change / math.log(now.steps / before.steps)
     drifts = {budget: drift(np.array(list(group.values()))) for budget, group in courses.items()}
