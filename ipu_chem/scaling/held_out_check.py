@@ -118,8 +118,9 @@ def gains_of(points: Sequence[Point], checks: Sequence[Check]) -> Tuple[List[Gai
         there = [one for one in checks if (one.parameters, one.tokens) == (size, amount)]
         own = [one for one in there if (one.law == JOINT if not over else one.law != JOINT and one.left_out == over)]
         wrong = [f"without {_NAMES[one.left_out]}" for one in own if not one.holds]
-        if not own or wrong:
-            why = f"its held-out prediction {' and '.join(wrong)} did not hold" if own else "it could not be checked"
+        unchecked = len(own) < (1 if over else 2)
+        if unchecked or wrong:
+            why = f"its held-out prediction {' and '.join(wrong)} did not hold" if wrong else "it could not be checked"
             reasons.append(f"no prediction by {name} beyond the runs: {why}.")
             continue
         try:
