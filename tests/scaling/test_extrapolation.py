@@ -99,7 +99,7 @@ def test_a_law_that_holds_predicts_and_one_that_breaks_does_not():
     assert failed and not any(one.holds for one in failed)
     gains, without = gains_of(points(loss=broken), checks)
     assert not any(one.law == "L(N, D)" for one in gains)
-    assert any("held-out predictions did not hold" in reason for reason in without)
+    assert any("held-out prediction without N" in reason for reason in without)
 
 
 def test_studies_too_small_to_check_predict_nothing():
