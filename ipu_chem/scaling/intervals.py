@@ -187,7 +187,7 @@ class Estimate:
             return fit(self.law, begin, self.values, self.delta, ends, tolerance=_SETTLED, turn=turn[which])
 
         found, cost = fitted(start, rows)
-        # A profile rises, and seldom faster than in proportion: what went astray begins anew where a neighbor has ended.
+        # A profile rises, and seldom faster than in proportion: what went astray begins anew at a neighbor's end.
         lowest = huber(self._at_minimum[0], self.delta)
         later = rows[1:][[one is other for one, other in zip(sides[1:], sides[:-1])]]
         steep = np.sqrt(np.maximum(cost - lowest, 0.0)) / np.maximum(away, 1e-300)
