@@ -106,6 +106,7 @@ def optima(parameters: np.ndarray, flops: np.ndarray, loss: np.ndarray, level: f
     if group.max() == 0:
         raise ValueError("all runs have one budget of compute: train as many sizes at another one, 4 times as large.")
     x = np.stack([np.log(parameters), np.log(flops / _FLOPS / parameters)]) - middle[:, None]
+    (exponent,) = _estimate(joint, x, 0.0).profiles([Asked(np.eye(5)[4], 4, (0.0, np.inf))])
     budgets, vertices = [], []
     for place in range(group.max() + 1):
         chosen = group == place
@@ -128,7 +129,6 @@ def optima(parameters: np.ndarray, flops: np.ndarray, loss: np.ndarray, level: f
                 parabola=None if vertex is None else float(np.exp(vertex)),
             )
         )
-    exponent = estimate.profiles([Asked(np.eye(5)[4], 4, (0.0, np.inf))])[0]
     by_parabolas = None
     if len(vertices) >= 3:
         falling = power_law(*np.exp(np.array(vertices).T), level=level).beta

@@ -25,7 +25,7 @@ def experiment(a, b, width, off=1.0, drift=0.0):
         (0.34, 0.28, 4, 1, 0, 0.01, 0),  # nearly a parabola
         (0.46, 0.15, 16, 1, 0, 0.25, 0),  # unequal exponents, wide
         (0.46, 0.15, 16, 3, 0, 0.1, 0),  # and off the optimum
-        (0.46, 0.15, 8, 1, 1, 0.05, 0.004),  # drifting over it
+        (0.46, 0.15, 16, 3**0.5, np.log10(3), 0.1, 0.008),  # drifting off it
     ],
 )
 def test_parabolas_are_biased_and_the_law_is_not(a, b, width, off, drift, least, exponent):
@@ -45,12 +45,12 @@ def test_intervals_hold_the_optimum_and_parabolas_do_not():
     best, size, flops, loss = experiment(0.46, 0.15, 16)
     rng = np.random.default_rng(0)
     held, exponents, near = 0, 0, 0
-    for _ in range(40):
+    for _ in range(20):
         found = optima(size, flops, loss * np.exp(rng.normal(0, 0.005, len(size))), level=0.9)
         held += found.budgets[2].parameters.holds(best[2])
         exponents += found.exponent.holds(0.15 / 0.61)
         near += found.budgets[2].parameters.holds(found.budgets[2].parabola)
-    assert 31 <= held and 31 <= exponents and near <= 5  # of 36 expected
+    assert 14 <= held and 14 <= exponents and near <= 4  # 18 and 18 expected
 
 
 def test_derivatives():

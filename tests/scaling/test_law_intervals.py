@@ -37,11 +37,11 @@ def test_noise_that_differs_by_size_is_covered(ends):
     noise = ends[0] * (ends[1] / ends[0]) ** place
     rng = np.random.default_rng(0)
     held = Counter()
-    for _ in range(60):
+    for _ in range(40):
         law = joint_law(size, data, losses(size, data) * np.exp(rng.normal(0, 1, 25) * noise), level=0.9)
         held.update(name for name, value in zip(NAMES, TRUTH) if getattr(law, name).holds(value))
-    assert all(0.8 * 60 <= held[name] for name in NAMES), held  # 48 or fewer once in 80 times
-    assert min(held.values()) < 60
+    assert all(0.75 * 40 <= held[name] for name in NAMES), held  # fewer than 30 once in 600 times
+    assert min(held.values()) < 40
 
 
 def test_equal_noise_of_a_power_law_has_students_interval():
@@ -166,7 +166,7 @@ def test_chinchilla_runs():
     )
     kept = np.sort(np.argsort(loss)[:-5])
     size, data, loss = size[kept], (flops / 6 / size)[kept], loss[kept]
-    law = joint_law(size, data, loss, delta=1e-3, level=0.9, draws=300)
+    law = joint_law(size, data, loss, delta=1e-3, level=0.9, draws=200)
     assert huber(np.log(loss / law(size, data)), 1e-3) <= 0.00101827403 < 0.0010228
     published = (1.8172, 482.01, 2085.43, 0.3478, 0.3658)
     pairs = [(1.7788, 1.8605), (304.8, 680.5), (1237.0, 5023.9), (0.3204, 0.3683), (0.3397, 0.4083)]

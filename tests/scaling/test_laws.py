@@ -1,6 +1,6 @@
 """Scaling laws find back the laws that synthetic losses were made of, as often as their intervals promise.
 
-Intervals are of nominal 95 %; fewer than 88 % of 100 draws would be seen once in about 500 times.
+Intervals are of nominal 95 %; fewer than 86 % of 60 draws would be seen once in about 300 times.
 """
 
 from collections import Counter
@@ -14,7 +14,7 @@ from ipu_chem.scaling.frontier import compute_frontier
 from ipu_chem.scaling.joint_law import _Law, _starts, joint_law
 from ipu_chem.scaling.power_law import power_law
 
-DRAWS = 100
+DRAWS = 60
 NOISE = 0.01  # of log L between seeds
 SEEDS = 3
 
@@ -36,8 +36,8 @@ def test_power_law_is_recovered(seeds):
     rng = np.random.default_rng(0)
     size = np.repeat(np.geomspace(1e4, 1e8, 8), seeds)
     laws = [power_law(size, noisy(12 * size**-0.17, rng)) for _ in range(DRAWS)]
-    assert 0.88 <= np.mean([law.beta.holds(0.17) for law in laws]) < 1
-    assert 0.88 <= np.mean([law.alpha.holds(12) for law in laws]) < 1
+    assert 0.86 <= np.mean([law.beta.holds(0.17) for law in laws]) < 1
+    assert 0.86 <= np.mean([law.alpha.holds(12) for law in laws]) < 1
     # Narrow, too: as wide as least squares' standard errors, 4.0 to 5 of them.
     error = NOISE / np.sqrt(np.square(np.log(size) - np.log(size).mean()).sum())
     assert 3 < np.mean([law.beta.high - law.beta.low for law in laws]) / error < 6
@@ -59,7 +59,7 @@ def test_law_of_size_and_data_is_recovered():
     for _ in range(DRAWS):
         law = joint_law(SIZE, DATA, noisy(joint(SIZE, DATA), rng))
         held.update(name for name, value in truth.items() if getattr(law, name).holds(value))
-    assert all(0.88 * DRAWS <= held[name] for name in truth), held
+    assert all(0.86 * DRAWS <= held[name] for name in truth), held
     assert min(held.values()) < DRAWS
 
 
@@ -144,7 +144,7 @@ def test_a_break_is_recovered_with_the_slopes_on_its_sides(slopes):
         assert below.low == pytest.approx(1e3) and below.high < 3e5 < above.low and above.high == pytest.approx(1e8)
     assert names[BROKEN] >= 0.85 * DRAWS, names
     assert held["two ranges"] >= 0.95 * names[BROKEN]
-    assert all(held[name] >= 0.87 * held["two ranges"] for name in ("break", "below", "above")), (held, names)
+    assert all(held[name] >= 0.85 * held["two ranges"] for name in ("break", "below", "above")), (held, names)
 
 
 @pytest.mark.parametrize("scale", [1e-6, 1, 1e6])
@@ -172,8 +172,8 @@ def test_ranges_in_which_more_helps_and_no_longer_helps():
 )
 def test_bic_picks_the_law_that_made_the_losses(name, loss):
     rng = np.random.default_rng(7)
-    picked = Counter(broken_law(RESOURCE, noisy(loss, rng)).name for _ in range(40))
-    assert picked[name] >= 34, picked
+    picked = Counter(broken_law(RESOURCE, noisy(loss, rng)).name for _ in range(25))
+    assert picked[name] >= 21, picked
 
 
 def test_single_law_has_one_range_and_no_break():

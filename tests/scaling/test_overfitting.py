@@ -20,7 +20,7 @@ SIZES = [1000 * 8**place for place in range(4)]
 AMOUNTS = [5000 * 8**place for place in range(4)]
 
 
-def points_of(seeds=3, noise=0.003, rise=1.1):
+def points_of(seeds=3, noise=0.003, rise=1.5):
     """L = 0.3 + 40 N^-0.4 + 90 D^-0.45, but the two largest sizes overfit the least data."""
     generator = np.random.default_rng(0)
     return [
@@ -37,7 +37,7 @@ def points_of(seeds=3, noise=0.003, rise=1.1):
 def test_what_overfits_is_found(seeds, noise):
     worse = overfitted(points_of(seeds, noise))
     found = {(one.parameters, one.tokens) for one in worse}
-    # The law alone falls by a third from the first size to the second, and by a tenth to the third.
+    # By the law alone losses of the four sizes would be 4.8, 3.4, 2.7 and 2.5.
     assert found == {(SIZES[3], AMOUNTS[0]), (SIZES[2], AMOUNTS[0])} and len(worse) == 2 * seeds
     assert not overfitted(points_of(seeds, noise, rise=1.0))
 
@@ -100,7 +100,7 @@ def test_a_law_that_is_not_identified_is_said_and_drawn_so(low):
 
 def test_an_open_break_is_an_arrow():
     points = [
-        Point(n, 1, 1, 1.0, 1, 0, 9 * n**-0.2 * (1 + (n / 1e6) ** 3) ** 0.05, "nats", STEPS_HELD)
+        Point(n, 1, 1, 1.0, 1, 0, 9 * n**-0.2 * (1 + (n / 1e6) ** 3) ** 0.05, "nats_per_token", STEPS_HELD)
         for n in (1000 * 4 ** np.arange(9)).tolist()
     ]
     law = fit_broken(points)
