@@ -59,7 +59,7 @@ class DataConfig(Chosen):
 
     key: ClassVar[str] = "data"
     filled: ClassVar[FrozenSet[str]] = frozenset(
-        "name cache target targets limit workers progress stereo fragments representation atom_order".split()
+        "name cache target targets limit workers progress executor stereo fragments representation atom_order".split()
     )
     fills_own: ClassVar[bool] = False
 

@@ -24,7 +24,7 @@ SHIPPED = {
     "spookynet_rates": ("rmd17_ethanol_study", 12),
     "force_sizes": ("rmd17_ethanol_study", 48),
     "chemgpt_decade": ("chemgpt_study", 56),
-    "chemgpt_decades_gpu": ("chemgpt_study", 120),
+    "chemgpt_decades_gpu": ("chemgpt_study", 135),
     "painn_decade": ("rmd17_ethanol_study", 48),
     "schnet_decade": ("rmd17_ethanol_study", 48),
     "spookynet_decade": ("rmd17_ethanol_study", 56),
@@ -82,7 +82,7 @@ def test_options_of_a_run_reach_every_candidate(tmp_path):
 
 
 def test_a_grid_that_is_not_there_is_named(tmp_path):
-    with pytest.raises(ValueError, match=r"--grid nothing: there is no such file, and the grids are chemgpt_rates, "):
+    with pytest.raises(ValueError, match=r"--grid nothing: there is no such file, and the grids are chemgpt_decade, "):
         read_grid("nothing")
     (tmp_path / "list.yaml").write_text("- 1\n")
     with pytest.raises(ValueError, match="must hold options and their values"):

@@ -57,7 +57,7 @@ def base(tmp_path):
 def test_costs_are_those_of_what_is_left(base, tmp_path):
     grid = {"model.hidden_features": [16, 8], "data.train": [15, 30], "training.seed": [0, 1]}
     plan = make_plan(base, grid, tmp_path / "study", StudyOptions())
-    assert plan.held_out == 12
+    assert plan.held_out == 9
     small, large = costs_of(plan, jobs=1, seconds=0.01)
     assert (small.name, small.runs, large.runs) == ("hidden_features=8", 4, 4) and small.parameters < large.parameters
     assert small.flops == sum(12 * small.parameters * one.tokens * one.epochs for one in plan.amounts)
@@ -97,7 +97,7 @@ def test_a_study_of_which_half_diverges(base, tmp_path, monkeypatch, capsys):
     points = read_points(out / "points.json")
     assert len(points) == 4 and sum(one.diverged for one in points) == 2
     assert "2 of 4 runs diverged; points.json keeps all" in printed and "lower learning rate" in printed
-    assert "held-out molecules: 12 validation" in printed and "model.hidden_features: 8, 16" in printed
+    assert "held-out molecules: 9 validation" in printed and "model.hidden_features: 8, 16" in printed
     saved = json.loads((out / "study.json").read_text())
     assert len(saved["points"]) == 4 and len(saved["fitted"]) == 2 and saved["held"]["options"]["model.cutoff"] == 4.0
     assert saved["checks"] == saved["gains"] == [] and any(
