@@ -18,6 +18,7 @@ import numpy as np
 from ipu_chem.config import from_dict
 from ipu_chem.executors import PROCESSES, check_executor, opened
 from ipu_chem.json_file import read_json, write_json
+from ipu_chem.metrics import lower_is_better
 from ipu_chem.scaling.campaign import train_all
 from ipu_chem.scaling.candidates import Candidate, Progress, make_candidates
 from ipu_chem.scaling.held_fixed import HeldFixed, facts_of, held_fixed
@@ -221,7 +222,7 @@ def point_of(candidate: Candidate, reached: Progress, rule: str, metric: str = "
     if reached.status == "diverged" or not reached.metrics:  # or not one evaluation was finite
         loss = math.inf
     elif name in reached.metrics:
-        loss = reached.metrics[name]
+        name, loss = lower_is_better(name, reached.metrics[name])
     else:
         raise ValueError(f"--metric {name}: the runs have {', '.join(reached.metrics)}.")
     return Point(
