@@ -130,7 +130,9 @@ def predict(law: Extrapolation, parameters: float, tokens: float) -> Interval:
             )
     where = tuple(np.array([at[name]]) for name in law.over)
     middle = math.log(float(law.law(*where)[0]))
-    drawn = np.log(law.law.refit(*law.columns, law.samples, where if len(where) > 1 else where[0])[:, 0])
+    drawn = law.law.refit(*law.columns, law.samples, where if len(where) > 1 else where[0])[:, 0]
+    drawn = np.log(np.maximum(drawn, 1e-300))  # a floor far below all losses may be lost to rounding
     spread = math.hypot(float(np.sqrt(np.mean(np.square(drawn - middle)))), law.scatter)
     half = -float(stdtrit(law.degrees, (1 - LEVEL) / 2)) * spread
-    return Interval(math.exp(middle), math.exp(middle - half), math.exp(middle + half))
+    with np.errstate(over="ignore"):  # an end that is not bounded is open
+        return Interval(*np.exp([middle, middle - half, middle + half]).tolist())

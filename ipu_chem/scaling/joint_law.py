@@ -218,7 +218,8 @@ def _paired(estimate: Estimate, asked: Sequence[Asked], x: np.ndarray, draws: in
         at_low, at_high = np.quantile(theta[:, place], [tail, 1 - tail])
         limits = estimate.limits[:, place]
         low, high = (end[0] if at_low <= limits[0] else low), (end[1] if at_high >= limits[1] else high)
-        intervals.append(Interval(float(direction @ estimate.theta), float(low), float(high)))
+        value = float(direction @ estimate.theta)  # of few draws, all may lie on one side of it
+        intervals.append(Interval(value, min(value, float(low)), max(value, float(high))))
     return intervals
 
 

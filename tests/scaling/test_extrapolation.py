@@ -102,6 +102,12 @@ def test_a_law_that_holds_predicts_and_one_that_breaks_does_not():
     assert any("held-out prediction without N" in reason for reason in without)
 
 
+def test_a_perfect_law_holds_in_its_checks():
+    checks, _ = held_out_checks(points(seeds=1, noise=0.0))
+    joint = [one for one in checks if one.law == "L(N, D)"]
+    assert len(joint) == 9 and all(one.holds for one in joint)
+
+
 def test_studies_too_small_to_check_predict_nothing():
     found = points(sizes=3, amounts=3)
     checks, reasons = held_out_checks(found)
