@@ -83,7 +83,8 @@ def run(options: Options, config: Optional[RunConfig]) -> int:
 
 def _compare(options: Options, config: Optional[RunConfig]) -> int:
     """Put studies side by side."""
-    from ipu_chem.scaling.families import compare, family_lines, write_families
+    from ipu_chem.scaling.families import compare, family_lines
+    from ipu_chem.scaling.family_figure import write_families
 
     if config is not None or options.grid:
         raise ValueError("--compare reads finished studies: leave --grid and the options of a run out.")

@@ -4,24 +4,21 @@ Losses of different units do not compare and exponents do, if all runs ended by 
 drawn in the same axes, and so have to be measured on the same molecules after as many steps.
 """
 
-import csv
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from ipu_chem.json_file import read_json
 from ipu_chem.scaling.intervals import LEVEL
-from ipu_chem.scaling.points import STEPS_HELD, Point, as_json, check_comparable, edge, read_points, steps_agree
+from ipu_chem.scaling.points import STEPS_HELD, Point, check_comparable, edge, read_points, steps_agree
 from ipu_chem.scaling.power_law import PowerLaw, fit_power_law
 from ipu_chem.scaling.regimes import without_overfitted
 from ipu_chem.scaling.study_report import without_diverged
-from packing.files import atomic_file
 
 _FREY = 'Frey et al., "Neural scaling of deep chemical models", Nat. Mach. Intell. 5, 1297 (2023)'
 # Of the models of that study; it has none of the others.
 PUBLISHED: Dict[str, float] = {"chemgpt": 0.17, "painn": 0.26, "spookynet": 0.26}
-_WHICH = f"published: 0.17 ChemGPT, 0.26 equivariant graph networks of forces, each for the most data; {_FREY}"
+WHICH = f"published: 0.17 ChemGPT, 0.26 equivariant graph networks of forces, each for the most data; {_FREY}"
 _NAMES = {"parameters": "N", "tokens": "D"}
 
 
@@ -125,7 +122,7 @@ def family_lines(families: Sequence[Family]) -> List[str]:
             f"{row['family']:{width}} {_NAMES[row['over']]:>4} {row['from']:>13,} {row['to']:>13,}  {exponent:24} "
             f"{r2:>6} {published:>9}  {row['loss']}"
         )
-    lines += [f"single power laws at the most data and at the largest size, intervals of {LEVEL:.0%}; {rule}", _WHICH]
+    lines += [f"single power laws at the most data and at the largest size, intervals of {LEVEL:.0%}; {rule}", WHICH]
     if rule != STEPS_HELD:
         lines.append("steps differ with the data: exponents over D are of more data and more steps together")
     return lines + [f"{one.name}: {note}" for one in families for note in one.notes]
@@ -158,31 +155,6 @@ def rows_of(families: Sequence[Family]) -> List[Dict[str, Any]]:
                 }
             )
     return rows
-
-
-def write_families(folder: Path, families: Sequence[Family]) -> List[Path]:
-    """Write families.csv, families.json, families.txt and, where there is matplotlib, families.png."""
-    from ipu_chem.reports.figures import save
-    from ipu_chem.scaling.family_figure import family_figure
-
-    folder.mkdir(parents=True, exist_ok=True)
-    rows = rows_of(families)
-    paths = [folder / f"families.{end}" for end in ("csv", "json", "txt")]
-    with atomic_file(paths[0], "w") as file:
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    with atomic_file(paths[1], "w") as file:
-        json.dump(
-            {"exponents": as_json(rows), "published": _WHICH, "families": as_json(list(families))}, file, indent=1
-        )
-    with atomic_file(paths[2], "w") as file:
-        file.write("\n".join(family_lines(families)) + "\n")
-    try:
-        paths.append(save(family_figure(families), folder / "families.png"))
-    except ValueError as error:
-        print(error)
-    return paths
 
 
 def _check_pair(one: Family, other: Family) -> None:

@@ -170,10 +170,12 @@ def joint_minimum(
     if delta is None:
         found, cost = fit(law, found, y, np.inf, limits)  # as if there were no outliers
         noise = spread(y - law(found[[cost.argmin()]])[0][0]) * np.sqrt(len(y) / (len(y) - 5))
-        delta = _HUBER * max(noise, 1e-6)
-    found, cost = fit(law, found, y, delta, limits)
-    found, _ = fit(law, found[[cost.argmin()]], y, delta, limits, most=1000, tolerance=1e-15)
-    return Estimate(law, found[0], y, delta, limits, level), middle
+        width = float(_HUBER * max(noise, 1e-6))
+    else:
+        width = delta
+    found, cost = fit(law, found, y, width, limits)
+    found, _ = fit(law, found[[cost.argmin()]], y, width, limits, most=1000, tolerance=1e-15)
+    return Estimate(law, found[0], y, width, limits, level), middle
 
 
 def _paired(estimate: Estimate, asked: Sequence[Asked], x: np.ndarray, draws: int, seed: int) -> List[Interval]:

@@ -249,13 +249,14 @@ def held_of(plan: Plan, options: StudyOptions) -> HeldFixed:
     facts = facts_of([one.folder for one in plan.candidates])
     if plan.held_out:
         facts.setdefault("held-out molecules", f"{plan.held_out:,} validation")
-    follows = {}
+    follows: Dict[str, str] = {}
     if options.rule == "steps":
         steps = sorted({one.steps for one in plan.amounts})
         counts = f"{steps[0]:,}" if len(steps) == 1 else f"{steps[0]:,} to {steps[-1]:,}"
         facts["training ends after"] = f"{counts} optimizer steps ({plan.rule}, to {STEPS_TOLERANCE:.0%})"
         facts["evaluations"] = f"{options.evaluations:,} a run"
-        follows = dict.fromkeys(("training.epochs", "training.evaluate_calls"), f"{_DATA}, so that steps are held")
+        consequence = f"{_DATA}, so that steps are held"
+        follows = {"training.epochs": consequence, "training.evaluate_calls": consequence}
     else:
         facts["training ends after"] = plan.rule
     seeds = sorted({one.seed for one in plan.candidates})
