@@ -26,8 +26,8 @@ class Options(StudyOptions):
         out: folder; the same command goes on where it was.
         level: nominal coverage of the intervals of exponents, between 0 and 1.
         plan: print runs, sizes, FLOPs and an estimate of the time, and train nothing.
-        plan_seconds: of steps that are measured for each size, for that estimate; 0 measures nothing, as where another
-            machine will train.
+        plan_seconds: seconds for which steps of each size are measured for that estimate; 0 measures nothing, as where
+            another machine will train.
     """
 
     grid: str = ""

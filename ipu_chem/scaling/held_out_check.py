@@ -183,4 +183,5 @@ def _means(points: Sequence[Point]) -> Dict[Tuple[int, int], float]:
 
 
 def _interval(one: Interval) -> str:
-    return f"{one.value:.4g} [{one.low:.4g}, {one.high:.4g}]"
+    low = "(open" if one.open_low else f"[{one.low:.4g}"
+    return f"{one.value:.4g} {low}, {'open)' if one.open_high else f'{one.high:.4g}]'}"
