@@ -121,7 +121,8 @@ def joint_law(
         level: nominal coverage of the intervals.
 
     Raises:
-        ValueError: fewer than 3 different N or D or 6 pairs of them, or values that have no logarithm.
+        ValueError: fewer than 3 different N or D or 6 pairs of them, values that have no logarithm, or a delta that is
+            not above 0.
     """
     estimate, middle = joint_minimum(parameters, data, loss, delta, level)
     # E, A, B, a, b as combinations of parameters, A and B at N = D = 1.
@@ -151,6 +152,8 @@ def joint_minimum(
     Raises:
         ValueError: as `joint_law`.
     """
+    if delta is not None and not delta > 0:
+        raise ValueError(f"delta={delta}: give a residual above 0, such as 0.001, or leave it out.")
     parameters, data, loss = check_logarithms(parameters, data, loss)
     pairs = np.unique(np.stack([parameters, data]), axis=1).shape[1]
     sizes, amounts = len(np.unique(parameters)), len(np.unique(data))
