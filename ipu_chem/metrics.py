@@ -1,7 +1,7 @@
 """Metrics of predictions, with the unit in the metric's name: energies in eV are measured in meV."""
 
 from dataclasses import dataclass
-from typing import Any, Dict, List, Mapping, Sequence
+from typing import Any, Dict, List, Mapping, Sequence, Tuple
 
 import numpy as np
 
@@ -108,6 +108,21 @@ def binary_metrics(probability: np.ndarray, label: np.ndarray, targets: Sequence
         for kind in ("rocauc", "ap"):
             result[kind] = _mean_of_known([result[target.metric(kind)] for target in targets])
     return result
+
+
+def lower_is_better(name: str, value: float) -> Tuple[str, float]:
+    """A metric by which runs are ranked, lowest first: 1 - ROC-AUC and 1 - average precision, others as they are.
+
+    Args:
+        name: of an evaluation.
+        value: of it.
+
+    Returns:
+        (name, value) that counts.
+    """
+    if name.split("_")[0] in ("rocauc", "ap"):
+        return f"1 - {name}", 1.0 - value
+    return name, value
 
 
 def _mean_of_known(values: Sequence[float]) -> float:

@@ -11,6 +11,7 @@ from ipu_chem.metrics import (
     Target,
     binary_metrics,
     label_metrics,
+    lower_is_better,
     metric_names,
     regression_metrics,
     selection_metric,
@@ -115,3 +116,11 @@ def test_a_constant_has_half_the_pairs_and_the_share_of_ones():
 def test_predictions_that_are_none_have_no_figure():
     metrics = label_metrics(np.full((4, 1), np.nan), np.arange(4)[:, None] % 2.0, [A])
     assert np.isnan(list(metrics.values())).all() and np.isnan(selection_metric(metrics, [A], [1]))
+
+
+@pytest.mark.parametrize(
+    "name, value, counted",
+    [("mae_u0", 0.3, ("mae_u0", 0.3)), ("rocauc_p_np", 0.8, ("1 - rocauc_p_np", 0.2)), ("ap", 1.0, ("1 - ap", 0.0))],
+)
+def test_lowest_counts_as_best(name, value, counted):
+    assert lower_is_better(name, value) == (counted[0], pytest.approx(counted[1]))

@@ -26,8 +26,8 @@ class Options(StudyOptions):
         out: folder; the same command goes on where it was.
         level: nominal coverage of the intervals of exponents, between 0 and 1.
         plan: print runs, sizes, FLOPs and an estimate of the time, and train nothing.
-        plan_seconds: of steps that are measured for each size, for that estimate; 0 measures nothing, as where another
-            machine will train.
+        plan_seconds: seconds for which steps of each size are measured for that estimate; 0 measures nothing, as where
+            another machine will train.
     """
 
     grid: str = ""
@@ -83,7 +83,8 @@ def run(options: Options, config: Optional[RunConfig]) -> int:
 
 def _compare(options: Options, config: Optional[RunConfig]) -> int:
     """Put studies side by side."""
-    from ipu_chem.scaling.families import compare, family_lines, write_families
+    from ipu_chem.scaling.families import compare, family_lines
+    from ipu_chem.scaling.family_figure import write_families
 
     if config is not None or options.grid:
         raise ValueError("--compare reads finished studies: leave --grid and the options of a run out.")

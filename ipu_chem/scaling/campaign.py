@@ -154,6 +154,7 @@ class _Campaign:
     def _take(self, index: int, here: bool) -> None:
         """Take the answer of a worker."""
         future = self.work.pop(index)
+        answer: Any  # a run's progress, or that of a worker elsewhere as JSON
         name = self.candidates[index].folder.name
         try:
             answer = future.result()
@@ -164,9 +165,10 @@ class _Campaign:
                 raise
             answer = {"died": f"{type(error).__name__}: {' '.join(str(error).split())[-300:]}"}
         if isinstance(answer, Progress):
-            answer = {"progress": vars(answer)}
-        if "progress" in answer:
-            self._add({index: Progress(**answer["progress"])})
+            self._add({index: answer})
+        elif "progress" in answer:
+            values: Mapping[str, Any] = answer["progress"]
+            self._add({index: Progress(**values)})
         elif "refused" in answer:
             raise ValueError(answer["refused"])
         elif "waits" in answer or "stopped" in answer:  # the latter where the time of a job was over

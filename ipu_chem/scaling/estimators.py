@@ -13,6 +13,7 @@ from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 
+from ipu_chem.metrics import lower_is_better
 from ipu_chem.scaling import collapse, multi_power
 from ipu_chem.scaling.candidates import Candidate, Progress, budget_steps
 from ipu_chem.scaling.curves import RunCurve, curve_of, departures, drift
@@ -222,7 +223,8 @@ def _before(run: Seen, losses: np.ndarray, name: str, fraction: float, metric: s
     """The value at half the steps, of an evaluation the one that is next to that; None where there is none."""
     if name == VALIDATION:
         steps = [row["step"] for row in run.rows if row["kind"] == "validation" and row["step"] <= run.end]
-        earlier = [step for step in steps[:-1] if step <= steps[-1] / 2] or steps[:-1][:1]
+        before = [step for step in steps if step < steps[-1]]
+        earlier = [step for step in before if step <= steps[-1] / 2] or before[:1]
         if not earlier:
             return None
         return _validation(replace(run, budget=earlier[-1] / run.reached.total), metric)
@@ -242,7 +244,7 @@ def _validation(run: Seen, metric: str) -> Estimate:
             f"training.evaluate_every or training.evaluate_calls to less, or take {TAIL}."
         )
     chosen = counted_metric([name for name in seen[-1] if name not in _NO_METRIC], metric)
-    value = float(seen[-1][chosen])
+    _, value = lower_is_better(chosen, float(seen[-1][chosen]))
     return Estimate(VALIDATION, value if math.isfinite(value) else math.inf, math.nan, math.nan, seen[-1]["step"])
 
 

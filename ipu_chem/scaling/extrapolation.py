@@ -57,7 +57,7 @@ class Extrapolation:
 
     def __str__(self) -> str:
         at = "".join(f" at {_NAMES[name]}={value:,.0f}" for name, value in self.held.items())
-        return f"{self.name}{at}" if len(self.over) > 1 else f"{self.name} over {_NAMES[self.over[0]]}{at}"
+        return f"{self.name} over {_NAMES[self.over[0]]}{at}" if self.held else self.name
 
 
 def extrapolation_of(points: Sequence[Point], over: str = "", draws: int = DRAWS, seed: int = 0) -> Extrapolation:
@@ -85,7 +85,7 @@ def extrapolation_of(points: Sequence[Point], over: str = "", draws: int = DRAWS
 
     losses = np.exp(y)
     if not over:
-        law: Any = joint_law(*columns, losses)
+        law: Any = joint_law(columns[0], columns[1], losses)
     else:
         law = (broken_law if len(y) >= _MOST_SIZES else power_law)(columns[0], losses)
     name = getattr(law, "name", SINGLE) if over else JOINT
@@ -130,7 +130,9 @@ def predict(law: Extrapolation, parameters: float, tokens: float) -> Interval:
             )
     where = tuple(np.array([at[name]]) for name in law.over)
     middle = math.log(float(law.law(*where)[0]))
-    drawn = np.log(law.law.refit(*law.columns, law.samples, where if len(where) > 1 else where[0])[:, 0])
+    drawn = law.law.refit(*law.columns, law.samples, where[0] if law.held else where)[:, 0]
+    drawn = np.log(np.maximum(drawn, 1e-300))  # a floor far below all losses may be lost to rounding
     spread = math.hypot(float(np.sqrt(np.mean(np.square(drawn - middle)))), law.scatter)
     half = -float(stdtrit(law.degrees, (1 - LEVEL) / 2)) * spread
-    return Interval(math.exp(middle), math.exp(middle - half), math.exp(middle + half))
+    with np.errstate(over="ignore"):  # an end that is not bounded is open
+        return Interval(*np.exp([middle, middle - half, middle + half]).tolist())

@@ -4,22 +4,21 @@ Losses of different units do not compare and exponents do, if all runs ended by 
 drawn in the same axes, and so have to be measured on the same molecules after as many steps.
 """
 
-import csv
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from ipu_chem.json_file import read_json
-from ipu_chem.scaling.points import STEPS_HELD, Point, as_json, check_comparable, read_points, steps_agree
+from ipu_chem.scaling.intervals import LEVEL
+from ipu_chem.scaling.points import STEPS_HELD, Point, check_comparable, edge, read_points, steps_agree
 from ipu_chem.scaling.power_law import PowerLaw, fit_power_law
+from ipu_chem.scaling.regimes import without_overfitted
 from ipu_chem.scaling.study_report import without_diverged
-from packing.files import atomic_file
 
 _FREY = 'Frey et al., "Neural scaling of deep chemical models", Nat. Mach. Intell. 5, 1297 (2023)'
 # Of the models of that study; it has none of the others.
 PUBLISHED: Dict[str, float] = {"chemgpt": 0.17, "painn": 0.26, "spookynet": 0.26}
-_WHICH = f"published: 0.17 ChemGPT, 0.26 equivariant graph networks of forces, each for the most data; {_FREY}"
+WHICH = f"published: 0.17 ChemGPT, 0.26 equivariant graph networks of forces, each for the most data; {_FREY}"
 _NAMES = {"parameters": "N", "tokens": "D"}
 
 
@@ -49,7 +48,7 @@ class Family:
 
     def edge(self, over: str) -> List[Point]:
         """Points of the most data, or of the largest size, that a law over parameters or over tokens is fitted to."""
-        return _edge(self.points, over)
+        return edge(self.points, over)
 
     def law(self, over: str) -> Optional[PowerLaw]:
         """The law over parameters or over tokens."""
@@ -72,6 +71,8 @@ def read_family(folder: Path) -> Family:
         check_comparable(points)
     except ValueError as error:
         raise ValueError(f"--compare {folder}: {error}") from error
+    points, left_out = without_overfitted(points)
+    notes += left_out
     plan = folder / "plan.json"
     asked: Mapping[str, Any] = {}
     if plan.is_file():
@@ -83,7 +84,7 @@ def read_family(folder: Path) -> Family:
     laws: Dict[str, Optional[PowerLaw]] = {}
     for over in _NAMES:
         try:
-            laws[over] = fit_power_law(_edge(points, over), over)
+            laws[over] = fit_power_law(edge(points, over), over)
         except ValueError as error:
             laws[over] = None
             notes.append(f"no exponent over {_NAMES[over]}: {error}")
@@ -121,7 +122,7 @@ def family_lines(families: Sequence[Family]) -> List[str]:
             f"{row['family']:{width}} {_NAMES[row['over']]:>4} {row['from']:>13,} {row['to']:>13,}  {exponent:24} "
             f"{r2:>6} {published:>9}  {row['loss']}"
         )
-    lines += ["single power laws at the most data and at the largest size, intervals of 95 %; " + rule, _WHICH]
+    lines += [f"single power laws at the most data and at the largest size, intervals of {LEVEL:.0%}; {rule}", WHICH]
     if rule != STEPS_HELD:
         lines.append("steps differ with the data: exponents over D are of more data and more steps together")
     return lines + [f"{one.name}: {note}" for one in families for note in one.notes]
@@ -132,8 +133,8 @@ def rows_of(families: Sequence[Family]) -> List[Dict[str, Any]]:
     rows = []
     for one in families:
         for over in _NAMES:
-            law, edge = one.law(over), one.edge(over)
-            values = [getattr(point, over) for point in edge]
+            law, runs = one.law(over), one.edge(over)
+            values = [getattr(point, over) for point in runs]
             held = "tokens" if over == "parameters" else "parameters"
             rows.append(
                 {
@@ -142,49 +143,18 @@ def rows_of(families: Sequence[Family]) -> List[Dict[str, Any]]:
                     "from": min(values),
                     "to": max(values),
                     "held": held,
-                    "at": getattr(edge[0], held),
+                    "at": getattr(runs[0], held),
                     "exponent": law.beta.value if law else None,
                     "low": law.beta.low if law else None,
                     "high": law.beta.high if law else None,
                     "r2": law.r2 if law else None,
                     "published": one.published if over == "parameters" else None,
-                    "runs": len(edge),
-                    "loss": edge[0].loss_name,
+                    "runs": len(runs),
+                    "loss": runs[0].loss_name,
                     "folder": one.folder,
                 }
             )
     return rows
-
-
-def write_families(folder: Path, families: Sequence[Family]) -> List[Path]:
-    """Write families.csv, families.json, families.txt and, where there is matplotlib, families.png."""
-    from ipu_chem.reports.figures import save
-    from ipu_chem.scaling.family_figure import family_figure
-
-    folder.mkdir(parents=True, exist_ok=True)
-    rows = rows_of(families)
-    paths = [folder / f"families.{end}" for end in ("csv", "json", "txt")]
-    with atomic_file(paths[0], "w") as file:
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    with atomic_file(paths[1], "w") as file:
-        json.dump(
-            {"exponents": as_json(rows), "published": _WHICH, "families": as_json(list(families))}, file, indent=1
-        )
-    with atomic_file(paths[2], "w") as file:
-        file.write("\n".join(family_lines(families)) + "\n")
-    try:
-        paths.append(save(family_figure(families), folder / "families.png"))
-    except ValueError as error:
-        print(error)
-    return paths
-
-
-def _edge(points: Sequence[Point], over: str) -> List[Point]:
-    held = "tokens" if over == "parameters" else "parameters"
-    most = max(getattr(point, held) for point in points)
-    return [point for point in points if getattr(point, held) == most]
 
 
 def _check_pair(one: Family, other: Family) -> None:

@@ -1,12 +1,17 @@
-"""Figure of families: loss over size and over data, one row of axes for each unit of a loss."""
+"""Figure and files of families: loss over size and over data, one row of axes for each unit of a loss."""
 
+import csv
+import json
+from pathlib import Path
 from typing import Any, Dict, List, Sequence
 
 import numpy as np
 
-from ipu_chem.reports.figures import colors, figure_of, legend_beside, words_of
-from ipu_chem.scaling.families import Family
+from ipu_chem.reports.figures import colors, figure_of, legend_beside, save, words_of
+from ipu_chem.scaling.families import WHICH, Family, family_lines, rows_of
 from ipu_chem.scaling.figures import axis_name, logarithmic
+from ipu_chem.scaling.points import as_json
+from packing.files import atomic_file
 
 
 def family_figure(families: Sequence[Family]) -> Any:
@@ -27,6 +32,26 @@ def family_figure(families: Sequence[Family]) -> Any:
             logarithmic(axis, axis_name(members[0].points, over), words_of(unit))
         legend_beside(row[1], "lines: power laws; N: size at the most data,\nD: data at the largest size")
     return figure
+
+
+def write_families(folder: Path, families: Sequence[Family]) -> List[Path]:
+    """Write families.csv, families.json, families.txt and, where there is matplotlib, families.png."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = rows_of(families)
+    paths = [folder / f"families.{end}" for end in ("csv", "json", "txt")]
+    with atomic_file(paths[0], "w") as file:
+        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    with atomic_file(paths[1], "w") as file:
+        json.dump({"exponents": as_json(rows), "published": WHICH, "families": as_json(list(families))}, file, indent=1)
+    with atomic_file(paths[2], "w") as file:
+        file.write("\n".join(family_lines(families)) + "\n")
+    try:
+        paths.append(save(family_figure(families), folder / "families.png"))
+    except ValueError as error:
+        print(error)
+    return paths
 
 
 def _draw(axis: Any, family: Family, over: str, color: str) -> None:

@@ -11,10 +11,9 @@ import numpy as np
 
 from ipu_chem.scaling.extrapolation import JOINT, extrapolation_of, predict
 from ipu_chem.scaling.intervals import LEVEL, Interval
-from ipu_chem.scaling.points import Point
+from ipu_chem.scaling.points import Point, edge
 
 FACTORS = (2, 4, 10)  # of size, of data, and of both
-_HELD = {"parameters": "tokens", "tokens": "parameters"}
 _NAMES = {"parameters": "N", "tokens": "D"}
 
 
@@ -81,8 +80,7 @@ def held_out_checks(points: Sequence[Point]) -> Tuple[List[Check], List[str]]:
     reasons: List[str] = []
     for over in ("parameters", "tokens"):
         most = max(getattr(point, over) for point in points)
-        edge = _edge(points, over)
-        for word, among in ((over, edge), ("", points)):
+        for word, among in ((over, edge(points, over)), ("", points)):
             kept = [point for point in among if getattr(point, over) != most]
             if not kept:  # one size, or one amount of data
                 continue
@@ -112,7 +110,7 @@ def gains_of(points: Sequence[Point], checks: Sequence[Check]) -> Tuple[List[Gai
     found: List[Gain] = []
     reasons: List[str] = []
     for over in ("parameters", "tokens", ""):
-        among = _edge(points, over) if over else points
+        among = edge(points, over) if over else points
         name = f"the law over {_NAMES[over]}" if over else JOINT
         # Errors of one law at several places go together, so that the one that predictions begin at decides.
         there = [one for one in checks if (one.parameters, one.tokens) == (size, amount)]
@@ -176,13 +174,6 @@ def _steps(over: str) -> List[Tuple[str, Tuple[int, int]]]:
     return [(f"{most} x parameters", (most, 1)), (f"{most} x data", (1, most)), (f"{most} x both", (most, most))]
 
 
-def _edge(points: Sequence[Point], over: str) -> List[Point]:
-    """Points of the largest value of what a law over one quantity holds."""
-    held = _HELD[over]
-    most = max(getattr(point, held) for point in points)
-    return [point for point in points if getattr(point, held) == most]
-
-
 def _means(points: Sequence[Point]) -> Dict[Tuple[int, int], float]:
     """Geometric means over seeds by (N, D)."""
     logs: Dict[Tuple[int, int], List[float]] = {}
@@ -192,4 +183,5 @@ def _means(points: Sequence[Point]) -> Dict[Tuple[int, int], float]:
 
 
 def _interval(one: Interval) -> str:
-    return f"{one.value:.4g} [{one.low:.4g}, {one.high:.4g}]"
+    low = "(open" if one.open_low else f"[{one.low:.4g}"
+    return f"{one.value:.4g} {low}, {'open)' if one.open_high else f'{one.high:.4g}]'}"

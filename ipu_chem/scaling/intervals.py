@@ -34,7 +34,7 @@ class Interval(NamedTuple):
     @property
     def open_low(self) -> bool:
         """True where the runs do not bound the value from below."""
-        return self.low in (0.0, -math.inf)
+        return self.low in (0.0, -math.inf) and self.low < self.value
 
     @property
     def open_high(self) -> bool:
@@ -47,8 +47,9 @@ class Interval(NamedTuple):
         return self.open_low or self.open_high
 
     def holds(self, value: float) -> bool:
-        """True where a value lies between the ends."""
-        return self.low <= value <= self.high
+        """True where a value lies between the ends, as far as rounding lets that be known."""
+        near = _EXACT * abs(value)
+        return self.low - near <= value <= self.high + near
 
 
 class Asked(NamedTuple):

@@ -121,7 +121,8 @@ def joint_law(
         level: nominal coverage of the intervals.
 
     Raises:
-        ValueError: fewer than 3 different N or D or 6 pairs of them, or values that have no logarithm.
+        ValueError: fewer than 3 different N or D or 6 pairs of them, values that have no logarithm, or a delta that is
+            not above 0.
     """
     estimate, middle = joint_minimum(parameters, data, loss, delta, level)
     # E, A, B, a, b as combinations of parameters, A and B at N = D = 1.
@@ -151,6 +152,8 @@ def joint_minimum(
     Raises:
         ValueError: as `joint_law`.
     """
+    if delta is not None and not delta > 0:
+        raise ValueError(f"delta={delta}: give a residual above 0, such as 0.001, or leave it out.")
     parameters, data, loss = check_logarithms(parameters, data, loss)
     pairs = np.unique(np.stack([parameters, data]), axis=1).shape[1]
     sizes, amounts = len(np.unique(parameters)), len(np.unique(data))
@@ -170,10 +173,12 @@ def joint_minimum(
     if delta is None:
         found, cost = fit(law, found, y, np.inf, limits)  # as if there were no outliers
         noise = spread(y - law(found[[cost.argmin()]])[0][0]) * np.sqrt(len(y) / (len(y) - 5))
-        delta = _HUBER * max(noise, 1e-6)
-    found, cost = fit(law, found, y, delta, limits)
-    found, _ = fit(law, found[[cost.argmin()]], y, delta, limits, most=1000, tolerance=1e-15)
-    return Estimate(law, found[0], y, delta, limits, level), middle
+        width = float(_HUBER * max(noise, 1e-6))
+    else:
+        width = delta
+    found, cost = fit(law, found, y, width, limits)
+    found, _ = fit(law, found[[cost.argmin()]], y, width, limits, most=1000, tolerance=1e-15)
+    return Estimate(law, found[0], y, width, limits, level), middle
 
 
 def _paired(estimate: Estimate, asked: Sequence[Asked], x: np.ndarray, draws: int, seed: int) -> List[Interval]:
@@ -218,7 +223,8 @@ def _paired(estimate: Estimate, asked: Sequence[Asked], x: np.ndarray, draws: in
         at_low, at_high = np.quantile(theta[:, place], [tail, 1 - tail])
         limits = estimate.limits[:, place]
         low, high = (end[0] if at_low <= limits[0] else low), (end[1] if at_high >= limits[1] else high)
-        intervals.append(Interval(float(direction @ estimate.theta), float(low), float(high)))
+        value = float(direction @ estimate.theta)  # of few draws, all may lie on one side of it
+        intervals.append(Interval(value, min(value, float(low)), max(value, float(high))))
     return intervals
 
 

@@ -113,7 +113,8 @@ def check_loss(points: Sequence[Point]) -> None:
     """Refuse points whose losses do not compare.
 
     Raises:
-        ValueError: no points, a diverged run, two losses, or nats per token of two tokenizers.
+        ValueError: no points, a diverged run, a loss that has no logarithm, two losses, or nats per token of two
+            tokenizers.
     """
     if not points:
         raise ValueError("there are no points to fit: train some models first.")
@@ -121,6 +122,11 @@ def check_loss(points: Sequence[Point]) -> None:
         if point.diverged:
             raise ValueError(
                 f"{point} diverged (loss {point.loss}): repeat it with a lower learning rate, or leave its size out."
+            )
+        if point.loss <= 0:
+            raise ValueError(
+                f"{point} has a loss of {point.loss:g}, and laws are of losses above 0: choose an error or nats per "
+                "token by --metric, or leave its size out."
             )
     names = _different(points, "loss_name")
     if len(names) > 1:
@@ -191,6 +197,13 @@ def check_over(points: Sequence[Point], over: str) -> None:
                 f"loss over {over} needs points of the same {name}, and these have {values[0]:,} and {values[1]:,}: "
                 "fit each by itself, or both together with `fit_joint`."
             )
+
+
+def edge(points: Sequence[Point], over: str) -> List[Point]:
+    """Points of the most data, for a law over parameters, or of the largest size, for one over tokens."""
+    (held,) = _HELD[over]
+    most = max(getattr(point, held) for point in points)
+    return [point for point in points if getattr(point, held) == most]
 
 
 def columns(points: Sequence[Point], *names: str) -> List[np.ndarray]:

@@ -78,7 +78,9 @@ def power_law(resource: np.ndarray, loss: np.ndarray, level: float = LEVEL) -> P
     estimate = Estimate(law, theta, y, level=level)
     at_one = estimate.linear(np.array([1.0, -x.mean()]))
     falling = estimate.linear(np.array([0.0, -1.0]))
-    return PowerLaw(Interval(*np.exp(at_one).tolist()), falling, r_squared(y, design @ theta), len(y))
+    with np.errstate(over="ignore"):  # an end beyond float64 is open
+        alpha = Interval(*np.exp(at_one).tolist())
+    return PowerLaw(alpha, falling, r_squared(y, design @ theta), len(y))
 
 
 def check_logarithms(*values: np.ndarray) -> "list[np.ndarray]":

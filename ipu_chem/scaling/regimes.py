@@ -1,22 +1,27 @@
 """Regimes of a study: local exponents between neighbors, breaks along each line of a grid, and sizes that overfit."""
 
 import math
-from typing import Dict, List, NamedTuple, Sequence, Tuple
+from typing import Dict, List, Mapping, NamedTuple, Sequence, Set, Tuple
 
 import numpy as np
 
 from ipu_chem.scaling.broken_law import BrokenLaw, fit_broken
-from ipu_chem.scaling.intervals import LEVEL
+from ipu_chem.scaling.intervals import LEVEL, spread
+from ipu_chem.scaling.joint_law import joint_minimum
 from ipu_chem.scaling.points import Point
 
 _NAMES = {"parameters": "N", "tokens": "D"}
 _SURE = 2.0  # standard errors above which an exponent is not noise
 _SURELY_WORSE = 3.0  # standard errors of a difference by which a larger size counts as worse
-_WORSE = 0.02  # of log L, the same where there is one seed of each
+_WORSE = 0.02  # of log L, the least for that where there is one seed of each
+_FEW = 6  # second differences that their median is believed of
+_ROUNDING = 1e-9  # exponent below which one is none
 OVERFITTING = (
     f"a size overfits where its loss lies above the lowest of smaller sizes on the same data by more than "
-    f"{_SURELY_WORSE:g} standard errors between seeds, or by {_WORSE:.0%} with one seed"
+    f"{_SURELY_WORSE:g} standard errors between seeds, or with one seed by {_WORSE:.0%} and {_SURELY_WORSE:g} standard "
+    "errors of the scatter of the other runs"
 )
+_FLAT = 0.05  # exponent up to which more changes little: 11 % for ten times as much
 _AHEAD = 2.0  # of BIC, from which the best law is more than a guess (Kass and Raftery 1995)
 
 
@@ -67,7 +72,11 @@ class Line(NamedTuple):
         if law.breaks is not None:
             found[0] += f"; break at {name} = {law.breaks}"
         for one in law.ranges:
-            limit = f"{name} limits the loss" if one.limited else f"limited by {other}, not by {name}"
+            limit = f"{name} limits the loss"
+            if not one.limited:  # an interval that also holds a steep fall says nothing of what limits
+                limit = f"limited by {other}, not by {name}"
+                if one.exponent.open_high or one.exponent.high > _FLAT:
+                    limit = f"not known if {name} limits the loss"
             found.append(f"  {name} {one.low:.3g} to {one.high:.3g}: exponent {one.exponent}, {limit}")
         if law.floor is not None:
             end = law.ranges[-1].high
@@ -105,7 +114,8 @@ def regimes_of(points: Sequence[Point]) -> List[Regime]:
     for row, size in enumerate(sizes):
         for column, amount in enumerate(amounts):
             by_size, by_data = (float(one[row, column]) for one in exponents)
-            sure = (by_size > _SURE * errors[0][row], by_data > _SURE * errors[1][column])
+            surely = max(_SURE * errors[0][row], _ROUNDING), max(_SURE * errors[1][column], _ROUNDING)
+            sure = by_size > surely[0], by_data > surely[1]
             limit = "data" if by_data > by_size else "model"
             if not any(sure):
                 limit = "neither"
@@ -121,16 +131,25 @@ def overfitted(points: Sequence[Point]) -> List[Point]:
     groups: Dict[Tuple[int, int], List[float]] = {}
     for point in points:
         groups.setdefault((point.tokens, point.parameters), []).append(math.log(point.loss))
+    means = {where: float(np.mean(losses)) for where, losses in groups.items()}
     error = _error_of_means(list(groups.values()))
-    margin = _SURELY_WORSE * math.sqrt(2) * error if error else _WORSE
-    worse = set()
-    lowest: Dict[int, float] = {}
-    for (tokens, size), losses in sorted(groups.items()):
-        mean = float(np.mean(losses))
-        if mean > lowest.get(tokens, math.inf) + margin:
-            worse.add((tokens, size))
-        lowest[tokens] = min(mean, lowest.get(tokens, math.inf))
+    if error:
+        worse = _worse(means, _SURELY_WORSE * math.sqrt(2) * error)
+    else:  # noise is that of what does not look like overfitting
+        worse = _worse(means, _WORSE)
+        error = _scatter({where: mean for where, mean in means.items() if where not in worse}) if worse else 0.0
+        worse = _worse(means, max(_WORSE, _SURELY_WORSE * math.sqrt(2) * error))
     return [point for point in points if (point.tokens, point.parameters) in worse]
+
+
+def without_overfitted(points: Sequence[Point]) -> Tuple[List[Point], List[str]]:
+    """Points that laws are fitted to, and a sentence on those of sizes that overfit; see `overfitted`."""
+    worse = overfitted(points)
+    if not worse:
+        return list(points), []
+    pairs = sorted({(point.parameters, point.tokens) for point in worse})
+    named = "; ".join(f"N={size:,}, D={amount:,}" for size, amount in pairs)
+    return [point for point in points if point not in worse], [f"left out of all laws: {named}: {OVERFITTING}."]
 
 
 def lines_of(points: Sequence[Point], level: float = LEVEL) -> Tuple[List[Line], List[str]]:
@@ -164,3 +183,46 @@ def _error_of_means(groups: Sequence[Sequence[float]]) -> float:
         return 0.0
     squares = sum(float(np.square(np.array(group) - np.mean(group)).sum()) for group in groups)
     return math.sqrt(squares / degrees / min(len(group) for group in groups))
+
+
+def _worse(means: Mapping[Tuple[int, int], float], margin: float) -> Set[Tuple[int, int]]:
+    """Those (D, N) whose logarithm lies above the lowest of smaller N at their D by more than a margin."""
+    found = set()
+    lowest: Dict[int, float] = {}
+    for (tokens, size), mean in sorted(means.items()):
+        if mean > lowest.get(tokens, math.inf) + margin:
+            found.add((tokens, size))
+        lowest[tokens] = min(mean, lowest.get(tokens, math.inf))
+    return found
+
+
+def _scatter(means: Mapping[Tuple[int, int], float]) -> float:
+    """Standard deviation of logarithms by (D, N), which outliers do not move; 0 of too few.
+
+    Either around L(N, D) or between neighbors, whichever is less: what a law or a line misses adds to both.
+    """
+    found = []
+    amounts, sizes = np.array(list(means), np.float64).T
+    values = np.array(list(means.values()))
+    try:
+        estimate, _ = joint_minimum(sizes, amounts, np.exp(values))
+        residuals = values - estimate.law(estimate.theta[None])[0][0]
+        found.append(spread(residuals) * math.sqrt(len(values) / (len(values) - len(estimate.theta))))
+    except ValueError:
+        pass
+    between = [one for held, along in ((amounts, sizes), (sizes, amounts)) for one in _bends(held, along, values)]
+    if len(between) >= _FEW:
+        found.append(spread(np.array(between)))
+    return min(found, default=0.0)
+
+
+def _bends(held: np.ndarray, along: np.ndarray, values: np.ndarray) -> List[float]:
+    """Second differences on lines of one value of what is held, less their median, as large as the noise."""
+    found: List[float] = []
+    for one in np.unique(held):
+        order = np.argsort(along[held == one])
+        x, y = np.log(along[held == one][order]), values[held == one][order]
+        weight = (x[2:] - x[1:-1]) / (x[2:] - x[:-2])
+        bend = weight * y[:-2] + (1 - weight) * y[2:] - y[1:-1]
+        found += (bend / np.sqrt(1 + np.square(weight) + np.square(1 - weight))).tolist()
+    return (np.array(found) - np.median(found)).tolist() if found else []

@@ -24,17 +24,18 @@ class SearchOptions:
         keep: candidates that train to the end, 2 or more.
         halving: 0 is one early evaluation; else there is one more at this many times the steps, again and again, and
             each time the best fraction, one of this many, goes on: successive halving.
-        confidence: of the intervals of estimates by which halving leaves out what cannot win, on top of that fraction
-            and down to 2 candidates; 0 goes by rank alone.
+        confidence: coverage of the intervals of estimates: halving also leaves out, down to 2 candidates, each whose
+            interval lies above that of another; 0 goes by rank alone.
         estimator: what an early evaluation ranks by: tail, the mean training loss of the last steps; validation, the
             metric of the last evaluation, best with training.ema_decay; multi_power, the final training loss by the
             multi-power law of learning rates, fitted to all candidates together; collapse, that by the shape that
             their curves share; tse, the sum over epochs of their mean training loss; tse_e, that sum without the first
             epochs; tse_ema, with later epochs counting more.
         fraction: last fraction of the steps up to an early evaluation, whose mean loss is the estimate (tail).
-        calibration: of final values by estimates: line, or power where they span a decade.
+        calibration: curve that predicts final values from estimates: line, or power where they span a decade.
         finish_all: train all candidates to the end, to judge the estimates.
-        metric: validation metric that counts; empty takes the forces' error, else the first one of the runs.
+        metric: validation metric that counts, lowest first, ROC-AUC and average precision as 1 minus it; empty takes
+            the forces' error, else the first one of the runs.
         jobs: runs side by side on this machine, which divide its CPU cores.
         executor: where runs train: processes of this machine; submitit, jobs of Slurm, with options as in
             submitit:timeout_min=600,slurm_partition=NAME, or submitit:local; dask, a cluster of this machine, or

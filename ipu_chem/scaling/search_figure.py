@@ -67,7 +67,7 @@ def _curves(axis: Any, result: Result) -> None:
     for number, one in enumerate(result.evaluations):
         label = ("early evaluation" + "s" * (len(result.evaluations) > 1)) if number == 0 else None
         axis.axvline(100 * one.budget, color="#b8473d", linewidth=0.8, linestyle="--", label=label)
-    unit = "nats" if result.metric.startswith(("nats", "rocauc", "ap")) else "standardized"
+    unit = "nats" if result.metric.startswith(("nats", "1 - ")) else "standardized"
     logarithmic(axis, "steps of a run (%)", f"running mean of the training loss ({unit})")
     ticks = [tick for tick in (1, 2, 5, 10, 20, 50, 100) if tick >= axis.get_xlim()[0]]
     axis.set_xticks(ticks, [f"{tick}" for tick in ticks])

@@ -6,6 +6,7 @@ from typing import List, Optional, Sequence, Tuple
 
 import numpy as np
 
+from ipu_chem.metrics import lower_is_better
 from ipu_chem.scaling.candidates import budget_steps
 from ipu_chem.scaling.estimators import counted_metric
 from ipu_chem.scaling.held_fixed import HeldFixed, facts_of, held_fixed
@@ -71,7 +72,7 @@ class Result:
     """Result of a search.
 
     Attributes:
-        metric: that counts.
+        metric: that counts, lowest first: 1 - ROC-AUC of classes.
         rows: by their final metric, then by their estimate.
         evaluations: early ones, that chose.
         kept: names of the chosen, which were trained to the end in any case.
@@ -121,6 +122,7 @@ def analyze(found: Searched, options: SearchOptions) -> Result:
     trials = []
     for (one, p), seen in zip(runs, found.estimates):
         final = math.inf if p.status == "diverged" else p.metrics.get(metric)
+        final = None if final is None else lower_is_better(metric, final)[1]
         trials.append(Trial(one.name, one.seed, seen.value, None if one.name in unfinished else final))
     names, means, finals = over_seeds(trials)
     calibration = assessment = None
@@ -151,7 +153,7 @@ def analyze(found: Searched, options: SearchOptions) -> Result:
     rows.sort(key=lambda row: (math.inf if row.final is None else row.final, row.estimate))
     totals = [p.total for p in found.reached]
     return Result(
-        metric,
+        lower_is_better(metric, 0.0)[0],
         rows,
         found.evaluations,
         found.kept,

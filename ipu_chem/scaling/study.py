@@ -18,6 +18,7 @@ import numpy as np
 from ipu_chem.config import from_dict
 from ipu_chem.executors import PROCESSES, check_executor, opened
 from ipu_chem.json_file import read_json, write_json
+from ipu_chem.metrics import lower_is_better
 from ipu_chem.scaling.campaign import train_all
 from ipu_chem.scaling.candidates import Candidate, Progress, make_candidates
 from ipu_chem.scaling.held_fixed import HeldFixed, facts_of, held_fixed
@@ -221,7 +222,7 @@ def point_of(candidate: Candidate, reached: Progress, rule: str, metric: str = "
     if reached.status == "diverged" or not reached.metrics:  # or not one evaluation was finite
         loss = math.inf
     elif name in reached.metrics:
-        loss = reached.metrics[name]
+        name, loss = lower_is_better(name, reached.metrics[name])
     else:
         raise ValueError(f"--metric {name}: the runs have {', '.join(reached.metrics)}.")
     return Point(
@@ -248,13 +249,14 @@ def held_of(plan: Plan, options: StudyOptions) -> HeldFixed:
     facts = facts_of([one.folder for one in plan.candidates])
     if plan.held_out:
         facts.setdefault("held-out molecules", f"{plan.held_out:,} validation")
-    follows = {}
+    follows: Dict[str, str] = {}
     if options.rule == "steps":
         steps = sorted({one.steps for one in plan.amounts})
         counts = f"{steps[0]:,}" if len(steps) == 1 else f"{steps[0]:,} to {steps[-1]:,}"
         facts["training ends after"] = f"{counts} optimizer steps ({plan.rule}, to {STEPS_TOLERANCE:.0%})"
         facts["evaluations"] = f"{options.evaluations:,} a run"
-        follows = dict.fromkeys(("training.epochs", "training.evaluate_calls"), f"{_DATA}, so that steps are held")
+        consequence = f"{_DATA}, so that steps are held"
+        follows = {"training.epochs": consequence, "training.evaluate_calls": consequence}
     else:
         facts["training ends after"] = plan.rule
     seeds = sorted({one.seed for one in plan.candidates})

@@ -12,9 +12,9 @@ from ipu_chem.scaling.held_fixed import HeldFixed
 from ipu_chem.scaling.held_out_check import Check, Gain, check_lines, gain_lines, gains_of, held_out_checks
 from ipu_chem.scaling.intervals import LEVEL
 from ipu_chem.scaling.joint_law import JointLaw, fit_joint
-from ipu_chem.scaling.points import STEPS_HELD, Point, as_json, check_comparable, write_points
+from ipu_chem.scaling.points import STEPS_HELD, Point, as_json, check_comparable, edge, write_points
 from ipu_chem.scaling.power_law import PowerLaw, fit_power_law
-from ipu_chem.scaling.regimes import OVERFITTING, Line, Regime, lines_of, overfitted, regimes_of
+from ipu_chem.scaling.regimes import Line, Regime, lines_of, regimes_of, without_overfitted
 from packing.files import atomic_file
 
 
@@ -25,7 +25,7 @@ class Study:
     Attributes:
         points: all of them, also runs that diverged.
         fitted: those that the laws are fitted to.
-        overfitted: those that no law is fitted to because larger models do worse; see `OVERFITTING`.
+        overfitted: those that no law is fitted to because larger models do worse; see `regimes.OVERFITTING`.
         width: loss over parameters at the most data.
         data: loss over tokens at the largest size.
         breaks: one power law or two, over parameters at each amount of data and over tokens at each size.
@@ -77,13 +77,9 @@ def analyze(points: Sequence[Point], level: float = LEVEL, held: Optional[HeldFi
     # What all laws would refuse is said once.
     if attempt("no law", lambda: check_comparable(fitted) or True) is None:
         return Study(list(points), fitted, None, None, [], None, [], [], notes, level=level, held=held)
-    comparable, worse = fitted, overfitted(fitted)
-    if worse:
-        fitted = [point for point in fitted if point not in worse]
-        pairs = sorted({(point.parameters, point.tokens) for point in worse})
-        named = "; ".join(f"N={size:,}, D={amount:,}" for size, amount in pairs)
-        notes.append(f"left out of all laws: {named}: {OVERFITTING}.")
-    at_most_data, at_largest = _edges(fitted)
+    comparable = fitted
+    fitted, left_out = without_overfitted(comparable)
+    notes += left_out
     breaks, reasons = lines_of(fitted, level)
     checks, unchecked = held_out_checks(fitted)
     gains, without = gains_of(fitted, checks)
@@ -91,14 +87,14 @@ def analyze(points: Sequence[Point], level: float = LEVEL, held: Optional[HeldFi
     return Study(
         points=list(points),
         fitted=fitted,
-        width=attempt("exponent of size", lambda: fit_power_law(at_most_data, "parameters", level)),
-        data=attempt("exponent of data", lambda: fit_power_law(at_largest, "tokens", level)),
+        width=attempt("exponent of size", lambda: fit_power_law(edge(fitted, "parameters"), "parameters", level)),
+        data=attempt("exponent of data", lambda: fit_power_law(edge(fitted, "tokens"), "tokens", level)),
         breaks=breaks,
         joint=attempt("joint law", lambda: fit_joint(fitted, level=level)),
         regimes=attempt("what limits the loss", lambda: regimes_of(comparable)) or [],
         frontier=frontier_of(comparable),
         notes=notes,
-        overfitted=worse,
+        overfitted=[point for point in comparable if point not in fitted],
         level=level,
         held=held,
         checks=checks,
@@ -200,14 +196,8 @@ def _figures(folder: Path, study: Study) -> List[Path]:
     return paths
 
 
-def _edges(points: Sequence[Point]) -> Tuple[List[Point], List[Point]]:
-    """Points of the most data, and points of the largest size."""
-    most, largest = max(point.tokens for point in points), max(point.parameters for point in points)
-    return [p for p in points if p.tokens == most], [p for p in points if p.parameters == largest]
-
-
 def _laws(study: Study) -> List[Tuple[Optional[PowerLaw], str, str]]:
     if not study.fitted:
         return []
-    at_most_data, at_largest = _edges(study.fitted)
+    at_most_data, at_largest = edge(study.fitted, "parameters"), edge(study.fitted, "tokens")
     return [(study.data, "D", f"N={at_largest[0].parameters:,}"), (study.width, "N", f"D={at_most_data[0].tokens:,}")]

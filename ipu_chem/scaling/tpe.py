@@ -123,7 +123,8 @@ def calibrate(
     if robust:
         from scipy.stats import theilslopes
 
-        coefficient, intercept = map(float, theilslopes(y, x, method="joint")[:2])
+        line = np.array(theilslopes(y, x, method="joint"), np.float64)
+        coefficient, intercept = float(line[0]), float(line[1])
     else:
         center = x - x.mean()
         coefficient = float(center @ y / (center @ center))

@@ -54,6 +54,21 @@ def test_estimators_read_what_was_there_at_the_budget_and_nothing_later(tmp_path
         estimate_of(one, reached, budget, "validation", metric="auc")
 
 
+def test_of_metrics_that_rise_the_rest_to_1_counts(tmp_path):
+    """Lowest is best everywhere in a search."""
+    one, reached = run(tmp_path, "a", LOSSES.tolist(), {"rocauc_p_np": [0.6, 0.7, 0.75, 0.8, 0.82, 0.84, 0.85, 0.9]})
+    assert estimate_of(one, reached, 0.25, "validation").value == pytest.approx(0.3)
+    assert estimate_of(one, reached, 1.0, "validation").value == pytest.approx(0.1)
+
+
+def test_an_evaluation_that_is_there_twice_is_no_course(tmp_path):
+    one, reached = run(tmp_path, "a", LOSSES[:STEPS].tolist(), METRICS, "stopped")
+    path = one.folder / "metrics.jsonl"
+    path.write_text(path.read_text() + path.read_text().splitlines()[-1] + "\n")
+    estimate = estimate_of(one, reached, 0.125, "validation")
+    assert estimate.value == METRICS["mae"][0] and math.isnan(estimate.low)
+
+
 def test_what_an_estimator_needs_is_said(tmp_path):
     one, reached = run(tmp_path, "a", LOSSES.tolist(), METRICS)
     with pytest.raises(

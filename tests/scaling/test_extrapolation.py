@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ipu_chem.scaling.extrapolation import extrapolation_of, predict
-from ipu_chem.scaling.held_out_check import check_lines, gain_lines, gains_of, held_out_checks
+from ipu_chem.scaling.held_out_check import Check, check_lines, gain_lines, gains_of, held_out_checks
 from ipu_chem.scaling.points import STEPS_HELD, Point
 
 
@@ -100,6 +100,21 @@ def test_a_law_that_holds_predicts_and_one_that_breaks_does_not():
     gains, without = gains_of(points(loss=broken), checks)
     assert not any(one.law == "L(N, D)" for one in gains)
     assert any("held-out prediction without N" in reason for reason in without)
+
+
+def test_a_perfect_law_holds_in_its_checks():
+    checks, _ = held_out_checks(points(seeds=1, noise=0.0))
+    joint = [one for one in checks if one.law == "L(N, D)"]
+    assert len(joint) == 9 and all(one.holds for one in joint)
+
+
+def test_an_end_that_is_not_bounded_is_open_in_the_table():
+    """One degree of freedom and losses that scatter by decades: the exponential of the end is beyond float64."""
+    line = at_most_data(points(sizes=3, amounts=1, seeds=1, noise=60.0, loss=lambda n, d: 1.0))
+    found = predict(extrapolation_of(line, "parameters"), 10 * line[-1].parameters, line[0].tokens)
+    assert found.high == math.inf and found.low < found.value
+    check = Check("a law", "parameters", 1, 1, found, 1.0)
+    assert ", open)" in check_lines([check])[2]
 
 
 def test_studies_too_small_to_check_predict_nothing():

@@ -110,6 +110,17 @@ def test_studies_that_do_not_compare_are_refused(tmp_path, one, other, words):
         compare([study(tmp_path / "a", "painn", **one), study(tmp_path / "b", **{"name": "schnet", **other})])
 
 
+def test_sizes_that_overfit_are_in_no_exponent_of_a_family_either(tmp_path):
+    largest = lambda p: replace(p, loss=9 * p.loss) if p.parameters == 256_000 else p  # noqa: E731
+    clean, worse = (
+        read_family(study(tmp_path / name, "painn", change=change))
+        for name, change in (("a", lambda p: p), ("b", largest))
+    )
+    assert max(point.parameters for point in worse.points) == 64_000
+    assert "left out of all laws: N=256,000, D=1,350;" in worse.notes[0]
+    assert worse.width.beta.value == pytest.approx(clean.width.beta.value, abs=0.02)
+
+
 def test_folders_that_hold_no_study_are_refused(tmp_path, capsys):
     folder = study(tmp_path / "a", "painn")
     with pytest.raises(ValueError, match="two studies or more"):

@@ -110,11 +110,13 @@ def test_three_noisy_sizes_do_not_identify_the_floor():
         (Interval(0.34, 0.1, np.inf), "0.34 [0.1, open)", {"low": 0.1, "high": None}),
         (Interval(0.34, 0.0, 0.5), "0.34 (open, 0.5]", {"low": None, "high": 0.5}),
         (Interval(0.34, 0.1, 0.5), "0.34 [0.1, 0.5]", {"low": 0.1, "high": 0.5}),
+        (Interval(0.0, 0.0, 0.5), "0 [0, 0.5]", {"value": 0.0, "low": 0.0, "high": 0.5}),  # known to be 0
     ],
 )
 def test_open_ends_in_text_and_json(interval, text, ends):
     assert str(interval) == text
     assert json.loads(json.dumps(as_json(interval))) == {"value": 0.34, **ends}
+    assert interval.holds(interval.value)
 
 
 def test_drawn_pairs_keep_the_law_identified():
@@ -123,6 +125,8 @@ def test_drawn_pairs_keep_the_law_identified():
     loss = losses(size, data) * np.exp(np.random.default_rng(5).normal(0, 0.01, 9))
     law = joint_law(size, data, loss, delta=1e-4, draws=50)
     assert all(np.isfinite(getattr(law, name).value) for name in NAMES)
+    few = joint_law(size, data, loss, delta=1e-4, draws=2)  # which may both lie on one side of the estimate
+    assert all(getattr(few, name).holds(getattr(few, name).value) for name in NAMES)
     assert law.data_exponent.low < 0.28 < law.data_exponent.high
 
 

@@ -196,6 +196,7 @@ def test_drawn_pairs_are_seeded():
         (lambda: power_law([1, 2, 3], [1.0, 1.0]), "columns of one length"),
         (lambda: joint_law(*np.array([[1, 1, 2, 2, 3], [1, 2, 2, 3, 3], [5, 4, 3, 2, 1]])), "and 5; train more"),
         (lambda: broken_law(np.arange(1, 6), np.ones(5)), "6 sizes and there are 5"),
+        (lambda: joint_law(SIZE, DATA, joint(SIZE, DATA), delta=0.0), "delta=0.0: give a residual above 0"),
     ],
 )
 def test_what_cannot_be_fitted_is_refused(ask, words):

@@ -11,6 +11,7 @@ from ipu_chem.scaling.frontier import frontier_of
 from ipu_chem.scaling.joint_law import fit_joint
 from ipu_chem.scaling.points import STEPS_HELD, Point, check_comparable, config_hash, read_points, write_points
 from ipu_chem.scaling.power_law import fit_power_law
+from ipu_chem.scaling.study_report import analyze
 
 RULE = "converged: no better in 5 evaluations"
 
@@ -92,6 +93,14 @@ def test_points_that_do_compare():
     check_comparable(changed(study(loss_name="nats_per_heavy_atom"), 0, tokenizer="v2"))
     # Steps may differ when convergence is the rule.
     check_comparable(changed(study(), 0, steps=400))
+
+
+@pytest.mark.parametrize("loss", [0.0, -0.3])
+def test_losses_without_a_logarithm_are_refused(loss):
+    with pytest.raises(ValueError, match=f"has a loss of {loss:g}, and laws are of losses above 0: choose an error"):
+        check_comparable(changed(study(), 0, loss=loss))
+    found = analyze(changed(study(), 0, loss=loss))
+    assert len(found.notes) == 1 and found.notes[0].startswith("no law: ") and found.width is None
 
 
 def test_loss_over_size_needs_the_same_data():

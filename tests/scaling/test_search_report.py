@@ -22,7 +22,7 @@ SECONDS = 61.370333675650606  # times 80 and divided by 80 it is less: rounding 
 HALVING = SearchOptions(budget=0.125, halving=2, keep=2, fraction=0.01, confidence=0)
 
 
-def made_up(folder, losses, finals, steps=80):
+def made_up(folder, losses, finals, steps=80, metric="mae"):
     """Finished runs: candidate -> losses at each eighth of its steps (None: diverged there), -> final metric.
 
     A candidate may have several lists, of seeds 0, 1, ..., and finals to match.
@@ -46,7 +46,7 @@ def made_up(folder, losses, finals, steps=80):
                 done,
                 total,
                 SECONDS,
-                {} if ended else {"mae": final},
+                {} if ended else {metric: final},
                 "inf" * ended,
             )
             (candidate.folder / "candidate.json").write_text(json.dumps({**asdict(reached), "config": config}))
@@ -57,6 +57,17 @@ def made_up(folder, losses, finals, steps=80):
 def falling(start, *more):
     """Losses of the eighths: the first, second and fourth are evaluated."""
     return [start, *more, *[more[-1] if more else start] * (7 - len(more))]
+
+
+def test_the_best_classifier_is_the_first_row(tmp_path):
+    losses = {name: falling(start) for name, start in zip("abcd", (0.3, 0.4, 0.5, 0.6))}
+    aucs = {"a": 0.9, "b": 0.8, "c": 0.7, "d": 0.6}
+    options = SearchOptions(budget=0.25, keep=2, finish_all=True)
+    result = analyze(search(made_up(tmp_path, losses, aucs, metric="rocauc"), options, progress=False), options)
+    assert [row.name for row in result.rows] == list("abcd") and result.metric == "1 - rocauc"
+    assert [row.final for row in result.rows] == pytest.approx([0.1, 0.2, 0.3, 0.4])
+    assert result.assessment.regret == 0 and result.assessment.spearman == pytest.approx(1)
+    assert "final: 1 - rocauc of the validation molecules" in table(result)
 
 
 def test_halving_chooses_step_by_step_and_says_what_it_would_have_saved(tmp_path):

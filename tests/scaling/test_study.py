@@ -263,5 +263,7 @@ def test_a_metric_that_runs_do_not_have_is_named(base, tmp_path):
         point_of(candidate, reached, STEPS_HELD, "perplexity")
     epochs = candidate.config["training"]["epochs"]
     assert point_of(candidate, reached, STEPS_HELD).flops == pytest.approx(6 * 7 * 100 * epochs / 2)
+    classes = point_of(candidate, replace(reached, metrics={"rocauc": 0.75}), STEPS_HELD, "rocauc")
+    assert (classes.loss_name, classes.loss) == ("1 - rocauc", 0.25)  # a law is of what falls
     diverged = point_of(candidate, replace(reached, status="diverged", metrics={}), STEPS_HELD)
     assert diverged.diverged and diverged.loss_name == "nats_per_heavy_atom"
