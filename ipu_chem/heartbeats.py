@@ -90,12 +90,11 @@ def is_live(path: Path, now: Optional[float] = None) -> bool:
     """
     holder = read(path)
     try:
-        with open(path, "rb") as file:  # opened, attributes that a machine has remembered are asked for again
-            touched = os.fstat(file.fileno()).st_mtime
-    except PermissionError:  # of another user, who is at work all the same
-        touched = path.stat().st_mtime
-    except OSError:
+        touched = _touched(path)
+    except (FileNotFoundError, NotADirectoryError):
         return False
+    except OSError:  # too many open files, a server that does not answer: no reason to take what another one has
+        return True
     if holder and all(holder.get(name) == value for name, value in {"host": host_name(), **_here()}.items()):
         if not _runs(holder["pid"], holder.get("started", "")):
             return False
@@ -128,16 +127,30 @@ class Heartbeat:
                 os.utime(path)
 
 
+def _touched(path: Path) -> float:
+    """Time at which a file was touched, by the clock of its file system."""
+    try:
+        with open(path, "rb") as file:  # opened, attributes that a machine has remembered are asked for again
+            return os.fstat(file.fileno()).st_mtime
+    except PermissionError:  # of another user, who is at work all the same
+        return path.stat().st_mtime
+
+
 def _made_alone(path: Path, values: Mapping[str, Any]) -> bool:
     """Likewise where there are no links; for an instant the file is empty, and counts as just made."""
     try:
         handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
     except FileExistsError:
         return False
-    with os.fdopen(handle, "w", encoding="utf-8") as file:
-        json.dump(dict(values), file)
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            json.dump(dict(values), file)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError:  # the disk is full, and nobody is to wait for what is nobody's
+        with suppress(OSError):
+            os.remove(path)
+        raise
     return True
 
 
