@@ -19,6 +19,7 @@ from packing.files import disk_full_named, host_name, is_alive
 
 TOUCHED_EVERY = 10.0  # seconds
 STALE = 60.0  # seconds after which a file that is not touched is of a process that is gone
+STALE_HERE = 600.0  # likewise of one that is seen to run on this machine, which may be slow for want of cores or memory
 
 
 def whoami() -> Dict[str, Any]:
@@ -82,13 +83,14 @@ def clock(folder: Path) -> Optional[float]:
 def is_live(path: Path, now: Optional[float] = None) -> bool:
     """True while the process that has made a file works on.
 
-    A process of this machine that is gone is known at once, one of another machine by the age of its file.
+    A process of this machine that is gone is known at once, one of another machine by the age of its file. One that is
+    seen to run here may leave its file alone for longer.
 
     Args:
         path: of the file.
         now: `clock` of its folder, where it is known.
     """
-    holder = read(path)
+    holder, stale = read(path), STALE
     try:
         touched = _touched(path)
     except (FileNotFoundError, NotADirectoryError):
@@ -98,8 +100,9 @@ def is_live(path: Path, now: Optional[float] = None) -> bool:
     if holder and all(holder.get(name) == value for name, value in {"host": host_name(), **_here()}.items()):
         if not _runs(holder["pid"], holder.get("started", "")):
             return False
+        stale = STALE_HERE
     now = clock(path.parent) if now is None else now
-    return now is None or now - touched < STALE
+    return now is None or now - touched < stale
 
 
 def describe(path: Path) -> str:
