@@ -123,7 +123,7 @@ def _others(path: Path, asked: Mapping[str, Any]) -> int:
 
 
 def _asked_by(other: Path) -> Optional[Dict[str, Any]]:
-    """What another process asks for; None if it has just ended."""
+    """Options and all else that another process asks for; None if it has just ended."""
     for _ in range(_READS):
         found = heartbeats.read(other).get("asked")
         if found is not None:
