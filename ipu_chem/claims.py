@@ -55,8 +55,8 @@ class Claim:
         """
         if not always and time.monotonic() - self._checked < _CHECKED_EVERY:
             return
-        entries = _entries(self.path.parent)
         try:
+            entries = _entries(self.path.parent)
             same = os.stat(self.path).st_ino == self._identity
         except OSError:
             same = False
@@ -82,7 +82,7 @@ def claimed(folder: Path) -> Iterator[Claim]:
 
     Raises:
         Claimed: another one is in it.
-        OSError: the disk is full.
+        OSError: the disk is full, or the folder cannot be read.
     """
     claim = _take(folder)
     try:
@@ -97,6 +97,9 @@ def holder_of(folder: Path, now: Optional[float] = None) -> Optional[Path]:
     Args:
         folder: that may be claimed, or not be there.
         now: `heartbeats.clock` of the file system, where it is known.
+
+    Raises:
+        OSError: the folder cannot be read.
     """
     entries = _entries(folder)
     if entries and not entries[-1].free and heartbeats.is_live(entries[-1].path, now):
@@ -105,11 +108,15 @@ def holder_of(folder: Path, now: Optional[float] = None) -> Optional[Path]:
 
 
 def _entries(folder: Path) -> List[_Entry]:
-    """Claims of a folder, the highest last; one that is held after a free one of its number."""
+    """Claims of a folder, the highest last; one that is held after a free one of its number.
+
+    Raises:
+        OSError: it cannot be read, which says nothing of who holds it.
+    """
     try:
         with os.scandir(folder) as found:
             matches = [(_NAME.fullmatch(entry.name), entry.path) for entry in found]
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError):
         return []
     return sorted(
         (_Entry(int(match[1]), bool(match[2]), Path(path)) for match, path in matches if match),
@@ -128,7 +135,11 @@ def _take(folder: Path) -> Claim:
             continue
         claim = Claim(path, number)
         # Slept since it was read, the number may have been given, given back and removed.
-        others = [entry for entry in _entries(folder) if entry.number >= number and entry.path != path]
+        try:
+            others = [entry for entry in _entries(folder) if entry.number >= number and entry.path != path]
+        except OSError:
+            claim.release(used=False)
+            raise
         if others:
             claim.release(used=False)
             continue

@@ -8,6 +8,7 @@ import importlib
 import importlib.util
 import multiprocessing
 import signal
+import sys
 import threading
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -22,6 +23,8 @@ _SUBMITIT, _DASK = "submitit", "dask"
 _PACKAGES = {_SUBMITIT: ("submitit",), _DASK: ("dask", "distributed")}
 _DAY = 24 * 60  # minutes
 _ANSWERS_WITHIN = 20  # seconds, of a scheduler
+_TRIES = 3  # to start a process
+_SHOWN = 300  # characters of an error
 
 
 class Engine(NamedTuple):
@@ -57,6 +60,8 @@ def check_executor(word: str) -> None:
             raise ValueError(f"executor={word} needs {' and '.join(missing)}: pip install 'ipu-chem[cluster]'.")
         if kind == _SUBMITIT:
             _submitit_options(word)
+    elif kind == PROCESSES and word != PROCESSES:
+        raise ValueError(f"executor={word}: processes takes no options; give executor=processes and jobs={rest or 2}.")
     elif word != PROCESSES:
         _factory(word)
 
@@ -108,15 +113,20 @@ class _Processes:
     def submit(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """The future of a function at the top level of a module, on a process that is free."""
         place = next(place for place, (_, last) in enumerate(self._slots) if last is None or last.done())
-        pool, last = self._slots[place]
-        if last is not None and isinstance(last.exception(), BrokenProcessPool) and pool is not None:
-            pool.shutdown(wait=False)
-            pool = None
+        pool, _ = self._slots[place]
         # torch's threads do not survive a fork.
         context = multiprocessing.get_context("spawn")
         with held_back(), main_left_out(function.__module__):
-            pool = pool or ProcessPoolExecutor(1, context, start_worker, (self._stop,))
-            future = pool.submit(function, *arguments)
+            for _ in range(_TRIES):
+                pool = pool or ProcessPoolExecutor(1, context, start_worker, (self._stop,))
+                try:
+                    future = pool.submit(function, *arguments)
+                    break
+                except BrokenProcessPool:  # its process died at work, or later, while it had none
+                    pool.shutdown(wait=False)
+                    pool = None
+            else:
+                raise ValueError("processes end as soon as they start: is there too little memory?")
         self._slots[place] = (pool, future)
         return future
 
@@ -175,7 +185,10 @@ def _submitit_options(word: str) -> Tuple[Optional[str], Dict[str, Any]]:
     for part in filter(None, _parts(word)[1].split(",")):
         name, equals, value = part.partition("=")
         if equals and name:
-            values[name.strip()] = yaml.safe_load(value)
+            try:
+                values[name.strip()] = yaml.safe_load(value)
+            except yaml.YAMLError:
+                raise ValueError(f"executor={word}: {value!r} is no value of {name}; commas end one.") from None
         elif part in ("local", "slurm") and cluster is None:
             cluster = part
         else:
@@ -230,18 +243,29 @@ def _factory(word: str) -> Callable[[], Any]:
         found = getattr(importlib.import_module(module), name)
     except ImportError as error:
         raise ValueError(f"executor={word}: {error}; give a module that Python finds, by PYTHONPATH.") from None
-    except AttributeError:
-        raise ValueError(f"executor={word}: {module} has no {name}.") from None
+    except AttributeError as error:
+        text = f"{module} has no {name}" if module in sys.modules else f"{module} cannot be imported ({error})"
+        raise ValueError(f"executor={word}: {text}.") from None
+    except Exception as error:  # of that module
+        raise ValueError(f"executor={word}: {module} cannot be imported ({_words(error)}).") from None
     if not callable(found):
         raise ValueError(f"executor={word}: {name} cannot be called; give a function that returns an executor.")
     return found
 
 
+def _words(error: Exception) -> str:
+    """An exception of code that is not ours, in one line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:_SHOWN]}"
+
+
 def _executor_of(word: str) -> Any:
+    factory = _factory(word)
     try:
-        made = _factory(word)()
-    except TypeError as error:
-        raise ValueError(f"executor={word}: it must take no arguments ({error}).") from None
+        made = factory()
+    except Exception as error:  # of that function
+        raise ValueError(
+            f"executor={word}: it gives no executor ({_words(error)}); it is called without arguments."
+        ) from None
     missing = [name for name in ("submit", "shutdown") if not callable(getattr(made, name, None))]
     if missing:
         raise ValueError(
@@ -279,4 +303,5 @@ def cancel_all(futures: List[Any]) -> None:
     """
     for future in futures:
         with suppress(Exception):
-            future.cancel()
+            if getattr(future, "state", "") != "RUNNING":  # of submitit, which would end a job before it has written
+                future.cancel()

@@ -19,6 +19,7 @@ from packing.files import disk_full_named, host_name, is_alive
 
 TOUCHED_EVERY = 10.0  # seconds
 STALE = 60.0  # seconds after which a file that is not touched is of a process that is gone
+STALE_HERE = 600.0  # likewise of one that is seen to run on this machine, which may be slow for want of cores or memory
 
 
 def whoami() -> Dict[str, Any]:
@@ -82,25 +83,26 @@ def clock(folder: Path) -> Optional[float]:
 def is_live(path: Path, now: Optional[float] = None) -> bool:
     """True while the process that has made a file works on.
 
-    A process of this machine that is gone is known at once, one of another machine by the age of its file.
+    A process of this machine that is gone is known at once, one of another machine by the age of its file. One that is
+    seen to run here may leave its file alone for longer.
 
     Args:
         path: of the file.
         now: `clock` of its folder, where it is known.
     """
-    holder = read(path)
+    holder, stale = read(path), STALE
     try:
-        with open(path, "rb") as file:  # opened, attributes that a machine has remembered are asked for again
-            touched = os.fstat(file.fileno()).st_mtime
-    except PermissionError:  # of another user, who is at work all the same
-        touched = path.stat().st_mtime
-    except OSError:
+        touched = _touched(path)
+    except (FileNotFoundError, NotADirectoryError):
         return False
+    except OSError:  # too many open files, a server that does not answer: no reason to take what another one has
+        return True
     if holder and all(holder.get(name) == value for name, value in {"host": host_name(), **_here()}.items()):
         if not _runs(holder["pid"], holder.get("started", "")):
             return False
+        stale = STALE_HERE
     now = clock(path.parent) if now is None else now
-    return now is None or now - touched < STALE
+    return now is None or now - touched < stale
 
 
 def describe(path: Path) -> str:
@@ -128,16 +130,30 @@ class Heartbeat:
                 os.utime(path)
 
 
+def _touched(path: Path) -> float:
+    """Time at which a file was touched, by the clock of its file system."""
+    try:
+        with open(path, "rb") as file:  # opened, attributes that a machine has remembered are asked for again
+            return os.fstat(file.fileno()).st_mtime
+    except PermissionError:  # of another user, who is at work all the same
+        return path.stat().st_mtime
+
+
 def _made_alone(path: Path, values: Mapping[str, Any]) -> bool:
     """Likewise where there are no links; for an instant the file is empty, and counts as just made."""
     try:
         handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
     except FileExistsError:
         return False
-    with os.fdopen(handle, "w", encoding="utf-8") as file:
-        json.dump(dict(values), file)
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            json.dump(dict(values), file)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError:  # the disk is full, and nobody is to wait for what is nobody's
+        with suppress(OSError):
+            os.remove(path)
+        raise
     return True
 
 

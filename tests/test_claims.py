@@ -1,6 +1,8 @@
 """Claims of folders: one process at a time, nobody who is gone holds any, and whoever slept sees that it lost."""
 
+import errno
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -76,7 +78,7 @@ def test_a_killed_process_frees_its_folder_at_once(tmp_path):
         with pytest.raises(Claimed, match=f"process {process.pid}"), claimed(tmp_path):
             pass
         process.kill()
-        process.stdout.read()  # gone, and not waited for: a zombie holds nothing
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # gone, and not waited for: a zombie holds nothing
         began = time.monotonic()
         with claimed(tmp_path):
             assert time.monotonic() - began < 5
@@ -106,9 +108,19 @@ def test_clocks_of_machines_do_not_count(tmp_path, monkeypatch, hours):
     assert not is_live(path)
 
 
-def test_a_slow_process_sees_that_its_claim_was_taken(tmp_path, monkeypatch):
+def test_a_process_that_is_seen_to_run_here_may_be_slow(tmp_path):
+    """For want of cores or memory it may not touch its claim for a minute, and works on all the same."""
     with claimed(tmp_path) as slow:
         old = clock(tmp_path) - heartbeats.STALE - 1
+        os.utime(slow.path, (old, old))
+        with pytest.raises(Claimed), claimed(tmp_path):
+            pass
+        slow.check()
+
+
+def test_a_slow_process_sees_that_its_claim_was_taken(tmp_path, monkeypatch):
+    with claimed(tmp_path) as slow:
+        old = clock(tmp_path) - heartbeats.STALE_HERE - 1
         os.utime(slow.path, (old, old))  # as if it had been stopped for a minute
         with claimed(tmp_path) as other:
             slow.check(always=False)  # asked within the last second
@@ -158,3 +170,54 @@ def test_a_claim_is_touched_and_a_removed_folder_is_lost(tmp_path, monkeypatch):
         claim.path.unlink()
         with pytest.raises(ClaimLost):
             claim.check()
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.EIO, errno.ESTALE])
+def test_a_claim_that_cannot_be_read_is_not_taken(tmp_path, monkeypatch, number):
+    """Too many open files, or a server that does not answer, say nothing of who is at work."""
+    path = tmp_path / ".claim.7"
+    make(path, {**whoami(), "host": "elsewhere"})
+
+    def unreadable(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(heartbeats, "_touched", unreadable)
+    with pytest.raises(Claimed), claimed(tmp_path):
+        pass
+    monkeypatch.setattr(os, "scandir", unreadable)
+    with pytest.raises(OSError, match=re.escape(os.strerror(number))), claimed(tmp_path):
+        pass
+    monkeypatch.undo()
+    assert numbers(tmp_path) == [".claim.7"]
+
+
+def test_a_claim_that_cannot_be_made_sure_of_is_lost(tmp_path, monkeypatch):
+    def unreadable(*_):
+        raise OSError(errno.EIO, "Input/output error")
+
+    with claimed(tmp_path) as claim:
+        monkeypatch.setattr(os, "scandir", unreadable)
+        with pytest.raises(ClaimLost):
+            claim.check()
+        monkeypatch.undo()
+        claim.check()
+
+
+def test_on_a_full_disk_without_links_no_empty_claim_stays(tmp_path, monkeypatch):
+    def link(*_):
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    synced = [os.fsync]
+
+    def fsync(number):
+        synced.append(number)
+        if len(synced) == 3:  # of the file in its place; the one beside it had room
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "link", link)
+    monkeypatch.setattr(os, "fsync", fsync)
+    with pytest.raises(OSError, match="could not be written"), claimed(tmp_path):
+        pass
+    assert not list(tmp_path.iterdir())
+    with claimed(tmp_path):
+        assert numbers(tmp_path) == [".claim.1"]

@@ -66,7 +66,8 @@ def run(options: Options, config: Optional[RunConfig]) -> int:
     check_folder("--out", out)
     with joined(out, "scale", asdict(options), grid, config) as others:
         if others:
-            print(f"{others} other processes are at work in {out}, and share the work with this one", flush=True)
+            shared = "" if planned else ", and share the work with this one"
+            print(f"{others} other processes are at work in {out}{shared}", flush=True)
         plan = make_plan(to_dict(config), grid, out, options)
         print("\n".join(plan.lines()), flush=True)
         if planned:

@@ -22,6 +22,7 @@ from ipu_chem.scaling.worker import NotHere, job_of, train_candidate, train_else
 _POLL = 0.05  # seconds between two questions to an engine
 _READ_EVERY = 1.0  # seconds between two readings of the folders
 _TRIES = 3  # of a candidate whose worker dies
+_AGAIN = 5.0  # seconds after which an engine that takes nothing is asked again
 _STOPS_WITHIN = 60.0  # seconds
 
 
@@ -86,6 +87,7 @@ class _Campaign:
         self._read: Dict[int, Tuple[int, int, int]] = {}  # identities of files that were read
         self._tries: "Counter[int]" = Counter()
         self._failed: Dict[int, str] = {}
+        self._refusals, self._not_before = 0, 0.0  # of an engine that takes nothing
         self._paused: Dict[int, float] = {}  # until when, of what another process has
 
     def waiting(self) -> List[int]:
@@ -136,6 +138,8 @@ class _Campaign:
 
     def _submit(self, engine: Engine, folder: Path, at_work: Path) -> None:
         """Hand out what nobody has, as much as the engine takes."""
+        if time.monotonic() < self._not_before:
+            return
         waiting = [index for index in self.waiting() if index not in self._failed]
         if self._paused:  # others are at work: not all of them try the same one next
             random.shuffle(waiting)
@@ -148,8 +152,19 @@ class _Campaign:
             arguments = self.candidates[index], self.budget, engine.threads
             if engine.here:
                 self.work[index] = engine.pool.submit(train_candidate, *arguments)
-            else:
+                continue
+            try:
                 self.work[index] = engine.pool.submit(train_elsewhere, job_of(*arguments, at_work))
+                self._refusals = 0
+            except Exception as error:  # of an engine, such as a busy scheduler
+                self._refusals += 1
+                self._not_before = time.monotonic() + _AGAIN
+                if self._refusals < _TRIES:
+                    break
+                raise ValueError(
+                    f"the executor takes no work, asked {_TRIES} times ({_words(error)}); nothing is lost, and the "
+                    "same command goes on."
+                ) from None
 
     def _take(self, index: int, here: bool) -> None:
         """Take the answer of a worker."""
@@ -163,7 +178,7 @@ class _Campaign:
         except Exception as error:  # of an engine, in words of its own
             if here and isinstance(error, (ValueError, OSError)):
                 raise
-            answer = {"died": f"{type(error).__name__}: {' '.join(str(error).split())[-300:]}"}
+            answer = {"died": _words(error)}
         if isinstance(answer, Progress):
             self._add({index: answer})
         elif "progress" in answer:
@@ -195,6 +210,11 @@ class _Campaign:
         until = time.monotonic() + _STOPS_WITHIN
         while time.monotonic() < until and not all(future.done() for future in self.work.values()):
             time.sleep(_POLL)
+
+
+def _words(error: Exception) -> str:
+    """The end of an engine's error, in one line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[-300:]}"
 
 
 @contextmanager

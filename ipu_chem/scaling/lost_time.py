@@ -1,7 +1,9 @@
-"""Seconds of a run that was killed: nobody was left to add them up, but the files it wrote say until when it lived."""
+"""Seconds of a run that was killed: nobody was left to add them up, but the files it wrote say until when it lived.
+
+All times are of the file system, by one clock: those of the machines that share it differ.
+"""
 
 import math
-import time
 from pathlib import Path
 
 from ipu_chem.json_file import read_json, write_json
@@ -23,12 +25,12 @@ def start(folder: Path, counted: Path) -> float:
     lost, path = 0.0, folder / _FILE
     if path.is_file() and not (counted.is_file() and counted.stat().st_mtime >= last_sign(folder)):
         try:
-            before = read_json(path, "delete it")
-            lost = float(before["lost"]) + max(0.0, last_sign(folder) - float(before["time"]))
+            before = float(read_json(path, "delete it")["lost"])
+            lost = before + max(0.0, last_sign(folder) - path.stat().st_mtime)
         except (ValueError, KeyError, TypeError):  # cut off, and worth no error
             lost = 0.0
         lost = lost if math.isfinite(lost) else 0.0
-    write_json(path, {"time": time.time(), "lost": lost})
+    write_json(path, {"lost": lost})
     return lost
 
 
@@ -38,5 +40,5 @@ def finish(folder: Path) -> None:
 
 
 def last_sign(folder: Path) -> float:
-    """Time of the last line of a run, in seconds since the epoch of the clock; 0 where there is none."""
+    """Time of the last line of a run, in seconds of the file system's clock; 0 where there is none."""
     return max((path.stat().st_mtime for name in _WRITTEN if (path := folder / name).is_file()), default=0.0)

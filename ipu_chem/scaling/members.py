@@ -4,9 +4,11 @@ Each keeps a file there while it is at work. Whoever joins with other options, o
 somebody is; afterwards the folder goes on with the new ones, as far as its candidates allow.
 """
 
+import json
+import time
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Mapping
+from typing import Any, Dict, Iterator, List, Mapping, Optional
 
 import ipu_chem
 from ipu_chem import heartbeats
@@ -17,6 +19,7 @@ from ipu_chem.scaling.candidates import FREE
 
 OWNER = "campaign.json"
 _FILES = {"search": "search.json", "scale": "plan.json"}  # of a folder of an earlier version
+_READS, _BETWEEN = 10, 0.1  # of a file that is being written; seconds
 _APART = ("jobs", "executor")  # may differ between processes
 
 
@@ -93,7 +96,7 @@ def _others(path: Path, asked: Mapping[str, Any]) -> int:
     now = heartbeats.clock(path.parent)
     members: List[Path] = sorted([*path.parent.glob(".member.*"), *path.parent.glob(".work.*")])
     count = 0
-    mine = heartbeats.read(path)
+    mine = json.loads(json.dumps(asked))  # as it reads what others ask for
     for other in members:
         if other == path:
             continue
@@ -103,7 +106,10 @@ def _others(path: Path, asked: Mapping[str, Any]) -> int:
             continue
         if other.name.startswith(".work"):
             continue
-        changed = differences(heartbeats.read(other).get("asked", {}), mine["asked"])
+        theirs = _asked_by(other)
+        if theirs is None:
+            continue
+        changed = differences(theirs, mine)
         changed.sort(key=lambda change: change[0] != "version")
         if changed:
             key, was, value = changed[0]
@@ -114,3 +120,15 @@ def _others(path: Path, asked: Mapping[str, Any]) -> int:
             )
         count += 1
     return count
+
+
+def _asked_by(other: Path) -> Optional[Dict[str, Any]]:
+    """Options and all else that another process asks for; None if it has just ended."""
+    for _ in range(_READS):
+        found = heartbeats.read(other).get("asked")
+        if found is not None:
+            return found
+        if not other.is_file():
+            return None
+        time.sleep(_BETWEEN)  # it is just being written, on a file system without links
+    return {}

@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import redirect_stderr, redirect_stdout, suppress
 from copy import deepcopy
 from dataclasses import asdict
 from pathlib import Path
@@ -28,6 +28,7 @@ from ipu_chem.scaling.candidates import PROGRESS, Candidate, Progress, budget_st
 from packing.files import disk_full_named, host_name
 
 _ANSWER = "ipu-chem answer: "  # before the line of a child that its parent reads
+_STOPS_WITHIN = 60.0  # seconds
 _ASKED_EVERY = 2.0  # seconds, at the file of who has handed the work out
 
 
@@ -89,20 +90,23 @@ def train_elsewhere(job: Dict[str, Any]) -> Dict[str, Any]:
         }
     paths = [str(Path(ipu_chem.__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
-    done = subprocess.run(
-        [sys.executable, "-m", "ipu_chem.scaling.worker"],
-        input=json.dumps(job),
-        capture_output=True,
-        text=True,
-        cwd=job["cwd"],
-        env=environment,
-    )
-    answers = [line[len(_ANSWER) :] for line in done.stdout.splitlines() if line.startswith(_ANSWER)]
+    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    command = [sys.executable, "-m", "ipu_chem.scaling.worker"]
+    with subprocess.Popen(command, text=True, cwd=job["cwd"], env=environment, **pipes) as done:
+        try:
+            said, wrong = done.communicate(json.dumps(job))
+        except BaseException:  # Ctrl-C of a terminal, or an engine's: time to write a checkpoint
+            done.terminate()
+            with suppress(subprocess.TimeoutExpired):
+                done.wait(_STOPS_WITHIN)
+            done.kill()
+            raise
+    answers = [line[len(_ANSWER) :] for line in said.splitlines() if line.startswith(_ANSWER)]
     if answers:
         return json.loads(answers[-1])
     if done.returncode < 0:
         raise WorkerFailed(f"its process on {host_name()} was ended by {signal.Signals(-done.returncode).name}")
-    words = (done.stderr.strip().splitlines() or [f"status {done.returncode}"])[-1]
+    words = (wrong.strip().splitlines() or [f"status {done.returncode}"])[-1]
     raise WorkerFailed(f"its process on {host_name()} ended: {words[:300]}")
 
 

@@ -34,6 +34,19 @@ class Dead(Dying):
     deaths = 1000
 
 
+class Busy:
+    """An executor that takes no work, as that of a scheduler which is overloaded."""
+
+    asked = 0
+
+    def submit(self, function, *arguments):
+        self.asked += 1
+        raise RuntimeError("sbatch: error: Socket timed\n out")
+
+    def shutdown(self):
+        pass
+
+
 def no_executor():
     """Something else."""
     return object()

@@ -1,8 +1,12 @@
 """Engines that train candidates and encode corpora: the same results on each, and a sentence about what cannot work."""
 
 import importlib.util
+import json
+import os
 import signal
+import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +15,9 @@ import pytest
 sys.path.append(str(Path(__file__).resolve().parent))
 from shared_search import ROOT, command_of, start, trained, until
 
+from ipu_chem.claims import holder_of
 from ipu_chem.executors import check_executor, opened
+from ipu_chem.heartbeats import make, whoami
 from ipu_chem.scaling.campaign import train_all
 from ipu_chem.scaling.candidates import make_candidates
 from ipu_chem.scaling.search import SearchOptions
@@ -69,6 +75,49 @@ def test_ctrl_c_reaches_workers_elsewhere(options, tmp_path):
     assert list(out.glob("*/checkpoints/last.safetensors"))
 
 
+def test_an_engine_that_takes_nothing_is_asked_again_and_named(options, tmp_path, monkeypatch):
+    candidates = make_candidates(options, {"optimizer.learning_rate": [0.003]}, tmp_path / "search")
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    monkeypatch.setattr("ipu_chem.scaling.campaign._AGAIN", 0.1)
+    with opened("executors_here:Busy", 1, tmp_path) as engine:
+        with pytest.raises(ValueError, match=r"takes no work, asked 3 times \(RuntimeError: sbatch: .*timed out\)"):
+            train_all(candidates, 1.0, progress=False, engine=engine)
+        assert engine.pool.asked == 3 and not list((tmp_path / "search").glob(".work.*"))
+
+
+def process_number(_):
+    """Of the process that runs this."""
+    import os
+
+    return os.getpid()
+
+
+def test_a_process_that_dies_while_it_has_no_work_is_replaced(tmp_path):
+    with opened("processes", 1, tmp_path) as engine:
+        first = engine.pool.submit(process_number, 0).result(60)
+        os.kill(first, signal.SIGKILL)
+        until(lambda: not Path(f"/proc/{first}").exists() or "\nState:\tZ" in Path(f"/proc/{first}/status").read_text())
+        time.sleep(0.5)  # until the pool has seen it
+        assert engine.pool.submit(process_number, 0).result(60) != first
+
+
+@pytest.mark.slow
+def test_a_worker_whose_engine_is_interrupted_writes_a_checkpoint(options, tmp_path):
+    """As Ctrl-C of a terminal does, which reaches all processes that were started there."""
+    options["training"].update(epochs=2000, checkpoint_every=2000, evaluate_every=2000)
+    (candidate,) = make_candidates(options, {"optimizer.learning_rate": [0.003]}, tmp_path / "search")
+    at_work = tmp_path / "search" / ".work.1"
+    make(at_work, whoami())
+    script = "import json, sys; from ipu_chem.scaling.worker import train_elsewhere as t; t(json.loads(sys.argv[1]))"
+    words = [sys.executable, "-c", script, json.dumps(job_of(candidate, 1.0, 1, at_work))]
+    process = subprocess.Popen(words, env={**os.environ, "PYTHONPATH": str(ROOT)}, stderr=subprocess.PIPE, text=True)
+    until(lambda: any(trained(tmp_path / "search").values()), process)
+    process.send_signal(signal.SIGINT)
+    assert "KeyboardInterrupt" in process.communicate(timeout=60)[1]
+    assert (candidate.folder / "checkpoints/last.safetensors").is_file()
+    assert holder_of(candidate.folder) is None
+
+
 def test_a_worker_that_dies_again_and_again_is_named_and_the_others_are_trained(options, tmp_path, monkeypatch):
     candidates = make_candidates(options, {"optimizer.learning_rate": [0.003]}, tmp_path / "search")
     candidates[0].folder.parent.mkdir()
@@ -110,6 +159,8 @@ def test_a_process_that_dies_takes_no_other_candidate_with_it(options, tmp_path,
         ("executors_here:nothing", "executors_here has no nothing"),
         ("executors_here:GRID.x", "executors_here has no GRID.x"),
         ("executors_here:__doc__", "__doc__ cannot be called"),
+        ("processes:3", "processes takes no options; give executor=processes and jobs=3"),
+        (".executors_here:x", ".executors_here cannot be imported .TypeError"),
     ],
 )
 @pytest.mark.parametrize("options_of", [SearchOptions, StudyOptions])
@@ -121,7 +172,10 @@ def test_engines_that_there_are_none_of_are_refused_with_the_options(monkeypatch
 
 def test_what_a_factory_returns_is_checked(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(Path(__file__).parent))
-    for word, words in (("no_executor", "has no submit and no shutdown"), ("needs_more", "must take no arguments")):
+    for word, words in (
+        ("no_executor", "has no submit and no shutdown"),
+        ("needs_more", "gives no executor .TypeError"),
+    ):
         with pytest.raises(ValueError, match=words), opened(f"executors_here:{word}", 1, tmp_path):
             pass
 
@@ -138,6 +192,8 @@ def test_a_library_that_is_missing_is_named(monkeypatch, word, library):
 def test_options_of_submitit(tmp_path):
     with pytest.raises(ValueError, match="'pbs' is neither local, slurm nor NAME=VALUE"):
         check_executor("submitit:pbs")
+    with pytest.raises(ValueError, match=r"'\[' is no value of slurm_exclude"):
+        check_executor("submitit:slurm_exclude=[")
     with pytest.raises(ValueError, match="submitit refuses it"), opened("submitit:local,colour=3", 1, tmp_path):
         pass
     with opened("submitit:local,timeout_min=3", 3, tmp_path) as engine:

@@ -39,3 +39,15 @@ def test_a_damaged_file_costs_the_seconds_and_not_the_run(tmp_path):
     start(tmp_path, tmp_path / "candidate.json")
     (tmp_path / "started.json").write_text("{")
     assert start(tmp_path, tmp_path / "candidate.json") == 0
+
+
+@pytest.mark.parametrize("hours", [-5, 5])
+def test_clocks_of_machines_do_not_make_seconds(tmp_path, monkeypatch, hours):
+    """A part that was killed on a machine whose clock is hours from that of the file system took what it took."""
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + 3600 * hours)
+    counted = tmp_path / "candidate.json"
+    assert start(tmp_path, counted) == 0
+    written(tmp_path, "metrics.jsonl", (tmp_path / "started.json").stat().st_mtime + 40)
+    assert start(tmp_path, counted) == pytest.approx(40, abs=0.1)
+    assert start(tmp_path, counted) == pytest.approx(40 + 40, abs=2)  # as if its last line were of the second part

@@ -76,7 +76,7 @@ def test_a_slow_process_whose_candidate_was_taken_stops_before_it_writes(options
         def is_set(self):
             self.asked += 1
             if self.asked == 4:
-                old = heartbeats.clock(candidate.folder) - heartbeats.STALE - 1
+                old = heartbeats.clock(candidate.folder) - heartbeats.STALE_HERE - 1
                 os.utime(path, (old, old))
                 claim = claimed(candidate.folder)
                 taken.append((claim, claim.__enter__()))
