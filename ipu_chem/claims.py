@@ -136,15 +136,16 @@ def _take(folder: Path) -> Claim:
         claim = Claim(path, number)
         # Slept since it was read, the number may have been given, given back and removed.
         try:
-            others = [entry for entry in _entries(folder) if entry.number >= number and entry.path != path]
+            now = _entries(folder)
         except OSError:
             claim.release(used=False)
             raise
-        if others:
+        if any(entry.number >= number and entry.path != path for entry in now):
             claim.release(used=False)
             continue
-        for entry in before:
-            with suppress(OSError):
-                os.remove(entry.path)
+        for entry in now:  # not as it was before: one may have been renamed since
+            if entry.number < number:
+                with suppress(OSError):
+                    os.remove(entry.path)
         return claim
     raise Claimed(f"{folder} is in use by another process")

@@ -37,10 +37,9 @@ class SearchOptions:
         metric: validation metric that counts, lowest first, ROC-AUC and average precision as 1 minus it; empty takes
             the forces' error, else the first one of the runs.
         jobs: runs side by side on this machine, which divide its CPU cores.
-        executor: where runs train: processes of this machine; submitit, jobs of Slurm, with options as in
-            submitit:timeout_min=600,slurm_partition=NAME, or submitit:local; dask, a cluster of this machine, or
-            dask:tcp://HOST:8786; or module:factory, which returns an executor of Python. Beside these, the same command
-            on other machines that share the folder joins in.
+        executor: where runs train: processes, of this machine; submitit, jobs of Slurm, with options
+            submitit:timeout_min=600,slurm_partition=NAME; dask:tcp://HOST:8786; or module:factory, which returns an
+            executor of Python. The same command on machines that share the folder joins in.
     """
 
     budget: float = 0.2

@@ -48,10 +48,9 @@ class StudyOptions:
         metric: validation metric that is the loss; empty is nats_per_heavy_atom of text, the forces' error where forces
             are learned, else the first one.
         jobs: runs side by side on this machine, which divide its CPU cores.
-        executor: where runs train: processes of this machine; submitit, jobs of Slurm, with options as in
-            submitit:timeout_min=600,slurm_partition=NAME, or submitit:local; dask, a cluster of this machine, or
-            dask:tcp://HOST:8786; or module:factory, which returns an executor of Python. Beside these, the same command
-            on other machines that share the folder joins in.
+        executor: where runs train: processes, of this machine; submitit, jobs of Slurm, with options
+            submitit:timeout_min=600,slurm_partition=NAME; dask:tcp://HOST:8786; or module:factory, which returns an
+            executor of Python. The same command on machines that share the folder joins in.
     """
 
     rule: str = "steps"

@@ -48,7 +48,7 @@ train --model.hidden_features -8
 train --model.hidden_features 1
 train --model.hidden_features 99999999999
 train --model.hidden_features 1000000
-train --model.num_filters 0
+train --model.num_filters -1
 train --model.num_gaussians 1
 train --model.num_gaussians 10000000000
 train --model.num_interactions 0

@@ -195,7 +195,8 @@ def test_two_processes_prune_each_other_s_trials(storage, tmp_path):
     estimates = {one.number: estimate_at(one.intermediate_values, 6, 0.2, sign=-1) for one in study.trials}
     best = sorted(study.trials, key=lambda one: estimates[one.number])
     assert [one.state for one in best[:2]] == [State.COMPLETE] * 2  # whatever the order they came in
-    assert all(one.last_step == 6 for one in study.trials if one.state == State.PRUNED)
+    # At the budget, or later, when the other process has found better ones.
+    assert all(one.last_step >= 6 for one in study.trials if one.state == State.PRUNED)
     assert study.best_trial.number == best[0].number
 
 
