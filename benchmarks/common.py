@@ -38,13 +38,13 @@ def machine_line(dtype: str, *libraries: str) -> str:
 def version_of(library: str) -> str:
     """Version of a library by its own account, unless that is behind the installed release."""
     try:
-        stated = str(getattr(importlib.import_module(library), "__version__", ""))
-    except ImportError:
-        return "missing"
-    try:
         installed = version(_DISTRIBUTIONS.get(library, library))
-    except PackageNotFoundError:  # not installed as a package
-        return stated
+    except PackageNotFoundError:
+        installed = ""
+    try:
+        stated = str(getattr(importlib.import_module(library), "__version__", ""))
+    except ImportError:  # some need a remedy first, as SchNetPack does beside torch 2.13
+        return installed or "missing"
     return stated if stated.startswith(installed) else installed
 
 

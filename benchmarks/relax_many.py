@@ -1,14 +1,14 @@
 """Conformers of drug-like molecules relaxed in packs, against ASE's BFGS on one at a time.
 
     python benchmarks/relax_many.py [--count 1000] [--run FOLDER] [--out FOLDER] [--dtype float64]
-        [--autograd 100] [--quick] [--shared PATH] [--no-goals]
+        [--moved 100] [--autograd 20] [--quick] [--shared PATH] [--no-goals]
 
 RDKit embeds molecules of ZINC. A small PaiNN that has learned RDKit's MMFF94 for some minutes moves their atoms; with
 ``--run`` a force field that was trained elsewhere does, on molecules of its elements. Contestants take turns on chunks
-of molecules, one thread each: `ipu-chem relax`, our calculator with ``ase.optimize.BFGS``, the same from starts that
-differ by 1e-6 Å, which shows how far minima depend on rounding, and with autograd in place of native kernels, on fewer;
-after each chunk it says how long the others will take. A figure is molecules per CPU second, a ratio one of times a
-step. Exits with 1 when a goal is missed.
+of molecules, one thread each: `ipu-chem relax` and our calculator with ``ase.optimize.BFGS``; on fewer molecules the
+latter from starts that differ by 1e-6 Å, which shows how far minima depend on rounding, and with autograd in place of
+native kernels. After each chunk it says how long the others will take. A figure is molecules per CPU second, a ratio
+the median over chunks of times a step. Exits with 1 when a goal is missed.
 """
 
 import argparse
@@ -19,7 +19,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence
+from typing import Any, Callable, Dict, Iterator, List, Mapping, NamedTuple, Optional, Sequence
 
 if __package__ in (None, ""):
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
@@ -31,7 +31,7 @@ import torch
 from benchmarks.common import Goals, arguments, machine_line, print_table, throughput_line
 
 PACKS, LOOP, MOVED, AUTOGRAD = "packs", "ASE, one at a time", "ASE, start moved", "ASE with autograd"
-FMAX, STEPS, CHUNK = 0.01, 500, 10
+FMAX, STEPS, CHUNK = 0.01, 500, 50
 COMMON = (1, 6, 7, 8, 9, 16)  # elements of most drugs
 _KCAL = 0.0433641153  # eV, one kcal/mol
 # Where RDKit cannot be fed with ZINC: some drugs.
@@ -53,7 +53,8 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     parser.add_argument("--run", type=Path)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--dtype", default="float32")
-    parser.add_argument("--autograd", type=int, default=-1, help="molecules; a tenth by default")
+    parser.add_argument("--moved", type=int, default=-1, help="molecules whose starts are moved; a tenth by default")
+    parser.add_argument("--autograd", type=int, default=-1, help="molecules; a fiftieth by default")
     own, rest = parser.parse_known_args(argv)
     options = arguments(__doc__, rest)
     torch.set_num_threads(1)
@@ -67,7 +68,10 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         train(smiles, folder, 40 if options.quick else 500, 2 if options.quick else 10)
     sizes = [len(atoms) for atoms in structures]
     print(f"{len(structures)} conformers of {min(sizes)} to {max(sizes)} atoms, {np.mean(sizes):.1f} on average")
-    few = -(-len(structures) // 10) if own.autograd < 0 else own.autograd
+    few = {
+        MOVED: -(-len(structures) // 10) if own.moved < 0 else own.moved,
+        AUTOGRAD: -(-len(structures) // 50) if own.autograd < 0 else own.autograd,
+    }
     results = race(run, structures, few, own.dtype)
     return report(results, len(structures), options.no_goals)
 
@@ -166,12 +170,15 @@ def mmff_frames(molecule: Any) -> Iterator[Any]:
         yield with_results(Atoms(numbers, place), energy * _KCAL, -np.reshape(gradient, (-1, 3)) * _KCAL)
 
 
-def race(run: Path, structures: Sequence[Any], few: int, dtype: str) -> Dict[str, Any]:
-    """Relax chunk after chunk by all contestants in turns; autograd takes the first molecules of each, ``few`` in all.
+def race(run: Path, structures: Sequence[Any], few: Mapping[str, int], dtype: str) -> Dict[str, Dict[str, Any]]:
+    """Relax chunk after chunk by all contestants in turns.
+
+    Args:
+        few: contestant -> molecules it takes in all, of chunks that lie evenly among the others.
 
     Returns:
-        seconds, steps: contestant -> CPU seconds a molecule, and a step, of each chunk; minima: contestant -> `Minimum`
-        of each molecule.
+        seconds, steps: contestant -> chunk -> CPU seconds a molecule, and a step; minima: contestant -> molecule ->
+        `Minimum`.
     """
     from ipu_chem.models.forces import EnergyForces
     from ipu_chem.models.spookynet import SpookyNet
@@ -200,26 +207,28 @@ def race(run: Path, structures: Sequence[Any], few: int, dtype: str) -> Dict[str
         MOVED: lambda chunk: _one_by_one(Calculator(members, dtype=dtype), _moved(chunk)),
         AUTOGRAD: lambda chunk: _one_by_one(slow, chunk),
     }
-    if not few:
-        del contestants[AUTOGRAD]
-    seconds: Dict[str, List[float]] = {name: [] for name in contestants}
-    steps: Dict[str, List[float]] = {name: [] for name in contestants}
-    minima: Dict[str, List[Minimum]] = {name: [] for name in contestants}
+    contestants = {name: contestant for name, contestant in contestants.items() if few.get(name, 1)}
+    seconds: Dict[str, Dict[int, float]] = {name: {} for name in contestants}
+    steps: Dict[str, Dict[int, float]] = {name: {} for name in contestants}
+    minima: Dict[str, Dict[int, Minimum]] = {name: {} for name in contestants}
     chunks = [structures[first : first + CHUNK] for first in range(0, len(structures), CHUNK)]
-    each = -(-few // len(chunks))
     in_packs(chunks[0][:2])  # libraries are loaded
     began = time.monotonic()
     for number, chunk in enumerate(chunks):
         names = list(contestants)[:: 1 if number % 2 else -1]
         for name in names:
-            given = chunk[:each] if name == AUTOGRAD else chunk
+            given = chunk
+            if name in few:
+                given = chunk[: (number + 1) * few[name] // len(chunks) - number * few[name] // len(chunks)]
+            if not given:
+                continue
             start = time.process_time()
             found = contestants[name](given)
             spent = time.process_time() - start
-            minima[name] += found
-            seconds[name].append(spent / len(given))
-            steps[name].append(spent / sum(one.steps for one in found))
-        timed = ", ".join(f"{name} {steps[name][-1] * 1000:.2f}" for name in contestants)
+            minima[name].update(enumerate(found, number * CHUNK))
+            seconds[name][number] = spent / len(given)
+            steps[name][number] = spent / sum(one.steps for one in found)
+        timed = ", ".join(f"{name} {steps[name][number] * 1000:.2f}" for name in names if number in steps[name])
         left = (time.monotonic() - began) / (number + 1) * (len(chunks) - number - 1) / 60
         print(f"chunk {number + 1} of {len(chunks)}, {left:.0f} minutes left: ms a step: {timed}", file=sys.stderr)
     return {"seconds": seconds, "steps": steps, "minima": minima}
@@ -252,17 +261,17 @@ def report(results: Dict[str, Any], count: int, no_goals: bool) -> int:
     """Print figures and goals."""
     seconds, minima = results["seconds"], results["minima"]
     ratios = {
-        name: statistics.median(slow / fast for slow, fast in zip(each, results["steps"][PACKS]))
+        name: statistics.median(slow / results["steps"][PACKS][chunk] for chunk, slow in each.items())
         for name, each in results["steps"].items()
     }
     rows = [
         [
             name,
             f"{len(minima[name]):,}",
-            f"{1 / statistics.median(seconds[name]):.2f}",
-            f"{statistics.median(results['steps'][name]) * 1000:.2f}",
-            f"{np.mean([one.steps for one in minima[name]]):.0f}",
-            f"{np.mean([one.converged for one in minima[name]]):.1%}",
+            f"{1 / statistics.median(seconds[name].values()):.2f}",
+            f"{statistics.median(results['steps'][name].values()) * 1000:.2f}",
+            f"{np.mean([one.steps for one in minima[name].values()]):.0f}",
+            f"{np.mean([one.converged for one in minima[name].values()]):.1%}",
             f"{ratios[name]:.2f}",
         ]
         for name in seconds
@@ -272,7 +281,7 @@ def report(results: Dict[str, Any], count: int, no_goals: bool) -> int:
         ["", "molecules", "molecules per CPU second", "ms a step", "steps", "at rest", "x packs"],
         rows,
     )
-    same = {name: _same(minima[name], minima[LOOP]) for name in (PACKS, MOVED)}
+    same = {name: _same(minima[name], minima[LOOP]) for name in (PACKS, MOVED) if name in minima}
     for name, fraction in same.items():
         print(f"{name}: {fraction:.1%} of the minima within 1 meV of those of {LOOP}")
     goals = Goals()
@@ -280,14 +289,14 @@ def report(results: Dict[str, Any], count: int, no_goals: bool) -> int:
     goals.at_least("packs against the ASE loop, time of a step", ratios[LOOP], 5.0)
     if AUTOGRAD in ratios:
         goals.at_least("packs against the ASE loop with autograd, time of a step", ratios[AUTOGRAD], 5.0)
-    print(throughput_line(count, statistics.mean(seconds[PACKS]) * count))
+    print(throughput_line(count, statistics.mean(seconds[PACKS].values()) * count))
     return goals.finish(not no_goals)
 
 
-def _same(ours: Sequence[Minimum], theirs: Sequence[Minimum]) -> float:
+def _same(ours: Mapping[int, Minimum], theirs: Mapping[int, Minimum]) -> float:
     """Fraction of the molecules at rest on both sides whose energies differ by less than 1 meV."""
-    both = [(one, other) for one, other in zip(ours, theirs) if one.converged and other.converged]
-    return float(np.mean([abs(one.energy - other.energy) < 1e-3 for one, other in both]))
+    both = [number for number in ours if ours[number].converged and theirs[number].converged]
+    return float(np.mean([abs(ours[number].energy - theirs[number].energy) < 1e-3 for number in both]))
 
 
 if __name__ == "__main__":
