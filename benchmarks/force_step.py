@@ -4,9 +4,9 @@
 
 Contestants take turns on the same ten frames a step, one thread; a figure is frames per CPU second of batches, forward,
 loss, gradients and AdamW. Edges are made beforehand on both sides, SchNetPack's batches by its own collate function in
-a DataLoader. A second column has the same with memory kept by the C library's allocator, as our backend asks of it: it
-helps SchNetPack, too. Exits with 1 when a goal is missed. SchNetPack 2 has to be installed by itself. With --spookynet
-only SpookyNet runs, against the reference of its authors in a checkout of https://github.com/OUnke/SpookyNet.
+a DataLoader. Memory is what six steps add at most to a process that has made model, frames and loader. Exits with 1
+when a goal is missed. SchNetPack 2 has to be installed by itself. With --spookynet only SpookyNet runs, against the
+reference of its authors in a checkout of https://github.com/OUnke/SpookyNet.
 
 Without AVX-512: IPU_CHEM_CFLAGS=-mno-avx512f for the kernels, ATEN_CPU_CAPABILITY=avx2, MKL_ENABLE_INSTRUCTIONS=AVX2
 and ONEDNN_MAX_CPU_ISA=AVX2 for torch.
@@ -192,23 +192,24 @@ def peer(setting: Setting, data: Frames) -> Callable[[], Any]:
     return step
 
 
+def contestant(name: str, setting: Setting, data: Frames, checkout: str) -> Callable[[], Any]:
+    """A training step of one of them; raises ImportError where it is not installed."""
+    if name == AUTHORS:
+        return reference(Path(checkout), setting.features, CUTOFF, FORCE_WEIGHT, STEP, data, live)
+    return peer(setting, data) if name == PEER else ours(setting, data, name == NATIVE)
+
+
 def race(setting: List[Any], shared: str, quick: bool, checkout: str) -> Callable[[], Dict[str, Any]]:
     """In a process of its own: one setting."""
-    torch.set_num_threads(1)
-    torch.set_flush_denormal(True)
+    _prepare()
     chosen = Setting(*setting)
     data = frames(chosen.molecule, Path(shared))
-    contestants: Dict[str, Callable[[], Any]] = {
-        NATIVE: ours(chosen, data, True), AUTOGRAD: ours(chosen, data, False)
-    }  # fmt: skip
-    other = AUTHORS if checkout else PEER
-    try:
-        if checkout:
-            contestants[other] = reference(Path(checkout), chosen.features, CUTOFF, FORCE_WEIGHT, STEP, data, live)
-        else:
-            contestants[other] = peer(chosen, data)
-    except ImportError as error:
-        print(f"NOT RUN: {other} ({error})", file=sys.stderr)
+    contestants = {}
+    for name in (NATIVE, AUTOGRAD, AUTHORS if checkout else PEER):
+        try:
+            contestants[name] = contestant(name, chosen, data, checkout)
+        except ImportError as error:
+            print(f"NOT RUN: {name} ({error})", file=sys.stderr)
 
     def work() -> Dict[str, Any]:
         timings = interleaved(contestants, 3 if quick else 15, 2, 0.1 if quick else 0.5)
@@ -219,8 +220,26 @@ def race(setting: List[Any], shared: str, quick: bool, checkout: str) -> Callabl
     return work
 
 
+def six_steps(name: str, setting: List[Any], shared: str, checkout: str) -> Callable[[], None]:
+    """In a process of its own: one contestant, whose memory is measured."""
+    _prepare()
+    chosen = Setting(*setting)
+    step = contestant(name, chosen, frames(chosen.molecule, Path(shared)), checkout)
+
+    def work() -> None:
+        for _ in range(6):
+            step()
+
+    return work
+
+
+def _prepare() -> None:
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(True)
+
+
 def main() -> int:
-    """Print the table; the exit status is 1 when a goal is missed."""
+    """Print the tables; the exit status is 1 when a goal is missed."""
     parser = argparse.ArgumentParser(add_help=False)
     parser.add_argument("--spookynet", type=Path, help="a checkout of https://github.com/OUnke/SpookyNet")
     own, rest = parser.parse_known_args()
@@ -228,25 +247,25 @@ def main() -> int:
     checkout = str(own.spookynet.resolve()) if own.spookynet else ""
     other, settings = (AUTHORS, SPOOKYNET) if checkout else (PEER, SETTINGS)
     print(machine_line("float32", "torch", *([] if checkout else ["schnetpack"])))
-    goals, rows, best = Goals(), [], 0.0
+    goals, speed, memory, best = Goals(), [], [], 0.0
     for setting in settings[:1] if args.quick else settings:
-        how = dict(setting=list(setting), shared=str(args.shared), quick=args.quick, checkout=checkout)
-        result = in_child("benchmarks.force_step:race", **how)["result"]
+        how = dict(setting=list(setting), shared=str(args.shared), checkout=checkout)
+        result = in_child("benchmarks.force_step:race", quick=args.quick, **how)["result"]
         title = f"{setting.model} {setting.features}, {setting.molecule} ({result['origin']})"
         rates, ratios = result["rates"], result["ratios"]
-        row = [
-            title,
-            *(f"{rates[name]:,.0f}" if name in rates else "not installed" for name in (NATIVE, AUTOGRAD, other)),
-        ]
-        rows.append([*row, f"{ratios[AUTOGRAD]:.2f}", f"{ratios[other]:.2f}" if other in ratios else "-"])
+        each = {name: in_child("benchmarks.force_step:six_steps", name=name, **how) for name in rates}
+        added = {name: one["peak_mb"] - one["loaded_mb"] for name, one in each.items()}
+        names = (NATIVE, AUTOGRAD, other)
+        row = [title, *(f"{rates[name]:,.0f}" if name in rates else "not installed" for name in names)]
+        speed.append([*row, f"{ratios[AUTOGRAD]:.2f}", f"{ratios[other]:.2f}" if other in ratios else "-"])
+        memory.append([title, *(f"{added[name]:.0f}" if name in added else "not installed" for name in names)])
         if other in ratios:
             goals.at_least(f"{title}: against {other}", ratios[other], setting.goal)
+            goals.at_most(f"{title}: memory beside {other}'s", added[NATIVE] / added[other], 0.5)
         best = max(best, rates[NATIVE])
-    print_table(
-        "Frames per CPU second, ten frames a step",
-        ["model and molecule", NATIVE, AUTOGRAD, other, "x autograd", f"x {other}"],
-        rows,
-    )
+    columns = ["model and molecule", NATIVE, AUTOGRAD, other]
+    print_table("Frames per CPU second, ten frames a step", [*columns, "x autograd", f"x {other}"], speed)
+    print_table("Memory that six steps add, MB", columns, memory)
     print(throughput_line(best, 1.0))
     return goals.finish(not args.no_goals)
 
