@@ -27,7 +27,7 @@ typedef struct {
 /* What the passes keep of a block. */
 typedef struct {
     real *in_1, *out_1;           /* [2 P, K]: filter network before and after its activation; values, derivatives */
-    real *filter, *filter_slope;  /* [P, K], with the envelope */
+    real *filter, *filter_slope;  /* [P, K], with the envelope; in pass 4 their second adjoints take their place */
     real *x, *sent, *received, *a, *h;              /* [M, ...]: block's input, ..., before and after activation */
     real *sent_tan, *received_tan, *a_tan, *h_tan, *x_tan;
     real *sent_adj, *received_adj, *a_adj, *h_adj, *x_adj;  /* x_adj: of the block's output */
@@ -41,7 +41,7 @@ typedef struct {
     real *distance, *d_adj, *d_tan;                 /* [P] */
     int32_t *first, *count;                         /* [P]: Gaussians of a pair */
     real *a_adj2, *sent_adj2, *received_adj2;       /* scratch: [M, F], [M, K], [M, K] */
-    real *pair_1, *pair_2;                          /* scratch: [2 P, K] each */
+    real *row;                                      /* scratch: [2 K] */
     real *transposed_gradient;                      /* scratch: [R, K] */
     Block block[MOST_BLOCKS];
 } Passes;
@@ -58,7 +58,7 @@ static void lay_out(Workspace *space, const Molecules *all, const Schnet *net, i
         made->x_tan = take(space, M * F);
         made->a_adj2 = take(space, M * F), made->sent_adj2 = take(space, M * K);
         made->received_adj2 = take(space, M * K);
-        made->pair_1 = take(space, 2 * P * K), made->pair_2 = take(space, 2 * P * K);
+        made->row = take(space, 2 * K);
         made->transposed_gradient = take(space, net->R * K);
     }
     for (int64_t b = 0; b < net->blocks; b++) {
@@ -206,17 +206,17 @@ INLINE void messages_tangent(const Molecules *all, const Block *block, const rea
 
    The filter's second adjoint is W_adj2 = sent_j received_adj2_i + sent_tan_j received_adj_i, the adjoint of its
    tangent W_adj = sent_j received_adj_i. As W = c y and its tangent d_tan (c y' + c' y) with the envelope c, the
-   network's output y and its derivative y' have y_adj2 = c W_adj2 + c' d_tan W_adj and y'_adj2 = c d_tan W_adj, one
-   below the other in [2 P, K]. */
-INLINE void messages_second(const Molecules *all, const Block *block, const Passes *now, real *restrict y_adj2,
-                            int64_t K) {
+   network's output y and its derivative y' have y_adj2 = c W_adj2 + c' d_tan W_adj and y'_adj2 = c d_tan W_adj. They
+   are written over W and dW/dd, which are needed no more but in the copy of a pair. */
+INLINE void messages_second(const Molecules *all, const Block *block, const Passes *now, int64_t K) {
     const real *restrict sent = block->sent, *restrict sent_tan = block->sent_tan;
     const real *restrict received_adj = block->received_adj, *restrict received_adj2 = now->received_adj2;
-    real *restrict sent_adj2 = now->sent_adj2;
+    real *restrict sent_adj2 = now->sent_adj2, *restrict w = now->row, *restrict slope = now->row + K;
     for (int64_t p = 0; p < all->pairs; p++) {
-        const real *restrict w = block->filter + p * K, *restrict slope = block->filter_slope + p * K;
         const real c = now->geometry.envelope[p], d = now->d_tan[p], turned = now->geometry.envelope_slope[p] * d;
-        real *restrict of_value = y_adj2 + p * K, *restrict of_slope = y_adj2 + (all->pairs + p) * K;
+        real *restrict of_value = block->filter + p * K, *restrict of_slope = block->filter_slope + p * K;
+        memcpy(w, of_value, (size_t)K * sizeof(real));
+        memcpy(slope, of_slope, (size_t)K * sizeof(real));
         clear(K, of_value);
         clear(K, of_slope);
         for (int back = 0; back <= all->both; back++) {
@@ -304,17 +304,17 @@ static void tangents(const Molecules *all, const Schnet *net, Passes *now, const
     }
 }
 
-/* Pass 4 of the filter network, whose second adjoints at its output are in pair_1: values and derivatives are 2 P
-   inputs of the same layers, and f' of the derivatives' activation depends on the values. */
+/* Pass 4 of the filter network, whose second adjoints at its output are where the filters were: values and derivatives
+   are 2 P inputs of the same layers, and f' of the derivatives' activation depends on the values. */
 static void filters_second(const Molecules *all, const Schnet *net, int64_t b, Passes *now) {
     const int64_t P = all->pairs, K = net->K, R = net->R;
     const real *const *w = block_weights(net, b);
     real *const *grad = net->gradients + BLOCKS + b * PER_BLOCK;
     Block *block = now->block + b;
-    real *adj2 = now->pair_2;
-    weight_gradient(2 * P, K, K, now->pair_1, block->out_1, grad[FILTER_2]);
-    bias_gradient(P, K, now->pair_1, grad[FILTER_BIAS_2]);
-    layer_adjoint(2 * P, K, K, now->pair_1, w[FILTER_2], adj2, SET);
+    weight_gradient(2 * P, K, K, block->filter, block->out_1, grad[FILTER_2]);
+    bias_gradient(P, K, block->filter, grad[FILTER_BIAS_2]);
+    real *adj2 = block->out_1; /* which was needed for the weights' gradient last */
+    layer_adjoint(2 * P, K, K, block->filter, w[FILTER_2], adj2, SET);
     activate_second(P * K, block->in_1, block->in_1 + P * K, adj2 + P * K, adj2, adj2);
     activate_first(P * K, block->in_1, adj2 + P * K, adj2 + P * K);
     bias_gradient(P, K, adj2, grad[FILTER_BIAS_1]);
@@ -348,7 +348,7 @@ static void second_adjoints(const Molecules *all, const Schnet *net, Passes *now
         bias_gradient(M, F, now->a_adj2, grad[OUT_BIAS]);
         layer_adjoint(M, K, F, now->a_adj2, w[OUT], now->received_adj2, SET);
         clear(M * K, now->sent_adj2);
-        BY_WIDTH(K, messages_second, all, block, now, now->pair_1);
+        BY_WIDTH(K, messages_second, all, block, now);
         filters_second(all, net, b, now);
         if (!b) break;
         weight_gradient_of(K, M, F, K, now->sent_adj2, block->x, block->sent_adj, block->x_tan, grad[IN]);
