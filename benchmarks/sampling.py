@@ -32,6 +32,7 @@ from ipu_chem.data.corpora import corpus_in_memory
 from ipu_chem.data.representations.tokenizer import Tokenizer
 from ipu_chem.generation.sampling import generate
 from ipu_chem.models.chemgpt import ChemGPT
+from ipu_chem.models.decoder_layers import through_layers
 from ipu_chem.models.gpt_neo import to_gpt_neo
 from ipu_chem.parallel import core_count
 
@@ -137,7 +138,7 @@ def model_of_lengths(lengths: np.ndarray, tokenizer: Tokenizer) -> ChemGPT:
             logits = model(ids, positions)
             rest = torch.logsumexp(logits[..., others].double(), -1).mean(0)
             wanted = torch.log(hazard / (1 - hazard)) + rest
-            features = model._layers_of(ids, positions)
+            features = through_layers(model.embedding, model.layers, ids, positions)
             spread = features.std(-1, unbiased=False).mean(0).double()
             places[:LONGEST, FEATURE] += ((wanted - logits[..., end].mean(0)) / 8.0 * spread).float()
     return model
