@@ -104,9 +104,13 @@ def compare(
     if scaffolds is not None:
         sides[_SCAFFOLDS] = _described("scaffold test", scaffolds, workers, progress, notes, structures_only=True)
     result = {"validity": len(mine.smiles) / len(generated), "unique": uniqueness(mine.smiles)}
-    result.update({f"unique@{k}": uniqueness(mine.smiles[:k]) for k in UNIQUE_AT if len(mine.smiles) >= k})
-    short = [k for k in UNIQUE_AT if len(mine.smiles) < k]
-    notes += [f"unique@{k} is left out: it needs {k:,} valid molecules; there are {len(mine.smiles):,}." for k in short]
+    for k in UNIQUE_AT:
+        if len(generated) >= k:  # as MOSES has it: of fewer where some are invalid
+            result[f"unique@{k}"] = uniqueness(mine.smiles[:k])
+        if len(generated) < k:
+            notes.append(f"unique@{k} is left out: it needs {k:,} molecules; there are {len(generated):,}.")
+        elif len(mine.smiles) < k:
+            notes.append(f"unique@{k} is that of {len(mine.smiles):,} molecules: no more of them are valid.")
     for p in (1, 2):
         result[f"IntDiv{p}"] = internal_diversity(mine.fingerprints, p)
     for end, side in sides.items():

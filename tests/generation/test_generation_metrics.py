@@ -66,12 +66,14 @@ def test_counts_of_valid_unique_and_new_molecules():
 
 def test_unique_at_k_counts_the_first_k_valid_ones(monkeypatch):
     assert metrics.UNIQUE_AT == (1000, 10000)
-    monkeypatch.setattr(metrics, "UNIQUE_AT", (9, 12))
+    monkeypatch.setattr(metrics, "UNIQUE_AT", (9, 12, 13))
     generated = ["C1CC", *["C", "CC", "CCC"] * 3, "N", "CN"]
-    values = score(generated, None, DRUGS[:2], workers=1)
-    assert values["unique@9"] == pytest.approx(3 / 9)
-    assert values["unique"] == pytest.approx(5 / 11)
-    assert "unique@12" not in values  # there are 11
+    found = metrics.compare(generated, None, DRUGS[:2], workers=1)
+    assert found.values["unique@9"] == pytest.approx(3 / 9)
+    assert found.values["unique"] == found.values["unique@12"] == pytest.approx(5 / 11)
+    assert "unique@12 is that of 11 molecules: no more of them are valid." in found.notes
+    assert "unique@13" not in found.values
+    assert "unique@13 is left out: it needs 13 molecules; there are 12." in found.notes
 
 
 @pytest.mark.parametrize("block", [1, 3 * len(DRUGS), 1 << 24])

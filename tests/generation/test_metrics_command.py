@@ -44,7 +44,7 @@ def test_table_csv_and_picture(folder, capsys):
     assert "compared with 5 molecules of known.smi.gz" in printed and "0.0732±0.0247" in printed
     assert "1 of 5 reference molecules are not valid and left out" in printed
     assert "Scaf/TestSF is left out: one side has no scaffold" in printed
-    assert "unique@1000 is left out: it needs 1,000 valid molecules; there are 4." in printed
+    assert "unique@1000 is left out: it needs 1,000 molecules; there are 6." in printed
     said = "FCD of 4 generated molecules: below 2,000" if chemnet.is_installed() else "pip install 'ipu-chem[metrics]'"
     assert said in printed
     assert (folder / "out" / "table.png").read_bytes()[:4] == b"\x89PNG"
