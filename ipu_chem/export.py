@@ -97,8 +97,10 @@ def fitting(run: "TrainedRun") -> List[str]:
     """The formats that a run can be written in."""
     inner = unwrapped(run.model)
     forms = ["state_dict", "torch_export"]
-    if run.task.writes_molecules and isinstance(inner, ChemGPT) and inner.config()["positions"] == "learned":
-        forms.append("huggingface")
+    if run.task.writes_molecules and isinstance(inner, ChemGPT):
+        values = inner.config()
+        if values["positions"] == "learned" or not values["local_window"]:  # see `ipu_chem.models.gpt_neox`
+            forms.append("huggingface")
     if type(inner) is SchNet and len(run.task.targets) == 1 and not run.task.targets[0].binary:
         units = run.standardizer
         # A sum over atoms has no place for a shift of the molecule, nor a mean for references that add up.
@@ -239,7 +241,7 @@ def _example(run: "TrainedRun", shape: Mapping[str, int]) -> Tuple[List[str], Tu
 
 
 def _huggingface(run: "TrainedRun", folder: Path, shape: Mapping[str, int]) -> Written:
-    """A GPT-Neo with its vocabulary, as AutoModelForCausalLM and AutoTokenizer load it, and how it draws molecules."""
+    """GPT-Neo or GPT-NeoX and vocabulary, as AutoModelForCausalLM and AutoTokenizer load them, and how it draws."""
     from ipu_chem.huggingface import save_chemgpt
 
     task: Any = run.task
@@ -338,7 +340,7 @@ def _readme(run: "TrainedRun", about: Mapping[str, Any], code: str) -> str:
 _ONLY = {
     "state_dict": "every run",
     "torch_export": "every run",
-    "huggingface": "language models with learned positions",
+    "huggingface": "language models, with rotary positions those without local layers",
     "pyg": "SchNet with one target, a number whose sum or mean over atoms is all there is to it",
 }
 FORMATS: Dict[str, Callable[["TrainedRun", Path, Mapping[str, int]], Written]] = {

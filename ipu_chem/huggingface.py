@@ -11,15 +11,18 @@ from ipu_chem.data.representations.registry import representation_named
 from ipu_chem.data.representations.tokenizer import Tokenizer
 from ipu_chem.models.chemgpt import ChemGPT
 from ipu_chem.models.gpt_neo import from_gpt_neo, to_gpt_neo
+from ipu_chem.models.gpt_neox import from_gpt_neox, to_gpt_neox
 from packing.files import PathLike, atomic_folder
 
 _CONFIG, _WEIGHTS, _INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 _OLD_WEIGHTS = "pytorch_model.bin"
 _TOKENIZER = "tokenizer.json"
+# By model_type: learned positions, rotary ones.
+_READERS = {"gpt_neo": from_gpt_neo, "gpt_neox": from_gpt_neox}
 
 
 def load_chemgpt(folder: PathLike) -> Tuple[ChemGPT, Optional[Tokenizer]]:
-    """Read a GPT-Neo: the published ChemGPT, or what `save_chemgpt` wrote.
+    """Read a GPT-Neo or GPT-NeoX: the published ChemGPT, or what `save_chemgpt` wrote.
 
     Ids of first and last tokens that config.json names are not read, because published ones lie outside of the
     vocabulary: those of the tokenizer count.
@@ -37,7 +40,10 @@ def load_chemgpt(folder: PathLike) -> Tuple[ChemGPT, Optional[Tokenizer]]:
     folder = Path(folder)
     config = _read_json(folder / _CONFIG)
     try:
-        model = from_gpt_neo(config, _read_weights(folder))
+        kind = config.get("model_type")
+        if kind not in _READERS:
+            raise ValueError(f"config.json is of a model of type {kind!r}; ChemGPT is of type {' or '.join(_READERS)}.")
+        model = _READERS[kind](config, _read_weights(folder))
     except ValueError as error:
         raise ValueError(f"{folder}: {error}") from error
     if not (folder / _TOKENIZER).is_file():
@@ -53,14 +59,14 @@ def save_chemgpt(model: ChemGPT, tokenizer: Optional[Tokenizer], folder: PathLik
     """Write a folder that AutoModelForCausalLM and AutoTokenizer load and that gives the same logits.
 
     Args:
-        model: with learned positions.
+        model: written as a GPT-Neo, with rotary positions as a GPT-NeoX.
         tokenizer: its vocabulary; None writes none, and no ids of first, last and padding tokens. With one, what
             `generate` draws in transformers has the distribution of `ipu_chem.generation.sampling.generate`.
         folder: new or empty.
 
     Raises:
-        ValueError: the folder holds files, the model has what GPT-Neo cannot express, or more tokens are in the
-            vocabulary than in the model.
+        ValueError: the folder holds files, the model has both rotary positions and local layers, or more tokens are
+            in the vocabulary than in the model.
         OSError: the disk is full or the folder cannot be written; nothing is left of it.
     """
     from safetensors.torch import save
@@ -68,7 +74,7 @@ def save_chemgpt(model: ChemGPT, tokenizer: Optional[Tokenizer], folder: PathLik
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"{folder} holds files already; give a new folder.")
-    config, state = to_gpt_neo(model)
+    config, state = (to_gpt_neox if model.config()["positions"] == "rope" else to_gpt_neo)(model)
     special: Dict[str, Any] = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
     # As `ipu-chem generate` draws: among all tokens, where transformers would take the likeliest or one of 50.
     drawn: Dict[str, Any] = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0}
@@ -98,12 +104,12 @@ def model_card(card: Mapping[str, Any]) -> Tuple[str, str]:
     title, found = representation_named(card["representation"]).title, card.get("molecules", {})
     front = (
         "---\nlibrary_name: transformers\npipeline_tag: text-generation\n"
-        f"tags: [chemistry, molecule-generation, gpt_neo, {title.lower()}]\n---\n\n"
+        f"tags: [chemistry, molecule-generation, {title.lower()}]\n---\n\n"
     )
     splits = ", ".join(f"{count:,} {name}" for name, count in card.get("splits", {}).items())
     lines = [
         "## Model",
-        f"A language model, a GPT-Neo, of molecules as {title}: a first token, those of the molecule, a last one.",
+        f"A language model of molecules as {title}: a first token, those of the molecule, a last one.",
         "## Molecules",
         *(f"{name}: {value}" for name, value in found.items()),
         *([f"splits: {splits}"] if splits else []),

@@ -131,14 +131,15 @@ def test_weights_of_text(text_run, tmp_path):
         assert torch.equal(names["model"](*batch.inputs), run.model(*batch.inputs))
 
 
-def test_language_models(text_run, tmp_path):
+@pytest.mark.parametrize("positions, kind", [("learned", "GPTNeo"), ("rope", "GPTNeoX")])
+def test_language_models(text_run, tmp_path, positions, kind):
     transformers = pytest.importorskip("transformers")
-    run = TrainedRun.load(text_run())
+    run = TrainedRun.load(text_run(positions=positions))
     assert fitting(run) == ["state_dict", "torch_export", "huggingface"]
     _, names = export(run, tmp_path, "huggingface")
     tokenizer = run.task.tokenizer
     ids = torch.from_numpy(tokenizer.encode("[C][C][O]").astype(np.int64))[None]
-    assert isinstance(names["model"], transformers.GPTNeoForCausalLM)
+    assert isinstance(names["model"], getattr(transformers, f"{kind}ForCausalLM"))
     assert names["tokenizer"]("[C][C][O]", return_tensors="pt")["input_ids"].tolist() == ids.tolist()
     places = torch.arange(ids.shape[1])[None]
     with torch.no_grad():
@@ -183,7 +184,7 @@ def test_schnet_of_pytorch_geometric_in_real_units(make_run, tmp_path, readout):
     [
         (
             "huggingface",
-            "is for language models with learned positions, not for .* painn .*; state_dict or torch_export",
+            "is for language models, .* without local layers, not for .* painn .*; state_dict or torch_export",
         ),
         ("pyg", "is for SchNet with one target, a number .*, not for .* painn"),
         ("onnx", "choose one of state_dict, torch_export, huggingface, pyg"),
@@ -201,9 +202,9 @@ def test_an_old_torch_says_so(make_run, tmp_path):
         TrainedRun.load(make_run()).export(tmp_path / "out", "torch_export")
 
 
-def test_rope_positions_have_no_form_there(text_run, tmp_path):
-    run = TrainedRun.load(text_run(positions="rope"))
-    with pytest.raises(ValueError, match="learned positions, not for"):
+def test_rotary_positions_with_local_layers_have_no_form_there(text_run, tmp_path):
+    run = TrainedRun.load(text_run(positions="rope", local_window=8))
+    with pytest.raises(ValueError, match="local layers, not for"):
         run.export(tmp_path / "out", "huggingface")
 
 

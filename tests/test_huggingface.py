@@ -163,9 +163,9 @@ def test_a_vocabulary_larger_than_the_model_is_refused(shared: Path, tmp_path: P
         load_chemgpt(tmp_path / "out")
 
 
-def test_what_gpt_neo_cannot_express_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="positions='rope' cannot be written as GPT-Neo, which has learned positions"):
-        save_chemgpt(chemgpt(positions="rope"), None, tmp_path / "out")
+def test_rotary_positions_and_local_layers_together_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="local_window=4 with positions='rope' cannot be written .* local_window=0 or"):
+        save_chemgpt(chemgpt(positions="rope", local_window=4), None, tmp_path / "out")
     assert not list(tmp_path.iterdir())
 
 

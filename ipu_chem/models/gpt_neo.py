@@ -5,14 +5,14 @@ into the weights of the queries, one of the logits into the last normalization: 
 """
 
 import re
-from typing import Any, Dict, List, Mapping, Tuple
+from typing import Any, Dict, List, Mapping, Sequence, Tuple
 
 import torch
 from torch import Tensor
 
 from ipu_chem.models.chemgpt import ChemGPT
 
-_EPSILON = 1e-5  # of normalizations
+EPSILON = 1e-5  # of normalizations
 _WINDOW = 256  # GPT-Neo's own; without local layers nothing reads it
 _PARTS = (("embedding.", ""), ("layers.", "h."), ("head.ln_f.", "ln_f."))  # our beginning of a name, GPT-Neo's
 _HEAD, _PREFIX = "lm_head.weight", "transformer."
@@ -31,23 +31,13 @@ def gpt_neo_name(name: str) -> str:
 
 
 def to_gpt_neo(model: ChemGPT) -> Tuple[Dict[str, Any], Dict[str, Tensor]]:
-    """The GPT-Neo that gives the same logits.
-
-    Args:
-        model: of any size.
+    """The GPT-Neo that gives the same logits as a ChemGPT with learned positions.
 
     Returns:
         config.json's values but for the tokenizer's, and float32 tensors by name; a tied head is left out.
-
-    Raises:
-        ValueError: the model has what GPT-Neo cannot express; says what.
     """
     config = model.config()
-    if config["positions"] != "learned":
-        raise ValueError(
-            f"positions={config['positions']!r} cannot be written as GPT-Neo, which has learned positions alone; "
-            "train with positions=learned for that."
-        )
+    assert config["positions"] == "learned"
     state = {gpt_neo_name(name): value.detach().float().clone() for name, value in model.state_dict().items()}
     if config["tie_embeddings"]:
         del state[_HEAD]
@@ -70,7 +60,7 @@ def to_gpt_neo(model: ChemGPT) -> Tuple[Dict[str, Any], Dict[str, Tensor]]:
         "attention_layers": [("global", "local")[is_local and index % 2] for index in range(layers)],
         "window_size": config["local_window"] or _WINDOW,
         "activation_function": "gelu_new",
-        "layer_norm_epsilon": _EPSILON,
+        "layer_norm_epsilon": EPSILON,
         "attention_dropout": 0.0,
         "embed_dropout": 0.0,
         "resid_dropout": 0.0,
@@ -89,9 +79,9 @@ def from_gpt_neo(config: Mapping[str, Any], state: Mapping[str, Tensor]) -> Chem
         state: tensors by GPT-Neo's names, with or without those of a language model's head.
 
     Raises:
-        ValueError: another kind of model, or tensors that do not fit the config; names them.
+        ValueError: a value that ChemGPT has no like of, or tensors that do not fit the config; names them.
     """
-    options = options_of(config)
+    options = _options_of(config)
     state = {name: value for name, value in state.items() if not _BUFFER.match(name)}
     if not any(name.startswith(_PREFIX) for name in state):  # saved without its head
         state = {_PREFIX + name: value for name, value in state.items()}
@@ -104,43 +94,46 @@ def from_gpt_neo(config: Mapping[str, Any], state: Mapping[str, Tensor]) -> Chem
             )
     model = ChemGPT(**options)
     wanted = {gpt_neo_name(name): (name, value) for name, value in model.state_dict().items()}
-    for name in sorted(set(wanted) | set(state)):
-        if name not in state:
-            raise ValueError(f"the weights lack {name}, which a GPT-Neo of this config.json has.")
-        if name not in wanted:
-            raise ValueError(f"the weights hold {name}, which a GPT-Neo of this config.json has not.")
-        there, expected = list(state[name].shape), list(wanted[name][1].shape)
-        if there != expected:
-            raise ValueError(f"{name} has shape {there} in the weights, by config.json it is {expected}.")
+    check_tensors(state, {name: value.shape for name, (_, value) in wanted.items()}, "GPT-Neo")
     model.load_state_dict({ours: state[name].float() for name, (ours, _) in wanted.items()})
     return model
 
 
-def options_of(config: Mapping[str, Any]) -> Dict[str, Any]:
-    """ChemGPT's arguments out of config.json's values.
+def check_tensors(state: Mapping[str, Tensor], expected: Mapping[str, Sequence[int]], kind: str) -> None:
+    """Refuse tensors by name that are not those of a model of some kind: the first that differs in name or shape."""
+    for name in sorted(set(expected) | set(state)):
+        if name not in state:
+            raise ValueError(f"the weights lack {name}, which a {kind} of this config.json has.")
+        if name not in expected:
+            raise ValueError(f"the weights hold {name}, which a {kind} of this config.json has not.")
+        there, wanted = list(state[name].shape), list(expected[name])
+        if there != wanted:
+            raise ValueError(f"{name} has shape {there} in the weights, by config.json it is {wanted}.")
 
-    Raises:
-        ValueError: a value that ChemGPT has no like of.
-    """
-    kind = config.get("model_type")
-    if kind != "gpt_neo":
-        raise ValueError(f"config.json is of a model of type {kind!r}; ChemGPT is of type 'gpt_neo'.")
-    width = _number(config, "hidden_size", 2048)
-    fixed = {
-        "activation_function": (config.get("activation_function", "gelu_new"), ("gelu_new", "gelu_pytorch_tanh")),
-        "layer_norm_epsilon": (config.get("layer_norm_epsilon", _EPSILON), (_EPSILON,)),
-        "intermediate_size": (config.get("intermediate_size"), (None, 4 * width)),
-    }
+
+def check_values(fixed: Mapping[str, Tuple[Any, Sequence[Any]]]) -> None:
+    """Refuse values of config.json that ChemGPT has no like of; name -> value, those that it has."""
     for name, (value, known) in fixed.items():
         if value not in known:
             raise ValueError(f"config.json has {name}={value!r}; ChemGPT has {known[-1]!r}.")
-    layers, positions = _number(config, "num_layers", 24), _number(config, "max_position_embeddings", 2048)
+
+
+def _options_of(config: Mapping[str, Any]) -> Dict[str, Any]:
+    """ChemGPT's arguments out of config.json's values."""
+    width = number_of(config, "hidden_size", 2048)
+    fixed = {
+        "activation_function": (config.get("activation_function", "gelu_new"), ("gelu_new", "gelu_pytorch_tanh")),
+        "layer_norm_epsilon": (config.get("layer_norm_epsilon", EPSILON), (EPSILON,)),
+        "intermediate_size": (config.get("intermediate_size"), (None, 4 * width)),
+    }
+    check_values(fixed)
+    layers, positions = number_of(config, "num_layers", 24), number_of(config, "max_position_embeddings", 2048)
     return {
-        "vocab_size": _number(config, "vocab_size", 50257),
+        "vocab_size": number_of(config, "vocab_size", 50257),
         "max_positions": positions,
         "hidden_features": width,
         "num_layers": layers,
-        "num_heads": _number(config, "num_heads", 16),
+        "num_heads": number_of(config, "num_heads", 16),
         "scale_attention": False,
         "tie_embeddings": bool(config.get("tie_word_embeddings", True)),
         "local_window": _window(config, layers, positions),
@@ -153,7 +146,7 @@ def _window(config: Mapping[str, Any], layers: int, positions: int) -> int:
     if kinds is None:
         types = config.get("attention_types", [[["global", "local"], 12]])
         kinds = [kind for group, times in types for _ in range(times) for kind in group]
-    window = _number(config, "window_size", _WINDOW)
+    window = number_of(config, "window_size", _WINDOW)
     if len(kinds) != layers:
         raise ValueError(f"config.json names {len(kinds)} attention layers for num_layers={layers}.")
     if "local" not in kinds:
@@ -164,7 +157,8 @@ def _window(config: Mapping[str, Any], layers: int, positions: int) -> int:
     return window if list(kinds) == alternate else 0
 
 
-def _number(config: Mapping[str, Any], name: str, default: int) -> int:
+def number_of(config: Mapping[str, Any], name: str, default: int) -> int:
+    """A value of config.json that has to be an integer of 1 or more."""
     value = config.get(name, default)
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise ValueError(f"config.json has {name}={value!r}: it should be an integer of 1 or more.")
