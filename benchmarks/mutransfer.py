@@ -81,7 +81,7 @@ class Best(NamedTuple):
 
 
 def base_config(setting: Setting, shared: Path) -> Dict[str, Any]:
-    """Nested values that all runs share; the recipe chemgpt_moses, but for the model and the amount of data."""
+    """Nested values that all runs share: those of the recipe chemgpt_moses, but for model, rate and amount of data."""
     moses = shared / "data" / "smiles" / "moses_test.csv.gz"
     data = {"name": "moses", "path": str(moses)} if moses.is_file() else {"name": "nci"}
     return {
