@@ -40,10 +40,10 @@ def load_chemgpt(folder: PathLike) -> Tuple[ChemGPT, Optional[Tokenizer]]:
     folder = Path(folder)
     config = _read_json(folder / _CONFIG)
     try:
-        kind = config.get("model_type")
+        kind, weights = config.get("model_type"), _read_weights(folder)
         if kind not in _READERS:
             raise ValueError(f"config.json is of a model of type {kind!r}; ChemGPT is of type {' or '.join(_READERS)}.")
-        model = _READERS[kind](config, _read_weights(folder))
+        model = _READERS[kind](config, weights)
     except ValueError as error:
         raise ValueError(f"{folder}: {error}") from error
     if not (folder / _TOKENIZER).is_file():
