@@ -1,6 +1,7 @@
 """Native kernels run as the user: none is loaded that somebody else could have written, or that is damaged."""
 
 import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -71,13 +72,27 @@ def test_options_that_no_shell_would_read_are_named(folder, monkeypatch):
         native.library()
 
 
+def results_of(tests, chosen, flags, cache):
+    """What tests of kernels say of those that are compiled with further options."""
+    environment = {**os.environ, "IPU_CHEM_CFLAGS": flags, "IPU_CHEM_CACHE": str(cache)}
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", chosen]
+    files = [str(Path(__file__).with_name(f"test_{name}_kernels.py")) for name in tests]
+    return subprocess.run([*command, *files], env=environment, capture_output=True, encoding="utf-8")
+
+
 @pytest.mark.skipif("avx512f" not in " ".join(native._processor()), reason="this processor has no AVX-512 to leave out")
 def test_the_form_for_narrower_vectors_equals_autograd(tmp_path):
-    tests = Path(__file__).with_name("test_force_kernels.py")
     chosen = "float64_equals_autograd or fill_no_vector or no_farther_from_float64"
-    environment = {**os.environ, "IPU_CHEM_CFLAGS": "-mno-avx512f", "IPU_CHEM_CACHE": str(tmp_path)}
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(tests), "-k", chosen]
-    done = subprocess.run(command, env=environment, capture_output=True, encoding="utf-8")
+    done = results_of(["force"], chosen, "-mno-avx512f", tmp_path)
     assert done.returncode == 0, done.stdout
     compiled = {path.name.rsplit("-", 1)[0] for path in tmp_path.rglob("*.so")}
     assert compiled == {"kernels-float", "kernels-double"}  # and nothing of those of the widest vectors
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="options of compilers for x86-64")
+@pytest.mark.parametrize("flags", ["-mno-avx512f -mtune=znver2", "-mtune=znver2 --param=avoid-fma-max-bits=512"])
+def test_company_changes_no_bit_where_the_compiler_likes_to_add_and_multiply_apart(flags, tmp_path):
+    if not native._same_sums(native.find_compiler()):
+        pytest.skip("a compiler without this option")
+    done = results_of(["decoding"], "company", flags, tmp_path)
+    assert done.returncode == 0, done.stdout
