@@ -76,13 +76,14 @@ def run_of(options) -> Dict[str, Any]:
 @pytest.mark.parametrize(("extensive", "target"), [(True, "weight,hetero"), (False, "share,hydrogens")])
 def test_it_learns_labels_that_grow_and_labels_that_do_not(property_options, extensive, target):
     property_options["data"].update(target=target, extensive=extensive, unit="u")
-    property_options["training"]["epochs"] = 30
+    property_options["training"]["epochs"] = 60
+    property_options["optimizer"]["learning_rate"] = 3e-3  # at 1e-2 what is learned is a matter of luck
     run = run_of(property_options)
     assert run["kind"] == "text property" and [one["name"] for one in run["targets"]] == target.split(",")
     for name in target.split(","):
         for kind in ("mae", "rmse"):
             learned, simple = (run[key]["test"][f"{kind}_{name}_u"] for key in ("results", "baseline"))
-            assert learned < 0.5 * simple, name
+            assert learned < 0.4 * simple, name
     losses = [row for row in rows_of(Path(property_options["out"]) / "metrics.csv") if row["kind"] == "train"]
     assert np.mean([float(row["loss"]) for row in losses[-4:]]) < 0.3 * float(losses[0]["loss"])
 
