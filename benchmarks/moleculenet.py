@@ -100,7 +100,7 @@ def main() -> int:
     print(machine_line("float32, 1 thread", "torch", "sklearn", "rdkit", "selfies", "numpy"))
     started, kept = time.monotonic(), options.rows
     settings = {"run": _fingerprint(options.run), "epochs": options.epochs, "learning_rate": options.learning_rate}
-    settings["patience"] = options.patience
+    settings.update(patience=options.patience, seen=options.seen)
     rows = [row for row in _read(kept) if row["settings"] == settings]
     if kept.is_file() and not kept.read_bytes().endswith(b"\n"):
         kept.write_bytes(kept.read_bytes() + b"\n")  # behind a line that was cut
@@ -140,8 +140,10 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument("--methods", default="all", help=f"of {'; '.join(METHODS)}, separated by ; (default: all)")
     parser.add_argument("--seeds", type=int, default=5, help="(default: %(default)s)")
-    parser.add_argument("--epochs", type=int, default=40, help="at most (default: %(default)s)")
-    parser.add_argument("--patience", type=int, default=8, help="epochs without improvement (default: %(default)s)")
+    parser.add_argument("--epochs", type=int, default=20, help="at most (default: %(default)s)")
+    seen = "molecules that a run trains on at most, counted with repetitions, but 5 epochs (default: %(default)s)"
+    parser.add_argument("--seen", type=int, default=15000, help=seen)
+    parser.add_argument("--patience", type=int, default=4, help="epochs without improvement (default: %(default)s)")
     rate = "of the run tuned whole; twice as much from fresh weights, four times for LoRA (default: %(default)s)"
     parser.add_argument("--learning-rate", type=float, default=5e-4, help=rate)
     parser.add_argument("--minutes", type=float, default=float("inf"), help="begin no row after so many")
@@ -155,7 +157,7 @@ def _options() -> argparse.Namespace:
         unknown = [one for one in chosen if one not in there]
         if unknown:
             parser.error(f"there is no {unknown[0]!r}; there are {'; '.join(there)}")
-    for number in ("seeds", "epochs"):
+    for number in ("seeds", "epochs", "seen"):
         if getattr(options, number) < 1:
             parser.error(f"--{number} {getattr(options, number)}: give 1 or more")
     for path in (options.run / BEST, options.shared / "data" / "moleculenet", options.rows.absolute().parent):
@@ -190,6 +192,7 @@ def _config(name: str, seed: int, options: argparse.Namespace, **more: Any) -> A
         "extensive": False,
         "split": "scaffold_deepchem",
         "long": "truncate",
+        "representation": load_checkpoint(options.run / BEST)[1]["config"]["data"]["representation"],
         "workers": 1,
     }
     training = {"epochs": options.epochs, "early_stopping": options.patience, "seed": seed, "progress": False}
@@ -236,13 +239,19 @@ def _value(metrics: Dict[str, float], targets: List[Any]) -> float:
     return metrics[targets[0].metric("rmse")]
 
 
+def _epochs(molecules: int, options: argparse.Namespace) -> int:
+    """Of a training split of so many molecules: as many as their limits allow, and 5 of a large one."""
+    return min(options.epochs, max(5, options.seen // molecules))
+
+
 def _tuned(**more: Any) -> Callable[..., float]:
     """A method that trains a ChemGPT: the run, with options of its model, or with ``fresh`` the same sizes."""
 
     def method(name: str, molecules: Molecules, seed: int, options: argparse.Namespace) -> float:
         fresh = more.get("fresh", False)
         model = _sizes(options) if fresh else {"name": "chemgpt", **more}
-        training = {} if fresh else {"start_from": str(options.run)}
+        training = {"epochs": _epochs(len(molecules.items["train"]), options)}
+        training.update({} if fresh else {"start_from": str(options.run)})
         with tempfile.TemporaryDirectory() as folder:
             out = {"out": str(Path(folder) / "run")}
             rate = options.learning_rate * (2 if fresh else 4 if more.get("lora_rank") else 1)

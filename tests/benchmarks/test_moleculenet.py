@@ -59,7 +59,9 @@ def test_bad_options_are_refused_before_the_first_row(tmp_path, monkeypatch, cap
     (tmp_path / "data" / "moleculenet").mkdir(parents=True)
     known = ["moleculenet.py", str(tmp_path / "run"), "--shared", str(tmp_path), "--rows", str(tmp_path / "rows.jsonl")]
     monkeypatch.setattr("sys.argv", [*known, "--methods", "Morgan, linear; fresh"])
-    assert moleculenet._options().methods == ["Morgan, linear", "fresh"]
+    options = moleculenet._options()
+    assert options.methods == ["Morgan, linear", "fresh"]
+    assert [moleculenet._epochs(molecules, options) for molecules in (513, 1000, 6264)] == [20, 15, 5]
     for words, said in (
         (["--seeds", "0"], "--seeds 0: give 1 or more"),
         (["--rows", str(tmp_path / "no" / "rows.jsonl")], f"there is no {tmp_path / 'no'}"),
