@@ -1,8 +1,9 @@
 """Symbols that an earlier model's vocabulary lacks: new ids behind the earlier ones, with embeddings to begin with.
 
-A symbol begins as the same atom without stereochemistry, isotope or count of hydrogens, [C@@H1] and [CH3] as [C], where
-the earlier vocabulary has that. Others are drawn around the mean of the earlier embeddings (J. Hewitt, "Initializing
-New Word Embeddings for Pretrained Language Models", 2021): a vector of another size would change what others see.
+A symbol begins as the same atom without stereochemistry, isotope or count of hydrogens, [C@@H1] and [CH3] as [C], in
+SMILES [C@@H] as C, where the earlier vocabulary has that. Others are drawn around the mean of the earlier embeddings
+(J. Hewitt, "Initializing New Word Embeddings for Pretrained Language Models", 2021): a vector of another size would
+change what others see.
 """
 
 import re
@@ -19,6 +20,7 @@ from packing.store import Store
 
 _BY_TOKEN = ("embedding.wte.weight", "head.weight")  # weights with a row for every token
 _HYDROGENS = re.compile(r"H\d(?=[\]+-])")
+_SMILES_ATOM = re.compile(r"\[\d*([A-Z][a-z]?|[a-z]{1,2})@{0,2}(H\d?)?([+-]\d?)?\]")
 _SHOWN = 8  # new symbols that are named
 
 
@@ -92,7 +94,12 @@ def _lacks(tokenizer: Tokenizer, symbol: str) -> bool:
 def _begins_as(tokenizer: Tokenizer, symbol: str) -> Optional[int]:
     """The id of the same atom without stereochemistry and isotope, or without hydrogens too."""
     plain = without_stereo(symbol)
-    for one in (plain, _HYDROGENS.sub("", plain)):
+    candidates = [plain, _HYDROGENS.sub("", plain)]
+    atom = _SMILES_ATOM.fullmatch(symbol)
+    if atom:
+        element, hydrogens, charge = atom.groups(default="")
+        candidates += [f"[{element}{hydrogens}{charge}]", f"[{element}{charge}]", *([] if charge else [element])]
+    for one in candidates:
         if one != symbol and not _lacks(tokenizer, one):
             return tokenizer.id_of(one)
     return None
