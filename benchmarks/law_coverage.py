@@ -78,7 +78,7 @@ def power_study(sizes: int, seeds: int) -> Study:
 
 
 def broken_study(sizes: int, seeds: int) -> Study:
-    """Studies of a law that flattens; those that BIC gives another law, or one side no run, hold nothing."""
+    """Studies of a law that flattens; those that are given another law, or one side no run, hold nothing."""
     n = np.repeat(np.geomspace(1e3, 1e8, sizes), seeds)
     clean = 8 * n**-0.25 * (1 + (n / 3e5) ** (1 / 0.3)) ** (0.2 * 0.3)
 

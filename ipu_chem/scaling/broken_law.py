@@ -2,7 +2,10 @@
 
 The smoothly broken law is L = e + a x^-c0 (1 + (x / d)^(1 / f))^(-c1 f), with one break (Caballero et al., "Broken
 neural scaling laws", 2022): exponent c0 well below the break d, c0 + c1 well above it, f the number of e-folds in
-between. It is compared with a single power law, each with a floor e and without, by the Bayesian information criterion.
+between. It is compared with a single power law, each with a floor e and without: of either kind the one of the lowest
+Bayesian information criterion, and the broken one of the two where that is lower still and an F test says that noise
+hardly explains as much. The criterion alone finds breaks where there are none: of seven runs six parameters leave no
+noise.
 """
 
 import math
@@ -15,6 +18,7 @@ from ipu_chem.scaling.fitting import fit
 from ipu_chem.scaling.intervals import LEVEL, Asked, Estimate, Interval
 from ipu_chem.scaling.points import Point, check_over, columns
 from ipu_chem.scaling.power_law import check_logarithms, r_squared
+from ipu_chem.scaling.size_effects import averaged
 from ipu_chem.scaling.tse import Values
 
 SINGLE, SINGLE_FLOOR = "single power law", "single power law with a floor"
@@ -26,6 +30,7 @@ _STARTS = 6
 _FLOORS = np.array([0.3, 0.7, 0.95])  # of the grid, as fractions of the lowest loss
 _NOTHING = 12.0  # logarithm by which a floor may be below the lowest loss: it is not there then
 _SIZES = {SINGLE: 3, SINGLE_FLOOR: 4, BROKEN: 6, BROKEN_FLOOR: 7}  # different x that a fit needs
+_CHANCE = 0.05  # that noise explains as much, below which a break is believed
 _PARAMETERS = {SINGLE: 2, SINGLE_FLOOR: 3, BROKEN: 5, BROKEN_FLOOR: 6}
 
 
@@ -54,7 +59,8 @@ class BrokenLaw:
             with no runs is left out.
         breaks: d; None without one.
         r2: fraction of the variance of log L that the law explains.
-        bic: of all laws that the runs allow; the lowest is best, by 10 or more beyond doubt.
+        bic: of all laws that the runs allow.
+        chance: that noise alone makes a break explain as much, by the F test.
         runs: that were fitted.
     """
 
@@ -65,6 +71,7 @@ class BrokenLaw:
     breaks: Optional[Interval]
     r2: float
     bic: Dict[str, float]
+    chance: float
     runs: int
 
     def __call__(self, resource: Values) -> np.ndarray:
@@ -84,7 +91,10 @@ def fit_broken(points: Sequence[Point], over: str = "parameters", level: float =
 
 
 def broken_law(resource: np.ndarray, loss: np.ndarray, level: float = LEVEL) -> BrokenLaw:
-    """Fit all laws by least squares of logarithms and keep that of the lowest BIC; intervals as of `Estimate`.
+    """Fit all laws by least squares of logarithms and keep the best; intervals as of `Estimate`.
+
+    Where sizes scatter around the best broken law by more than their seeds do, means over seeds count as runs, see
+    `averaged`.
 
     Args:
         resource: [n] x of each run; runs of equal x differ in their seed.
@@ -102,20 +112,49 @@ def broken_law(resource: np.ndarray, loss: np.ndarray, level: float = LEVEL) -> 
             "or fit a single power law."
         )
     x, y = np.log(resource), np.log(loss)
+    chosen = _chosen(x, y, level)
+    # Only what bends as much as a law with a break tells scatter of sizes from a bend.
+    means = averaged(x, y, _Law(x), *chosen.bent)
+    x, y = means or (x, y)
+    if means is not None:
+        chosen = _chosen(x, y, level)
+    theta = chosen.estimate.law.full(chosen.estimate.theta[None])[0]
+    floor, ranges, breaks = _intervals(chosen.name, theta, chosen.estimate, x)
+    fitted = _Law(np.log(resource))(theta[None])[0][0]
+    r2 = r_squared(np.log(loss), fitted)
+    return BrokenLaw(chosen.name, theta, floor, ranges, breaks, r2, chosen.bic, chosen.chance, len(loss))
+
+
+class _Chosen(NamedTuple):
+    name: str
+    bent: Tuple[np.ndarray, int]
+    bic: Dict[str, float]
+    chance: float
+    estimate: "Estimate"
+
+
+def _chosen(x: np.ndarray, y: np.ndarray, level: float) -> _Chosen:
+    """The best law of logarithms, its criteria, and the parameters of the best one with a break with their number."""
+    from scipy.special import fdtrc
+
+    sizes, count = len(np.unique(x)), len(y)
     fits = {name: _fit(name, x, y[None], _STARTS) for name in _SIZES if sizes >= _SIZES[name]}
-    count = len(y)
     # A floor of rounding keeps a perfect fit's BIC finite.
-    bic = {
-        name: count * math.log(max(2 * float(cost[0]) / count, 1e-24)) + _PARAMETERS[name] * math.log(count)
-        for name, (_, cost) in fits.items()
-    }
-    name = min(bic, key=lambda law: bic[law])
+    squares = {name: max(2 * float(cost[0]), 1e-24 * count) for name, (_, cost) in fits.items()}
+    bic = {name: count * math.log(squares[name] / count) + _PARAMETERS[name] * math.log(count) for name in fits}
+    single, broken = (
+        min((name for name in bic if (name in (BROKEN, BROKEN_FLOOR)) == bent), key=lambda law: bic[law])
+        for bent in (False, True)
+    )
+    more, left = _PARAMETERS[broken] - _PARAMETERS[single], count - _PARAMETERS[broken]
+    gained = max(squares[single] / squares[broken] - 1, 0.0)
+    chance = float(fdtrc(more, left, gained * left / more))
+    name = broken if chance < _CHANCE and bic[broken] < bic[single] else single
     free, fixed, limits = _parts(name, x, y)
     law = _Law(x, free, fixed)
     best, _ = fit(law, fits[name][0][:, free], y, np.inf, limits, most=1000, tolerance=1e-15)
-    theta = law.full(best)[0]
-    floor, ranges, breaks = _intervals(name, theta, Estimate(law, best[0], y, limits=limits, level=level), x)
-    return BrokenLaw(name, theta, floor, ranges, breaks, r_squared(y, law(best)[0][0]), bic, count)
+    bent = (fits[broken][0][0], _PARAMETERS[broken])
+    return _Chosen(name, bent, bic, chance, Estimate(law, best[0], y, limits=limits, level=level))
 
 
 class _Law:

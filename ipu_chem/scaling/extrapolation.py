@@ -65,7 +65,7 @@ def extrapolation_of(points: Sequence[Point], over: str = "", draws: int = DRAWS
 
     Args:
         points: of a study; for a law over one quantity, all of one value of the other.
-        over: parameters or tokens, by the law of the lowest BIC where there are 6 values or more, else by a power law;
+        over: parameters or tokens, by one power law or two where there are 6 values or more, else by a power law;
             empty is L(N, D), over both.
         draws, seed: of the bootstrap.
 

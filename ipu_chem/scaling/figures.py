@@ -109,7 +109,7 @@ def surface(points: Sequence[Point], law: JointLaw) -> Any:
 
 
 def broken_figure(points: Sequence[Point], laws: Sequence[Tuple[int, BrokenLaw]], over: str = "parameters") -> Any:
-    """Loss over parameters for each amount of tokens, or the reverse, with the laws of lowest BIC and their breaks.
+    """Loss over parameters for each amount of tokens, or the reverse, with the best laws and their breaks.
 
     Args:
         points: of the study.
@@ -142,7 +142,7 @@ def broken_figure(points: Sequence[Point], laws: Sequence[Tuple[int, BrokenLaw]]
                 markersize=12, capsize=2, linewidth=2.5, alpha=0.6,
             )  # fmt: skip
     logarithmic(axis, axis_name(points, over), words_of(points[0].loss_name))
-    legend_beside(axis, "lines: laws of lowest BIC\nbars: breaks with intervals,\narrows: open")
+    legend_beside(axis, "lines: one power law or two\nbars: breaks with intervals,\narrows: open")
     return figure
 
 

@@ -13,6 +13,7 @@ from ipu_chem.scaling.fitting import fit, huber
 from ipu_chem.scaling.intervals import LEVEL, Asked, Estimate, Interval, spread
 from ipu_chem.scaling.points import Point, check_comparable, columns
 from ipu_chem.scaling.power_law import check_logarithms, r_squared
+from ipu_chem.scaling.size_effects import averaged
 
 _EXPONENTS = np.geomspace(0.05, 1.6, 11)  # of the grid
 _STARTS = 8
@@ -109,6 +110,9 @@ def joint_law(
 ) -> JointLaw:
     """Fit L(N, D); intervals by profile, see `Estimate`, which hold where noise differs by size.
 
+    Where sizes scatter around the law by more than their seeds do, the mean over seeds counts as one run, see
+    `averaged`.
+
     Args:
         parameters: [n] N of each run.
         data: [n] D of each run.
@@ -124,7 +128,13 @@ def joint_law(
         ValueError: fewer than 3 different N or D or 6 pairs of them, values that have no logarithm, or a delta that is
             not above 0.
     """
+    parameters, data, loss = check_logarithms(parameters, data, loss)
     estimate, middle = joint_minimum(parameters, data, loss, delta, level)
+    runs = len(loss)
+    means = averaged(np.log([parameters, data]), estimate.values, estimate.law, estimate.theta)
+    if means is not None:
+        (parameters, data), loss = np.exp(means[0]), np.exp(means[1])
+        estimate, middle = joint_minimum(parameters, data, loss, delta, level)
     # E, A, B, a, b as combinations of parameters, A and B at N = D = 1.
     directions = np.eye(5)
     directions[[1, 2], [3, 4]] = middle
@@ -138,7 +148,7 @@ def joint_law(
     else:
         intervals = estimate.profiles(asked)
     intervals[:3] = [Interval(*np.exp(one).tolist()) for one in intervals[:3]]
-    return JointLaw(*intervals, r2=r_squared(estimate.values, fitted), runs=len(fitted))
+    return JointLaw(*intervals, r2=r_squared(estimate.values, fitted), runs=runs)
 
 
 def joint_minimum(

@@ -7,6 +7,7 @@ import numpy as np
 
 from ipu_chem.scaling.intervals import LEVEL, Estimate, Interval
 from ipu_chem.scaling.points import Point, check_over, columns
+from ipu_chem.scaling.size_effects import averaged
 from ipu_chem.scaling.tse import Values
 
 
@@ -56,6 +57,9 @@ def fit_power_law(points: Sequence[Point], over: str = "parameters", level: floa
 def power_law(resource: np.ndarray, loss: np.ndarray, level: float = LEVEL) -> PowerLaw:
     """Fit by least squares of logarithms; intervals hold where noise differs by size, see `Estimate`.
 
+    Where sizes scatter around the law by more than their seeds do, the mean over seeds counts as one run, see
+    `averaged`: seeds say nothing of what a size has of its own.
+
     Args:
         resource: [n] R of each run; runs of equal R differ in their seed.
         loss: [n] of each run, above 0.
@@ -69,18 +73,27 @@ def power_law(resource: np.ndarray, loss: np.ndarray, level: float = LEVEL) -> P
     if sizes < 3:
         raise ValueError(f"a power law needs runs of 3 sizes and there are {sizes}: train {3 - sizes} more.")
     x, y = np.log(resource), np.log(loss)
-    design = np.stack([np.ones_like(x), x - x.mean()], 1)
+    middle, estimate = _minimum(x, y, level)
+    means = averaged(x, y, estimate.law, estimate.theta)
+    if means is not None:
+        middle, estimate = _minimum(*means, level)
+    at_one = estimate.linear(np.array([1.0, -middle]))
+    falling = estimate.linear(np.array([0.0, -1.0]))
+    with np.errstate(over="ignore"):  # an end beyond float64 is open
+        alpha = Interval(*np.exp(at_one).tolist())
+    return PowerLaw(alpha, falling, r_squared(y, at_one.value - falling.value * x), len(y))
+
+
+def _minimum(x: np.ndarray, y: np.ndarray, level: float) -> Tuple[float, Estimate]:
+    """The mean of log R, and the line of log L over log R less that mean."""
+    middle = float(x.mean())
+    design = np.stack([np.ones_like(x), x - middle], 1)
     theta = np.array([y.mean(), design[:, 1] @ y / np.square(design[:, 1]).sum()])
 
     def law(rows: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
         return rows @ design.T, np.broadcast_to(design, (len(rows), *design.shape))
 
-    estimate = Estimate(law, theta, y, level=level)
-    at_one = estimate.linear(np.array([1.0, -x.mean()]))
-    falling = estimate.linear(np.array([0.0, -1.0]))
-    with np.errstate(over="ignore"):  # an end beyond float64 is open
-        alpha = Interval(*np.exp(at_one).tolist())
-    return PowerLaw(alpha, falling, r_squared(y, design @ theta), len(y))
+    return middle, Estimate(law, theta, y, level=level)
 
 
 def check_logarithms(*values: np.ndarray) -> "list[np.ndarray]":

@@ -22,7 +22,6 @@ OVERFITTING = (
     "errors of the scatter of the other runs"
 )
 _FLAT = 0.05  # exponent up to which more changes little: 11 % for ten times as much
-_AHEAD = 2.0  # of BIC, from which the best law is more than a guess (Kass and Raftery 1995)
 
 
 class Regime(NamedTuple):
@@ -50,25 +49,18 @@ class Line(NamedTuple):
     Attributes:
         over: parameters or tokens.
         held: the other one.
-        law: of the lowest BIC.
+        law: see `broken_law`.
     """
 
     over: str
     held: int
     law: BrokenLaw
 
-    @property
-    def ahead(self) -> float:
-        """Margin by which the next law's BIC is higher; inf if there is no other."""
-        others = [value for name, value in self.law.bic.items() if name != self.law.name]
-        return min(others, default=math.inf) - self.law.bic[self.law.name]
-
     def lines(self) -> List[str]:
         """Lines to print."""
         name, other = _NAMES[self.over], "D" if self.over == "parameters" else "N"
         law = self.law
-        doubt = "" if self.ahead >= _AHEAD else " (another fits as well)"
-        found = [f"over {name} at {other}={self.held:,}: {law.name}, BIC ahead by {self.ahead:.1f}{doubt}"]
+        found = [f"over {name} at {other}={self.held:,}: {law.name} (p of a break {law.chance:.2g})"]
         if law.breaks is not None:
             found[0] += f"; break at {name} = {law.breaks}"
         for one in law.ranges:
@@ -80,9 +72,11 @@ class Line(NamedTuple):
             found.append(f"  {name} {one.low:.3g} to {one.high:.3g}: exponent {one.exponent}, {limit}")
         if law.floor is not None:
             end = law.ranges[-1].high
-            left = float(law([end])[0]) / law.floor.value - 1
+            loss = float(law([end])[0])
+            left, most = (1 - floor / loss for floor in (law.floor.value, law.floor.low))
+            least = "anything" if law.floor.open_low else f"{most:.1%}"
             found.append(
-                f"  floor {law.floor}: at {name} = {end:.3g} no more than {left:.1%} is left to gain by {name}"
+                f"  floor {law.floor}: at {name} = {end:.3g} {left:.1%} is left to gain by {name}, {least} at most"
             )
         return found
 

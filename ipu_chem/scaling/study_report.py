@@ -145,7 +145,7 @@ def lines(study: Study) -> List[str]:
                 "amounts of data that lie further apart, or more of them"
             )
     if study.breaks:
-        found.append("one power law or two, by BIC:")
+        found.append("one power law or two, by F tests of a break:")
         found += [f"  {words}" for one in study.breaks for words in one.lines()]
     return [*found, *check_lines(study.checks), *gain_lines(study.gains), *study.notes]
 

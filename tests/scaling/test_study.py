@@ -186,7 +186,7 @@ def test_laws_and_regimes_of_points_whose_law_is_known(tmp_path):
     text = "\n".join(lines(study))
     assert "held-out check, intervals of 95%" in text and "EXTRAPOLATED, not measured" in text
     assert len(saved["checks"]) == 14 and saved["gains"] and saved["held"] is None
-    assert "limited by" in text and "BIC ahead by" in text and "a = " in text
+    assert "limited by" in text and "(p of a break " in text and "a = " in text
 
 
 def test_breaks_are_where_data_begin_to_limit_the_loss():
