@@ -15,11 +15,12 @@ _SURE = 2.0  # standard errors above which an exponent is not noise
 _SURELY_WORSE = 3.0  # standard errors of a difference by which a larger size counts as worse
 _WORSE = 0.02  # of log L, the least for that where there is one seed of each
 _FEW = 6  # second differences that their median is believed of
+_TOLD = 0.5  # about what a median tells of a scatter, of what squares would
 _ROUNDING = 1e-9  # exponent below which one is none
 OVERFITTING = (
     f"a size overfits where its loss lies above the lowest of smaller sizes on the same data by more than "
     f"{_SURELY_WORSE:g} standard errors between seeds, or with one seed by {_WORSE:.0%} and {_SURELY_WORSE:g} standard "
-    "errors of the scatter of the other runs"
+    "errors of the scatter of runs, more where few runs tell what that is"
 )
 _FLAT = 0.05  # exponent up to which more changes little: 11 % for ten times as much
 
@@ -129,10 +130,12 @@ def overfitted(points: Sequence[Point]) -> List[Point]:
     error = _error_of_means(list(groups.values()))
     if error:
         worse = _worse(means, _SURELY_WORSE * math.sqrt(2) * error)
-    else:  # noise is that of what does not look like overfitting
-        worse = _worse(means, _WORSE)
-        error = _scatter({where: mean for where, mean in means.items() if where not in worse}) if worse else 0.0
-        worse = _worse(means, max(_WORSE, _SURELY_WORSE * math.sqrt(2) * error))
+    else:  # what surely overfits adds to the scatter, so that it is measured again without
+        worse, more = set(), _worse(means, max(_WORSE, _margin(means)))
+        while more - worse:
+            worse |= more
+            others = {where: mean for where, mean in means.items() if where not in worse}
+            more = _worse(means, max(_WORSE, _margin(others)))
     return [point for point in points if (point.tokens, point.parameters) in worse]
 
 
@@ -190,24 +193,30 @@ def _worse(means: Mapping[Tuple[int, int], float], margin: float) -> Set[Tuple[i
     return found
 
 
-def _scatter(means: Mapping[Tuple[int, int], float]) -> float:
-    """Standard deviation of logarithms by (D, N), which outliers do not move; 0 of too few.
+def _margin(means: Mapping[Tuple[int, int], float]) -> float:
+    """Difference of two runs that their scatter does not explain, by logarithms of (D, N); 0 of too few.
 
-    Either around L(N, D) or between neighbors, whichever is less: what a law or a line misses adds to both.
+    The scatter is that around L(N, D) or between neighbors, without outliers, whichever allows less: what a law or a
+    line misses adds to both. It counts as often as in `_SURELY_WORSE`, by Student's distribution.
     """
-    found = []
+    from scipy.special import ndtr, stdtrit
+
+    found: List[Tuple[float, int]] = []
     amounts, sizes = np.array(list(means), np.float64).T
     values = np.array(list(means.values()))
     try:
         estimate, _ = joint_minimum(sizes, amounts, np.exp(values))
         residuals = values - estimate.law(estimate.theta[None])[0][0]
-        found.append(spread(residuals) * math.sqrt(len(values) / (len(values) - len(estimate.theta))))
+        left = len(values) - len(estimate.theta)
+        found.append((spread(residuals) * math.sqrt(len(values) / left), left))
     except ValueError:
         pass
     between = [one for held, along in ((amounts, sizes), (sizes, amounts)) for one in _bends(held, along, values)]
     if len(between) >= _FEW:
-        found.append(spread(np.array(between)))
-    return min(found, default=0.0)
+        found.append((spread(np.array(between)), len(between)))
+    sure = float(ndtr(_SURELY_WORSE))
+    margins = [math.sqrt(2) * error * float(stdtrit(max(1.0, _TOLD * count), sure)) for error, count in found]
+    return min(margins, default=0.0)
 
 
 def _bends(held: np.ndarray, along: np.ndarray, values: np.ndarray) -> List[float]:

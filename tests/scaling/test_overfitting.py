@@ -69,6 +69,21 @@ def test_noise_of_one_seed_is_not_overfitting():
     assert dropped <= 12  # of 300; without the scatter of the others, four times as many
 
 
+def test_few_studies_of_one_seed_lose_a_size_to_noise():
+    """Six sizes on three amounts that sizes do not help at all; the scatter is measured, not cut to what looks calm."""
+    generator = np.random.default_rng(3)
+    lost = 0
+    for _ in range(20):
+        flat = [
+            Point(1000 * 3**n, 5000 * 3**d, 1, 1.0, 1, 0, loss, "nats", STEPS_HELD)
+            for n in range(6)
+            for d in range(3)
+            for loss in [(1 + 3 * 3 ** (-0.2 * d)) * math.exp(0.05 * generator.normal())]
+        ]
+        lost += bool(overfitted(flat))
+    assert lost <= 5  # half of them where what lies above a smaller size is left out of the scatter
+
+
 def test_a_study_leaves_them_out_and_says_so(tmp_path):
     study = analyze(points_of(), level=0.9)
     assert len(study.overfitted) == 6 and len(study.fitted) + 6 == len(study.points)
