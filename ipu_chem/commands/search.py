@@ -33,13 +33,14 @@ def run(options: Options, config: RunConfig) -> int:
     check_folder("--out", options.out)
     from ipu_chem.scaling.candidates import make_candidates
     from ipu_chem.scaling.members import joined
-    from ipu_chem.scaling.search import search
+    from ipu_chem.scaling.search import check_search, search
     from ipu_chem.scaling.search_report import table, write_result
     from ipu_chem.scaling.search_result import analyze
     from ipu_chem.scaling.selection import cost_of_rungs
 
     out, options = Path(options.out), part(options, SearchOptions)
     candidates = make_candidates(to_dict(config), grid, out)
+    check_search(candidates, options)
     rungs = options.rungs(len({one.name for one in candidates}))
     words = [f"{len(candidates)} runs, {100 * options.budget:.3g}% of each"]
     for rung in rungs[1:]:

@@ -31,11 +31,13 @@ class Candidate:
         name: of its options; candidates of one name differ in their seed.
         seed: of the run.
         config: nested values of a `RunConfig`, with the folder.
+        metric: validation metric that its run must have; empty is `ipu_chem.scaling.counted.usual_metric`.
     """
 
     name: str
     seed: int
     config: Dict[str, Any]
+    metric: str = ""
 
     @property
     def folder(self) -> Path:

@@ -1,15 +1,16 @@
 """Search: all candidates train for a budget, the best by their estimates go on, the last of them to the end."""
 
-from dataclasses import dataclass, field
-from typing import Dict, List, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Dict, List, Mapping, Sequence, Set
 
 import numpy as np
 
+from ipu_chem.data.splits import RULES
 from ipu_chem.executors import PROCESSES, Engine, check_executor, opened
 from ipu_chem.ranges import check_fields
 from ipu_chem.scaling.campaign import train_all
-from ipu_chem.scaling.candidates import Candidate, Progress
-from ipu_chem.scaling.estimators import DEFAULT, ESTIMATORS, Seen, estimates_of
+from ipu_chem.scaling.candidates import Candidate, Progress, budget_steps
+from ipu_chem.scaling.estimators import DEFAULT, ESTIMATORS, TAIL, VALIDATION, Seen, estimate_of, estimates_of
 from ipu_chem.scaling.selection import LEAST_KEPT, Rung, choose, rungs_of
 from ipu_chem.scaling.tpe import Trial, over_seeds
 from ipu_chem.scaling.tse import Estimate
@@ -35,7 +36,7 @@ class SearchOptions:
         calibration: curve that predicts final values from estimates: line, or power where they span a decade.
         finish_all: train all candidates to the end, to judge the estimates.
         metric: validation metric that counts, lowest first, ROC-AUC and average precision as 1 minus it; empty takes
-            the forces' error, else the first one of the runs.
+            the forces' error, else the mean ROC-AUC, else the first one of the runs.
         jobs: runs side by side on this machine, which divide its CPU cores.
         executor: where runs train: processes, of this machine; submitit, jobs of Slurm, with options
             submitit:timeout_min=600,slurm_partition=NAME; dask:tcp://HOST:8786; or module:factory, which returns an
@@ -113,6 +114,39 @@ class Searched:
     kept: List[str]
 
 
+def check_search(candidates: Sequence[Candidate], options: SearchOptions) -> None:
+    """Refuse a search that could choose nothing, before anything trains.
+
+    Args:
+        candidates: runs of it.
+        options: of it.
+
+    Raises:
+        ValueError: one candidate alone, no validation molecules, or an early evaluation by validation before the first
+            one; says what to do.
+    """
+    if len({one.name for one in candidates}) < 2:
+        raise ValueError(
+            "the grid has one candidate: give 2 or more values of an option, such as optimizer.learning_rate: "
+            "[1e-3, 3e-3] (seeds are runs of the same candidate)."
+        )
+    for one in candidates:
+        data, training = one.config["data"], one.config["training"]
+        if not data["validation"] and data["split"] in RULES:
+            raise ValueError(
+                f"candidate {one.name}: a search needs held-out molecules to compare the ends of runs: set "
+                "data.validation."
+            )
+        # With more steps an epoch the first evaluation lies no earlier.
+        seen = budget_steps(training["epochs"], options.budget)
+        if options.estimator == VALIDATION and not training["evaluate_calls"] and seen < training["evaluate_every"]:
+            raise ValueError(
+                f"candidate {one.name}: --estimator validation needs an evaluation within the budget of "
+                f"{100 * options.budget:.3g}% of {training['epochs']:,} epochs, and the first one is after "
+                f"{training['evaluate_every']:,}: set --training.evaluate_every to less, or give --estimator {TAIL}."
+            )
+
+
 def search(candidates: Sequence[Candidate], options: SearchOptions, progress: bool = True) -> Searched:
     """Train all to the first rung, the best to the next, the last to the end.
 
@@ -120,9 +154,11 @@ def search(candidates: Sequence[Candidate], options: SearchOptions, progress: bo
     that a search that was stopped chooses as if it had not been.
 
     Raises:
-        ValueError: see `train_all`, `estimates_of` and `over_seeds`; or all candidates diverged before the first early
-            evaluation.
+        ValueError: see `check_search`, `train_all`, `estimates_of` and `over_seeds`; or all candidates diverged before
+            the first early evaluation.
     """
+    check_search(candidates, options)
+    candidates = [replace(one, metric=options.metric) for one in candidates]
     with opened(options.executor, options.jobs, candidates[0].folder.parent) as engine:
         return _search(candidates, options, progress, engine)
 
@@ -137,7 +173,16 @@ def _search(candidates: Sequence[Candidate], options: SearchOptions, progress: b
 
     def train(names: Sequence[str], budget: float) -> List[int]:
         places = [place for place, one in enumerate(candidates) if one.name in names]
-        trained = train_all([candidates[place] for place in places], budget, progress=progress, engine=engine)
+        own = [candidates[place] for place in places]
+        checked: Set[int] = set()
+
+        def check(done: Mapping[int, Progress]) -> None:
+            """Refuse an estimator that finds nothing as soon as the first run shows it, not after all of them."""
+            for index in set(done) - checked if options.estimator == VALIDATION and not evaluations else ():
+                estimate_of(own[index], done[index], budget, VALIDATION, metric=options.metric, draws=0)
+            checked.update(done)
+
+        trained = train_all(own, budget, progress=progress, finished=check, engine=engine)
         reached.update(zip(places, trained))
         return places
 

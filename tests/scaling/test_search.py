@@ -19,7 +19,7 @@ from ipu_chem.checkpoint import load_checkpoint
 from ipu_chem.cli import main
 from ipu_chem.scaling.candidates import Progress, budget_steps, make_candidates, read_progress
 from ipu_chem.scaling.estimators import estimate_of
-from ipu_chem.scaling.search import SearchOptions
+from ipu_chem.scaling.search import SearchOptions, check_search, search
 from ipu_chem.scaling.worker import train_candidate
 from ipu_chem.train import train
 from ipu_chem.training.logging import read_rows
@@ -257,6 +257,56 @@ def test_grids_that_cannot_work_are_refused_before_anything_trains(options, tmp_
     with pytest.raises(ValueError, match=words):
         make_candidates(options, grid, tmp_path / "search")
     assert not (tmp_path / "search").exists()
+
+
+RATES = {"optimizer.learning_rate": [0.001, 0.003]}
+
+
+@pytest.mark.parametrize(
+    "grid, section, values, asked, words",
+    [
+        (
+            {"training.seed": [0, 1]},
+            "training",
+            {},
+            {},
+            "the grid has one candidate: give 2 or more values of an option",
+        ),
+        (RATES, "data", {"validation": 0}, {}, "learning_rate=0.001: a search needs held-out .*: set data.validation"),
+        (
+            RATES,
+            "training",
+            {"epochs": 10, "evaluate_every": 4},
+            {"estimator": "validation"},
+            "within the budget of 20% of 10 epochs, and the first one is after 4: set --training.evaluate_every to",
+        ),
+    ],
+)
+def test_searches_that_could_choose_nothing_are_refused_before_anything_trains(
+    options, tmp_path, grid, section, values, asked, words
+):
+    options[section].update(values)
+    candidates = make_candidates(options, grid, tmp_path / "search")
+    with pytest.raises(ValueError, match=words):
+        search(candidates, SearchOptions(**asked))
+    assert not (tmp_path / "search").exists()
+
+
+def test_an_evaluation_that_may_come_in_time_is_not_refused(options, tmp_path):
+    options["training"].update(epochs=10, evaluate_every=2)
+    check_search(make_candidates(options, RATES, tmp_path), SearchOptions(estimator="validation"))
+    options["training"].update(evaluate_every=4, evaluate_calls=3)
+    check_search(make_candidates(options, RATES, tmp_path), SearchOptions(estimator="validation"))
+    options["training"].update(evaluate_every=4, evaluate_calls=0)
+    check_search(make_candidates(options, RATES, tmp_path), SearchOptions())
+
+
+def test_an_estimator_that_finds_no_evaluation_is_refused_by_the_first_run(options, tmp_path):
+    options["training"].update(epochs=3, evaluate_every=1)  # 20% are within the first epoch
+    candidates = make_candidates(options, {"optimizer.learning_rate": [0.001, 0.003, 0.01]}, tmp_path / "search")
+    with pytest.raises(ValueError, match="there is no evaluation within the budget of"):
+        search(candidates, SearchOptions(estimator="validation"), progress=False)
+    assert len(list((tmp_path / "search").glob("*/candidate.json"))) == 1
 
 
 @pytest.mark.parametrize(
