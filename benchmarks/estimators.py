@@ -30,7 +30,8 @@ if __package__ in (None, ""):  # run as a file: its folder would hide packages o
 
 from benchmarks.common import Goals, machine_line, print_table
 from ipu_chem.scaling.candidates import Candidate, Progress
-from ipu_chem.scaling.estimators import DEFAULT, ESTIMATORS, Seen, counted_metric, estimates_of
+from ipu_chem.scaling.counted import counted_metric
+from ipu_chem.scaling.estimators import DEFAULT, ESTIMATORS, Seen, estimates_of
 from ipu_chem.scaling.replay import Replayed, replay
 from ipu_chem.scaling.search import evaluate
 from ipu_chem.scaling.selection import rungs_of, survivors
@@ -72,9 +73,9 @@ def read_grid(folder: Path) -> Grid:
         fields = ("status", "step", "total", "seconds", "metrics")
         reached.append(Progress(*(saved[key] for key in fields)))
         rows.append(read_rows(path.parent))
-    metric = next((counted_metric(list(p.metrics)) for p in reached if p.status == "finished"), "")
+    metric = next((counted_metric(list(p.metrics)) for p in reached if p.status == "finished" and p.metrics), "")
     trials = [
-        Trial(one.name, one.seed, 0.0, p.metrics.get(metric) if p.status == "finished" else math.inf)
+        Trial(one.name, one.seed, 0.0, p.metrics.get(metric, math.inf) if p.status == "finished" else math.inf)
         for one, p in zip(candidates, reached)
     ]
     names, _, finals = over_seeds(trials) if trials else ([], [], [])

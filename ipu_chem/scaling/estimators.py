@@ -13,9 +13,9 @@ from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 
-from ipu_chem.metrics import lower_is_better
 from ipu_chem.scaling import collapse, multi_power
 from ipu_chem.scaling.candidates import Candidate, Progress, budget_steps
+from ipu_chem.scaling.counted import counted_metric, names_of, value_of
 from ipu_chem.scaling.curves import RunCurve, curve_of, departures, drift
 from ipu_chem.scaling.tse import DRAWS, Estimate, step_losses, tail_mean, tse, tse_e, tse_ema
 from ipu_chem.training.logging import read_rows
@@ -30,7 +30,6 @@ ESTIMATORS = (TAIL, VALIDATION, *_OF_ALL, *_OF_EPOCHS)
 DEFAULT = TAIL  # by the figures of benchmarks/estimators.py
 _Z = 1.645  # of an interval of 90 %
 _Z_BOOTSTRAP = 1.96  # of those of `ipu_chem.scaling.tse`
-_NO_METRIC = ("kind", "step", "epoch", "loss", "learning_rate", "molecules_per_s", "seconds")
 
 
 @dataclass(frozen=True)
@@ -83,7 +82,7 @@ def estimate_of(
         budget: fraction of its steps.
         name: of `ESTIMATORS`.
         fraction: of the steps so far; see `tail_mean`.
-        metric: that ``validation`` reads; see `counted_metric`.
+        metric: that ``validation`` reads; see `ipu_chem.scaling.counted`.
         draws: of the bootstrap.
 
     Raises:
@@ -105,7 +104,7 @@ def estimates_of(
         runs: each as far as it may be read; whole ones teach ``multi_power`` and ``collapse``.
         name: of `ESTIMATORS`.
         fraction: of the steps so far; see `tail_mean`.
-        metric: that ``validation`` reads; see `counted_metric`.
+        metric: that ``validation`` reads; see `ipu_chem.scaling.counted`.
         draws: of the bootstrap.
 
     Raises:
@@ -145,19 +144,6 @@ def estimates_of(
     for place, estimate in zip(finite, found):
         estimates[place] = replace(estimate, note=notes.get(place, ""))
     return estimates
-
-
-def counted_metric(names: Sequence[str], asked: str = "") -> str:
-    """The validation metric by which runs are compared: what is asked for, else the forces' error, else the first one.
-
-    Raises:
-        ValueError: there are none, or not the one that is asked for; names those that there are.
-    """
-    chosen = asked or next((name for name in names if name.startswith("mae_forces")), names[0] if names else "")
-    if chosen not in names:
-        known = f"they have {', '.join(names)}" if names else "give the runs validation molecules"
-        raise ValueError(f"the runs have no validation metric {chosen!r}: {known}.")
-    return chosen
 
 
 def _forecasts(name: str, curves: Sequence[RunCurve], fraction: float) -> List[Estimate]:
@@ -243,9 +229,8 @@ def _validation(run: Seen, metric: str) -> Estimate:
             f"candidate {run.candidate.name}: there is no evaluation within the budget of {run.end:,} steps: set "
             f"training.evaluate_every or training.evaluate_calls to less, or take {TAIL}."
         )
-    chosen = counted_metric([name for name in seen[-1] if name not in _NO_METRIC], metric)
-    _, value = lower_is_better(chosen, float(seen[-1][chosen]))
-    return Estimate(VALIDATION, value if math.isfinite(value) else math.inf, math.nan, math.nan, seen[-1]["step"])
+    _, value = value_of(counted_metric(names_of(seen[-1]), metric), seen[-1])
+    return Estimate(VALIDATION, value, math.nan, math.nan, seen[-1]["step"])
 
 
 def _ends(value: float, error: float) -> Tuple[float, float, float]:

@@ -6,9 +6,8 @@ from typing import List, Optional, Sequence, Tuple
 
 import numpy as np
 
-from ipu_chem.metrics import lower_is_better
-from ipu_chem.scaling.candidates import budget_steps
-from ipu_chem.scaling.estimators import counted_metric
+from ipu_chem.scaling.candidates import Candidate, Progress, budget_steps
+from ipu_chem.scaling.counted import counted_metric, names_of, value_of
 from ipu_chem.scaling.held_fixed import HeldFixed, facts_of, held_fixed
 from ipu_chem.scaling.judgment import LEVEL, Compared, compare, uncertainty
 from ipu_chem.scaling.replay import Uncertain
@@ -112,18 +111,19 @@ def analyze(found: Searched, options: SearchOptions) -> Result:
         ValueError: no run has the metric; see `over_seeds`.
     """
     runs = list(zip(found.candidates, found.reached))
-    finished = [p for p in found.reached if p.status == "finished"]
     notes = [f"{one.name}, seed {one.seed}: {p.message}" for one, p in runs if p.message]
-    metric = options.metric
-    for p in finished:
-        metric = counted_metric(list(p.metrics), metric)
+    notes += [f"{one.name}, seed {one.seed}: no evaluation of it was finite" for one, p in runs if _is_nowhere(p)]
+    metric = _metric_of(runs, options.metric)
     # Where a seed diverged at an early evaluation, the others stopped with it: without all of them, no final value.
     unfinished = {one.name for one, p in runs if p.status == "stopped"}
     trials = []
     for (one, p), seen in zip(runs, found.estimates):
-        final = math.inf if p.status == "diverged" else p.metrics.get(metric)
-        final = None if final is None else lower_is_better(metric, final)[1]
-        trials.append(Trial(one.name, one.seed, seen.value, None if one.name in unfinished else final))
+        final: Optional[float] = math.inf if p.status == "diverged" or _is_nowhere(p) else None
+        if one.name in unfinished:
+            final = None
+        elif final is None:
+            _, final = value_of(metric, p.metrics)
+        trials.append(Trial(one.name, one.seed, seen.value, final))
     names, means, finals = over_seeds(trials)
     calibration = assessment = None
     try:
@@ -153,7 +153,7 @@ def analyze(found: Searched, options: SearchOptions) -> Result:
     rows.sort(key=lambda row: (math.inf if row.final is None else row.final, row.estimate))
     totals = [p.total for p in found.reached]
     return Result(
-        lower_is_better(metric, 0.0)[0],
+        value_of(metric, {metric: 0.0})[0],
         rows,
         found.evaluations,
         found.kept,
@@ -168,6 +168,22 @@ def analyze(found: Searched, options: SearchOptions) -> Result:
         held_fixed([one.config for one in found.candidates], facts_of([one.folder for one in found.candidates])),
         notes,
     )
+
+
+def _is_nowhere(p: Progress) -> bool:
+    """True for a run that came to its end although none of its evaluations was finite."""
+    return p.status == "finished" and not p.metrics
+
+
+def _metric_of(runs: Sequence[Tuple[Candidate, Progress]], asked: str) -> str:
+    """The metric that counts, which all finished runs have; what is asked for where none finished."""
+    metric = asked
+    for one, p in runs:
+        if p.status == "finished":
+            rows = [] if p.metrics else read_rows(one.folder)
+            last = next((row for row in reversed(rows) if row["kind"] == "validation"), {})
+            metric = counted_metric(list(p.metrics) or names_of(last), metric)
+    return metric
 
 
 def predict(calibration: Calibration, estimate: float, known: Sequence[float]) -> Tuple[Optional[float], str]:

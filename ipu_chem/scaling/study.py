@@ -18,9 +18,9 @@ import numpy as np
 from ipu_chem.config import from_dict
 from ipu_chem.executors import PROCESSES, check_executor, opened
 from ipu_chem.json_file import read_json, write_json
-from ipu_chem.metrics import lower_is_better
 from ipu_chem.scaling.campaign import train_all
 from ipu_chem.scaling.candidates import Candidate, Progress, make_candidates
+from ipu_chem.scaling.counted import counted_metric, usual_metric, value_of
 from ipu_chem.scaling.held_fixed import HeldFixed, facts_of, held_fixed
 from ipu_chem.scaling.points import (
     CONVERGED,
@@ -35,6 +35,7 @@ from ipu_chem.scaling.points import (
 
 _SEED, _DATA = "training.seed", "data.train"
 _RULES = ("steps", "epochs")
+_OF_TEXT = "nats_per_heavy_atom"
 
 
 @dataclass(frozen=True)
@@ -210,7 +211,7 @@ def point_of(candidate: Candidate, reached: Progress, rule: str, metric: str = "
     symbols an epoch: 6 N D epochs. Attention's scores are left out, and of graphs the work on edges.
 
     Raises:
-        ValueError: the run has no such metric; names those it has.
+        ValueError: the run has no such metric, or its validation molecules; names those that are known.
     """
     again = f"`ipu-chem train --resume {quote(str(candidate.folder))}` writes it again"
     run = read_json(candidate.folder / "run.json", again)
@@ -220,10 +221,8 @@ def point_of(candidate: Candidate, reached: Progress, rule: str, metric: str = "
     name = metric or _usual_metric(list(reached.metrics), "tokens" in run)
     if reached.status == "diverged" or not reached.metrics:  # or not one evaluation was finite
         loss = math.inf
-    elif name in reached.metrics:
-        name, loss = lower_is_better(name, reached.metrics[name])
     else:
-        raise ValueError(f"--metric {name}: the runs have {', '.join(reached.metrics)}.")
+        name, loss = value_of(counted_metric(list(reached.metrics), name), reached.metrics)
     return Point(
         parameters=parameters,
         tokens=tokens,
@@ -266,8 +265,9 @@ def held_of(plan: Plan, options: StudyOptions) -> HeldFixed:
 
 def _usual_metric(names: Sequence[str], is_text: bool) -> str:
     """Comparable over vocabularies, or what is hardest to learn; of a run that diverged at once, nothing is known."""
-    wanted = "nats_per_heavy_atom" if is_text else "mae_forces"
-    return next((name for name in names if name.startswith(wanted)), names[0] if names else wanted)
+    if is_text and (not names or _OF_TEXT in names):
+        return _OF_TEXT
+    return usual_metric(names) or "mae_forces"
 
 
 def _amounts(
@@ -345,7 +345,8 @@ def _planned(
     training = {**config["training"], **cadence}
     if options.rule == "steps":
         training["early_stopping"] = 0
-    return replace(candidate, config={**config, "pack": {**config["pack"], **pack}, "training": training})
+    packed = {**config["pack"], **pack}
+    return replace(candidate, config={**config, "pack": packed, "training": training}, metric=options.metric)
 
 
 def _fixed_pack(pack: Mapping[str, Any], budget: Mapping[str, int]) -> Dict[str, int]:

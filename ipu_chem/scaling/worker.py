@@ -25,6 +25,7 @@ from ipu_chem.locks import FolderInUse
 from ipu_chem.parallel import is_stopped, signal_at_end_of_parent, start_worker
 from ipu_chem.scaling import lost_time
 from ipu_chem.scaling.candidates import PROGRESS, Candidate, Progress, budget_steps, read_progress, write_progress
+from ipu_chem.scaling.counted import counted_metric, names_of, value_of
 from packing.files import disk_full_named, host_name
 
 _ANSWER = "ipu-chem answer: "  # before the line of a child that its parent reads
@@ -172,6 +173,8 @@ def _train(candidate: Candidate, budget: float, threads: int, claim: Claim) -> P
 
         def on_metrics(self, kind: str, step: int, epoch: int, values: Dict[str, float]) -> None:
             claim.check(always=False)  # before the row is written
+            if kind == "validation":  # a metric that is not there is refused by the first of them
+                value_of(counted_metric(names_of(values), candidate.metric), values)
 
         def state(self) -> Dict[str, Any]:
             claim.check()  # before a checkpoint is written

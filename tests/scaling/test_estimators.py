@@ -50,7 +50,7 @@ def test_estimators_read_what_was_there_at_the_budget_and_nothing_later(tmp_path
     assert estimate_of(one, reached, budget, "validation", metric="rmse").value == METRICS["rmse"][epochs - 1]
     for name, function in (("tse", tse), ("tse_e", tse_e), ("tse_ema", tse_ema)):
         assert estimate_of(one, reached, budget, name).value == function(seen, STEPS, epochs).value
-    with pytest.raises(ValueError, match=r"no validation metric 'auc': they have mae, rmse"):
+    with pytest.raises(ValueError, match=r"--metric auc: the runs have mae, rmse"):
         estimate_of(one, reached, budget, "validation", metric="auc")
 
 
