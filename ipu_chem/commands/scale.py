@@ -1,6 +1,6 @@
 """Train a grid of sizes and say how loss follows size and data."""
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import List, Optional
 
@@ -89,8 +89,13 @@ def _compare(options: Options, config: Optional[RunConfig]) -> int:
 
     if config is not None or options.grid:
         raise ValueError("--compare reads finished studies: leave --grid and the options of a run out.")
+    usual = Options()
+    names = (field.name for field in fields(Options) if field.name not in ("compare", "out", "level"))
+    idle = [f"--{name}" for name in names if getattr(options, name) != getattr(usual, name)]
+    if idle:
+        raise ValueError(f"--compare reads finished studies and trains nothing: leave {', '.join(idle)} out.")
     check_folder("--out", options.out)
-    families = compare([Path(folder) for folder in options.compare])
+    families = compare([Path(folder) for folder in options.compare], options.level)
     paths = write_families(Path(options.out), families)
     print("\n".join(family_lines(families)))
     print(f"written: {', '.join(map(str, paths))}")

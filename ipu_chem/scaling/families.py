@@ -35,6 +35,7 @@ class Family:
         published: exponent over parameters; None where there is none.
         options: of its data, by name; empty where the folder says nothing of them.
         notes: sentences.
+        level: nominal coverage of the intervals of the exponents.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Family:
     published: Optional[float]
     options: Mapping[str, Any]
     notes: List[str]
+    level: float = LEVEL
 
     def edge(self, over: str) -> List[Point]:
         """Points of the most data, or of the largest size, that a law over parameters or over tokens is fitted to."""
@@ -55,8 +57,12 @@ class Family:
         return self.width if over == "parameters" else self.data
 
 
-def read_family(folder: Path) -> Family:
+def read_family(folder: Path, level: float = LEVEL) -> Family:
     """Read a study's points.json, and its plan.json for what the points are of.
+
+    Args:
+        folder: of the study.
+        level: nominal coverage of the intervals of its exponents.
 
     Raises:
         ValueError: the folder holds no study, or none of its runs can be fitted; says what to do.
@@ -84,23 +90,23 @@ def read_family(folder: Path) -> Family:
     laws: Dict[str, Optional[PowerLaw]] = {}
     for over in _NAMES:
         try:
-            laws[over] = fit_power_law(edge(points, over), over)
+            laws[over] = fit_power_law(edge(points, over), over, level)
         except ValueError as error:
             laws[over] = None
             notes.append(f"no exponent over {_NAMES[over]}: {error}")
     width, data = laws["parameters"], laws["tokens"]
-    return Family(name, str(folder), points, width, data, PUBLISHED.get(name), options, notes)
+    return Family(name, str(folder), points, width, data, PUBLISHED.get(name), options, notes, level)
 
 
-def compare(folders: Sequence[Path]) -> List[Family]:
-    """Studies that compare, in the order given.
+def compare(folders: Sequence[Path], level: float = LEVEL) -> List[Family]:
+    """Studies that compare, in the order given, with intervals of this level.
 
     Raises:
         ValueError: fewer than two, one that is none, or two that do not compare; see `read_family`.
     """
     if len(folders) < 2:
         raise ValueError("--compare needs the folders of two studies or more: --compare FOLDER FOLDER.")
-    families = [read_family(folder) for folder in folders]
+    families = [read_family(folder, level) for folder in folders]
     for index, one in enumerate(families):
         for other in families[:index]:
             _check_pair(other, one)
@@ -122,7 +128,8 @@ def family_lines(families: Sequence[Family]) -> List[str]:
             f"{row['family']:{width}} {_NAMES[row['over']]:>4} {row['from']:>13,} {row['to']:>13,}  {exponent:24} "
             f"{r2:>6} {published:>9}  {row['loss']}"
         )
-    lines += [f"single power laws at the most data and at the largest size, intervals of {LEVEL:.0%}; {rule}", WHICH]
+    level = f"{100 * families[0].level:.3g}%"
+    lines += [f"single power laws at the most data and at the largest size, intervals of {level}; {rule}", WHICH]
     if rule != STEPS_HELD:
         lines.append("steps differ with the data: exponents over D are of more data and more steps together")
     return lines + [f"{one.name}: {note}" for one in families for note in one.notes]

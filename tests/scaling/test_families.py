@@ -129,3 +129,21 @@ def test_folders_that_hold_no_study_are_refused(tmp_path, capsys):
         compare([folder, tmp_path])
     assert main(["scale", "--compare", str(folder), str(folder), "--grid", "demo_sizes"]) == 1
     assert "leave --grid and the options of a run out" in capsys.readouterr().err
+
+
+def test_intervals_of_families_have_the_level_that_is_asked_for(tmp_path, capsys):
+    folders = [str(study(tmp_path / name, name)) for name in ("painn", "schnet")]
+    words = ["scale", "--compare", *folders, "--out", str(tmp_path / "out")]
+    widths = []
+    for level in ("0.5", "0.95"):
+        assert main([*words, "--level", level]) == 0
+        assert f"intervals of {100 * float(level):g}%" in capsys.readouterr().out
+        rows = json.loads((tmp_path / "out" / "families.json").read_text())["exponents"]
+        widths.append([row["high"] - row["low"] for row in rows])
+    assert all(narrow < 0.6 * wide for narrow, wide in zip(*widths))
+
+
+def test_options_that_do_nothing_beside_compare_are_named(tmp_path, capsys):
+    folders = [str(study(tmp_path / name, name)) for name in ("painn", "schnet")]
+    assert main(["scale", "--compare", *folders, "--steps", "3600", "--plan", "true", "--metric", "mae"]) == 1
+    assert "trains nothing: leave --steps, --metric, --plan out" in capsys.readouterr().err
