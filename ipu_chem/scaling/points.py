@@ -4,7 +4,7 @@ import hashlib
 import json
 import math
 from collections import Counter
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Dict, Iterable, List, Mapping, Sequence
 
@@ -53,7 +53,8 @@ class Point:
     config: str = ""
 
     def __post_init__(self) -> None:
-        if min(self.parameters, self.tokens, self.molecules, self.flops, self.steps) <= 0:
+        sizes = (self.parameters, self.tokens, self.molecules, self.flops, self.steps)
+        if not all(0 < size < math.inf for size in sizes):
             raise ValueError(f"{self}: parameters, tokens, molecules, flops and steps are above 0.")
         if self.rule not in (STEPS_HELD, EPOCHS_HELD) and not self.rule.partition(CONVERGED)[2].strip():
             raise ValueError(
@@ -87,18 +88,49 @@ def read_points(path: PathLike) -> List[Point]:
     path = Path(path)
     try:
         rows = json.loads(path.read_text(encoding="utf-8"))["points"]
+        if not isinstance(rows, list):
+            raise TypeError("points is no list")
     except (json.JSONDecodeError, KeyError, TypeError) as error:
         raise ValueError(f'{path} holds no points: write {{"points": [...]}} with `write_points`.') from error
-    names = {field.name for field in fields(Point)}
     points = []
     for number, row in enumerate(rows, 1):
         try:
-            if set(row) - names:
-                raise TypeError(f"unknown {', '.join(sorted(set(row) - names))}")
-            points.append(Point(**{**row, "loss": math.inf if row.get("loss") is None else float(row["loss"])}))
-        except (TypeError, ValueError) as error:
+            points.append(_point_of(row))
+        except ValueError as error:
             raise ValueError(f"{path}, point {number}: {error}") from error
     return points
+
+
+def _point_of(row: Any) -> Point:
+    """A point from the values of its fields."""
+    if not isinstance(row, dict):
+        raise ValueError(f"{row!r} is no object of fields such as parameters.")
+    kinds = {field.name: field.type for field in fields(Point)}
+    needed = {field.name for field in fields(Point) if field.default is MISSING}
+    for word, names in (("unknown", set(row) - set(kinds)), ("missing", needed - set(row))):
+        if names:
+            raise ValueError(f"{word} {', '.join(sorted(names))}: give {', '.join(kinds)}.")
+    values = {**row, "loss": math.inf if row["loss"] is None else row["loss"]}
+    for name, value in values.items():
+        if kinds[name] is str:
+            if not isinstance(value, str):
+                raise ValueError(f"{name}={value!r}: give a text.")
+            continue
+        number = _number(value)
+        if kinds[name] is int and (not math.isfinite(number) or number != int(number)):
+            raise ValueError(f"{name}={value!r}: give a whole number.")
+        if math.isnan(number) or (name == "flops" and math.isinf(number)):
+            raise ValueError(f"{name}={value!r}: give a number{', or null of a run that diverged' * (name == 'loss')}.")
+        values[name] = kinds[name](value)
+    return Point(**values)
+
+
+def _number(value: Any) -> float:
+    """A number as float64; NaN of all else, and of what is too large."""
+    try:
+        return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else math.nan
+    except OverflowError:
+        return math.nan
 
 
 def config_hash(config: Mapping[str, Any]) -> str:

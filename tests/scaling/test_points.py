@@ -1,5 +1,6 @@
 """Points of a scaling study: files, and what does not make one fit."""
 
+import json
 import math
 from dataclasses import replace
 
@@ -41,12 +42,37 @@ def test_files_keep_everything(tmp_path):
         ("[]", "holds no points"),
         ('{"points": [{"parameters": 3}]}', "point 1: .*missing"),
         ('{"points": [{"params": 3}]}', "point 1: unknown params"),
+        ('{"points": null}', "holds no points"),
+        ('{"points": [3]}', "point 1: 3 is no object of fields"),
     ],
 )
 def test_other_files_are_refused(tmp_path, text, words):
     (tmp_path / "points.json").write_text(text)
     with pytest.raises(ValueError, match=words):
         read_points(tmp_path / "points.json")
+
+
+@pytest.mark.parametrize(
+    "name, value, words",
+    [
+        ("rule", 3, "rule=3: give a text"),
+        ("loss_name", None, "loss_name=None: give a text"),
+        ("tokens", math.inf, "tokens=inf: give a whole number"),
+        ("seed", 0.5, "seed=0.5: give a whole number"),
+        ("steps", True, "steps=True: give a whole number"),
+        ("flops", math.nan, "flops=nan: give a number"),
+        ("flops", math.inf, "flops=inf: give a number"),
+        ("loss", "low", "loss='low': give a number, or null of a run that diverged"),
+    ],
+)
+def test_values_that_were_changed_by_hand_are_refused_by_name(tmp_path, name, value, words):
+    path = tmp_path / "points.json"
+    write_points(path, study())
+    saved = json.loads(path.read_text())
+    saved["points"][2][name] = value
+    path.write_text(json.dumps(saved))
+    with pytest.raises(ValueError, match=f"points.json, point 3: {words}"):
+        read_points(path)
 
 
 def test_a_point_says_how_its_training_ended():
