@@ -91,6 +91,8 @@ def make_candidates(base: Mapping[str, Any], grid: Mapping[str, Sequence[Any]], 
     if not grid:
         raise ValueError("the grid is empty: give options and their values, such as optimizer.learning_rate: [...].")
     for key, values in grid.items():
+        if key == "out" or key in _SET:
+            raise ValueError(f"{key} of the grid: it is set for every run alike, leave it out of the grid.")
         if not isinstance(values, (list, tuple)) or not values:
             such = values if isinstance(values, (int, float, str)) else "1, 2"
             raise ValueError(f"{key} of the grid needs a list of values, such as {key}: [{such}].")

@@ -139,8 +139,8 @@ def make_plan(base: Mapping[str, Any], grid: Mapping[str, Sequence[Any]], out: P
         options: of the study.
 
     Raises:
-        ValueError: see `make_candidates` and `load_task`; the grid varies something else, no molecules are held out, or
-            whole epochs are too coarse for that many steps.
+        ValueError: see `make_candidates` and `load_task`; the grid varies something else, two of its models are of one
+            size, no molecules are held out, or whole epochs are too coarse for that many steps.
     """
     for key in grid:
         if key not in (_SEED, _DATA) and not key.startswith("model."):
@@ -148,9 +148,15 @@ def make_plan(base: Mapping[str, Any], grid: Mapping[str, Sequence[Any]], out: P
                 f"{key}: a scaling study varies options of the model, {_DATA} and {_SEED}; `ipu-chem search` is for "
                 "all others."
             )
+        if key == "model.name" and isinstance(grid[key], (list, tuple)) and len(grid[key]) > 1:
+            raise ValueError(
+                "model.name of the grid: a scaling study is of one model; make one study for each, then "
+                "`ipu-chem scale --compare FOLDER FOLDER`."
+            )
     from ipu_chem.tasks.early import count_weights  # loads torch
 
     candidates = make_candidates(base, grid, out)
+    _check_sizes(candidates)
     values = sorted({one.config["data"]["train"] for one in candidates}, key=lambda value: value or math.inf)
     if any(0 < value < 1 for value in values) and any(value >= 1 for value in values):
         raise ValueError("data.train of the grid has fractions and numbers of molecules: give one of them.")
@@ -268,6 +274,28 @@ def _usual_metric(names: Sequence[str], is_text: bool) -> str:
     if is_text and (not names or _OF_TEXT in names):
         return _OF_TEXT
     return usual_metric(names) or "mae_forces"
+
+
+def _check_sizes(candidates: Sequence[Candidate]) -> None:
+    """Refuse two models of equally many parameters, of which no law over size could tell which is which."""
+    from ipu_chem.tasks.early import count_weights  # loads torch
+
+    sizes: Dict[int, Dict[str, Any]] = {}
+    seen: List[Dict[str, Any]] = []
+    for one in candidates:
+        model = one.config["model"]
+        if model in seen:
+            continue
+        seen.append(model)
+        size = count_weights(from_dict(one.config), embeddings=False)
+        other = sizes.setdefault(size, model)
+        if other is not model:
+            names = [name for name in model if model[name] != other[name]]
+            pairs = ", ".join(f"model.{name}={other[name]} and {model[name]}" for name in names)
+            raise ValueError(
+                f"{pairs} make models of equally many parameters, N={size:,}: leave one of them out of the grid, since "
+                "a scaling study is of models that differ in size."
+            )
 
 
 def _amounts(

@@ -250,6 +250,8 @@ def test_progress_reaches_a_budget():
         ),
         ({"optimizer.learning_rate": 1e-3}, "learning_rate of the grid needs a list"),
         ({"optimizer.learning_rate": [-1.0]}, "candidate learning_rate=-1: "),
+        ({"training.log_every": [1, 2]}, "training.log_every of the grid: it is set for every run alike, leave it out"),
+        ({"out": ["a", "b"]}, "out of the grid: it is set for every run alike, leave it out of the grid"),
         ({"training.epochs": [2, 2]}, "two candidates of the grid are called epochs=2"),
     ],
 )

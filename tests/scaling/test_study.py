@@ -129,6 +129,13 @@ def test_whole_epochs_that_are_too_coarse_are_refused_before_anything_trains(bas
     [
         ({"optimizer.learning_rate": [0.1]}, {}, "varies options of the model, data.train and training.seed"),
         ({"data.train": [0.5, 20]}, {}, "fractions and numbers"),
+        (
+            {"model.name": ["chemgpt", "painn"]},
+            {},
+            "is of one model; make one study for each, then `ipu-chem scale --com",
+        ),
+        ({"model.num_heads": [1, 2]}, {}, "model.num_heads=1 and 2 make models of equally many parameters, N=864"),
+        ({"out": ["a", "b"]}, {}, "varies options of the model"),
         ({"data.train": [0, 56]}, {}, "give the same 56 training molecules"),
         ({"data.train": [20]}, {"rule": "time"}, "choose steps or epochs"),
         ({"data.train": [20]}, {"rule": "epochs", "steps": 5}, "steps for rule=steps only"),
