@@ -28,8 +28,9 @@ def objective(trial):
     rate = trial.suggest_float("rate", 1e-4, 1.0, log=True)
     trial.set_user_attr("process", os.getpid())
     values = {**options, "optimizer": {"learning_rate": rate}, "out": f"{folder}/{trial.number}"}
-    result = train(from_dict(values), callbacks=[TrialReporter(trial)])
-    if trial.should_prune():
+    reporter = TrialReporter(trial)
+    result = train(from_dict(values), callbacks=[reporter])
+    if reporter.pruned:  # not trial.should_prune(): a run that came to its end counts
         raise optuna.TrialPruned
     return next(iter(result["metrics"].values()))
 
@@ -40,6 +41,21 @@ study = optuna.create_study(
 )
 study.optimize(objective, n_trials=3, catch=FloatingPointError)
 """
+
+
+def test_the_readme_keeps_trials_that_came_to_their_end():
+    from ipu_chem.scaling.optuna_pruner import TrialReporter, estimate_pruner
+
+    words = STUDY[STUDY.index("    reporter = ") : STUDY.index("    return next")]
+    assert words in (ROOT / "ipu_chem" / "scaling" / "README.md").read_text()
+    study = optuna.create_study(pruner=estimate_pruner(4, 2))
+    for loss in (0.1, 0.2, 0.9):  # the third is behind, and is known to be when it has finished
+        trial = study.ask()
+        reporter = TrialReporter(trial)
+        for step in range(1, 5):
+            assert not reporter.on_step(step, 4, [loss])
+        assert not reporter.pruned and trial.should_prune() == (loss == 0.9)
+        study.tell(trial, loss)
 
 
 @pytest.mark.slow
