@@ -56,6 +56,8 @@ class Progress:
         seconds: that all its parts took.
         metrics: of its best evaluation so far.
         message: of what went wrong.
+        per_step: seconds that a step took once the run was under way, with its evaluations; None where that is not
+            known. The others went into imports, molecules and the first call.
     """
 
     status: str
@@ -64,6 +66,7 @@ class Progress:
     seconds: float
     metrics: Dict[str, float]
     message: str = ""
+    per_step: Optional[float] = None
 
     def reaches(self, budget: float) -> bool:
         """True where nothing is left to do up to this fraction of the run."""

@@ -46,9 +46,10 @@ def table(result: Result) -> List[str]:
             f"{seen.kendall:.2f} of {seen.candidates} candidates"
         )
         regret = f"; regret {seen.regret:.3g}"
+    saved = "" if math.isnan(result.seconds.full) else f", {result.seconds.saving:.0%} saved"
     lines.append(
         f"cost: {result.steps.spent:,.0f} of {result.steps.full:,.0f} steps, {result.steps.saving:.0%} saved; "
-        f"{result.seconds.spent:,.0f} s, {result.seconds.saving:.0%} saved"
+        f"{result.seconds.spent:,.0f} s{saved}"
     )
     kept = f"{'; '.join(result.kept) or 'none, since all that went on diverged'}{regret}"
     if result.chosen.spent < result.steps.spent:
@@ -77,7 +78,7 @@ def write_result(folder: Path, result: Result, options: SearchOptions) -> List[P
     costs = {name: getattr(result, name) for name in ("steps", "seconds", "chosen")}
     values: Dict[str, Any] = {
         **as_json(result),
-        **{name: {**one._asdict(), "saving": one.saving} for name, one in costs.items()},
+        **{name: as_json({**one._asdict(), "saving": one.saving}) for name, one in costs.items()},
         "options": asdict(options),
     }
     with atomic_file(paths[0], "w") as file:

@@ -76,7 +76,8 @@ class Result:
         evaluations: early ones, that chose.
         kept: names of the chosen, which were trained to the end in any case.
         steps: cost in optimizer steps.
-        seconds: cost in seconds; what was not trained would have taken as long per step.
+        seconds: cost in seconds; what was not trained would have taken as long per step as what was, without starting
+            again. The full cost is NaN where that is not known of a run.
         chosen: `steps` if only the chosen train on after an early evaluation: the same unless all were trained.
         calibration: from the estimates of the first early evaluation, which all candidates have, also where a search
             halves; None where too few were trained to the end, which ``notes`` says.
@@ -158,7 +159,7 @@ def analyze(found: Searched, options: SearchOptions) -> Result:
         found.evaluations,
         found.kept,
         cost([p.step for p in found.reached], totals),
-        cost([p.seconds for p in found.reached], [p.seconds * (p.total / max(p.step, 1)) for p in found.reached]),
+        _seconds(found.reached),
         cost(chosen_steps(found), totals),
         calibration,
         assessment,
@@ -168,6 +169,15 @@ def analyze(found: Searched, options: SearchOptions) -> Result:
         held_fixed([one.config for one in found.candidates], facts_of([one.folder for one in found.candidates])),
         notes,
     )
+
+
+def _seconds(reached: Sequence[Progress]) -> Cost:
+    """Cost in seconds, of which steps alone are more in a whole run: imports and molecules are there once."""
+    spent, left = sum(p.seconds for p in reached), 0.0
+    for p in reached:
+        if p.step < p.total:
+            left += math.nan if p.per_step is None else (p.total - p.step) * p.per_step
+    return Cost(spent, spent + left)
 
 
 def _is_nowhere(p: Progress) -> bool:

@@ -15,7 +15,7 @@ from contextlib import redirect_stderr, redirect_stdout, suppress
 from copy import deepcopy
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Dict, List
+from typing import Any, Dict, List, Tuple
 
 import ipu_chem
 from ipu_chem import heartbeats
@@ -158,6 +158,7 @@ def _train(candidate: Candidate, budget: float, threads: int, claim: Claim) -> P
         values["torch"]["threads"] = threads
     before = read_progress(candidate)
     seen = {"step": before.step if before else 0, "total": before.total if before else 0}
+    timed: List[Tuple[int, float]] = []  # step and time after the first call of this part, and after the last one
 
     class Follow(Callback):
         """Notes how far the run is and stops it at the budget, when the search stops, or when the claim is lost."""
@@ -165,6 +166,7 @@ def _train(candidate: Candidate, budget: float, threads: int, claim: Claim) -> P
         def on_step(self, step: int, total: int, losses: List[float]) -> bool:
             claim.check(always=False)
             seen.update(step=step, total=total)
+            timed[1:] = [(step, time.monotonic())]
             return self.is_enough() or is_stopped()
 
         def on_resume(self, step: int, total: int) -> bool:
@@ -204,7 +206,11 @@ def _train(candidate: Candidate, budget: float, threads: int, claim: Claim) -> P
         except ValueError as error:
             raise ValueError(f"candidate {candidate.folder.name}: {error}") from error
     seconds = time.monotonic() - started + lost + (before.seconds if before else 0.0)
-    reached = Progress(status, seen["step"], seen["total"], seconds, metrics, message)
+    per_step = before.per_step if before else None
+    if len(timed) > 1:
+        (first, begun), (last, ended) = timed
+        per_step = (ended - begun) / (last - first)
+    reached = Progress(status, seen["step"], seen["total"], seconds, metrics, message, per_step)
     claim.check()
     write_progress(candidate, reached)
     lost_time.finish(candidate.folder)

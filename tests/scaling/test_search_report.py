@@ -2,7 +2,7 @@
 
 import json
 import math
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ from ipu_chem.scaling.search_report import table, write_result
 from ipu_chem.scaling.search_result import analyze, predict
 from ipu_chem.scaling.tpe import calibrate
 
-SECONDS = 61.370333675650606  # times 80 and divided by 80 it is less: rounding must not make a run take more than all
+SECONDS = 61.370333675650606
 HALVING = SearchOptions(budget=0.125, halving=2, keep=2, fraction=0.01, confidence=0)
 
 
@@ -148,6 +148,23 @@ def test_a_seed_that_waits_leaves_its_candidate_without_a_final_value(tmp_path, 
     result = analyze(search(candidates, HALVING, progress=False), HALVING)
     (row,) = [row for row in result.rows if row.final is None]
     assert row.name == "rate=4.0" and row.status == ("stopped" if finished else "diverged")
+
+
+def test_seconds_saved_are_those_of_steps(tmp_path):
+    """38 s, of which imports and molecules took most, are not twice as many in runs of twice the steps."""
+    losses = {f"rate={place}": falling(place) for place in (1.0, 2.0, 3.0, 4.0)}
+    found = search(made_up(tmp_path, losses, dict.fromkeys(losses, 0.5)), SearchOptions(keep=2), progress=False)
+    left = [replace(found.reached[0], status="stopped", step=20, seconds=5.0), *found.reached[1:]]
+    result = analyze(replace(found, reached=left), SearchOptions(keep=2))
+    (line,) = [line for line in table(result) if line.startswith("cost: ")]
+    assert line.endswith("; 189 s")  # nobody measured its steps
+    (path, *_) = write_result(tmp_path, result, SearchOptions(keep=2))
+    seconds = json.loads(path.read_text())["seconds"]
+    assert seconds == {"spent": pytest.approx(3 * SECONDS + 5), "full": None, "saving": None}
+    left[0] = replace(left[0], per_step=0.1)
+    result = analyze(replace(found, reached=left), SearchOptions(keep=2))
+    assert result.seconds.full - result.seconds.spent == pytest.approx(60 * 0.1)
+    assert any(line.endswith("; 189 s, 3% saved") for line in table(result))
 
 
 def test_all_that_went_on_diverged(tmp_path):
