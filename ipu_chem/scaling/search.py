@@ -36,7 +36,7 @@ class SearchOptions:
         calibration: curve that predicts final values from estimates: line, or power where they span a decade.
         finish_all: train all candidates to the end, to judge the estimates.
         metric: validation metric that counts, lowest first, ROC-AUC and average precision as 1 minus it; empty takes
-            the forces' error, else the mean ROC-AUC, else the first one of the runs.
+            that of forces, else the mean ROC-AUC, else the first one.
         jobs: runs side by side on this machine, which divide its CPU cores.
         executor: where runs train: processes, of this machine; submitit, jobs of Slurm, with options
             submitit:timeout_min=600,slurm_partition=NAME; dask:tcp://HOST:8786; or module:factory, which returns an

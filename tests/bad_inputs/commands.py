@@ -18,6 +18,14 @@ FILES = {
     "ok.csv": "smiles,y\nCCO,1\nCCN,2\n",
     "grid.yaml": "optimizer.learning_rate: [1e-3, 3e-3]\n",
     "data_grid.yaml": "data.train: [0.1, 100]\n",
+    "one_grid.yaml": "optimizer.learning_rate: [1e-3]\n",
+    "set_grid.yaml": "training.log_every: [1, 2]\n",
+    "out_grid.yaml": "out: [a, b]\n",
+    "names_grid.yaml": "model.name: [schnet, painn]\n",
+    "heads_grid.yaml": "model.num_heads: [1, 2]\n",
+    "no_points/points.json": '{"points": null}',
+    "edited/points.json": '{"points": [{"parameters": 10, "tokens": Infinity, "molecules": 2, "flops": 9.0, '
+    '"steps": 5, "seed": 0, "loss": 1.0, "loss_name": "mae", "rule": "steps held"}]}',
 }
 
 BAD = """
@@ -98,6 +106,11 @@ search --grid grid.yaml --out nofolder
 search --grid grid.yaml --out nofolder/x
 search --grid grid.yaml --model.hidden_features 0
 search --grid grid.yaml --data.name file --data.path absent.csv
+search --grid one_grid.yaml
+search --grid set_grid.yaml
+search --grid out_grid.yaml
+search --grid grid.yaml --data.validation 0
+search --grid grid.yaml --estimator validation --training.evaluate_every 100
 scale
 scale --grid absent
 scale --grid grid.yaml
@@ -108,6 +121,11 @@ scale --grid data_grid.yaml --evaluations 0
 scale --grid data_grid.yaml --jobs 0
 scale --grid data_grid.yaml --steps 10 --rule epochs
 scale --grid data_grid.yaml --out nofolder
+scale --grid names_grid.yaml
+scale --grid heads_grid.yaml --model.name chemgpt --data.name file --data.path ok.csv
+scale --compare no_points edited
+scale --compare edited no_points
+scale --compare edited edited --steps 3 --plan true
 recipes extra
 recipes --all
 search --grid grid.yaml --batching.device_iterations 10000000000
