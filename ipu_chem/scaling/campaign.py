@@ -178,7 +178,7 @@ class _Campaign:
         except Exception as error:  # of an engine, in words of its own
             if here and isinstance(error, (ValueError, OSError)):
                 # Without the frames of the pool, a sentence for the user looks like a failure inside a library.
-                raise error.with_traceback(None)
+                raise error.with_traceback(None) from error.__cause__
             answer = {"died": _words(error)}
         if isinstance(answer, Progress):
             self._add({index: answer})
