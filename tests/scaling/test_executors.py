@@ -50,7 +50,9 @@ def test_every_engine_trains_the_same(options, tmp_path, monkeypatch, word):
     seen = []
     with opened(word, 2, tmp_path) as engine:
         found = train_all(there, 1.0, progress=False, finished=lambda done: seen.append(sorted(done)), engine=engine)
-    assert [replace(one, seconds=0) for one in found] == [replace(one, seconds=0) for one in alone]
+    assert [replace(one, seconds=0, per_step=None) for one in found] == [
+        replace(one, seconds=0, per_step=None) for one in alone
+    ]
     assert [one.status for one in found] == ["finished", "diverged"] and len(seen[-1]) == 2
     for one, other in zip(here, there):
         assert losses(one.folder) == losses(other.folder) and losses(one.folder)
