@@ -12,7 +12,7 @@ from ipu_chem.cli import main
 from ipu_chem.scaling.counted import counted_metric, names_of, usual_metric, value_of
 
 CLASSES = {"rocauc_rare": None, "ap_rare": None, "rocauc_nitrogen": 0.75, "ap_nitrogen": 0.5, "rocauc": 0.75, "ap": 0.5}
-RATES = {"optimizer.learning_rate": [0.001, 0.003, 0.01, 1e38]}
+RATES = {"optimizer.learning_rate": [0.001, 0.003, 0.01, 2e37]}
 
 
 def command(tmp_path, base, grid, *more, name="search"):
@@ -70,9 +70,9 @@ def test_a_run_whose_only_evaluation_is_not_finite_ranks_last(options, tmp_path,
         assert main([*words, "--estimator", estimator]) == 0, capsys.readouterr().err
         found = json.loads((tmp_path / "out" / "search.json").read_text())
         last = found["rows"][-1]
-        assert (last["name"], last["status"], last["final"]) == ("learning_rate=1e+38", "finished", None)
+        assert (last["name"], last["status"], last["final"]) == ("learning_rate=2e+37", "finished", None)
         assert all(row["final"] > 0 for row in found["rows"][:-1]) and found["metric"].startswith("mae_")
-        assert "learning_rate=1e+38, seed 0: no evaluation of it was finite" in capsys.readouterr().out
+        assert "learning_rate=2e+37, seed 0: no evaluation of it was finite" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
