@@ -185,7 +185,9 @@ def test_a_process_with_a_full_disk_says_so_and_another_goes_on(options, tmp_pat
     full = subprocess.run(
         [sys.executable, str(tmp_path / "full.py"), *command, str(out)], env=environment, capture_output=True, text=True
     )
-    assert full.returncode == 1 and "could not be written" in full.stderr and "File too large" in full.stderr
+    assert full.returncode == 1 and "could not be written" in full.stderr
+    # The latter of arrays in the cache, where no test before has written them: numpy knows no other reason.
+    assert "File too large" in full.stderr or "No space left on device" in full.stderr
     assert "Traceback" not in full.stderr and not [one for one in out.glob("*/.claim.*") if one.suffix != ".free"]
     assert main([*command, str(out)]) == 0
     assert len(report(out)["rows"]) == 2
