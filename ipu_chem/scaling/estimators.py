@@ -2,9 +2,11 @@
 
 ``tail``, the mean training loss of the last steps, is there for every run. ``validation``, the metric of the last
 evaluation, sees through the noise of high learning rates where the evaluated weights are averaged
-(``training.ema_decay``), as falling rates will remove it later. ``multi_power`` and ``collapse`` predict final training
-losses from all runs of a search together; see `ipu_chem.scaling.multi_power` and `ipu_chem.scaling.collapse`. ``tse``,
-``tse_e`` and ``tse_ema`` are there to compare with; see `ipu_chem.scaling.tse`.
+(``training.ema_decay``), as falling rates will remove it later. Averaging removes a part of it only: ``annealed`` is
+that metric less the noise that is left in it. ``multi_power`` and ``collapse`` predict final training losses from all
+runs of a search together; see `ipu_chem.scaling.multi_power` and `ipu_chem.scaling.collapse`. ``tse``, ``tse_e`` and
+``tse_ema`` are there to compare with; see `ipu_chem.scaling.tse`. ``auto`` takes ``annealed`` where all runs have
+averaged weights that were evaluated early enough, else ``multi_power``, and ``tail`` where losses are not above 0.
 """
 
 import math
@@ -20,14 +22,21 @@ from ipu_chem.scaling.curves import RunCurve, curve_of, departures, drift
 from ipu_chem.scaling.tse import DRAWS, Estimate, step_losses, tail_mean, tse, tse_e, tse_ema
 from ipu_chem.training.logging import read_rows
 
-TAIL, VALIDATION = "tail", "validation"
+AUTO, TAIL, VALIDATION, ANNEALED, MULTI_POWER = "auto", "tail", "validation", "annealed", "multi_power"
 _OF_EPOCHS: Dict[str, Callable[..., Estimate]] = {"tse": tse, "tse_e": tse_e, "tse_ema": tse_ema}
 _OF_ALL: Dict[str, Callable[..., multi_power.Forecast]] = {
-    "multi_power": multi_power.forecast,
+    MULTI_POWER: multi_power.forecast,
     "collapse": collapse.forecast,
 }
-ESTIMATORS = (TAIL, VALIDATION, *_OF_ALL, *_OF_EPOCHS)
-DEFAULT = TAIL  # by the figures of benchmarks/estimators.py
+ESTIMATORS = (TAIL, VALIDATION, ANNEALED, *_OF_ALL, *_OF_EPOCHS)
+CHOICES = (AUTO, *ESTIMATORS)
+OF_EVALUATIONS = (VALIDATION, ANNEALED)
+DEFAULT = AUTO  # what it takes won in benchmarks/estimators.py
+# Averaged weights are above what falling rates will leave by half of what training losses are above them, in logarithms
+# (benchmarks/estimators.py, force fields of two kinds at 10 to 50 % of their steps).
+_NOISE_LEFT = 0.5
+# What a run's metric falls faster than those of others goes on by a fifth (the same runs).
+_GOES_ON = 0.2
 _Z = 1.645  # of an interval of 90 %
 _Z_BOOTSTRAP = 1.96  # of those of `ipu_chem.scaling.tse`
 
@@ -80,9 +89,9 @@ def estimate_of(
         candidate: the run.
         reached: how far it is.
         budget: fraction of its steps.
-        name: of `ESTIMATORS`.
+        name: of `CHOICES`.
         fraction: of the steps so far; see `tail_mean`.
-        metric: that ``validation`` reads; see `ipu_chem.scaling.counted`.
+        metric: that ``validation`` and ``annealed`` read; see `ipu_chem.scaling.counted`.
         draws: of the bootstrap.
 
     Raises:
@@ -102,17 +111,19 @@ def estimates_of(
 
     Args:
         runs: each as far as it may be read; whole ones teach ``multi_power`` and ``collapse``.
-        name: of `ESTIMATORS`.
+        name: of `CHOICES`.
         fraction: of the steps so far; see `tail_mean`.
-        metric: that ``validation`` reads; see `ipu_chem.scaling.counted`.
+        metric: that ``validation`` and ``annealed`` read; see `ipu_chem.scaling.counted`.
         draws: of the bootstrap.
 
     Raises:
-        ValueError: ``validation`` without an evaluation that early or without the metric, or an estimator over epochs
-            and the first one is not over; says what to do.
+        ValueError: ``validation`` or ``annealed`` without an evaluation that early or without the metric, ``annealed``
+            of values that are not above 0, or an estimator over epochs and the first one is not over; says what to do.
     """
-    if name not in ESTIMATORS:
-        raise ValueError(f"estimator={name!r}: choose {', '.join(ESTIMATORS)}.")
+    if name not in CHOICES:
+        raise ValueError(f"estimator={name!r}: choose {', '.join(CHOICES)}.")
+    if name == AUTO:
+        name = _best_for(runs, metric)
     estimates: List[Estimate] = [
         Estimate(name, math.inf, math.inf, math.inf, r.reached.step, r.reached.step) for r in runs
     ]
@@ -166,6 +177,8 @@ def _presents(
 ) -> List[Estimate]:
     """Present values, with intervals from the drift of those that have come as far."""
     estimates = [_present(run, own, name, fraction, metric, draws) for run, own in zip(runs, losses)]
+    if name == ANNEALED:
+        estimates = _in_unit(estimates, [_validation(run, metric).value for run in runs])
     courses: Dict[float, Dict[int, float]] = {}
     is_ratio = all(one.value > 0 for one in estimates)
     for place, (run, own, now) in enumerate(zip(runs, losses, estimates)):
@@ -177,9 +190,13 @@ def _presents(
             courses.setdefault(run.budget, {})[place] = change / math.log(now.steps / before.steps)
     drifts = {budget: drift(np.array(list(group.values()))) for budget, group in courses.items()}
     finished = []
-    for run, one in zip(runs, estimates):
+    for place, (run, one) in enumerate(zip(runs, estimates)):
         boot = (one.high - one.low) / (2 * _Z_BOOTSTRAP)
         ahead = math.log(max(run.reached.total / one.steps, 1.0))
+        own = courses.get(run.budget, {})
+        if name == ANNEALED and place in own:
+            apart = own[place] - sum(own.values()) / len(own)
+            one = replace(one, value=one.value * math.exp(_GOES_ON * apart * ahead))
         relative = drifts.get(run.budget, math.nan) * ahead if ahead > 0 else 0.0
         spread = math.hypot(relative * one.value if is_ratio else relative, boot if math.isfinite(boot) else 0.0)
         value, low, high = (
@@ -193,6 +210,8 @@ def _present(run: Seen, losses: np.ndarray, name: str, fraction: float, metric: 
     """The present value of a run."""
     if name == VALIDATION:
         return _validation(run, metric)
+    if name == ANNEALED:
+        return _annealed(run, losses, fraction, metric)
     if name == TAIL:
         return tail_mean(losses, fraction, draws)
     candidate = run.candidate
@@ -207,13 +226,13 @@ def _present(run: Seen, losses: np.ndarray, name: str, fraction: float, metric: 
 
 def _before(run: Seen, losses: np.ndarray, name: str, fraction: float, metric: str) -> Optional[Estimate]:
     """The value at half the steps, of an evaluation the one that is next to that; None where there is none."""
-    if name == VALIDATION:
+    if name in OF_EVALUATIONS:
         steps = [row["step"] for row in run.rows if row["kind"] == "validation" and row["step"] <= run.end]
         before = [step for step in steps if step < steps[-1]]
         earlier = [step for step in before if step <= steps[-1] / 2] or before[:1]
         if not earlier:
             return None
-        return _validation(replace(run, budget=earlier[-1] / run.reached.total), metric)
+        return _present(replace(run, budget=earlier[-1] / run.reached.total), losses, name, fraction, metric, 0)
     half = losses[: len(losses) // 2]
     try:
         return _present(run, half, name, fraction, metric, 0)
@@ -231,6 +250,39 @@ def _validation(run: Seen, metric: str) -> Estimate:
         )
     _, value = value_of(counted_metric(names_of(seen[-1]), metric), seen[-1])
     return Estimate(VALIDATION, value, math.nan, math.nan, seen[-1]["step"])
+
+
+def _annealed(run: Seen, losses: np.ndarray, fraction: float, metric: str) -> Estimate:
+    """The metric of the last evaluation, less the noise that averaged weights have left in it, in no unit."""
+    now = _validation(run, metric)
+    tail = tail_mean(losses[: now.steps], fraction, 0).value
+    if min(now.value, tail) <= 0:
+        raise ValueError(
+            f"candidate {run.candidate.name} has a metric of {now.value:.4g} and a training loss of {tail:.4g}, and "
+            f"{ANNEALED} needs both above 0: take {VALIDATION}."
+        )
+    return replace(now, name=ANNEALED, value=now.value * (now.value / tail) ** _NOISE_LEFT)
+
+
+def _in_unit(estimates: Sequence[Estimate], metrics: Sequence[float]) -> List[Estimate]:
+    """Estimates in the unit of the metric: their geometric mean is that of the metrics."""
+    ratios = [math.log(metric / one.value) for one, metric in zip(estimates, metrics) if math.isfinite(one.value)]
+    factor = math.exp(sum(ratios) / len(ratios)) if ratios else 1.0
+    return [replace(one, value=one.value * factor) for one in estimates]
+
+
+def _best_for(runs: Sequence[Seen], metric: str) -> str:
+    """What ``auto`` takes: where all runs have averaged weights that were evaluated, ``annealed``."""
+    going = [run for run in runs if not run.has_diverged]
+    losses = [step_losses(run.rows)[: run.end] for run in going]
+    if any((own <= 0).any() for own in losses):  # both take logarithms
+        return TAIL
+    for run in going:
+        evaluated = any(row["kind"] == "validation" and row["step"] <= run.end for row in run.rows)
+        is_averaged = bool(run.candidate.config["training"].get("ema_decay"))
+        if not (evaluated and is_averaged and _validation(run, metric).value > 0):
+            return MULTI_POWER
+    return ANNEALED
 
 
 def _ends(value: float, error: float) -> Tuple[float, float, float]:

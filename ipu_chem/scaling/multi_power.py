@@ -21,8 +21,8 @@ from ipu_chem.scaling.curves import Points, RunCurve, points_of
 
 _BETA, _GAMMA, _C = 0.6, 0.64, 2.0  # of the paper, alike for its three models
 _ALPHAS = (0.2, 0.35, 0.5, 0.75, 1.1)
-_NOISES = (0.5, 1.0)  # exponent of the peak learning rate in the noise; 1 in the paper
-_DEVIATIONS = (0.15, 0.4)  # standard deviations between runs, of logarithms
+_NOISES = (0.12, 0.25, 0.5, 1.0)  # exponent of the peak learning rate in the noise; 1 in the paper
+_DEVIATIONS = (0.05, 0.15, 0.4)  # standard deviations between runs, of logarithms
 _WALKS = (0.01, 0.04, 0.12, 0.36)  # standard deviations per unit of log(step)
 _CELLS = np.array(list(itertools.product(_ALPHAS, _NOISES, _DEVIATIONS, _WALKS)))
 _PRIOR = np.log([0.4, 0.4, 0.2])  # L0, A and B as fractions of the median loss

@@ -10,7 +10,7 @@ from ipu_chem.executors import PROCESSES, Engine, check_executor, opened
 from ipu_chem.ranges import check_fields
 from ipu_chem.scaling.campaign import train_all
 from ipu_chem.scaling.candidates import Candidate, Progress, budget_steps
-from ipu_chem.scaling.estimators import DEFAULT, ESTIMATORS, TAIL, VALIDATION, Seen, estimate_of, estimates_of
+from ipu_chem.scaling.estimators import CHOICES, DEFAULT, OF_EVALUATIONS, TAIL, Seen, estimate_of, estimates_of
 from ipu_chem.scaling.selection import LEAST_KEPT, Rung, choose, rungs_of
 from ipu_chem.scaling.tpe import Trial, over_seeds
 from ipu_chem.scaling.tse import Estimate
@@ -28,10 +28,10 @@ class SearchOptions:
         confidence: coverage of the intervals of estimates: halving also leaves out, down to 2 candidates, each whose
             interval lies above that of another; 0 goes by rank alone.
         estimator: what an early evaluation ranks by: tail, the mean training loss of the last steps; validation, the
-            metric of the last evaluation, best with training.ema_decay; multi_power, the final training loss by the
-            multi-power law of learning rates, fitted to all candidates together; collapse, that by the shape that
-            their curves share; tse, the sum over epochs of their mean training loss; tse_e, that sum without the first
-            epochs; tse_ema, with later epochs counting more.
+            metric of the last evaluation; annealed, that of averaged weights (training.ema_decay) less the noise left
+            in it; multi_power, the final training loss by the multi-power law of learning rates, fitted to all
+            candidates; collapse, that by the shape of their curves; tse, tse_e, tse_ema, sums over epochs of their
+            losses; auto, annealed where all have averaged weights evaluated by then, else multi_power.
         fraction: last fraction of the steps up to an early evaluation, whose mean loss is the estimate (tail).
         calibration: curve that predicts final values from estimates: line, or power where they span a decade.
         finish_all: train all candidates to the end, to judge the estimates.
@@ -63,8 +63,8 @@ class SearchOptions:
             raise ValueError(f"confidence={self.confidence}: give a fraction such as 0.9, or 0 to go by rank alone.")
         if self.keep < LEAST_KEPT or self.jobs < 1:
             raise ValueError(f"keep={self.keep}, jobs={self.jobs}: give {LEAST_KEPT} or more, and 1 or more.")
-        if self.estimator not in ESTIMATORS:
-            raise ValueError(f"estimator={self.estimator!r}: choose {', '.join(ESTIMATORS)}.")
+        if self.estimator not in CHOICES:
+            raise ValueError(f"estimator={self.estimator!r}: choose {', '.join(CHOICES)}.")
         if self.calibration not in ("line", "power"):
             raise ValueError(f"calibration={self.calibration!r}: choose line or power.")
         self.rungs(1)  # refuses a halving that is none
@@ -139,9 +139,10 @@ def check_search(candidates: Sequence[Candidate], options: SearchOptions) -> Non
             )
         # With more steps an epoch the first evaluation lies no earlier.
         seen = budget_steps(training["epochs"], options.budget)
-        if options.estimator == VALIDATION and not training["evaluate_calls"] and seen < training["evaluate_every"]:
+        is_late = not training["evaluate_calls"] and seen < training["evaluate_every"]
+        if options.estimator in OF_EVALUATIONS and is_late:
             raise ValueError(
-                f"candidate {one.name}: --estimator validation needs an evaluation within the budget of "
+                f"candidate {one.name}: --estimator {options.estimator} needs an evaluation within the budget of "
                 f"{100 * options.budget:.3g}% of {training['epochs']:,} epochs, and the first one is after "
                 f"{training['evaluate_every']:,}: set --training.evaluate_every to less, or give --estimator {TAIL}."
             )
@@ -178,8 +179,9 @@ def _search(candidates: Sequence[Candidate], options: SearchOptions, progress: b
 
         def check(done: Mapping[int, Progress]) -> None:
             """Refuse an estimator that finds nothing as soon as the first run shows it, not after all of them."""
-            for index in set(done) - checked if options.estimator == VALIDATION and not evaluations else ():
-                estimate_of(own[index], done[index], budget, VALIDATION, metric=options.metric, draws=0)
+            reads = options.estimator in OF_EVALUATIONS and not evaluations
+            for index in set(done) - checked if reads else ():
+                estimate_of(own[index], done[index], budget, options.estimator, metric=options.metric, draws=0)
             checked.update(done)
 
         trained = train_all(own, budget, progress=progress, finished=check, engine=engine)

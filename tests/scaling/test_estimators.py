@@ -18,10 +18,10 @@ from ipu_chem.scaling.tse import tse, tse_e, tse_ema
 STEPS, EPOCHS = 10, 8
 
 
-def run(folder, name, losses, metrics, status="finished"):
+def run(folder, name, losses, metrics, status="finished", ema_decay=0.0):
     """A run of 8 epochs of 10 steps, evaluated after every epoch."""
     config = {**to_dict(RunConfig()), "out": str(folder / name)}
-    config["training"]["epochs"] = EPOCHS
+    config["training"].update(epochs=EPOCHS, ema_decay=ema_decay)
     candidate = Candidate(name, 0, config)
     candidate.folder.mkdir(parents=True)
     rows = []
@@ -79,7 +79,7 @@ def test_what_an_estimator_needs_is_said(tmp_path):
         ValueError, match="candidate a: tse_e adds up epochs, and the first one of 10 steps is not over"
     ):
         estimate_of(one, reached, 0.1, "tse_e")
-    with pytest.raises(ValueError, match="estimator='mean': choose tail, validation, multi_power, collapse, tse"):
+    with pytest.raises(ValueError, match="estimator='mean': choose auto, tail, validation, annealed, multi_power"):
         SearchOptions(estimator="mean")
     with pytest.raises(ValueError, match="calibration='log': choose line or power"):
         SearchOptions(calibration="log")
@@ -106,6 +106,45 @@ def test_a_search_ranks_by_its_estimator_and_compares_all(tmp_path):
     assert compared["tail"].spearman == pytest.approx(-1) and compared["validation"].spearman == pytest.approx(1)
     assert compared["validation"].r2 == pytest.approx(1) and compared["validation"].regret == 0
     assert any(line.startswith("  validation  R2 1.000, Spearman 1.00") for line in table(results["tail"]))
+
+
+def test_annealed_takes_away_the_noise_that_averaged_weights_have_left(tmp_path):
+    """Averaged weights have lost two thirds of the noise of the training losses, in logarithms: ranks show the rest."""
+    ends, noises = np.array([4.0, 5.0, 6.0, 7.0]), np.array([0.9, 0.5, 0.2, 0.0])
+    runs = []
+    for place, (end, noise) in enumerate(zip(ends, noises)):
+        losses = np.full(STEPS * EPOCHS, 0.01 * end * np.exp(3 * noise))
+        metrics = {"mae": [end * np.exp(noise)] * EPOCHS}
+        runs.append(run(tmp_path, f"rate={place}", losses.tolist(), metrics, ema_decay=0.99))
+    seen = [Seen.of(one, reached, 0.25) for one, reached in runs]
+    found = np.array([one.value for one in estimates_of(seen, "annealed")])
+    np.testing.assert_allclose(found / found[0], ends / ends[0], rtol=1e-12)
+    metrics = np.array([one.value for one in estimates_of(seen, "validation")])
+    assert np.log(found).mean() == pytest.approx(np.log(metrics).mean())  # in the unit of the metric
+    assert metrics.argmin() != found.argmin() == 0
+    diverged = run(tmp_path, "rate=9", [*LOSSES[:9], math.nan], {}, "diverged", ema_decay=0.99)
+    with_it = estimates_of([*seen, Seen.of(*diverged, 0.25)], "annealed")
+    assert with_it[-1].value == math.inf and [one.value for one in with_it[:-1]] == pytest.approx(found.tolist())
+
+
+def test_auto_takes_what_the_runs_allow(tmp_path):
+    averaged = [run(tmp_path, f"a{place}", (LOSSES + place).tolist(), METRICS, ema_decay=0.99) for place in range(3)]
+    plain = run(tmp_path, "b", LOSSES.tolist(), METRICS)
+    unseen = run(tmp_path, "c", LOSSES.tolist(), {}, ema_decay=0.99)
+    negative = run(tmp_path, "d", (LOSSES - 1).tolist(), METRICS, ema_decay=0.99)
+    of_zero = run(tmp_path, "e", LOSSES.tolist(), {"mae": [0.0] * EPOCHS}, ema_decay=0.99)
+    broken = run(tmp_path, "f", [*LOSSES[:9], math.nan], {}, "diverged")
+
+    def name_of(*runs):
+        return {one.name for one in estimates_of([Seen.of(*own, 0.25) for own in runs], "auto")}
+
+    assert name_of(*averaged) == name_of(*averaged, broken) == {"annealed"}
+    assert name_of(*averaged, plain) == name_of(*averaged, unseen) == name_of(*averaged, of_zero) == {"multi_power"}
+    assert name_of(*averaged, negative) == {"tail mean"}
+    assert estimate_of(*broken, 0.25, "auto").value == math.inf
+    assert SearchOptions().estimator == "auto"
+    with pytest.raises(ValueError, match="candidate e has a metric of 0 and a training loss of .*: take validation"):
+        estimate_of(*of_zero, 0.25, "annealed")
 
 
 def test_every_estimator_has_an_interval_that_narrows(tmp_path):

@@ -45,7 +45,7 @@ def test_a_search_from_the_command_line(options, make_config, tmp_path, capsys):
     (tmp_path / "grid.yaml").write_text(yaml.safe_dump(GRID))
     out = tmp_path / "search"
     command = ["search", "--config", f"{tmp_path}/base.yaml", "--grid", f"{tmp_path}/grid.yaml", "--out", str(out)]
-    command += ["--jobs", "2", "--keep", "2", "--fraction", "0.5"]
+    command += ["--jobs", "2", "--keep", "2", "--fraction", "0.5", "--estimator", "tail"]
     assert main(command) == 0
     printed = capsys.readouterr().out
     assert "5 runs, 20% of each; the best 2 go on" in printed
