@@ -33,10 +33,8 @@ CHOICES = (AUTO, *ESTIMATORS)
 OF_EVALUATIONS = (VALIDATION, ANNEALED)
 DEFAULT = AUTO  # what it takes won in benchmarks/estimators.py
 # Averaged weights are above what falling rates will leave by half of what training losses are above them, in logarithms
-# (benchmarks/estimators.py, force fields of two kinds at 10 to 50 % of their steps).
+# (benchmarks/estimators.py, force fields of three kinds at 10 to 50 % of their steps).
 _NOISE_LEFT = 0.5
-# What a run's metric falls faster than those of others goes on by a fifth (the same runs).
-_GOES_ON = 0.2
 _Z = 1.645  # of an interval of 90 %
 _Z_BOOTSTRAP = 1.96  # of those of `ipu_chem.scaling.tse`
 
@@ -190,13 +188,9 @@ def _presents(
             courses.setdefault(run.budget, {})[place] = change / math.log(now.steps / before.steps)
     drifts = {budget: drift(np.array(list(group.values()))) for budget, group in courses.items()}
     finished = []
-    for place, (run, one) in enumerate(zip(runs, estimates)):
+    for run, one in zip(runs, estimates):
         boot = (one.high - one.low) / (2 * _Z_BOOTSTRAP)
         ahead = math.log(max(run.reached.total / one.steps, 1.0))
-        own = courses.get(run.budget, {})
-        if name == ANNEALED and place in own:
-            apart = own[place] - sum(own.values()) / len(own)
-            one = replace(one, value=one.value * math.exp(_GOES_ON * apart * ahead))
         relative = drifts.get(run.budget, math.nan) * ahead if ahead > 0 else 0.0
         spread = math.hypot(relative * one.value if is_ratio else relative, boot if math.isfinite(boot) else 0.0)
         value, low, high = (

@@ -29,6 +29,7 @@ _PRIOR = np.log([0.4, 0.4, 0.2])  # L0, A and B as fractions of the median loss
 _WIDE = np.array([1.0, 1.0, 1.2])  # standard deviations
 _KNOTS = 128
 _ROUNDS = 5
+_UNSURE = 1.0  # of the falls that are predicted beyond those of others
 _LEAST = 1e-3  # error of the logarithm where a law is obeyed exactly
 
 
@@ -63,7 +64,8 @@ def forecast(curves: Sequence[RunCurve], fraction: float = 0.1) -> Forecast:
     """Final losses of runs from their early parts; runs that were read to the end teach the others.
 
     What the law predicts of the present from the first half of the steps so far shows how far to believe it: intervals
-    are widened until they hold as much of that as they should.
+    are widened until they hold as much of that as they should. That says nothing of noise which rates have not yet
+    begun to take away: a run that is predicted to fall more than others may as well fall like them.
 
     Args:
         curves: of all candidates, each as far as it may be read; their losses finite.
@@ -79,7 +81,11 @@ def forecast(curves: Sequence[RunCurve], fraction: float = 0.1) -> Forecast:
         max(1.0, float(np.sqrt(np.mean(np.square(miss * before.values / error)))))
         for miss, error in ((misses, before.errors), (apart, before.own))
     )
-    return Forecast(found.values, found.errors * wider, found.own * wider_own)
+    going = np.array([not curve.is_whole for curve in curves])
+    falls = np.log(now / found.values)
+    apart = falls - falls[going].mean() if going.any() else falls
+    unsure = np.where(going, _UNSURE * found.values * np.abs(apart), 0.0)
+    return Forecast(found.values, np.hypot(found.errors * wider, unsure), np.hypot(found.own * wider_own, unsure))
 
 
 def _forecast(curves: Sequence[RunCurve], ends: Sequence[int], fraction: float) -> Forecast:

@@ -14,7 +14,7 @@ from ipu_chem.scaling.search_report import table, write_result
 from ipu_chem.scaling.search_result import analyze
 
 STEPS = 160
-OPTIONS = SearchOptions(budget=0.1, halving=2, keep=4, finish_all=True)
+OPTIONS = SearchOptions(budget=0.1, halving=2, keep=4, finish_all=True, estimator="tail")
 
 
 def finished_runs(folder, count=8):

@@ -19,7 +19,7 @@ from ipu_chem.scaling.search_result import analyze, predict
 from ipu_chem.scaling.tpe import calibrate
 
 SECONDS = 61.370333675650606
-HALVING = SearchOptions(budget=0.125, halving=2, keep=2, fraction=0.01, confidence=0)
+HALVING = SearchOptions(budget=0.125, halving=2, keep=2, fraction=0.01, confidence=0, estimator="tail")
 
 
 def made_up(folder, losses, finals, steps=80, metric="mae"):
@@ -62,7 +62,7 @@ def falling(start, *more):
 def test_the_best_classifier_is_the_first_row(tmp_path):
     losses = {name: falling(start) for name, start in zip("abcd", (0.3, 0.4, 0.5, 0.6))}
     aucs = {"a": 0.9, "b": 0.8, "c": 0.7, "d": 0.6}
-    options = SearchOptions(budget=0.25, keep=2, finish_all=True)
+    options = SearchOptions(budget=0.25, keep=2, finish_all=True, estimator="tail")
     result = analyze(search(made_up(tmp_path, losses, aucs, metric="rocauc"), options, progress=False), options)
     assert [row.name for row in result.rows] == list("abcd") and result.metric == "1 - rocauc"
     assert [row.final for row in result.rows] == pytest.approx([0.1, 0.2, 0.3, 0.4])
@@ -108,7 +108,7 @@ def test_halving_chooses_step_by_step_and_says_what_it_would_have_saved(tmp_path
 def test_one_evaluation_says_the_same_of_its_choice(tmp_path):
     losses = {f"rate={place}": falling(place) for place in (3.0, 1.0, 2.0, 4.0)}
     finals = dict(zip(losses, (0.1, 0.4, 0.3, 0.6)))
-    options = SearchOptions(budget=0.25, keep=2)
+    options = SearchOptions(budget=0.25, keep=2, estimator="tail")
     result = analyze(search(made_up(tmp_path, losses, finals), options, progress=False), options)
     assert result.kept == ["rate=1.0", "rate=2.0"] and result.assessment.regret == pytest.approx(0.2)
     assert result.steps == (480, 480) and result.chosen == (160 + 80 + 20 + 40, 480)
@@ -153,7 +153,9 @@ def test_a_seed_that_waits_leaves_its_candidate_without_a_final_value(tmp_path, 
 def test_seconds_saved_are_those_of_steps(tmp_path):
     """38 s, of which imports and molecules took most, are not twice as many in runs of twice the steps."""
     losses = {f"rate={place}": falling(place) for place in (1.0, 2.0, 3.0, 4.0)}
-    found = search(made_up(tmp_path, losses, dict.fromkeys(losses, 0.5)), SearchOptions(keep=2), progress=False)
+    found = search(
+        made_up(tmp_path, losses, dict.fromkeys(losses, 0.5)), SearchOptions(keep=2, estimator="tail"), progress=False
+    )
     left = [replace(found.reached[0], status="stopped", step=20, seconds=5.0), *found.reached[1:]]
     result = analyze(replace(found, reached=left), SearchOptions(keep=2))
     (line,) = [line for line in table(result) if line.startswith("cost: ")]
