@@ -85,6 +85,7 @@ class EarlyEvaluation:
         spreads: standard deviations of the estimates, by name; NaN where they are not known.
         gone: reasons why candidates did not go on, by name.
         notes: sentences about runs that leave the curve that the others have in common.
+        estimator: that was taken; see `ipu_chem.scaling.estimators`.
     """
 
     budget: float
@@ -92,6 +93,7 @@ class EarlyEvaluation:
     spreads: Dict[str, float] = field(default_factory=dict)
     gone: Dict[str, str] = field(default_factory=dict)
     notes: List[str] = field(default_factory=list)
+    estimator: str = ""
 
 
 @dataclass(frozen=True)
@@ -231,4 +233,5 @@ def evaluate(candidates: Mapping[int, Candidate], estimates: Mapping[int, Estima
         spreads.setdefault(one.name, []).append(estimates[place].spread)
     notes = [estimates[place].note for place in candidates if estimates[place].note]
     means_of_spreads = {name: float(np.mean(spreads[name])) for name in names}
-    return EarlyEvaluation(budget, dict(zip(names, means)), means_of_spreads, notes=notes)
+    taken = next(estimates[place].name for place in candidates)
+    return EarlyEvaluation(budget, dict(zip(names, means)), means_of_spreads, notes=notes, estimator=taken)

@@ -27,12 +27,14 @@ def table(result: Result) -> List[str]:
         doubt = "?" if row.doubt and row.predicted is not None else " "
         numbers = f"{_number(row.estimate):>10}{ends} {_number(row.predicted):>10}{doubt} {_number(row.final):>10}"
         lines.append(f"{row.name:{width}}  {numbers}  {row.steps:,} of {row.total:,}, {row.status}")
+    first = result.evaluations[0]
+    lines.append(f"estimate: {first.estimator} at {100 * first.budget:.3g}% of the steps")
     lines.append(f"final: {result.metric} of the validation molecules")
     if result.calibration is not None:
         line = result.calibration
         lines.append(f"{line}: R2 {line.r2:.3f}, RMSE {line.rmse:.3g}, {line.points} candidates")
     if result.compared:
-        lines.append(f"estimators at {100 * result.evaluations[0].budget:.3g}%, and the regret of keeping their best:")
+        lines.append(f"estimators at {100 * first.budget:.3g}%, and the regret of keeping their best:")
         for one in result.compared:
             inside = "" if math.isnan(one.coverage) else f", {one.coverage:.0%} in intervals of 90%"
             lines.append(
@@ -42,7 +44,7 @@ def table(result: Result) -> List[str]:
     seen, regret = result.assessment, ""
     if seen is not None:
         lines.append(
-            f"ranking at {100 * result.evaluations[0].budget:.3g}%: Spearman {seen.spearman:.2f}, Kendall "
+            f"ranking at {100 * first.budget:.3g}%: Spearman {seen.spearman:.2f}, Kendall "
             f"{seen.kendall:.2f} of {seen.candidates} candidates"
         )
         regret = f"; regret {seen.regret:.3g}"

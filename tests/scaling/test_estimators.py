@@ -106,6 +106,7 @@ def test_a_search_ranks_by_its_estimator_and_compares_all(tmp_path):
     assert compared["tail"].spearman == pytest.approx(-1) and compared["validation"].spearman == pytest.approx(1)
     assert compared["validation"].r2 == pytest.approx(1) and compared["validation"].regret == 0
     assert any(line.startswith("  validation  R2 1.000, Spearman 1.00") for line in table(results["tail"]))
+    assert "estimate: validation at 25% of the steps" in table(results["validation"])
 
 
 def test_annealed_takes_away_the_noise_that_averaged_weights_have_left(tmp_path):
