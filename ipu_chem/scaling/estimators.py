@@ -266,7 +266,7 @@ def _in_unit(estimates: Sequence[Estimate], metrics: Sequence[float]) -> List[Es
 
 
 def _best_for(runs: Sequence[Seen], metric: str) -> str:
-    """What ``auto`` takes: where all runs have averaged weights that were evaluated, ``annealed``."""
+    """Choice of ``auto``: ``annealed`` where all runs have averaged weights that were evaluated."""
     going = [run for run in runs if not run.has_diverged]
     losses = [step_losses(run.rows)[: run.end] for run in going]
     if any((own <= 0).any() for own in losses):  # both take logarithms
