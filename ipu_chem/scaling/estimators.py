@@ -226,11 +226,12 @@ def _before(run: Seen, losses: np.ndarray, name: str, fraction: float, metric: s
         earlier = [step for step in before if step <= steps[-1] / 2] or before[:1]
         if not earlier:
             return None
-        return _present(replace(run, budget=earlier[-1] / run.reached.total), losses, name, fraction, metric, 0)
-    half = losses[: len(losses) // 2]
+        run = replace(run, budget=earlier[-1] / run.reached.total)
+    else:
+        losses = losses[: len(losses) // 2]
     try:
-        return _present(run, half, name, fraction, metric, 0)
-    except ValueError:  # one step, or not an epoch
+        return _present(run, losses, name, fraction, metric, 0)
+    except ValueError:  # one step, not an epoch, or nothing above 0
         return None
 
 
