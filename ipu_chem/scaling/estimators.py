@@ -5,8 +5,10 @@ evaluation, sees through the noise of high learning rates where the evaluated we
 (``training.ema_decay``), as falling rates will remove it later. Averaging removes a part of it only: ``annealed`` is
 that metric less the noise that is left in it. ``multi_power`` and ``collapse`` predict final training losses from all
 runs of a search together; see `ipu_chem.scaling.multi_power` and `ipu_chem.scaling.collapse`. ``tse``, ``tse_e`` and
-``tse_ema`` are there to compare with; see `ipu_chem.scaling.tse`. ``auto`` takes ``annealed`` where all runs have
-averaged weights that were evaluated early enough, else ``multi_power``, and ``tail`` where losses are not above 0.
+``tse_ema`` are there to compare with; see `ipu_chem.scaling.tse`.
+
+``auto`` takes ``annealed`` where all runs have averaged weights that were evaluated early enough, else ``multi_power``;
+where values are not above 0, or runs differ in their loss or the weight of forces in it, ``validation`` and ``tail``.
 """
 
 import math
@@ -120,12 +122,20 @@ def estimates_of(
     """
     if name not in CHOICES:
         raise ValueError(f"estimator={name!r}: choose {', '.join(CHOICES)}.")
+    left_out = set()
     if name == AUTO:
         name = _best_for(runs, metric)
+        deepest = max(run.budget for run in runs)
+        # Of those that a search has left behind, an estimate is not needed.
+        left_out = {p for p, run in enumerate(runs) if run.budget < deepest and not _allows(run, name, metric)}
     estimates: List[Estimate] = [
         Estimate(name, math.inf, math.inf, math.inf, r.reached.step, r.reached.step) for r in runs
     ]
-    losses = {place: step_losses(run.rows)[: run.end] for place, run in enumerate(runs) if not run.has_diverged}
+    losses = {
+        place: step_losses(run.rows)[: run.end]
+        for place, run in enumerate(runs)
+        if not run.has_diverged and place not in left_out
+    }
     finite = {}
     for place, values in losses.items():
         bad = np.nonzero(~np.isfinite(values))[0]
@@ -175,8 +185,6 @@ def _presents(
 ) -> List[Estimate]:
     """Present values, with intervals from the drift of those that have come as far."""
     estimates = [_present(run, own, name, fraction, metric, draws) for run, own in zip(runs, losses)]
-    if name == ANNEALED:
-        estimates = _in_unit(estimates, [_validation(run, metric).value for run in runs])
     courses: Dict[float, Dict[int, float]] = {}
     is_ratio = all(one.value > 0 for one in estimates)
     for place, (run, own, now) in enumerate(zip(runs, losses, estimates)):
@@ -197,6 +205,8 @@ def _presents(
             _ends(one.value, spread) if is_ratio else (one.value, one.value - _Z * spread, one.value + _Z * spread)
         )
         finished.append(replace(one, low=low, high=high, spread=spread))
+    if name == ANNEALED:
+        return _in_unit(finished, [_validation(run, metric).value for run in runs])
     return finished
 
 
@@ -256,28 +266,48 @@ def _annealed(run: Seen, losses: np.ndarray, fraction: float, metric: str) -> Es
             f"candidate {run.candidate.name} has a metric of {now.value:.4g} and a training loss of {tail:.4g}, and "
             f"{ANNEALED} needs both above 0: take {VALIDATION}."
         )
-    return replace(now, name=ANNEALED, value=now.value * (now.value / tail) ** _NOISE_LEFT)
+    noisy = math.sqrt(tail) if _is_squared(run, metric) else tail
+    return replace(now, name=ANNEALED, value=now.value * (now.value / noisy) ** _NOISE_LEFT)
+
+
+def _is_squared(run: Seen, metric: str) -> bool:
+    """True where training losses are squares of errors, so that their noise is twice that of errors in logarithms."""
+    loss = run.candidate.config.get("loss", "auto")
+    last = [row for row in run.rows if row["kind"] == "validation"][-1]
+    is_of_errors = counted_metric(names_of(last), metric).startswith(("mae", "rmse"))
+    return loss in ("mse", "huber") or (loss == "auto" and is_of_errors)
 
 
 def _in_unit(estimates: Sequence[Estimate], metrics: Sequence[float]) -> List[Estimate]:
     """Estimates in the unit of the metric: their geometric mean is that of the metrics."""
     ratios = [math.log(metric / one.value) for one, metric in zip(estimates, metrics) if math.isfinite(one.value)]
     factor = math.exp(sum(ratios) / len(ratios)) if ratios else 1.0
-    return [replace(one, value=one.value * factor) for one in estimates]
+    return [
+        replace(one, value=one.value * factor, low=one.low * factor, high=one.high * factor, spread=one.spread * factor)
+        for one in estimates
+    ]
 
 
 def _best_for(runs: Sequence[Seen], metric: str) -> str:
-    """Choice of ``auto``: ``annealed`` where all runs have averaged weights that were evaluated."""
-    going = [run for run in runs if not run.has_diverged]
-    losses = [step_losses(run.rows)[: run.end] for run in going]
-    if any((own <= 0).any() for own in losses):  # both take logarithms
-        return TAIL
-    for run in going:
-        evaluated = any(row["kind"] == "validation" and row["step"] <= run.end for row in run.rows)
-        is_averaged = bool(run.candidate.config["training"].get("ema_decay"))
-        if not (evaluated and is_averaged and _validation(run, metric).value > 0):
-            return MULTI_POWER
-    return ANNEALED
+    """Choice of ``auto`` by the runs that have come furthest; see the start of this module."""
+    deepest = max(run.budget for run in runs)
+    going = [run for run in runs if run.budget == deepest and not run.has_diverged]
+    training = [run.candidate.config["training"] for run in going]
+    # Losses of different kinds or weights say nothing of each other.
+    compare = len({tuple(run.candidate.config.get(key) for key in ("loss", "force_share")) for run in runs}) == 1
+    if all(one.get("ema_decay") for one in training) and all(_allows(run, VALIDATION, metric) for run in going):
+        return ANNEALED if compare and all(_allows(run, ANNEALED, metric) for run in going) else VALIDATION
+    above_0 = all((step_losses(run.rows)[: run.end] > 0).all() for run in runs if not run.has_diverged)
+    return MULTI_POWER if compare and above_0 else TAIL
+
+
+def _allows(run: Seen, name: str, metric: str) -> bool:
+    """False where a run has no evaluation in time, or nothing to take logarithms of, and the estimator needs it."""
+    if name not in OF_EVALUATIONS:
+        return True
+    if not any(row["kind"] == "validation" and row["step"] <= run.end for row in run.rows):
+        return False
+    return name == VALIDATION or (_validation(run, metric).value > 0 and (step_losses(run.rows)[: run.end] > 0).all())
 
 
 def _ends(value: float, error: float) -> Tuple[float, float, float]:

@@ -30,6 +30,7 @@ _WIDE = np.array([1.0, 1.0, 1.2])  # standard deviations
 _KNOTS = 128
 _ROUNDS = 5
 _UNSURE = 1.0  # of the falls that are predicted beyond those of others
+_APART = np.log(1.3)  # of fractions of steps that differ by more than rounding
 _LEAST = 1e-3  # error of the logarithm where a law is obeyed exactly
 
 
@@ -81,11 +82,19 @@ def forecast(curves: Sequence[RunCurve], fraction: float = 0.1) -> Forecast:
         max(1.0, float(np.sqrt(np.mean(np.square(miss * before.values / error)))))
         for miss, error in ((misses, before.errors), (apart, before.own))
     )
-    going = np.array([not curve.is_whole for curve in curves])
     falls = np.log(now / found.values)
-    apart = falls - falls[going].mean() if going.any() else falls
-    unsure = np.where(going, _UNSURE * found.values * np.abs(apart), 0.0)
+    unsure = np.zeros(len(curves))
+    for own in _equally_far(curves):  # who has come less far has more left to fall
+        unsure[own] = _UNSURE * found.values[own] * np.abs(falls[own] - falls[own].mean())
     return Forecast(found.values, np.hypot(found.errors * wider, unsure), np.hypot(found.own * wider_own, unsure))
+
+
+def _equally_far(curves: Sequence[RunCurve]) -> List[np.ndarray]:
+    """Places of the runs of each budget, but for whole runs; budgets are more than the rounding of steps apart."""
+    going = np.array([place for place, curve in enumerate(curves) if not curve.is_whole], int)
+    seen = np.array([curves[place].seen for place in going])
+    order = np.argsort(seen, kind="stable")
+    return np.split(going[order], 1 + np.nonzero(np.diff(np.log(seen[order])) > _APART)[0])
 
 
 def _forecast(curves: Sequence[RunCurve], ends: Sequence[int], fraction: float) -> Forecast:

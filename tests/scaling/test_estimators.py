@@ -18,10 +18,11 @@ from ipu_chem.scaling.tse import tse, tse_e, tse_ema
 STEPS, EPOCHS = 10, 8
 
 
-def run(folder, name, losses, metrics, status="finished", ema_decay=0.0):
+def run(folder, name, losses, metrics, status="finished", ema_decay=0.0, loss="mae"):
     """A run of 8 epochs of 10 steps, evaluated after every epoch."""
     config = {**to_dict(RunConfig()), "out": str(folder / name)}
     config["training"].update(epochs=EPOCHS, ema_decay=ema_decay)
+    config["loss"] = loss
     candidate = Candidate(name, 0, config)
     candidate.folder.mkdir(parents=True)
     rows = []
@@ -109,21 +110,31 @@ def test_a_search_ranks_by_its_estimator_and_compares_all(tmp_path):
     assert "estimate: validation at 25% of the steps" in table(results["validation"])
 
 
-def test_annealed_takes_away_the_noise_that_averaged_weights_have_left(tmp_path):
+@pytest.mark.parametrize("loss, power", [("mae", 1), ("mse", 2), ("auto", 2)])
+def test_annealed_takes_away_the_noise_that_averaged_weights_have_left(tmp_path, loss, power):
     """Averaged weights have lost two thirds of the noise of the training losses, in logarithms: ranks show the rest."""
     ends, noises = np.array([4.0, 5.0, 6.0, 7.0]), np.array([0.9, 0.5, 0.2, 0.0])
-    runs = []
+    runs, scaled = [], []
     for place, (end, noise) in enumerate(zip(ends, noises)):
-        losses = np.full(STEPS * EPOCHS, 0.01 * end * np.exp(3 * noise))
-        metrics = {"mae": [end * np.exp(noise)] * EPOCHS}
-        runs.append(run(tmp_path, f"rate={place}", losses.tolist(), metrics, ema_decay=0.99))
+        losses = np.full(STEPS * EPOCHS, (0.01 * end * np.exp(3 * noise)) ** power).tolist()
+        values = end * np.exp(noise) * (1 + 0.1 * place * np.exp(-np.arange(EPOCHS)))
+        values[1] = end * np.exp(noise)  # that is read
+        for unit, own in ((1, runs), (1000, scaled)):
+            metrics = {"mae": (unit * values).tolist()}
+            own.append(run(tmp_path, f"{unit},rate={place}", losses, metrics, ema_decay=0.99, loss=loss))
     seen = [Seen.of(one, reached, 0.25) for one, reached in runs]
-    found = np.array([one.value for one in estimates_of(seen, "annealed")])
+    estimates = estimates_of(seen, "annealed")
+    found = np.array([one.value for one in estimates])
     np.testing.assert_allclose(found / found[0], ends / ends[0], rtol=1e-12)
     metrics = np.array([one.value for one in estimates_of(seen, "validation")])
     assert np.log(found).mean() == pytest.approx(np.log(metrics).mean())  # in the unit of the metric
     assert metrics.argmin() != found.argmin() == 0
-    diverged = run(tmp_path, "rate=9", [*LOSSES[:9], math.nan], {}, "diverged", ema_decay=0.99)
+    other = estimates_of([Seen.of(one, reached, 0.25) for one, reached in scaled], "annealed")
+    for one, same in zip(estimates, other):  # whatever that is
+        assert np.array([same.value, same.low, same.high, same.spread]) == pytest.approx(
+            1000 * np.array([one.value, one.low, one.high, one.spread])
+        )
+    diverged = run(tmp_path, "rate=9", [*LOSSES[:9], math.nan], {}, "diverged", ema_decay=0.99, loss=loss)
     with_it = estimates_of([*seen, Seen.of(*diverged, 0.25)], "annealed")
     assert with_it[-1].value == math.inf and [one.value for one in with_it[:-1]] == pytest.approx(found.tolist())
 
@@ -135,14 +146,20 @@ def test_auto_takes_what_the_runs_allow(tmp_path):
     negative = run(tmp_path, "d", (LOSSES - 1).tolist(), METRICS, ema_decay=0.99)
     of_zero = run(tmp_path, "e", LOSSES.tolist(), {"mae": [0.0] * EPOCHS}, ema_decay=0.99)
     broken = run(tmp_path, "f", [*LOSSES[:9], math.nan], {}, "diverged")
+    squared = run(tmp_path, "g", LOSSES.tolist(), METRICS, ema_decay=0.99, loss="mse")
 
     def name_of(*runs):
         return {one.name for one in estimates_of([Seen.of(*own, 0.25) for own in runs], "auto")}
 
     assert name_of(*averaged) == name_of(*averaged, broken) == {"annealed"}
-    assert name_of(*averaged, plain) == name_of(*averaged, unseen) == name_of(*averaged, of_zero) == {"multi_power"}
-    assert name_of(*averaged, negative) == {"tail mean"}
+    assert name_of(*averaged, plain) == name_of(*averaged, unseen) == {"multi_power"}
+    assert name_of(*averaged, of_zero) == name_of(*averaged, negative) == {"validation"}
+    assert name_of(*averaged, squared) == {"validation"}  # their training losses do not compare
+    assert name_of(plain, squared) == name_of(plain, negative) == {"tail mean"}
     assert estimate_of(*broken, 0.25, "auto").value == math.inf
+    behind = [Seen.of(*averaged[0], 0.1), *(Seen.of(*own, 0.25) for own in averaged[1:])]  # before its first evaluation
+    assert [one.value for one in estimates_of(behind, "auto")][0] == math.inf
+    assert {one.name for one in estimates_of(behind, "auto")} == {"annealed"}
     assert SearchOptions().estimator == "auto"
     with pytest.raises(ValueError, match="candidate e has a metric of 0 and a training loss of .*: take validation"):
         estimate_of(*of_zero, 0.25, "annealed")
@@ -151,9 +168,11 @@ def test_auto_takes_what_the_runs_allow(tmp_path):
 def test_every_estimator_has_an_interval_that_narrows(tmp_path):
     """All runs fall alike but for a course of their own: what it may still change is less and less."""
     runs = []
+    noise = np.random.default_rng(1).normal(0, 0.05, STEPS * EPOCHS)
+    smooth = (1 + noise) * np.arange(1, STEPS * EPOCHS + 1) ** -0.3
     for place in range(6):
         metrics = {"mae": [(5.0 + place) * (epoch + 1) ** -(0.2 + 0.02 * place) for epoch in range(EPOCHS)]}
-        losses = LOSSES * (1 + 0.1 * place) * np.arange(1, STEPS * EPOCHS + 1) ** (-0.02 * place)
+        losses = smooth * (1 + 0.1 * place) * np.arange(1, STEPS * EPOCHS + 1) ** (-0.02 * place)
         runs.append(run(tmp_path, f"rate={place}", losses.tolist(), metrics))
     for name in ESTIMATORS:
         wide = []

@@ -72,6 +72,13 @@ def test_whole_runs_teach():
     assert taught.mean() < 0.5 * alone.mean()
 
 
+def test_runs_that_have_come_less_far_widen_no_interval_of_others():
+    """What was left out of a search early has more left to fall, which says nothing of those that went on."""
+    far, behind = runs_of(0, 0.4)[2:], runs_of(0, 0.1)[:2]
+    alone, beside = forecast(far), forecast([*behind, *far])
+    assert np.median(beside.own[2:] / alone.own) < 1.5
+
+
 def test_a_few_steps_are_enough_for_a_number():
     for steps in (1, 2, 5):
         found = forecast([RunCurve("a", np.linspace(2, 1, steps), schedule(0.01), WARMUP)])
