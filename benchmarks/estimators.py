@@ -9,7 +9,7 @@ error      of final values, predicted by the line through the other candidates, 
            of the final values; the noise between seeds beside it, where the grid has seeds
 coverage   final values in the intervals of 90 % that the line makes of those of the estimates
 Spearman   rank correlation of estimates and final values
-regret     final value of the best of those kept above the best of all, in percent of that
+regret     final value of the best of those kept above the best of all, in percent of that (of 1 where that is 0)
 halving    regret and saved steps of a search that halves from this budget on, by rank and by intervals
 
 ``+2`` is an estimator with two whole runs to learn from, the best two at that budget. Goals: with the default estimator
@@ -31,7 +31,7 @@ if __package__ in (None, ""):  # run as a file: its folder would hide packages o
 
 from benchmarks.common import Goals, machine_line, print_table
 from ipu_chem.scaling.candidates import Candidate, Progress
-from ipu_chem.scaling.counted import counted_metric
+from ipu_chem.scaling.counted import counted_metric, value_of
 from ipu_chem.scaling.estimators import DEFAULT, ESTIMATORS, Seen, estimates_of
 from ipu_chem.scaling.replay import Replayed, replay
 from ipu_chem.scaling.search import evaluate
@@ -76,15 +76,16 @@ def read_grid(folder: Path) -> Grid:
         rows.append(read_rows(path.parent))
     metric = next((counted_metric(list(p.metrics)) for p in reached if p.status == "finished" and p.metrics), "")
     trials = [
-        Trial(one.name, one.seed, 0.0, p.metrics.get(metric, math.inf) if p.status == "finished" else math.inf)
+        Trial(one.name, one.seed, 0.0, value_of(metric, p.metrics)[1] if p.status == "finished" else math.inf)
         for one, p in zip(candidates, reached)
     ]
     names, _, finals = over_seeds(trials) if trials else ([], [], [])
-    if len(names) < 4:
-        raise ValueError(f"{folder} has {len(names)} candidates that were trained to the end: give one with 4 or more.")
+    finite = sum(1 for one in finals if one is not None and math.isfinite(one))
+    if finite < 4:
+        raise ValueError(f"{folder} has {finite} candidates that were trained to the end: give one with 4 or more.")
     groups: Dict[str, List[float]] = {}
     for trial in trials:
-        groups.setdefault(trial.name, []).append(float(trial.final or math.inf))
+        groups.setdefault(trial.name, []).append(math.inf if trial.final is None else float(trial.final))
     spread = [np.var(own, ddof=1) for own in groups.values() if len(own) > 1 and np.isfinite(own).all()]
     noise = float(np.sqrt(np.mean(spread))) if spread else math.nan
     return Grid(folder.name, candidates, reached, rows, [float(one) for one in finals if one is not None], noise, {})
@@ -113,7 +114,10 @@ def halved(grid: Grid, budget: float, name: str, keep: int, eta: int, confidence
     except ValueError:
         return None
     values, spreads = (np.stack([one[place] for one in both]) for place in range(2))
-    return replay(rungs, values, spreads, np.array(grid.finals), confidence)
+    totals: Dict[str, int] = {}
+    for one, p in zip(grid.candidates, grid.reached):
+        totals[one.name] = totals.get(one.name, 0) + p.total
+    return replay(rungs, values, spreads, np.array(grid.finals), confidence, np.array(list(totals.values())))
 
 
 def row_of(grid: Grid, budget: float, name: str, options: argparse.Namespace) -> Optional[List[str]]:
@@ -121,7 +125,7 @@ def row_of(grid: Grid, budget: float, name: str, options: argparse.Namespace) ->
     base, _, plus = name.partition(" +")
     finals = np.array(grid.finals)
     finite = finals[np.isfinite(finals)]
-    best = float(finite.min())
+    unit = abs(float(finite.min())) or 1.0
     try:
         values, spreads = estimates(grid, budget, base)
         if plus:
@@ -135,10 +139,10 @@ def row_of(grid: Grid, budget: float, name: str, options: argparse.Namespace) ->
     except ValueError:
         return None
     cells = [f"{np.sqrt(np.mean(np.square(errors))) / finite.std():.2f}", _percent(inside), f"{ranking.spearman:.2f}"]
-    cells.append(f"{ranking.regret / abs(best):.1%}")
+    cells.append(f"{ranking.regret / unit:.1%}")
     for confidence in (0.0, CONFIDENCE):
         one = None if plus else halved(grid, budget, base, options.keep, options.halving, confidence)
-        cells.append("" if one is None else f"{one.regret / abs(best):.1%}, {one.saving:.0%}")
+        cells.append("" if one is None else f"{one.regret / unit:.1%}, {one.saving:.0%}")
     return [grid.name, f"{budget:.0%}", name, *cells]
 
 

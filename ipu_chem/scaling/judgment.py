@@ -67,7 +67,10 @@ def uncertainty(found: Searched, options: SearchOptions, finals: Sequence[Option
         spreads.append(list(early.spreads.values()))
     ends = np.array([math.inf if final is None else final for final in finals])
     confidence = options.confidence if options.halving else 0.0
-    return uncertain(rungs, np.array(values), np.array(spreads), ends, confidence)
+    totals = dict.fromkeys(early.estimates, 0)
+    for one, p in zip(found.candidates, found.reached):
+        totals[one.name] += p.total
+    return uncertain(rungs, np.array(values), np.array(spreads), ends, confidence, np.array(list(totals.values())))
 
 
 def _seen(found: Searched, budget: float) -> List[Seen]:

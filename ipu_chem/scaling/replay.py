@@ -1,6 +1,6 @@
 """Searches replayed with the runs that are there: what other candidates, or other options, would have chosen."""
 
-from typing import NamedTuple, Sequence, Tuple
+from typing import NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -32,7 +32,12 @@ class Uncertain(NamedTuple):
 
 
 def replay(
-    rungs: Sequence[Rung], values: np.ndarray, spreads: np.ndarray, finals: np.ndarray, confidence: float
+    rungs: Sequence[Rung],
+    values: np.ndarray,
+    spreads: np.ndarray,
+    finals: np.ndarray,
+    confidence: float,
+    steps: Optional[np.ndarray] = None,
 ) -> Replayed:
     """Choose with estimates that are known of all candidates at all rungs.
 
@@ -42,6 +47,7 @@ def replay(
         spreads: [R - 1, K] their standard deviations.
         finals: [K] final values; inf for what diverged.
         confidence: see `choose`.
+        steps: [K] of whole runs; None where all have as many.
 
     Raises:
         ValueError: see `choose`; all candidates diverged.
@@ -59,7 +65,8 @@ def replay(
         left = [left[index] for index in choose(now, spreads[number, left], following.candidates, confidence).kept]
     taken[left] = 1.0
     reached = finals[left].min(initial=np.inf)
-    return Replayed(float(reached - finals.min()), float(1 - taken.mean()), tuple(left))
+    spent = float(np.average(taken, weights=steps))
+    return Replayed(float(reached - finals.min()), 1 - spent, tuple(left))
 
 
 def uncertain(
@@ -68,13 +75,14 @@ def uncertain(
     spreads: np.ndarray,
     finals: np.ndarray,
     confidence: float,
+    steps: Optional[np.ndarray] = None,
     draws: int = DRAWS,
     seed: int = 0,
 ) -> Uncertain:
     """Intervals from a bootstrap over candidates: as many are drawn with replacement, and searched again.
 
     Args:
-        rungs, values, spreads, finals, confidence: see `replay`.
+        rungs, values, spreads, finals, confidence, steps: see `replay`.
         draws: of the bootstrap; those of which all candidates diverged are left out.
         seed: of the draws.
     """
@@ -84,7 +92,8 @@ def uncertain(
         own = rng.integers(0, len(finals), len(finals))
         if not np.isfinite(finals[own]).any() or not np.isfinite(values[0, own]).any():
             continue
-        one = replay(rungs, values[:, own], spreads[:, own], finals[own], confidence)
+        weights = None if steps is None else steps[own]
+        one = replay(rungs, values[:, own], spreads[:, own], finals[own], confidence, weights)
         regrets.append(one.regret)
         savings.append(one.saving)
     ends = [(1 - _LEVEL) / 2, (1 + _LEVEL) / 2]

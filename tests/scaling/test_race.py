@@ -54,6 +54,9 @@ def test_a_replayed_search_by_hand():
     assert by_rank.kept == (0, 1, 2) and by_rank.saving == pytest.approx(1 - 3.2 / 4)
     raced = replay(rungs, values, spreads, finals, 0.9)
     assert raced.kept == (0, 1) and raced.saving == pytest.approx(1 - (2 * 1.0 + 2 * 0.2) / 4)
+    # The two that are kept have the most steps: 0.4 and 0.3 of all, the others 0.2 and 0.1.
+    uneven = replay(rungs, values, spreads, finals, 0.9, np.array([40, 30, 20, 10]))
+    assert uneven.kept == (0, 1) and uneven.saving == pytest.approx(1 - (0.7 + 0.3 * 0.2))
     misled = replay(rungs, values[:, ::-1], spreads, finals, 0.9)
     assert misled.kept == (3, 2) and misled.regret == 2
 
